@@ -1,0 +1,200 @@
+//! What the operator wrote, made into what the program needs.
+//!
+//! [`raw`] is the file's own shape, decoded by `serde_yaml` and described by the JSON Schema;
+//! [`source`] keeps where each value stands; [`resolve`] checks everything across references and
+//! yields the types below, in which an invalid configuration cannot be written down.
+//! Every error carries its place and a hint, and all of them are reported in one run.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::forward::template::Template;
+use crate::route::Matcher;
+
+/// A whole, checked configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub server: Server,
+    pub access_log: AccessLog,
+    /// Peers whose forwarding headers are believed.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// Never empty.
+    pub listeners: Vec<Listener>,
+    /// In the order of the file; names are unique.
+    pub upstreams: Vec<Upstream>,
+    /// In the order of the file: the first match serves.
+    pub routes: Vec<Route>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Worker threads, at least 1.
+    pub threads: usize,
+    pub pid_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLog {
+    Off,
+    Stdout,
+    Stderr,
+    /// Reopened on `HUP`.
+    File(PathBuf),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    pub name: String,
+    pub address: ListenAddress,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddress {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upstream {
+    pub name: String,
+    pub balance: Balance,
+    pub servers: Vec<UpstreamServer>,
+    pub discover: Option<Discover>,
+    pub health_check: Option<HealthCheck>,
+    pub eject: Option<Eject>,
+    /// Zero: a server gets its whole share at once.
+    pub slow_start: Duration,
+    /// Servers tried before the client gets 502, at least 1.
+    pub attempts: usize,
+    /// Idle connections kept; 0: none.
+    pub keepalive: usize,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Balance {
+    RoundRobin,
+    LeastSessions,
+    TwoChoices,
+    ConsistentHash {
+        key: Template,
+        /// No server above this multiple of the mean number of sessions; over 1.
+        load_bound: Option<f64>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamServer {
+    pub address: ServerAddress,
+    /// At least 1.
+    pub weight: u32,
+    /// `None`: no limit.
+    pub max_sessions: Option<usize>,
+    /// Gets traffic only while no other server can.
+    pub backup: bool,
+}
+
+/// A server's address as the file has it. Shown (`Display`) as `host:port`, `[v6]:port`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ServerAddress {
+    Socket(SocketAddr),
+    /// Resolved to all its addresses, again and again.
+    Name { host: String, port: u16 },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Discover {
+    pub host: String,
+    pub port: u16,
+    pub refresh: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    pub kind: HealthCheckKind,
+    pub interval: Duration,
+    /// For the check as a whole: connect, handshake and answer.
+    pub timeout: Duration,
+    /// Successes in a row that bring a server back, at least 1.
+    pub rise: u32,
+    /// Failures in a row that take it out, at least 1.
+    pub fall: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HealthCheckKind {
+    Tcp,
+    /// `host: None`: the server's address.
+    Http { path: String, host: Option<String>, expect: Vec<std::ops::RangeInclusive<u16>> },
+    /// Handshake, ping, pong.
+    WebSocket { path: String, host: Option<String> },
+}
+
+/// Passive ejection: `failures` within `within` take a server out for `duration`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Eject {
+    pub failures: u32,
+    pub within: Duration,
+    pub duration: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    pub name: String,
+    pub matcher: Matcher,
+    pub action: Action,
+    pub request_headers: HeaderRules,
+    pub response_headers: HeaderRules,
+    pub forwarded: Forwarded,
+    pub timeouts: Timeouts,
+    /// `None`: upgrades get 403.
+    pub websocket: Option<WebSocket>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    Proxy {
+        /// Index into [`Config::upstreams`].
+        upstream: usize,
+        /// Taken off the path's front; whole segments; the rest always begins with `/`.
+        strip_prefix: Option<String>,
+    },
+    Redirect { to: Template, status: u16 },
+    Respond { status: u16, body: String },
+}
+
+/// Applied in this order: remove, set, add.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct HeaderRules {
+    /// Replaces every field of the name. An empty rendered value removes the field, as in nginx.
+    pub set: Vec<(http::HeaderName, String, Template)>,
+    pub add: Vec<(http::HeaderName, String, Template)>,
+    pub remove: Vec<http::HeaderName>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Forwarded {
+    #[default]
+    XForwarded,
+    /// The `Forwarded` field of RFC 7239.
+    Rfc7239,
+    Both,
+    Off,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    pub connect: Duration,
+    pub response: Duration,
+    /// Between two reads or writes of a plain HTTP exchange.
+    pub idle: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebSocket {
+    /// `None`: a quiet session is never ended.
+    pub idle: Option<Duration>,
+    pub max_session: Option<Duration>,
+    /// Empty: any. Lower case, as browsers send them: `scheme://host[:port]`.
+    pub origins: Vec<String>,
+}
