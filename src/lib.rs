@@ -1,0 +1,38 @@
+//! prusik: a reverse proxy and load balancer on Pingora whose reason to exist is the long-lived
+//! WebSocket session.
+//!
+//! # The life of a session, and the map of the modules
+//!
+//! ```text
+//!   client
+//!     │  TCP or unix socket
+//!  [listener]   accepts, wraps the connection: no byte is read too early
+//!     │
+//!  [proxy]      Pingora's phases; validates the handshake
+//!     │  ├─ [route]     host and path → route: the first match serves
+//!     │  ├─ [upstream]  route → server: balancing, health, counts, retries
+//!     │  └─ [forward]   headers: templates, client address, hop-by-hop
+//!     │
+//!  [session]    after the 101: frames counted, idle and age watched, Close frames put in
+//!     │
+//!  [observe]    one line in the access log when it opens, one when it closes
+//!     │
+//!   server
+//! ```
+//!
+//! [config] is where it all comes from, [app] joins the parts, [lifecycle] starts, reloads and
+//! stops them, [cli] is the command line, and [demo] the two-tier example in one process.
+//! `docs/life-of-a-session.md` tells the same at more length.
+
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod demo;
+pub mod forward;
+pub mod lifecycle;
+pub mod listener;
+pub mod observe;
+pub mod proxy;
+pub mod route;
+pub mod session;
+pub mod upstream;

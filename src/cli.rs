@@ -1,0 +1,139 @@
+//! The command line, and the exit codes that scripts rely on.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use log::error;
+
+use crate::config::{self, Config, ConfigErrors};
+use crate::{demo, lifecycle};
+
+/// A WebSocket-first reverse proxy and load balancer.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve in the foreground
+    Run(ConfigFile),
+    /// Read the configuration and print every error in it
+    Check(ConfigFile),
+    /// Run the two-tier example on loopback, with chat servers and a page to watch it
+    Demo {
+        /// The client LB's port; the server LB takes the next one
+        #[arg(long, default_value_t = 9090)]
+        port: u16,
+    },
+    /// Print the configuration's JSON Schema, for editors
+    Schema,
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = "/etc/prusik/prusik.yaml")]
+    config: PathBuf,
+}
+
+/// Something failed while it ran.
+const FAILED: u8 = 1;
+/// The configuration is wrong: `EX_CONFIG` of sysexits(3).
+const CONFIG_WRONG: u8 = 78;
+
+/// Parses the arguments (a wrong one exits with 2), runs the command, yields its exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command {
+        Command::Run(file) => run(&file.config),
+        Command::Check(file) => check(&file.config),
+        Command::Demo { port } => run_demo(port),
+        Command::Schema => print_schema(),
+    }
+}
+
+fn run(path: &Path) -> ExitCode {
+    log_to_stderr("info");
+    let config = match load(path) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    finish(config.server.threads, lifecycle::run(path, config))
+}
+
+fn check(path: &Path) -> ExitCode {
+    match load(path) {
+        Ok(config) => {
+            println!(
+                "{}: ok: {} listeners, {} upstreams, {} routes",
+                path.display(),
+                config.listeners.len(),
+                config.upstreams.len(),
+                config.routes.len()
+            );
+            ExitCode::SUCCESS
+        }
+        Err(code) => code,
+    }
+}
+
+fn run_demo(port: u16) -> ExitCode {
+    log_to_stderr("warn");
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    finish(threads, demo::run(port))
+}
+
+fn print_schema() -> ExitCode {
+    let schema = config::schema();
+    match writeln!(io::stdout(), "{schema:#}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("prusik: cannot write the schema: {error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Every error goes to stderr, so that a pipe on stdout doesn't hide it.
+fn load(path: &Path) -> Result<Config, ExitCode> {
+    config::load(path).map_err(|errors: ConfigErrors| {
+        eprintln!("{errors}");
+        ExitCode::from(CONFIG_WRONG)
+    })
+}
+
+fn finish<E: std::fmt::Display>(
+    threads: usize,
+    work: impl Future<Output = Result<(), E>>,
+) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!("cannot start {threads} worker threads: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let outcome = runtime.block_on(work);
+    // What still runs are sessions, and checks of servers: they end here, at once.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn log_to_stderr(default: &str) {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default)).init();
+}

@@ -1,0 +1,431 @@
+//! The file's own shape, as serde decodes it and as the JSON Schema describes it.
+//!
+//! Nothing is checked here beyond the shape, and every key is optional, also those that are
+//! required: `resolve` says better than serde what is missing. The doc comments become the
+//! descriptions in the schema.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::num::{NonZeroU32, NonZeroUsize};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
+
+use super::units::{
+    OffOr, OptionalPeriod, Ordered, Period, Section, switch, switch_schema, word, word_schema,
+};
+
+/// The configuration of prusik, a WebSocket-first reverse proxy and load balancer.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(title = "prusik configuration")]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Settings of the process as a whole.
+    pub server: Option<Section<Server>>,
+    /// One JSON object a line for each request and session, or `off`. Default: on stdout.
+    pub access_log: Option<OffOr<AccessLog>>,
+    /// Networks (`10.0.0.0/8`) or addresses whose forwarding headers are believed. Default: none.
+    pub trusted_proxies: Option<Vec<String>>,
+    /// Where clients connect. At least one.
+    #[schemars(required, length(min = 1))]
+    pub listeners: Option<Vec<Section<Listener>>>,
+    /// Groups of servers, by name.
+    pub upstreams: Option<Ordered<Section<Upstream>>>,
+    /// What is done with a request. The first match serves; none: 404.
+    pub routes: Option<Vec<Section<Route>>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// Worker threads. Default: the number of cores.
+    pub threads: Option<NonZeroUsize>,
+    /// File that holds the process id while prusik runs. Default: none.
+    pub pid_file: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AccessLog {
+    /// `stdout`, `stderr`, `off`, or a file, which is reopened on HUP.
+    #[serde(default, deserialize_with = "word")]
+    #[schemars(schema_with = "word_schema::<String>", extend("default" = "stdout"))]
+    pub path: Option<String>,
+    #[serde(default, deserialize_with = "word")]
+    #[schemars(extend("default" = "json"))]
+    pub format: Option<LogFormat>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// One object a line.
+    Json,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// `0.0.0.0:9090`, `[::]:9090` or `unix:/run/prusik/web.sock`. Port 0: any free one.
+    #[schemars(required)]
+    pub listen: Option<String>,
+    /// Name for logs and for `match.listener`. Default: the address.
+    pub name: Option<String>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// How a server is chosen for a request or session.
+    #[serde(default, deserialize_with = "word")]
+    #[schemars(extend("default" = "round_robin"))]
+    pub balance: Option<Balance>,
+    /// With `consistent_hash`: the template whose value decides, such as `$arg_userId`. Requests
+    /// for which it is empty are spread round robin.
+    pub hash_key: Option<String>,
+    /// With `consistent_hash`: no server gets more than this multiple of the mean number of
+    /// sessions. Over 1. Default: no bound.
+    #[schemars(extend("exclusiveMinimum" = 1))]
+    pub load_bound: Option<f64>,
+    /// The servers of the group.
+    #[schemars(length(min = 1))]
+    pub servers: Option<Vec<ServerEntry>>,
+    /// Servers found by DNS, instead of, or beside, `servers`.
+    pub discover: Option<Section<Discover>>,
+    /// Checks that take a server out while it fails and bring it back. Default: none.
+    pub health_check: Option<OffOr<HealthCheck>>,
+    /// Takes a server out for a while when its connections fail. Default: never.
+    pub eject: Option<OffOr<Eject>>,
+    /// A server that comes back gets its share by and by over this time. Default: at once.
+    #[schemars(extend("default" = "0s"))]
+    pub slow_start: Option<OptionalPeriod>,
+    /// Servers tried before the client gets 502.
+    #[schemars(extend("default" = 3))]
+    pub attempts: Option<NonZeroUsize>,
+    /// Idle connections to the servers that are kept. 0: none.
+    #[schemars(extend("default" = 128))]
+    pub keepalive: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Balance {
+    /// In turn, by weight.
+    RoundRobin,
+    /// The server with the fewest live sessions and requests for its weight.
+    LeastSessions,
+    /// The less loaded of two servers picked at random.
+    TwoChoices,
+    /// The same `hash_key`, the same server.
+    ConsistentHash,
+}
+
+/// `127.0.0.1:9080`, or a mapping that also has the server's weight and limits.
+#[derive(Debug)]
+pub enum ServerEntry {
+    Address(String),
+    Table(ServerTable),
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServerTable {
+    /// `IP:port`, `[v6]:port` or `name:port`. A name stands for all its addresses.
+    #[schemars(required)]
+    pub address: Option<String>,
+    /// Share of the traffic, relative to the other servers.
+    #[schemars(extend("default" = 1, "maximum" = 65535))]
+    pub weight: Option<NonZeroU32>,
+    /// Live sessions and requests beyond which the server gets no more. 0: no limit.
+    #[schemars(extend("default" = 0))]
+    pub max_sessions: Option<usize>,
+    /// Gets traffic only while no other server can.
+    #[serde(default, deserialize_with = "switch")]
+    #[schemars(schema_with = "switch_schema", extend("default" = false))]
+    pub backup: Option<bool>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Discover {
+    /// `name:port`. Each address of the name is a server.
+    #[schemars(required)]
+    pub dns: Option<String>,
+    /// Time between two lookups.
+    #[schemars(extend("default" = "10s"))]
+    pub refresh: Option<Period>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HealthCheck {
+    /// What a server must do.
+    #[serde(default, rename = "type", deserialize_with = "word")]
+    #[schemars(extend("default" = "tcp"))]
+    pub kind: Option<HealthCheckKind>,
+    /// Path that is asked for (`http`, `websocket`).
+    #[schemars(regex(pattern = "^/"), extend("default" = "/"))]
+    pub path: Option<String>,
+    /// `Host` that is sent (`http`, `websocket`). Default: the server's address.
+    pub host: Option<String>,
+    /// Statuses that pass (`http`), each a number or a range. Default: 200-399.
+    #[schemars(length(min = 1))]
+    pub expect: Option<Vec<Statuses>>,
+    /// Time between two checks of a server.
+    #[schemars(extend("default" = "2s"))]
+    pub interval: Option<Period>,
+    /// Time for a whole check: connect, handshake and answer.
+    #[schemars(extend("default" = "1s"))]
+    pub timeout: Option<Period>,
+    /// Successes in a row that bring a server back.
+    #[schemars(extend("default" = 2))]
+    pub rise: Option<NonZeroU32>,
+    /// Failures in a row that take it out.
+    #[schemars(extend("default" = 3))]
+    pub fall: Option<NonZeroU32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthCheckKind {
+    /// Accept a connection.
+    Tcp,
+    /// Answer a GET with an expected status.
+    Http,
+    /// Complete a handshake and answer a ping.
+    Websocket,
+}
+
+/// A status (`200`) or a range of them (`200-399`).
+#[derive(Debug)]
+pub enum Statuses {
+    One(u64),
+    Range(String),
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Eject {
+    /// Failures that take a server out.
+    #[schemars(required)]
+    pub failures: Option<NonZeroU32>,
+    /// Time within which they happen.
+    #[schemars(required)]
+    pub within: Option<Period>,
+    /// Time for which the server is out.
+    #[schemars(required)]
+    #[serde(rename = "for")]
+    pub duration: Option<Period>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Name for logs and metrics. Default: the match in words.
+    pub name: Option<String>,
+    /// What a request must be like. All that is given must hold. Default: any request.
+    #[serde(rename = "match")]
+    pub matching: Option<Section<Match>>,
+    /// The upstream that serves. Each route has this, `redirect` or `respond`.
+    pub upstream: Option<String>,
+    /// Headers changed on the way.
+    pub headers: Option<Section<Headers>>,
+    /// How the server learns who the client is.
+    #[serde(default, deserialize_with = "word")]
+    #[schemars(schema_with = "word_schema::<Forwarded>", extend("default" = "x_forwarded"))]
+    pub forwarded: Option<Forwarded>,
+    pub timeouts: Option<Section<Timeouts>>,
+    /// Taken off the front of the path before it goes to the upstream.
+    #[schemars(regex(pattern = "^/"))]
+    pub strip_prefix: Option<String>,
+    /// Answers with a redirection.
+    pub redirect: Option<Section<Redirect>>,
+    /// Answers with a fixed response.
+    pub respond: Option<Section<Respond>>,
+    /// Limits of WebSocket sessions; `off` refuses upgrades with 403. Default: allowed.
+    pub websocket: Option<OffOr<WebSocket>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Match {
+    /// `chat.example.com`, or `*.example.com` for the names below it.
+    pub host: Option<String>,
+    /// The path begins with this, in whole segments.
+    #[schemars(regex(pattern = "^/"))]
+    pub path_prefix: Option<String>,
+    /// The path is exactly this.
+    #[schemars(regex(pattern = "^/"))]
+    pub path: Option<String>,
+    /// The path matches this regular expression, anywhere unless anchored.
+    pub path_regex: Option<String>,
+    /// Name of the listener the request came in on.
+    pub listener: Option<String>,
+    /// Headers the request has, each with exactly this value.
+    pub headers: Option<Ordered<String>>,
+    /// Methods, such as `GET`.
+    #[schemars(length(min = 1))]
+    pub methods: Option<Vec<String>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Headers {
+    /// Of the request, as it goes to the server.
+    pub request: Option<Section<HeaderRules>>,
+    /// Of the response, as it goes to the client.
+    pub response: Option<Section<HeaderRules>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderRules {
+    /// Replaces the header. Values are templates; an empty value removes it.
+    pub set: Option<Ordered<String>>,
+    /// Adds the header beside those of the same name. Values are templates.
+    pub add: Option<Ordered<String>>,
+    /// Names of headers to remove.
+    pub remove: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Forwarded {
+    /// `X-Forwarded-For`, `-Proto`, `-Host`, `-Port` and `X-Real-IP`.
+    XForwarded,
+    /// The `Forwarded` header of RFC 7239.
+    Rfc7239,
+    Both,
+    Off,
+}
+
+/// Limits of the exchange with the server. None of them can be off.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Timeouts {
+    /// Until the connection to the server stands.
+    #[schemars(extend("default" = "5s"))]
+    pub connect: Option<Period>,
+    /// Until the server's answer begins.
+    #[schemars(extend("default" = "60s"))]
+    pub response: Option<Period>,
+    /// Between two reads or writes of a plain HTTP exchange.
+    #[schemars(extend("default" = "60s"))]
+    pub idle: Option<Period>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Redirect {
+    /// Where to: a template, such as `https://$host$request_uri`.
+    #[schemars(required)]
+    pub to: Option<String>,
+    #[schemars(extend("enum" = [301, 302, 303, 307, 308], "default" = 308))]
+    pub status: Option<u64>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Respond {
+    #[schemars(required, range(min = 200, max = 599))]
+    pub status: Option<u64>,
+    /// Default: empty.
+    pub body: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WebSocket {
+    /// A session with no data in either direction for this long ends. `off`: never.
+    #[schemars(extend("default" = "1h"))]
+    pub idle: Option<OptionalPeriod>,
+    /// A session that is this old ends. `off`: never.
+    #[schemars(extend("default" = "0s"))]
+    pub max_session: Option<OptionalPeriod>,
+    /// Origins (`https://app.example.com`) that may open sessions. Default: any.
+    #[schemars(length(min = 1))]
+    pub origins: Option<Vec<String>>,
+}
+
+impl<'de> Deserialize<'de> for ServerEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ServerEntry, D::Error> {
+        struct AddressOrTable;
+
+        impl<'de> Visitor<'de> for AddressOrTable {
+            type Value = ServerEntry;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an address such as 127.0.0.1:9080, or a mapping")
+            }
+
+            fn visit_str<E: Error>(self, address: &str) -> Result<ServerEntry, E> {
+                Ok(ServerEntry::Address(address.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ServerEntry, A::Error> {
+                ServerTable::deserialize(MapAccessDeserializer::new(map)).map(ServerEntry::Table)
+            }
+        }
+
+        deserializer.deserialize_any(AddressOrTable)
+    }
+}
+
+impl JsonSchema for ServerEntry {
+    fn schema_name() -> Cow<'static, str> {
+        "UpstreamServer".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "`127.0.0.1:9080`, or a mapping that also has the server's weight and limits.",
+            "oneOf": [{ "type": "string" }, generator.subschema_for::<ServerTable>()],
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Statuses {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Statuses, D::Error> {
+        struct NumberOrRange;
+
+        impl Visitor<'_> for NumberOrRange {
+            type Value = Statuses;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a status such as 200 or a range such as 200-399")
+            }
+
+            fn visit_u64<E: Error>(self, status: u64) -> Result<Statuses, E> {
+                Ok(Statuses::One(status))
+            }
+
+            fn visit_i64<E: Error>(self, status: i64) -> Result<Statuses, E> {
+                Err(E::invalid_value(Unexpected::Signed(status), &self))
+            }
+
+            fn visit_str<E: Error>(self, range: &str) -> Result<Statuses, E> {
+                Ok(Statuses::Range(range.to_owned()))
+            }
+        }
+
+        deserializer.deserialize_any(NumberOrRange)
+    }
+}
+
+impl JsonSchema for Statuses {
+    fn schema_name() -> Cow<'static, str> {
+        "Statuses".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A status (`200`) or a range of them (`200-399`).",
+            "oneOf": [
+                { "type": "integer", "minimum": 100, "maximum": 599 },
+                { "type": "string", "pattern": r"^[1-5][0-9]{2}(\s*-\s*[1-5][0-9]{2})?$" },
+            ]
+        })
+    }
+}

@@ -1,0 +1,214 @@
+//! Addresses as the file writes them: of listeners, of servers, of DNS names to discover.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use crate::config::at::At;
+use crate::config::error::ConfigError;
+use crate::config::{ListenAddress, ServerAddress};
+
+/// What `sockaddr_un` holds, less its terminating zero.
+const UNIX_PATH_MAX: usize = 107;
+
+/// What is wrong with an address, before it is known where in the file that is.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Wrong {
+    message: String,
+    hint: String,
+}
+
+impl Wrong {
+    fn new(message: impl Into<String>, hint: impl Into<String>) -> Wrong {
+        Wrong {
+            message: message.into(),
+            hint: hint.into(),
+        }
+    }
+
+    pub fn at(self, at: At<'_>) -> ConfigError {
+        at.error(self.message).hint(self.hint)
+    }
+}
+
+/// `0.0.0.0:9090`, `[::]:9090`, `unix:/path`.
+pub fn listen(text: &str) -> Result<ListenAddress, Wrong> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return unix(path);
+    }
+    if let Ok(address) = text.parse() {
+        return Ok(ListenAddress::Tcp(address));
+    }
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Err(without_port(text, address));
+    }
+    let hint = match text.strip_prefix("*:").or_else(|| text.strip_prefix(':')) {
+        Some(port) => format!("write all addresses as 0.0.0.0:{port} or \"[::]:{port}\""),
+        None => "write an IP address and port such as 0.0.0.0:9090, or unix:/path".to_owned(),
+    };
+    Err(Wrong::new(
+        format!("cannot listen on \"{text}\": not an address"),
+        hint,
+    ))
+}
+
+fn unix(path: &str) -> Result<ListenAddress, Wrong> {
+    if !path.starts_with('/') {
+        return Err(Wrong::new(
+            format!("the socket path \"{path}\" is not absolute"),
+            "write the whole path, such as unix:/run/prusik/web.sock",
+        ));
+    }
+    if path.len() > UNIX_PATH_MAX {
+        return Err(Wrong::new(
+            format!("the socket path is {} bytes long", path.len()),
+            format!("choose a path of at most {UNIX_PATH_MAX} bytes"),
+        ));
+    }
+    Ok(ListenAddress::Unix(PathBuf::from(path)))
+}
+
+/// `IP:port`, `[v6]:port`, `name:port`.
+pub fn server(text: &str) -> Result<ServerAddress, Wrong> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return match address.port() {
+            0 => Err(no_such_port(text)),
+            _ => Ok(ServerAddress::Socket(address)),
+        };
+    }
+    let (host, port) = named(text)?;
+    Ok(ServerAddress::Name { host, port })
+}
+
+/// `name:port`.
+pub fn named(text: &str) -> Result<(String, u16), Wrong> {
+    if let Some((scheme, rest)) = text.split_once("://") {
+        return Err(Wrong::new(
+            format!("\"{text}\" is a URL, not an address"),
+            format!(
+                "leave out {scheme}:// and the path, and write the port: {}",
+                with_some_port(rest)
+            ),
+        ));
+    }
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Err(without_port(text, address));
+    }
+    if text.starts_with("unix:") || text.starts_with('/') {
+        return Err(Wrong::new(
+            format!("\"{text}\" is a path, not an address"),
+            "servers are reached by TCP: write one such as 127.0.0.1:9080",
+        ));
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return Err(Wrong::new(
+            format!("\"{text}\" has no port"),
+            format!("write it with one, such as {}", with_some_port(text)),
+        ));
+    };
+    let port = match port.parse::<u16>() {
+        Ok(0) | Err(_) => return Err(no_such_port(text)),
+        Ok(port) => port,
+    };
+    if host.contains(':') && !host.starts_with('[') && host.parse::<Ipv6Addr>().is_ok() {
+        return Err(Wrong::new(
+            format!("\"{text}\" is not an address"),
+            format!("put the IPv6 address in brackets: \"[{host}]:{port}\""),
+        ));
+    }
+    if !is_host_name(host) {
+        return Err(Wrong::new(
+            format!("\"{text}\" is not an address: \"{host}\" is not a host name"),
+            "write an IP address or a name and a port, such as 127.0.0.1:9080",
+        ));
+    }
+    Ok((host.to_ascii_lowercase(), port))
+}
+
+fn without_port(text: &str, address: IpAddr) -> Wrong {
+    let example = match address {
+        IpAddr::V4(address) => format!("{address}:9080"),
+        IpAddr::V6(address) => format!("\"[{address}]:9080\""),
+    };
+    Wrong::new(
+        format!("\"{text}\" has no port"),
+        format!("write it with one, such as {example}"),
+    )
+}
+
+fn no_such_port(text: &str) -> Wrong {
+    Wrong::new(
+        format!("\"{text}\" has no valid port"),
+        "a port is a number from 1 to 65535",
+    )
+}
+
+fn with_some_port(text: &str) -> String {
+    let host = text.split('/').next().unwrap_or_default();
+    if host.contains(':') {
+        host.to_owned()
+    } else {
+        format!("{host}:9080")
+    }
+}
+
+/// RFC 1123, and `_`, which internal names like to have. Digits and dots alone are an IPv4 address
+/// gone wrong.
+fn is_host_name(host: &str) -> bool {
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    let last = name.rsplit('.').next().unwrap_or_default();
+    name.len() <= 253
+        && name.split('.').all(is_label)
+        && !last.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_an_address_or_a_name_with_a_port() {
+        for text in ["127.0.0.1:9080", "[::1]:9080", "chat.internal:80", "chat_1:80"] {
+            assert_eq!(server(text).map(|address| address.to_string()), Ok(text.to_owned()));
+        }
+        assert_eq!(
+            server("Chat.Internal:80"),
+            Ok(ServerAddress::Name { host: "chat.internal".to_owned(), port: 80 })
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_reached_is_no_server() {
+        for text in [
+            "", ":80", "127.0.0.1", "chat", "127.0.0.1:0", "chat:0", "chat:70000", "chat:http",
+            "::1:80", "::1", "[::1]", "127.0.0.300:80", "http://chat:80", "unix:/run/a.sock",
+            "-chat:80", "a b:80", "chat..internal:80",
+        ] {
+            assert!(server(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_listener_is_an_address_or_a_socket_path() {
+        for text in ["0.0.0.0:9090", "[::]:9090", "127.0.0.1:0", "unix:/run/prusik/web.sock"] {
+            assert_eq!(listen(text).map(|address| address.to_string()), Ok(text.to_owned()));
+        }
+        for text in ["9090", ":9090", "*:9090", "localhost:9090", "0.0.0.0", "unix:web.sock", "unix:"] {
+            assert!(listen(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_socket_path_fits_into_its_address() {
+        let path = |len: usize| format!("unix:/{}", "a".repeat(len - 1));
+        assert!(listen(&path(UNIX_PATH_MAX)).is_ok());
+        assert!(listen(&path(UNIX_PATH_MAX + 1)).is_err());
+    }
+}

@@ -1,0 +1,125 @@
+//! Health checks: which keys belong to which type, and the statuses that pass.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::Errors;
+use crate::config::at::At;
+use crate::config::raw;
+use crate::config::units::Period;
+use crate::config::{HealthCheck, HealthCheckKind};
+
+const INTERVAL: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(1);
+const RISE: u32 = 2;
+const FALL: u32 = 3;
+const EXPECT: RangeInclusive<u16> = 200..=399;
+
+pub fn check(
+    upstream: &str,
+    raw: raw::HealthCheck,
+    at: At<'_>,
+    errors: &mut Errors,
+) -> Option<HealthCheck> {
+    let kind = raw.kind.unwrap_or(raw::HealthCheckKind::Tcp);
+    let (type_name, unused, remedy): (_, &[&str], _) = match kind {
+        raw::HealthCheckKind::Tcp => ("tcp", &["path", "host", "expect"], "http"),
+        raw::HealthCheckKind::Http => ("http", &[], ""),
+        // Its answer is always 101.
+        raw::HealthCheckKind::Websocket => ("websocket", &["expect"], "http"),
+    };
+    if !at.key("type").damaged() {
+        for key in unused.iter().filter(|key| at.has(key)) {
+            errors.push(
+                at.key(key)
+                    .key_error(format!(
+                        "\"{key}\" has no effect in health_check of upstream \"{upstream}\": \
+                         its type is {type_name}"
+                    ))
+                    .hint(format!("write type: {remedy}, or remove the key")),
+            );
+        }
+    }
+    let path = raw.path.unwrap_or_else(|| "/".to_owned());
+    if !path.starts_with('/') || path.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        errors.push(
+            at.key("path")
+                .error(format!("\"{path}\" is not a path that can be asked for"))
+                .hint("a path begins with / and has no blanks"),
+        );
+    }
+    let host_is_bad = |host: &String| {
+        host.is_empty() || host.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/')
+    };
+    if let Some(host) = raw.host.as_ref().filter(|host| host_is_bad(host)) {
+        errors.push(at.key("host").error(format!("\"{host}\" is not a host")));
+    }
+    let expect = match raw.expect {
+        Some(list) => statuses(list, at.key("expect"), errors),
+        None => Some(vec![EXPECT]),
+    };
+    let kind = match kind {
+        raw::HealthCheckKind::Tcp => HealthCheckKind::Tcp,
+        raw::HealthCheckKind::Http => HealthCheckKind::Http {
+            path,
+            host: raw.host,
+            expect: expect?,
+        },
+        raw::HealthCheckKind::Websocket => HealthCheckKind::WebSocket {
+            path,
+            host: raw.host,
+        },
+    };
+    Some(HealthCheck {
+        kind,
+        interval: raw.interval.map_or(INTERVAL, |Period(interval)| interval),
+        timeout: raw.timeout.map_or(TIMEOUT, |Period(timeout)| timeout),
+        rise: raw.rise.map_or(RISE, |rise| rise.get()),
+        fall: raw.fall.map_or(FALL, |fall| fall.get()),
+    })
+}
+
+fn statuses(
+    list: Vec<raw::Statuses>,
+    at: At<'_>,
+    errors: &mut Errors,
+) -> Option<Vec<RangeInclusive<u16>>> {
+    if list.is_empty() && !at.damaged() {
+        errors.push(
+            at.error("\"expect\" is empty: no answer could pass")
+                .hint("write the statuses that pass, such as [200-399]"),
+        );
+    }
+    let mut ranges = Vec::new();
+    for (i, entry) in list.iter().enumerate() {
+        let range = match entry {
+            raw::Statuses::One(status) => range(&status.to_string(), &status.to_string()),
+            raw::Statuses::Range(text) => text
+                .split_once('-')
+                .and_then(|(first, last)| range(first.trim(), last.trim()))
+                .or_else(|| range(text, text)),
+        };
+        if range.is_none() {
+            let written = match entry {
+                raw::Statuses::One(status) => status.to_string(),
+                raw::Statuses::Range(text) => format!("\"{text}\""),
+            };
+            errors.push(
+                at.index(i)
+                    .error(format!("{written} is neither a status nor a range of them"))
+                    .hint("write a status from 100 to 599, or a range such as 200-399"),
+            );
+        }
+        ranges.push(range);
+    }
+    ranges.into_iter().collect()
+}
+
+fn range(first: &str, last: &str) -> Option<RangeInclusive<u16>> {
+    let status = |text: &str| {
+        let status: u16 = text.parse().ok()?;
+        (100..=599).contains(&status).then_some(status)
+    };
+    let (first, last) = (status(first)?, status(last)?);
+    (first <= last).then_some(first..=last)
+}

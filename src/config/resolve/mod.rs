@@ -1,0 +1,201 @@
+//! From the file's shape to a [`Config`]: defaults, references and everything that can be wrong
+//! with values that decode.
+//!
+//! Each function reports all it finds and gives `None` only when it, or the decoding before it,
+//! has reported an error.
+
+mod action;
+mod address;
+mod headers;
+mod health;
+mod matching;
+mod route;
+mod upstream;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::thread::available_parallelism;
+
+use ipnet::IpNet;
+
+use super::at::At;
+use super::error::ConfigError;
+use super::raw;
+use super::source::Node;
+use super::units::{OffOr, Section};
+use super::{AccessLog, Config, ListenAddress, Listener, Server};
+
+type Errors = Vec<ConfigError>;
+
+/// `root` is the tree that `file` was decoded from.
+pub fn resolve(file: raw::File, root: &Node, errors: &mut Errors) -> Option<Config> {
+    let at = At::root(root);
+    let access_log = access_log(file.access_log, at.key("access_log"), errors);
+    let trusted_proxies = networks(
+        file.trusted_proxies.unwrap_or_default(),
+        at.key("trusted_proxies"),
+        errors,
+    );
+    let listeners = listeners(
+        file.listeners.unwrap_or_default(),
+        at.key("listeners"),
+        errors,
+    );
+    let upstreams = upstream::upstreams(file.upstreams, at.key("upstreams"), errors);
+    let names = route::Names {
+        listeners: listener_names(&listeners, at.key("listeners")),
+        upstreams: at.key("upstreams").keys(),
+    };
+    let routes = route::routes(
+        file.routes.unwrap_or_default(),
+        at.key("routes"),
+        &names,
+        errors,
+    );
+    Some(Config {
+        server: server(file.server.map(|Section(server)| server).unwrap_or_default()),
+        access_log: access_log?,
+        trusted_proxies: trusted_proxies?,
+        listeners: listeners.into_iter().collect::<Option<_>>()?,
+        upstreams: upstreams?,
+        routes: routes?,
+    })
+}
+
+fn server(raw: raw::Server) -> Server {
+    Server {
+        threads: match raw.threads {
+            Some(threads) => threads.get(),
+            None => available_parallelism().map_or(1, |cores| cores.get()),
+        },
+        pid_file: raw.pid_file.map(PathBuf::from),
+    }
+}
+
+fn access_log(
+    raw: Option<OffOr<raw::AccessLog>>,
+    at: At<'_>,
+    errors: &mut Errors,
+) -> Option<AccessLog> {
+    let raw = match raw {
+        None => raw::AccessLog::default(),
+        Some(OffOr::Off) => return Some(AccessLog::Off),
+        Some(OffOr::On(raw)) => raw,
+    };
+    let raw::LogFormat::Json = raw.format.unwrap_or(raw::LogFormat::Json);
+    match raw.path.as_deref() {
+        None | Some("stdout") => Some(AccessLog::Stdout),
+        Some("stderr") => Some(AccessLog::Stderr),
+        Some("off") => Some(AccessLog::Off),
+        Some("") => {
+            let error = at.key("path").error("the path of access_log is empty");
+            errors.push(error.hint("write stdout, stderr, off or a file"));
+            None
+        }
+        Some(file) => Some(AccessLog::File(PathBuf::from(file))),
+    }
+}
+
+/// Networks; a plain address stands for itself alone.
+fn networks(raw: Vec<String>, at: At<'_>, errors: &mut Errors) -> Option<Vec<IpNet>> {
+    let networks = raw.iter().enumerate().map(|(i, text)| {
+        let network = text
+            .parse::<IpNet>()
+            .map(|network| network.trunc())
+            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        network
+            .map_err(|_| {
+                let message = format!("\"{text}\" is not a network");
+                errors.push(
+                    at.index(i)
+                        .error(message)
+                        .hint("write one such as 10.0.0.0/8, or an address such as 10.1.2.3"),
+                );
+            })
+            .ok()
+    });
+    // Collected in two steps: a short-cut would hide the errors after the first.
+    let networks: Vec<Option<IpNet>> = networks.collect();
+    networks.into_iter().collect()
+}
+
+/// As many as the file has, so that their indices are those of the file.
+fn listeners(
+    raw: Vec<Section<raw::Listener>>,
+    at: At<'_>,
+    errors: &mut Errors,
+) -> Vec<Option<Listener>> {
+    if raw.is_empty() && !at.damaged() {
+        errors.push(
+            at.key_error("no listeners")
+                .hint("write at least one, such as listeners: [{ listen: 0.0.0.0:9090 }]"),
+        );
+    }
+    let mut names: HashMap<String, usize> = HashMap::new();
+    let mut addresses: HashMap<String, usize> = HashMap::new();
+    let mut listeners = Vec::new();
+    for (i, Section(raw)) in raw.into_iter().enumerate() {
+        let listener = listener(raw, at.index(i), errors);
+        if let Some(Listener { name, address }) = &listener {
+            let at = at.index(i);
+            let name_at = if at.has("name") { at.key("name") } else { at.key("listen") };
+            let shared = matches!(address, ListenAddress::Tcp(address) if address.port() == 0);
+            let first = addresses.insert(address.to_string(), at.line());
+            if let Some(line) = first.filter(|_| !shared) {
+                errors.push(
+                    at.key("listen")
+                        .error(format!("duplicate listen address \"{address}\""))
+                        .hint(format!("first written on line {line}")),
+                );
+            } else if let Some(line) = names.insert(name.clone(), at.line()) {
+                errors.push(
+                    name_at
+                        .error(format!("duplicate listener \"{name}\""))
+                        .hint(format!("the first is on line {line}; give this one another name")),
+                );
+            }
+        }
+        listeners.push(listener);
+    }
+    listeners
+}
+
+fn listener(raw: raw::Listener, at: At<'_>, errors: &mut Errors) -> Option<Listener> {
+    let listen = at.key("listen");
+    let Some(text) = raw.listen else {
+        if !listen.damaged() {
+            errors.push(
+                at.key_error("this listener has no \"listen\"")
+                    .hint("write an address, such as listen: 0.0.0.0:9090"),
+            );
+        }
+        return None;
+    };
+    if raw.name.as_deref() == Some("") {
+        errors.push(at.key("name").error("the listener's name is empty"));
+    }
+    match address::listen(&text) {
+        Ok(address) => Some(Listener {
+            name: raw.name.unwrap_or_else(|| address.to_string()),
+            address,
+        }),
+        Err(wrong) => {
+            errors.push(wrong.at(listen));
+            None
+        }
+    }
+}
+
+/// The name of each listener, also of those that are not valid: a route may name them.
+fn listener_names(listeners: &[Option<Listener>], at: At<'_>) -> Vec<Option<String>> {
+    let written = |at: At<'_>, key: &str| at.key(key).text().map(str::to_owned);
+    listeners
+        .iter()
+        .enumerate()
+        .map(|(i, listener)| match listener {
+            Some(listener) => Some(listener.name.clone()),
+            None => written(at.index(i), "name").or_else(|| written(at.index(i), "listen")),
+        })
+        .collect()
+}

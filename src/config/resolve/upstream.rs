@@ -1,0 +1,276 @@
+//! Upstreams: their servers and how one of them is chosen.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::{Errors, address, health};
+use crate::config::at::At;
+use crate::config::raw;
+use crate::config::units::{OffOr, OptionalPeriod, Ordered, Period, Section};
+use crate::config::{Balance, Discover, Eject, ServerAddress, Upstream, UpstreamServer};
+use crate::forward::template::Template;
+
+/// A ring of hashes has points for each unit of weight.
+const WEIGHT_MAX: u32 = 65_535;
+
+const DISCOVER_REFRESH: Duration = Duration::from_secs(10);
+const ATTEMPTS: usize = 3;
+const KEEPALIVE: usize = 128;
+
+pub fn upstreams(
+    raw: Option<Ordered<Section<raw::Upstream>>>,
+    at: At<'_>,
+    errors: &mut Errors,
+) -> Option<Vec<Upstream>> {
+    let Ordered(raw) = raw.unwrap_or(Ordered(Vec::new()));
+    let upstreams: Vec<Option<Upstream>> = raw
+        .into_iter()
+        .map(|(name, Section(raw))| {
+            let at = at.key(&name);
+            upstream(name, raw, at, errors)
+        })
+        .collect();
+    upstreams.into_iter().collect()
+}
+
+fn upstream(
+    name: String,
+    raw: raw::Upstream,
+    at: At<'_>,
+    errors: &mut Errors,
+) -> Option<Upstream> {
+    // Operators address a server as UPSTREAM/ADDRESS, on the command line and in URLs.
+    let unusable = |c: char| c == '/' || c.is_whitespace() || c.is_control();
+    if name.is_empty() || name.contains(unusable) {
+        errors.push(
+            at.key_error(format!("\"{name}\" cannot be the name of an upstream"))
+                .hint("choose a name without slashes and blanks"),
+        );
+    }
+    let balance = balance(&name, &raw, at, errors);
+    let servers = servers(&name, raw.servers, at, errors);
+    let discover = match raw.discover {
+        Some(Section(raw)) => discover(raw, at.key("discover"), errors).map(Some),
+        None => Some(None),
+    };
+    let health_check = match raw.health_check {
+        Some(OffOr::On(raw)) => health::check(&name, raw, at.key("health_check"), errors).map(Some),
+        Some(OffOr::Off) | None => Some(None),
+    };
+    let eject = match raw.eject {
+        Some(OffOr::On(raw)) => eject(&name, raw, at.key("eject"), errors).map(Some),
+        Some(OffOr::Off) | None => Some(None),
+    };
+    Some(Upstream {
+        balance: balance?,
+        servers: servers?,
+        discover: discover?,
+        health_check: health_check?,
+        eject: eject?,
+        slow_start: match raw.slow_start {
+            Some(OptionalPeriod(slow_start)) => slow_start.unwrap_or_default(),
+            None => Duration::ZERO,
+        },
+        attempts: raw.attempts.map_or(ATTEMPTS, |attempts| attempts.get()),
+        keepalive: raw.keepalive.unwrap_or(KEEPALIVE),
+        name,
+    })
+}
+
+fn balance(
+    name: &str,
+    raw: &raw::Upstream,
+    at: At<'_>,
+    errors: &mut Errors,
+) -> Option<Balance> {
+    let hashes = raw.balance == Some(raw::Balance::ConsistentHash);
+    if !hashes && !at.key("balance").damaged() {
+        for key in ["hash_key", "load_bound"].into_iter().filter(|key| at.has(key)) {
+            errors.push(
+                at.key(key)
+                    .key_error(format!(
+                        "\"{key}\" has no effect in upstream \"{name}\": it does not hash"
+                    ))
+                    .hint("write balance: consistent_hash, or remove the key"),
+            );
+        }
+    }
+    if let Some(bound) = raw.load_bound
+        && !(bound > 1.0 && bound.is_finite())
+    {
+        errors.push(
+            at.key("load_bound")
+                .error(format!("load_bound of upstream \"{name}\" must be over 1, not {bound}"))
+                .hint("1.25 lets a server have a quarter more than the mean"),
+        );
+    }
+    match raw.balance.unwrap_or(raw::Balance::RoundRobin) {
+        raw::Balance::RoundRobin => Some(Balance::RoundRobin),
+        raw::Balance::LeastSessions => Some(Balance::LeastSessions),
+        raw::Balance::TwoChoices => Some(Balance::TwoChoices),
+        raw::Balance::ConsistentHash => {
+            let key_at = at.key("hash_key");
+            let Some(key) = &raw.hash_key else {
+                if !key_at.damaged() {
+                    errors.push(
+                        at.key("balance")
+                            .error(format!("upstream \"{name}\" hashes, but has no \"hash_key\""))
+                            .hint("write one, such as hash_key: $arg_userId"),
+                    );
+                }
+                return None;
+            };
+            Some(Balance::ConsistentHash {
+                key: template(key, "hash_key", key_at, errors)?,
+                load_bound: raw.load_bound,
+            })
+        }
+    }
+}
+
+/// `what` names the template in the error.
+pub fn template(text: &str, what: &str, at: At<'_>, errors: &mut Errors) -> Option<Template> {
+    if text.is_empty() {
+        errors.push(at.error(format!("{what} is empty")));
+        return None;
+    }
+    match Template::parse(text) {
+        Ok(template) => Some(template),
+        Err(error) => {
+            errors.push(at.error(format!("bad template in {what}: {error}")));
+            None
+        }
+    }
+}
+
+fn servers(
+    name: &str,
+    raw: Option<Vec<raw::ServerEntry>>,
+    at: At<'_>,
+    errors: &mut Errors,
+) -> Option<Vec<UpstreamServer>> {
+    let raw = raw.unwrap_or_default();
+    let list = at.key("servers");
+    if raw.is_empty() && !at.has("discover") && !list.damaged() && !at.key("discover").damaged() {
+        errors.push(
+            at.key_error(format!("upstream \"{name}\" has no servers"))
+                .hint("write some, such as servers: [127.0.0.1:9080], or discover them"),
+        );
+    }
+    let mut first_lines: HashMap<ServerAddress, usize> = HashMap::new();
+    let mut servers = Vec::new();
+    for (i, entry) in raw.into_iter().enumerate() {
+        let at = list.index(i);
+        let server = server(name, entry, at, errors);
+        if let Some(server) = &server {
+            let address_at = if at.has("address") { at.key("address") } else { at };
+            if let Some(line) = first_lines.get(&server.address) {
+                errors.push(
+                    address_at
+                        .error(format!(
+                            "duplicate server \"{}\" in upstream \"{name}\"",
+                            server.address
+                        ))
+                        .hint(format!(
+                            "first written on line {line}; a weight gives it more of the traffic"
+                        )),
+                );
+            } else {
+                first_lines.insert(server.address.clone(), at.line());
+            }
+        }
+        servers.push(server);
+    }
+    let servers: Vec<UpstreamServer> = servers.into_iter().collect::<Option<_>>()?;
+    let all_backup = !servers.is_empty() && servers.iter().all(|server| server.backup);
+    if all_backup && !at.has("discover") && !list.damaged() {
+        errors.push(
+            list.key_error(format!("all servers of upstream \"{name}\" are backup"))
+                .hint("remove backup from those that serve first"),
+        );
+    }
+    Some(servers)
+}
+
+fn server(
+    upstream: &str,
+    raw: raw::ServerEntry,
+    at: At<'_>,
+    errors: &mut Errors,
+) -> Option<UpstreamServer> {
+    let (address, address_at, table) = match raw {
+        raw::ServerEntry::Address(address) => (Some(address), at, raw::ServerTable::default()),
+        raw::ServerEntry::Table(mut table) => (table.address.take(), at.key("address"), table),
+    };
+    let weight = table.weight.map_or(1, |weight| weight.get());
+    if weight > WEIGHT_MAX {
+        errors.push(
+            at.key("weight")
+                .error(format!("weight {weight} is too large"))
+                .hint(format!("weights are relative and at most {WEIGHT_MAX}")),
+        );
+    }
+    let Some(address) = address else {
+        if !address_at.damaged() {
+            errors.push(
+                at.key_error(format!("a server of upstream \"{upstream}\" has no \"address\""))
+                    .hint("write one, such as address: 127.0.0.1:9080"),
+            );
+        }
+        return None;
+    };
+    match address::server(&address) {
+        Ok(address) => Some(UpstreamServer {
+            address,
+            weight,
+            max_sessions: table.max_sessions.filter(|max| *max > 0),
+            backup: table.backup.unwrap_or(false),
+        }),
+        Err(wrong) => {
+            errors.push(wrong.at(address_at));
+            None
+        }
+    }
+}
+
+fn discover(raw: raw::Discover, at: At<'_>, errors: &mut Errors) -> Option<Discover> {
+    let dns = at.key("dns");
+    let Some(text) = raw.dns else {
+        if !dns.damaged() {
+            errors.push(
+                at.key_error("\"discover\" has no \"dns\"")
+                    .hint("write a name and a port, such as dns: chat.internal:9080"),
+            );
+        }
+        return None;
+    };
+    match address::named(&text) {
+        Ok((host, port)) => Some(Discover {
+            host,
+            port,
+            refresh: raw.refresh.map_or(DISCOVER_REFRESH, |Period(refresh)| refresh),
+        }),
+        Err(wrong) => {
+            errors.push(wrong.at(dns));
+            None
+        }
+    }
+}
+
+fn eject(name: &str, raw: raw::Eject, at: At<'_>, errors: &mut Errors) -> Option<Eject> {
+    for key in ["failures", "within", "for"] {
+        if !at.has(key) && !at.key(key).damaged() {
+            errors.push(
+                at.key_error(format!("\"eject\" of upstream \"{name}\" has no \"{key}\""))
+                    .hint("write all three, such as eject: { failures: 5, within: 10s, for: 30s }"),
+            );
+        }
+    }
+    let Period(within) = raw.within?;
+    let Period(duration) = raw.duration?;
+    Some(Eject {
+        failures: raw.failures?.get(),
+        within,
+        duration,
+    })
+}

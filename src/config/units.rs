@@ -1,0 +1,408 @@
+//! The building blocks of the file's shape: durations, sections that can be `off`, mappings that
+//! keep their order. Each knows how it is decoded and how the JSON Schema describes it.
+//!
+//! All of them are visitors written by hand: serde's `untagged` and `flatten` would lose the path
+//! to what is wrong.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::value::{MapAccessDeserializer, StrDeserializer};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Unexpected, Visitor};
+
+/// Timers add durations to the clock, and an unbounded sum would overflow it.
+const LONGEST: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
+
+/// What `humantime` reads, so that an editor refuses no duration that prusik takes.
+const DURATION_PATTERN: &str = r"^\s*([0-9]+(\.[0-9]+)?\s*[a-zA-Zµ]+\s*)+$";
+
+/// A duration with its unit, longer than zero: `30s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Period(pub Duration);
+
+/// A duration with its unit; `off`, `false`, `0` and `0s`: none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OptionalPeriod(pub Option<Duration>);
+
+/// A mapping with known keys. Without this, serde would also take a list of the values, in the
+/// order of the struct's fields.
+#[derive(Debug)]
+pub struct Section<T>(pub T);
+
+/// A section that can be switched off: a mapping, or `off` or `false`.
+#[derive(Debug)]
+pub enum OffOr<T> {
+    Off,
+    On(T),
+}
+
+/// A mapping with free keys, in the order of the file.
+#[derive(Debug)]
+pub struct Ordered<T>(pub Vec<(String, T)>);
+
+/// Decodes a word of which `off` is one, so that it can also be written `false`.
+pub fn word<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct Word<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Word<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("a word")
+        }
+
+        fn visit_str<E: Error>(self, word: &str) -> Result<T, E> {
+            T::deserialize(StrDeserializer::new(word))
+        }
+
+        fn visit_bool<E: Error>(self, value: bool) -> Result<T, E> {
+            match value {
+                false => T::deserialize(StrDeserializer::new("off")),
+                true => Err(E::invalid_type(Unexpected::Bool(value), &self)),
+            }
+        }
+    }
+
+    deserializer.deserialize_any(Word(PhantomData)).map(Some)
+}
+
+/// The schema of what [`word`] decodes.
+pub fn word_schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "oneOf": [generator.subschema_for::<T>(), { "const": false }] })
+}
+
+/// Decodes a boolean that can also be written `off`.
+pub fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+    struct Switch;
+
+    impl Visitor<'_> for Switch {
+        type Value = bool;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("true, false or off")
+        }
+
+        fn visit_bool<E: Error>(self, value: bool) -> Result<bool, E> {
+            Ok(value)
+        }
+
+        fn visit_str<E: Error>(self, word: &str) -> Result<bool, E> {
+            match word {
+                "off" => Ok(false),
+                _ => Err(E::invalid_value(Unexpected::Str(word), &self)),
+            }
+        }
+    }
+
+    deserializer.deserialize_any(Switch).map(Some)
+}
+
+/// The schema of what [`switch`] decodes.
+pub fn switch_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "enum": [true, false, "off"] })
+}
+
+impl<'de> Deserialize<'de> for Period {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Period, D::Error> {
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = Period;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a duration such as 30s")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Period, E> {
+                match duration(text, &self)? {
+                    Duration::ZERO => Err(E::invalid_value(
+                        Unexpected::Str(text),
+                        &"a duration longer than zero",
+                    )),
+                    duration => Ok(Period(duration)),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(Text)
+    }
+}
+
+impl<'de> Deserialize<'de> for OptionalPeriod {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<OptionalPeriod, D::Error> {
+        struct TextOrOff;
+
+        impl Visitor<'_> for TextOrOff {
+            type Value = OptionalPeriod;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a duration such as 30s, or off")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<OptionalPeriod, E> {
+                if text == "off" {
+                    return Ok(OptionalPeriod(None));
+                }
+                let duration = duration(text, &self)?;
+                Ok(OptionalPeriod(
+                    Some(duration).filter(|duration| !duration.is_zero()),
+                ))
+            }
+
+            fn visit_bool<E: Error>(self, value: bool) -> Result<OptionalPeriod, E> {
+                match value {
+                    false => Ok(OptionalPeriod(None)),
+                    true => Err(E::invalid_type(Unexpected::Bool(value), &self)),
+                }
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<OptionalPeriod, E> {
+                match number {
+                    0 => Ok(OptionalPeriod(None)),
+                    _ => Err(E::invalid_type(Unexpected::Unsigned(number), &self)),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(TextOrOff)
+    }
+}
+
+fn duration<'de, E: Error>(text: &str, expected: &impl Visitor<'de>) -> Result<Duration, E> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration <= LONGEST => Ok(duration),
+        Ok(_) => Err(E::invalid_value(
+            Unexpected::Str(text),
+            &"a duration of at most 3650d",
+        )),
+        Err(_) => Err(E::invalid_value(Unexpected::Str(text), expected)),
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Section<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Section<T>, D::Error> {
+        struct Mapping<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Mapping<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a mapping")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        deserializer
+            .deserialize_any(Mapping(PhantomData))
+            .map(Section)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OffOr<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<OffOr<T>, D::Error> {
+        struct OffOrMapping<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for OffOrMapping<T> {
+            type Value = OffOr<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a mapping, or off")
+            }
+
+            fn visit_str<E: Error>(self, word: &str) -> Result<OffOr<T>, E> {
+                match word {
+                    "off" => Ok(OffOr::Off),
+                    _ => Err(E::invalid_value(Unexpected::Str(word), &self)),
+                }
+            }
+
+            fn visit_bool<E: Error>(self, value: bool) -> Result<OffOr<T>, E> {
+                match value {
+                    false => Ok(OffOr::Off),
+                    true => Err(E::invalid_type(Unexpected::Bool(value), &self)),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OffOr<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(OffOr::On)
+            }
+        }
+
+        deserializer.deserialize_any(OffOrMapping(PhantomData))
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Ordered<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Ordered<T>, D::Error> {
+        struct Entries<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {
+            type Value = Ordered<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a mapping")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Ordered<T>, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Ordered(entries))
+            }
+        }
+
+        deserializer.deserialize_map(Entries(PhantomData))
+    }
+}
+
+impl JsonSchema for Period {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Period".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": DURATION_PATTERN })
+    }
+}
+
+impl JsonSchema for OptionalPeriod {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "OptionalPeriod".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "oneOf": [
+                { "type": "string", "pattern": DURATION_PATTERN },
+                { "enum": ["off", false, 0] },
+            ]
+        })
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Section<T> {
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for OffOr<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("OffOr{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "oneOf": [generator.subschema_for::<T>(), { "enum": ["off", false] }]
+        })
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Ordered<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("Ordered{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "object",
+            "additionalProperties": generator.subschema_for::<T>(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode<T: for<'de> Deserialize<'de>>(yaml: &str) -> Result<T, String> {
+        serde_yaml::from_str(yaml).map_err(|error| error.to_string())
+    }
+
+    fn period(yaml: &str) -> Result<Duration, String> {
+        decode(yaml).map(|Period(duration)| duration)
+    }
+
+    fn optional(yaml: &str) -> Result<Option<Duration>, String> {
+        decode(yaml).map(|OptionalPeriod(duration)| duration)
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(period("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(period("50m"), Ok(Duration::from_secs(3000)));
+        assert_eq!(period("24h"), Ok(Duration::from_secs(86_400)));
+        assert!(period("30").is_err());
+        assert!(period("'30'").is_err());
+        assert!(period("4000d").is_err());
+        assert!(period("-1s").is_err());
+    }
+
+    #[test]
+    fn off_and_zero_mean_none_only_where_none_means_something() {
+        for none in ["off", "false", "0", "0s"] {
+            assert_eq!(optional(none), Ok(None), "{none}");
+            assert!(period(none).is_err(), "{none}");
+        }
+        assert_eq!(optional("1h"), Ok(Some(Duration::from_secs(3600))));
+        assert!(optional("30").is_err());
+        assert!(optional("true").is_err());
+    }
+
+    #[test]
+    fn a_list_is_not_a_section() {
+        assert!(decode::<Section<Pair>>("{ a: 1, b: 2 }").is_ok());
+        assert!(decode::<Section<Pair>>("[1, 2]").is_err());
+        assert!(decode::<OffOr<Pair>>("[1, 2]").is_err());
+        assert!(matches!(decode::<OffOr<Pair>>("off"), Ok(OffOr::Off)));
+        assert!(matches!(decode::<OffOr<Pair>>("false"), Ok(OffOr::Off)));
+    }
+
+    #[test]
+    fn an_ordered_mapping_keeps_its_order() {
+        let Ordered(entries) = decode::<Ordered<u8>>("{ z: 1, a: 2 }").expect("it is a mapping");
+        assert_eq!(entries, [("z".to_owned(), 1), ("a".to_owned(), 2)]);
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    #[allow(dead_code, reason = "only decoded")]
+    struct Pair {
+        a: u8,
+        b: u8,
+    }
+}

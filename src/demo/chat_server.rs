@@ -1,0 +1,467 @@
+//! One chat server of the demo: WebSocket sessions in the shared [`Room`], and an echo.
+//!
+//! | path | answers |
+//! | --- | --- |
+//! | `/IMS_SVR/websocket/echo` | every text and binary message, as it came |
+//! | `/IMS_SVR/websocket` and below | the chat, see [`Word`] and [`Answer`] |
+//! | `/healthz` | 200 to a plain GET |
+//!
+//! It is no part of the proxy: it stands for the servers that prusik is put in front of.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use http::header::{
+    CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
+    UPGRADE,
+};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http_body_util::Full;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::broadcast::error::RecvError;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message as Frame};
+
+use super::room::{Room, Said};
+use super::server::{Request, Response, Server, serve_http, text};
+
+/// Everything WebSocket lives here and below.
+const WEBSOCKET: &str = "/IMS_SVR/websocket";
+/// The largest message that a client may send.
+const MESSAGE_SIZE: usize = 1024 * 1024;
+
+/// A chat server at work. Dropping it closes all its sockets.
+#[derive(Debug)]
+pub struct ChatServer {
+    server: Server,
+    sessions: Sessions,
+}
+
+/// How many sessions a chat server has. Clones read the same count.
+#[derive(Debug, Clone, Default)]
+pub struct Sessions(Arc<AtomicUsize>);
+
+impl Sessions {
+    pub fn open(&self) -> usize {
+        self.0.load(Relaxed)
+    }
+
+    /// One more, until the guard drops.
+    fn count(&self) -> Counted<'_> {
+        self.0.fetch_add(1, Relaxed);
+        Counted(&self.0)
+    }
+}
+
+struct Counted<'a>(&'a AtomicUsize);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What a client says, as `{"type":"ping","t":1}`.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Word {
+    /// The application's heartbeat.
+    Ping { t: serde_json::Value },
+    /// To everyone in the room.
+    Say(Said),
+    /// Asks for what was said after the message `since`.
+    CatchUp { since: u64 },
+}
+
+/// What the server says, beside the room's own messages.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Answer<'a> {
+    /// The first message of every session.
+    Welcome {
+        server: &'a str,
+        room: &'a str,
+    },
+    Pong {
+        t: serde_json::Value,
+    },
+    /// All that was missed has been sent.
+    CaughtUp,
+    Error {
+        error: String,
+    },
+}
+
+impl ChatServer {
+    pub fn start(listener: TcpListener, room: Arc<Room>) -> io::Result<Self> {
+        let sessions = Sessions::default();
+        let shared = Arc::new(Shared {
+            name: listener.local_addr()?.to_string(),
+            room,
+            sessions: sessions.clone(),
+        });
+        let server = Server::start(listener, move |stream| serve(stream, shared.clone()))?;
+        Ok(Self { server, sessions })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// Dies as a killed process does: the listener and every connection close at once, no Close
+    /// frame is sent. Afterwards the address is free for a successor.
+    pub async fn kill(self) {
+        self.server.kill().await;
+    }
+}
+
+/// What all sessions of one server share.
+struct Shared {
+    /// The server's address, by which the page names it.
+    name: String,
+    room: Arc<Room>,
+    sessions: Sessions,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Service {
+    Chat,
+    Echo,
+}
+
+type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+/// HTTP first; the session, when a request asked for one, goes on in this same task, so that
+/// whoever ends the task ends the session.
+async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+    let upgrade: Mutex<Option<(Service, OnUpgrade)>> = Mutex::new(None);
+    let kept = || upgrade.lock().unwrap_or_else(PoisonError::into_inner);
+    serve_http(stream, |mut request| {
+        let response = answer(&request).unwrap_or_else(|service| {
+            let accepted = accept(request.headers());
+            if accepted.status() == StatusCode::SWITCHING_PROTOCOLS {
+                *kept() = Some((service, hyper::upgrade::on(&mut request)));
+            }
+            accepted
+        });
+        async { response }
+    })
+    .await;
+    let Some((service, upgrade)) = kept().take() else {
+        return;
+    };
+    // The client left before its session began.
+    let Ok(upgraded) = upgrade.await else { return };
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(MESSAGE_SIZE))
+        .max_frame_size(Some(MESSAGE_SIZE));
+    let socket =
+        WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
+    let _counted = shared.sessions.count();
+    // However a session ends, nothing is left to do here: the client sees it.
+    let _ = match service {
+        Service::Chat => chat(socket, &shared).await,
+        Service::Echo => echo(socket).await,
+    };
+}
+
+/// The answer to a plain request, or the service that the WebSocket request is for.
+fn answer(request: &Request) -> Result<Response, Service> {
+    let path = request.uri().path();
+    let service = match path.strip_prefix(WEBSOCKET) {
+        Some("/echo") => Service::Echo,
+        Some(below) if below.is_empty() || below.starts_with('/') => Service::Chat,
+        _ if path == "/healthz" => return Ok(text(StatusCode::OK, "ok\n")),
+        _ => return Ok(text(StatusCode::NOT_FOUND, "not found\n")),
+    };
+    match *request.method() {
+        Method::GET => Err(service),
+        _ => Ok(text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "a WebSocket starts with GET\n",
+        )),
+    }
+}
+
+/// The server's side of the opening handshake, RFC 6455 section 4.2.
+fn accept(headers: &HeaderMap) -> Response {
+    if !has_token(headers, UPGRADE, "websocket") || !has_token(headers, CONNECTION, "upgrade") {
+        let mut refused = text(StatusCode::UPGRADE_REQUIRED, "WebSocket only\n");
+        let headers = refused.headers_mut();
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        return refused;
+    }
+    if headers
+        .get(SEC_WEBSOCKET_VERSION)
+        .map(HeaderValue::as_bytes)
+        != Some(b"13")
+    {
+        let mut refused = text(StatusCode::UPGRADE_REQUIRED, "WebSocket version 13 only\n");
+        refused
+            .headers_mut()
+            .insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        return refused;
+    }
+    let accept = headers
+        .get(SEC_WEBSOCKET_KEY)
+        .and_then(|key| HeaderValue::from_str(&derive_accept_key(key.as_bytes())).ok());
+    let Some(accept) = accept else {
+        return text(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing\n");
+    };
+    let mut switching = Response::new(Full::new(Bytes::new()));
+    *switching.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = switching.headers_mut();
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    switching
+}
+
+fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    let mut values = headers.get_all(name).iter();
+    values.any(|value| {
+        value.to_str().is_ok_and(|list| {
+            list.split(',')
+                .any(|item| item.trim().eq_ignore_ascii_case(token))
+        })
+    })
+}
+
+async fn echo(mut socket: Socket) -> Result<(), Error> {
+    while let Some(frame) = socket.next().await {
+        let frame = frame?;
+        // tungstenite itself answers pings and the Close.
+        if frame.is_text() || frame.is_binary() {
+            socket.send(frame).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn chat(mut socket: Socket, shared: &Shared) -> Result<(), Error> {
+    let mut room = shared.room.listen();
+    let welcome = Answer::Welcome {
+        server: &shared.name,
+        room: shared.room.id(),
+    };
+    socket.send(frame(&welcome)).await?;
+    loop {
+        tokio::select! {
+            word = socket.next() => match word {
+                Some(Ok(Frame::Text(word))) => reply(&mut socket, shared, &word).await?,
+                Some(other) => { other?; }
+                None => return Ok(()),
+            },
+            heard = room.recv() => match heard {
+                Ok(message) => socket.send(frame(&*message)).await?,
+                // The client was too slow; it may ask to catch up.
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return Ok(()),
+            },
+        }
+    }
+}
+
+async fn reply(socket: &mut Socket, shared: &Shared, word: &str) -> Result<(), Error> {
+    match serde_json::from_str(word) {
+        Ok(Word::Ping { t }) => socket.send(frame(&Answer::Pong { t })).await,
+        Ok(Word::Say(said)) => {
+            shared.room.say(&shared.name, said);
+            Ok(())
+        }
+        Ok(Word::CatchUp { since }) => {
+            for message in shared.room.since(since) {
+                socket.feed(frame(&*message)).await?;
+            }
+            socket.send(frame(&Answer::CaughtUp)).await
+        }
+        Err(error) => {
+            let error = format!("cannot read the message: {error}");
+            socket.send(frame(&Answer::Error { error })).await
+        }
+    }
+}
+
+/// For an [`Answer`] or a room's message.
+fn frame(told: &impl Serialize) -> Frame {
+    let json = serde_json::to_string(told).expect("their keys are strings, which never fails");
+    Frame::text(json)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+    use tokio::time::timeout;
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+    use tokio_tungstenite::{MaybeTlsStream, connect_async};
+
+    use super::*;
+
+    type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+    async fn start(room: &Arc<Room>) -> ChatServer {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        ChatServer::start(listener, room.clone()).unwrap()
+    }
+
+    async fn connect(server: &ChatServer, path: &str) -> Client {
+        let url = format!("ws://{}/IMS_SVR/websocket{path}", server.address());
+        connect_async(url).await.unwrap().0
+    }
+
+    /// A client in the chat, past its welcome.
+    async fn join(server: &ChatServer) -> Client {
+        let mut client = connect(server, "/chat?userId=7").await;
+        let welcome = hear(&mut client).await;
+        assert_eq!(welcome["type"], "welcome");
+        assert_eq!(welcome["server"], server.address().to_string());
+        client
+    }
+
+    async fn next(client: &mut Client) -> Option<Result<Frame, Error>> {
+        timeout(Duration::from_secs(5), client.next())
+            .await
+            .expect("a frame within 5 s")
+    }
+
+    async fn hear(client: &mut Client) -> Value {
+        let frame = next(client).await.unwrap().unwrap();
+        serde_json::from_str(frame.to_text().unwrap()).unwrap()
+    }
+
+    async fn tell(client: &mut Client, word: Value) {
+        client.send(Frame::text(word.to_string())).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_said_on_one_server_is_heard_on_the_other() {
+        let room = Arc::default();
+        let (one, two) = (start(&room).await, start(&room).await);
+        let (mut ann, mut bob) = (join(&one).await, join(&two).await);
+        let text = "ä".repeat(3584);
+        tell(
+            &mut ann,
+            json!({"type": "say", "id": "x", "name": "Ann", "text": text}),
+        )
+        .await;
+        for client in [&mut ann, &mut bob] {
+            let expected = json!({
+                "type": "message", "seq": 1, "server": one.address().to_string(),
+                "id": "x", "name": "Ann", "text": text,
+            });
+            assert_eq!(hear(client).await, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_heartbeat_comes_back_as_it_went() {
+        let server = start(&Arc::default()).await;
+        let mut client = join(&server).await;
+        tell(&mut client, json!({"type": "ping", "t": 12.5})).await;
+        assert_eq!(hear(&mut client).await, json!({"type": "pong", "t": 12.5}));
+    }
+
+    #[tokio::test]
+    async fn nonsense_is_answered_and_the_session_lives() {
+        let server = start(&Arc::default()).await;
+        let mut client = join(&server).await;
+        for nonsense in ["{", "[]", r#"{"type":"shout"}"#] {
+            client.send(Frame::text(nonsense)).await.unwrap();
+            assert_eq!(hear(&mut client).await["type"], "error");
+        }
+        tell(&mut client, json!({"type": "ping", "t": 1})).await;
+        assert_eq!(hear(&mut client).await["type"], "pong");
+    }
+
+    #[tokio::test]
+    async fn after_a_kill_a_client_catches_up_on_the_other_server() {
+        let room = Arc::default();
+        let (one, two) = (start(&room).await, start(&room).await);
+        let (mut ann, mut bob) = (join(&one).await, join(&two).await);
+        assert_eq!(one.sessions().open(), 1);
+        one.kill().await;
+        assert!(
+            matches!(next(&mut ann).await, None | Some(Err(_))),
+            "a killed server says nothing"
+        );
+        tell(&mut bob, json!({"type": "say", "name": "Bob", "text": "?"})).await;
+        hear(&mut bob).await;
+        let mut ann = join(&two).await;
+        tell(&mut ann, json!({"type": "catch_up", "since": 0})).await;
+        assert_eq!(hear(&mut ann).await["text"], "?");
+        assert_eq!(hear(&mut ann).await["type"], "caught_up");
+    }
+
+    #[tokio::test]
+    async fn a_killed_server_starts_again_on_its_address() {
+        let room = Arc::default();
+        let server = start(&room).await;
+        let _client = join(&server).await;
+        let address = server.address();
+        server.kill().await;
+        let listener = TcpListener::bind(address).await.unwrap();
+        join(&ChatServer::start(listener, room).unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn echo_returns_text_and_binary_and_ends_with_the_close_code() {
+        let server = start(&Arc::default()).await;
+        let mut client = connect(&server, "/echo").await;
+        for frame in [Frame::text("é"), Frame::binary(vec![0; 70_000])] {
+            client.send(frame.clone()).await.unwrap();
+            assert_eq!(next(&mut client).await.unwrap().unwrap(), frame);
+        }
+        client.close(None).await.unwrap();
+        assert!(matches!(next(&mut client).await, Some(Ok(Frame::Close(_)))));
+    }
+
+    #[tokio::test]
+    async fn sessions_are_counted_while_they_live() {
+        let server = start(&Arc::default()).await;
+        let mut client = join(&server).await;
+        assert_eq!(server.sessions().open(), 1);
+        client.close(None).await.unwrap();
+        timeout(Duration::from_secs(5), async {
+            while server.sessions().open() > 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    #[tokio::test]
+    async fn other_paths_and_broken_handshakes_are_refused() {
+        let server = start(&Arc::default()).await;
+        let status = async |path: &str, version: &'static str| {
+            let url = format!("ws://{}{path}", server.address());
+            let mut request = url.into_client_request().unwrap();
+            let version = HeaderValue::from_static(version);
+            request.headers_mut().insert(SEC_WEBSOCKET_VERSION, version);
+            match connect_async(request).await {
+                Err(Error::Http(response)) => response.status().as_u16(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(status("/IMS_SVR/websocketeer", "13").await, 404);
+        assert_eq!(status("/", "13").await, 404);
+        assert_eq!(status("/healthz", "13").await, 200);
+        assert_eq!(status("/IMS_SVR/websocket/chat", "12").await, 426);
+    }
+}

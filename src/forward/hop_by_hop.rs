@@ -1,0 +1,68 @@
+//! Fields that were meant for one connection only (RFC 9110 section 7.6.1).
+//!
+//! Pingora frames each connection by itself: `Content-Length` and `Transfer-Encoding` are its
+//! business, as are the `Connection` and `Upgrade` of a WebSocket handshake, which it renews.
+
+use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue};
+
+use super::Fields;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Never forwarded, nominated or not.
+static ALWAYS: [HeaderName; 5] = [
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::TE,
+    header::TRAILER,
+];
+
+/// What a `Connection` field cannot take away: without these the message would be another one.
+fn is_protected(name: &HeaderName) -> bool {
+    [
+        header::HOST,
+        header::CONTENT_LENGTH,
+        header::TRANSFER_ENCODING,
+        header::CONNECTION,
+        header::UPGRADE,
+        header::SEC_WEBSOCKET_KEY,
+        header::SEC_WEBSOCKET_VERSION,
+        header::SEC_WEBSOCKET_ACCEPT,
+        header::SEC_WEBSOCKET_PROTOCOL,
+        header::SEC_WEBSOCKET_EXTENSIONS,
+    ]
+    .contains(name)
+}
+
+/// Whether [`remove`] could find anything: most responses carry nothing of the kind.
+pub fn are_there(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::CONNECTION) || ALWAYS.iter().any(|name| headers.contains_key(name))
+}
+
+/// Takes out of `out` what `arrived` marks as hop-by-hop.
+pub fn remove(out: &mut impl Fields, arrived: &HeaderMap) {
+    for name in &ALWAYS {
+        if out.map().contains_key(name) {
+            out.remove(name);
+        }
+    }
+    for name in arrived
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(nominated)
+    {
+        if !is_protected(&name) && out.map().contains_key(&name) {
+            out.remove(&name);
+        }
+    }
+}
+
+fn nominated(connection: &HeaderValue) -> impl Iterator<Item = HeaderName> {
+    connection
+        .as_bytes()
+        .split(|byte| *byte == b',')
+        .filter_map(|option| HeaderName::from_bytes(option.trim_ascii()).ok())
+}

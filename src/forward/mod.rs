@@ -1,0 +1,113 @@
+//! What a request and its answer carry on: client address, forwarding headers, hop-by-hop.
+//!
+//! Pure: works on any header type through [`Fields`]. The order of the work is fixed, and each
+//! step may rely on the ones before:
+//!
+//! 1. what was meant for one connection only goes ([`hop_by_hop`]);
+//! 2. forwarding headers that the peer is not trusted to send go, ours are set ([`forwarded`]);
+//! 3. the route's own rules: remove, set, add. Templates see the request as it arrived.
+
+pub mod client_address;
+pub mod forwarded;
+pub mod hop_by_hop;
+pub mod template;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::config::{Forwarded, HeaderRules};
+use template::RequestVariables;
+
+/// A header section that can be edited. `display` is the name in the case it is to be sent in.
+pub trait Fields {
+    fn map(&self) -> &HeaderMap;
+    /// Replaces every field of the name.
+    fn set(&mut self, name: &HeaderName, display: &str, value: HeaderValue);
+    fn append(&mut self, name: &HeaderName, display: &str, value: HeaderValue);
+    /// Takes every field of the name out.
+    fn remove(&mut self, name: &HeaderName);
+}
+
+impl Fields for HeaderMap {
+    fn map(&self) -> &HeaderMap {
+        self
+    }
+
+    fn set(&mut self, name: &HeaderName, _display: &str, value: HeaderValue) {
+        self.insert(name, value);
+    }
+
+    fn append(&mut self, name: &HeaderName, _display: &str, value: HeaderValue) {
+        HeaderMap::append(self, name, value);
+    }
+
+    fn remove(&mut self, name: &HeaderName) {
+        HeaderMap::remove(self, name);
+    }
+}
+
+/// Whether the TCP peer's word on forwarding is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    Trusted,
+    Untrusted,
+}
+
+/// Makes the request that arrived into the one that a server gets.
+pub fn request_headers(
+    out: &mut impl Fields,
+    arrived: &RequestVariables<'_>,
+    rules: &HeaderRules,
+    forwarded: Forwarded,
+    trust: Trust,
+) {
+    hop_by_hop::remove(out, arrived.headers);
+    forwarded::apply(out, arrived, forwarded, trust);
+    apply(rules, out, arrived);
+}
+
+/// Makes the server's response into the one that the client gets.
+pub fn response_headers(
+    out: &mut impl Fields,
+    arrived: &RequestVariables<'_>,
+    rules: &HeaderRules,
+) {
+    if hop_by_hop::are_there(out.map()) {
+        let received = out.map().clone();
+        hop_by_hop::remove(out, &received);
+    }
+    apply(rules, out, arrived);
+}
+
+fn apply(rules: &HeaderRules, out: &mut impl Fields, arrived: &RequestVariables<'_>) {
+    for name in &rules.remove {
+        out.remove(name);
+    }
+    let mut rendered = Vec::new();
+    for (name, display, template) in &rules.set {
+        rendered.clear();
+        template.render(arrived, &mut rendered);
+        match value(&rendered) {
+            // As in nginx: an empty value takes the field away.
+            None => out.remove(name),
+            Some(value) => out.set(name, display, value),
+        }
+    }
+    for (name, display, template) in &rules.add {
+        rendered.clear();
+        template.render(arrived, &mut rendered);
+        if let Some(value) = value(&rendered) {
+            out.append(name, display, value);
+        }
+    }
+}
+
+/// `None` for nothing, and for what cannot stand in a header (RFC 9110 section 5.5).
+fn value(rendered: &[u8]) -> Option<HeaderValue> {
+    if rendered.is_empty() {
+        return None;
+    }
+    HeaderValue::from_bytes(rendered).ok()
+}
+
+#[cfg(test)]
+mod tests;

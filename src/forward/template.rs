@@ -1,0 +1,376 @@
+//! Header values with nginx's variables: `$host:$server_port`.
+//!
+//! A name is `$name` or `${name}`. A `$` that no name follows stands for itself, as in nginx.
+//! A variable that has no value renders as nothing.
+
+use std::net::SocketAddr;
+
+use http::{HeaderMap, Method, header};
+
+use super::client_address::ClientAddress;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    source: String,
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Literal(String),
+    Variable(Variable),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Variable {
+    Host,
+    ServerPort,
+    ServerAddr,
+    Scheme,
+    RemoteAddr,
+    RemotePort,
+    RequestUri,
+    Uri,
+    QueryString,
+    Argument(String),
+    /// `$http_NAME`, with the dashes that the name stands for.
+    Field(String),
+    Cookie(String),
+    RequestId,
+    RequestMethod,
+    ForwardedFor,
+}
+
+/// Every variable that has no name of the user's in it.
+const PLAIN: &[(&str, Variable)] = &[
+    ("host", Variable::Host),
+    ("server_port", Variable::ServerPort),
+    ("server_addr", Variable::ServerAddr),
+    ("scheme", Variable::Scheme),
+    ("remote_addr", Variable::RemoteAddr),
+    ("remote_port", Variable::RemotePort),
+    ("request_uri", Variable::RequestUri),
+    ("uri", Variable::Uri),
+    ("query_string", Variable::QueryString),
+    ("args", Variable::QueryString),
+    ("request_id", Variable::RequestId),
+    ("request_method", Variable::RequestMethod),
+    ("proxy_add_x_forwarded_for", Variable::ForwardedFor),
+];
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    #[error("unknown variable \"${name}\"{}", did_you_mean(name))]
+    UnknownVariable { name: String },
+    #[error("\"${{\" without a closing brace in {template:?}")]
+    Unclosed { template: String },
+}
+
+fn did_you_mean(name: &str) -> String {
+    let nearest = PLAIN
+        .iter()
+        .map(|(known, _)| (strsim::damerau_levenshtein(known, name), known))
+        .filter(|(distance, _)| *distance <= 3)
+        .min();
+    match nearest {
+        Some((_, known)) => format!(" (did you mean \"${known}\"?)"),
+        None => " ($arg_NAME, $http_NAME, $cookie_NAME take any name)".to_owned(),
+    }
+}
+
+impl Template {
+    pub fn parse(source: &str) -> Result<Self, TemplateError> {
+        let mut parts = Vec::new();
+        let mut literal = String::new();
+        let mut rest = source;
+        while let Some(at) = rest.find('$') {
+            literal.push_str(&rest[..at]);
+            let behind = &rest[at + 1..];
+            let (name, after) = match behind.strip_prefix('{') {
+                Some(braced) => braced
+                    .split_once('}')
+                    .ok_or_else(|| TemplateError::Unclosed {
+                        template: source.to_owned(),
+                    })?,
+                None => {
+                    let end = behind
+                        .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                        .unwrap_or(behind.len());
+                    behind.split_at(end)
+                }
+            };
+            if name.is_empty() && !behind.starts_with('{') {
+                literal.push('$');
+            } else {
+                if !literal.is_empty() {
+                    parts.push(Part::Literal(std::mem::take(&mut literal)));
+                }
+                parts.push(Part::Variable(Variable::parse(name)?));
+            }
+            rest = after;
+        }
+        literal.push_str(rest);
+        if !literal.is_empty() {
+            parts.push(Part::Literal(literal));
+        }
+        Ok(Self {
+            source: source.to_owned(),
+            parts,
+        })
+    }
+
+    /// The text as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.source
+    }
+
+    /// Appends the value for one request. Bytes, as header values are (RFC 9110 section 5.5).
+    pub fn render(&self, request: &RequestVariables<'_>, out: &mut Vec<u8>) {
+        for part in &self.parts {
+            match part {
+                Part::Literal(text) => out.extend_from_slice(text.as_bytes()),
+                Part::Variable(variable) => request.append(variable, out),
+            }
+        }
+    }
+}
+
+impl Variable {
+    fn parse(name: &str) -> Result<Self, TemplateError> {
+        if let Some((_, variable)) = PLAIN.iter().find(|(known, _)| *known == name) {
+            return Ok(variable.clone());
+        }
+        let of = |prefix| {
+            name.strip_prefix(prefix)
+                .filter(|rest: &&str| !rest.is_empty())
+        };
+        if let Some(argument) = of("arg_") {
+            return Ok(Self::Argument(argument.to_owned()));
+        }
+        if let Some(field) = of("http_") {
+            return Ok(Self::Field(field.replace('_', "-").to_ascii_lowercase()));
+        }
+        if let Some(cookie) = of("cookie_") {
+            return Ok(Self::Cookie(cookie.to_owned()));
+        }
+        Err(TemplateError::UnknownVariable {
+            name: name.to_owned(),
+        })
+    }
+}
+
+/// A request as it arrived: what templates and forwarding headers are made from.
+#[derive(Debug, Clone)]
+pub struct RequestVariables<'a> {
+    pub headers: &'a HeaderMap,
+    pub method: &'a Method,
+    /// Path and query, as sent.
+    pub target: &'a [u8],
+    /// For a request that names its host in the target and has no `Host` field.
+    pub authority: Option<&'a str>,
+    pub scheme: &'static str,
+    pub local: Option<SocketAddr>,
+    /// The TCP peer; `None` on a unix socket.
+    pub peer: Option<SocketAddr>,
+    pub client: ClientAddress,
+    pub request_id: &'a str,
+}
+
+impl<'a> RequestVariables<'a> {
+    /// The host as sent, with its port if it has one.
+    pub fn http_host(&self) -> &'a [u8] {
+        match self.headers.get(header::HOST) {
+            Some(host) => host.as_bytes(),
+            None => self.authority.unwrap_or_default().as_bytes(),
+        }
+    }
+
+    /// What arrived as X-Forwarded-For with the peer's address behind it.
+    pub fn append_forwarded_for(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        self.append_field("x-forwarded-for", out);
+        if out.len() > start {
+            out.extend_from_slice(b", ");
+        }
+        self.append_peer(out);
+    }
+
+    fn append_peer(&self, out: &mut Vec<u8>) {
+        match self.peer {
+            Some(peer) => out.extend_from_slice(peer.ip().to_canonical().to_string().as_bytes()),
+            None => out.extend_from_slice(b"unix:"),
+        }
+    }
+
+    fn append(&self, variable: &Variable, out: &mut Vec<u8>) {
+        let (path, query) = self.path_and_query();
+        let mut text = |text: &str| out.extend_from_slice(text.as_bytes());
+        match variable {
+            Variable::Host => {
+                let host = without_port(self.http_host());
+                out.extend(host.iter().map(u8::to_ascii_lowercase));
+            }
+            Variable::ServerPort => {
+                if let Some(local) = self.local {
+                    text(&local.port().to_string());
+                }
+            }
+            Variable::ServerAddr => {
+                if let Some(local) = self.local {
+                    text(&local.ip().to_canonical().to_string());
+                }
+            }
+            Variable::Scheme => text(self.scheme),
+            Variable::RemoteAddr => text(&self.client.to_string()),
+            Variable::RemotePort => {
+                if let Some(peer) = self.peer {
+                    text(&peer.port().to_string());
+                }
+            }
+            Variable::RequestUri => out.extend_from_slice(self.target),
+            Variable::Uri => out.extend_from_slice(path),
+            Variable::QueryString => out.extend_from_slice(query),
+            Variable::Argument(name) => {
+                let value = query.split(|byte| *byte == b'&').find_map(|pair| {
+                    let (key, value) = split_at_byte(pair, b'=')?;
+                    key.eq_ignore_ascii_case(name.as_bytes()).then_some(value)
+                });
+                out.extend_from_slice(value.unwrap_or_default());
+            }
+            Variable::Field(name) if name == "host" => out.extend_from_slice(self.http_host()),
+            Variable::Field(name) => self.append_field(name, out),
+            Variable::Cookie(name) => out.extend_from_slice(self.cookie(name).unwrap_or_default()),
+            Variable::RequestId => text(self.request_id),
+            Variable::RequestMethod => text(self.method.as_str()),
+            Variable::ForwardedFor => self.append_forwarded_for(out),
+        }
+    }
+
+    /// Several fields of one name are one list (RFC 9110 section 5.3).
+    fn append_field(&self, name: &str, out: &mut Vec<u8>) {
+        for (index, value) in self.headers.get_all(name).iter().enumerate() {
+            if index > 0 {
+                out.extend_from_slice(b", ");
+            }
+            out.extend_from_slice(value.as_bytes());
+        }
+    }
+
+    fn cookie(&self, name: &str) -> Option<&'a [u8]> {
+        self.headers
+            .get_all(header::COOKIE)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b';'))
+            .find_map(|pair| {
+                let (key, value) = split_at_byte(pair.trim_ascii(), b'=')?;
+                (key == name.as_bytes()).then_some(value)
+            })
+    }
+
+    fn path_and_query(&self) -> (&'a [u8], &'a [u8]) {
+        split_at_byte(self.target, b'?').unwrap_or((self.target, b""))
+    }
+}
+
+fn split_at_byte(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
+    let index = bytes.iter().position(|byte| *byte == at)?;
+    Some((&bytes[..index], &bytes[index + 1..]))
+}
+
+/// `host:port`, `[v6]:port` or either without a port; brackets stay, as in nginx.
+fn without_port(host: &[u8]) -> &[u8] {
+    if host.starts_with(b"[") {
+        let end = host
+            .iter()
+            .position(|byte| *byte == b']')
+            .map_or(host.len(), |at| at + 1);
+        return &host[..end];
+    }
+    split_at_byte(host, b':').map_or(host, |(host, _)| host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forward::client_address::TrustedProxies;
+
+    fn headers() -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("host", "Chat.Example.com:9090"),
+            ("x-tag", "one"),
+            ("x-tag", "two"),
+            ("cookie", "a=1; session=abc; session=later"),
+            ("x-forwarded-for", "203.0.113.9"),
+            ("upgrade", "websocket"),
+        ] {
+            headers.append(name, value.parse().unwrap());
+        }
+        headers
+    }
+
+    fn render(template: &str) -> String {
+        let headers = headers();
+        let peer = Some("192.0.2.7:41000".parse().unwrap());
+        let request = RequestVariables {
+            client: ClientAddress::find(peer, &headers, &TrustedProxies::default()),
+            headers: &headers,
+            method: &Method::GET,
+            target: b"/IMS_SVR/ws?userId=42&x=y&userid=43",
+            authority: None,
+            scheme: "http",
+            local: Some("127.0.0.1:9090".parse().unwrap()),
+            peer,
+            request_id: "the-id",
+        };
+        let mut out = Vec::new();
+        Template::parse(template)
+            .unwrap()
+            .render(&request, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn every_variable_of_the_contract_renders_as_in_nginx() {
+        for (template, value) in [
+            ("$host:$server_port", "chat.example.com:9090"),
+            ("$http_host", "Chat.Example.com:9090"),
+            ("$server_addr", "127.0.0.1"),
+            ("$scheme", "http"),
+            ("$remote_addr", "192.0.2.7"),
+            ("$remote_port", "41000"),
+            ("$request_uri", "/IMS_SVR/ws?userId=42&x=y&userid=43"),
+            ("$uri", "/IMS_SVR/ws"),
+            ("$query_string", "userId=42&x=y&userid=43"),
+            ("$args", "userId=42&x=y&userid=43"),
+            ("$arg_userId", "42"),
+            ("$arg_absent", ""),
+            ("$http_x_tag", "one, two"),
+            ("$http_upgrade", "websocket"),
+            ("$cookie_session", "abc"),
+            ("$request_id", "the-id"),
+            ("$request_method", "GET"),
+            ("$proxy_add_x_forwarded_for", "203.0.113.9, 192.0.2.7"),
+        ] {
+            assert_eq!(render(template), value, "{template}");
+        }
+    }
+
+    #[test]
+    fn braces_end_a_name_and_a_lone_dollar_is_itself() {
+        assert_eq!(render("${host}s"), "chat.example.coms");
+        assert_eq!(render("costs 5$ or $-"), "costs 5$ or $-");
+        assert_eq!(render("plain"), "plain");
+    }
+
+    #[test]
+    fn an_unknown_variable_is_an_error_that_names_the_nearest() {
+        let error = Template::parse("$remote_adr").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "unknown variable \"$remote_adr\" (did you mean \"$remote_addr\"?)"
+        );
+        assert!(Template::parse("${host").is_err());
+        assert!(Template::parse("$arg_").is_err());
+    }
+}

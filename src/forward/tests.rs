@@ -1,0 +1,237 @@
+use http::Method;
+
+use super::client_address::{ClientAddress, TrustedProxies};
+use super::*;
+use crate::forward::template::Template;
+
+/// The fields that leave, as `name: value` lines, for a request with these from this peer.
+fn leave(
+    fields: &[(&'static str, &str)],
+    rules: &HeaderRules,
+    mode: Forwarded,
+    peer: &str,
+) -> Vec<String> {
+    let mut arrived = HeaderMap::new();
+    arrived.insert("host", HeaderValue::from_static("chat.example.com:9090"));
+    for (name, value) in fields {
+        arrived.append(*name, value.parse().unwrap());
+    }
+    let trusted = TrustedProxies(vec!["10.0.0.0/8".parse().unwrap()]);
+    let peer = Some(peer.parse().unwrap());
+    let trust = if trusted.trusts_peer(peer) {
+        Trust::Trusted
+    } else {
+        Trust::Untrusted
+    };
+    let request = RequestVariables {
+        client: ClientAddress::find(peer, &arrived, &trusted),
+        headers: &arrived,
+        method: &Method::GET,
+        target: b"/",
+        authority: None,
+        scheme: "http",
+        local: Some("127.0.0.1:9090".parse().unwrap()),
+        peer,
+        request_id: "id",
+    };
+    let mut out = arrived.clone();
+    request_headers(&mut out, &request, rules, mode, trust);
+    let mut lines: Vec<_> = out
+        .iter()
+        .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+        .collect();
+    lines.sort();
+    lines
+}
+
+const CLIENT: &str = "192.0.2.7:41000";
+const PROXY: &str = "10.0.0.2:41000";
+
+#[test]
+fn the_defaults_say_who_asked_for_what() {
+    let lines = leave(&[], &HeaderRules::default(), Forwarded::XForwarded, CLIENT);
+    assert_eq!(
+        lines,
+        [
+            "host: chat.example.com:9090",
+            "x-forwarded-for: 192.0.2.7",
+            "x-forwarded-host: chat.example.com:9090",
+            "x-forwarded-port: 9090",
+            "x-forwarded-proto: http",
+            "x-real-ip: 192.0.2.7",
+        ]
+    );
+}
+
+#[test]
+fn what_an_untrusted_client_says_of_itself_does_not_pass() {
+    let lies = [
+        ("x-forwarded-for", "127.0.0.1"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "admin"),
+        ("x-forwarded-port", "443"),
+        ("x-real-ip", "127.0.0.1"),
+        ("forwarded", "for=127.0.0.1"),
+    ];
+    let honest = leave(&[], &HeaderRules::default(), Forwarded::XForwarded, CLIENT);
+    assert_eq!(
+        leave(
+            &lies,
+            &HeaderRules::default(),
+            Forwarded::XForwarded,
+            CLIENT
+        ),
+        honest
+    );
+    let off = leave(&lies, &HeaderRules::default(), Forwarded::Off, CLIENT);
+    assert_eq!(off, ["host: chat.example.com:9090"]);
+}
+
+#[test]
+fn a_trusted_proxy_is_carried_on() {
+    let said = [
+        ("x-forwarded-for", "203.0.113.9"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "shop.example.com"),
+    ];
+    let lines = leave(&said, &HeaderRules::default(), Forwarded::XForwarded, PROXY);
+    assert_eq!(
+        lines,
+        [
+            "host: chat.example.com:9090",
+            "x-forwarded-for: 203.0.113.9, 10.0.0.2",
+            "x-forwarded-host: shop.example.com",
+            "x-forwarded-port: 9090",
+            "x-forwarded-proto: https",
+            "x-real-ip: 203.0.113.9",
+        ]
+    );
+}
+
+#[test]
+fn rfc_7239_gets_an_element_for_this_hop() {
+    let said = [("forwarded", "for=203.0.113.9;proto=https")];
+    let lines = leave(&said, &HeaderRules::default(), Forwarded::Rfc7239, PROXY);
+    assert_eq!(
+        lines,
+        [
+            "forwarded: for=10.0.0.2;proto=http;host=\"chat.example.com:9090\"",
+            "forwarded: for=203.0.113.9;proto=https",
+            "host: chat.example.com:9090",
+        ]
+    );
+    let v6 = leave(
+        &[],
+        &HeaderRules::default(),
+        Forwarded::Rfc7239,
+        "[2001:db8::1]:5",
+    );
+    assert!(
+        v6[0].starts_with("forwarded: for=\"[2001:db8::1]\";"),
+        "{v6:?}"
+    );
+}
+
+#[test]
+fn a_connection_field_takes_away_the_clients_own_fields_but_none_of_ours() {
+    let nominating = [
+        (
+            "connection",
+            "keep-alive, X-Forwarded-For, X-Real-IP, Host, X-Secret",
+        ),
+        ("keep-alive", "timeout=5"),
+        ("te", "trailers"),
+        ("x-secret", "1"),
+        ("x-kept", "1"),
+    ];
+    let lines = leave(
+        &nominating,
+        &HeaderRules::default(),
+        Forwarded::XForwarded,
+        CLIENT,
+    );
+    for wanted in [
+        "host: chat.example.com:9090",
+        "x-forwarded-for: 192.0.2.7",
+        "x-real-ip: 192.0.2.7",
+        "x-kept: 1",
+    ] {
+        assert!(
+            lines.iter().any(|line| line == wanted),
+            "{wanted} in {lines:?}"
+        );
+    }
+    for gone in ["keep-alive", "te:", "x-secret"] {
+        assert!(
+            !lines.iter().any(|line| line.starts_with(gone)),
+            "{gone} in {lines:?}"
+        );
+    }
+}
+
+#[test]
+fn a_route_removes_sets_and_adds_in_this_order() {
+    let template = |text| Template::parse(text).unwrap();
+    let named = |name: &'static str, text| {
+        (
+            HeaderName::from_static(name),
+            name.to_owned(),
+            template(text),
+        )
+    };
+    let rules = HeaderRules {
+        set: vec![
+            named("host", "$host:$server_port"),
+            named("remote_addr", "$remote_addr"),
+            named("x-forwarded-for", "$proxy_add_x_forwarded_for"),
+            named("x-empty", "$arg_absent"),
+        ],
+        add: vec![named("x-tag", "two")],
+        remove: vec![HeaderName::from_static("x-debug")],
+    };
+    let fields = [
+        ("x-forwarded-for", "198.51.100.1"),
+        ("x-debug", "1"),
+        ("x-empty", "was here"),
+        ("x-tag", "one"),
+    ];
+    let lines = leave(&fields, &rules, Forwarded::Off, CLIENT);
+    assert_eq!(
+        lines,
+        [
+            "host: chat.example.com:9090",
+            "remote_addr: 192.0.2.7",
+            "x-forwarded-for: 198.51.100.1, 192.0.2.7",
+            "x-tag: one",
+            "x-tag: two",
+        ]
+    );
+}
+
+#[test]
+fn a_response_loses_what_was_meant_for_one_connection() {
+    let mut response = HeaderMap::new();
+    for (name, value) in [
+        ("connection", "close, X-Hop"),
+        ("x-hop", "1"),
+        ("keep-alive", "timeout=5"),
+        ("server", "t"),
+    ] {
+        response.insert(name, HeaderValue::from_static(value));
+    }
+    let arrived = HeaderMap::new();
+    let request = RequestVariables {
+        client: ClientAddress::Unix,
+        headers: &arrived,
+        method: &Method::GET,
+        target: b"/",
+        authority: None,
+        scheme: "http",
+        local: None,
+        peer: None,
+        request_id: "id",
+    };
+    response_headers(&mut response, &request, &HeaderRules::default());
+    assert!(!response.contains_key("x-hop") && !response.contains_key("keep-alive"));
+    assert!(response.contains_key("server"));
+}

@@ -1,0 +1,15 @@
+//! Where clients come in: bound sockets, the accept loop, and the door to Pingora.
+//!
+//! The accept loop is ours and not Pingora's listening service, for three reasons: a socket that
+//! cannot be bound is an error before anything is served; every connection is wrapped in a
+//! [`ClientStream`] without another buffer below; and the process stops when it is empty, not
+//! after a fixed time. See `docs/decisions.md`.
+
+mod accept;
+pub mod head;
+mod socket;
+pub mod stream;
+
+pub use accept::{Connections, Edge, serve};
+pub use socket::{BindError, BoundListener, bind};
+pub use stream::{ClientStream, Connection, Reading};

@@ -1,0 +1,168 @@
+//! The access log: one JSON object a line, written by a thread of its own.
+//!
+//! A request never waits for it: when the reader of the log is slower than the traffic and the
+//! queue is full, lines are dropped and counted, and the count is told on stderr.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use arc_swap::ArcSwapOption;
+use jiff::Timestamp;
+use log::warn;
+use serde::Serialize;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+
+use crate::config;
+
+/// What ended or began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// An exchange ended.
+    Request,
+    /// The 101 goes out.
+    SessionOpen,
+    SessionClose,
+}
+
+/// One line. Every field is always there; `null` says unknown, or not of this kind.
+#[derive(Debug, Serialize)]
+pub struct Entry<'a> {
+    pub kind: Kind,
+    pub id: &'a str,
+    pub listener: &'a str,
+    pub route: Option<&'a str>,
+    pub upstream: Option<&'a str>,
+    pub server: Option<String>,
+    pub client: String,
+    pub method: &'a str,
+    pub host: Option<&'a str>,
+    pub path: &'a str,
+    /// What the client got; 499 when it left before it got anything.
+    pub status: u16,
+    pub duration_ms: f64,
+    /// From the request's head to the 101.
+    pub handshake_ms: Option<f64>,
+    /// From the client.
+    pub bytes_in: u64,
+    /// To the client.
+    pub bytes_out: u64,
+    pub messages_in: Option<u64>,
+    pub messages_out: Option<u64>,
+    pub close_code: Option<u32>,
+    pub closed_by: Option<&'static str>,
+    /// Servers tried.
+    pub attempts: usize,
+    pub user_agent: Option<&'a str>,
+    /// Why prusik itself answered, or why the exchange failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<&'a str>,
+}
+
+/// Lines that wait for a slow reader before more are dropped.
+const QUEUE: usize = 16 * 1024;
+
+pub struct AccessLog {
+    sink: ArcSwapOption<Sink>,
+    /// Dropped lines of sinks that were replaced, and of the present one when last told.
+    told: AtomicUsize,
+}
+
+struct Sink {
+    writer: NonBlocking,
+    dropped: ErrorCounter,
+    /// Writes out what waits when the sink is replaced or the process ends.
+    _guard: WorkerGuard,
+}
+
+impl AccessLog {
+    pub fn open(config: &config::AccessLog) -> io::Result<Self> {
+        let log = Self {
+            sink: ArcSwapOption::empty(),
+            told: AtomicUsize::new(0),
+        };
+        log.reopen(config)?;
+        Ok(log)
+    }
+
+    /// Opens what the configuration names now: also the way to let go of a rotated file.
+    pub fn reopen(&self, config: &config::AccessLog) -> io::Result<()> {
+        let sink = match config {
+            config::AccessLog::Off => None,
+            config::AccessLog::Stdout => Some(Sink::new(io::stdout())),
+            config::AccessLog::Stderr => Some(Sink::new(io::stderr())),
+            config::AccessLog::File(path) => Some(Sink::new(append_to(path)?)),
+        };
+        self.tell_dropped();
+        self.sink.store(sink.map(Arc::new));
+        self.told.store(0, Relaxed);
+        Ok(())
+    }
+
+    pub fn is_on(&self) -> bool {
+        self.sink.load().is_some()
+    }
+
+    pub fn write(&self, entry: &Entry<'_>) {
+        let Some(sink) = &*self.sink.load() else {
+            return;
+        };
+        let mut line = Vec::with_capacity(512);
+        // Plain data into memory: only a bug could make this fail, and a log line is not worth
+        // a session.
+        if write!(line, "{{\"time\":\"{:.3}\",", Timestamp::now()).is_err() {
+            return;
+        }
+        let start = line.len();
+        if serde_json::to_writer(&mut line, entry).is_err() {
+            return;
+        }
+        line.remove(start);
+        line.push(b'\n');
+        let _ = sink.writer.clone().write_all(&line);
+    }
+
+    /// Says on stderr how many lines were dropped since it last did.
+    pub fn tell_dropped(&self) {
+        let Some(sink) = &*self.sink.load() else {
+            return;
+        };
+        let dropped = sink.dropped.dropped_lines();
+        let new = dropped.saturating_sub(self.told.swap(dropped, Relaxed));
+        if new > 0 {
+            warn!("access log: {new} lines dropped, its reader is too slow ({dropped} in all)");
+        }
+    }
+}
+
+impl Sink {
+    fn new(output: impl Write + Send + 'static) -> Self {
+        let (writer, guard) = NonBlockingBuilder::default()
+            .lossy(true)
+            .buffered_lines_limit(QUEUE)
+            .thread_name("access-log")
+            .finish(BufWriter::with_capacity(64 * 1024, output));
+        let dropped = writer.error_counter();
+        Self {
+            writer,
+            dropped,
+            _guard: guard,
+        }
+    }
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(path)
+        .map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("access_log: cannot open {}: {error}", path.display()),
+            )
+        })
+}

@@ -1,0 +1,3 @@
+//! What is told of the traffic: the access log.
+
+pub mod access_log;

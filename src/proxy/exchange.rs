@@ -1,0 +1,105 @@
+//! What is known of one request, from its head to its log line.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use uuid::Uuid;
+
+use super::gateway::SessionCount;
+use super::generation::Generation;
+use crate::config::Route;
+use crate::forward::Trust;
+use crate::forward::client_address::ClientAddress;
+use crate::listener::Connection;
+use crate::session::traffic::Traffic;
+use crate::upstream::{Group, Lease};
+
+pub struct Exchange {
+    pub id: String,
+    pub started: Instant,
+    pub generation: Arc<Generation>,
+    /// `None` only until the first phase has run.
+    pub connection: Option<Arc<Connection>>,
+    /// The client's address, as the trust rules have it.
+    pub client: ClientAddress,
+    /// Whether the peer is a proxy whose word counts.
+    pub trust: Trust,
+    /// The number of the route that serves.
+    pub route: Option<usize>,
+    pub group: Option<Arc<Group>>,
+    /// The rendered hash key.
+    pub hash_key: Vec<u8>,
+    pub lease: Option<Lease>,
+    /// Servers picked so far, the present one last.
+    pub tried: Vec<SocketAddr>,
+    pub handshake: Option<Handshake>,
+    /// Held while it is an upgraded session.
+    pub live: Option<SessionCount>,
+    /// Why it failed, or why prusik answered by itself.
+    pub error: Option<Cow<'static, str>>,
+}
+
+/// A WebSocket handshake on its way, and the session that may come of it.
+pub struct Handshake {
+    pub expected_accept: String,
+    pub traffic: Arc<Traffic>,
+}
+
+impl Exchange {
+    pub fn new(generation: Arc<Generation>) -> Self {
+        Self {
+            id: Uuid::now_v7().to_string(),
+            started: Instant::now(),
+            generation,
+            connection: None,
+            client: ClientAddress::Unix,
+            trust: Trust::Untrusted,
+            route: None,
+            group: None,
+            hash_key: Vec::new(),
+            lease: None,
+            tried: Vec::new(),
+            handshake: None,
+            live: None,
+            error: None,
+        }
+    }
+
+    pub fn route(&self) -> Option<&Route> {
+        self.route.map(|number| self.generation.route(number))
+    }
+
+    /// The number, in the present configuration, of the listener it came in on.
+    pub fn listener(&self) -> usize {
+        self.connection.as_ref().map_or(0, |connection| {
+            self.generation.listener(connection.listener)
+        })
+    }
+
+    /// Whether another server may be tried after the present one.
+    pub fn has_another_attempt(&self) -> bool {
+        self.group.as_ref().is_some_and(|group| {
+            self.tried.len() < group.config().attempts && group.has_untried(&self.tried)
+        })
+    }
+
+    /// Whether its deadline has struck: the server's answer did not come in time.
+    pub fn timed_out(&self) -> bool {
+        self.connection
+            .as_ref()
+            .is_some_and(|connection| connection.timed_out())
+            || self
+                .handshake
+                .as_ref()
+                .is_some_and(|hs| hs.traffic.handshake_timed_out())
+    }
+
+    /// Counts a failure of the present server for passive ejection.
+    pub fn record_server_failure(&self) {
+        if let (Some(group), Some(lease)) = (&self.group, &self.lease) {
+            group.record_failure(lease.server());
+        }
+    }
+}

@@ -1,0 +1,555 @@
+//! Pingora's phases, each delegating to the part that knows.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{StatusCode, header};
+use log::warn;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType, Result};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+
+use super::answer::Answer;
+use super::exchange::{Exchange, Handshake};
+use super::fields::{RequestFields, ResponseFields, render, variables};
+use super::generation::Generation;
+use super::handshake::{self, Refusal, Upgrade};
+use super::{peer, record};
+use crate::config::{Action, Balance, Route};
+use crate::forward::client_address::ClientAddress;
+use crate::forward::{self, Trust};
+use crate::listener::{ClientStream, Connection, Reading};
+use crate::observe::access_log::AccessLog;
+use crate::route::RequestKey;
+use crate::session::traffic::Traffic;
+use crate::upstream::{Load, Pick};
+
+/// How long an idle keep-alive connection of a client is kept, in seconds.
+const KEEPALIVE_IDLE: u64 = 75;
+
+/// How long a request body that nobody wants is read, so that the connection can serve on.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+pub struct Gateway {
+    current: Arc<ArcSwap<Generation>>,
+    log: Arc<AccessLog>,
+    /// Upgraded sessions that live now.
+    sessions: Arc<AtomicUsize>,
+}
+
+impl Gateway {
+    pub fn new(
+        current: Arc<ArcSwap<Generation>>,
+        log: Arc<AccessLog>,
+        sessions: Arc<AtomicUsize>,
+    ) -> Self {
+        Self {
+            current,
+            log,
+            sessions,
+        }
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Exchange;
+
+    fn new_ctx(&self) -> Exchange {
+        Exchange::new(self.current.load_full())
+    }
+
+    /// None: nothing is compressed or cached here, and Pingora's default module would be asked
+    /// at every step.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    async fn early_request_filter(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
+        let connection = connection_of(session)?;
+        if session.get_keepalive().is_some() {
+            // Without this the second and later requests would have no limit at all.
+            session.set_keepalive(Some(KEEPALIVE_IDLE));
+        }
+        session.set_pipelining_enabled(true);
+        session.set_total_drain_timeout(Some(DRAIN_LIMIT));
+        if handshake::upgrade_of(&session.req_header().headers) == Upgrade::Other {
+            session.req_header_mut().remove_header(&header::UPGRADE);
+        }
+        let has_body = !session.is_body_empty();
+        connection.set_reading(if has_body {
+            Reading::Open
+        } else {
+            Reading::Held
+        });
+        let headers = &session.req_header().headers;
+        let trusted = exchange.generation.trusted();
+        exchange.client = ClientAddress::find(connection.peer, headers, trusted);
+        exchange.trust = match trusted.trusts_peer(connection.peer) {
+            true => Trust::Trusted,
+            false => Trust::Untrusted,
+        };
+        exchange.connection = Some(connection);
+        Ok(())
+    }
+
+    async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+        exchange.route = find_route(session, exchange);
+        let generation = exchange.generation.clone();
+        let Some(route) = exchange.route.map(|number| generation.route(number)) else {
+            exchange.error = Some("no route matches".into());
+            Answer::error(StatusCode::NOT_FOUND, "no route matches")
+                .send(session)
+                .await?;
+            return Ok(true);
+        };
+        session.set_read_timeout(Some(route.timeouts.idle));
+        session.set_write_timeout(Some(route.timeouts.idle));
+        let answer = match admit(session, exchange, route) {
+            Ok(()) => match &route.action {
+                Action::Proxy { upstream, .. } => {
+                    let group = generation.group(*upstream).clone();
+                    if let Balance::ConsistentHash { key, .. } = &group.config().balance {
+                        exchange.hash_key = render(key, session, exchange);
+                    }
+                    exchange.group = Some(group);
+                    return Ok(false);
+                }
+                Action::Redirect { to, status } => {
+                    let to = render(to, session, exchange);
+                    Answer::redirect(
+                        status_of(*status),
+                        String::from_utf8_lossy(&to).into_owned(),
+                    )
+                }
+                Action::Respond { status, body } => {
+                    Answer::respond(status_of(*status), body.clone())
+                }
+            },
+            Err(refusal) => {
+                exchange.error = Some(refusal.reason.into());
+                Answer::error(refusal.status, refusal.reason)
+            }
+        };
+        answer.send(session).await?;
+        Ok(true)
+    }
+
+    async fn upstream_peer(
+        &self,
+        _session: &mut Session,
+        exchange: &mut Exchange,
+    ) -> Result<Box<HttpPeer>> {
+        let (Some(group), Some(route)) = (&exchange.group, exchange.route()) else {
+            return Error::e_explain(ErrorType::InternalError, "no upstream was chosen");
+        };
+        let load = match exchange.handshake {
+            Some(_) => Load::Session,
+            None => Load::Request,
+        };
+        // Let go of the server that failed before the next is counted.
+        let lease = group.pick(Pick {
+            load,
+            key: &exchange.hash_key,
+            tried: &exchange.tried,
+        });
+        let Some(lease) = lease else {
+            let error = match exchange.tried.is_empty() {
+                true => (
+                    503,
+                    format!("upstream {:?} has no server to take it", group.name()),
+                ),
+                false => (
+                    502,
+                    format!("upstream {:?} has no other server left", group.name()),
+                ),
+            };
+            return Error::e_explain(ErrorType::HTTPStatus(error.0), error.1);
+        };
+        let address = lease.server().address;
+        let peer = match &exchange.handshake {
+            Some(handshake) => peer::for_handshake(address, route, &handshake.traffic),
+            None => peer::for_request(group, address, &route.timeouts),
+        };
+        exchange.tried.push(address);
+        exchange.lease = Some(lease);
+        Ok(peer)
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
+        let Some(route) = exchange.route() else {
+            return Ok(());
+        };
+        if let Action::Proxy {
+            strip_prefix: Some(prefix),
+            ..
+        } = &route.action
+        {
+            strip_prefix(request, prefix)?;
+        }
+        forward::request_headers(
+            &mut RequestFields(request),
+            &variables(session, exchange),
+            &route.request_headers,
+            route.forwarded,
+            exchange.trust,
+        );
+        Ok(())
+    }
+
+    /// Called with the end of the body when the whole request is on its way. Must not await:
+    /// before an upgrade that would let Pingora lose the session.
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        _body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
+        if end_of_stream
+            && exchange.handshake.is_none()
+            && let (Some(connection), Some(route)) = (&exchange.connection, exchange.route())
+        {
+            connection.set_deadline(route.timeouts.response);
+        }
+        Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            verify_accept(response, exchange)?;
+        }
+        let Some(route) = exchange.route() else {
+            return Ok(());
+        };
+        forward::response_headers(
+            &mut ResponseFields(response),
+            &variables(session, exchange),
+            &route.response_headers,
+        );
+        Ok(())
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
+        let (Some(connection), Some(route)) = (&exchange.connection, exchange.route()) else {
+            return Ok(());
+        };
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            // The tap watches over the session; what is left to Pingora is a client that doesn't
+            // take what it is sent.
+            connection.clear_deadline();
+            connection.set_reading(Reading::Open);
+            let idle = route
+                .websocket
+                .as_ref()
+                .and_then(|websocket| websocket.idle);
+            session.set_read_timeout(None);
+            session.set_write_timeout(idle);
+            exchange.live = Some(SessionCount::new(&self.sessions));
+            record::session_open(&self.log, session, exchange);
+        } else if exchange.handshake.is_none() {
+            let informational = response.status.is_informational();
+            let timeouts = &route.timeouts;
+            let next = if informational {
+                timeouts.response
+            } else {
+                timeouts.idle
+            };
+            connection.set_deadline(next);
+        }
+        Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        _body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        exchange: &mut Exchange,
+    ) -> Result<Option<Duration>> {
+        if exchange.handshake.is_none()
+            && let (Some(connection), Some(route)) = (&exchange.connection, exchange.route())
+        {
+            connection.set_deadline(route.timeouts.idle);
+        }
+        Ok(None)
+    }
+
+    /// Nothing was sent: the next server may have it, whatever it is.
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        peer: &HttpPeer,
+        exchange: &mut Exchange,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        exchange.record_server_failure();
+        error.set_retry(exchange.has_another_attempt());
+        error.more_context(format!("connecting to {}", peer._address))
+    }
+
+    /// The connection failed after the request had begun to go out: only what may be repeated
+    /// (RFC 9110 section 9.2.2) and has had no answer goes to another server.
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        exchange: &mut Exchange,
+        reused: bool,
+    ) -> Box<Error> {
+        let mut error = error.more_context(format!("server {}", peer._address));
+        let repeatable = session.req_header().method.is_idempotent()
+            && !session.as_ref().retry_buffer_truncated()
+            && session.response_written().is_none();
+        if *error.esource() != ErrorSource::Upstream || exchange.timed_out() {
+            error.set_retry(false);
+        } else if !reused {
+            exchange.record_server_failure();
+            let lost = matches!(
+                error.etype(),
+                ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
+            );
+            error.set_retry(repeatable && lost && exchange.has_another_attempt());
+        } else {
+            // A kept connection that the server had just given up says nothing of the server.
+            error.set_retry(repeatable);
+            if repeatable {
+                exchange.tried.pop();
+            }
+        }
+        error
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        exchange: &mut Exchange,
+    ) -> FailToProxy {
+        let status = status_for(error, exchange);
+        let reason = reason_for(status);
+        exchange.error = Some(Cow::Owned(error.to_string()));
+        if let Ok(code) = StatusCode::from_u16(status)
+            && status != CLIENT_GONE
+            && session
+                .response_written()
+                .is_none_or(|response| response.status.is_informational())
+            && !session.was_upgraded()
+        {
+            session.set_keepalive(None);
+            if let Err(failed) = Answer::error(code, reason).send(session).await {
+                log::debug!("the client is gone before it could be told {status}: {failed}");
+            }
+        }
+        if status >= 500 && !session.was_upgraded() {
+            warn!(
+                "{} {}: {status}: {error}",
+                exchange.id,
+                session.request_summary()
+            );
+        }
+        FailToProxy {
+            error_code: status,
+            can_reuse_downstream: false,
+        }
+    }
+
+    async fn logging(
+        &self,
+        session: &mut Session,
+        _error: Option<&Error>,
+        exchange: &mut Exchange,
+    ) {
+        record::ended(&self.log, session, exchange);
+        if let Some(connection) = &exchange.connection {
+            connection.clear_deadline();
+            connection.set_reading(Reading::Head);
+        }
+    }
+
+    /// Always: [`Gateway::fail_to_proxy`] has said what an operator needs.
+    fn suppress_error_log(&self, _: &Session, _: &Exchange, _: &Error) -> bool {
+        true
+    }
+
+    /// Retries are in the access log (`attempts`), and servers that fail in the health log.
+    fn suppress_proxy_warn_log(
+        &self,
+        _: &Session,
+        _: &Exchange,
+        _: &Error,
+        _: ProxyWarnLogContext,
+    ) -> bool {
+        true
+    }
+}
+
+/// One of the sessions that live now.
+pub struct SessionCount(Arc<AtomicUsize>);
+
+impl SessionCount {
+    fn new(sessions: &Arc<AtomicUsize>) -> Self {
+        sessions.fetch_add(1, Relaxed);
+        Self(sessions.clone())
+    }
+}
+
+impl Drop for SessionCount {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What [`crate::listener`] knows of the connection that this request came in on.
+fn connection_of(session: &Session) -> Result<Arc<Connection>> {
+    session
+        .as_http1()
+        .and_then(|http1| http1.stream().as_any().downcast_ref::<ClientStream>())
+        .map(|stream| stream.connection().clone())
+        .ok_or_else(|| Error::explain(ErrorType::InternalError, "not a connection of ours"))
+}
+
+fn find_route(session: &Session, exchange: &Exchange) -> Option<usize> {
+    let request = session.req_header();
+    let host = request
+        .headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    exchange.generation.find_route(&RequestKey {
+        listener: exchange.listener(),
+        host: host.or_else(|| request.uri.host()).unwrap_or_default(),
+        path: request.uri.path(),
+        method: &request.method,
+        headers: &request.headers,
+    })
+}
+
+/// Lets a plain request pass; makes a handshake one that the server may see, or refuses it.
+fn admit(session: &mut Session, exchange: &mut Exchange, route: &Route) -> Result<(), Refusal> {
+    let request = session.req_header();
+    if handshake::upgrade_of(&request.headers) != Upgrade::WebSocket {
+        return Ok(());
+    }
+    let (method, version) = (request.method.clone(), request.version);
+    let has_body = !session.is_body_empty();
+    let headers = &session.req_header().headers;
+    let expected_accept = handshake::expected_accept(&method, version, headers, has_body)?;
+    let Some(websocket) = &route.websocket else {
+        let reason = "this route takes no websockets";
+        return Err(Refusal {
+            status: StatusCode::FORBIDDEN,
+            reason,
+        });
+    };
+    handshake::check_origin(websocket, headers)?;
+    // Pingora forwards an upgrade only when the field is exactly this.
+    let upgrade = session
+        .req_header_mut()
+        .insert_header(header::UPGRADE, "websocket");
+    debug_assert!(upgrade.is_ok(), "a plain token is a valid value");
+    exchange.handshake = Some(Handshake {
+        expected_accept,
+        traffic: Arc::new(Traffic::default()),
+    });
+    Ok(())
+}
+
+/// A server that answers 101 must have understood what it was asked (RFC 6455 section 4.1).
+fn verify_accept(response: &ResponseHeader, exchange: &Exchange) -> Result<()> {
+    let failure = match &exchange.handshake {
+        None => "the server answered 101 to a request without an upgrade",
+        Some(handshake) => {
+            let mut accepts = response
+                .headers
+                .get_all(header::SEC_WEBSOCKET_ACCEPT)
+                .iter();
+            match (accepts.next(), accepts.next()) {
+                (Some(accept), None) if *accept == *handshake.expected_accept => return Ok(()),
+                _ => "the server's Sec-WebSocket-Accept is not the answer to the client's key",
+            }
+        }
+    };
+    exchange.record_server_failure();
+    Error::e_explain(ErrorType::HTTPStatus(502), failure)
+}
+
+fn strip_prefix(request: &mut RequestHeader, prefix: &str) -> Result<()> {
+    let target = request.raw_path();
+    let Some(rest) = target.strip_prefix(prefix.trim_end_matches('/').as_bytes()) else {
+        return Ok(());
+    };
+    let mut stripped = Vec::with_capacity(rest.len() + 1);
+    if !rest.starts_with(b"/") {
+        stripped.push(b'/');
+    }
+    stripped.extend_from_slice(rest);
+    request.set_raw_path(&stripped)
+}
+
+/// The configuration admits only valid ones.
+fn status_of(code: u16) -> StatusCode {
+    StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// In the log only: nobody is there to be told.
+const CLIENT_GONE: u16 = 499;
+
+fn status_for(error: &Error, exchange: &Exchange) -> u16 {
+    if exchange.timed_out() {
+        return 504;
+    }
+    match (error.etype(), error.esource()) {
+        (ErrorType::HTTPStatus(status), _) => *status,
+        (
+            ErrorType::ReadTimedout | ErrorType::WriteTimedout | ErrorType::ConnectTimedout,
+            ErrorSource::Upstream,
+        ) => 504,
+        (_, ErrorSource::Upstream) => 502,
+        (ErrorType::ReadTimedout, ErrorSource::Downstream) => 408,
+        (
+            ErrorType::ReadError
+            | ErrorType::WriteError
+            | ErrorType::WriteTimedout
+            | ErrorType::ConnectionClosed,
+            ErrorSource::Downstream,
+        ) => CLIENT_GONE,
+        (_, ErrorSource::Downstream) => 400,
+        (_, ErrorSource::Internal | ErrorSource::Unset) => 500,
+    }
+}
+
+fn reason_for(status: u16) -> &'static str {
+    match status {
+        400 => "the request cannot be understood",
+        408 => "the request did not arrive in time",
+        502 => "no server gave a usable answer",
+        503 => "no server can take this now, try again shortly",
+        504 => "the server did not answer in time",
+        _ => "the request cannot be served",
+    }
+}

@@ -1,0 +1,193 @@
+//! What a WebSocket handshake must be (RFC 6455 section 4.2.1) before a server hears of it.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use http::{HeaderMap, Method, StatusCode, Version, header};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use crate::config;
+
+/// What the request's `Upgrade` field asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upgrade {
+    None,
+    WebSocket,
+    /// Anything else (h2c, say): the field is dropped, the request is served as it is
+    /// (RFC 9110 section 7.8 lets a server ignore an upgrade).
+    Other,
+}
+
+pub fn upgrade_of(headers: &HeaderMap) -> Upgrade {
+    if !headers.contains_key(header::UPGRADE) {
+        Upgrade::None
+    } else if has_token(headers, &header::UPGRADE, "websocket") {
+        Upgrade::WebSocket
+    } else {
+        Upgrade::Other
+    }
+}
+
+/// Why a handshake goes no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    pub status: StatusCode,
+    pub reason: &'static str,
+}
+
+const fn bad(reason: &'static str) -> Refusal {
+    Refusal {
+        status: StatusCode::BAD_REQUEST,
+        reason,
+    }
+}
+
+/// The `Sec-WebSocket-Accept` that the server must answer with, or why it is never asked.
+pub fn expected_accept(
+    method: &Method,
+    version: Version,
+    headers: &HeaderMap,
+    has_body: bool,
+) -> Result<String, Refusal> {
+    if method != Method::GET {
+        return Err(bad("a websocket handshake must be a GET"));
+    }
+    if version != Version::HTTP_11 {
+        return Err(bad("a websocket handshake must be HTTP/1.1"));
+    }
+    if !has_token(headers, &header::CONNECTION, "upgrade") {
+        return Err(bad("a websocket handshake needs `Connection: Upgrade`"));
+    }
+    if has_body {
+        return Err(bad("a websocket handshake must not have a body"));
+    }
+    let mut versions = headers.get_all(header::SEC_WEBSOCKET_VERSION).iter();
+    match (versions.next(), versions.next()) {
+        (Some(version), None) if version == "13" => {}
+        (Some(_), _) => {
+            return Err(Refusal {
+                status: StatusCode::UPGRADE_REQUIRED,
+                reason: "only websocket version 13 is spoken here",
+            });
+        }
+        (None, _) => {
+            return Err(bad(
+                "a websocket handshake needs `Sec-WebSocket-Version: 13`",
+            ));
+        }
+    }
+    let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
+    let (Some(key), None) = (keys.next(), keys.next()) else {
+        return Err(bad("a websocket handshake needs one Sec-WebSocket-Key"));
+    };
+    match BASE64_STANDARD.decode(key) {
+        Ok(nonce) if nonce.len() == 16 => Ok(derive_accept_key(key.as_bytes())),
+        _ => Err(bad("the Sec-WebSocket-Key must be 16 bytes in base64")),
+    }
+}
+
+/// Whether the route's allow-list admits where the page comes from (RFC 6455 section 10.2).
+pub fn check_origin(route: &config::WebSocket, headers: &HeaderMap) -> Result<(), Refusal> {
+    if route.origins.is_empty() {
+        return Ok(());
+    }
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    let admitted = match (origins.next(), origins.next()) {
+        (Some(origin), None) => route
+            .origins
+            .iter()
+            .any(|admitted| origin.as_bytes().eq_ignore_ascii_case(admitted.as_bytes())),
+        _ => false,
+    };
+    if admitted {
+        return Ok(());
+    }
+    Err(Refusal {
+        status: StatusCode::FORBIDDEN,
+        reason: "this Origin is not admitted",
+    })
+}
+
+/// Whether one of the comma-separated tokens in any field of the name is this one.
+fn has_token(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .any(|found| found.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(changes: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let good = [
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "WebSocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ];
+        for (name, value) in good {
+            headers.insert(name, value.parse().unwrap());
+        }
+        for (name, value) in changes {
+            headers.remove(*name);
+            if !value.is_empty() {
+                headers.insert(*name, value.parse().unwrap());
+            }
+        }
+        headers
+    }
+
+    fn status(method: Method, changes: &[(&'static str, &'static str)]) -> u16 {
+        match expected_accept(&method, Version::HTTP_11, &headers(changes), false) {
+            Ok(_) => 101,
+            Err(refusal) => refusal.status.as_u16(),
+        }
+    }
+
+    #[test]
+    fn the_example_of_rfc_6455_gets_its_accept() {
+        let accept = expected_accept(&Method::GET, Version::HTTP_11, &headers(&[]), false);
+        assert_eq!(accept.as_deref(), Ok("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+    }
+
+    #[test]
+    fn anything_but_a_whole_handshake_is_refused() {
+        assert_eq!(status(Method::GET, &[]), 101);
+        assert_eq!(status(Method::POST, &[]), 400);
+        assert_eq!(status(Method::GET, &[("connection", "keep-alive")]), 400);
+        assert_eq!(status(Method::GET, &[("sec-websocket-version", "")]), 400);
+        assert_eq!(status(Method::GET, &[("sec-websocket-version", "8")]), 426);
+        assert_eq!(status(Method::GET, &[("sec-websocket-key", "")]), 400);
+        assert_eq!(
+            status(Method::GET, &[("sec-websocket-key", "c2hvcnQ=")]),
+            400
+        );
+        assert_eq!(
+            status(Method::GET, &[("sec-websocket-key", "not base64!")]),
+            400
+        );
+        let old = expected_accept(&Method::GET, Version::HTTP_10, &headers(&[]), false);
+        assert_eq!(
+            old.map_err(|refusal| refusal.status),
+            Err(StatusCode::BAD_REQUEST)
+        );
+        let body = expected_accept(&Method::GET, Version::HTTP_11, &headers(&[]), true);
+        assert_eq!(
+            body.map_err(|refusal| refusal.status),
+            Err(StatusCode::BAD_REQUEST)
+        );
+    }
+
+    #[test]
+    fn websocket_is_found_among_other_upgrades_and_h2c_is_not_it() {
+        assert_eq!(upgrade_of(&headers(&[("upgrade", "")])), Upgrade::None);
+        assert_eq!(upgrade_of(&headers(&[("upgrade", "h2c")])), Upgrade::Other);
+        assert_eq!(
+            upgrade_of(&headers(&[("upgrade", "h2c, websocket")])),
+            Upgrade::WebSocket
+        );
+    }
+}

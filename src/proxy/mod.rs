@@ -1,0 +1,23 @@
+//! The `ProxyHttp`: each of Pingora's phases in a few lines that delegate.
+//!
+//! ```text
+//!  request_filter            route, or answer here      generation, handshake, answer
+//!  upstream_peer             the next server            peer
+//!  upstream_request_filter   headers out                crate::forward, fields
+//!  upstream_response_filter  101 verified, headers back
+//!  logging                   one line                   record
+//! ```
+//!
+//! What is known of one exchange rides along in [`Exchange`].
+
+mod answer;
+mod exchange;
+mod fields;
+mod gateway;
+mod generation;
+mod handshake;
+mod peer;
+mod record;
+
+pub use gateway::Gateway;
+pub use generation::{Generation, GenerationError};

@@ -1,0 +1,87 @@
+//! The server as Pingora's connector wants it described.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora::upstreams::peer::{
+    H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPolicy, PeerOptions, Tracer, Tracing,
+};
+
+use crate::config::{Route, Timeouts};
+use crate::session::tap::{Limits, TapConnector};
+use crate::session::traffic::Traffic;
+use crate::upstream::{Group, KEPT_IDLE, TCP_KEEPALIVE};
+
+/// Pingora takes off the hop-by-hop fields it knows and renews the WebSocket ones; what the
+/// client's `Connection` nominates is our own filter's business, as Pingora refuses requests that
+/// nominate `X-Forwarded-For` where RFC 9110 section 7.6.1 wants it removed.
+const REQUEST_POLICY: HttpUpstreamRequestPolicy = HttpUpstreamRequestPolicy {
+    strip_hop_by_hop: true,
+    strip_connection_nominated: false,
+    reject_malformed_connection_nominations: false,
+    h1_upgrade: H1UpgradePolicy::WebSocketOnly,
+};
+
+/// For a plain request, over a kept connection if there is one.
+pub fn for_request(group: &Group, address: SocketAddr, timeouts: &Timeouts) -> Box<HttpPeer> {
+    let mut peer = peer(address, timeouts);
+    peer.group_key = name_hash(group.name());
+    peer.options.tracer = Some(Tracer(group.connections.boxed_clone()));
+    // The exchange's own deadline strikes first; this is for what it cannot see.
+    peer.options.read_timeout = Some(timeouts.response.max(timeouts.idle) + Duration::from_secs(1));
+    peer.options.write_timeout = Some(timeouts.idle);
+    let kept = if group.may_keep_idle() {
+        KEPT_IDLE
+    } else {
+        Duration::ZERO
+    };
+    peer.options.idle_timeout = Some(kept);
+    peer
+}
+
+/// For a handshake: a connection of its own, tapped.
+pub fn for_handshake(address: SocketAddr, route: &Route, traffic: &Arc<Traffic>) -> Box<HttpPeer> {
+    let mut peer = peer(address, &route.timeouts);
+    let websocket = route.websocket.as_ref();
+    let idle = websocket.and_then(|websocket| websocket.idle);
+    let limits = Limits {
+        response: route.timeouts.response,
+        idle,
+        max_session: websocket
+            .and_then(|websocket| websocket.max_session)
+            .map(jittered),
+    };
+    // Pingora's pool cannot tell tapped connections apart: each gets a key that nobody asks for,
+    // and is dropped at once should the server have declined.
+    peer.group_key = rand::random();
+    peer.options.idle_timeout = Some(Duration::ZERO);
+    peer.options.write_timeout = idle;
+    peer.options.custom_l4 = Some(Arc::new(TapConnector {
+        limits,
+        traffic: traffic.clone(),
+    }));
+    peer
+}
+
+fn peer(address: SocketAddr, timeouts: &Timeouts) -> Box<HttpPeer> {
+    let mut peer = HttpPeer::new(address, false, String::new());
+    let options: &mut PeerOptions = &mut peer.options;
+    options.connection_timeout = Some(timeouts.connect);
+    options.total_connection_timeout = Some(timeouts.connect);
+    options.tcp_keepalive = Some(TCP_KEEPALIVE);
+    options.http_upstream_request_policy = REQUEST_POLICY;
+    Box::new(peer)
+}
+
+/// Up to a tenth less or more, so that sessions which began together don't end together.
+fn jittered(limit: Duration) -> Duration {
+    limit.mul_f64(rand::random_range(0.9..=1.1))
+}
+
+fn name_hash(name: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,119 @@
+//! An exchange's lines in the access log.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use http::header;
+use pingora_proxy::Session;
+
+use super::exchange::Exchange;
+use crate::observe::access_log::{AccessLog, Entry, Kind};
+use crate::session::traffic::{ClosedBy, Traffic};
+
+/// The client left before it got anything: nginx's name for it.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+/// The 101 is about to go out.
+pub fn session_open(log: &AccessLog, session: &Session, exchange: &Exchange) {
+    if !log.is_on() {
+        return;
+    }
+    let elapsed = exchange.started.elapsed();
+    log.write(&Entry {
+        kind: Kind::SessionOpen,
+        status: 101,
+        handshake_ms: Some(millis(elapsed)),
+        ..entry(session, exchange, elapsed)
+    });
+}
+
+/// The exchange, or the session that came of it, has ended.
+pub fn ended(log: &AccessLog, session: &Session, exchange: &Exchange) {
+    if !log.is_on() {
+        return;
+    }
+    let traffic = exchange
+        .handshake
+        .as_ref()
+        .map(|handshake| &*handshake.traffic);
+    match traffic.and_then(|traffic| traffic.established().map(|since| (traffic, since))) {
+        Some((traffic, since)) if session.was_upgraded() => {
+            session_close(log, session, exchange, traffic, since);
+        }
+        _ => {
+            let status = session
+                .response_written()
+                .map_or(CLIENT_CLOSED_REQUEST, |response| response.status.as_u16());
+            log.write(&Entry {
+                status,
+                ..entry(session, exchange, exchange.started.elapsed())
+            });
+        }
+    }
+}
+
+fn session_close(
+    log: &AccessLog,
+    session: &Session,
+    exchange: &Exchange,
+    traffic: &Traffic,
+    since: Instant,
+) {
+    log.write(&Entry {
+        kind: Kind::SessionClose,
+        status: 101,
+        handshake_ms: Some(millis(since - exchange.started)),
+        bytes_in: traffic.bytes_in.load(Relaxed),
+        bytes_out: traffic.bytes_out.load(Relaxed),
+        messages_in: Some(traffic.messages_in.load(Relaxed)),
+        messages_out: Some(traffic.messages_out.load(Relaxed)),
+        close_code: traffic.close_code(),
+        closed_by: Some(traffic.closed_by().unwrap_or(ClosedBy::Error).name()),
+        ..entry(session, exchange, since.elapsed())
+    });
+}
+
+fn entry<'a>(session: &'a Session, exchange: &'a Exchange, duration: Duration) -> Entry<'a> {
+    let request = session.req_header();
+    let text = |name: header::HeaderName| {
+        request
+            .headers
+            .get(name)
+            .and_then(|value| str::from_utf8(value.as_bytes()).ok())
+    };
+    Entry {
+        kind: Kind::Request,
+        id: &exchange.id,
+        listener: &exchange.generation.config.listeners[exchange.listener()].name,
+        route: exchange.route().map(|route| route.name.as_str()),
+        upstream: exchange.group.as_ref().map(|group| group.name()),
+        server: exchange
+            .lease
+            .as_ref()
+            .map(|lease| lease.server().address.to_string()),
+        client: exchange.client.to_string(),
+        method: request.method.as_str(),
+        host: text(header::HOST).or_else(|| request.uri.host()),
+        path: request
+            .uri
+            .path_and_query()
+            .map_or("", |path| path.as_str()),
+        status: 0,
+        duration_ms: millis(duration),
+        handshake_ms: None,
+        bytes_in: session.body_bytes_read() as u64,
+        bytes_out: session.body_bytes_sent() as u64,
+        messages_in: None,
+        messages_out: None,
+        close_code: None,
+        closed_by: None,
+        attempts: exchange.tried.len(),
+        user_agent: text(header::USER_AGENT),
+        error: exchange.error.as_deref(),
+    }
+}
+
+/// To a microsecond: finer is noise.
+fn millis(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1000.0
+}

@@ -1,0 +1,241 @@
+//! Finds the first route that matches, without looking at all of them.
+//!
+//! Routes are filed by the part of them that can be looked up: the exact path, else the prefix,
+//! each under the host they name. A request looks into the files of its host, of each suffix of
+//! it and of no host, under its path and each prefix of it: as many look-ups as it has segments
+//! and labels, however many routes there are. Only regular expressions must be tried one by one,
+//! and only those that stand before the best route found so far.
+
+use std::collections::HashMap;
+
+use super::matcher::{HostPattern, Matcher, PathMatch, RequestKey, plain_host};
+use super::path::normalise;
+
+#[derive(Debug, Default)]
+pub struct RouteIndex {
+    matchers: Vec<Matcher>,
+    any_host: PathFiles,
+    exact_hosts: HashMap<String, PathFiles>,
+    /// By the suffix behind `*.`.
+    wildcard_hosts: HashMap<String, PathFiles>,
+}
+
+/// Route numbers in rising order, by what of the path is known.
+#[derive(Debug, Default)]
+struct PathFiles {
+    exact: HashMap<String, Vec<usize>>,
+    /// Without the final slash: `/IMS` and `/IMS/` are in one file.
+    prefix: HashMap<String, Vec<usize>>,
+    /// Regular expressions and routes for any path.
+    other: Vec<usize>,
+}
+
+impl RouteIndex {
+    /// Route numbers are places in `matchers`.
+    pub fn build<'m>(matchers: impl IntoIterator<Item = &'m Matcher>) -> Self {
+        let mut index = Self::default();
+        for (number, matcher) in matchers.into_iter().enumerate() {
+            let files = match &matcher.host {
+                None => &mut index.any_host,
+                Some(HostPattern::Exact(name)) => {
+                    index.exact_hosts.entry(name.clone()).or_default()
+                }
+                Some(HostPattern::Wildcard(suffix)) => {
+                    index.wildcard_hosts.entry(suffix.clone()).or_default()
+                }
+            };
+            let file = match &matcher.path {
+                PathMatch::Exact(path) => files.exact.entry(path.clone()).or_default(),
+                PathMatch::Prefix(prefix) => {
+                    let key = prefix.strip_suffix('/').unwrap_or(prefix);
+                    files.prefix.entry(key.to_owned()).or_default()
+                }
+                PathMatch::Any | PathMatch::Regex(_) => &mut files.other,
+            };
+            file.push(number);
+            index.matchers.push(matcher.clone());
+        }
+        index
+    }
+
+    /// The lowest number of a route that matches.
+    pub fn lookup(&self, request: &RequestKey<'_>) -> Option<usize> {
+        self.lookup_counting(request, &mut 0)
+    }
+
+    /// `tried` counts the routes that were compared with the request.
+    fn lookup_counting(&self, request: &RequestKey<'_>, tried: &mut usize) -> Option<usize> {
+        let host = plain_host(request.host);
+        let path = normalise(request.path);
+        let mut best = None;
+        let mut look_into = |file: Option<&Vec<usize>>| {
+            for &number in file.into_iter().flatten() {
+                if best.is_some_and(|best| best <= number) {
+                    break;
+                }
+                *tried += 1;
+                if self.matchers[number].matches(request, &host, &path) {
+                    best = Some(number);
+                    break;
+                }
+            }
+        };
+        let suffixes = host.match_indices('.').map(|(at, _)| &host[at + 1..]);
+        let files = self
+            .exact_hosts
+            .get(&*host)
+            .into_iter()
+            .chain(suffixes.filter_map(|suffix| self.wildcard_hosts.get(suffix)))
+            .chain([&self.any_host]);
+        for files in files {
+            look_into(files.exact.get(&*path));
+            if !files.prefix.is_empty() {
+                for prefix in prefixes(&path) {
+                    look_into(files.prefix.get(prefix));
+                }
+            }
+            look_into(Some(&files.other));
+        }
+        best
+    }
+}
+
+/// `/a/b`: the whole path, then `/a`, then nothing. A final slash ends a segment.
+fn prefixes(path: &str) -> impl Iterator<Item = &str> {
+    let whole = (!path.ends_with('/')).then_some(path);
+    let cuts = path.match_indices('/').map(|(at, _)| &path[..at]);
+    whole.into_iter().chain(cuts)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+    use super::*;
+    use crate::route::PathRegex;
+
+    /// xorshift64: the same tables each run.
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, bound: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 % bound as u64) as usize
+        }
+
+        fn one_of<'t>(&mut self, texts: &[&'t str]) -> &'t str {
+            texts[self.below(texts.len())]
+        }
+
+        fn path(&mut self) -> String {
+            let depth = 1 + self.below(3);
+            let mut path: String = (0..depth)
+                .map(|_| format!("/{}", self.one_of(&["a", "b", "ab", "c"])))
+                .collect();
+            if self.below(4) == 0 {
+                path.push('/');
+            }
+            path
+        }
+
+        fn matcher(&mut self) -> Matcher {
+            let host = match self.below(4) {
+                0 => Some(HostPattern::Exact(
+                    self.one_of(&["a.b.c", "b.c", "x.c"]).to_owned(),
+                )),
+                1 => Some(HostPattern::Wildcard(self.one_of(&["b.c", "c"]).to_owned())),
+                _ => None,
+            };
+            let path = match self.below(5) {
+                0 => PathMatch::Exact(self.path()),
+                1 => {
+                    PathMatch::Regex(PathRegex::parse(self.one_of(&["^/a/b", "c$", "ab"])).unwrap())
+                }
+                2 if self.below(8) == 0 => PathMatch::Any,
+                3 if self.below(8) == 0 => PathMatch::Prefix("/".to_owned()),
+                _ => PathMatch::Prefix(self.path()),
+            };
+            let methods = if self.below(5) == 0 {
+                vec![Method::POST]
+            } else {
+                Vec::new()
+            };
+            let headers = match self.below(6) {
+                0 => vec![(HeaderName::from_static("x-a"), "1".to_owned())],
+                _ => Vec::new(),
+            };
+            let listener = (self.below(4) == 0).then(|| self.below(2));
+            Matcher {
+                listener,
+                host,
+                path,
+                headers,
+                methods,
+            }
+        }
+    }
+
+    #[test]
+    fn the_index_finds_what_a_scan_of_all_routes_finds() {
+        let mut random = Random(0x9e37_79b9_7f4a_7c15);
+        let mut found = 0;
+        for _ in 0..300 {
+            let count = 1 + random.below(30);
+            let matchers: Vec<_> = (0..count).map(|_| random.matcher()).collect();
+            let index = RouteIndex::build(&matchers);
+            for _ in 0..40 {
+                let path = random.path();
+                let mut headers = HeaderMap::new();
+                if random.below(2) == 0 {
+                    headers.insert("x-a", HeaderValue::from_static("1"));
+                }
+                let method = if random.below(3) == 0 {
+                    Method::POST
+                } else {
+                    Method::GET
+                };
+                let request = RequestKey {
+                    listener: random.below(2),
+                    host: random.one_of(&["a.b.c", "B.C:80", "x.c", "z.z.c", "other", "c"]),
+                    path: &path,
+                    method: &method,
+                    headers: &headers,
+                };
+                let host = plain_host(request.host);
+                let scan = matchers
+                    .iter()
+                    .position(|m| m.matches(&request, &host, &path));
+                assert_eq!(index.lookup(&request), scan, "{request:?} in {matchers:#?}");
+                found += usize::from(scan.is_some());
+            }
+        }
+        assert!(found > 1000, "only {found} requests matched anything");
+    }
+
+    #[test]
+    fn among_a_thousand_routes_only_a_few_are_compared() {
+        let matchers: Vec<_> = (0..1000)
+            .map(|n| Matcher {
+                listener: None,
+                host: Some(HostPattern::Exact(format!("host-{}.example.com", n % 100))),
+                path: PathMatch::Prefix(format!("/app-{}", n / 100)),
+                headers: Vec::new(),
+                methods: Vec::new(),
+            })
+            .collect();
+        let index = RouteIndex::build(&matchers);
+        let headers = HeaderMap::new();
+        let request = RequestKey {
+            listener: 0,
+            host: "host-42.example.com",
+            path: "/app-7/some/page",
+            method: &Method::GET,
+            headers: &headers,
+        };
+        let mut tried = 0;
+        assert_eq!(index.lookup_counting(&request, &mut tried), Some(742));
+        assert_eq!(tried, 1);
+    }
+}

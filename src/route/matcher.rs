@@ -1,0 +1,204 @@
+//! What a route matches.
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderName, Method};
+use regex::Regex;
+
+/// All conditions must hold; empty ones always do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Matcher {
+    /// The number of the listener in the configuration.
+    pub listener: Option<usize>,
+    pub host: Option<HostPattern>,
+    pub path: PathMatch,
+    /// One field of the name must have exactly this value.
+    pub headers: Vec<(HeaderName, String)>,
+    pub methods: Vec<Method>,
+}
+
+/// A host name, or `*.` and a suffix for any number of labels before it. Lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostPattern {
+    Exact(String),
+    /// The suffix without `*.`.
+    Wildcard(String),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum PathMatch {
+    Any,
+    Exact(String),
+    /// Whole segments: `/IMS` is a prefix of `/IMS/x`, not of `/IMSX`.
+    Prefix(String),
+    Regex(PathRegex),
+}
+
+/// Equal when the patterns are.
+#[derive(Debug, Clone)]
+pub struct PathRegex(Regex);
+
+/// What a request is found by.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestKey<'a> {
+    pub listener: usize,
+    /// With or without a port.
+    pub host: &'a str,
+    /// Without the query.
+    pub path: &'a str,
+    pub method: &'a Method,
+    pub headers: &'a HeaderMap,
+}
+
+impl HostPattern {
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (name, wildcard) = match text.strip_prefix("*.") {
+            Some(suffix) => (suffix, true),
+            None => (text, false),
+        };
+        let is_ip = name.starts_with('[') && name.ends_with(']');
+        let is_name = !name.is_empty()
+            && name.split('.').all(|label| {
+                !label.is_empty()
+                    && label
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            });
+        if !is_name && !is_ip {
+            return Err(format!(
+                "{text:?} is no host name (write chat.example.com or *.example.com, without a port)"
+            ));
+        }
+        let name = name.to_ascii_lowercase();
+        Ok(if wildcard {
+            Self::Wildcard(name)
+        } else {
+            Self::Exact(name)
+        })
+    }
+
+    /// `host` as [`plain_host`] gives it.
+    pub fn matches(&self, host: &str) -> bool {
+        match self {
+            Self::Exact(name) => name == host,
+            Self::Wildcard(suffix) => host
+                .strip_suffix(suffix.as_str())
+                .is_some_and(|before| before.len() > 1 && before.ends_with('.')),
+        }
+    }
+}
+
+impl PathMatch {
+    /// `path` as [`super::path::normalise`] gives it.
+    pub fn matches(&self, path: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Exact(exact) => exact == path,
+            Self::Prefix(prefix) => path.strip_prefix(prefix.as_str()).is_some_and(|rest| {
+                prefix.ends_with('/') || matches!(rest.as_bytes(), [] | [b'/', ..])
+            }),
+            Self::Regex(regex) => regex.0.is_match(path),
+        }
+    }
+}
+
+impl PathRegex {
+    /// Unanchored, as in nginx: `^` and `$` say otherwise.
+    pub fn parse(pattern: &str) -> Result<Self, regex::Error> {
+        Regex::new(pattern).map(Self)
+    }
+
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl PartialEq for PathRegex {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Matcher {
+    /// `host` and `path` in their plain and normal forms.
+    pub(super) fn matches(&self, request: &RequestKey<'_>, host: &str, path: &str) -> bool {
+        self.listener
+            .is_none_or(|listener| listener == request.listener)
+            && self
+                .host
+                .as_ref()
+                .is_none_or(|pattern| pattern.matches(host))
+            && self.path.matches(path)
+            && (self.methods.is_empty() || self.methods.contains(request.method))
+            && self.headers.iter().all(|(name, value)| {
+                request
+                    .headers
+                    .get_all(name)
+                    .iter()
+                    .any(|found| found == value.as_str())
+            })
+    }
+
+    /// Whether anything but listener, host and path must hold.
+    pub(super) fn has_other_conditions(&self) -> bool {
+        !self.headers.is_empty() || !self.methods.is_empty()
+    }
+}
+
+/// The name alone: no port, no trailing dot, lower case.
+pub(super) fn plain_host(host: &str) -> Cow<'_, str> {
+    let name = match host.find(']') {
+        Some(end) => &host[..=end],
+        None => host.split_once(':').map_or(host, |(name, _)| name),
+    };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(name.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_whole_segments() {
+        let ims = PathMatch::Prefix("/IMS".to_owned());
+        for (path, matches) in [
+            ("/IMS", true),
+            ("/IMS/", true),
+            ("/IMS/x", true),
+            ("/IMSX", false),
+            ("/ims", false),
+        ] {
+            assert_eq!(ims.matches(path), matches, "{path}");
+        }
+        let below = PathMatch::Prefix("/IMS/".to_owned());
+        assert!(below.matches("/IMS/") && below.matches("/IMS/x") && !below.matches("/IMS"));
+        assert!(PathMatch::Prefix("/".to_owned()).matches("/anything"));
+    }
+
+    #[test]
+    fn a_wildcard_stands_for_one_or_more_labels() {
+        let any = HostPattern::parse("*.Example.com").unwrap();
+        assert!(any.matches("a.example.com") && any.matches("a.b.example.com"));
+        assert!(!any.matches("example.com") && !any.matches("badexample.com"));
+        assert!(!any.matches(".example.com"));
+    }
+
+    #[test]
+    fn hosts_are_compared_without_port_case_and_final_dot() {
+        assert_eq!(plain_host("Chat.Example.COM.:9090"), "chat.example.com");
+        assert_eq!(plain_host("[::1]:9090"), "[::1]");
+        assert_eq!(plain_host("127.0.0.1"), "127.0.0.1");
+    }
+
+    #[test]
+    fn what_is_no_host_name_is_refused() {
+        for text in ["", "*.", "a..b", "a b", "http://a", "a:80", "a.*.b"] {
+            assert!(HostPattern::parse(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Upgraded sessions: from the server's 101 to the end of both connections.
+//!
+//! [`tap`] stands between Pingora and the server's socket, sees every byte of the session and
+//! decides when it has been quiet, or has lasted, for too long; [`frames`] reads frame headers
+//! out of the passing bytes; [`traffic`] holds what is counted, for the log.
+
+pub mod frames;
+pub mod tap;
+pub mod traffic;

@@ -1,0 +1,428 @@
+//! A server's socket, as Pingora sees it while a handshake and then a session run over it.
+//!
+//! Pingora connects through [`TapConnector`] (its `custom_l4` road) and gets a [`Tap`], which
+//!
+//! - ends the read of a response head at its blank line, so that a frame which came in the same
+//!   packet as the 101 is read as a frame;
+//! - makes the first read wait one turn: Pingora then takes the request's end-of-body from its own
+//!   queue before it can see the 101 (the other order kills the session, cloudflare/pingora#946);
+//! - reads frame headers in both directions, for counts and close codes;
+//! - ends a session that is quiet for longer than `idle` or older than `max_session`: with a Close
+//!   frame to both sides at a frame boundary, and a short wait for the client's answer.
+//!
+//! One timer a session, looked at only when it fires: a message costs no timer.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
+use pingora::connectors::l4::Connect;
+use pingora::protocols::l4::ext::set_tcp_keepalive;
+use pingora::protocols::l4::socket::SocketAddr as PeerAddress;
+use pingora::protocols::l4::stream::Stream;
+use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
+use pingora::{Error, ErrorType};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+use super::frames::{CloseCode, FrameScanner, close_to_client, close_to_server};
+use super::traffic::{ClosedBy, Traffic};
+use crate::listener::head::HeadEnd;
+
+/// The limits of one session.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// For the server's whole answer to the handshake.
+    pub response: Duration,
+    pub idle: Option<Duration>,
+    pub max_session: Option<Duration>,
+}
+
+/// Going away: what a session is told that prusik ends by itself (RFC 6455 section 7.4.1).
+const GOING_AWAY: u16 = 1001;
+
+/// How long the client may take to answer our Close frame.
+const CLOSE_WAIT: Duration = Duration::from_secs(2);
+
+/// Connects one handshake attempt to one server.
+#[derive(Debug)]
+pub struct TapConnector {
+    pub limits: Limits,
+    pub traffic: Arc<Traffic>,
+}
+
+#[async_trait]
+impl Connect for TapConnector {
+    /// Bounded by the peer's `total_connection_timeout`, which Pingora applies around this.
+    async fn connect(&self, address: &PeerAddress) -> pingora::Result<Stream> {
+        let Some(address) = address.as_inet() else {
+            return Error::e_explain(ErrorType::InternalError, "a server without an IP address");
+        };
+        let io = connect(*address).await?;
+        let tap = Tap::new(io, self.limits, self.traffic.clone());
+        Ok(VirtualSocketStream::new(Box::new(tap)).into())
+    }
+}
+
+async fn connect(address: SocketAddr) -> pingora::Result<TcpStream> {
+    TcpStream::connect(address).await.map_err(|cause| {
+        let kind = match cause.kind() {
+            io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+                ErrorType::ConnectNoRoute
+            }
+            io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,
+            _ => ErrorType::ConnectError,
+        };
+        Error::because(kind, format!("connecting to {address}"), cause)
+    })
+}
+
+#[derive(Debug)]
+pub struct Tap {
+    io: TcpStream,
+    limits: Limits,
+    traffic: Arc<Traffic>,
+    phase: Phase,
+    to_client: FrameScanner,
+    to_server: FrameScanner,
+    /// Bytes for Pingora's next reads: what came behind the 101, or our own Close frame.
+    held: BytesMut,
+    last_activity: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Nothing has been read yet: the first read waits one turn.
+    Fresh,
+    Head(ResponseHead),
+    /// The server declined: an ordinary response passes.
+    Response,
+    Open {
+        ends: Option<Instant>,
+    },
+    /// Our Close is out; `to_server`: the server was told too.
+    Closing {
+        to_server: ServerTold,
+    },
+    Ended,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ServerTold {
+    Yes,
+    /// It stands in the middle of a client's frame: what the client sends must go on.
+    No,
+}
+
+/// The start of a status line is all that is kept of a head.
+#[derive(Debug, Default)]
+struct ResponseHead {
+    end: HeadEnd,
+    line: [u8; STATUS_AT + 3],
+    line_len: usize,
+}
+
+/// Where the status code stands in `HTTP/1.1 101`.
+const STATUS_AT: usize = 9;
+
+impl ResponseHead {
+    /// Where in `bytes` the head ends, if it does.
+    fn feed(&mut self, bytes: &[u8]) -> Option<usize> {
+        let wanted = (self.line.len() - self.line_len).min(bytes.len());
+        self.line[self.line_len..self.line_len + wanted].copy_from_slice(&bytes[..wanted]);
+        self.line_len += wanted;
+        self.end.feed(bytes)
+    }
+
+    fn status(&self) -> &[u8] {
+        &self.line[STATUS_AT..]
+    }
+}
+
+impl Tap {
+    fn new(io: TcpStream, limits: Limits, traffic: Arc<Traffic>) -> Self {
+        let now = Instant::now();
+        Self {
+            io,
+            limits,
+            traffic,
+            phase: Phase::Fresh,
+            to_client: FrameScanner::default(),
+            to_server: FrameScanner::default(),
+            held: BytesMut::new(),
+            last_activity: now,
+            timer: Box::pin(tokio::time::sleep_until(now + limits.response)),
+        }
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Phase::Head(head) = &mut self.phase else {
+            return Poll::Ready(Ok(()));
+        };
+        let before = buf.filled().len();
+        match Pin::new(&mut self.io).poll_read(cx, buf) {
+            Poll::Pending if self.timer.as_mut().poll(cx).is_ready() => {
+                self.traffic.time_out_handshake();
+                let message = "the server did not answer the handshake in time";
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
+            }
+            polled => ready!(polled)?,
+        }
+        if let Some(end) = head.feed(&buf.filled()[before..]) {
+            self.held.extend_from_slice(&buf.filled()[before + end..]);
+            buf.set_filled(before + end);
+            self.phase = match head.status() {
+                b"101" => self.open(),
+                [b'1', ..] => Phase::Head(ResponseHead::default()),
+                _ => Phase::Response,
+            };
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn open(&mut self) -> Phase {
+        self.traffic.establish();
+        self.last_activity = Instant::now();
+        self.observe_to_client(&self.held.clone());
+        let ends = self
+            .limits
+            .max_session
+            .map(|limit| self.last_activity + limit);
+        if let Some(due) = self.due(ends) {
+            self.timer.as_mut().reset(due);
+        }
+        Phase::Open { ends }
+    }
+
+    /// When the session ends if nothing more passes.
+    fn due(&self, ends: Option<Instant>) -> Option<Instant> {
+        let idle = self.limits.idle.map(|idle| self.last_activity + idle);
+        idle.into_iter().chain(ends).min()
+    }
+
+    fn poll_open(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+        ends: Option<Instant>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        // A server that never stops sending must not keep a session past its end.
+        let is_over = ends.is_some() && ends <= Some(self.last_activity);
+        if is_over && self.to_client.at_boundary() {
+            self.begin_close(ClosedBy::MaxSession, self.last_activity);
+            return self.poll_closing(cx, buf);
+        }
+        match Pin::new(&mut self.io).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) if buf.filled().len() > before => {
+                self.last_activity = Instant::now();
+                self.observe_to_client(&buf.filled()[before..]);
+                return Poll::Ready(Ok(()));
+            }
+            Poll::Ready(end) => {
+                self.traffic.close(ClosedBy::Server, None);
+                self.phase = Phase::Ended;
+                return Poll::Ready(end);
+            }
+            Poll::Pending => {}
+        }
+        loop {
+            let Some(due) = self.due(ends) else {
+                return Poll::Pending;
+            };
+            let now = Instant::now();
+            if now >= due {
+                let by = if ends == Some(due) {
+                    ClosedBy::MaxSession
+                } else {
+                    ClosedBy::Idle
+                };
+                self.begin_close(by, now);
+                return self.poll_closing(cx, buf);
+            }
+            if self.timer.deadline() != due {
+                self.timer.as_mut().reset(due);
+            }
+            ready!(self.timer.as_mut().poll(cx));
+        }
+    }
+
+    /// Puts a Close frame in towards both sides, where each stands at a frame boundary.
+    fn begin_close(&mut self, by: ClosedBy, now: Instant) {
+        self.traffic.close(by, Some(CloseCode::Code(GOING_AWAY)));
+        if !self.to_client.at_boundary() {
+            self.phase = Phase::Ended;
+            return;
+        }
+        self.held.extend_from_slice(&close_to_client(GOING_AWAY));
+        let frame = close_to_server(GOING_AWAY, rand::random());
+        // Best effort: 8 bytes into a socket that has been quiet. Part of a frame must not go.
+        let told = self.to_server.at_boundary()
+            && self
+                .io
+                .try_write(&frame)
+                .is_ok_and(|sent| sent == frame.len());
+        self.timer.as_mut().reset(now + CLOSE_WAIT);
+        let to_server = if told {
+            ServerTold::Yes
+        } else {
+            ServerTold::No
+        };
+        self.phase = Phase::Closing { to_server };
+    }
+
+    fn poll_closing(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.deliver_held(buf) {
+            return Poll::Ready(Ok(()));
+        }
+        let client_answered = self.to_server.close_code().is_some();
+        if !client_answered && self.timer.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        self.phase = Phase::Ended;
+        Poll::Ready(Ok(()))
+    }
+
+    fn deliver_held(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+        if self.held.is_empty() {
+            return false;
+        }
+        let part = self.held.len().min(buf.remaining());
+        buf.put_slice(&self.held[..part]);
+        self.held.advance(part);
+        if self.held.is_empty() {
+            self.held = BytesMut::new();
+        }
+        true
+    }
+
+    fn observe_to_client(&mut self, bytes: &[u8]) {
+        observe(
+            &mut self.to_client,
+            bytes,
+            (&self.traffic.bytes_out, &self.traffic.messages_out),
+            (&self.traffic, ClosedBy::Server),
+        );
+    }
+
+    fn observe_to_server(&mut self, bytes: &[u8]) {
+        self.last_activity = Instant::now();
+        observe(
+            &mut self.to_server,
+            bytes,
+            (&self.traffic.bytes_in, &self.traffic.messages_in),
+            (&self.traffic, ClosedBy::Client),
+        );
+    }
+}
+
+type Counter = std::sync::atomic::AtomicU64;
+
+fn observe(
+    scanner: &mut FrameScanner,
+    bytes: &[u8],
+    (byte_count, message_count): (&Counter, &Counter),
+    (traffic, side): (&Traffic, ClosedBy),
+) {
+    use std::sync::atomic::Ordering::Relaxed;
+    scanner.feed(bytes);
+    byte_count.fetch_add(bytes.len() as u64, Relaxed);
+    message_count.store(scanner.messages(), Relaxed);
+    if let Some(code) = scanner.close_code() {
+        traffic.close(side, Some(code));
+    }
+}
+
+impl AsyncRead for Tap {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let tap = self.get_mut();
+        match tap.phase {
+            Phase::Fresh => {
+                tap.phase = Phase::Head(ResponseHead::default());
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Phase::Closing { .. } => return tap.poll_closing(cx, buf),
+            Phase::Ended => return Poll::Ready(Ok(())),
+            _ => {}
+        }
+        if tap.deliver_held(buf) {
+            return Poll::Ready(Ok(()));
+        }
+        match tap.phase {
+            Phase::Head(_) => tap.poll_head(cx, buf),
+            Phase::Open { ends } => tap.poll_open(cx, buf, ends),
+            _ => Pin::new(&mut tap.io).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Tap {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let tap = self.get_mut();
+        if let Phase::Closing {
+            to_server: ServerTold::Yes,
+        } = tap.phase
+        {
+            // The server has had our Close: nothing may follow it (RFC 6455 section 5.5.1).
+            tap.observe_to_server(buf);
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let sent = ready!(Pin::new(&mut tap.io).poll_write(cx, buf))?;
+        if matches!(tap.phase, Phase::Open { .. } | Phase::Closing { .. }) {
+            tap.observe_to_server(&buf[..sent]);
+        }
+        Poll::Ready(Ok(sent))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
+impl VirtualSocket for Tap {
+    fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
+        match option {
+            VirtualSockOpt::NoDelay => self.io.set_nodelay(true),
+            VirtualSockOpt::KeepAlive(keepalive) => set_tcp_keepalive(&self.io, &keepalive)
+                .map_err(|error| io::Error::other(error.to_string())),
+            other => {
+                let message = format!("{other:?} is no option of a tapped socket");
+                Err(io::Error::new(io::ErrorKind::Unsupported, message))
+            }
+        }
+    }
+}
+
+impl Drop for Tap {
+    /// A session that ends without a word from the server or from us was ended by its client.
+    fn drop(&mut self) {
+        if self.traffic.established().is_some() {
+            self.traffic.close(ClosedBy::Client, None);
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! An upstream at work: its members, its balancer, and the tasks that keep both current.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use log::info;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use super::balance::{Balancer, Ejected, Wanted};
+use super::connection::OpenConnections;
+use super::health;
+use super::resolve::{self, Name};
+use super::server::{Lease, Load, Member, Server};
+use crate::config::{self, ServerAddress};
+
+pub struct Group {
+    config: config::Upstream,
+    members: ArcSwap<Members>,
+    addresses: Mutex<Addresses>,
+    /// Woken when members change, so that a new server is checked at once.
+    pub(super) members_changed: Notify,
+    /// Connections open to all servers together, for the `keepalive` bound.
+    pub connections: OpenConnections,
+    /// Health checks and name resolution; they end with the group.
+    tasks: Mutex<JoinSet<()>>,
+}
+
+/// What a request wants of its upstream.
+#[derive(Debug, Clone, Copy)]
+pub struct Pick<'a> {
+    pub load: Load,
+    pub key: &'a [u8],
+    pub tried: &'a [SocketAddr],
+}
+
+/// Everybody in the group, at one moment.
+#[derive(Default)]
+struct Members {
+    all: Vec<Arc<Member>>,
+    /// The servers proper, then the backups.
+    tiers: Vec<Balancer>,
+}
+
+#[derive(Default)]
+struct Addresses {
+    /// The last good answer for each name.
+    resolved: HashMap<Name, Vec<SocketAddr>>,
+    /// The lasting state of each address, carried over from one configuration to the next.
+    servers: HashMap<SocketAddr, Arc<Server>>,
+}
+
+impl Group {
+    /// Takes over counts, health and resolved names of the group that had this name before.
+    pub fn new(config: config::Upstream, before: Option<&Group>) -> Arc<Self> {
+        let (addresses, connections) = match before {
+            Some(before) => {
+                let old = before
+                    .addresses
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                let addresses = Addresses {
+                    resolved: old.resolved.clone(),
+                    servers: old.servers.clone(),
+                };
+                (addresses, before.connections.clone())
+            }
+            None => Default::default(),
+        };
+        if config.health_check.is_none() {
+            addresses
+                .servers
+                .values()
+                .for_each(|server| server.forget_health());
+        }
+        let group = Arc::new(Self {
+            config,
+            members: ArcSwap::default(),
+            addresses: Mutex::new(addresses),
+            members_changed: Notify::new(),
+            connections,
+            tasks: Mutex::default(),
+        });
+        group.rebuild(before.is_some());
+        group
+    }
+
+    /// Starts the checks and the resolution; must run inside the runtime, once.
+    pub fn start(self: &Arc<Self>) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(check) = &self.config.health_check {
+            tasks.spawn(health::run(Arc::downgrade(self), check.clone()));
+        }
+        let names = self.names();
+        if !names.is_empty() {
+            tasks.spawn(resolve::run(Arc::downgrade(self), names, self.refresh()));
+        }
+    }
+
+    /// Ends the checks and the resolution of a group that a reload has replaced: sessions that
+    /// began under it may hold on to it for days.
+    pub fn stop(&self) {
+        self.tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .abort_all();
+    }
+
+    pub fn config(&self) -> &config::Upstream {
+        &self.config
+    }
+
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    pub fn members(&self) -> Vec<Arc<Member>> {
+        self.members.load().all.clone()
+    }
+
+    /// The next server, counted; `None` when no server is left that could take it.
+    pub fn pick(&self, pick: Pick<'_>) -> Option<Lease> {
+        let members = self.members.load();
+        // An ejected server is still better than none, and so is a backup.
+        [Ejected::Avoid, Ejected::Accept]
+            .into_iter()
+            .find_map(|ejected| {
+                let Pick { load, key, tried } = pick;
+                let wanted = Wanted {
+                    load,
+                    key,
+                    tried,
+                    ejected,
+                };
+                members.tiers.iter().find_map(|tier| tier.pick(&wanted))
+            })
+    }
+
+    /// Whether some server that could take this request has not been tried yet.
+    pub fn has_untried(&self, tried: &[SocketAddr]) -> bool {
+        self.members
+            .load()
+            .all
+            .iter()
+            .any(|member| member.is_healthy() && !tried.contains(&member.server.address))
+    }
+
+    /// Whether a connection may be kept idle after its use without going over `keepalive`.
+    pub fn may_keep_idle(&self) -> bool {
+        self.connections.count() <= self.config.keepalive && self.config.keepalive > 0
+    }
+
+    /// Counts a failure for passive ejection.
+    pub fn record_failure(&self, server: &Server) {
+        if let Some(rule) = &self.config.eject
+            && server.record_failure(rule)
+        {
+            log::warn!(
+                "upstream {:?}: {} is ejected for {:?} after {} failures within {:?}",
+                self.config.name,
+                server.address,
+                rule.duration,
+                rule.failures,
+                rule.within
+            );
+        }
+    }
+
+    /// Takes in a name's addresses; nothing happens when they are the ones known.
+    pub(super) fn set_resolved(&self, name: &Name, mut found: Vec<SocketAddr>) {
+        found.sort_unstable();
+        found.dedup();
+        {
+            let mut addresses = self
+                .addresses
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if addresses.resolved.get(name) == Some(&found) {
+                return;
+            }
+            let list: Vec<_> = found.iter().map(ToString::to_string).collect();
+            info!(
+                "upstream {:?}: {name} is {}",
+                self.config.name,
+                list.join(", ")
+            );
+            addresses.resolved.insert(name.clone(), found);
+        }
+        self.rebuild(true);
+    }
+
+    /// The names that this group must resolve.
+    pub(super) fn names(&self) -> Vec<Name> {
+        let servers = self
+            .config
+            .servers
+            .iter()
+            .filter_map(|server| match &server.address {
+                ServerAddress::Socket(_) => None,
+                ServerAddress::Name { host, port } => Some(Name {
+                    host: host.clone(),
+                    port: *port,
+                }),
+            });
+        let discovered = self.config.discover.iter().map(|discover| Name {
+            host: discover.host.clone(),
+            port: discover.port,
+        });
+        servers.chain(discovered).collect()
+    }
+
+    fn refresh(&self) -> Duration {
+        self.config
+            .discover
+            .as_ref()
+            .map_or(resolve::REFRESH, |discover| discover.refresh)
+    }
+
+    fn rebuild(&self, late: bool) {
+        let mut addresses = self
+            .addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<Arc<Member>> = Vec::new();
+        for (address, entry) in self.wanted(&addresses.resolved) {
+            // The same address twice (by two names, say) is one server; the first entry counts.
+            if all.iter().any(|member| member.server.address == address) {
+                continue;
+            }
+            let server = addresses.servers.entry(address).or_insert_with(|| {
+                let server = Server::new(address);
+                if late {
+                    server.start_slowly();
+                }
+                Arc::new(server)
+            });
+            all.push(Arc::new(Member {
+                server: server.clone(),
+                weight: entry.weight,
+                max_sessions: entry.max_sessions,
+                backup: entry.backup,
+                slow_start: self.config.slow_start,
+            }));
+        }
+        // A server that left is forgotten once its last session is gone: until then its counts
+        // must be found again should it come back.
+        addresses.servers.retain(|address, server| {
+            server.load() > 0 || all.iter().any(|member| member.server.address == *address)
+        });
+        let (backups, proper): (Vec<_>, Vec<_>) =
+            all.iter().cloned().partition(|member| member.backup);
+        let tiers = [proper, backups]
+            .into_iter()
+            .filter(|tier| !tier.is_empty())
+            .map(|tier| Balancer::new(&self.config.balance, tier))
+            .collect();
+        self.members.store(Arc::new(Members { all, tiers }));
+        self.members_changed.notify_one();
+    }
+
+    /// Every address that the file and the last answers of DNS call for, in the file's order.
+    fn wanted(
+        &self,
+        resolved: &HashMap<Name, Vec<SocketAddr>>,
+    ) -> Vec<(SocketAddr, config::UpstreamServer)> {
+        let known = |host: &str, port: u16| {
+            let name = Name {
+                host: host.to_owned(),
+                port,
+            };
+            resolved.get(&name).cloned().unwrap_or_default()
+        };
+        let mut wanted = Vec::new();
+        for entry in &self.config.servers {
+            let addresses = match &entry.address {
+                ServerAddress::Socket(address) => vec![*address],
+                ServerAddress::Name { host, port } => known(host, *port),
+            };
+            wanted.extend(
+                addresses
+                    .into_iter()
+                    .map(|address| (address, entry.clone())),
+            );
+        }
+        if let Some(discover) = &self.config.discover {
+            for address in known(&discover.host, discover.port) {
+                let entry = config::UpstreamServer {
+                    address: ServerAddress::Socket(address),
+                    weight: 1,
+                    max_sessions: None,
+                    backup: false,
+                };
+                wanted.push((address, entry));
+            }
+        }
+        wanted
+    }
+}

@@ -1,0 +1,102 @@
+//! When a server counts as down or up again. Pure: no clock, no sockets.
+
+/// What the checks say of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(usize)]
+pub enum Health {
+    /// No result yet: gets traffic until the first one.
+    #[default]
+    Unchecked = 0,
+    Up = 1,
+    Down = 2,
+}
+
+impl Health {
+    /// The inverse of `as usize`.
+    pub fn from_code(code: usize) -> Self {
+        match code {
+            1 => Self::Up,
+            2 => Self::Down,
+            _ => Self::Unchecked,
+        }
+    }
+}
+
+/// A change that the operator is told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transition {
+    /// The first check passed.
+    Up,
+    /// Up again after it was down.
+    Recovered,
+    Down,
+}
+
+/// Counts results in a row: `fall` failures take a server out, `rise` successes bring it back.
+/// The very first result decides at once.
+#[derive(Debug, Default)]
+pub struct Counter {
+    health: Health,
+    /// Results in a row that speak against `health`.
+    against: u32,
+}
+
+impl Counter {
+    pub fn health(&self) -> Health {
+        self.health
+    }
+
+    pub fn observe(&mut self, passed: bool, rise: u32, fall: u32) -> Option<Transition> {
+        let (needed, next, transition) = match (self.health, passed) {
+            (Health::Up, true) | (Health::Down, false) => {
+                self.against = 0;
+                return None;
+            }
+            (Health::Unchecked, true) => (1, Health::Up, Transition::Up),
+            (Health::Unchecked, false) => (1, Health::Down, Transition::Down),
+            (Health::Up, false) => (fall, Health::Down, Transition::Down),
+            (Health::Down, true) => (rise, Health::Up, Transition::Recovered),
+        };
+        self.against += 1;
+        if self.against < needed {
+            return None;
+        }
+        self.against = 0;
+        self.health = next;
+        Some(transition)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_result_decides_at_once() {
+        assert_eq!(
+            Counter::default().observe(false, 2, 3),
+            Some(Transition::Down)
+        );
+        assert_eq!(Counter::default().observe(true, 2, 3), Some(Transition::Up));
+    }
+
+    #[test]
+    fn fall_failures_in_a_row_take_a_server_out() {
+        let mut counter = Counter::default();
+        counter.observe(true, 2, 3);
+        let seen: Vec<_> = [false, false, true, false, false, false]
+            .map(|passed| counter.observe(passed, 2, 3))
+            .into();
+        assert_eq!(seen, [None, None, None, None, None, Some(Transition::Down)]);
+    }
+
+    #[test]
+    fn rise_successes_in_a_row_bring_it_back() {
+        let mut counter = Counter::default();
+        counter.observe(false, 2, 3);
+        let seen: Vec<_> = [true, false, true, true]
+            .map(|passed| counter.observe(passed, 2, 3))
+            .into();
+        assert_eq!(seen, [None, None, None, Some(Transition::Recovered)]);
+    }
+}

@@ -1,0 +1,23 @@
+//! Groups of servers: who is in them, who can be used now, and who is next.
+//!
+//! ```text
+//!  config::Upstream ──► Group ──► Members (swapped whole when addresses change)
+//!                         │          ├─ primary ─ balancer ─► Lease on a Server
+//!       health checks ────┤          └─ backup  ─ balancer
+//!       name resolution ──┘
+//! ```
+//!
+//! A [`Server`] is the lasting part: its counts and its health outlive reloads as long as the
+//! address stays in the upstream. A [`Member`] is what one configuration says of it.
+
+pub mod balance;
+mod connection;
+mod eject;
+mod group;
+pub mod health;
+mod resolve;
+mod server;
+
+pub use connection::{KEPT_IDLE, OpenConnections, TCP_KEEPALIVE};
+pub use group::{Group, Pick};
+pub use server::{Lease, Load, Member, Server};

@@ -1,0 +1,273 @@
+//! One server of one upstream: its live load, its health, and what the file says of it.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::balance::Ejected;
+use super::connection::OpenConnections;
+use super::eject::Ejection;
+use super::health::counter::{Counter, Health, Transition};
+use crate::config;
+
+/// What a [`Lease`] stands for. A session counts against `max_sessions`, a request doesn't.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Load {
+    Request,
+    Session,
+}
+
+/// The lasting state of one address in one upstream. Reloads keep it while the address stays.
+#[derive(Debug)]
+pub struct Server {
+    pub address: SocketAddr,
+    /// Requests in flight and live sessions, together.
+    load: AtomicUsize,
+    sessions: AtomicUsize,
+    health: Mutex<Counter>,
+    /// A copy of the counter's state that the hot path reads without the lock.
+    health_now: AtomicUsize,
+    ejection: Ejection,
+    /// Where the slow start began, in [`now_ms`]; 0: no slow start.
+    started_ms: AtomicU64,
+    pub connections: OpenConnections,
+}
+
+impl Server {
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            load: AtomicUsize::new(0),
+            sessions: AtomicUsize::new(0),
+            health: Mutex::new(Counter::default()),
+            health_now: AtomicUsize::new(Health::Unchecked as usize),
+            ejection: Ejection::default(),
+            started_ms: AtomicU64::new(0),
+            connections: OpenConnections::default(),
+        }
+    }
+
+    pub fn load(&self) -> usize {
+        self.load.load(Relaxed)
+    }
+
+    pub fn sessions(&self) -> usize {
+        self.sessions.load(Relaxed)
+    }
+
+    pub fn health(&self) -> Health {
+        Health::from_code(self.health_now.load(Relaxed))
+    }
+
+    /// Takes in one check's result; a change of health comes back to be told to the operator.
+    pub fn observe_check(&self, passed: bool, check: &config::HealthCheck) -> Option<Transition> {
+        let mut counter = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let transition = counter.observe(passed, check.rise, check.fall);
+        self.health_now.store(counter.health() as usize, Relaxed);
+        if transition == Some(Transition::Recovered) {
+            self.start_slowly();
+        }
+        transition
+    }
+
+    /// For an upstream whose checks were taken out of the file.
+    pub fn forget_health(&self) {
+        let mut counter = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        *counter = Counter::default();
+        self.health_now.store(Health::Unchecked as usize, Relaxed);
+    }
+
+    /// A failed connect, handshake or answer. True when that was the one that ejects the server.
+    pub fn record_failure(&self, rule: &config::Eject) -> bool {
+        let ejected = self.ejection.record_failure(rule, now_ms());
+        if ejected {
+            // Back from ejection the server warms up as after a failed check.
+            self.started_ms
+                .store(now_ms() + rule.duration.as_millis() as u64, Relaxed);
+        }
+        ejected
+    }
+
+    pub fn is_ejected(&self) -> bool {
+        self.ejection.is_active(now_ms())
+    }
+
+    /// Begins the slow start: the server is new, or back.
+    pub fn start_slowly(&self) {
+        self.started_ms.store(now_ms().max(1), Relaxed);
+    }
+
+    /// The part of its weight that the server has now: 0.1 to 1.
+    fn warmth(&self, slow_start: Duration) -> f64 {
+        let started = self.started_ms.load(Relaxed);
+        if slow_start.is_zero() || started == 0 {
+            return 1.0;
+        }
+        let age = now_ms().saturating_sub(started) as f64 / 1000.0;
+        (age / slow_start.as_secs_f64()).clamp(0.1, 1.0)
+    }
+
+    /// Adds to the load only if it is still what the caller based its choice on.
+    fn add_load_if(&self, seen: usize) -> bool {
+        self.load
+            .compare_exchange(seen, seen + 1, Relaxed, Relaxed)
+            .is_ok()
+    }
+}
+
+/// A server as one configuration has it.
+#[derive(Debug)]
+pub struct Member {
+    pub server: Arc<Server>,
+    pub weight: u32,
+    /// `None`: no limit.
+    pub max_sessions: Option<usize>,
+    pub backup: bool,
+    pub slow_start: Duration,
+}
+
+impl Member {
+    pub fn is_healthy(&self) -> bool {
+        self.server.health() != Health::Down
+    }
+
+    pub fn is_usable(&self, ejected: Ejected) -> bool {
+        self.is_healthy() && (ejected == Ejected::Accept || !self.server.is_ejected())
+    }
+
+    /// The weight in hundredths, less while the server starts slowly.
+    pub fn weight_now(&self) -> u64 {
+        let full = u64::from(self.weight) * 100;
+        if self.slow_start.is_zero() {
+            return full;
+        }
+        ((full as f64 * self.server.warmth(self.slow_start)) as u64).max(1)
+    }
+
+    pub fn has_room(&self, load: Load) -> bool {
+        load == Load::Request
+            || self
+                .max_sessions
+                .is_none_or(|max| self.server.sessions() < max)
+    }
+
+    /// Counts one more, or `None` when the server is full.
+    pub fn lease(&self, load: Load) -> Option<Lease> {
+        self.take_session(load)?;
+        self.server.load.fetch_add(1, Relaxed);
+        Some(Lease {
+            server: self.server.clone(),
+            load,
+        })
+    }
+
+    /// As [`Member::lease`], but `None` also when the load is no longer `seen`: somebody else
+    /// picked the same least loaded server in the meantime, and the choice must be made again.
+    pub fn lease_if_load_is(&self, seen: usize, load: Load) -> Option<Lease> {
+        self.take_session(load)?;
+        if !self.server.add_load_if(seen) {
+            if load == Load::Session {
+                self.server.sessions.fetch_sub(1, Relaxed);
+            }
+            return None;
+        }
+        Some(Lease {
+            server: self.server.clone(),
+            load,
+        })
+    }
+
+    fn take_session(&self, load: Load) -> Option<()> {
+        if load == Load::Session {
+            let max = self.max_sessions.unwrap_or(usize::MAX);
+            self.server
+                .sessions
+                .fetch_update(Relaxed, Relaxed, |now| (now < max).then_some(now + 1))
+                .ok()?;
+        }
+        Some(())
+    }
+}
+
+/// One request or session on a server, counted from the pick until it is dropped.
+#[derive(Debug)]
+pub struct Lease {
+    server: Arc<Server>,
+    load: Load,
+}
+
+impl Lease {
+    pub fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.server.load.fetch_sub(1, Relaxed);
+        if self.load == Load::Session {
+            self.server.sessions.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+/// Milliseconds since the process first asked.
+fn now_ms() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed().as_millis() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(max_sessions: Option<usize>) -> Member {
+        Member {
+            server: Arc::new(Server::new(([127, 0, 0, 1], 9080).into())),
+            weight: 1,
+            max_sessions,
+            backup: false,
+            slow_start: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn a_full_server_leases_no_session_but_still_a_request() {
+        let member = member(Some(1));
+        let session = member.lease(Load::Session);
+        assert!(session.is_some());
+        assert!(member.lease(Load::Session).is_none());
+        assert!(member.lease(Load::Request).is_some());
+        drop(session);
+        assert!(member.lease(Load::Session).is_some());
+    }
+
+    #[test]
+    fn a_lease_counts_until_it_is_dropped() {
+        let member = member(None);
+        let session = member.lease(Load::Session).unwrap();
+        let request = member.lease(Load::Request).unwrap();
+        assert_eq!((member.server.load(), member.server.sessions()), (2, 1));
+        drop((session, request));
+        assert_eq!((member.server.load(), member.server.sessions()), (0, 0));
+    }
+
+    #[test]
+    fn a_choice_made_on_an_old_load_is_refused_and_leaves_no_trace() {
+        let member = member(None);
+        let _other = member.lease(Load::Session).unwrap();
+        assert!(member.lease_if_load_is(0, Load::Session).is_none());
+        assert_eq!((member.server.load(), member.server.sessions()), (1, 1));
+        assert!(member.lease_if_load_is(1, Load::Session).is_some());
+    }
+
+    #[test]
+    fn a_server_that_starts_slowly_has_a_tenth_of_its_weight_at_first() {
+        let mut member = member(None);
+        member.slow_start = Duration::from_secs(3600);
+        assert_eq!(member.weight_now(), 100);
+        member.server.start_slowly();
+        assert_eq!(member.weight_now(), 10);
+    }
+}

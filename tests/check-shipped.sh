@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Every configuration that we hand out must be one that prusik accepts.
+# usage: check-shipped.sh PRUSIK
+set -euo pipefail
+prusik=$1
+checked=0
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+for file in conf/*.yaml; do
+  "$prusik" check --config "$file"
+  checked=$((checked + 1))
+done
+
+# Blocks that are a whole configuration begin with `listeners:` or `server:`.
+for page in README.md docs/*.md; do
+  awk -v out="$scratch/$(basename "$page" .md)" '
+    /^```yaml/ { inside = 1; n++; file = out "-" n ".yaml"; next }
+    /^```/ { inside = 0 }
+    inside { print > file }' "$page"
+done
+for file in "$scratch"/*.yaml; do
+  [ -e "$file" ] || continue
+  "$prusik" check --config "$file"
+  checked=$((checked + 1))
+done
+
+"$prusik" schema | diff -u conf/prusik.schema.json - ||
+  { echo "conf/prusik.schema.json is not current: run make schema"; exit 1; }
+
+[ "$checked" -ge 3 ] || { echo "only $checked configurations were found"; exit 1; }
+echo "$checked shipped configurations pass"
