@@ -1,7 +1,7 @@
 //! A cursor on the source that goes along while the decoded file is resolved, so that every error
 //! finds its place.
 
-use super::error::{ConfigError, Place};
+use super::error::{ConfigError, Place, closest};
 use super::source::{Content, Node, Step};
 
 /// A position in the file: a value, or where it would be, at the nearest that is there.
@@ -55,6 +55,13 @@ impl<'a> At<'a> {
         self.node.is_some_and(|node| node.entry(key).is_some())
     }
 
+    /// Whether `key` is missing. One that was written, but not so that it could be decoded, or with
+    /// a slip in its name, has been reported and is not missing as well.
+    pub fn lacks(self, key: &str) -> bool {
+        let lost = |node: &Node| node.lost_keys().any(|lost| closest(lost, &[key]).is_some());
+        !self.has(key) && !self.lost && !self.node.is_some_and(lost)
+    }
+
     pub fn text(self) -> Option<&'a str> {
         self.node.and_then(Node::text)
     }
@@ -62,6 +69,12 @@ impl<'a> At<'a> {
     /// Whether this was there, but could not be decoded as a whole.
     pub fn lost(self) -> bool {
         self.lost
+    }
+
+    /// Whether elements of this list could not be decoded as a whole.
+    pub fn lost_items(self) -> bool {
+        self.node
+            .is_some_and(|node| node.lost_keys().next().is_some())
     }
 
     /// Whether something in here could not be decoded, which has been reported: what depends on it
@@ -133,7 +146,8 @@ pub fn owner(root: &Node, path: &[Step]) -> String {
 fn label(node: &Node, what: &str, keys: &[&str]) -> String {
     let name = keys
         .iter()
-        .find_map(|key| node.entry(key).and_then(|entry| entry.value.text()));
+        .filter_map(|key| node.entry(key).and_then(|entry| entry.value.text()))
+        .find(|name| !name.is_empty());
     match name {
         Some(name) => format!("{what} \"{name}\""),
         None => format!("this {what}"),

@@ -4,7 +4,7 @@
 use serde_yaml::Value;
 
 use super::at::owner;
-use super::error::ConfigError;
+use super::error::{ConfigError, Place};
 use super::raw;
 use super::source::{Content, Node, Step};
 use super::units::Section;
@@ -100,18 +100,13 @@ fn explain(root: &Node, path: &[Step], message: &str) -> ConfigError {
             shown(&value)
         ),
     );
-    match remedy(expected, &value, node) {
+    match remedy(expected, &value, node, entry.map_or("", |entry| &entry.key)) {
         Some(hint) => error.hint(hint),
         None => error,
     }
 }
 
-fn unknown_key(
-    root: &Node,
-    path: &[Step],
-    place: super::error::Place,
-    known: &[String],
-) -> ConfigError {
+fn unknown_key(root: &Node, path: &[Step], place: Place, known: &[String]) -> ConfigError {
     let Some((Step::Key(key), parent)) = path.split_last() else {
         return ConfigError::new(place, "unknown key");
     };
@@ -136,10 +131,7 @@ fn expected_of(message: &str, what: &str) -> Option<Vec<String>> {
 
 /// The value at `path` in words: `"idle" in websocket of route "chat"`.
 fn subject(root: &Node, path: &[Step]) -> String {
-    let Some(last) = path
-        .iter()
-        .rposition(|step| matches!(step, Step::Key(_)))
-    else {
+    let Some(last) = path.iter().rposition(|step| matches!(step, Step::Key(_))) else {
         return "the file".to_owned();
     };
     let Step::Key(key) = &path[last] else {
@@ -182,12 +174,14 @@ fn shown(value: &Value) -> String {
     }
 }
 
-fn remedy(expected: &str, value: &Value, node: &Node) -> Option<String> {
+fn remedy(expected: &str, value: &Value, node: &Node, key: &str) -> Option<String> {
     let text = node.text().filter(|text| !text.is_empty());
     match value {
-        Value::Number(number) if expected.starts_with("a duration") && number.is_u64() => {
-            let unit = if number.as_u64() == Some(0) { 30 } else { number.as_u64()? };
-            Some(format!("write a unit, such as {unit}s"))
+        Value::Number(number) if expected.starts_with("a duration such") && number.is_u64() => {
+            Some(format!("write a unit, such as {number}s"))
+        }
+        Value::Number(port) if expected == "a string" && key == "listen" => {
+            Some(format!("write the address as well, such as 0.0.0.0:{port}"))
         }
         Value::Number(_) | Value::Bool(_) if expected == "a string" => {
             Some(format!("put it in quotes: \"{}\"", text?))

@@ -122,13 +122,12 @@ impl fmt::Display for ConfigErrors {
 impl std::error::Error for ConfigErrors {}
 
 /// The candidate that `word` is most likely a slip of: about one wrong letter in three, at most three.
-fn closest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
+pub fn closest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
     let allowed = (word.chars().count() / 3).clamp(1, 3);
     candidates
         .iter()
         .map(|candidate| {
-            let distance =
-                strsim::osa_distance(&word.to_lowercase(), &candidate.to_lowercase());
+            let distance = strsim::osa_distance(&word.to_lowercase(), &candidate.to_lowercase());
             (distance, *candidate)
         })
         .filter(|(distance, _)| *distance <= allowed)

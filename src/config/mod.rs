@@ -1,16 +1,81 @@
 //! What the operator wrote, made into what the program needs.
 //!
-//! [`raw`] is the file's own shape, decoded by `serde_yaml` and described by the JSON Schema;
-//! [`source`] keeps where each value stands; [`resolve`] checks everything across references and
-//! yields the types below, in which an invalid configuration cannot be written down.
-//! Every error carries its place and a hint, and all of them are reported in one run.
+//! ```text
+//! text ─► source ─► decode ─► resolve ─► Config
+//!         tree with  raw: the   references,
+//!         places     file's     values,
+//!                    own shape  defaults
+//! ```
+//!
+//! [`raw`] is also what the JSON Schema is made from. The types below are those in which an invalid
+//! configuration cannot be written down. Every error carries its place and a hint, and all of them
+//! are reported in one run.
 
+mod at;
+mod decode;
+mod error;
+mod raw;
+mod resolve;
+mod source;
+mod units;
+
+use std::fmt;
+use std::fs;
+use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use schemars::generate::SchemaSettings;
 
 use crate::forward::template::Template;
 use crate::route::Matcher;
+
+pub use error::{ConfigError, ConfigErrors, Place};
+
+/// Reads and checks the file at `path`. Errors name it as it is given here.
+pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    let name = path.display().to_string();
+    let text = fs::read(path).and_then(|bytes| {
+        String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    });
+    match text {
+        Ok(text) => parse(&name, &text),
+        Err(error) => Err(ConfigErrors::unreadable(name, &error)),
+    }
+}
+
+/// Checks a configuration that is at hand. `name` stands for the file in errors.
+pub fn parse(name: &str, text: &str) -> Result<Config, ConfigErrors> {
+    let (root, mut errors) = source::read(text);
+    let config = root.and_then(|mut root| {
+        let file = decode::decode(&mut root, &mut errors)?;
+        resolve::resolve(file, &root, &mut errors)
+    });
+    match config {
+        Some(config) if errors.is_empty() => Ok(config),
+        _ => Err(ConfigErrors::new(name, errors)),
+    }
+}
+
+/// The JSON Schema of the file. Draft 7, the latest that all editors' YAML modes know.
+pub fn schema() -> serde_json::Value {
+    SchemaSettings::draft07()
+        .with_transform(schemars::transform::RecursiveTransform(refuse_null))
+        .into_generator()
+        .into_root_schema_for::<raw::File>()
+        .to_value()
+}
+
+/// Keys are optional, but one that is written has a value.
+fn refuse_null(schema: &mut schemars::Schema) {
+    if let Some(serde_json::Value::Array(types)) = schema.get_mut("type") {
+        types.retain(|name| name != "null");
+    }
+    if let Some(serde_json::Value::Array(options)) = schema.get_mut("anyOf") {
+        options.retain(|option| option != &serde_json::json!({ "type": "null" }));
+    }
+}
 
 /// A whole, checked configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -99,7 +164,19 @@ pub struct UpstreamServer {
 pub enum ServerAddress {
     Socket(SocketAddr),
     /// Resolved to all its addresses, again and again.
-    Name { host: String, port: u16 },
+    Name {
+        host: String,
+        port: u16,
+    },
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServerAddress::Socket(address) => address.fmt(f),
+            ServerAddress::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,9 +202,16 @@ pub struct HealthCheck {
 pub enum HealthCheckKind {
     Tcp,
     /// `host: None`: the server's address.
-    Http { path: String, host: Option<String>, expect: Vec<std::ops::RangeInclusive<u16>> },
+    Http {
+        path: String,
+        host: Option<String>,
+        expect: Vec<std::ops::RangeInclusive<u16>>,
+    },
     /// Handshake, ping, pong.
-    WebSocket { path: String, host: Option<String> },
+    WebSocket {
+        path: String,
+        host: Option<String>,
+    },
 }
 
 /// Passive ejection: `failures` within `within` take a server out for `duration`.
@@ -159,8 +243,14 @@ pub enum Action {
         /// Taken off the path's front; whole segments; the rest always begins with `/`.
         strip_prefix: Option<String>,
     },
-    Redirect { to: Template, status: u16 },
-    Respond { status: u16, body: String },
+    Redirect {
+        to: Template,
+        status: u16,
+    },
+    Respond {
+        status: u16,
+        body: String,
+    },
 }
 
 /// Applied in this order: remove, set, add.

@@ -294,7 +294,8 @@ pub struct HeaderRules {
 #[serde(rename_all = "snake_case")]
 pub enum Forwarded {
     /// `X-Forwarded-For`, `-Proto`, `-Host`, `-Port` and `X-Real-IP`.
-    XForwarded,
+    #[serde(rename = "x_forwarded")]
+    XHeaders,
     /// The `Forwarded` header of RFC 7239.
     Rfc7239,
     Both,

@@ -178,9 +178,7 @@ impl Node {
             Content::Sequence(items) => (items, &[]),
             Content::Mapping(entries) => (&[], entries),
         };
-        items
-            .iter()
-            .chain(entries.iter().map(|entry| &entry.value))
+        items.iter().chain(entries.iter().map(|entry| &entry.value))
     }
 
     /// How many nodes there are, and how many levels.
@@ -228,8 +226,10 @@ impl<'input> Reader<'input> {
             match self.next()? {
                 (Event::StreamEnd, _) => break,
                 (Event::DocumentStart(_), span) => {
-                    let error = ConfigError::new(place(span.start), "a second YAML document begins")
-                        .hint("keep one document in the file: remove the `---` and what follows");
+                    let error =
+                        ConfigError::new(place(span.start), "a second YAML document begins").hint(
+                            "keep one document in the file: remove the `---` and what follows",
+                        );
                     return Err(error);
                 }
                 _ => {}
@@ -254,7 +254,12 @@ impl<'input> Reader<'input> {
         }
     }
 
-    fn node(&mut self, event: Event<'input>, span: Span, depth: usize) -> Result<Node, ConfigError> {
+    fn node(
+        &mut self,
+        event: Event<'input>,
+        span: Span,
+        depth: usize,
+    ) -> Result<Node, ConfigError> {
         let place = place(span.start);
         if depth > DEPTH_MAX {
             return Err(too_deep(place));
@@ -365,12 +370,7 @@ impl<'input> Reader<'input> {
     }
 
     /// Adds what `node` has and the mapping itself has not; of several the earlier wins.
-    fn merge(
-        &mut self,
-        node: Node,
-        entries: &mut Vec<Entry>,
-        by_key: &mut HashMap<String, Place>,
-    ) {
+    fn merge(&mut self, node: Node, entries: &mut Vec<Entry>, by_key: &mut HashMap<String, Place>) {
         match node.content {
             Content::Mapping(from) => {
                 for entry in from {
@@ -435,8 +435,5 @@ fn empty(place: Place) -> ConfigError {
 }
 
 fn too_deep(place: Place) -> ConfigError {
-    ConfigError::new(
-        place,
-        format!("nested more than {DEPTH_MAX} levels deep"),
-    )
+    ConfigError::new(place, format!("nested more than {DEPTH_MAX} levels deep"))
 }

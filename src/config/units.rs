@@ -16,6 +16,8 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, Unexpected, Visitor
 /// Timers add durations to the clock, and an unbounded sum would overflow it.
 const LONGEST: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 
+const LONGER_THAN_ZERO: &str = "a duration longer than zero";
+
 /// What `humantime` reads, so that an editor refuses no duration that prusik takes.
 const DURATION_PATTERN: &str = r"^\s*([0-9]+(\.[0-9]+)?\s*[a-zA-Zµ]+\s*)+$";
 
@@ -121,12 +123,26 @@ impl<'de> Deserialize<'de> for Period {
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Period, E> {
+                if text == "off" {
+                    return Err(E::invalid_value(Unexpected::Str(text), &LONGER_THAN_ZERO));
+                }
                 match duration(text, &self)? {
-                    Duration::ZERO => Err(E::invalid_value(
-                        Unexpected::Str(text),
-                        &"a duration longer than zero",
-                    )),
+                    Duration::ZERO => {
+                        Err(E::invalid_value(Unexpected::Str(text), &LONGER_THAN_ZERO))
+                    }
                     duration => Ok(Period(duration)),
+                }
+            }
+
+            fn visit_bool<E: Error>(self, value: bool) -> Result<Period, E> {
+                Err(E::invalid_type(Unexpected::Bool(value), &LONGER_THAN_ZERO))
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Period, E> {
+                let number_is = Unexpected::Unsigned(number);
+                match number {
+                    0 => Err(E::invalid_value(number_is, &LONGER_THAN_ZERO)),
+                    _ => Err(E::invalid_type(number_is, &self)),
                 }
             }
         }

@@ -14,6 +14,7 @@ mod chat_servers;
 mod client_app;
 mod room;
 mod server;
+mod tiers;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,6 +22,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+
+pub use tiers::{DemoError, run};
 
 use chat_servers::ChatServers;
 use client_app::ClientApp;

@@ -125,6 +125,15 @@ pub fn named(text: &str) -> Result<(String, u16), Wrong> {
 }
 
 fn without_port(text: &str, address: IpAddr) -> Wrong {
+    // `::1:9080` is an address as it stands, but hardly the one that was meant.
+    if let Some((host, port)) = text.rsplit_once(':')
+        && host.parse::<Ipv6Addr>().is_ok()
+    {
+        return Wrong::new(
+            format!("\"{text}\" has no port"),
+            format!("put the IPv6 address in brackets: \"[{host}]:{port}\""),
+        );
+    }
     let example = match address {
         IpAddr::V4(address) => format!("{address}:9080"),
         IpAddr::V6(address) => format!("\"[{address}]:9080\""),
@@ -175,21 +184,46 @@ mod tests {
 
     #[test]
     fn a_server_is_an_address_or_a_name_with_a_port() {
-        for text in ["127.0.0.1:9080", "[::1]:9080", "chat.internal:80", "chat_1:80"] {
-            assert_eq!(server(text).map(|address| address.to_string()), Ok(text.to_owned()));
+        for text in [
+            "127.0.0.1:9080",
+            "[::1]:9080",
+            "chat.internal:80",
+            "chat_1:80",
+        ] {
+            assert_eq!(
+                server(text).map(|address| address.to_string()),
+                Ok(text.to_owned())
+            );
         }
         assert_eq!(
             server("Chat.Internal:80"),
-            Ok(ServerAddress::Name { host: "chat.internal".to_owned(), port: 80 })
+            Ok(ServerAddress::Name {
+                host: "chat.internal".to_owned(),
+                port: 80
+            })
         );
     }
 
     #[test]
     fn what_cannot_be_reached_is_no_server() {
         for text in [
-            "", ":80", "127.0.0.1", "chat", "127.0.0.1:0", "chat:0", "chat:70000", "chat:http",
-            "::1:80", "::1", "[::1]", "127.0.0.300:80", "http://chat:80", "unix:/run/a.sock",
-            "-chat:80", "a b:80", "chat..internal:80",
+            "",
+            ":80",
+            "127.0.0.1",
+            "chat",
+            "127.0.0.1:0",
+            "chat:0",
+            "chat:70000",
+            "chat:http",
+            "::1:80",
+            "::1",
+            "[::1]",
+            "127.0.0.300:80",
+            "http://chat:80",
+            "unix:/run/a.sock",
+            "-chat:80",
+            "a b:80",
+            "chat..internal:80",
         ] {
             assert!(server(text).is_err(), "{text}");
         }
@@ -197,10 +231,26 @@ mod tests {
 
     #[test]
     fn a_listener_is_an_address_or_a_socket_path() {
-        for text in ["0.0.0.0:9090", "[::]:9090", "127.0.0.1:0", "unix:/run/prusik/web.sock"] {
-            assert_eq!(listen(text).map(|address| address.to_string()), Ok(text.to_owned()));
+        for text in [
+            "0.0.0.0:9090",
+            "[::]:9090",
+            "127.0.0.1:0",
+            "unix:/run/prusik/web.sock",
+        ] {
+            assert_eq!(
+                listen(text).map(|address| address.to_string()),
+                Ok(text.to_owned())
+            );
         }
-        for text in ["9090", ":9090", "*:9090", "localhost:9090", "0.0.0.0", "unix:web.sock", "unix:"] {
+        for text in [
+            "9090",
+            ":9090",
+            "*:9090",
+            "localhost:9090",
+            "0.0.0.0",
+            "unix:web.sock",
+            "unix:",
+        ] {
             assert!(listen(text).is_err(), "{text}");
         }
     }

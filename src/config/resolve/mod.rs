@@ -11,6 +11,7 @@ mod health;
 mod matching;
 mod route;
 mod upstream;
+mod websocket;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -37,15 +38,13 @@ pub fn resolve(file: raw::File, root: &Node, errors: &mut Errors) -> Option<Conf
         at.key("trusted_proxies"),
         errors,
     );
-    let listeners = listeners(
-        file.listeners.unwrap_or_default(),
-        at.key("listeners"),
-        errors,
-    );
+    let listeners = listeners(file.listeners.unwrap_or_default(), at, errors);
     let upstreams = upstream::upstreams(file.upstreams, at.key("upstreams"), errors);
     let names = route::Names {
         listeners: listener_names(&listeners, at.key("listeners")),
         upstreams: at.key("upstreams").keys(),
+        more_listeners: at.key("listeners").lost() || at.key("listeners").lost_items(),
+        more_upstreams: at.key("upstreams").lost(),
     };
     let routes = route::routes(
         file.routes.unwrap_or_default(),
@@ -54,7 +53,11 @@ pub fn resolve(file: raw::File, root: &Node, errors: &mut Errors) -> Option<Conf
         errors,
     );
     Some(Config {
-        server: server(file.server.map(|Section(server)| server).unwrap_or_default()),
+        server: server(
+            file.server
+                .map(|Section(server)| server)
+                .unwrap_or_default(),
+        ),
         access_log: access_log?,
         trusted_proxies: trusted_proxies?,
         listeners: listeners.into_iter().collect::<Option<_>>()?,
@@ -123,10 +126,11 @@ fn networks(raw: Vec<String>, at: At<'_>, errors: &mut Errors) -> Option<Vec<IpN
 /// As many as the file has, so that their indices are those of the file.
 fn listeners(
     raw: Vec<Section<raw::Listener>>,
-    at: At<'_>,
+    root: At<'_>,
     errors: &mut Errors,
 ) -> Vec<Option<Listener>> {
-    if raw.is_empty() && !at.damaged() {
+    let at = root.key("listeners");
+    if raw.is_empty() && !at.damaged() && (root.has("listeners") || root.lacks("listeners")) {
         errors.push(
             at.key_error("no listeners")
                 .hint("write at least one, such as listeners: [{ listen: 0.0.0.0:9090 }]"),
@@ -139,7 +143,11 @@ fn listeners(
         let listener = listener(raw, at.index(i), errors);
         if let Some(Listener { name, address }) = &listener {
             let at = at.index(i);
-            let name_at = if at.has("name") { at.key("name") } else { at.key("listen") };
+            let name_at = if at.has("name") {
+                at.key("name")
+            } else {
+                at.key("listen")
+            };
             let shared = matches!(address, ListenAddress::Tcp(address) if address.port() == 0);
             let first = addresses.insert(address.to_string(), at.line());
             if let Some(line) = first.filter(|_| !shared) {
@@ -152,7 +160,9 @@ fn listeners(
                 errors.push(
                     name_at
                         .error(format!("duplicate listener \"{name}\""))
-                        .hint(format!("the first is on line {line}; give this one another name")),
+                        .hint(format!(
+                            "the first is on line {line}; give this one another name"
+                        )),
                 );
             }
         }
@@ -164,7 +174,7 @@ fn listeners(
 fn listener(raw: raw::Listener, at: At<'_>, errors: &mut Errors) -> Option<Listener> {
     let listen = at.key("listen");
     let Some(text) = raw.listen else {
-        if !listen.damaged() {
+        if at.lacks("listen") {
             errors.push(
                 at.key_error("this listener has no \"listen\"")
                     .hint("write an address, such as listen: 0.0.0.0:9090"),

@@ -3,26 +3,36 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::{Errors, action, headers, matching};
+use super::{Errors, action, headers, matching, websocket};
 use crate::config::at::At;
+use crate::config::error::ConfigError;
 use crate::config::raw;
-use crate::config::units::{OffOr, OptionalPeriod, Period, Section};
-use crate::config::{Action, Forwarded, HeaderRules, Route, Timeouts, WebSocket};
+use crate::config::units::{Ordered, Period, Section};
+use crate::config::{Forwarded, HeaderRules, Route, Timeouts};
 use crate::route::{Matcher, first_cover};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-const WEBSOCKET_IDLE: Duration = Duration::from_secs(60 * 60);
 
 /// What routes may refer to. The positions are the indices in the resolved configuration.
 pub struct Names<'a> {
     /// `None`: this listener's name could not be decoded.
     pub listeners: Vec<Option<String>>,
-    /// Whether there are listeners beyond these, which could not be decoded.
-    pub listeners_lost: bool,
     pub upstreams: Vec<&'a str>,
-    pub upstreams_lost: bool,
+    /// Whether there are listeners beside these, which could not be decoded.
+    pub more_listeners: bool,
+    /// Whether there are upstreams beside these, which could not be decoded.
+    pub more_upstreams: bool,
+}
+
+/// One route under examination.
+#[derive(Clone, Copy)]
+pub struct Scope<'a> {
+    pub at: At<'a>,
+    /// The route in words.
+    pub label: &'a str,
+    pub names: &'a Names<'a>,
 }
 
 pub fn routes(
@@ -32,42 +42,214 @@ pub fn routes(
     errors: &mut Errors,
 ) -> Option<Vec<Route>> {
     let route_names = route_names(&raw, at, errors);
-    let mut matchers: Vec<(usize, Matcher)> = Vec::new();
+    // The line of each route so far, and what it matches.
+    let mut earlier: Vec<(usize, Matcher)> = Vec::new();
     let mut routes = Vec::new();
     for (i, (Section(mut raw), name)) in raw.into_iter().zip(route_names).enumerate() {
-        let at = at.index(i);
         let label = match &raw.name {
             Some(name) => format!("route \"{name}\""),
             None => "this route".to_owned(),
         };
-        let matching = match raw.matching.take() {
-            Some(Section(matching)) => matching,
-            None => raw::Match::default(),
-        };
-        let path_prefix = matching.path_prefix.clone().or_else(|| matching.path.clone());
-        let matcher = matching::matcher(matching, at.key("match"), &label, names, errors);
-        // Half a match says nothing about what it covers.
-        if let Some(matcher) = matcher.as_ref().filter(|_| !at.key("match").damaged()) {
-            let earlier: Vec<&Matcher> = matchers.iter().map(|(_, matcher)| matcher).collect();
-            if let Some((cover, _)) = first_cover(&earlier, matcher).and_then(|i| matchers.get(i)) {
-                errors.push(
-                    at.key("match")
-                        .key_error(format!("{label} can never match: an earlier route covers it"))
-                        .hint(format!("move it before the one on line {cover}, or remove it")),
-                );
-            }
-            matchers.push((at.line(), matcher.clone()));
-        }
-        routes.push(route(
-            name,
-            raw,
-            matcher,
-            path_prefix.as_deref(),
-            at,
-            &label,
+        let scope = Scope {
+            at: at.index(i),
+            label: &label,
             names,
-            errors,
-        ));
+        };
+        let Section(matching) = raw
+            .matching
+            .take()
+            .unwrap_or(Section(raw::Match::default()));
+        // Half a match says nothing about what it covers.
+        let matcher = matching::matcher(matching, scope, errors)
+            .filter(|_| !scope.at.key("match").damaged())
+            .filter(|_| scope.at.has("match") || scope.at.lacks("match"));
+        if let Some(matcher) = &matcher {
+            let matchers: Vec<&Matcher> = earlier.iter().map(|(_, matcher)| matcher).collect();
+            if let Some(cover) = first_cover(&matchers, matcher) {
+                errors.push(covered(scope, earlier[cover].0));
+            }
+            earlier.push((scope.at.line(), matcher.clone()));
+        }
+        routes.push(route(name, raw, matcher, scope, errors));
     }
     routes.into_iter().collect()
+}
+
+fn covered(scope: Scope<'_>, line: usize) -> ConfigError {
+    let message = format!(
+        "{} can never match: the one on line {line} takes all its requests",
+        scope.label
+    );
+    scope
+        .at
+        .key("match")
+        .key_error(message)
+        .hint("put it before that one, or remove it")
+}
+
+fn route(
+    name: String,
+    mut raw: raw::Route,
+    matcher: Option<Matcher>,
+    scope: Scope<'_>,
+    errors: &mut Errors,
+) -> Option<Route> {
+    let Section(rules) = raw
+        .headers
+        .take()
+        .unwrap_or(Section(raw::Headers::default()));
+    let at = scope.at.key("headers");
+    let request_headers = header_rules(rules.request, headers::Side::Request, at, errors);
+    let response_headers = header_rules(rules.response, headers::Side::Response, at, errors);
+    let websocket = websocket::websocket(raw.websocket.take(), scope.at.key("websocket"), errors);
+    let Section(timeouts) = raw
+        .timeouts
+        .take()
+        .unwrap_or(Section(raw::Timeouts::default()));
+    let forwarded = match raw.forwarded {
+        None | Some(raw::Forwarded::XHeaders) => Forwarded::XForwarded,
+        Some(raw::Forwarded::Rfc7239) => Forwarded::Rfc7239,
+        Some(raw::Forwarded::Both) => Forwarded::Both,
+        Some(raw::Forwarded::Off) => Forwarded::Off,
+    };
+    let action = action::action(raw, matcher.as_ref(), scope, errors);
+    Some(Route {
+        name,
+        matcher: matcher?,
+        action: action?,
+        request_headers: request_headers?,
+        response_headers: response_headers?,
+        forwarded,
+        timeouts: Timeouts {
+            connect: timeouts
+                .connect
+                .map_or(CONNECT_TIMEOUT, |Period(connect)| connect),
+            response: timeouts
+                .response
+                .map_or(RESPONSE_TIMEOUT, |Period(response)| response),
+            idle: timeouts.idle.map_or(IDLE_TIMEOUT, |Period(idle)| idle),
+        },
+        websocket: websocket?,
+    })
+}
+
+fn header_rules(
+    raw: Option<Section<raw::HeaderRules>>,
+    side: headers::Side,
+    at: At<'_>,
+    errors: &mut Errors,
+) -> Option<HeaderRules> {
+    match raw {
+        Some(Section(raw)) => headers::rules(raw, side, at.key(side.key()), errors),
+        None => Some(HeaderRules::default()),
+    }
+}
+
+/// The name of each route: as written, else the match in words, with a number where two would be
+/// the same.
+fn route_names(raw: &[Section<raw::Route>], at: At<'_>, errors: &mut Errors) -> Vec<String> {
+    let mut lines: HashMap<&str, usize> = HashMap::new();
+    for (i, Section(route)) in raw.iter().enumerate() {
+        let Some(name) = &route.name else { continue };
+        let at = at.index(i).key("name");
+        if name.is_empty() {
+            errors.push(at.error("the route's name is empty"));
+        } else if let Some(line) = lines.get(name.as_str()) {
+            errors.push(
+                at.error(format!("duplicate route \"{name}\""))
+                    .hint(format!(
+                        "the first is on line {line}; give this one another name"
+                    )),
+            );
+        } else {
+            lines.insert(name, at.line());
+        }
+    }
+    let mut taken: HashSet<String> = lines.into_keys().map(str::to_owned).collect();
+    raw.iter()
+        .map(|Section(route)| match &route.name {
+            Some(name) => name.clone(),
+            None => {
+                let words = words(route.matching.as_ref().map(|Section(matching)| matching));
+                let mut name = words.clone();
+                let mut number = 2;
+                while !taken.insert(name.clone()) {
+                    name = format!("{words} #{number}");
+                    number += 1;
+                }
+                name
+            }
+        })
+        .collect()
+}
+
+/// The match in words: `chat.example.com/IMS_SVR/websocket`, `path = /x`, `any`.
+fn words(matching: Option<&raw::Match>) -> String {
+    let Some(matching) = matching else {
+        return "any".to_owned();
+    };
+    let mut words: Vec<String> = Vec::new();
+    let host = matching.host.clone().unwrap_or_default();
+    let prefix = matching.path_prefix.clone().unwrap_or_default();
+    if !host.is_empty() || !prefix.is_empty() {
+        words.push(host + &prefix);
+    }
+    if let Some(path) = &matching.path {
+        words.push(format!("path = {path}"));
+    }
+    if let Some(regex) = &matching.path_regex {
+        words.push(format!("path ~ {regex}"));
+    }
+    if let Some(methods) = &matching.methods {
+        words.push(methods.join("|"));
+    }
+    if let Some(Ordered(headers)) = &matching.headers {
+        words.extend(
+            headers
+                .iter()
+                .map(|(name, value)| format!("{name}: {value}")),
+        );
+    }
+    if let Some(listener) = &matching.listener {
+        words.push(format!("on {listener}"));
+    }
+    if words.is_empty() {
+        words.push("any".to_owned());
+    }
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_match_has_words() {
+        let matching = |change: fn(&mut raw::Match)| {
+            let mut matching = raw::Match::default();
+            change(&mut matching);
+            words(Some(&matching))
+        };
+        assert_eq!(words(None), "any");
+        assert_eq!(matching(|_| ()), "any");
+        assert_eq!(matching(|m| m.path = Some("/x".into())), "path = /x");
+        assert_eq!(
+            matching(|m| m.path_regex = Some("^/x".into())),
+            "path ~ ^/x"
+        );
+        assert_eq!(
+            matching(|m| {
+                m.host = Some("chat.example.com".into());
+                m.path_prefix = Some("/IMS_SVR/websocket".into());
+            }),
+            "chat.example.com/IMS_SVR/websocket"
+        );
+        assert_eq!(
+            matching(|m| {
+                m.methods = Some(vec!["GET".into(), "HEAD".into()]);
+                m.listener = Some("public".into());
+            }),
+            "GET|HEAD on public"
+        );
+    }
 }

@@ -33,12 +33,7 @@ pub fn upstreams(
     upstreams.into_iter().collect()
 }
 
-fn upstream(
-    name: String,
-    raw: raw::Upstream,
-    at: At<'_>,
-    errors: &mut Errors,
-) -> Option<Upstream> {
+fn upstream(name: String, raw: raw::Upstream, at: At<'_>, errors: &mut Errors) -> Option<Upstream> {
     // Operators address a server as UPSTREAM/ADDRESS, on the command line and in URLs.
     let unusable = |c: char| c == '/' || c.is_whitespace() || c.is_control();
     if name.is_empty() || name.contains(unusable) {
@@ -50,7 +45,7 @@ fn upstream(
     let balance = balance(&name, &raw, at, errors);
     let servers = servers(&name, raw.servers, at, errors);
     let discover = match raw.discover {
-        Some(Section(raw)) => discover(raw, at.key("discover"), errors).map(Some),
+        Some(Section(raw)) => discover(&name, raw, at.key("discover"), errors).map(Some),
         None => Some(None),
     };
     let health_check = match raw.health_check {
@@ -77,15 +72,13 @@ fn upstream(
     })
 }
 
-fn balance(
-    name: &str,
-    raw: &raw::Upstream,
-    at: At<'_>,
-    errors: &mut Errors,
-) -> Option<Balance> {
+fn balance(name: &str, raw: &raw::Upstream, at: At<'_>, errors: &mut Errors) -> Option<Balance> {
     let hashes = raw.balance == Some(raw::Balance::ConsistentHash);
     if !hashes && !at.key("balance").damaged() {
-        for key in ["hash_key", "load_bound"].into_iter().filter(|key| at.has(key)) {
+        for key in ["hash_key", "load_bound"]
+            .into_iter()
+            .filter(|key| at.has(key))
+        {
             errors.push(
                 at.key(key)
                     .key_error(format!(
@@ -100,7 +93,9 @@ fn balance(
     {
         errors.push(
             at.key("load_bound")
-                .error(format!("load_bound of upstream \"{name}\" must be over 1, not {bound}"))
+                .error(format!(
+                    "load_bound of upstream \"{name}\" must be over 1, not {bound}"
+                ))
                 .hint("1.25 lets a server have a quarter more than the mean"),
         );
     }
@@ -109,19 +104,20 @@ fn balance(
         raw::Balance::LeastSessions => Some(Balance::LeastSessions),
         raw::Balance::TwoChoices => Some(Balance::TwoChoices),
         raw::Balance::ConsistentHash => {
-            let key_at = at.key("hash_key");
             let Some(key) = &raw.hash_key else {
-                if !key_at.damaged() {
+                if at.lacks("hash_key") {
                     errors.push(
                         at.key("balance")
-                            .error(format!("upstream \"{name}\" hashes, but has no \"hash_key\""))
+                            .error(format!(
+                                "upstream \"{name}\" hashes, but has no \"hash_key\""
+                            ))
                             .hint("write one, such as hash_key: $arg_userId"),
                     );
                 }
                 return None;
             };
             Some(Balance::ConsistentHash {
-                key: template(key, "hash_key", key_at, errors)?,
+                key: template(key, "hash_key", at.key("hash_key"), errors)?,
                 load_bound: raw.load_bound,
             })
         }
@@ -130,10 +126,6 @@ fn balance(
 
 /// `what` names the template in the error.
 pub fn template(text: &str, what: &str, at: At<'_>, errors: &mut Errors) -> Option<Template> {
-    if text.is_empty() {
-        errors.push(at.error(format!("{what} is empty")));
-        return None;
-    }
     match Template::parse(text) {
         Ok(template) => Some(template),
         Err(error) => {
@@ -151,7 +143,8 @@ fn servers(
 ) -> Option<Vec<UpstreamServer>> {
     let raw = raw.unwrap_or_default();
     let list = at.key("servers");
-    if raw.is_empty() && !at.has("discover") && !list.damaged() && !at.key("discover").damaged() {
+    let wanting = at.lacks("servers") || (at.has("servers") && !list.damaged());
+    if raw.is_empty() && wanting && at.lacks("discover") {
         errors.push(
             at.key_error(format!("upstream \"{name}\" has no servers"))
                 .hint("write some, such as servers: [127.0.0.1:9080], or discover them"),
@@ -163,7 +156,11 @@ fn servers(
         let at = list.index(i);
         let server = server(name, entry, at, errors);
         if let Some(server) = &server {
-            let address_at = if at.has("address") { at.key("address") } else { at };
+            let address_at = if at.has("address") {
+                at.key("address")
+            } else {
+                at
+            };
             if let Some(line) = first_lines.get(&server.address) {
                 errors.push(
                     address_at
@@ -183,7 +180,7 @@ fn servers(
     }
     let servers: Vec<UpstreamServer> = servers.into_iter().collect::<Option<_>>()?;
     let all_backup = !servers.is_empty() && servers.iter().all(|server| server.backup);
-    if all_backup && !at.has("discover") && !list.damaged() {
+    if all_backup && at.lacks("discover") && !list.damaged() {
         errors.push(
             list.key_error(format!("all servers of upstream \"{name}\" are backup"))
                 .hint("remove backup from those that serve first"),
@@ -211,10 +208,12 @@ fn server(
         );
     }
     let Some(address) = address else {
-        if !address_at.damaged() {
+        if at.lacks("address") {
             errors.push(
-                at.key_error(format!("a server of upstream \"{upstream}\" has no \"address\""))
-                    .hint("write one, such as address: 127.0.0.1:9080"),
+                at.key_error(format!(
+                    "a server of upstream \"{upstream}\" has no \"address\""
+                ))
+                .hint("write one, such as address: 127.0.0.1:9080"),
             );
         }
         return None;
@@ -233,13 +232,14 @@ fn server(
     }
 }
 
-fn discover(raw: raw::Discover, at: At<'_>, errors: &mut Errors) -> Option<Discover> {
-    let dns = at.key("dns");
+fn discover(name: &str, raw: raw::Discover, at: At<'_>, errors: &mut Errors) -> Option<Discover> {
     let Some(text) = raw.dns else {
-        if !dns.damaged() {
+        if at.lacks("dns") {
             errors.push(
-                at.key_error("\"discover\" has no \"dns\"")
-                    .hint("write a name and a port, such as dns: chat.internal:9080"),
+                at.key_error(format!(
+                    "\"discover\" of upstream \"{name}\" has no \"dns\""
+                ))
+                .hint("write a name and a port, such as dns: chat.internal:9080"),
             );
         }
         return None;
@@ -248,10 +248,12 @@ fn discover(raw: raw::Discover, at: At<'_>, errors: &mut Errors) -> Option<Disco
         Ok((host, port)) => Some(Discover {
             host,
             port,
-            refresh: raw.refresh.map_or(DISCOVER_REFRESH, |Period(refresh)| refresh),
+            refresh: raw
+                .refresh
+                .map_or(DISCOVER_REFRESH, |Period(refresh)| refresh),
         }),
         Err(wrong) => {
-            errors.push(wrong.at(dns));
+            errors.push(wrong.at(at.key("dns")));
             None
         }
     }
@@ -259,7 +261,7 @@ fn discover(raw: raw::Discover, at: At<'_>, errors: &mut Errors) -> Option<Disco
 
 fn eject(name: &str, raw: raw::Eject, at: At<'_>, errors: &mut Errors) -> Option<Eject> {
     for key in ["failures", "within", "for"] {
-        if !at.has(key) && !at.key(key).damaged() {
+        if at.lacks(key) {
             errors.push(
                 at.key_error(format!("\"eject\" of upstream \"{name}\" has no \"{key}\""))
                     .hint("write all three, such as eject: { failures: 5, within: 10s, for: 30s }"),

@@ -1,0 +1,191 @@
+//! What a request must be like for a route to serve it.
+
+use http::{HeaderName, HeaderValue, Method};
+
+use super::Errors;
+use super::route::Scope;
+use crate::config::at::At;
+use crate::config::error::ConfigError;
+use crate::config::raw;
+use crate::config::units::Ordered;
+use crate::route::{HostPattern, Matcher, PathMatch, PathRegex};
+
+/// RFC 9110, RFC 5789 and RFC 4918, less CONNECT, which is no request for a path.
+const METHODS: [&str; 15] = [
+    "GET",
+    "HEAD",
+    "POST",
+    "PUT",
+    "DELETE",
+    "OPTIONS",
+    "PATCH",
+    "TRACE",
+    "COPY",
+    "LOCK",
+    "MKCOL",
+    "MOVE",
+    "PROPFIND",
+    "PROPPATCH",
+    "UNLOCK",
+];
+
+pub fn matcher(raw: raw::Match, scope: Scope<'_>, errors: &mut Errors) -> Option<Matcher> {
+    let at = scope.at.key("match");
+    let listener = match &raw.listener {
+        Some(name) => listener(name, scope, at.key("listener"), errors).map(Some),
+        None => Some(None),
+    };
+    let host = match &raw.host {
+        Some(host) => self::host(host, at.key("host"), errors).map(Some),
+        None => Some(None),
+    };
+    let path = path(&raw, scope, at, errors);
+    let headers = headers(raw.headers, at.key("headers"), errors);
+    let methods = methods(raw.methods, at.key("methods"), errors);
+    Some(Matcher {
+        listener: listener?,
+        host: host?,
+        path: path?,
+        headers: headers?,
+        methods: methods?,
+    })
+}
+
+fn listener(name: &str, scope: Scope<'_>, at: At<'_>, errors: &mut Errors) -> Option<usize> {
+    let known = || scope.names.listeners.iter().map(Option::as_deref);
+    let found = known().position(|known| known == Some(name));
+    let unknown_for_sure = !scope.names.more_listeners && known().all(|known| known.is_some());
+    if found.is_none() && unknown_for_sure {
+        errors.push(
+            at.error(format!("{} names unknown listener \"{name}\"", scope.label))
+                .hint_one_of(name, "known listeners", known().flatten()),
+        );
+    }
+    found
+}
+
+fn host(text: &str, at: At<'_>, errors: &mut Errors) -> Option<HostPattern> {
+    HostPattern::parse(text)
+        .map_err(|wrong| errors.push(at.error(wrong)))
+        .ok()
+}
+
+fn path(raw: &raw::Match, scope: Scope<'_>, at: At<'_>, errors: &mut Errors) -> Option<PathMatch> {
+    let keys = ["path_prefix", "path", "path_regex"];
+    let written: Vec<&str> = keys.into_iter().filter(|key| at.has(key)).collect();
+    if let [first, second, ..] = written[..] {
+        errors.push(
+            at.key(second)
+                .key_error(format!(
+                    "{} matches by both \"{first}\" and \"{second}\"",
+                    scope.label
+                ))
+                .hint("choose one of path_prefix, path and path_regex"),
+        );
+    }
+    let prefix = raw.path_prefix.as_ref().map(|prefix| {
+        plain_path(prefix, at.key("path_prefix"), errors).then(|| PathMatch::Prefix(prefix.clone()))
+    });
+    let exact = raw.path.as_ref().map(|path| {
+        plain_path(path, at.key("path"), errors).then(|| PathMatch::Exact(path.clone()))
+    });
+    let regex = raw
+        .path_regex
+        .as_ref()
+        .map(|text| match PathRegex::parse(text) {
+            Ok(regex) => Some(PathMatch::Regex(regex)),
+            Err(error) => {
+                errors.push(at.key("path_regex").error(bad_regex(text, &error)));
+                None
+            }
+        });
+    prefix.or(exact).or(regex).unwrap_or(Some(PathMatch::Any))
+}
+
+fn bad_regex(text: &str, error: &regex::Error) -> String {
+    // The regex crate draws the expression with a pointer at what is wrong; its last line says it.
+    let shown = error.to_string();
+    let last = shown.lines().last().unwrap_or_default();
+    let reason = last.strip_prefix("error: ").unwrap_or(last);
+    format!("bad path_regex \"{text}\": {reason}")
+}
+
+/// Whether `path` can be the path of a request.
+pub fn plain_path(path: &str, at: At<'_>, errors: &mut Errors) -> bool {
+    if !path.starts_with('/') {
+        errors.push(
+            at.error(format!("path \"{path}\" does not begin with /"))
+                .hint(format!("write \"/{path}\"")),
+        );
+        return false;
+    }
+    let stray = path
+        .chars()
+        .find(|c| matches!(c, '?' | '#') || c.is_whitespace() || c.is_control());
+    if let Some(stray) = stray {
+        errors.push(
+            at.error(format!(
+                "path \"{path}\" can never match: it has a {stray:?}"
+            ))
+            .hint("write the path alone, without a query, and blanks as %20"),
+        );
+        return false;
+    }
+    true
+}
+
+fn headers(
+    raw: Option<Ordered<String>>,
+    at: At<'_>,
+    errors: &mut Errors,
+) -> Option<Vec<(HeaderName, String)>> {
+    let Ordered(raw) = raw.unwrap_or(Ordered(Vec::new()));
+    let mut headers = Vec::new();
+    for (name, value) in raw {
+        let at = at.key(&name);
+        let parsed = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| errors.push(bad_name(&name, at)))
+            .ok();
+        let fits = HeaderValue::from_str(&value).is_ok() && value.trim() == value;
+        if !fits {
+            errors.push(
+                at.error(format!("header \"{name}\" can never have this value"))
+                    .hint("values are printable and have no blanks at their ends"),
+            );
+        }
+        headers.push(parsed.filter(|_| fits).map(|name| (name, value)));
+    }
+    headers.into_iter().collect()
+}
+
+pub fn bad_name(name: &str, at: At<'_>) -> ConfigError {
+    at.key_error(format!("\"{name}\" cannot be the name of a header"))
+        .hint("names have letters, digits and dashes, such as X-Real-IP")
+}
+
+fn methods(raw: Option<Vec<String>>, at: At<'_>, errors: &mut Errors) -> Option<Vec<Method>> {
+    let Some(raw) = raw else {
+        return Some(Vec::new());
+    };
+    if raw.is_empty() && !at.damaged() {
+        errors.push(
+            at.error("\"methods\" is empty: no request could match")
+                .hint("list some, or leave the key out for any method"),
+        );
+    }
+    let mut methods = Vec::new();
+    for (i, name) in raw.iter().enumerate() {
+        let method = Method::from_bytes(name.as_bytes())
+            .ok()
+            .filter(|_| METHODS.contains(&name.as_str()));
+        if method.is_none() {
+            errors.push(
+                at.index(i)
+                    .error(format!("unknown method \"{name}\""))
+                    .hint_one_of(name, "known methods", METHODS),
+            );
+        }
+        methods.push(method);
+    }
+    methods.into_iter().collect()
+}

@@ -1,0 +1,105 @@
+//! The two tiers of the demo: the shipped files, with the addresses of this run.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+use std::{fmt, io};
+
+use super::{DemoBackends, DemoPorts};
+use crate::app::{App, StartError};
+use crate::config::{self, Config, ConfigErrors};
+
+const CLIENT_LB: &str = include_str!("../../conf/client-lb.yaml");
+const SERVER_LB: &str = include_str!("../../conf/server-lb.yaml");
+
+/// What both files say, in the order of [`addresses`].
+const SHIPPED: [&str; 6] = [
+    "127.0.0.1:9090",
+    "127.0.0.1:9091",
+    "127.0.0.1:7080",
+    "127.0.0.1:8080",
+    "127.0.0.1:9080",
+    "127.0.0.1:9081",
+];
+
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    #[error("the demo's servers cannot start: {0}")]
+    Backends(#[source] io::Error),
+    #[error("a shipped file is not valid:\n{0}")]
+    Config(ConfigErrors),
+    #[error("{0}; `--port` moves the demo to other ports")]
+    Start(#[from] StartError),
+    #[error("--port {0} leaves no port for the server LB, which takes the next one")]
+    Port(u16),
+    #[error("signals cannot be waited for: {0}")]
+    Signal(#[source] io::Error),
+}
+
+/// Serves until Ctrl-C. The client LB takes `port`, the server LB the next one.
+pub async fn run(port: u16) -> Result<(), DemoError> {
+    let next = port.checked_add(1).filter(|_| port > 0).ok_or(DemoError::Port(port))?;
+    let anywhere = DemoPorts { client_apps: [0; 2], chat_servers: [0; 2] };
+    let backends = DemoBackends::start(anywhere).await.map_err(DemoError::Backends)?;
+    let ours = addresses(port, next, &backends);
+    let server_lb = App::start(shipped("server-lb.yaml", SERVER_LB, &ours)?)?;
+    let client_lb = App::start(shipped("client-lb.yaml", CLIENT_LB, &ours)?)?;
+    println!("{}", Welcome(ours));
+    tokio::signal::ctrl_c().await.map_err(DemoError::Signal)?;
+    client_lb.stop(Duration::ZERO).await;
+    server_lb.stop(Duration::ZERO).await;
+    Ok(())
+}
+
+fn addresses(port: u16, next: u16, backends: &DemoBackends) -> [SocketAddr; 6] {
+    let [app_one, app_two] = backends.client_apps();
+    let chat = backends.chat_servers();
+    let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    [local(port), local(next), app_one, app_two, chat[0], chat[1]]
+}
+
+fn shipped(name: &str, text: &str, ours: &[SocketAddr; 6]) -> Result<Config, DemoError> {
+    // In two steps: a new address must not be taken for another old one.
+    let mut text = text.to_owned();
+    for (index, old) in SHIPPED.iter().enumerate() {
+        text = text.replace(old, &format!("<{index}>"));
+    }
+    for (index, new) in ours.iter().enumerate() {
+        text = text.replace(&format!("<{index}>"), &new.to_string());
+    }
+    text.push_str("\naccess_log: off\n");
+    config::parse(name, &text).map_err(DemoError::Config)
+}
+
+struct Welcome([SocketAddr; 6]);
+
+impl fmt::Display for Welcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [client_lb, server_lb, app_one, app_two, chat_one, chat_two] = self.0;
+        writeln!(f, "prusik demo: open http://{client_lb}/IMS/")?;
+        writeln!(f)?;
+        writeln!(f, "  browser ─► client LB {client_lb} ─┬─► client app  {app_one}, {app_two}")?;
+        writeln!(f, "                                      └─► server LB   {server_lb}")?;
+        writeln!(f, "                                            └─► chat  {chat_one}, {chat_two}")?;
+        writeln!(f)?;
+        write!(f, "Ctrl-C stops it.")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_files_name_every_address_that_the_demo_replaces() {
+        for address in SHIPPED {
+            assert!(CLIENT_LB.contains(address) || SERVER_LB.contains(address), "{address}");
+        }
+        let ours: [SocketAddr; 6] =
+            [1, 2, 3, 4, 5, 6].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        for (name, text) in [("client-lb.yaml", CLIENT_LB), ("server-lb.yaml", SERVER_LB)] {
+            let config = shipped(name, text, &ours).expect("shipped files are valid");
+            let text = format!("{config:?}");
+            assert!(!text.contains(":90") && !text.contains(":80"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! The configuration: every file in `tests/config/valid` is taken, every one in
+//! `tests/config/invalid` is refused with exactly the errors beside it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use prusik::config::{
+    self, AccessLog, Action, Balance, Forwarded, HealthCheckKind, ListenAddress, ServerAddress,
+};
+
+fn fixtures(kind: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/config")
+        .join(kind);
+    let mut files: Vec<PathBuf> = fs::read_dir(&folder)
+        .expect("the fixtures are there")
+        .map(|entry| entry.expect("the folder can be read").path())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "yaml")
+        })
+        .collect();
+    files.sort();
+    files
+}
+
+fn resolve(yaml: &str) -> config::Config {
+    config::parse("inline.yaml", yaml).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+#[test]
+fn valid_files_are_taken() {
+    let files = fixtures("valid");
+    assert!(files.len() >= 5, "only {} fixtures", files.len());
+    for file in files {
+        if let Err(errors) = config::load(&file) {
+            panic!("{errors}");
+        }
+    }
+}
+
+#[test]
+fn invalid_files_are_refused_with_every_error() {
+    let files = fixtures("invalid");
+    assert!(files.len() >= 25, "only {} fixtures", files.len());
+    let mut wrong = Vec::new();
+    for file in files {
+        let text = fs::read_to_string(&file).expect("the fixture can be read");
+        let found = match config::parse("FILE", &text) {
+            Ok(_) => "nothing is wrong".to_owned(),
+            Err(errors) => format!("{errors}\n"),
+        };
+        let beside = file.with_extension("expected");
+        if std::env::var_os("BLESS").is_some() {
+            fs::write(&beside, &found).expect("the fixture can be written");
+        }
+        let expected = fs::read_to_string(&beside).unwrap_or_default();
+        if found != expected {
+            wrong.push(format!(
+                "{}\n--- expected\n{expected}--- found\n{found}",
+                file.display()
+            ));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{}\n(BLESS=1 accepts what was found)",
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn what_is_left_out_gets_its_default() {
+    let config = resolve(
+        "
+        listeners: [{ listen: 127.0.0.1:9090 }]
+        upstreams: { a: { servers: [127.0.0.1:9080], health_check: { type: http } } }
+        routes: [{ upstream: a }]
+        ",
+    );
+    assert!(config.server.threads >= 1);
+    assert_eq!(config.access_log, AccessLog::Stdout);
+    assert_eq!(config.listeners[0].name, "127.0.0.1:9090");
+    let upstream = &config.upstreams[0];
+    assert_eq!(upstream.balance, Balance::RoundRobin);
+    assert_eq!((upstream.attempts, upstream.keepalive), (3, 128));
+    assert_eq!(upstream.slow_start, Duration::ZERO);
+    assert_eq!(upstream.servers[0].weight, 1);
+    assert_eq!(upstream.servers[0].max_sessions, None);
+    let check = upstream.health_check.as_ref().expect("it is on");
+    assert_eq!(
+        (check.interval, check.timeout),
+        (Duration::from_secs(2), Duration::from_secs(1))
+    );
+    assert_eq!((check.rise, check.fall), (2, 3));
+    let expect = vec![200..=399];
+    assert_eq!(
+        check.kind,
+        HealthCheckKind::Http {
+            path: "/".to_owned(),
+            host: None,
+            expect
+        }
+    );
+    let route = &config.routes[0];
+    assert_eq!(route.name, "any");
+    assert_eq!(route.forwarded, Forwarded::XForwarded);
+    assert_eq!(route.timeouts.connect, Duration::from_secs(5));
+    assert_eq!(route.timeouts.response, Duration::from_secs(60));
+    assert_eq!(route.timeouts.idle, Duration::from_secs(60));
+    let websocket = route.websocket.as_ref().expect("it is on");
+    assert_eq!(websocket.idle, Some(Duration::from_secs(3600)));
+    assert_eq!(websocket.max_session, None);
+    assert!(websocket.origins.is_empty());
+}
+
+#[test]
+fn references_become_indices() {
+    let config = resolve(
+        "
+        listeners: [{ listen: 127.0.0.1:1, name: one }, { listen: unix:/run/two.sock }]
+        upstreams: { z: { servers: [chat:80] }, a: { servers: ['[::1]:80'] } }
+        routes:
+          - { match: { path_prefix: /a, listener: 'unix:/run/two.sock' }, upstream: a, strip_prefix: /a/ }
+          - { match: { listener: one }, upstream: z }
+        ",
+    );
+    assert_eq!(
+        config.listeners[1].address,
+        ListenAddress::Unix("/run/two.sock".into())
+    );
+    let chat = ServerAddress::Name {
+        host: "chat".to_owned(),
+        port: 80,
+    };
+    assert_eq!(config.upstreams[0].servers[0].address, chat);
+    assert_eq!(config.routes[0].matcher.listener, Some(1));
+    let strip_prefix = Some("/a".to_owned());
+    assert_eq!(
+        config.routes[0].action,
+        Action::Proxy {
+            upstream: 1,
+            strip_prefix
+        }
+    );
+    assert_eq!(
+        config.routes[1].action,
+        Action::Proxy {
+            upstream: 0,
+            strip_prefix: None
+        }
+    );
+}
+
+#[test]
+fn routes_without_names_get_unique_ones() {
+    let config = resolve(
+        "
+        listeners: [{ listen: 127.0.0.1:1 }]
+        routes:
+          - { match: { path: /x, methods: [GET] }, respond: { status: 200 } }
+          - { name: /y, match: { path: /z }, respond: { status: 200 } }
+          - { match: { path_prefix: /y, methods: [GET] }, respond: { status: 200 } }
+          - { match: { path_prefix: /y, methods: [GET] }, respond: { status: 200 } }
+        ",
+    );
+    let names: Vec<&str> = config
+        .routes
+        .iter()
+        .map(|route| route.name.as_str())
+        .collect();
+    assert_eq!(names, ["path = /x GET", "/y", "/y GET", "/y GET #2"]);
+}
+
+#[test]
+fn off_and_false_mean_the_same() {
+    let with = |off: &str| {
+        resolve(&format!(
+            "
+            access_log: {off}
+            listeners: [{{ listen: 127.0.0.1:1 }}]
+            upstreams: {{ a: {{ servers: [{{ address: a:1, backup: {off} }}], health_check: {off},
+                                eject: {off}, slow_start: {off} }} }}
+            routes: [{{ name: all, upstream: a, websocket: {off}, forwarded: {off} }}]
+            "
+        ))
+    };
+    assert_eq!(with("off"), with("false"));
+    let config = with("off");
+    assert_eq!(config.access_log, AccessLog::Off);
+    assert_eq!(config.upstreams[0].health_check, None);
+    assert_eq!(config.routes[0].websocket, None);
+    assert_eq!(config.routes[0].forwarded, Forwarded::Off);
+}
+
+#[test]
+fn headers_keep_their_case_and_order() {
+    let config = resolve(
+        "
+        listeners: [{ listen: 127.0.0.1:1 }]
+        upstreams: { a: { servers: [a:1] } }
+        routes:
+          - upstream: a
+            headers: { request: { set: { X-Z: $host, x-a: '', Remote_Addr: '1' }, remove: [X-Debug] } }
+        ",
+    );
+    let rules = &config.routes[0].request_headers;
+    let names: Vec<&str> = rules
+        .set
+        .iter()
+        .map(|(_, written, _)| written.as_str())
+        .collect();
+    assert_eq!(names, ["X-Z", "x-a", "Remote_Addr"]);
+    assert_eq!(rules.remove[0], "x-debug");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_an_error_that_names_it() {
+    let errors = config::load(Path::new("/nonexistent/prusik.yaml")).expect_err("it is not there");
+    let shown = errors.to_string();
+    assert!(
+        shown.starts_with("/nonexistent/prusik.yaml: cannot read: "),
+        "{shown}"
+    );
+    assert_eq!(errors.errors()[0].place, None);
+}
+
+#[test]
+fn the_schema_knows_every_key_and_refuses_others() {
+    let schema = config::schema();
+    assert_eq!(schema["title"], "prusik configuration");
+    assert_eq!(schema["additionalProperties"], false);
+    let text = schema.to_string();
+    for key in [
+        "path_prefix",
+        "hash_key",
+        "max_sessions",
+        "strip_prefix",
+        "origins",
+        "for",
+    ] {
+        assert!(text.contains(&format!("\"{key}\":")), "{key}");
+    }
+    assert!(
+        !text.contains("\"null\""),
+        "a key that is written has a value"
+    );
+}
