@@ -127,6 +127,7 @@ impl App {
         if tokio::time::timeout(grace, requests_done).await.is_err() {
             info!("{} connections are cut", self.connections.len());
         }
+        self.log.close();
     }
 }
 

@@ -70,6 +70,33 @@ fn invalid_files_are_refused_with_every_error() {
     );
 }
 
+/// A refusal without an error would leave the operator with nothing to go by.
+#[test]
+fn a_file_cut_anywhere_is_taken_or_refused_with_errors() {
+    let files = fixtures("valid").into_iter().chain(fixtures("invalid"));
+    for file in files {
+        let text = fs::read_to_string(&file).expect("the fixture can be read");
+        let lines: Vec<&str> = text.lines().collect();
+        for (i, line) in lines.iter().enumerate() {
+            let before = lines[..i].join("\n");
+            let after = lines[i + 1..].join("\n");
+            let half = line
+                .chars()
+                .take(line.chars().count() / 2)
+                .collect::<String>();
+            for cut in [
+                format!("{before}\n{half}"),
+                format!("{before}\n{half}\n{after}"),
+                format!("{before}\n{after}"),
+            ] {
+                if let Err(errors) = config::parse("FILE", &cut) {
+                    assert!(!errors.errors().is_empty(), "{}:\n{cut}", file.display());
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn what_is_left_out_gets_its_default() {
     let config = resolve(

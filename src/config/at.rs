@@ -66,11 +66,6 @@ impl<'a> At<'a> {
         self.node.and_then(Node::text)
     }
 
-    /// Whether this was there, but could not be decoded as a whole.
-    pub fn lost(self) -> bool {
-        self.lost
-    }
-
     /// Whether elements of this list could not be decoded as a whole.
     pub fn lost_items(self) -> bool {
         self.node

@@ -1,10 +1,10 @@
 //! What the operator wrote, made into what the program needs.
 //!
 //! ```text
-//! text ─► source ─► decode ─► resolve ─► Config
-//!         tree with  raw: the   references,
-//!         places     file's     values,
-//!                    own shape  defaults
+//! text ─► reader ─► decode ─► resolve ─► Config
+//!         source:   raw: the  references,
+//!         a tree    file's    values,
+//!         of places own shape defaults
 //! ```
 //!
 //! [`raw`] is also what the JSON Schema is made from. The types below are those in which an invalid
@@ -15,6 +15,7 @@ mod at;
 mod decode;
 mod error;
 mod raw;
+mod reader;
 mod resolve;
 mod source;
 mod units;
@@ -47,7 +48,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
 
 /// Checks a configuration that is at hand. `name` stands for the file in errors.
 pub fn parse(name: &str, text: &str) -> Result<Config, ConfigErrors> {
-    let (root, mut errors) = source::read(text);
+    let (root, mut errors) = reader::read(text);
     let config = root.and_then(|mut root| {
         let file = decode::decode(&mut root, &mut errors)?;
         resolve::resolve(file, &root, &mut errors)
@@ -71,6 +72,10 @@ pub fn schema() -> serde_json::Value {
 fn refuse_null(schema: &mut schemars::Schema) {
     if let Some(serde_json::Value::Array(types)) = schema.get_mut("type") {
         types.retain(|name| name != "null");
+        if let [only] = &types[..] {
+            let only = only.clone();
+            schema.insert("type".to_owned(), only);
+        }
     }
     if let Some(serde_json::Value::Array(options)) = schema.get_mut("anyOf") {
         options.retain(|option| option != &serde_json::json!({ "type": "null" }));

@@ -1,21 +1,11 @@
 //! The YAML file as a tree in which every value and key knows its place.
 //!
-//! Anchors, aliases and merge keys (`<<`) are resolved here; duplicate keys are found here. What a
-//! plain scalar means (number, boolean, text) is left to `serde_yaml`, to which the tree converts.
+//! [`super::reader`] makes it. What a plain scalar means (number, boolean, text) is left to
+//! `serde_yaml`, to which the tree converts.
 
-use std::collections::HashMap;
-
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, Tag};
 use serde_yaml::Value;
 
-use super::error::{ConfigError, Place};
-
-/// Nodes that aliases may add to what the file spells out, against a few lines that expand to
-/// gigabytes.
-const ALIASED_NODES_MAX: usize = 100_000;
-
-/// Levels of nesting; the deepest value of a valid file is at seven. The tree is walked recursively.
-const DEPTH_MAX: usize = 32;
+use super::error::Place;
 
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -54,25 +44,15 @@ pub enum Step {
     Index(usize),
 }
 
-/// Reads the one document of `text`. Without a tree there is at least one error; with one there
-/// may be (duplicate keys).
-pub fn read(text: &str) -> (Option<Node>, Vec<ConfigError>) {
-    let mut reader = Reader {
-        parser: Parser::new_from_str(text),
-        anchors: HashMap::new(),
-        aliased: 0,
-        errors: Vec::new(),
-    };
-    match reader.document() {
-        Ok(root) => (Some(root), reader.errors),
-        Err(error) => {
-            reader.errors.push(error);
-            (None, reader.errors)
+impl Node {
+    pub fn new(place: Place, content: Content) -> Node {
+        Node {
+            place,
+            content,
+            pruned: Vec::new(),
         }
     }
-}
 
-impl Node {
     pub fn to_value(&self) -> Value {
         match &self.content {
             Content::Scalar { text, form } => scalar_value(text, *form),
@@ -83,6 +63,14 @@ impl Node {
                     .map(|entry| (Value::String(entry.key.clone()), entry.value.to_value()))
                     .collect(),
             ),
+        }
+    }
+
+    /// Whether nothing is written here, or `null`.
+    pub fn is_null(&self) -> bool {
+        match &self.content {
+            Content::Scalar { text, form } => scalar_value(text, *form).is_null(),
+            _ => false,
         }
     }
 
@@ -182,7 +170,7 @@ impl Node {
     }
 
     /// How many nodes there are, and how many levels.
-    fn measure(&self) -> (usize, usize) {
+    pub fn measure(&self) -> (usize, usize) {
         let (nodes, depth) = self
             .children()
             .map(Node::measure)
@@ -200,240 +188,50 @@ fn scalar_value(text: &str, form: ScalarForm) -> Value {
     if matches!(text, "" | "~" | "null" | "Null" | "NULL") {
         return Value::Null;
     }
+    // Nearly all scalars are words; a parser for each would be felt in large files.
+    if !text.starts_with(|c: char| c.is_ascii_digit() || "+-.tTfF".contains(c)) {
+        return Value::String(text.to_owned());
+    }
     match serde_yaml::from_str(text) {
         Ok(value @ (Value::Bool(_) | Value::Number(_))) => value,
         _ => Value::String(text.to_owned()),
     }
 }
 
-struct Reader<'input> {
-    parser: Parser<'input, saphyr_parser::StrInput<'input>>,
-    anchors: HashMap<usize, Node>,
-    aliased: usize,
-    errors: Vec<ConfigError>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::reader::read;
 
-impl<'input> Reader<'input> {
-    fn document(&mut self) -> Result<Node, ConfigError> {
-        let root = loop {
-            match self.next()? {
-                (Event::StreamEnd, span) => return Err(empty(place(span.start))),
-                (Event::StreamStart | Event::DocumentStart(_), _) => {}
-                (event, span) => break self.node(event, span, 0)?,
-            }
-        };
-        loop {
-            match self.next()? {
-                (Event::StreamEnd, _) => break,
-                (Event::DocumentStart(_), span) => {
-                    let error =
-                        ConfigError::new(place(span.start), "a second YAML document begins").hint(
-                            "keep one document in the file: remove the `---` and what follows",
-                        );
-                    return Err(error);
-                }
-                _ => {}
-            }
-        }
-        match &root.content {
-            Content::Scalar { text, form } if scalar_value(text, *form).is_null() => {
-                Err(empty(root.place))
-            }
-            _ => Ok(root),
-        }
+    fn root(text: &str) -> Node {
+        let (root, errors) = read(text);
+        assert_eq!(errors, []);
+        root.expect("it is valid")
     }
 
-    fn next(&mut self) -> Result<(Event<'input>, Span), ConfigError> {
-        match self.parser.next_event() {
-            Some(Ok(event)) => Ok(event),
-            Some(Err(error)) => Err(ConfigError::new(
-                place(*error.marker()),
-                format!("not valid YAML: {}", error.info()),
-            )),
-            None => Ok((Event::StreamEnd, Span::default())),
-        }
+    fn key(key: &str) -> Step {
+        Step::Key(key.to_owned())
     }
 
-    fn node(
-        &mut self,
-        event: Event<'input>,
-        span: Span,
-        depth: usize,
-    ) -> Result<Node, ConfigError> {
-        let place = place(span.start);
-        if depth > DEPTH_MAX {
-            return Err(too_deep(place));
-        }
-        let (content, anchor) = match event {
-            Event::Alias(anchor) => return self.alias(anchor, place, depth),
-            Event::Scalar(text, style, anchor, tag) => {
-                let form = scalar_form(style, tag.as_deref(), place)?;
-                let text = text.into_owned();
-                (Content::Scalar { text, form }, anchor)
-            }
-            Event::SequenceStart(anchor, tag) => {
-                refuse_tag(tag.as_deref(), "seq", place)?;
-                (self.sequence(depth)?, anchor)
-            }
-            Event::MappingStart(anchor, tag) => {
-                refuse_tag(tag.as_deref(), "map", place)?;
-                (self.mapping(depth)?, anchor)
-            }
-            event => {
-                return Err(ConfigError::new(
-                    place,
-                    format!("not valid YAML: expected a value, got {event:?}"),
-                ));
-            }
-        };
-        let node = Node {
-            place,
-            content,
-            pruned: Vec::new(),
-        };
-        // Ids count from 1; 0 says that there is no anchor.
-        if anchor != 0 {
-            self.anchors.insert(anchor, node.clone());
-        }
-        Ok(node)
+    #[test]
+    fn plain_scalars_mean_what_yaml_says_and_quoted_ones_are_text() {
+        let root = root("[5, '5', false, \"false\", off, 1.5, ~, ---x, !!str 5, $a, 200-399]");
+        let expected: Value =
+            serde_yaml::from_str("[5, '5', false, 'false', off, 1.5, ~, '---x', '5', $a, 200-399]")
+                .expect("it is valid");
+        assert_eq!(root.to_value(), expected);
     }
 
-    fn alias(&mut self, anchor: usize, place: Place, depth: usize) -> Result<Node, ConfigError> {
-        let Some(target) = self.anchors.get(&anchor) else {
-            return Err(ConfigError::new(
-                place,
-                "an alias stands inside of what it refers to",
-            ));
-        };
-        let (nodes, levels) = target.measure();
-        if depth + levels > DEPTH_MAX {
-            return Err(too_deep(place));
-        }
-        self.aliased += nodes;
-        if self.aliased > ALIASED_NODES_MAX {
-            return Err(ConfigError::new(
-                place,
-                format!("the aliases expand to more than {ALIASED_NODES_MAX} values"),
-            ));
-        }
-        Ok(target.clone())
+    #[test]
+    fn what_is_pruned_is_gone_and_remembered() {
+        let mut root = root("a: { b: [1, 2] }");
+        assert!(root.prune(&[key("a"), key("b"), Step::Index(0)]));
+        let (b, _) = root.find(&[key("a"), key("b")]);
+        assert_eq!(b.item(0).and_then(Node::text), Some("2"));
+        assert!(root.damaged());
+        assert!(root.prune(&[key("a"), key("b"), key("no list")]));
+        let (a, _) = root.find(&[key("a")]);
+        assert!(a.entry("b").is_none() && a.lost("b"));
+        assert!(!root.prune(&[]));
     }
-
-    fn sequence(&mut self, depth: usize) -> Result<Content, ConfigError> {
-        let mut items = Vec::new();
-        loop {
-            match self.next()? {
-                (Event::SequenceEnd, _) => return Ok(Content::Sequence(items)),
-                (event, span) => items.push(self.node(event, span, depth + 1)?),
-            }
-        }
-    }
-
-    fn mapping(&mut self, depth: usize) -> Result<Content, ConfigError> {
-        let mut entries: Vec<Entry> = Vec::new();
-        let mut by_key: HashMap<String, Place> = HashMap::new();
-        let mut merged = Vec::new();
-        loop {
-            let (event, span) = self.next()?;
-            if event == Event::MappingEnd {
-                break;
-            }
-            let key_place = place(span.start);
-            let key = self.node(event, span, depth + 1)?;
-            let (event, span) = self.next()?;
-            let value = self.node(event, span, depth + 1)?;
-            let Content::Scalar { text: key, form } = key.content else {
-                self.errors
-                    .push(ConfigError::new(key_place, "a key must be a word"));
-                continue;
-            };
-            if key == "<<" && form == ScalarForm::Plain {
-                merged.push(value);
-            } else if let Some(first) = by_key.get(&key) {
-                self.errors.push(
-                    ConfigError::new(key_place, format!("duplicate key \"{key}\""))
-                        .hint(format!("first written on line {}", first.line)),
-                );
-            } else {
-                by_key.insert(key.clone(), key_place);
-                entries.push(Entry {
-                    key,
-                    key_place,
-                    value,
-                });
-            }
-        }
-        for node in merged {
-            self.merge(node, &mut entries, &mut by_key);
-        }
-        Ok(Content::Mapping(entries))
-    }
-
-    /// Adds what `node` has and the mapping itself has not; of several the earlier wins.
-    fn merge(&mut self, node: Node, entries: &mut Vec<Entry>, by_key: &mut HashMap<String, Place>) {
-        match node.content {
-            Content::Mapping(from) => {
-                for entry in from {
-                    if !by_key.contains_key(&entry.key) {
-                        by_key.insert(entry.key.clone(), entry.key_place);
-                        entries.push(entry);
-                    }
-                }
-            }
-            Content::Sequence(items) => {
-                for item in items {
-                    self.merge(item, entries, by_key);
-                }
-            }
-            Content::Scalar { .. } => self.errors.push(
-                ConfigError::new(node.place, "\"<<\" must be a mapping or a list of mappings")
-                    .hint("name an anchor, such as <<: *defaults"),
-            ),
-        }
-    }
-}
-
-fn scalar_form(
-    style: ScalarStyle,
-    tag: Option<&Tag>,
-    place: Place,
-) -> Result<ScalarForm, ConfigError> {
-    if let Some(tag) = tag.filter(|tag| tag.is_yaml_core_schema()) {
-        match tag.suffix.as_ref() {
-            "str" => return Ok(ScalarForm::Text),
-            "null" | "bool" | "int" | "float" => return Ok(ScalarForm::Plain),
-            _ => {}
-        }
-    }
-    refuse_tag(tag, "str", place)?;
-    Ok(match style {
-        ScalarStyle::Plain => ScalarForm::Plain,
-        _ => ScalarForm::Text,
-    })
-}
-
-/// A tag changes what a value is; one that is not known cannot be honoured.
-fn refuse_tag(tag: Option<&Tag>, allowed: &str, place: Place) -> Result<(), ConfigError> {
-    match tag {
-        Some(tag) if !(tag.is_yaml_core_schema() && tag.suffix == allowed) => {
-            Err(ConfigError::new(place, format!("unknown tag \"{tag}\"")).hint("remove the tag"))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn place(marker: Marker) -> Place {
-    Place {
-        line: marker.line(),
-        col: marker.col() + 1,
-    }
-}
-
-fn empty(place: Place) -> ConfigError {
-    ConfigError::new(place, "the file is empty")
-        .hint("a configuration has at least `listeners` and `routes`")
-}
-
-fn too_deep(place: Place) -> ConfigError {
-    ConfigError::new(place, format!("nested more than {DEPTH_MAX} levels deep"))
 }

@@ -63,7 +63,7 @@ pub struct Entry<'a> {
 }
 
 /// Lines that wait for a slow reader before more are dropped.
-const QUEUE: usize = 16 * 1024;
+const QUEUE: usize = 8 * 1024;
 
 pub struct AccessLog {
     sink: ArcSwapOption<Sink>,
@@ -100,6 +100,12 @@ impl AccessLog {
         self.sink.store(sink.map(Arc::new));
         self.told.store(0, Relaxed);
         Ok(())
+    }
+
+    /// Writes out what waits and writes nothing more. Blocks for a second at most.
+    pub fn close(&self) {
+        self.tell_dropped();
+        self.sink.store(None);
     }
 
     pub fn is_on(&self) -> bool {

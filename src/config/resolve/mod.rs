@@ -40,11 +40,12 @@ pub fn resolve(file: raw::File, root: &Node, errors: &mut Errors) -> Option<Conf
     );
     let listeners = listeners(file.listeners.unwrap_or_default(), at, errors);
     let upstreams = upstream::upstreams(file.upstreams, at.key("upstreams"), errors);
+    let not_decoded = |at: At<'_>, key: &str| !at.has(key) && !at.lacks(key);
     let names = route::Names {
         listeners: listener_names(&listeners, at.key("listeners")),
         upstreams: at.key("upstreams").keys(),
-        more_listeners: at.key("listeners").lost() || at.key("listeners").lost_items(),
-        more_upstreams: at.key("upstreams").lost(),
+        more_listeners: not_decoded(at, "listeners") || at.key("listeners").lost_items(),
+        more_upstreams: not_decoded(at, "upstreams"),
     };
     let routes = route::routes(
         file.routes.unwrap_or_default(),

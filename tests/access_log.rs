@@ -1,0 +1,126 @@
+//! The access log never stands in the way of traffic.
+
+mod support;
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use support::{Answer, Origin, Prusik, eventually, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const RESPOND: &str = "\
+listeners: [{ listen: 127.0.0.1:0, name: public }]
+routes: [{ match: { path_prefix: / }, respond: { status: 200, body: fine } }]
+";
+
+/// Sends requests over one connection, in batches, and reads every answer.
+async fn request_often(address: std::net::SocketAddr, times: usize) {
+    let mut stream = TcpStream::connect(address).await.expect("a listener");
+    let answer_length = {
+        stream.write_all(REQUEST).await.expect("a request goes out");
+        let mut first = vec![0; 4096];
+        let read = stream.read(&mut first).await.expect("an answer");
+        assert!(first.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&first[..read]));
+        read
+    };
+    let mut answers = vec![0; answer_length * BATCH];
+    for _ in 0..times / BATCH {
+        stream.write_all(&REQUEST.repeat(BATCH)).await.expect("requests go out");
+        stream.read_exact(&mut answers).await.expect("as many answers");
+    }
+}
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+const BATCH: usize = 50;
+
+#[tokio::test]
+async fn a_reader_that_stops_reading_costs_lines_and_no_requests() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("prusik.yaml");
+    fs::write(&file, RESPOND).expect("the file can be written");
+    // A pipe on stdout that nobody reads: full after 64 KiB.
+    let stderr_file = folder.path().join("stderr");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_prusik"))
+        .args(["run", "--config"])
+        .arg(&file)
+        .stdout(Stdio::piped())
+        .stderr(fs::File::create(&stderr_file).expect("a file for stderr"))
+        .spawn()
+        .expect("the binary runs");
+    let stderr = || fs::read_to_string(&stderr_file).unwrap_or_default();
+    eventually("prusik is ready", async || stderr().contains("ready")).await;
+    let address = stderr()
+        .lines()
+        .find_map(|line| line.split("listening on ").nth(1)?.split(' ').next()?.parse().ok())
+        .expect("the address is told");
+    within("12,000 requests", request_often(address, 12_000)).await;
+    eventually("the drop is told", async || stderr().contains("lines dropped")).await;
+    child.kill().expect("our own child");
+    child.wait().expect("it ends");
+}
+
+#[tokio::test]
+async fn a_rotated_file_is_let_go_of_at_a_reload() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let log = folder.path().join("access.log");
+    let yaml = format!("{RESPOND}access_log: {{ path: {} }}\n", log.display());
+    let prusik = Prusik::start(&yaml).await;
+    let lines = |path: &std::path::Path| {
+        fs::read_to_string(path).unwrap_or_default().lines().count()
+    };
+    request_often(prusik.public(), 0).await;
+    eventually("a line in the file", async || lines(&log) == 1).await;
+    let rotated = folder.path().join("access.log.1");
+    fs::rename(&log, &rotated).expect("a file can be renamed");
+    prusik.reload().await;
+    request_often(prusik.public(), 0).await;
+    eventually("a line in the new file", async || lines(&log) == 1).await;
+    assert_eq!(lines(&rotated), 1);
+}
+
+#[tokio::test]
+async fn what_waits_in_the_log_is_written_before_the_process_ends() {
+    let origin = Origin::start(|_| Answer::text("fine")).await;
+    let yaml = format!(
+        "listeners: [{{ listen: 127.0.0.1:0, name: public }}]
+upstreams: {{ one: {{ servers: ['{}'] }} }}
+routes: [{{ match: {{ path_prefix: / }}, upstream: one }}]
+access_log: {{ path: access.log }}
+",
+        origin.address()
+    );
+    let mut prusik = Prusik::start(&yaml).await;
+    request_often(prusik.public(), 0).await;
+    prusik.signal("TERM");
+    assert_eq!(prusik.exit_code().await, Some(0));
+    let log = fs::read_to_string(prusik.folder().join("access.log")).expect("the log is there");
+    let entry: Value = serde_json::from_str(log.trim()).expect("one line of JSON");
+    assert_eq!(entry["kind"], "request");
+    assert_eq!(entry["server"], origin.address().to_string());
+    assert_eq!(entry["status"], 200);
+}
+
+#[tokio::test]
+async fn stop_waits_for_the_request_in_flight() {
+    let late = |_: &_| Answer::text("late").after(Duration::from_millis(500));
+    let origin = Origin::start(late).await;
+    let yaml = format!(
+        "listeners: [{{ listen: 127.0.0.1:0, name: public }}]
+upstreams: {{ one: {{ servers: ['{}'] }} }}
+routes: [{{ match: {{ path_prefix: / }}, upstream: one }}]
+",
+        origin.address()
+    );
+    let mut prusik = Prusik::start(&yaml).await;
+    let mut stream = TcpStream::connect(prusik.public()).await.expect("a listener");
+    stream.write_all(REQUEST).await.expect("a request goes out");
+    eventually("the origin has the request", async || !origin.received().is_empty()).await;
+    prusik.signal("TERM");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("the whole answer");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("late"), "{answer}");
+    assert_eq!(prusik.exit_code().await, Some(0));
+}

@@ -1,0 +1,72 @@
+//! Servers by name: resolved to all their addresses, again and again.
+
+mod support;
+
+use std::net::IpAddr;
+
+use support::{Answer, Origin, Prusik, get, status_of};
+
+fn config(upstream: &str) -> String {
+    format!(
+        "listeners: [{{ listen: 127.0.0.1:0, name: public }}]
+upstreams: {{ named: {upstream} }}
+routes: [{{ match: {{ path_prefix: / }}, upstream: named }}]
+"
+    )
+}
+
+#[tokio::test]
+async fn a_name_in_the_hosts_file_serves() {
+    let origin = Origin::start(|_| Answer::text("by name")).await;
+    let port = origin.address().port();
+    for upstream in [
+        format!("{{ servers: ['localhost:{port}'] }}"),
+        format!("{{ discover: {{ dns: 'localhost:{port}', refresh: 1s }} }}"),
+    ] {
+        let prusik = Prusik::start(&config(&upstream)).await;
+        prusik.wait_stderr(&format!("localhost:{port} is ")).await;
+        assert_eq!(get(prusik.public(), "/").await.text(), "by name", "{upstream}");
+    }
+}
+
+#[tokio::test]
+async fn a_start_with_an_unknown_name_works_and_says_so() {
+    let prusik = Prusik::start(&config("{ servers: ['no-such-host.invalid:80'] }")).await;
+    prusik.wait_stderr("cannot resolve no-such-host.invalid:80").await;
+    assert_eq!(status_of(prusik.public(), "/").await, 503);
+}
+
+/// Needs a private copy of the hosts file, and so the right to make a mount namespace.
+#[tokio::test]
+async fn addresses_are_followed_as_they_change_and_the_last_answer_is_kept() {
+    let one = Origin::start(|_| Answer::text("one")).await;
+    let port = one.address().port();
+    // The second address of the name: the same port on another loopback address.
+    let two = support::Origin::start_on((IpAddr::from([127, 0, 0, 2]), port).into(), |_| {
+        Answer::text("two")
+    })
+    .await;
+    let upstream = format!("{{ discover: {{ dns: 'chat.test:{port}', refresh: 200ms }} }}");
+    let Some(prusik) = Prusik::start_with_hosts(&config(&upstream), "127.0.0.1 chat.test\n").await
+    else {
+        return eprintln!("skipped: no right to make a mount namespace");
+    };
+    let answers = async || {
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            seen.push(get(prusik.public(), "/").await.text());
+        }
+        seen.sort();
+        seen.dedup();
+        seen
+    };
+    support::eventually("the first address serves", async || answers().await == ["one"]).await;
+    prusik.write_hosts("127.0.0.1 chat.test\n127.0.0.2 chat.test\n");
+    support::eventually("both serve", async || answers().await == ["one", "two"]).await;
+    prusik.write_hosts("127.0.0.2 chat.test\n");
+    support::eventually("the second is left", async || answers().await == ["two"]).await;
+    prusik.write_hosts("# nobody\n");
+    prusik.wait_stderr("keeping the last answer").await;
+    assert_eq!(answers().await, ["two"]);
+    drop(two);
+}

@@ -1,0 +1,327 @@
+//! A server behind the proxy: records what it is sent, answers as the test wants, and can die and
+//! come back on the same address.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Deref;
+use std::process;
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use super::answer::{Answer, Then};
+use super::eventually;
+use super::wire::{Framing, Head, Wire};
+use super::PatternCheck;
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub struct Received {
+    pub head: Head,
+    /// Empty when the origin only checks bodies.
+    pub body: Vec<u8>,
+    pub body_length: u64,
+    pub trailers: String,
+    /// The number of the connection it came on, from 1.
+    pub connection: usize,
+}
+
+impl Deref for Received {
+    type Target = Head;
+
+    fn deref(&self) -> &Head {
+        &self.head
+    }
+}
+
+impl Received {
+    fn wants_upgrade(&self) -> bool {
+        self.field("upgrade").is_some()
+    }
+}
+
+/// When an origin reads a request's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bodies {
+    Keep,
+    /// Compared with the pattern as they come.
+    Check,
+    /// Answered at the head.
+    Ignore,
+}
+
+type Answering = dyn Fn(&Received) -> Answer + Send + Sync;
+
+struct Shared {
+    address: SocketAddr,
+    answering: Box<Answering>,
+    bodies: Bodies,
+    received: Mutex<Vec<Received>>,
+    connections: AtomicUsize,
+    open: AtomicUsize,
+    sessions: AtomicUsize,
+}
+
+pub struct Origin {
+    shared: Arc<Shared>,
+    serving: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Origin {
+    /// Answers each request, its body read, with what `answering` makes of it.
+    pub async fn start(answering: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Self {
+        Self::with(Bodies::Keep, answering).await
+    }
+
+    /// As [`Origin::start`], on an address of the test's choice.
+    pub async fn start_on(
+        address: SocketAddr,
+        answering: impl Fn(&Received) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Self::bound(address, Bodies::Keep, Box::new(answering)).await
+    }
+
+    /// Answers at once, and reads no body.
+    pub async fn hasty(answering: impl Fn(&Received) -> Answer + Send + Sync + 'static) -> Self {
+        Self::with(Bodies::Ignore, answering).await
+    }
+
+    /// Compares each request's body with the pattern.
+    pub async fn checking() -> Self {
+        Self::with(Bodies::Check, |received| {
+            Answer::text(&received.body_length.to_string())
+        })
+        .await
+    }
+
+    /// A chat server: WebSockets are echoed, pages say which server this is.
+    pub async fn chat() -> Self {
+        let address = free_address();
+        let answering = move |received: &Received| match received.wants_upgrade() {
+            true => Answer::upgrade(received),
+            false => Answer::text(&address.to_string()),
+        };
+        Self::bound(address, Bodies::Keep, Box::new(answering)).await
+    }
+
+    async fn with(
+        bodies: Bodies,
+        answering: impl Fn(&Received) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Self::bound(free_address(), bodies, Box::new(answering)).await
+    }
+
+    async fn bound(address: SocketAddr, bodies: Bodies, answering: Box<Answering>) -> Self {
+        let origin = Self {
+            shared: Arc::new(Shared {
+                address,
+                answering,
+                bodies,
+                received: Mutex::default(),
+                connections: AtomicUsize::new(0),
+                open: AtomicUsize::new(0),
+                sessions: AtomicUsize::new(0),
+            }),
+            serving: Mutex::new(None),
+        };
+        origin.restart().await;
+        origin
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.shared.address
+    }
+
+    /// Every request so far, in the order of their ends.
+    pub fn received(&self) -> Vec<Received> {
+        lock(&self.shared.received).clone()
+    }
+
+    /// The one request that this origin has had.
+    pub fn only_request(&self) -> Received {
+        let received = self.received();
+        assert_eq!(received.len(), 1, "one request, not {received:?}");
+        received[0].clone()
+    }
+
+    /// Connections accepted since the start.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(SeqCst)
+    }
+
+    /// Connections that are open now.
+    pub fn open(&self) -> usize {
+        self.shared.open.load(SeqCst)
+    }
+
+    /// WebSocket sessions that live now.
+    pub fn sessions(&self) -> usize {
+        self.shared.sessions.load(SeqCst)
+    }
+
+    /// As when the process is killed: the listener and every socket close at once.
+    pub async fn kill(&self) {
+        let serving = lock(&self.serving).take();
+        if let Some(serving) = serving {
+            serving.abort();
+            // Ends with the abort, which is what is waited for.
+            let _ = serving.await;
+        }
+        eventually("the killed origin is gone", async || self.open() == 0).await;
+    }
+
+    /// Listens again, on the same address.
+    pub async fn restart(&self) {
+        let listener = TcpListener::bind(self.shared.address)
+            .await
+            .expect("nobody else binds this address");
+        let serving = tokio::spawn(serve(listener, self.shared.clone()));
+        *lock(&self.serving) = Some(serving);
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        if let Some(serving) = lock(&self.serving).take() {
+            serving.abort();
+        }
+    }
+}
+
+/// Each origin has a loopback address of its own: a port that a killed one left cannot be taken
+/// by another test before it comes back.
+pub fn free_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(1);
+    let [high, low] = NEXT.fetch_add(1, SeqCst).to_be_bytes();
+    let net = process::id() % 250 + 2;
+    SocketAddr::from((Ipv4Addr::new(127, net as u8, high, low), 8080))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One of a number of live things.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    // Dropped with this task, and every connection with it.
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            continue;
+        };
+        let shared = shared.clone();
+        connections.spawn(async move {
+            let _open = Counted::new(&shared.open);
+            let number = shared.connections.fetch_add(1, SeqCst) + 1;
+            // How a connection ends is the proxy's business, and the test's to check.
+            let _ = converse(stream, number, &shared).await;
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn converse(stream: TcpStream, connection: usize, shared: &Shared) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut wire = Wire::new(stream);
+    while let Some(head) = wire.head().await? {
+        let received = read_request(&mut wire, head, connection, shared).await?;
+        lock(&shared.received).push(received.clone());
+        let answer = (shared.answering)(&received);
+        let then = answer.then;
+        answer.give(&mut wire).await?;
+        match then {
+            Then::Next => {}
+            Then::Close => break,
+            Then::Hang => while !wire.some().await?.is_empty() {},
+            Then::Echo => {
+                let _session = Counted::new(&shared.sessions);
+                let (stream, early) = wire.into_parts();
+                let socket =
+                    WebSocketStream::from_partially_read(stream, early, Role::Server, None).await;
+                return echo(socket, shared.address)
+                    .await
+                    .map_err(io::Error::other);
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn read_request(
+    wire: &mut Wire,
+    head: Head,
+    connection: usize,
+    shared: &Shared,
+) -> io::Result<Received> {
+    let framing = match shared.bodies {
+        Bodies::Ignore => Framing::Length(0),
+        Bodies::Keep | Bodies::Check => Framing::of_request(&head),
+    };
+    if head.field("expect") == Some("100-continue") && framing != Framing::Length(0) {
+        wire.send("HTTP/1.1 100 Continue\r\n\r\n").await?;
+    }
+    let (mut body, mut check, mut body_length) = (Vec::new(), PatternCheck::default(), 0);
+    let trailers = wire
+        .body(framing, |part| {
+            body_length += part.len() as u64;
+            match shared.bodies {
+                Bodies::Check => check.feed(part),
+                Bodies::Keep | Bodies::Ignore => body.extend_from_slice(part),
+            }
+        })
+        .await?;
+    Ok(Received {
+        head,
+        body,
+        body_length,
+        trailers,
+        connection,
+    })
+}
+
+/// Sends back what it gets, with a word or two that it obeys.
+async fn echo(
+    mut socket: WebSocketStream<impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>,
+    address: SocketAddr,
+) -> Result<(), Error> {
+    while let Some(message) = socket.next().await {
+        match message? {
+            Message::Text(text) if text == "whoami" => {
+                socket.send(Message::text(address.to_string())).await?;
+            }
+            Message::Text(text) if text.starts_with("close ") => {
+                let code = text["close ".len()..].parse().unwrap_or(1000);
+                let frame = CloseFrame {
+                    code: CloseCode::from(code),
+                    reason: "as asked".into(),
+                };
+                socket.close(Some(frame)).await?;
+            }
+            message @ (Message::Text(_) | Message::Binary(_)) => socket.send(message).await?,
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,299 @@
+//! The binary under test: started on a file, watched by what it writes, gone with the value.
+
+use std::fmt::Display;
+use std::fs;
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::eventually;
+
+/// How a reload went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// With everything that was said about it.
+    Refused(String),
+}
+
+/// The configuration, in the process's folder.
+const FILE: &str = "prusik.yaml";
+const HOSTS: &str = "hosts";
+
+pub struct Prusik {
+    child: Child,
+    folder: TempDir,
+    stderr: Text,
+    stdout: Text,
+}
+
+/// What the process has written so far.
+type Text = Arc<Mutex<String>>;
+
+impl Prusik {
+    /// Runs it on this configuration, and returns when it is ready.
+    pub async fn start(yaml: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_prusik"));
+        command.args(["run", "--config", FILE]);
+        Self::start_by(command, yaml, &[]).await
+    }
+
+    /// With a hosts file of its own. `None` without the right to make a mount namespace.
+    pub async fn start_with_hosts(yaml: &str, hosts: &str) -> Option<Self> {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c"]);
+        let allowed = Command::new("unshare").args(["--mount", "true"]).output();
+        if !allowed.is_ok_and(|output| output.status.success()) {
+            return None;
+        }
+        let script = "mount --bind hosts /etc/hosts && exec \"$0\" run --config \"$1\"";
+        command.args([script, env!("CARGO_BIN_EXE_prusik"), FILE]);
+        Some(Self::start_by(command, yaml, &[(HOSTS, hosts)]).await)
+    }
+
+    /// Replaces the hosts file that [`Prusik::start_with_hosts`] began with.
+    pub fn write_hosts(&self, hosts: &str) {
+        fs::write(self.folder.path().join(HOSTS), hosts).expect("the file can be written");
+    }
+
+    async fn start_by(mut command: Command, yaml: &str, files: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for (name, text) in files.iter().chain([&(FILE, yaml)]) {
+            fs::write(folder.path().join(name), text).expect("the file can be written");
+        }
+        let mut child = command
+            .current_dir(folder.path())
+            .env_remove("RUST_LOG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let stdout = collect(child.stdout.take().expect("a pipe was asked for"));
+        let stderr = collect(child.stderr.take().expect("a pipe was asked for"));
+        let mut prusik = Self {
+            child,
+            folder,
+            stderr,
+            stdout,
+        };
+        eventually("prusik is ready", async || {
+            let ended = prusik.child.try_wait().expect("a child can be asked");
+            assert!(ended.is_none(), "prusik ended: {}", prusik.stderr());
+            prusik.lines().any(|line| line == "ready")
+        })
+        .await;
+        prusik
+    }
+
+    /// Where the listener of this name is.
+    pub fn address(&self, listener: &str) -> SocketAddr {
+        let wanted = format!(" as {listener:?}");
+        self.lines()
+            .filter_map(|line| {
+                let address = line.strip_prefix("listening on ")?;
+                address.strip_suffix(&wanted)?.parse().ok()
+            })
+            .next()
+            .unwrap_or_else(|| panic!("no TCP listener {listener:?}: {}", self.stderr()))
+    }
+
+    /// The listener that the tests' configurations have.
+    pub fn public(&self) -> SocketAddr {
+        self.address("public")
+    }
+
+    /// Where its file is, and where relative paths of it point to.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn stderr(&self) -> String {
+        lock(&self.stderr)
+    }
+
+    /// Waits for a line that contains this.
+    pub async fn wait_stderr(&self, part: &str) {
+        eventually(format!("stderr says {part:?}"), async || {
+            self.stderr().contains(part)
+        })
+        .await;
+    }
+
+    /// Puts other text in the file and reloads.
+    pub async fn reload_with(&self, config: impl Display) -> Outcome {
+        fs::write(self.file(), config.to_string()).expect("the file can be written");
+        self.reload().await
+    }
+
+    /// `HUP`, and what came of it.
+    pub async fn reload(&self) -> Outcome {
+        let before = self.stderr().len();
+        self.signal("HUP");
+        let news = || self.stderr()[before..].to_owned();
+        eventually("the reload is over", async || {
+            news().contains("reload done: ") || news().contains("reload refused: ")
+        })
+        .await;
+        match news().split_once("reload refused: ") {
+            Some((_, said)) => Outcome::Refused(said.to_owned()),
+            None => Outcome::Done,
+        }
+    }
+
+    pub fn signal(&self, name: &str) {
+        // The shell's own kill: there is no binary of that name on a small system.
+        let status = Command::new("sh")
+            .args(["-c", &format!("kill -{name} {}", self.pid())])
+            .status();
+        assert!(status.is_ok_and(|status| status.success()), "kill -{name}");
+    }
+
+    /// Waits for the end of the process.
+    pub async fn exit_code(&mut self) -> Option<i32> {
+        let mut code = None;
+        eventually("prusik ends", async || {
+            code = self.child.try_wait().expect("a child can be asked");
+            code.is_some()
+        })
+        .await;
+        code.and_then(|status| status.code())
+    }
+
+    /// Every line of the access log so far.
+    pub fn access_log(&self) -> Vec<Value> {
+        let text = lock(&self.stdout);
+        let (whole, _) = text.rsplit_once('\n').unwrap_or_default();
+        whole
+            .lines()
+            .map(|line| {
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line:?}"))
+            })
+            .collect()
+    }
+
+    /// The first line of the access log for which this holds.
+    pub async fn wait_log(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let mut found = None;
+        eventually(format!("in the access log: {what}"), async || {
+            found = self.access_log().into_iter().find(|entry| wanted(entry));
+            found.is_some()
+        })
+        .await;
+        found.unwrap_or_default()
+    }
+
+    /// The `session_close` line of the only session so far.
+    pub async fn session_close(&self) -> Value {
+        self.wait_log("session_close", |entry| entry["kind"] == "session_close")
+            .await
+    }
+
+    /// Open descriptors.
+    pub fn fds(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.pid());
+        fs::read_dir(folder).map_or(0, Iterator::count)
+    }
+
+    /// The most memory that was ever resident.
+    pub fn peak_rss_kib(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    pub fn rss_kib(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    fn memory(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("the process lives");
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok())
+            .expect("the kernel says so")
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join(FILE)
+    }
+
+    /// What was logged, without time and level.
+    fn lines(&self) -> impl Iterator<Item = String> {
+        let text = self.stderr();
+        let lines: Vec<String> = text
+            .lines()
+            .filter_map(|line| Some(line.split_once("] ")?.1.to_owned()))
+            .collect();
+        lines.into_iter()
+    }
+}
+
+impl Drop for Prusik {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- prusik's stderr\n{}---", self.stderr());
+        }
+    }
+}
+
+/// Runs the binary to its end.
+pub fn prusik(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_prusik"))
+        .args(arguments)
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary runs")
+}
+
+/// `prusik check` on this text; the file is called `prusik.yaml`.
+pub fn check(yaml: &str) -> Output {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("prusik.yaml");
+    fs::write(&file, yaml).expect("the file can be written");
+    let file = file.to_str().expect("temporary folders have plain names");
+    prusik(&["check", "--config", file])
+}
+
+fn lock(text: &Text) -> String {
+    text.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone()
+}
+
+/// Reads on a thread of its own, so that a full pipe never holds the process up.
+fn collect(mut pipe: impl Read + Send + 'static) -> Text {
+    let text = Text::default();
+    let reader = text.clone();
+    thread::spawn(move || {
+        let mut chunk = vec![0; 64 * 1024];
+        loop {
+            match pipe.read(&mut chunk) {
+                Ok(0) => return,
+                Ok(length) => {
+                    // Only whole lines matter, and they are UTF-8.
+                    let part = String::from_utf8_lossy(&chunk[..length]);
+                    let mut text = reader.lock().unwrap_or_else(PoisonError::into_inner);
+                    text.push_str(&part);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    });
+    text
+}
