@@ -23,13 +23,23 @@ async fn request_often(address: std::net::SocketAddr, times: usize) {
         stream.write_all(REQUEST).await.expect("a request goes out");
         let mut first = vec![0; 4096];
         let read = stream.read(&mut first).await.expect("an answer");
-        assert!(first.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&first[..read]));
+        assert!(
+            first.starts_with(b"HTTP/1.1 200"),
+            "{}",
+            String::from_utf8_lossy(&first[..read])
+        );
         read
     };
     let mut answers = vec![0; answer_length * BATCH];
     for _ in 0..times / BATCH {
-        stream.write_all(&REQUEST.repeat(BATCH)).await.expect("requests go out");
-        stream.read_exact(&mut answers).await.expect("as many answers");
+        stream
+            .write_all(&REQUEST.repeat(BATCH))
+            .await
+            .expect("requests go out");
+        stream
+            .read_exact(&mut answers)
+            .await
+            .expect("as many answers");
     }
 }
 
@@ -54,10 +64,20 @@ async fn a_reader_that_stops_reading_costs_lines_and_no_requests() {
     eventually("prusik is ready", async || stderr().contains("ready")).await;
     let address = stderr()
         .lines()
-        .find_map(|line| line.split("listening on ").nth(1)?.split(' ').next()?.parse().ok())
+        .find_map(|line| {
+            line.split("listening on ")
+                .nth(1)?
+                .split(' ')
+                .next()?
+                .parse()
+                .ok()
+        })
         .expect("the address is told");
     within("12,000 requests", request_often(address, 12_000)).await;
-    eventually("the drop is told", async || stderr().contains("lines dropped")).await;
+    eventually("the drop is told", async || {
+        stderr().contains("lines dropped")
+    })
+    .await;
     child.kill().expect("our own child");
     child.wait().expect("it ends");
 }
@@ -68,9 +88,8 @@ async fn a_rotated_file_is_let_go_of_at_a_reload() {
     let log = folder.path().join("access.log");
     let yaml = format!("{RESPOND}access_log: {{ path: {} }}\n", log.display());
     let prusik = Prusik::start(&yaml).await;
-    let lines = |path: &std::path::Path| {
-        fs::read_to_string(path).unwrap_or_default().lines().count()
-    };
+    let lines =
+        |path: &std::path::Path| fs::read_to_string(path).unwrap_or_default().lines().count();
     request_often(prusik.public(), 0).await;
     eventually("a line in the file", async || lines(&log) == 1).await;
     let rotated = folder.path().join("access.log.1");
@@ -115,12 +134,23 @@ routes: [{{ match: {{ path_prefix: / }}, upstream: one }}]
         origin.address()
     );
     let mut prusik = Prusik::start(&yaml).await;
-    let mut stream = TcpStream::connect(prusik.public()).await.expect("a listener");
+    let mut stream = TcpStream::connect(prusik.public())
+        .await
+        .expect("a listener");
     stream.write_all(REQUEST).await.expect("a request goes out");
-    eventually("the origin has the request", async || !origin.received().is_empty()).await;
+    eventually("the origin has the request", async || {
+        !origin.received().is_empty()
+    })
+    .await;
     prusik.signal("TERM");
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("the whole answer");
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("late"), "{answer}");
+    stream
+        .read_to_string(&mut answer)
+        .await
+        .expect("the whole answer");
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("late"),
+        "{answer}"
+    );
     assert_eq!(prusik.exit_code().await, Some(0));
 }

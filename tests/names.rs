@@ -25,14 +25,20 @@ async fn a_name_in_the_hosts_file_serves() {
     ] {
         let prusik = Prusik::start(&config(&upstream)).await;
         prusik.wait_stderr(&format!("localhost:{port} is ")).await;
-        assert_eq!(get(prusik.public(), "/").await.text(), "by name", "{upstream}");
+        assert_eq!(
+            get(prusik.public(), "/").await.text(),
+            "by name",
+            "{upstream}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_start_with_an_unknown_name_works_and_says_so() {
     let prusik = Prusik::start(&config("{ servers: ['no-such-host.invalid:80'] }")).await;
-    prusik.wait_stderr("cannot resolve no-such-host.invalid:80").await;
+    prusik
+        .wait_stderr("cannot resolve no-such-host.invalid:80")
+        .await;
     assert_eq!(status_of(prusik.public(), "/").await, 503);
 }
 
@@ -42,7 +48,7 @@ async fn addresses_are_followed_as_they_change_and_the_last_answer_is_kept() {
     let one = Origin::start(|_| Answer::text("one")).await;
     let port = one.address().port();
     // The second address of the name: the same port on another loopback address.
-    let two = support::Origin::start_on((IpAddr::from([127, 0, 0, 2]), port).into(), |_| {
+    let two = Origin::start_on((IpAddr::from([127, 0, 0, 2]), port).into(), |_| {
         Answer::text("two")
     })
     .await;
@@ -60,7 +66,10 @@ async fn addresses_are_followed_as_they_change_and_the_last_answer_is_kept() {
         seen.dedup();
         seen
     };
-    support::eventually("the first address serves", async || answers().await == ["one"]).await;
+    support::eventually("the first address serves", async || {
+        answers().await == ["one"]
+    })
+    .await;
     prusik.write_hosts("127.0.0.1 chat.test\n127.0.0.2 chat.test\n");
     support::eventually("both serve", async || answers().await == ["one", "two"]).await;
     prusik.write_hosts("127.0.0.2 chat.test\n");

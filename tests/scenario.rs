@@ -72,7 +72,9 @@ impl Tiers {
 }
 
 fn shipped(file: &str, addresses: &[(u16, String)]) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf").join(file);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("conf")
+        .join(file);
     let mut text = fs::read_to_string(path).expect("the file is shipped");
     for (port, address) in addresses {
         let shipped = format!("127.0.0.1:{port}");
@@ -189,19 +191,22 @@ async fn a_killed_chat_server_costs_its_sessions_one_reconnect_and_nobody_else_a
     }
 
     // Out means that nobody tries it any more.
-    let log = &tiers.server_lb;
-    let before = log.access_log().len();
+    const AFTER: &str = "/IMS_SVR/websocket?after";
     for _ in 0..6 {
-        tiers.session().await.close(1000).await;
+        Session::open(tiers.public(), AFTER).await.close(1000).await;
     }
-    eventually("the sessions are in the log", async || {
-        log.access_log().len() >= before + 12
+    eventually("six sessions are in the log", async || {
+        let log = tiers.server_lb.access_log();
+        let closed: Vec<_> = log
+            .iter()
+            .filter(|entry| entry["kind"] == "session_close" && entry["path"] == AFTER)
+            .collect();
+        for entry in &closed {
+            assert_eq!(entry["attempts"], 1, "{entry}");
+        }
+        closed.len() == 6
     })
     .await;
-    let opened: Vec<_> = log.access_log().split_off(before);
-    for entry in opened.iter().filter(|entry| entry["kind"] == "session_open") {
-        assert_eq!(entry["attempts"], 1, "{entry}");
-    }
 
     let restarted = Instant::now();
     dead.restart().await;

@@ -37,9 +37,17 @@ pub enum DemoError {
 
 /// Serves until Ctrl-C. The client LB takes `port`, the server LB the next one.
 pub async fn run(port: u16) -> Result<(), DemoError> {
-    let next = port.checked_add(1).filter(|_| port > 0).ok_or(DemoError::Port(port))?;
-    let anywhere = DemoPorts { client_apps: [0; 2], chat_servers: [0; 2] };
-    let backends = DemoBackends::start(anywhere).await.map_err(DemoError::Backends)?;
+    let next = port
+        .checked_add(1)
+        .filter(|_| port > 0)
+        .ok_or(DemoError::Port(port))?;
+    let anywhere = DemoPorts {
+        client_apps: [0; 2],
+        chat_servers: [0; 2],
+    };
+    let backends = DemoBackends::start(anywhere)
+        .await
+        .map_err(DemoError::Backends)?;
     let ours = addresses(port, next, &backends);
     let server_lb = App::start(shipped("server-lb.yaml", SERVER_LB, &ours)?)?;
     let client_lb = App::start(shipped("client-lb.yaml", CLIENT_LB, &ours)?)?;
@@ -77,9 +85,18 @@ impl fmt::Display for Welcome {
         let [client_lb, server_lb, app_one, app_two, chat_one, chat_two] = self.0;
         writeln!(f, "prusik demo: open http://{client_lb}/IMS/")?;
         writeln!(f)?;
-        writeln!(f, "  browser ─► client LB {client_lb} ─┬─► client app  {app_one}, {app_two}")?;
-        writeln!(f, "                                      └─► server LB   {server_lb}")?;
-        writeln!(f, "                                            └─► chat  {chat_one}, {chat_two}")?;
+        writeln!(
+            f,
+            "  browser ─► client LB {client_lb} ─┬─► client app  {app_one}, {app_two}"
+        )?;
+        writeln!(
+            f,
+            "                                      └─► server LB   {server_lb}"
+        )?;
+        writeln!(
+            f,
+            "                                            └─► chat  {chat_one}, {chat_two}"
+        )?;
         writeln!(f)?;
         write!(f, "Ctrl-C stops it.")
     }
@@ -92,7 +109,10 @@ mod tests {
     #[test]
     fn the_shipped_files_name_every_address_that_the_demo_replaces() {
         for address in SHIPPED {
-            assert!(CLIENT_LB.contains(address) || SERVER_LB.contains(address), "{address}");
+            assert!(
+                CLIENT_LB.contains(address) || SERVER_LB.contains(address),
+                "{address}"
+            );
         }
         let ours: [SocketAddr; 6] =
             [1, 2, 3, 4, 5, 6].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));

@@ -138,11 +138,12 @@ impl Member {
 
     /// The weight in hundredths, less while the server starts slowly.
     pub fn weight_now(&self) -> u64 {
-        let full = u64::from(self.weight) * 100;
-        if self.slow_start.is_zero() {
-            return full;
-        }
-        ((full as f64 * self.server.warmth(self.slow_start)) as u64).max(1)
+        ((f64::from(self.weight) * 100.0 * self.warmth()) as u64).max(1)
+    }
+
+    /// The part of its weight that it has by now: below 1 only while it starts slowly.
+    pub fn warmth(&self) -> f64 {
+        self.server.warmth(self.slow_start)
     }
 
     pub fn has_room(&self, load: Load) -> bool {

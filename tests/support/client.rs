@@ -69,8 +69,7 @@ impl Client {
         let framing = Framing::of_response(&head, false);
         let trailers = within(
             "a response's body",
-            self.wire
-                .body(framing, |part| body.extend_from_slice(part)),
+            self.wire.body(framing, |part| body.extend_from_slice(part)),
         )
         .await
         .unwrap_or_else(|error| panic!("{error} in the body of {head}"));

@@ -63,7 +63,10 @@ impl fmt::Display for Config {
         for line in &self.top {
             writeln!(f, "{line}")?;
         }
-        writeln!(f, "listeners: [{{ listen: \"127.0.0.1:0\", name: public }}]")?;
+        writeln!(
+            f,
+            "listeners: [{{ listen: \"127.0.0.1:0\", name: public }}]"
+        )?;
         writeln!(f, "upstreams:\n  backend:\n    servers:")?;
         for server in &self.servers {
             writeln!(f, "      - {server}")?;

@@ -16,10 +16,10 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use super::PatternCheck;
 use super::answer::{Answer, Then};
 use super::eventually;
 use super::wire::{Framing, Head, Wire};
-use super::PatternCheck;
 
 /// A request as it came.
 #[derive(Debug, Clone)]
@@ -260,9 +260,7 @@ async fn converse(stream: TcpStream, connection: usize, shared: &Shared) -> io::
                 let (stream, early) = wire.into_parts();
                 let socket =
                     WebSocketStream::from_partially_read(stream, early, Role::Server, None).await;
-                return echo(socket, shared.address)
-                    .await
-                    .map_err(io::Error::other);
+                return echo(socket, shared.address).await.map_err(io::Error::other);
             }
         }
     }

@@ -38,10 +38,10 @@ type Text = Arc<Mutex<String>>;
 
 impl Prusik {
     /// Runs it on this configuration, and returns when it is ready.
-    pub async fn start(yaml: &str) -> Self {
+    pub async fn start(config: impl Display) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_prusik"));
         command.args(["run", "--config", FILE]);
-        Self::start_by(command, yaml, &[]).await
+        Self::start_by(command, &config.to_string(), &[]).await
     }
 
     /// With a hosts file of its own. `None` without the right to make a mount namespace.
@@ -270,9 +270,7 @@ pub fn check(yaml: &str) -> Output {
 }
 
 fn lock(text: &Text) -> String {
-    text.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone()
+    text.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// Reads on a thread of its own, so that a full pipe never holds the process up.

@@ -229,17 +229,16 @@ impl Wire {
         (self.stream, self.buffer)
     }
 
-    async fn take_exactly(
-        &mut self,
-        length: u64,
-        take: &mut impl FnMut(&[u8]),
-    ) -> io::Result<()> {
+    async fn take_exactly(&mut self, length: u64, take: &mut impl FnMut(&[u8])) -> io::Result<()> {
         let mut left = length;
         while left > 0 {
             if self.buffer.is_empty() && !self.fill().await? {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            let part = self.buffer.len().min(usize::try_from(left).unwrap_or(CHUNK));
+            let part = self
+                .buffer
+                .len()
+                .min(usize::try_from(left).unwrap_or(CHUNK));
             take(&self.buffer[..part]);
             self.buffer.drain(..part);
             left -= part as u64;

@@ -8,7 +8,7 @@ use crate::config::at::At;
 use crate::config::error::ConfigError;
 use crate::config::raw;
 use crate::config::units::Ordered;
-use crate::route::{HostPattern, Matcher, PathMatch, PathRegex};
+use crate::route::{HostPattern, Matcher, PathMatch, PathRegex, normalise};
 
 /// RFC 9110, RFC 5789 and RFC 4918, less CONNECT, which is no request for a path.
 const METHODS: [&str; 15] = [
@@ -128,6 +128,23 @@ pub fn plain_path(path: &str, at: At<'_>, errors: &mut Errors) -> bool {
                 "path \"{path}\" can never match: it has a {stray:?}"
             ))
             .hint("write the path alone, without a query, and blanks as %20"),
+        );
+        return false;
+    }
+    if !path.is_ascii() {
+        errors.push(
+            at.error(format!("path \"{path}\" can never match: it is not ASCII"))
+                .hint("write it as browsers send it, with %C3%A9 for é"),
+        );
+        return false;
+    }
+    let normal = normalise(path);
+    if normal != path {
+        errors.push(
+            at.error(format!(
+                "path \"{path}\" can never match: requests are compared in normal form"
+            ))
+            .hint(format!("write \"{normal}\"")),
         );
         return false;
     }

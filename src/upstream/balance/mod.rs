@@ -10,6 +10,7 @@ pub mod smooth;
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -96,12 +97,24 @@ impl Balancer {
                 let steps = RING_POINTS * members.iter().map(|m| m.weight as usize).sum::<usize>();
                 select(ring, wanted.key, steps, wanted, |member| {
                     bound.as_ref().is_none_or(|bound| bound.allows(member))
+                        && has_moved_in(wanted.key, member)
                 })
                 // Above the bound everywhere, or off the ring: any server beats none.
                 .or_else(|| select(ring, wanted.key, steps, wanted, |_| true))
                 .or_else(|| select(fallback, b"", usize::MAX, wanted, |_| true))
             }
         }
+    }
+}
+
+/// While a server starts slowly its keys move to it one by one, each once: a key's hash says at
+/// which part of the slow start it does.
+fn has_moved_in(key: &[u8], member: &Member) -> bool {
+    let warmth = member.warmth();
+    warmth >= 1.0 || {
+        let mut hasher = DefaultHasher::new();
+        (key, member.server.address).hash(&mut hasher);
+        hasher.finish() as f64 / u64::MAX as f64 <= warmth
     }
 }
 

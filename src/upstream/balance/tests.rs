@@ -113,6 +113,35 @@ fn a_key_of_a_server_that_is_down_comes_back_with_it() {
 }
 
 #[test]
+fn keys_move_to_a_server_that_starts_slowly_one_by_one() {
+    let mut all = members(&[1, 1]);
+    let settled = placement(&all);
+    let late = Arc::get_mut(&mut all[1]).expect("nobody else has it yet");
+    late.slow_start = Duration::from_secs(3600);
+    let address = late.server.address;
+    late.server.start_slowly();
+    let starting = placement(&all);
+    let moved_in = starting
+        .values()
+        .filter(|server| **server == address)
+        .count();
+    let at_last = settled
+        .values()
+        .filter(|server| **server == address)
+        .count();
+    let part = moved_in as f64 / at_last as f64;
+    assert!(
+        (0.08..0.12).contains(&part),
+        "{part} of its keys in the first moment"
+    );
+    assert!(
+        starting
+            .iter()
+            .all(|(key, server)| *server != address || settled[key] == address)
+    );
+}
+
+#[test]
 fn an_empty_key_falls_back_to_round_robin() {
     let balancer = Balancer::new(&consistent_hash(None), members(&[1, 1]));
     let picked: Vec<_> = (0..4)
