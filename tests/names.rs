@@ -2,9 +2,9 @@
 
 mod support;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use support::{Answer, Origin, Prusik, get, status_of};
+use support::{Answer, Origin, Prusik, free_port_on, get, status_of};
 
 fn config(upstream: &str) -> String {
     format!(
@@ -15,9 +15,14 @@ routes: [{{ match: {{ path_prefix: / }}, upstream: named }}]
     )
 }
 
+/// An address that the name `localhost` leads to.
+fn local() -> SocketAddr {
+    free_port_on(Ipv4Addr::LOCALHOST)
+}
+
 #[tokio::test]
 async fn a_name_in_the_hosts_file_serves() {
-    let origin = Origin::start(|_| Answer::text("by name")).await;
+    let origin = Origin::start_on(local(), |_| Answer::text("by name")).await;
     let port = origin.address().port();
     for upstream in [
         format!("{{ servers: ['localhost:{port}'] }}"),
@@ -45,7 +50,7 @@ async fn a_start_with_an_unknown_name_works_and_says_so() {
 /// Needs a private copy of the hosts file, and so the right to make a mount namespace.
 #[tokio::test]
 async fn addresses_are_followed_as_they_change_and_the_last_answer_is_kept() {
-    let one = Origin::start(|_| Answer::text("one")).await;
+    let one = Origin::start_on(local(), |_| Answer::text("one")).await;
     let port = one.address().port();
     // The second address of the name: the same port on another loopback address.
     let two = Origin::start_on((IpAddr::from([127, 0, 0, 2]), port).into(), |_| {

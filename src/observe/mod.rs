@@ -1,3 +1,19 @@
-//! What is told of the traffic: the access log.
+//! What is told of the traffic: the access log, and errors in words that fit a line.
 
 pub mod access_log;
+
+/// What kind of error, and its first cause: without Pingora's account of the peer and all its
+/// options, which fills a kilobyte at each step of the chain.
+pub fn in_short(error: &pingora::Error) -> String {
+    let root = error.root_cause();
+    let said = match root.downcast_ref::<pingora::Error>() {
+        // The chain is of Pingora's own errors: the first of them has no cause, but a context.
+        Some(first) => first
+            .context
+            .as_ref()
+            .map(|context| context.as_str().to_owned()),
+        None => Some(root.to_string()),
+    };
+    let kind = error.etype().as_str();
+    said.map_or_else(|| kind.to_owned(), |said| format!("{kind}: {said}"))
+}

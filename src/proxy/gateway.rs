@@ -27,6 +27,7 @@ use crate::forward::client_address::ClientAddress;
 use crate::forward::{self, Trust};
 use crate::listener::{ClientStream, Connection, Reading};
 use crate::observe::access_log::AccessLog;
+use crate::observe::in_short;
 use crate::route::RequestKey;
 use crate::session::traffic::Traffic;
 use crate::upstream::{Load, Pick};
@@ -353,7 +354,7 @@ impl ProxyHttp for Gateway {
     ) -> FailToProxy {
         let status = status_for(error, exchange);
         let reason = reason_for(status);
-        exchange.error = Some(Cow::Owned(error.to_string()));
+        let said = in_short(error);
         if let Ok(code) = StatusCode::from_u16(status)
             && status != CLIENT_GONE
             && session
@@ -367,12 +368,10 @@ impl ProxyHttp for Gateway {
             }
         }
         if status >= 500 && !session.was_upgraded() {
-            warn!(
-                "{} {}: {status}: {error}",
-                exchange.id,
-                session.request_summary()
-            );
+            let request = session.request_summary();
+            warn!("{} {request}: {status}: {said}", exchange.id);
         }
+        exchange.error = Some(Cow::Owned(said));
         FailToProxy {
             error_code: status,
             can_reuse_downstream: false,

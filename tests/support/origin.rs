@@ -201,7 +201,14 @@ pub fn free_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(1);
     let [high, low] = NEXT.fetch_add(1, SeqCst).to_be_bytes();
     let net = process::id() % 250 + 2;
-    SocketAddr::from((Ipv4Addr::new(127, net as u8, high, low), 8080))
+    free_port_on(Ipv4Addr::new(127, net as u8, high, low))
+}
+
+/// Where nobody listens now.
+pub fn free_port_on(address: Ipv4Addr) -> SocketAddr {
+    std::net::TcpListener::bind((address, 0))
+        .and_then(|listener| listener.local_addr())
+        .expect("the kernel has a free port")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

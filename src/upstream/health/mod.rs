@@ -19,6 +19,7 @@ use self::counter::Transition;
 use super::group::Group;
 use super::server::Member;
 use crate::config;
+use crate::observe::in_short;
 
 type Check = Box<dyn HealthCheck + Send + Sync>;
 
@@ -61,7 +62,7 @@ async fn check_one(
 ) {
     let failure = match timeout(config.timeout, check.check(backend)).await {
         Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(error.to_string()),
+        Ok(Err(error)) => Some(in_short(&error)),
         Err(_) => Some(format!("no result within {:?}", config.timeout)),
     };
     let server = &member.server;

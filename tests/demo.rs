@@ -1,0 +1,126 @@
+//! `prusik demo`: one command, both tiers, a page and a session that survives its server.
+
+mod support;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use support::{Client, Session, eventually, free_port_on, get, within};
+
+struct Demo {
+    child: Child,
+    client_lb: SocketAddr,
+}
+
+impl Demo {
+    async fn start() -> Self {
+        let client_lb = free_pair();
+        let child = Command::new(env!("CARGO_BIN_EXE_prusik"))
+            .args(["demo", "--port", &client_lb.port().to_string()])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the binary runs");
+        eventually("the demo listens", async || {
+            tokio::net::TcpStream::connect(client_lb).await.is_ok()
+        })
+        .await;
+        Self { child, client_lb }
+    }
+
+    async fn servers(&self) -> Vec<Value> {
+        let answer = get(self.client_lb, "/IMS/demo/servers").await;
+        let list: Value = serde_json::from_str(&answer.text()).expect("a list in JSON");
+        list["servers"]
+            .as_array()
+            .or(list.as_array())
+            .expect("a list")
+            .clone()
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A port whose neighbour is free too: the server LB takes it.
+fn free_pair() -> SocketAddr {
+    loop {
+        let first = free_port_on(Ipv4Addr::LOCALHOST);
+        let next = first.port().checked_add(1);
+        if let Some(next) = next
+            && std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, next)).is_ok()
+        {
+            return first;
+        }
+    }
+}
+
+/// The server that welcomes a new session.
+async fn welcome(session: &mut Session) -> String {
+    let hello: Value = serde_json::from_str(&session.hear().await).expect("JSON");
+    assert_eq!(hello["type"], "welcome");
+    hello["server"].as_str().expect("an address").to_owned()
+}
+
+#[tokio::test]
+async fn the_page_is_served_and_a_session_moves_on_when_its_server_is_killed() {
+    let demo = Demo::start().await;
+    let page = get(demo.client_lb, "/IMS/").await;
+    assert_eq!(page.head.status(), 200);
+    for id in [
+        "server",
+        "state",
+        "reconnects",
+        "kill",
+        "message",
+        "messages",
+        "send7k",
+    ] {
+        assert!(page.text().contains(&format!("id=\"{id}\"")), "#{id}");
+    }
+    assert_eq!(demo.servers().await.len(), 2);
+
+    let chat = "/IMS_SVR/websocket/chat?userId=test";
+    let mut session = Session::open(demo.client_lb, chat).await;
+    let first = welcome(&mut session).await;
+    let body = json!({ "server": first }).to_string();
+    let mut client = Client::connect(demo.client_lb).await;
+    let killed = client
+        .ask(format!(
+            "POST /IMS/demo/kill HTTP/1.1\r\nHost: demo\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        ))
+        .await;
+    assert_eq!(killed.head.status(), 200, "{}", killed.text());
+    within("the session ends with its server", session.ended()).await;
+
+    let since = Instant::now();
+    let mut again = Session::try_open(demo.client_lb, chat)
+        .await
+        .expect("the first try succeeds");
+    assert_ne!(welcome(&mut again).await, first);
+    println!("back after {:?}", since.elapsed());
+    eventually("the killed server is back", async || {
+        demo.servers()
+            .await
+            .iter()
+            .all(|server| server["up"] == json!(true))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_taken_port_is_an_error_that_says_what_to_do() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("it is bound").port().to_string();
+    let output = support::prusik(&["demo", "--port", &port]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains(&port) && said.contains("--port"), "{said}");
+}
