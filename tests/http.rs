@@ -341,7 +341,9 @@ async fn a_slow_exchange_outlives_idle_as_long_as_something_moves() {
 #[tokio::test]
 async fn a_client_that_leaves_mid_response_frees_the_server() {
     let origin = Origin::start(|request| match request.target() {
-        "/long" => Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome").hang(),
+        "/long" => Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+            .pattern(50_000)
+            .hang(),
         _ => Answer::text("still here"),
     })
     .await;

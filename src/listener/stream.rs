@@ -225,13 +225,23 @@ impl AsyncRead for ClientStream {
                 polled
             }
         };
-        if polled.is_pending() && stream.poll_deadline(cx).is_ready() {
+        if polled.is_ready() {
+            return polled;
+        }
+        // Pingora is about to wait. It flushes at a response's end only: what is written so far
+        // must not wait with it, or a slow answer would come late and an event stream never.
+        if !stream.io.buffer().is_empty()
+            && let Poll::Ready(Err(error)) = Pin::new(&mut stream.io).poll_flush(cx)
+        {
+            return Poll::Ready(Err(error));
+        }
+        if stream.poll_deadline(cx).is_ready() {
             stream.connection.clear_deadline();
             stream.connection.timed_out.store(true, Relaxed);
             let message = "the exchange made no progress in the time it had";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
         }
-        polled
+        Poll::Pending
     }
 }
 

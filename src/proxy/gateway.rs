@@ -8,7 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{StatusCode, header};
+use http::{StatusCode, Version, header};
 use log::warn;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -83,6 +83,10 @@ impl ProxyHttp for Gateway {
         }
         session.set_pipelining_enabled(true);
         session.set_total_drain_timeout(Some(DRAIN_LIMIT));
+        if session.req_header().version == Version::HTTP_10 {
+            // It knows no informational responses (RFC 9110 section 15.2).
+            session.set_ignore_info_resp(true);
+        }
         if handshake::upgrade_of(&session.req_header().headers) == Upgrade::Other {
             session.req_header_mut().remove_header(&header::UPGRADE);
         }
@@ -273,6 +277,11 @@ impl ProxyHttp for Gateway {
             exchange.live = Some(SessionCount::new(&self.sessions));
             record::session_open(&self.log, session, exchange);
         } else if exchange.handshake.is_none() {
+            if session.req_header().version == Version::HTTP_10 {
+                // It knows no chunks either: the end of the connection ends the body
+                // (RFC 9112 section 6.1).
+                response.remove_header(&header::TRANSFER_ENCODING);
+            }
             let informational = response.status.is_informational();
             let timeouts = &route.timeouts;
             let next = if informational {

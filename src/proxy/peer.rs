@@ -27,7 +27,13 @@ const REQUEST_POLICY: HttpUpstreamRequestPolicy = HttpUpstreamRequestPolicy {
 /// For a plain request, over a kept connection if there is one.
 pub fn for_request(group: &Group, address: SocketAddr, timeouts: &Timeouts) -> Box<HttpPeer> {
     let mut peer = peer(address, timeouts);
-    peer.group_key = name_hash(group.name());
+    // With nothing to keep, nobody may find it: the key is one that nobody asks for.
+    let kept_by_name = group.config().keepalive > 0;
+    peer.group_key = if kept_by_name {
+        name_hash(group.name())
+    } else {
+        rand::random()
+    };
     peer.options.tracer = Some(Tracer(group.connections.boxed_clone()));
     // The exchange's own deadline strikes first; this is for what it cannot see.
     peer.options.read_timeout = Some(timeouts.response.max(timeouts.idle) + Duration::from_secs(1));
