@@ -5,7 +5,8 @@ mod support;
 use std::time::Duration;
 
 use support::{
-    Answer, Client, Config, Origin, Prusik, Response, Session, eventually, free_address, get, within,
+    Answer, Client, Config, Origin, Prusik, Response, Session, eventually, free_address, get,
+    within,
 };
 
 const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";

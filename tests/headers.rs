@@ -26,7 +26,11 @@ fn assert_lines(request: &Received, lines: &[&str]) {
 
 fn assert_absent(request: &Received, names: &[&str]) {
     for name in names {
-        assert!(request.fields(name).is_empty(), "{name} in {}", request.head);
+        assert!(
+            request.fields(name).is_empty(),
+            "{name} in {}",
+            request.head
+        );
     }
 }
 
@@ -126,7 +130,10 @@ async fn what_an_untrusted_client_claims_does_not_pass() {
     );
     assert_absent(&request, &["forwarded"]);
     let head = request.head.to_string();
-    assert!(!head.contains("6.6.6.6") && !head.contains("evil"), "{head}");
+    assert!(
+        !head.contains("6.6.6.6") && !head.contains("evil"),
+        "{head}"
+    );
 }
 
 #[tokio::test]
@@ -134,7 +141,12 @@ async fn with_forwarded_off_claims_go_and_nothing_comes() {
     let origin = plain_origin().await;
     let config = Config::to(&[&origin]).route("forwarded: off");
     let (request, _, _) = pass(config, &origin, &CLAIMS).await;
-    let names = ["x-forwarded-for", "x-forwarded-proto", "x-real-ip", "forwarded"];
+    let names = [
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-real-ip",
+        "forwarded",
+    ];
     assert_absent(&request, &names);
 }
 
@@ -198,7 +210,11 @@ async fn a_client_cannot_take_our_fields_away_by_connection() {
     let (request, _, _) = pass(config, &origin, &fields).await;
     assert_lines(
         &request,
-        &["X-Forwarded-For: 127.0.0.1", "X-Real-IP: 127.0.0.1", "X-Ours: here"],
+        &[
+            "X-Forwarded-For: 127.0.0.1",
+            "X-Real-IP: 127.0.0.1",
+            "X-Ours: here",
+        ],
     );
     assert_eq!(request.field("host"), Some("chat.test:81"));
     assert_absent(&request, &["x-drop"]);
@@ -287,11 +303,18 @@ async fn a_handshake_gets_the_same_headers_as_a_request() {
     let origin = Origin::chat().await;
     let set = "headers: { request: { set: { X-Set: new } }, response: { set: { X-Back: here } } }";
     let prusik = Prusik::start(Config::to(&[&origin]).route(set)).await;
-    let fields = ["X-Forwarded-For: 6.6.6.6", "Connection: Upgrade, X-Drop", "X-Drop: 1"];
+    let fields = [
+        "X-Forwarded-For: 6.6.6.6",
+        "Connection: Upgrade, X-Drop",
+        "X-Drop: 1",
+    ];
     let handshake = support::handshake_with("/", &fields);
     let session = support::RawSession::open(prusik.public(), handshake).await;
     assert_eq!(session.head.field("x-back"), Some("here"));
     let request = origin.only_request();
-    assert_lines(&request, &["X-Forwarded-For: 127.0.0.1", "X-Set: new", "Host: test"]);
+    assert_lines(
+        &request,
+        &["X-Forwarded-For: 127.0.0.1", "X-Set: new", "Host: test"],
+    );
     assert_absent(&request, &["x-drop"]);
 }

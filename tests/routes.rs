@@ -5,7 +5,11 @@ mod support;
 use support::{Answer, Client, Config, Origin, Prusik, get, status_of};
 
 async fn body(prusik: &Prusik, request: &str) -> String {
-    Client::connect(prusik.public()).await.ask(request).await.text()
+    Client::connect(prusik.public())
+        .await
+        .ask(request)
+        .await
+        .text()
 }
 
 fn says(name: &str, matching: &str) -> String {
@@ -18,7 +22,10 @@ async fn the_first_match_serves() {
     let config = Config::to(&[&origin])
         .first(says("exact", "{ path: /a/b }"))
         .first(says("post", "{ path_prefix: /a, methods: [POST] }"))
-        .first(says("tagged", "{ path_prefix: /a, headers: { X-Tag: blue } }"))
+        .first(says(
+            "tagged",
+            "{ path_prefix: /a, headers: { X-Tag: blue } }",
+        ))
         .first(says("regex", "{ path_regex: \"^/a/[0-9]+$\" }"))
         .first(says("prefix", "{ path_prefix: /a }"))
         .first(says("host", "{ host: chat.test }"))
@@ -63,7 +70,10 @@ routes:
     assert_eq!(secure.status(), 301);
     assert_eq!(secure.field("location"), Some("https://test/secure?a=1"));
     let gone = get(prusik.public(), "/gone").await;
-    assert_eq!((gone.status(), gone.text()), (410, "gone for good".to_owned()));
+    assert_eq!(
+        (gone.status(), gone.text()),
+        (410, "gone for good".to_owned())
+    );
     assert_eq!(status_of(prusik.public(), "/other").await, 404);
 }
 
@@ -81,7 +91,11 @@ async fn a_stripped_prefix_does_not_reach_the_server() {
         ("/app/%2Fx/../y", "/%2Fx/../y"),
         ("/apple", "/apple"),
     ] {
-        assert_eq!(get(prusik.public(), asked).await.text(), received, "{asked}");
+        assert_eq!(
+            get(prusik.public(), asked).await.text(),
+            received,
+            "{asked}"
+        );
     }
 }
 

@@ -38,7 +38,7 @@ async fn a_talking_session_outlives_idle() {
 /// Idle is quiet in both directions: a client may listen for as long as the server talks.
 #[tokio::test]
 async fn a_session_in_which_only_the_server_talks_outlives_idle() {
-    let tick = Frame::text("tick").from_server();
+    let tick = Frame::text("tick").unmasked();
     let origin = Origin::start(move |request| {
         (0..15).fold(Answer::upgrade(request), |answer, _| {
             answer.wait(Duration::from_millis(200)).send(&tick)

@@ -267,7 +267,7 @@ async fn frames_sent_before_the_101_arrive() {
 #[tokio::test]
 async fn a_frame_in_the_packet_of_the_101_arrives() {
     let origin = Origin::start(|request| {
-        Answer::upgrade_with(request, &[], &Frame::text("welcome").from_server())
+        Answer::upgrade_with(request, &[], &Frame::text("welcome").unmasked())
     })
     .await;
     let prusik = Prusik::start(Config::to(&[&origin])).await;
@@ -283,7 +283,7 @@ async fn a_frame_in_the_packet_of_the_101_arrives() {
 #[tokio::test]
 async fn of_300_sessions_with_a_fast_server_none_is_lost() {
     let origin = Origin::start(|request| {
-        Answer::upgrade_with(request, &[], &Frame::text("welcome").from_server())
+        Answer::upgrade_with(request, &[], &Frame::text("welcome").unmasked())
     })
     .await;
     let prusik = Prusik::start(Config::to(&[&origin])).await;
@@ -337,7 +337,7 @@ async fn sessions_run_over_a_unix_listener() {
 #[tokio::test]
 async fn a_server_that_closes_right_behind_its_101_ends_the_session_in_order() {
     let origin = Origin::start(|request| {
-        let mut behind = Frame::text("bye").from_server();
+        let mut behind = Frame::text("bye").unmasked();
         behind.extend([0x88, 2, 0x03, 0xe8]);
         Answer::upgrade_with(request, &[], &behind).close()
     })

@@ -11,6 +11,9 @@
 //! 5. When all are trusted, the leftmost is the client.
 //! 6. An entry that is no address (`unknown`, `_hidden`, rubbish) ends the walk: the address
 //!    behind it is the client.
+//!
+//! A comma within a quoted string separates nothing: a client may have chosen what a proxy quotes,
+//! its `host=` for one, and must not be able to write an element of its own there.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -90,41 +93,69 @@ enum Walk {
 
 /// The comma-separated entries of all fields of the name, last first.
 fn walk_back(headers: &HeaderMap, name: &str, mut step: impl FnMut(&str) -> Walk) {
-    let fields: Vec<_> = headers.get_all(name).iter().collect();
-    for field in fields.into_iter().rev() {
+    for field in headers.get_all(name).iter().rev() {
         // Bytes that are no text are no address: they end the walk like other rubbish.
-        let Ok(text) = str::from_utf8(field.as_bytes()) else {
+        let Some(entries) = str::from_utf8(field.as_bytes())
+            .ok()
+            .and_then(|text| split_unquoted(text, b','))
+        else {
             return;
         };
-        for entry in text.rsplit(',') {
-            if step(entry.trim()) == Walk::Over {
+        for entry in entries.into_iter().rev() {
+            if step(entry) == Walk::Over {
                 return;
             }
         }
     }
 }
 
+/// The trimmed pieces between separators that stand outside of quoted strings (RFC 9110 section
+/// 5.6.4). `None` when a quoted string doesn't end: then nobody can say what is in it.
+fn split_unquoted(text: &str, separator: u8) -> Option<Vec<&str>> {
+    let mut pieces = Vec::new();
+    let (mut start, mut quoted, mut escaped) = (0, false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ if byte == separator && !quoted => {
+                pieces.push(text[start..at].trim());
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    pieces.push(text[start..].trim());
+    (!quoted).then_some(pieces)
+}
+
 /// An address with or without a port: `1.2.3.4`, `1.2.3.4:5`, `::1`, `[::1]`, `[::1]:5`.
 fn parse_address(text: &str) -> Option<IpAddr> {
-    let address = match text.strip_prefix('[') {
-        Some(bracketed) => bracketed.split_once(']')?.0.parse().ok(),
-        None => text
-            .parse::<IpAddr>()
-            .ok()
-            .or_else(|| text.parse::<SocketAddr>().ok().map(|socket| socket.ip())),
-    };
-    address.map(|address: IpAddr| address.to_canonical())
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(text);
+    bare.parse::<IpAddr>()
+        .ok()
+        .or_else(|| text.parse::<SocketAddr>().ok().map(|socket| socket.ip()))
+        .map(|address| address.to_canonical())
 }
 
 /// The `for` of one forwarded-element (RFC 7239 section 4).
 fn parse_element(element: &str) -> Option<IpAddr> {
-    let node = element.split(';').find_map(|pair| {
-        let (name, value) = pair.split_once('=')?;
-        name.trim()
-            .eq_ignore_ascii_case("for")
-            .then_some(value.trim())
-    })?;
-    parse_address(node.trim_matches('"'))
+    let node = split_unquoted(element, b';')?
+        .into_iter()
+        .find_map(|pair| {
+            let (name, value) = pair.split_once('=')?;
+            name.trim()
+                .eq_ignore_ascii_case("for")
+                .then_some(value.trim())
+        })?;
+    let unquoted = node
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
+    parse_address(unquoted.unwrap_or(node))
 }
 
 #[cfg(test)]
@@ -179,6 +210,7 @@ mod tests {
         assert_eq!(xff("203.0.113.9, unknown, 10.0.0.2"), "10.0.0.2");
         assert_eq!(xff("203.0.113.9, "), "10.0.0.1");
         assert_eq!(xff(""), "10.0.0.1");
+        assert_eq!(xff("[2001:db8::1]x"), "10.0.0.1");
     }
 
     #[test]
@@ -190,6 +222,18 @@ mod tests {
         );
         assert_eq!(forwarded("For=\"[2001:db8::17]:4711\""), "2001:db8::17");
         assert_eq!(forwarded("for=203.0.113.9, for=_hidden"), "10.0.0.1");
+    }
+
+    #[test]
+    fn what_stands_in_quotes_is_no_element() {
+        let forwarded = |value: &str| client("10.0.0.1:5", &[("forwarded", value)]);
+        for chosen in ["x, for=8.8.8.8", "x;for=8.8.8.8", r#"x\", for=8.8.8.8"#] {
+            let value = format!("for=203.0.113.9;host=\"{chosen}\"");
+            assert_eq!(forwarded(&value), "203.0.113.9", "{value}");
+            let value = format!("host=\"{chosen}\";for=203.0.113.9");
+            assert_eq!(forwarded(&value), "203.0.113.9", "{value}");
+        }
+        assert_eq!(forwarded("for=203.0.113.9, host=\"open"), "10.0.0.1");
     }
 
     #[test]

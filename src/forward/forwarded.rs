@@ -2,12 +2,15 @@
 //!
 //! What a peer sends under these names passes only when it is trusted; then the lists
 //! (`X-Forwarded-For`, `Forwarded`) are carried on with the peer's own address behind them, and
-//! the single facts (`-Proto`, `-Host`, `-Port`) stay what the first proxy saw.
+//! the single facts (`-Proto`, `-Host`, `-Port`) stay what the first proxy saw. A list that the
+//! peer didn't send begins with the client, so that it isn't lost where the other form was spoken.
+//! A peer on a unix socket has no address: it adds nothing to a list that is there.
 
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderName, HeaderValue, header};
 
+use super::client_address::ClientAddress;
 use super::template::RequestVariables;
 use super::{Fields, Trust};
 use crate::config::Forwarded;
@@ -17,15 +20,36 @@ const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const FAMILY: &str = "x-forwarded-";
 
-static X_FORWARDED: [HeaderName; 5] = [FOR, PROTO, HOST, PORT, REAL_IP];
+/// `X-Forwarded-` anything, `X-Real-IP`, `Forwarded`. With underscores too: many servers hand
+/// `X_Real_IP` and `X-Real-IP` to the application as one variable.
+pub fn is_forwarding(name: &HeaderName) -> bool {
+    let is = |wanted: &str, found: &str| {
+        found.len() == wanted.len()
+            && found
+                .bytes()
+                .map(|byte| if byte == b'_' { b'-' } else { byte })
+                .eq(wanted.bytes())
+    };
+    let name = name.as_str();
+    is("forwarded", name)
+        || is("x-real-ip", name)
+        || name
+            .get(..FAMILY.len())
+            .is_some_and(|start| is(FAMILY, start))
+}
 
 pub fn apply(out: &mut impl Fields, arrived: &RequestVariables<'_>, mode: Forwarded, trust: Trust) {
     if trust == Trust::Untrusted {
-        for name in X_FORWARDED.iter().chain([&header::FORWARDED]) {
-            if out.map().contains_key(name) {
-                out.remove(name);
-            }
+        let names: Vec<_> = out
+            .map()
+            .keys()
+            .filter(|name| is_forwarding(name))
+            .cloned()
+            .collect();
+        for name in &names {
+            out.remove(name);
         }
     }
     if matches!(mode, Forwarded::XForwarded | Forwarded::Both) {
@@ -39,16 +63,20 @@ pub fn apply(out: &mut impl Fields, arrived: &RequestVariables<'_>, mode: Forwar
 fn set_x_forwarded(out: &mut impl Fields, arrived: &RequestVariables<'_>, trust: Trust) {
     let mut list = Vec::new();
     match (trust, arrived.peer) {
-        (Trust::Trusted, None) => {
-            // Nothing is known of a peer on a unix socket but what it says itself.
-            if let Some(said) = out.map().get(&FOR) {
-                list.extend_from_slice(said.as_bytes());
-            }
+        (Trust::Trusted, Some(_)) if out.map().contains_key(&FOR) => {
+            arrived.append_forwarded_for(&mut list);
         }
-        (Trust::Trusted, Some(_)) => arrived.append_forwarded_for(&mut list),
-        (Trust::Untrusted, peer) => list.extend(peer.map(ip_text).unwrap_or_default().bytes()),
+        (Trust::Trusted, None) if out.map().contains_key(&FOR) => {}
+        (_, peer) => {
+            let hops: Vec<_> = hops(arrived.client, peer)
+                .map(|hop| hop.to_string())
+                .collect();
+            list.extend(hops.join(", ").bytes());
+        }
     }
-    set(out, &FOR, "X-Forwarded-For", &list);
+    if !list.is_empty() {
+        set(out, &FOR, "X-Forwarded-For", &list);
+    }
     set(
         out,
         &REAL_IP,
@@ -69,25 +97,47 @@ fn set_x_forwarded(out: &mut impl Fields, arrived: &RequestVariables<'_>, trust:
 
 /// One element for this hop (RFC 7239 section 4), behind those of trusted proxies before it.
 fn append_forwarded(out: &mut impl Fields, arrived: &RequestVariables<'_>) {
-    let mut element = format!("for={};proto={}", node(arrived.peer), arrived.scheme);
-    let host = arrived.http_host();
-    if let Ok(host) = str::from_utf8(host)
-        && !host.is_empty()
-        && !host.contains(['"', '\\'])
-    {
-        element.push_str(&format!(";host={}", quoted(host)));
+    let is_carried_on = out.map().contains_key(header::FORWARDED);
+    let mut elements = Vec::new();
+    match arrived.peer {
+        None if is_carried_on => return,
+        Some(peer) if is_carried_on => elements.push(node(peer.ip().to_canonical())),
+        peer => elements.extend(hops(arrived.client, peer).map(node)),
     }
-    if let Ok(value) = HeaderValue::from_str(&element) {
+    let own = elements.pop().unwrap_or_else(|| "for=unknown".to_owned());
+    let mut own = format!("{own};proto={}", arrived.scheme);
+    // A host that is none could pass for an element of its own.
+    if let Ok(host) = str::from_utf8(arrived.http_host())
+        && !host.is_empty()
+        && host
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~%:[]".contains(&byte))
+    {
+        own.push_str(&format!(";host={}", quoted(host)));
+    }
+    elements.push(own);
+    if let Ok(value) = HeaderValue::from_str(&elements.join(", ")) {
         out.append(&header::FORWARDED, "Forwarded", value);
     }
 }
 
+/// The client, then the peer where that is another.
+fn hops(client: ClientAddress, peer: Option<SocketAddr>) -> impl Iterator<Item = IpAddr> {
+    let client = match client {
+        ClientAddress::Ip(address) => Some(address),
+        ClientAddress::Unix => None,
+    };
+    let peer = peer
+        .map(|peer| peer.ip().to_canonical())
+        .filter(|peer| client != Some(*peer));
+    client.into_iter().chain(peer)
+}
+
 /// The node identifier (RFC 7239 section 6): IPv6 in brackets and quotes.
-fn node(peer: Option<SocketAddr>) -> String {
-    match peer.map(|peer| peer.ip().to_canonical()) {
-        Some(IpAddr::V4(address)) => address.to_string(),
-        Some(IpAddr::V6(address)) => format!("\"[{address}]\""),
-        None => "unknown".to_owned(),
+fn node(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => format!("for={address}"),
+        IpAddr::V6(address) => format!("for=\"[{address}]\""),
     }
 }
 
@@ -101,10 +151,6 @@ fn quoted(value: &str) -> String {
     } else {
         format!("\"{value}\"")
     }
-}
-
-fn ip_text(peer: SocketAddr) -> String {
-    peer.ip().to_canonical().to_string()
 }
 
 fn set_if_absent(out: &mut impl Fields, name: &HeaderName, display: &str, value: &[u8]) {

@@ -1,12 +1,14 @@
 //! Fields that were meant for one connection only (RFC 9110 section 7.6.1).
 //!
 //! Pingora frames each connection by itself: `Content-Length` and `Transfer-Encoding` are its
-//! business, as are the `Connection` and `Upgrade` of a WebSocket handshake, which it renews.
+//! business, as is `Connection`, and the `Upgrade` of a WebSocket handshake, which it renews.
+//! Forwarding headers are left to [`super::forwarded`]: whether they pass is a matter of trust, and
+//! a client behind a trusted proxy that hands its `Connection` on must not take them away.
 
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue};
 
-use super::Fields;
+use super::{Fields, forwarded};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -35,6 +37,7 @@ fn is_protected(name: &HeaderName) -> bool {
         header::SEC_WEBSOCKET_EXTENSIONS,
     ]
     .contains(name)
+        || forwarded::is_forwarding(name)
 }
 
 /// Whether [`remove`] could find anything: most responses carry nothing of the kind.

@@ -12,7 +12,7 @@ pub mod forwarded;
 pub mod hop_by_hop;
 pub mod template;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::config::{Forwarded, HeaderRules};
 use template::RequestVariables;
@@ -68,9 +68,14 @@ pub fn request_headers(
 /// Makes the server's response into the one that the client gets.
 pub fn response_headers(
     out: &mut impl Fields,
+    status: StatusCode,
     arrived: &RequestVariables<'_>,
     rules: &HeaderRules,
 ) {
+    if status != StatusCode::SWITCHING_PROTOCOLS && out.map().contains_key(header::UPGRADE) {
+        // What the server offers to speak on its own connection.
+        out.remove(&header::UPGRADE);
+    }
     if hop_by_hop::are_there(out.map()) {
         let received = out.map().clone();
         hop_by_hop::remove(out, &received);

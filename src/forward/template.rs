@@ -203,11 +203,11 @@ impl<'a> RequestVariables<'a> {
     }
 
     fn append(&self, variable: &Variable, out: &mut Vec<u8>) {
-        let (path, query) = self.path_and_query();
         let mut text = |text: &str| out.extend_from_slice(text.as_bytes());
         match variable {
             Variable::Host => {
                 let host = without_port(self.http_host());
+                let host = host.strip_suffix(b".").unwrap_or(host);
                 out.extend(host.iter().map(u8::to_ascii_lowercase));
             }
             Variable::ServerPort => {
@@ -223,14 +223,18 @@ impl<'a> RequestVariables<'a> {
             Variable::Scheme => text(self.scheme),
             Variable::RemoteAddr => text(&self.client.to_string()),
             Variable::RemotePort => {
-                if let Some(peer) = self.peer {
+                // The port of another address would be no port of the client's.
+                if let Some(peer) = self.peer
+                    && self.client == ClientAddress::Ip(peer.ip().to_canonical())
+                {
                     text(&peer.port().to_string());
                 }
             }
             Variable::RequestUri => out.extend_from_slice(self.target),
-            Variable::Uri => out.extend_from_slice(path),
-            Variable::QueryString => out.extend_from_slice(query),
+            Variable::Uri => out.extend_from_slice(self.path_and_query().0),
+            Variable::QueryString => out.extend_from_slice(self.path_and_query().1),
             Variable::Argument(name) => {
+                let query = self.path_and_query().1;
                 let value = query.split(|byte| *byte == b'&').find_map(|pair| {
                     let (key, value) = split_at_byte(pair, b'=')?;
                     key.eq_ignore_ascii_case(name.as_bytes()).then_some(value)
@@ -246,11 +250,13 @@ impl<'a> RequestVariables<'a> {
         }
     }
 
-    /// Several fields of one name are one list (RFC 9110 section 5.3).
+    /// Several fields of one name are one list (RFC 9110 section 5.3); cookies have a separator of
+    /// their own (RFC 6265 section 4.2.1).
     fn append_field(&self, name: &str, out: &mut Vec<u8>) {
+        let separator: &[u8] = if name == "cookie" { b"; " } else { b", " };
         for (index, value) in self.headers.get_all(name).iter().enumerate() {
             if index > 0 {
-                out.extend_from_slice(b", ");
+                out.extend_from_slice(separator);
             }
             out.extend_from_slice(value.as_bytes());
         }
@@ -361,6 +367,39 @@ mod tests {
         assert_eq!(render("${host}s"), "chat.example.coms");
         assert_eq!(render("costs 5$ or $-"), "costs 5$ or $-");
         assert_eq!(render("plain"), "plain");
+    }
+
+    #[test]
+    fn details_are_as_in_nginx() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("host", "Chat.Example.com.:80"),
+            ("cookie", "a=1"),
+            ("cookie", "b=2"),
+        ] {
+            headers.append(name, value.parse().unwrap());
+        }
+        let peer: SocketAddr = "192.0.2.7:41000".parse().unwrap();
+        let mut request = RequestVariables {
+            client: ClientAddress::Ip(peer.ip()),
+            headers: &headers,
+            method: &Method::GET,
+            target: b"/",
+            authority: None,
+            scheme: "http",
+            local: None,
+            peer: Some(peer),
+            request_id: "the-id",
+        };
+        let template = Template::parse("$host $http_cookie $remote_port").unwrap();
+        let mut out = Vec::new();
+        template.render(&request, &mut out);
+        assert_eq!(out, b"chat.example.com a=1; b=2 41000");
+        // The port of the proxy between is no port of the client's.
+        request.client = ClientAddress::Ip("203.0.113.9".parse().unwrap());
+        out.clear();
+        template.render(&request, &mut out);
+        assert_eq!(out, b"chat.example.com a=1; b=2 ");
     }
 
     #[test]

@@ -9,15 +9,18 @@ fn leave(
     fields: &[(&'static str, &str)],
     rules: &HeaderRules,
     mode: Forwarded,
-    peer: &str,
+    peer: impl Into<Option<&'static str>>,
 ) -> Vec<String> {
     let mut arrived = HeaderMap::new();
     arrived.insert("host", HeaderValue::from_static("chat.example.com:9090"));
     for (name, value) in fields {
+        if *name == "host" {
+            arrived.remove("host");
+        }
         arrived.append(*name, value.parse().unwrap());
     }
     let trusted = TrustedProxies(vec!["10.0.0.0/8".parse().unwrap()]);
-    let peer = Some(peer.parse().unwrap());
+    let peer = peer.into().map(|peer| peer.parse().unwrap());
     let trust = if trusted.trusts_peer(peer) {
         Trust::Trusted
     } else {
@@ -106,6 +109,99 @@ fn a_trusted_proxy_is_carried_on() {
             "x-real-ip: 203.0.113.9",
         ]
     );
+}
+
+/// The values of the fields of this name that leave.
+fn values(
+    name: &str,
+    fields: &[(&'static str, &str)],
+    mode: Forwarded,
+    peer: impl Into<Option<&'static str>>,
+) -> Vec<String> {
+    leave(fields, &HeaderRules::default(), mode, peer)
+        .iter()
+        .filter_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_whole_family_is_closed_to_the_untrusted_in_either_spelling() {
+    let lies = [
+        ("x_forwarded_for", "127.0.0.1"),
+        ("x_real_ip", "127.0.0.1"),
+        ("x-forwarded-prefix", "/admin"),
+        ("x-forwarded-ssl", "on"),
+        ("x-forward", "is another"),
+    ];
+    let lines = leave(&lies, &HeaderRules::default(), Forwarded::Off, CLIENT);
+    assert_eq!(
+        lines,
+        ["host: chat.example.com:9090", "x-forward: is another"]
+    );
+}
+
+#[test]
+fn a_peer_on_a_unix_socket_adds_nothing_to_a_list_that_is_there() {
+    let said = [
+        ("x-forwarded-for", "203.0.113.9"),
+        ("x-forwarded-for", "203.0.113.99"),
+    ];
+    let list = values("x-forwarded-for", &said, Forwarded::XForwarded, None);
+    assert_eq!(list, ["203.0.113.9", "203.0.113.99"]);
+    let said = [("forwarded", "for=203.0.113.9")];
+    assert_eq!(
+        values("forwarded", &said, Forwarded::Rfc7239, None),
+        ["for=203.0.113.9"]
+    );
+    assert!(values("x-forwarded-for", &[], Forwarded::XForwarded, None).is_empty());
+    let own = values("forwarded", &[], Forwarded::Rfc7239, None);
+    assert_eq!(
+        own,
+        ["for=unknown;proto=http;host=\"chat.example.com:9090\""]
+    );
+}
+
+#[test]
+fn the_client_is_not_lost_between_the_two_forms() {
+    let said = [("forwarded", "for=203.0.113.9")];
+    let list = values("x-forwarded-for", &said, Forwarded::XForwarded, PROXY);
+    assert_eq!(list, ["203.0.113.9, 10.0.0.2"]);
+    let said = [("x-forwarded-for", "203.0.113.9")];
+    let list = values("forwarded", &said, Forwarded::Rfc7239, PROXY);
+    assert_eq!(
+        list,
+        ["for=203.0.113.9, for=10.0.0.2;proto=http;host=\"chat.example.com:9090\""]
+    );
+}
+
+#[test]
+fn a_host_that_is_none_writes_no_element() {
+    let list = values(
+        "forwarded",
+        &[("host", "x, for=8.8.8.8")],
+        Forwarded::Rfc7239,
+        CLIENT,
+    );
+    assert!(
+        list[0].starts_with("for=192.0.2.7;proto=http") && !list[0].contains("8.8"),
+        "{list:?}"
+    );
+}
+
+#[test]
+fn a_client_behind_a_trusted_proxy_cannot_nominate_what_the_proxy_said() {
+    let said = [
+        ("connection", "X-Forwarded-Proto, X-Forwarded-For"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-for", "203.0.113.9"),
+    ];
+    for (name, value) in [
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-for", "203.0.113.9, 10.0.0.2"),
+    ] {
+        assert_eq!(values(name, &said, Forwarded::XForwarded, PROXY), [value]);
+    }
 }
 
 #[test]
@@ -215,6 +311,7 @@ fn a_response_loses_what_was_meant_for_one_connection() {
         ("connection", "close, X-Hop"),
         ("x-hop", "1"),
         ("keep-alive", "timeout=5"),
+        ("upgrade", "h2,h2c"),
         ("server", "t"),
     ] {
         response.insert(name, HeaderValue::from_static(value));
@@ -231,7 +328,17 @@ fn a_response_loses_what_was_meant_for_one_connection() {
         peer: None,
         request_id: "id",
     };
-    response_headers(&mut response, &request, &HeaderRules::default());
-    assert!(!response.contains_key("x-hop") && !response.contains_key("keep-alive"));
-    assert!(response.contains_key("server"));
+    let rules = HeaderRules::default();
+    let mut ok = response.clone();
+    response_headers(&mut ok, StatusCode::OK, &request, &rules);
+    assert!(!ok.contains_key("x-hop") && !ok.contains_key("keep-alive"));
+    assert!(!ok.contains_key("upgrade") && ok.contains_key("server"));
+    let mut switching = response;
+    response_headers(
+        &mut switching,
+        StatusCode::SWITCHING_PROTOCOLS,
+        &request,
+        &rules,
+    );
+    assert!(switching.contains_key("upgrade") && switching.contains_key("connection"));
 }

@@ -28,7 +28,7 @@ use crate::forward::{self, Trust};
 use crate::listener::{ClientStream, Connection, Reading};
 use crate::observe::access_log::AccessLog;
 use crate::observe::in_short;
-use crate::route::RequestKey;
+use crate::route::{RequestKey, normalise};
 use crate::session::traffic::Traffic;
 use crate::upstream::{Load, Pick};
 
@@ -246,8 +246,10 @@ impl ProxyHttp for Gateway {
         let Some(route) = exchange.route() else {
             return Ok(());
         };
+        let status = response.status;
         forward::response_headers(
             &mut ResponseFields(response),
+            status,
             &variables(session, exchange),
             &route.response_headers,
         );
@@ -507,7 +509,17 @@ fn verify_accept(response: &ResponseHeader, exchange: &Exchange) -> Result<()> {
 }
 
 fn strip_prefix(request: &mut RequestHeader, prefix: &str) -> Result<()> {
-    let target = request.raw_path();
+    // Taken off the spelling that matched: `//IMS/x` and `/%49MS/x` begin with `/IMS` as well.
+    let target = match normalise(request.uri.path()) {
+        Cow::Borrowed(_) => Cow::Borrowed(request.raw_path()),
+        Cow::Owned(mut target) => {
+            if let Some(query) = request.uri.query() {
+                target.push('?');
+                target.push_str(query);
+            }
+            Cow::Owned(target.into_bytes())
+        }
+    };
     let Some(rest) = target.strip_prefix(prefix.trim_end_matches('/').as_bytes()) else {
         return Ok(());
     };

@@ -28,11 +28,10 @@ fn host_covers(earlier: Option<&HostPattern>, later: Option<&HostPattern>) -> bo
 fn path_covers(earlier: &PathMatch, later: &PathMatch) -> bool {
     match (earlier, later) {
         (PathMatch::Any, _) => true,
-        (PathMatch::Prefix(prefix), PathMatch::Any | PathMatch::Regex(_)) => prefix == "/",
-        (PathMatch::Prefix(_), PathMatch::Exact(path) | PathMatch::Prefix(path)) => {
-            earlier.matches(path)
-        }
-        (PathMatch::Exact(_) | PathMatch::Regex(_), _) => earlier == later,
+        (PathMatch::Prefix(prefix), _) if prefix == "/" => true,
+        (PathMatch::Prefix(_) | PathMatch::Regex(_), PathMatch::Exact(path))
+        | (PathMatch::Prefix(_), PathMatch::Prefix(path)) => earlier.matches(path),
+        _ => earlier == later,
     }
 }
 
@@ -76,6 +75,17 @@ mod tests {
                 PathMatch::Regex(PathRegex::parse("^/a").unwrap()),
                 false,
             ),
+            (
+                PathMatch::Regex(PathRegex::parse("^/a").unwrap()),
+                prefix("/a"),
+                false,
+            ),
+            (
+                PathMatch::Regex(PathRegex::parse("^/a").unwrap()),
+                PathMatch::Exact("/ab".to_owned()),
+                true,
+            ),
+            (prefix("/"), PathMatch::Any, true),
             (PathMatch::Exact("/a".to_owned()), prefix("/a"), false),
         ] {
             let found = first_cover(&[&route("", earlier.clone())], &route("", later.clone()));

@@ -3,8 +3,9 @@
 //! Routes are filed by the part of them that can be looked up: the exact path, else the prefix,
 //! each under the host they name. A request looks into the files of its host, of each suffix of
 //! it and of no host, under its path and each prefix of it: as many look-ups as it has segments
-//! and labels, however many routes there are. Only regular expressions must be tried one by one,
-//! and only those that stand before the best route found so far.
+//! and labels, however many routes there are, and none that are longer than what is filed, however
+//! long a path or host a client makes up. Only regular expressions must be tried one by one, and
+//! only those that stand before the best route found so far.
 
 use std::collections::HashMap;
 
@@ -18,6 +19,7 @@ pub struct RouteIndex {
     exact_hosts: HashMap<String, PathFiles>,
     /// By the suffix behind `*.`.
     wildcard_hosts: HashMap<String, PathFiles>,
+    longest_suffix: usize,
 }
 
 /// Route numbers in rising order, by what of the path is known.
@@ -26,6 +28,7 @@ struct PathFiles {
     exact: HashMap<String, Vec<usize>>,
     /// Without the final slash: `/IMS` and `/IMS/` are in one file.
     prefix: HashMap<String, Vec<usize>>,
+    longest_prefix: usize,
     /// Regular expressions and routes for any path.
     other: Vec<usize>,
 }
@@ -41,13 +44,16 @@ impl RouteIndex {
                     index.exact_hosts.entry(name.clone()).or_default()
                 }
                 Some(HostPattern::Wildcard(suffix)) => {
+                    index.longest_suffix = index.longest_suffix.max(suffix.len());
                     index.wildcard_hosts.entry(suffix.clone()).or_default()
                 }
             };
             let file = match &matcher.path {
                 PathMatch::Exact(path) => files.exact.entry(path.clone()).or_default(),
+                PathMatch::Prefix(prefix) if prefix == "/" => &mut files.other,
                 PathMatch::Prefix(prefix) => {
                     let key = prefix.strip_suffix('/').unwrap_or(prefix);
+                    files.longest_prefix = files.longest_prefix.max(key.len());
                     files.prefix.entry(key.to_owned()).or_default()
                 }
                 PathMatch::Any | PathMatch::Regex(_) => &mut files.other,
@@ -80,7 +86,11 @@ impl RouteIndex {
                 }
             }
         };
-        let suffixes = host.match_indices('.').map(|(at, _)| &host[at + 1..]);
+        // Hashing longer ones would cost the square of what a client sends.
+        let suffixes = host
+            .match_indices('.')
+            .map(|(at, _)| &host[at + 1..])
+            .filter(|suffix| suffix.len() <= self.longest_suffix);
         let files = self
             .exact_hosts
             .get(&*host)
@@ -90,7 +100,7 @@ impl RouteIndex {
         for files in files {
             look_into(files.exact.get(&*path));
             if !files.prefix.is_empty() {
-                for prefix in prefixes(&path) {
+                for prefix in prefixes(&path, files.longest_prefix) {
                     look_into(files.prefix.get(prefix));
                 }
             }
@@ -100,11 +110,15 @@ impl RouteIndex {
     }
 }
 
-/// `/a/b`: the whole path, then `/a`, then nothing. A final slash ends a segment.
-fn prefixes(path: &str) -> impl Iterator<Item = &str> {
-    let whole = (!path.ends_with('/')).then_some(path);
-    let cuts = path.match_indices('/').map(|(at, _)| &path[..at]);
-    whole.into_iter().chain(cuts)
+/// `/a/b`: the whole path, then nothing, then `/a`; none longer than `longest`. A final slash ends
+/// a segment.
+fn prefixes(path: &str, longest: usize) -> impl Iterator<Item = &str> {
+    let whole = (!path.ends_with('/') && path.len() <= longest).then_some(path);
+    let cuts = path
+        .match_indices('/')
+        .map(|(at, _)| at)
+        .take_while(move |at| *at <= longest);
+    whole.into_iter().chain(cuts.map(|at| &path[..at]))
 }
 
 #[cfg(test)]
@@ -237,5 +251,13 @@ mod tests {
         let mut tried = 0;
         assert_eq!(index.lookup_counting(&request, &mut tried), Some(742));
         assert_eq!(tried, 1);
+    }
+
+    #[test]
+    fn no_prefix_longer_than_the_longest_filed_is_looked_up() {
+        let path = "/a".repeat(30_000);
+        assert_eq!(prefixes(&path, 4).collect::<Vec<_>>(), ["", "/a", "/a/a"]);
+        assert_eq!(prefixes("/a/b", 4).collect::<Vec<_>>(), ["/a/b", "", "/a"]);
+        assert_eq!(prefixes("/a/b/", 4).collect::<Vec<_>>(), ["", "/a", "/a/b"]);
     }
 }

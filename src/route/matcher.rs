@@ -1,6 +1,7 @@
 //! What a route matches.
 
 use std::borrow::Cow;
+use std::net::Ipv6Addr;
 
 use http::{HeaderMap, HeaderName, Method};
 use regex::Regex;
@@ -29,7 +30,7 @@ pub enum HostPattern {
 pub enum PathMatch {
     Any,
     Exact(String),
-    /// Whole segments: `/IMS` is a prefix of `/IMS/x`, not of `/IMSX`.
+    /// Whole segments: `/IMS` is a prefix of `/IMS/x`, not of `/IMSX`. `/` is one of any path.
     Prefix(String),
     Regex(PathRegex),
 }
@@ -52,11 +53,17 @@ pub struct RequestKey<'a> {
 
 impl HostPattern {
     pub fn parse(text: &str) -> Result<Self, String> {
+        let bracketed = text
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'));
+        if let Some(address) = bracketed.and_then(|address| address.parse::<Ipv6Addr>().ok()) {
+            // In the one spelling that browsers send.
+            return Ok(Self::Exact(format!("[{address}]")));
+        }
         let (name, wildcard) = match text.strip_prefix("*.") {
             Some(suffix) => (suffix, true),
             None => (text, false),
         };
-        let is_ip = name.starts_with('[') && name.ends_with(']');
         let is_name = !name.is_empty()
             && name.split('.').all(|label| {
                 !label.is_empty()
@@ -64,7 +71,7 @@ impl HostPattern {
                         .bytes()
                         .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
             });
-        if !is_name && !is_ip {
+        if !is_name {
             return Err(format!(
                 "{text:?} is no host name (write chat.example.com or *.example.com, without a port)"
             ));
@@ -94,6 +101,7 @@ impl PathMatch {
         match self {
             Self::Any => true,
             Self::Exact(exact) => exact == path,
+            Self::Prefix(prefix) if prefix == "/" => true,
             Self::Prefix(prefix) => path.strip_prefix(prefix.as_str()).is_some_and(|rest| {
                 prefix.ends_with('/') || matches!(rest.as_bytes(), [] | [b'/', ..])
             }),
@@ -177,7 +185,8 @@ mod tests {
         }
         let below = PathMatch::Prefix("/IMS/".to_owned());
         assert!(below.matches("/IMS/") && below.matches("/IMS/x") && !below.matches("/IMS"));
-        assert!(PathMatch::Prefix("/".to_owned()).matches("/anything"));
+        let root = PathMatch::Prefix("/".to_owned());
+        assert!(root.matches("/anything") && root.matches("*"));
     }
 
     #[test]
@@ -193,11 +202,17 @@ mod tests {
         assert_eq!(plain_host("Chat.Example.COM.:9090"), "chat.example.com");
         assert_eq!(plain_host("[::1]:9090"), "[::1]");
         assert_eq!(plain_host("127.0.0.1"), "127.0.0.1");
+        assert_eq!(
+            HostPattern::parse("[0:0::1]"),
+            Ok(HostPattern::Exact("[::1]".to_owned()))
+        );
     }
 
     #[test]
     fn what_is_no_host_name_is_refused() {
-        for text in ["", "*.", "a..b", "a b", "http://a", "a:80", "a.*.b"] {
+        for text in [
+            "", "*.", "a..b", "a b", "http://a", "a:80", "a.*.b", "[a b]", "*.[::1]", "[::1]:80",
+        ] {
             assert!(HostPattern::parse(text).is_err(), "{text:?}");
         }
     }

@@ -2,16 +2,20 @@
 //!
 //! `/a/../forbidden`, `//forbidden` and `/%66orbidden` all lead to `/forbidden` (RFC 3986 section
 //! 6.2.2, and nginx's merging of slashes). `%2F` stays what it is: a slash that separates nothing.
+//! What cannot stand in a path (RFC 3986 section 3.3) but is sent raw by some clients is encoded.
 
 use std::borrow::Cow;
 
 /// Borrowed, and cheap, for paths that need nothing: nearly all.
 pub fn normalise(path: &str) -> Cow<'_, str> {
-    let suspicious = path.contains('%') || path.contains("//") || path.contains("/.");
+    let suspicious = path.contains('%')
+        || path.contains("//")
+        || path.contains("/.")
+        || !path.bytes().all(|byte| byte.is_ascii_graphic());
     if !suspicious {
         return Cow::Borrowed(path);
     }
-    let decoded = decode_unreserved(path);
+    let decoded = spell_out(path);
     let mut segments: Vec<&str> = Vec::new();
     let mut ends_in_slash = false;
     for segment in decoded.split('/') {
@@ -35,10 +39,10 @@ pub fn normalise(path: &str) -> Cow<'_, str> {
     Cow::Owned(normal)
 }
 
-/// `%66` is `f`; everything else that is encoded stays so, with upper-case digits.
-fn decode_unreserved(path: &str) -> String {
+/// `%66` is `f`; everything else that is or must be encoded is, with upper-case digits.
+fn spell_out(path: &str) -> String {
     let bytes = path.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut decoded = String::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
         let value = match bytes[at..] {
@@ -47,21 +51,29 @@ fn decode_unreserved(path: &str) -> String {
         };
         match value {
             Some(value) if value.is_ascii_alphanumeric() || b"-._~".contains(&value) => {
-                decoded.push(value);
+                decoded.push(char::from(value));
                 at += 3;
             }
-            Some(_) => {
-                decoded.extend(bytes[at..at + 3].iter().map(u8::to_ascii_uppercase));
+            Some(value) => {
+                encode(value, &mut decoded);
                 at += 3;
             }
             None => {
-                decoded.push(bytes[at]);
+                match bytes[at] {
+                    byte if byte.is_ascii_graphic() => decoded.push(char::from(byte)),
+                    byte => encode(byte, &mut decoded),
+                }
                 at += 1;
             }
         }
     }
-    // Only ASCII was put in and only whole escapes taken out.
-    String::from_utf8_lossy(&decoded).into_owned()
+    decoded
+}
+
+fn encode(byte: u8, out: &mut String) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let digit = |value: u8| char::from(DIGITS[usize::from(value)]);
+    out.extend(['%', digit(byte >> 4), digit(byte & 15)]);
 }
 
 fn hex(digit: u8) -> Option<u8> {
@@ -88,7 +100,9 @@ mod tests {
             ("//", "/"),
             ("/a%", "/a%"),
             ("/a%zz", "/a%zz"),
-            ("/caf%C3%A9", "/caf%C3%A9"),
+            ("/caf%c3%A9", "/caf%C3%A9"),
+            ("/café", "/caf%C3%A9"),
+            ("/a b", "/a%20b"),
         ] {
             assert_eq!(normalise(path), normal, "{path}");
         }

@@ -159,7 +159,7 @@ impl Frame {
     }
 
     /// Unmasked and short, as a server sends it.
-    pub fn from_server(&self) -> Vec<u8> {
+    pub fn unmasked(&self) -> Vec<u8> {
         let length = u8::try_from(self.payload.len()).expect("a short frame");
         assert!(length < 126, "a short frame");
         let mut bytes = vec![0x80 | self.opcode, length];

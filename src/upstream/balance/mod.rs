@@ -52,13 +52,13 @@ impl Wanted<'_> {
 
 /// One balancer over one set of members (an upstream has one for its servers, one for backups).
 pub enum Balancer {
-    RoundRobin(LoadBalancer<SmoothRoundRobin>),
+    RoundRobin(Box<LoadBalancer<SmoothRoundRobin>>),
     LeastSessions(Vec<Arc<Member>>, least::Turn),
     TwoChoices(Vec<Arc<Member>>),
     ConsistentHash {
-        ring: LoadBalancer<Consistent>,
+        ring: Box<LoadBalancer<Consistent>>,
         /// For empty keys, and for members that have no point on the ring.
-        fallback: LoadBalancer<SmoothRoundRobin>,
+        fallback: Box<LoadBalancer<SmoothRoundRobin>>,
         members: Vec<Arc<Member>>,
         load_bound: Option<f64>,
     },
@@ -146,7 +146,7 @@ impl LoadBound {
 }
 
 /// A Pingora balancer over the members, each of which rides along in its backend's extensions.
-fn load_balancer<S>(members: &[Arc<Member>]) -> LoadBalancer<S>
+fn load_balancer<S>(members: &[Arc<Member>]) -> Box<LoadBalancer<S>>
 where
     S: BackendSelection + 'static,
     S::Iter: BackendIter,
@@ -161,7 +161,7 @@ where
         }
     });
     let discovery = discovery::Static::new(backends.collect::<BTreeSet<_>>());
-    let balancer = LoadBalancer::from_backends(Backends::new(discovery));
+    let balancer = Box::new(LoadBalancer::from_backends(Backends::new(discovery)));
     balancer
         .update()
         .now_or_never()
