@@ -4,7 +4,12 @@ CARGO ?= cargo
 # Warnings are errors here and in CI, never in the sources.
 STRICT = RUSTFLAGS="-D warnings"
 
-.PHONY: build test test-long demo check-conf schema tools fmt lint clean
+# For test-long: the script that starts four Tomcats, and how long the soak takes.
+TOMCATS ?= ../shared/tomcats.py
+MINUTES ?= 10
+PYTHON = target/venv/bin/python
+
+.PHONY: build test test-long demo check-conf schema fmt tools long-tools clean
 
 build: tools
 	$(CARGO) build --release
@@ -19,9 +24,16 @@ test: tools
 	$(STRICT) $(CARGO) test --locked
 	$(MAKE) check-conf
 
-# Proofs that take minutes: the soak of two tiers, large bodies, a browser.
-test-long: build
-	$(CARGO) test --locked --release -- --ignored --nocapture
+# Proofs that take minutes: quiet sessions, a browser, real Tomcats with the shipped files, a soak.
+test-long: build long-tools
+	$(CARGO) test --locked -- --ignored
+	$(PYTHON) tests/long/demo_page.py target/release/prusik target/screenshots
+	@$(if $(wildcard $(TOMCATS)),\
+		$(PYTHON) $(TOMCATS) start target/tomcats && \
+		$(PYTHON) tests/long/scenario.py target/release/prusik $(TOMCATS) target/tomcats; \
+		status=$$?; $(PYTHON) $(TOMCATS) stop target/tomcats; exit $$status, \
+		echo "scenario skipped: $(TOMCATS) is not there")
+	$(PYTHON) tests/long/soak.py target/release/prusik $(MINUTES)
 
 # Every file in conf/ and every yaml block in the README passes `prusik check`; the schema that
 # the shipped files point editors at is the one that the binary prints.
@@ -41,6 +53,13 @@ tools:
 		echo "installing cmake and a C compiler"; \
 		SUDO=$$(test "$$(id -u)" = 0 || echo sudo); \
 		$$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq cmake build-essential; }
+
+long-tools:
+	@command -v chromedriver tomcat10-instance-create >/dev/null || { \
+		SUDO=$$(test "$$(id -u)" = 0 || echo sudo); \
+		$$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq chromium chromium-driver \
+			tomcat10-user tomcat10-examples default-jre-headless python3-venv; }
+	@test -x $(PYTHON) || { python3 -m venv target/venv && $(PYTHON) -m pip install -q websockets; }
 
 clean:
 	$(CARGO) clean

@@ -1,0 +1,163 @@
+//! Active checks: what takes a server out, and what brings it back.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use support::{Answer, Config, Origin, Prusik, eventually, get};
+
+/// An origin whose health the test decides; everything but the check is answered with 200.
+async fn switchable(healthy: Answer, sick: Answer) -> (Origin, Arc<AtomicBool>) {
+    let is_well = Arc::new(AtomicBool::new(true));
+    let switch = is_well.clone();
+    let origin = Origin::start(
+        move |request| match (request.target(), switch.load(SeqCst)) {
+            ("/healthz", true) => match request.field("upgrade") {
+                Some(_) => Answer::upgrade(request),
+                None => healthy.clone(),
+            },
+            ("/healthz", false) => match request.field("upgrade") {
+                // The handshake works, but nobody is behind it.
+                Some(_) => Answer::upgrade(request).hang(),
+                None => sick.clone(),
+            },
+            _ => Answer::text("switchable"),
+        },
+    )
+    .await;
+    (origin, is_well)
+}
+
+/// Takes the server out by the switch and brings it back, twice.
+async fn check_follows_the_switch(check: &str, healthy: Answer, sick: Answer) {
+    let (origin, is_well) = switchable(healthy, sick).await;
+    let other = Origin::start(|_| Answer::text("other")).await;
+    let config = Config::to(&[&origin, &other]).upstream(format!(
+        "health_check: {{ {check}, interval: 100ms, timeout: 500ms, rise: 2, fall: 2 }}"
+    ));
+    let prusik = Prusik::start(config).await;
+    let serves = async || {
+        let mut served = false;
+        for _ in 0..4 {
+            served |= get(prusik.public(), "/").await.text() == "switchable";
+        }
+        served
+    };
+    for _ in 0..2 {
+        eventually("it serves", async || serves().await).await;
+        is_well.store(false, SeqCst);
+        eventually("it is out", async || !serves().await).await;
+        is_well.store(true, SeqCst);
+    }
+    let down = prusik.stderr().matches("is down").count();
+    assert!(down >= 2, "{}", prusik.stderr());
+    assert!(prusik.stderr().contains("is up again"));
+}
+
+#[tokio::test]
+async fn an_http_check_goes_by_the_status() {
+    let sick = Answer::status(503, &[], "not now");
+    check_follows_the_switch("type: http, path: /healthz", Answer::text("fine"), sick).await;
+}
+
+#[tokio::test]
+async fn an_http_check_takes_the_statuses_that_it_expects() {
+    check_follows_the_switch(
+        "type: http, path: /healthz, expect: [204, 500-502]",
+        Answer::status(501, &[], "as it should be"),
+        Answer::text("200 is not what was asked for"),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn an_http_check_has_one_timeout_for_all_of_it() {
+    let slow = (0..100).fold(Answer::raw("HTTP/1.1 200 OK\r\n"), |answer, number| {
+        answer
+            .wait(std::time::Duration::from_millis(100))
+            .send(format!("X-Slow-{number}: 1\r\n"))
+    });
+    check_follows_the_switch("type: http, path: /healthz", Answer::text("fine"), slow).await;
+}
+
+#[tokio::test]
+async fn a_websocket_check_wants_a_pong() {
+    let never = Answer::text("not asked without an upgrade");
+    check_follows_the_switch("type: websocket, path: /healthz", never.clone(), never).await;
+}
+
+#[tokio::test]
+async fn a_tcp_check_follows_the_listener() {
+    let origin = Origin::start(|_| Answer::text("hello")).await;
+    let check = "health_check: { type: tcp, interval: 100ms, rise: 2, fall: 2 }";
+    let prusik = Prusik::start(Config::to(&[&origin]).upstream(check)).await;
+    for _ in 0..2 {
+        eventually("it serves", async || {
+            get(prusik.public(), "/").await.status() == 200
+        })
+        .await;
+        origin.kill().await;
+        eventually("it is out", async || {
+            get(prusik.public(), "/").await.status() == 503
+        })
+        .await;
+        origin.restart().await;
+    }
+}
+
+#[tokio::test]
+async fn a_check_asks_for_the_host_and_path_that_are_configured() {
+    let origin = Origin::start(|_| Answer::text("hello")).await;
+    let check = "health_check: { type: http, path: \"/are/you?ok=1\", host: chat.internal, \
+                 interval: 100ms }";
+    let _prusik = Prusik::start(Config::to(&[&origin]).upstream(check)).await;
+    eventually("it is checked twice", async || origin.received().len() >= 2).await;
+    let request = &origin.received()[0];
+    assert_eq!(request.first_line(), "GET /are/you?ok=1 HTTP/1.1");
+    assert_eq!(request.field("host"), Some("chat.internal"));
+}
+
+#[tokio::test]
+async fn a_server_that_fails_its_very_first_check_is_out_at_once() {
+    let living = Origin::start(|_| Answer::text("hello")).await;
+    let dead = support::free_address();
+    let check = "health_check: { interval: 60s, rise: 2, fall: 3 }";
+    let prusik = Prusik::start(Config::to(&[&living]).server(dead).upstream(check)).await;
+    prusik.wait_stderr(&format!("{dead} is down")).await;
+    for _ in 0..4 {
+        get(prusik.public(), "/checked").await;
+    }
+    eventually("four requests are in the log", async || {
+        prusik.access_log().len() == 4
+    })
+    .await;
+    for entry in prusik.access_log() {
+        assert_eq!(entry["attempts"], 1, "{entry}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_warms_up() {
+    let origin = Origin::start(|_| Answer::text("back")).await;
+    let other = Origin::start(|_| Answer::text("other")).await;
+    let config = Config::to(&[&origin, &other])
+        .upstream("health_check: { interval: 100ms, rise: 1, fall: 1 }")
+        .upstream("slow_start: 10m");
+    let prusik = Prusik::start(config).await;
+    // From the start all are equal: it is not as if they all had come back.
+    let share = async || {
+        let mut share = 0;
+        for _ in 0..40 {
+            share += usize::from(get(prusik.public(), "/").await.text() == "back");
+        }
+        share
+    };
+    assert_eq!(share().await, 20);
+    origin.kill().await;
+    prusik.wait_stderr("is down").await;
+    origin.restart().await;
+    prusik.wait_stderr("is up again").await;
+    let share = share().await;
+    assert!((1..10).contains(&share), "{share} of 40");
+}
