@@ -1,5 +1,6 @@
 //! Configuration to running services: the one file that knows all the parts.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -39,8 +40,8 @@ pub enum StartError {
     Bind(#[from] BindError),
     #[error(transparent)]
     Io(#[from] io::Error),
-    #[error("pid_file {path}: {cause}")]
-    PidFile { path: String, cause: io::Error },
+    #[error("pid_file: cannot write {path}: {cause}")]
+    PidFile { path: PathBuf, cause: io::Error },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -161,20 +162,20 @@ async fn watch_log(log: Arc<AccessLog>, mut stopping: watch::Receiver<bool>) {
     }
 }
 
-/// Writes the process id where the configuration wants it; the file goes with the value.
-pub struct PidFile(Option<std::path::PathBuf>);
+/// The process id, where the configuration wants it; the file goes with the value.
+pub struct PidFile(Option<PathBuf>);
 
 impl PidFile {
-    pub fn write(config: &Config) -> Result<Self, StartError> {
-        if let Some(path) = &config.server.pid_file {
+    pub fn write(path: Option<PathBuf>) -> Result<Self, StartError> {
+        if let Some(path) = &path {
             fs::write(path, format!("{}\n", std::process::id())).map_err(|cause| {
                 StartError::PidFile {
-                    path: path.display().to_string(),
+                    path: path.clone(),
                     cause,
                 }
             })?;
         }
-        Ok(Self(config.server.pid_file.clone()))
+        Ok(Self(path))
     }
 }
 

@@ -37,8 +37,10 @@ impl Signals {
 pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
     // Before anything is served: a signal that comes early must not kill the process.
     let mut signals = Signals::install()?;
-    let pid_file = PidFile::write(&config)?;
+    let pid_file = config.server.pid_file.clone();
     let app = App::start(config)?;
+    // Only now: a second process that finds its listeners taken must leave the first one's alone.
+    let pid_file = PidFile::write(pid_file)?;
     info!("ready");
     loop {
         tokio::select! {
