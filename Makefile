@@ -23,9 +23,10 @@ test: tools
 	$(CARGO) test --locked
 	$(MAKE) check-conf
 
-# Proofs that take minutes: quiet sessions, a browser, real Tomcats with the shipped files, a soak.
+# Proofs that take minutes: quiet sessions, dead peers, a browser, real Tomcats with the shipped files, a soak.
 test-long: build long-tools
 	$(CARGO) test --locked -- --ignored
+	$(PYTHON) tests/long/dead_peer.py target/release/prusik
 	$(PYTHON) tests/long/demo_page.py target/release/prusik target/screenshots
 	@$(if $(wildcard $(TOMCATS)),\
 		$(PYTHON) $(TOMCATS) start target/tomcats && \
@@ -57,7 +58,7 @@ long-tools:
 	@command -v chromedriver >/dev/null && command -v tomcat10-instance-create >/dev/null || { \
 		SUDO=$$(test "$$(id -u)" = 0 || echo sudo); \
 		$$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq chromium chromium-driver \
-			tomcat10-user tomcat10-examples default-jre-headless python3-venv; }
+			iproute2 tomcat10-user tomcat10-examples default-jre-headless python3-venv; }
 	@test -x $(PYTHON) || { python3 -m venv target/venv && $(PYTHON) -m pip install -q websockets; }
 
 clean:

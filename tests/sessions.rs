@@ -19,6 +19,10 @@ async fn a_quiet_session_ends_after_idle() {
     assert_eq!(session.ended().await, Ended::Close(1001));
     assert!(opened.elapsed() >= Duration::from_secs(1));
     assert_eq!(prusik.session_close().await["closed_by"], "idle");
+    // That is how it should be: nobody needs to be warned.
+    let stderr = prusik.stderr();
+    assert!(!stderr.contains("WARN") && !stderr.contains("ERROR"), "{stderr}");
+    assert_eq!(prusik.access_log().len(), 2);
     eventually("the server has no session", async || origin.sessions() == 0).await;
 }
 
