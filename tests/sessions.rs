@@ -21,7 +21,10 @@ async fn a_quiet_session_ends_after_idle() {
     assert_eq!(prusik.session_close().await["closed_by"], "idle");
     // That is how it should be: nobody needs to be warned.
     let stderr = prusik.stderr();
-    assert!(!stderr.contains("WARN") && !stderr.contains("ERROR"), "{stderr}");
+    assert!(
+        !stderr.contains("WARN") && !stderr.contains("ERROR"),
+        "{stderr}"
+    );
     assert_eq!(prusik.access_log().len(), 2);
     eventually("the server has no session", async || origin.sessions() == 0).await;
 }
