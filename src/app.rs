@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 use std::{fs, io};
 
@@ -17,6 +16,8 @@ use crate::config::{Config, ListenAddress};
 use crate::listener::{self, BindError, Connections, Edge};
 use crate::observe::access_log::AccessLog;
 use crate::proxy::{Gateway, Generation, GenerationError};
+use crate::session::registry::Registry;
+use crate::session::tap::CLOSE_WAIT;
 
 /// How often the access log is asked for dropped lines.
 const WATCH_LOG: Duration = Duration::from_secs(5);
@@ -27,8 +28,7 @@ pub struct App {
     log: Arc<AccessLog>,
     edge: Arc<Edge>,
     connections: Connections,
-    /// Upgraded sessions among the connections.
-    sessions: Arc<AtomicUsize>,
+    sessions: Arc<Registry>,
     shutdown: watch::Sender<bool>,
     /// Each listener's name and where it is bound.
     listening: Vec<(String, ListenAddress)>,
@@ -65,7 +65,7 @@ impl App {
             .map(|listener| Ok((listener.name.clone(), listener.address()?)))
             .collect::<io::Result<Vec<_>>>()?;
         let log = Arc::new(AccessLog::open(&config.access_log)?);
-        let sessions = Arc::new(AtomicUsize::new(0));
+        let sessions = Arc::new(Registry::default());
         let server_conf = Arc::new(server_conf(&config));
         let generation = Generation::new(config);
         generation.take_over(None);
@@ -114,23 +114,45 @@ impl App {
         Ok(())
     }
 
-    /// Accepts nothing more and waits until the requests in flight are done, at most for `grace`.
-    /// Sessions don't end by themselves: they are cut when the process goes.
+    /// Accepts nothing more, waits until the requests in flight are done, at most for `grace`,
+    /// then tells every session to go and waits for their answers.
     pub async fn stop(self, grace: Duration) {
         self.shutdown.send_replace(true);
         self.edge.cleanup().await;
         self.connections.close();
-        let requests_done = async {
-            while self.connections.len() > self.sessions.load(Relaxed) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+        self.wait_for_connections(grace, || self.sessions.len())
+            .await;
+        self.sessions.end_all(SERVICE_RESTART);
+        // Without patience for requests, none for goodbyes: what can be sent at once is sent.
+        let closing = if grace.is_zero() {
+            AT_ONCE
+        } else {
+            CLOSE_WAIT + AT_ONCE
         };
-        if tokio::time::timeout(grace, requests_done).await.is_err() {
+        self.wait_for_connections(closing, || 0).await;
+        if !self.connections.is_empty() {
             info!("{} connections are cut", self.connections.len());
         }
         self.log.close();
     }
+
+    /// Until no more are left than this, or the time is up.
+    async fn wait_for_connections(&self, limit: Duration, left: impl Fn() -> usize) {
+        let done = async {
+            while self.connections.len() > left() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        // Who is left after the limit is cut by the caller.
+        let _ = tokio::time::timeout(limit, done).await;
+    }
 }
+
+/// What sessions are told when the process stops (IANA's registry of WebSocket close codes).
+const SERVICE_RESTART: u16 = 1012;
+
+/// For what needs nobody else: a few turns of the event loop.
+const AT_ONCE: Duration = Duration::from_millis(200);
 
 /// Pingora's own settings, where they matter to a proxy that is not run by its server.
 fn server_conf(config: &Config) -> ServerConf {

@@ -40,16 +40,19 @@ impl Drop for SocketFile {
 #[derive(Debug, thiserror::Error)]
 #[error(
     "listener {name:?}: cannot listen on {address}: {cause}{}",
-    remedy(cause)
+    remedy(cause, address)
 )]
 pub struct BindError {
     name: String,
-    address: String,
+    address: ListenAddress,
     cause: io::Error,
 }
 
-fn remedy(cause: &io::Error) -> &'static str {
+fn remedy(cause: &io::Error, address: &ListenAddress) -> &'static str {
     match cause.kind() {
+        io::ErrorKind::AddrInUse if matches!(address, ListenAddress::Unix(_)) => {
+            "; find who holds it with `ss -lxp`"
+        }
         io::ErrorKind::AddrInUse => "; find who holds it with `ss -ltnp`",
         io::ErrorKind::AddrNotAvailable => "; no interface of this machine has this address",
         io::ErrorKind::PermissionDenied => {
@@ -69,7 +72,7 @@ pub fn bind(listener: &Listener) -> Result<BoundListener, BindError> {
     };
     let socket = socket.map_err(|cause| BindError {
         name: listener.name.clone(),
-        address: listener.address.to_string(),
+        address: listener.address.clone(),
         cause,
     })?;
     Ok(BoundListener {

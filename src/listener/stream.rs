@@ -203,6 +203,23 @@ impl ClientStream {
     }
 }
 
+impl ClientStream {
+    /// What was polled, unless it is pending and the exchange's time is up.
+    fn or_deadline<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if polled.is_ready() || self.poll_deadline(cx).is_pending() {
+            return polled;
+        }
+        self.connection.clear_deadline();
+        self.connection.timed_out.store(true, Relaxed);
+        let message = "the exchange made no progress in the time it had";
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)))
+    }
+}
+
 impl AsyncRead for ClientStream {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -235,13 +252,7 @@ impl AsyncRead for ClientStream {
         {
             return Poll::Ready(Err(error));
         }
-        if stream.poll_deadline(cx).is_ready() {
-            stream.connection.clear_deadline();
-            stream.connection.timed_out.store(true, Relaxed);
-            let message = "the exchange made no progress in the time it had";
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
-        }
-        Poll::Pending
+        stream.or_deadline(cx, Poll::Pending)
     }
 }
 
@@ -251,11 +262,13 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let polled = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.get_mut().or_deadline(cx, polled)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let polled = Pin::new(&mut self.io).poll_flush(cx);
+        self.get_mut().or_deadline(cx, polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -97,8 +97,10 @@ impl AccessLog {
             config::AccessLog::File(path) => Some(Sink::new(append_to(path)?)),
         };
         self.tell_dropped();
-        self.sink.store(sink.map(Arc::new));
+        let before = self.sink.swap(sink.map(Arc::new));
         self.told.store(0, Relaxed);
+        // Writing out what waits may block for a second: nobody here has to wait for that.
+        std::thread::spawn(move || drop(before));
         Ok(())
     }
 

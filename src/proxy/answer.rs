@@ -1,7 +1,7 @@
 //! Answers that prusik gives by itself: short, plain, and without anything of the inside.
 
 use bytes::Bytes;
-use http::{Method, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use pingora::Result;
 use pingora::http::ResponseHeader;
 use pingora_proxy::Session;
@@ -13,19 +13,20 @@ const RETRY_AFTER: &str = "2";
 pub struct Answer {
     pub status: StatusCode,
     pub body: Bytes,
-    pub fields: Vec<(header::HeaderName, String)>,
+    pub fields: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Answer {
     /// An error with its reason as a line of text.
     pub fn error(status: StatusCode, reason: &str) -> Self {
-        let mut fields = vec![(header::CACHE_CONTROL, "no-store".to_owned())];
+        let value = HeaderValue::from_static;
+        let mut fields = vec![(header::CACHE_CONTROL, value("no-store"))];
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            fields.push((header::RETRY_AFTER, RETRY_AFTER.to_owned()));
+            fields.push((header::RETRY_AFTER, value(RETRY_AFTER)));
         }
         if status == StatusCode::UPGRADE_REQUIRED {
-            fields.push((header::UPGRADE, "websocket".to_owned()));
-            fields.push((header::SEC_WEBSOCKET_VERSION, "13".to_owned()));
+            fields.push((header::UPGRADE, value("websocket")));
+            fields.push((header::SEC_WEBSOCKET_VERSION, value("13")));
         }
         let name = status
             .canonical_reason()
@@ -47,11 +48,16 @@ impl Answer {
         }
     }
 
-    pub fn redirect(status: StatusCode, to: String) -> Self {
+    /// Bytes that no header can carry (only a client can have sent them) leave no `Location`.
+    pub fn redirect(status: StatusCode, to: &[u8]) -> Self {
+        let location = HeaderValue::from_bytes(to).ok();
         Self {
             status,
             body: Bytes::new(),
-            fields: vec![(header::LOCATION, to)],
+            fields: location
+                .map(|to| (header::LOCATION, to))
+                .into_iter()
+                .collect(),
         }
     }
 

@@ -7,12 +7,12 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
-use super::gateway::SessionCount;
 use super::generation::Generation;
 use crate::config::Route;
 use crate::forward::Trust;
 use crate::forward::client_address::ClientAddress;
 use crate::listener::Connection;
+use crate::session::registry::Registered;
 use crate::session::traffic::Traffic;
 use crate::upstream::{Group, Lease};
 
@@ -34,11 +34,24 @@ pub struct Exchange {
     pub lease: Option<Lease>,
     /// Servers picked so far, the present one last.
     pub tried: Vec<SocketAddr>,
+    /// Kept connections that turned out to be dead when they were used.
+    pub stale: usize,
+    /// Which part of the exchange is awaited now.
+    pub stage: Stage,
     pub handshake: Option<Handshake>,
     /// Held while it is an upgraded session.
-    pub live: Option<SessionCount>,
+    pub live: Option<Registered>,
+    /// The session ended by a fault, not by one of its sides.
+    pub broke: bool,
     /// Why it failed, or why prusik answered by itself.
     pub error: Option<Cow<'static, str>>,
+}
+
+/// How far request and answer have come: what the deadline is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stage {
+    pub request_sent: bool,
+    pub answer_begun: bool,
 }
 
 /// A WebSocket handshake on its way, and the session that may come of it.
@@ -61,8 +74,11 @@ impl Exchange {
             hash_key: Vec::new(),
             lease: None,
             tried: Vec::new(),
+            stale: 0,
+            stage: Stage::default(),
             handshake: None,
             live: None,
+            broke: false,
             error: None,
         }
     }
@@ -83,6 +99,19 @@ impl Exchange {
         self.group.as_ref().is_some_and(|group| {
             self.tried.len() < group.config().attempts && group.has_untried(&self.tried)
         })
+    }
+
+    /// Gives the exchange time until its next move. While the request is still being sent and
+    /// nothing of an answer is there, the client's own pace is what the read timeout watches.
+    pub fn renew_deadline(&self) {
+        let (Some(connection), Some(route)) = (&self.connection, self.route()) else {
+            return;
+        };
+        if self.stage.answer_begun {
+            connection.set_deadline(route.timeouts.idle);
+        } else if self.stage.request_sent && self.handshake.is_none() {
+            connection.set_deadline(route.timeouts.response);
+        }
     }
 
     /// Whether its deadline has struck: the server's answer did not come in time.

@@ -1,8 +1,8 @@
 //! Pingora's phases, each delegating to the part that knows.
 
 use std::borrow::Cow;
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -29,6 +29,8 @@ use crate::listener::{ClientStream, Connection, Reading};
 use crate::observe::access_log::AccessLog;
 use crate::observe::in_short;
 use crate::route::{RequestKey, normalise};
+use crate::session::registry::Registry;
+use crate::session::tap::CLOSE_WAIT;
 use crate::session::traffic::Traffic;
 use crate::upstream::{Load, Pick};
 
@@ -38,18 +40,20 @@ const KEEPALIVE_IDLE: u64 = 75;
 /// How long a request body that nobody wants is read, so that the connection can serve on.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
+/// Dead kept connections that one request may meet before it is a failure.
+const MAX_STALE: usize = 3;
+
 pub struct Gateway {
     current: Arc<ArcSwap<Generation>>,
     log: Arc<AccessLog>,
-    /// Upgraded sessions that live now.
-    sessions: Arc<AtomicUsize>,
+    sessions: Arc<Registry>,
 }
 
 impl Gateway {
     pub fn new(
         current: Arc<ArcSwap<Generation>>,
         log: Arc<AccessLog>,
-        sessions: Arc<AtomicUsize>,
+        sessions: Arc<Registry>,
     ) -> Self {
         Self {
             current,
@@ -131,10 +135,7 @@ impl ProxyHttp for Gateway {
                 }
                 Action::Redirect { to, status } => {
                     let to = render(to, session, exchange);
-                    Answer::redirect(
-                        status_of(*status),
-                        String::from_utf8_lossy(&to).into_owned(),
-                    )
+                    Answer::redirect(status_of(*status), &to)
                 }
                 Action::Respond { status, body } => {
                     Answer::respond(status_of(*status), body.clone())
@@ -154,6 +155,8 @@ impl ProxyHttp for Gateway {
         _session: &mut Session,
         exchange: &mut Exchange,
     ) -> Result<Box<HttpPeer>> {
+        // Let go of the server that failed before the next is counted.
+        exchange.lease = None;
         let (Some(group), Some(route)) = (&exchange.group, exchange.route()) else {
             return Error::e_explain(ErrorType::InternalError, "no upstream was chosen");
         };
@@ -161,7 +164,6 @@ impl ProxyHttp for Gateway {
             Some(_) => Load::Session,
             None => Load::Request,
         };
-        // Let go of the server that failed before the next is counted.
         let lease = group.pick(Pick {
             load,
             key: &exchange.hash_key,
@@ -216,8 +218,8 @@ impl ProxyHttp for Gateway {
         Ok(())
     }
 
-    /// Called with the end of the body when the whole request is on its way. Must not await:
-    /// before an upgrade that would let Pingora lose the session.
+    /// Called for each part of the body, and with its end when the whole request is on its way.
+    /// Must not await: before an upgrade that would let Pingora lose the session.
     async fn request_body_filter(
         &self,
         _session: &mut Session,
@@ -225,11 +227,15 @@ impl ProxyHttp for Gateway {
         end_of_stream: bool,
         exchange: &mut Exchange,
     ) -> Result<()> {
-        if end_of_stream
-            && exchange.handshake.is_none()
-            && let (Some(connection), Some(route)) = (&exchange.connection, exchange.route())
-        {
-            connection.set_deadline(route.timeouts.response);
+        if exchange.live.is_some() {
+            return Ok(());
+        }
+        exchange.stage.request_sent = end_of_stream;
+        exchange.renew_deadline();
+        if end_of_stream && let Some(connection) = &exchange.connection {
+            // What comes now is the next request. Pingora would take a byte of it and then look
+            // at the connection no more, nor at its deadline.
+            connection.set_reading(Reading::Held);
         }
         Ok(())
     }
@@ -262,36 +268,31 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
-        let (Some(connection), Some(route)) = (&exchange.connection, exchange.route()) else {
-            return Ok(());
-        };
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
-            // The tap watches over the session; what is left to Pingora is a client that doesn't
-            // take what it is sent.
+            let traffic = exchange.handshake.as_ref().map(|hs| hs.traffic.clone());
+            exchange.live = traffic.map(|traffic| self.sessions.register(traffic));
+            record::session_open(&self.log, session, exchange);
+            let (Some(connection), Some(route)) = (&exchange.connection, exchange.route()) else {
+                return Ok(());
+            };
             connection.clear_deadline();
             connection.set_reading(Reading::Open);
-            let idle = route
-                .websocket
-                .as_ref()
-                .and_then(|websocket| websocket.idle);
+            // The tap watches over the session; what is left to Pingora is a client that doesn't
+            // take what it is sent, and to the deadline one that never does.
+            let websocket = route.websocket.as_ref();
             session.set_read_timeout(None);
-            session.set_write_timeout(idle);
-            exchange.live = Some(SessionCount::new(&self.sessions));
-            record::session_open(&self.log, session, exchange);
-        } else if exchange.handshake.is_none() {
+            session.set_write_timeout(websocket.and_then(|websocket| websocket.idle));
+            if let Some(limit) = websocket.and_then(|websocket| websocket.max_session) {
+                connection.set_deadline(limit.mul_f64(1.1) + 2 * CLOSE_WAIT);
+            }
+        } else {
             if session.req_header().version == Version::HTTP_10 {
-                // It knows no chunks either: the end of the connection ends the body
+                // It knows no chunks: the end of the connection ends the body
                 // (RFC 9112 section 6.1).
                 response.remove_header(&header::TRANSFER_ENCODING);
             }
-            let informational = response.status.is_informational();
-            let timeouts = &route.timeouts;
-            let next = if informational {
-                timeouts.response
-            } else {
-                timeouts.idle
-            };
-            connection.set_deadline(next);
+            exchange.stage.answer_begun = !response.status.is_informational();
+            exchange.renew_deadline();
         }
         Ok(())
     }
@@ -303,10 +304,8 @@ impl ProxyHttp for Gateway {
         _end_of_stream: bool,
         exchange: &mut Exchange,
     ) -> Result<Option<Duration>> {
-        if exchange.handshake.is_none()
-            && let (Some(connection), Some(route)) = (&exchange.connection, exchange.route())
-        {
-            connection.set_deadline(route.timeouts.idle);
+        if exchange.live.is_none() {
+            exchange.renew_deadline();
         }
         Ok(None)
     }
@@ -338,7 +337,11 @@ impl ProxyHttp for Gateway {
         let repeatable = session.req_header().method.is_idempotent()
             && !session.as_ref().retry_buffer_truncated()
             && session.response_written().is_none();
-        if *error.esource() != ErrorSource::Upstream || exchange.timed_out() {
+        if exchange.timed_out() && !exchange.stage.answer_begun {
+            // The next one would get a request that its client has waited for long enough.
+            exchange.record_server_failure();
+            error.set_retry(false);
+        } else if *error.esource() != ErrorSource::Upstream {
             error.set_retry(false);
         } else if !reused {
             exchange.record_server_failure();
@@ -349,8 +352,10 @@ impl ProxyHttp for Gateway {
             error.set_retry(repeatable && lost && exchange.has_another_attempt());
         } else {
             // A kept connection that the server had just given up says nothing of the server.
-            error.set_retry(repeatable);
-            if repeatable {
+            exchange.stale += 1;
+            let again = repeatable && exchange.stale <= MAX_STALE;
+            error.set_retry(again);
+            if again {
                 exchange.tried.pop();
             }
         }
@@ -365,7 +370,10 @@ impl ProxyHttp for Gateway {
     ) -> FailToProxy {
         let status = status_for(error, exchange);
         let reason = reason_for(status);
-        let said = in_short(error);
+        let said = match exchange.timed_out() {
+            true => "the server's answer stalled for longer than the route's timeouts".to_owned(),
+            false => in_short(error),
+        };
         if let Ok(code) = StatusCode::from_u16(status)
             && status != CLIENT_GONE
             && session
@@ -378,6 +386,12 @@ impl ProxyHttp for Gateway {
                 log::debug!("the client is gone before it could be told {status}: {failed}");
             }
         }
+        // A client that resets has left; one that takes nothing, or isn't there any more, has not.
+        exchange.broke = *error.etype() == ErrorType::WriteTimedout
+            || error
+                .root_cause()
+                .downcast_ref::<io::Error>()
+                .is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut);
         if status >= 500 && !session.was_upgraded() {
             let request = session.request_summary();
             warn!("{} {request}: {status}: {said}", exchange.id);
@@ -416,22 +430,6 @@ impl ProxyHttp for Gateway {
         _: ProxyWarnLogContext,
     ) -> bool {
         true
-    }
-}
-
-/// One of the sessions that live now.
-pub struct SessionCount(Arc<AtomicUsize>);
-
-impl SessionCount {
-    fn new(sessions: &Arc<AtomicUsize>) -> Self {
-        sessions.fetch_add(1, Relaxed);
-        Self(sessions.clone())
-    }
-}
-
-impl Drop for SessionCount {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
     }
 }
 

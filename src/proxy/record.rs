@@ -68,9 +68,20 @@ fn session_close(
         messages_in: Some(traffic.messages_in.load(Relaxed)),
         messages_out: Some(traffic.messages_out.load(Relaxed)),
         close_code: traffic.close_code(),
-        closed_by: Some(traffic.closed_by().unwrap_or(ClosedBy::Error).name()),
+        closed_by: Some(closed_by(exchange, traffic).name()),
         ..entry(session, exchange, since.elapsed())
     });
+}
+
+/// Neither side nor prusik has said why: the client broke off, or the connection to it did.
+fn closed_by(exchange: &Exchange, traffic: &Traffic) -> ClosedBy {
+    let outlived = exchange.timed_out().then_some(ClosedBy::MaxSession);
+    let by = traffic.closed_by().or(outlived);
+    by.unwrap_or(if exchange.broke {
+        ClosedBy::Error
+    } else {
+        ClosedBy::Client
+    })
 }
 
 fn entry<'a>(session: &'a Session, exchange: &'a Exchange, duration: Duration) -> Entry<'a> {
@@ -87,10 +98,7 @@ fn entry<'a>(session: &'a Session, exchange: &'a Exchange, duration: Duration) -
         listener: &exchange.generation.config.listeners[exchange.listener()].name,
         route: exchange.route().map(|route| route.name.as_str()),
         upstream: exchange.group.as_ref().map(|group| group.name()),
-        server: exchange
-            .lease
-            .as_ref()
-            .map(|lease| lease.server().address.to_string()),
+        server: exchange.tried.last().map(ToString::to_string),
         client: exchange.client.to_string(),
         method: request.method.as_str(),
         host: text(header::HOST).or_else(|| request.uri.host()),

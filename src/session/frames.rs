@@ -58,6 +58,20 @@ impl FrameScanner {
         self.payload_left == 0 && self.header_len == 0 && !self.broken
     }
 
+    /// How many of these bytes, which come next, belong to the frame that is passing.
+    pub fn left_of_frame(&self, bytes: &[u8]) -> usize {
+        let mut ahead = self.clone();
+        let mut rest = bytes;
+        while !ahead.at_boundary() && !ahead.broken && !rest.is_empty() {
+            rest = if ahead.payload_left > 0 {
+                ahead.skip_payload(rest)
+            } else {
+                ahead.read_header(rest)
+            };
+        }
+        bytes.len() - rest.len()
+    }
+
     /// Messages that have begun (data frames that are no continuations).
     pub fn messages(&self) -> u64 {
         self.messages
@@ -234,6 +248,22 @@ mod tests {
         assert!(!scanner.at_boundary());
         scanner.feed(b"c");
         assert!(scanner.at_boundary());
+    }
+
+    #[test]
+    fn what_is_left_of_a_frame_ends_at_its_boundary() {
+        let bytes = stream();
+        let first_frame = 7;
+        for cut in 1..first_frame {
+            let mut scanner = FrameScanner::default();
+            scanner.feed(&bytes[..cut]);
+            assert_eq!(
+                scanner.left_of_frame(&bytes[cut..]),
+                first_frame - cut,
+                "{cut}"
+            );
+        }
+        assert_eq!(FrameScanner::default().left_of_frame(&bytes), 0);
     }
 
     #[test]

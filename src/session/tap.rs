@@ -7,8 +7,8 @@
 //! - makes the first read wait one turn: Pingora then takes the request's end-of-body from its own
 //!   queue before it can see the 101 (the other order kills the session, cloudflare/pingora#946);
 //! - reads frame headers in both directions, for counts and close codes;
-//! - ends a session that is quiet for longer than `idle` or older than `max_session`: with a Close
-//!   frame to both sides at a frame boundary, and a short wait for the client's answer.
+//! - ends a session that is quiet for longer than `idle`, older than `max_session` or asked to end:
+//!   with a Close frame to both sides at a frame boundary, and a short wait for the answer.
 //!
 //! One timer a session, looked at only when it fires: a message costs no timer.
 
@@ -48,7 +48,7 @@ pub struct Limits {
 const GOING_AWAY: u16 = 1001;
 
 /// How long the client may take to answer our Close frame.
-const CLOSE_WAIT: Duration = Duration::from_secs(2);
+pub const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
 /// Connects one handshake attempt to one server.
 #[derive(Debug)]
@@ -107,6 +107,11 @@ enum Phase {
     Response,
     Open {
         ends: Option<Instant>,
+    },
+    /// A frame to the client is passing that must be whole before our Close.
+    Finishing {
+        by: ClosedBy,
+        code: u16,
     },
     /// Our Close is out; `to_server`: the server was told too.
     Closing {
@@ -216,10 +221,9 @@ impl Tap {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         // A server that never stops sending must not keep a session past its end.
-        let is_over = ends.is_some() && ends <= Some(self.last_activity);
-        if is_over && self.to_client.at_boundary() {
-            self.begin_close(ClosedBy::MaxSession, self.last_activity);
-            return self.poll_closing(cx, buf);
+        if ends.is_some() && ends <= Some(self.last_activity) {
+            self.begin_close(ClosedBy::MaxSession, GOING_AWAY);
+            return self.poll_ending(cx, buf);
         }
         match Pin::new(&mut self.io).poll_read(cx, buf) {
             Poll::Ready(Ok(())) if buf.filled().len() > before => {
@@ -228,11 +232,21 @@ impl Tap {
                 return Poll::Ready(Ok(()));
             }
             Poll::Ready(end) => {
-                self.traffic.close(ClosedBy::Server, None);
+                let by = match &end {
+                    // The kernel gave up on a server that answers nothing any more.
+                    Err(error) if error.kind() == io::ErrorKind::TimedOut => ClosedBy::Error,
+                    _ => ClosedBy::Server,
+                };
+                self.traffic.close(by, None);
                 self.phase = Phase::Ended;
                 return Poll::Ready(end);
             }
             Poll::Pending => {}
+        }
+        self.traffic.wake_on_end(cx.waker());
+        if let Some(code) = self.traffic.asked_to_end() {
+            self.begin_close(ClosedBy::Drain, code);
+            return self.poll_ending(cx, buf);
         }
         loop {
             let Some(due) = self.due(ends) else {
@@ -245,8 +259,8 @@ impl Tap {
                 } else {
                     ClosedBy::Idle
                 };
-                self.begin_close(by, now);
-                return self.poll_closing(cx, buf);
+                self.begin_close(by, GOING_AWAY);
+                return self.poll_ending(cx, buf);
             }
             if self.timer.deadline() != due {
                 self.timer.as_mut().reset(due);
@@ -255,22 +269,64 @@ impl Tap {
         }
     }
 
-    /// Puts a Close frame in towards both sides, where each stands at a frame boundary.
-    fn begin_close(&mut self, by: ClosedBy, now: Instant) {
-        self.traffic.close(by, Some(CloseCode::Code(GOING_AWAY)));
-        if !self.to_client.at_boundary() {
-            self.phase = Phase::Ended;
-            return;
+    /// At once when the stream to the client stands at a frame boundary; else when the frame that
+    /// is passing has passed, for which it gets as long as a goodbye.
+    fn begin_close(&mut self, by: ClosedBy, code: u16) {
+        self.timer.as_mut().reset(Instant::now() + CLOSE_WAIT);
+        if self.to_client.at_boundary() {
+            self.say_goodbye(by, code);
+        } else {
+            self.phase = Phase::Finishing { by, code };
         }
-        self.held.extend_from_slice(&close_to_client(GOING_AWAY));
-        let frame = close_to_server(GOING_AWAY, rand::random());
-        // Best effort: 8 bytes into a socket that has been quiet. Part of a frame must not go.
+    }
+
+    fn poll_ending(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.phase {
+            Phase::Finishing { by, code } => self.poll_finishing(cx, buf, by, code),
+            _ => self.poll_closing(cx, buf),
+        }
+    }
+
+    /// Passes what is left of the server's frame, and not a byte more.
+    fn poll_finishing(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+        by: ClosedBy,
+        code: u16,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        match Pin::new(&mut self.io).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) if buf.filled().len() > before => {
+                let rest = self.to_client.left_of_frame(&buf.filled()[before..]);
+                buf.set_filled(before + rest);
+                self.observe_to_client(&buf.filled()[before..]);
+                if self.to_client.at_boundary() {
+                    self.say_goodbye(by, code);
+                }
+                return Poll::Ready(Ok(()));
+            }
+            Poll::Pending => ready!(self.timer.as_mut().poll(cx)),
+            Poll::Ready(_) => {}
+        }
+        // The server is gone, or stalls in the middle of a frame: no Close can be put in.
+        self.traffic.close(by, None);
+        self.phase = Phase::Ended;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Puts a Close frame in towards both sides.
+    fn say_goodbye(&mut self, by: ClosedBy, code: u16) {
+        self.traffic.close(by, Some(CloseCode::Code(code)));
+        self.held.extend_from_slice(&close_to_client(code));
+        let frame = close_to_server(code, rand::random());
+        // Best effort: 8 bytes. Part of a frame must not go, and none into another.
         let told = self.to_server.at_boundary()
             && self
                 .io
                 .try_write(&frame)
                 .is_ok_and(|sent| sent == frame.len());
-        self.timer.as_mut().reset(now + CLOSE_WAIT);
+        self.timer.as_mut().reset(Instant::now() + CLOSE_WAIT);
         let to_server = if told {
             ServerTold::Yes
         } else {
@@ -358,7 +414,7 @@ impl AsyncRead for Tap {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            Phase::Closing { .. } => return tap.poll_closing(cx, buf),
+            Phase::Closing { .. } | Phase::Finishing { .. } => return tap.poll_ending(cx, buf),
             Phase::Ended => return Poll::Ready(Ok(())),
             _ => {}
         }
@@ -389,7 +445,10 @@ impl AsyncWrite for Tap {
             return Poll::Ready(Ok(buf.len()));
         }
         let sent = ready!(Pin::new(&mut tap.io).poll_write(cx, buf))?;
-        if matches!(tap.phase, Phase::Open { .. } | Phase::Closing { .. }) {
+        if matches!(
+            tap.phase,
+            Phase::Open { .. } | Phase::Finishing { .. } | Phase::Closing { .. }
+        ) {
             tap.observe_to_server(&buf[..sent]);
         }
         Poll::Ready(Ok(sent))
@@ -414,15 +473,6 @@ impl VirtualSocket for Tap {
                 let message = format!("{other:?} is no option of a tapped socket");
                 Err(io::Error::new(io::ErrorKind::Unsupported, message))
             }
-        }
-    }
-}
-
-impl Drop for Tap {
-    /// A session that ends without a word from the server or from us was ended by its client.
-    fn drop(&mut self) {
-        if self.traffic.established().is_some() {
-            self.traffic.close(ClosedBy::Client, None);
         }
     }
 }

@@ -1,8 +1,14 @@
 //! What a session has carried, and who ended it.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::{Mutex, PoisonError};
+use std::task::Waker;
 use std::time::Instant;
+
+use futures_util::task::AtomicWaker;
 
 use super::frames::CloseCode;
 
@@ -15,7 +21,9 @@ pub enum ClosedBy {
     /// Quiet for longer than the route's `idle`.
     Idle = 3,
     MaxSession = 4,
-    Error = 5,
+    /// The process stops.
+    Drain = 5,
+    Error = 6,
 }
 
 impl ClosedBy {
@@ -25,6 +33,7 @@ impl ClosedBy {
             Self::Server => "server",
             Self::Idle => "idle",
             Self::MaxSession => "max_session",
+            Self::Drain => "drain",
             Self::Error => "error",
         }
     }
@@ -35,6 +44,7 @@ impl ClosedBy {
             Self::Server,
             Self::Idle,
             Self::MaxSession,
+            Self::Drain,
             Self::Error,
         ]
         .into_iter()
@@ -55,6 +65,9 @@ pub struct Traffic {
     close_code: AtomicU32,
     established: Mutex<Option<Instant>>,
     handshake_timed_out: AtomicBool,
+    /// The close code that the session is to end with; 0: it may go on.
+    end_with: AtomicU16,
+    session: AtomicWaker,
 }
 
 impl Traffic {
@@ -79,6 +92,21 @@ impl Traffic {
 
     pub fn handshake_timed_out(&self) -> bool {
         self.handshake_timed_out.load(Relaxed)
+    }
+
+    /// From another task: the session's own says goodbye.
+    pub fn ask_to_end(&self, code: u16) {
+        self.end_with.store(code, Release);
+        self.session.wake();
+    }
+
+    pub fn asked_to_end(&self) -> Option<u16> {
+        Some(self.end_with.load(Acquire)).filter(|&code| code != 0)
+    }
+
+    /// Who is to be woken by [`Traffic::ask_to_end`]. Look at [`Traffic::asked_to_end`] after this.
+    pub fn wake_on_end(&self, waker: &Waker) {
+        self.session.register(waker);
     }
 
     /// The first cause is the cause: what follows are its consequences.

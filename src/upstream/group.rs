@@ -27,6 +27,8 @@ pub struct Group {
     pub connections: OpenConnections,
     /// Health checks and name resolution; they end with the group.
     tasks: Mutex<JoinSet<()>>,
+    /// What was known of health is from before a configuration without checks.
+    health_is_stale: bool,
 }
 
 /// What a request wants of its upstream.
@@ -70,13 +72,9 @@ impl Group {
             }
             None => Default::default(),
         };
-        if config.health_check.is_none() {
-            addresses
-                .servers
-                .values()
-                .for_each(|server| server.forget_health());
-        }
+        let health_is_stale = before.is_some_and(|before| before.config.health_check.is_none());
         let group = Arc::new(Self {
+            health_is_stale,
             config,
             members: ArcSwap::default(),
             addresses: Mutex::new(addresses),
@@ -92,6 +90,11 @@ impl Group {
     pub fn start(self: &Arc<Self>) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(check) = &self.config.health_check {
+            if self.health_is_stale {
+                self.members()
+                    .iter()
+                    .for_each(|member| member.server.forget_health());
+            }
             tasks.spawn(health::run(Arc::downgrade(self), check.clone()));
         }
         let names = self.names();
@@ -190,6 +193,7 @@ impl Group {
             addresses.resolved.insert(name.clone(), found);
         }
         self.rebuild(true);
+        self.members_changed.notify_one();
     }
 
     /// The names that this group must resolve.
@@ -243,6 +247,8 @@ impl Group {
                 max_sessions: entry.max_sessions,
                 backup: entry.backup,
                 slow_start: self.config.slow_start,
+                checked: self.config.health_check.is_some(),
+                ejectable: self.config.eject.is_some(),
             }));
         }
         // A server that left is forgotten once its last session is gone: until then its counts
@@ -258,7 +264,6 @@ impl Group {
             .map(|tier| Balancer::new(&self.config.balance, tier))
             .collect();
         self.members.store(Arc::new(Members { all, tiers }));
-        self.members_changed.notify_one();
     }
 
     /// Every address that the file and the last answers of DNS call for, in the file's order.

@@ -71,7 +71,7 @@ impl Server {
         transition
     }
 
-    /// For an upstream whose checks were taken out of the file.
+    /// For an upstream that is checked again after a configuration without checks.
     pub fn forget_health(&self) {
         let mut counter = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         *counter = Counter::default();
@@ -125,15 +125,20 @@ pub struct Member {
     pub max_sessions: Option<usize>,
     pub backup: bool,
     pub slow_start: Duration,
+    /// Whether this configuration checks its servers, and ejects them: state that is left from
+    /// one that did counts for nothing in one that doesn't.
+    pub checked: bool,
+    pub ejectable: bool,
 }
 
 impl Member {
     pub fn is_healthy(&self) -> bool {
-        self.server.health() != Health::Down
+        !self.checked || self.server.health() != Health::Down
     }
 
     pub fn is_usable(&self, ejected: Ejected) -> bool {
-        self.is_healthy() && (ejected == Ejected::Accept || !self.server.is_ejected())
+        self.is_healthy()
+            && (ejected == Ejected::Accept || !self.ejectable || !self.server.is_ejected())
     }
 
     /// The weight in hundredths, less while the server starts slowly.
@@ -230,6 +235,8 @@ mod tests {
             max_sessions,
             backup: false,
             slow_start: Duration::ZERO,
+            checked: true,
+            ejectable: true,
         }
     }
 

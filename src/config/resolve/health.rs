@@ -4,6 +4,8 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::Errors;
+use http::uri::{Authority, PathAndQuery};
+
 use crate::config::at::At;
 use crate::config::raw;
 use crate::config::units::Period;
@@ -41,15 +43,22 @@ pub fn check(
         }
     }
     let path = raw.path.unwrap_or_else(|| "/".to_owned());
-    if !path.starts_with('/') || path.contains(|c: char| c.is_whitespace() || c.is_control()) {
+    let is_path = path.starts_with('/')
+        && !path.contains('#')
+        && path.is_ascii()
+        && path.parse::<PathAndQuery>().is_ok();
+    if !is_path {
         errors.push(
             at.key("path")
                 .error(format!("\"{path}\" is not a path that can be asked for"))
-                .hint("a path begins with / and has no blanks"),
+                .hint(
+                    "a path begins with /; blanks and other special characters are written as %20",
+                ),
         );
     }
     let host_is_bad = |host: &String| {
-        host.is_empty() || host.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/')
+        let authority = host.parse::<Authority>();
+        authority.is_err() || host.contains('@')
     };
     if let Some(host) = raw.host.as_ref().filter(|host| host_is_bad(host)) {
         errors.push(at.key("host").error(format!("\"{host}\" is not a host")));

@@ -13,6 +13,8 @@ fn members(weights: &[u32]) -> Vec<Arc<Member>> {
             max_sessions: None,
             backup: false,
             slow_start: Duration::ZERO,
+            checked: true,
+            ejectable: true,
         })
     };
     weights.iter().enumerate().map(member).collect()
