@@ -37,7 +37,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct ConfigFile {
     /// The configuration file
-    #[arg(long, value_name = "FILE", default_value = "/etc/prusik/prusik.yaml")]
+    #[arg(long, value_name = "FILE", default_value = config::DEFAULT_FILE)]
     config: PathBuf,
 }
 

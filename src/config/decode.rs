@@ -86,6 +86,9 @@ fn explain(root: &Node, path: &[Step], message: &str) -> ConfigError {
         if planned(path, Some(word)) {
             return error.hint("not supported by this version");
         }
+        if let Some((_, ours)) = ELSEWHERE.iter().find(|(theirs, _)| *theirs == word) {
+            return error.hint(format!("write {ours}"));
+        }
         return error.hint_one_of(word, "it is one of", known.iter().map(String::as_str));
     }
     let Some((_, expected)) = message.rsplit_once(", expected ") else {
@@ -186,6 +189,13 @@ fn remedy(expected: &str, value: &Value, node: &Node, key: &str) -> Option<Strin
         Value::Number(_) | Value::Bool(_) if expected == "a string" => {
             Some(format!("put it in quotes: \"{}\"", text?))
         }
+        _ if EXAMPLES.iter().any(|(section, _)| *section == key) => EXAMPLES
+            .iter()
+            .find(|(section, _)| *section == key)
+            .map(|(_, example)| format!("write {example}")),
+        Value::String(_) if expected.starts_with("a duration such") => {
+            Some("the units are ms, s, m, h and d: 250ms, 90s, 1h 30m".to_owned())
+        }
         Value::Number(_) | Value::String(_) if expected == "a sequence" => {
             Some(format!("write it as a list: [{}]", text?))
         }
@@ -195,6 +205,40 @@ fn remedy(expected: &str, value: &Value, node: &Node, key: &str) -> Option<Strin
         _ => None,
     }
 }
+
+/// What other proxies call it.
+const ELSEWHERE: [(&str, &str); 7] = [
+    ("least_conn", "least_sessions"),
+    ("leastconn", "least_sessions"),
+    ("ip_hash", "consistent_hash, and hash_key: $remote_addr"),
+    (
+        "hash",
+        "consistent_hash, and a hash_key such as $arg_userId",
+    ),
+    ("random", "two_choices"),
+    ("roundrobin", "round_robin"),
+    ("rr", "round_robin"),
+];
+
+/// What a section looks like, for those who wrote something else in its place.
+const EXAMPLES: [(&str, &str); 10] = [
+    ("listeners", "listeners: [{ listen: 127.0.0.1:9090 }]"),
+    (
+        "routes",
+        "routes: [{ match: { path_prefix: / }, upstream: NAME }]",
+    ),
+    ("match", "match: { path_prefix: /chat }"),
+    ("redirect", "redirect: { to: /new }"),
+    ("respond", "respond: { status: 410, body: gone }"),
+    ("health_check", "health_check: { type: tcp }"),
+    (
+        "websocket",
+        "websocket: { idle: 1h }; without the key sessions are allowed",
+    ),
+    ("discover", "discover: { dns: chat.internal:9080 }"),
+    ("eject", "eject: { failures: 5, within: 10s, for: 30s }"),
+    ("timeouts", "timeouts: { idle: 60s }"),
+];
 
 fn planned(path: &[Step], value: Option<&str>) -> bool {
     let mut shape = String::new();

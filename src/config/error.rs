@@ -74,8 +74,11 @@ impl ConfigErrors {
     }
 
     pub fn unreadable(file: impl Into<String>, cause: &io::Error) -> ConfigErrors {
+        let file = file.into();
         let hint = match cause.kind() {
-            io::ErrorKind::NotFound => Some("name the file with --config FILE".to_owned()),
+            io::ErrorKind::NotFound if file == super::DEFAULT_FILE => {
+                Some("name the file with --config FILE".to_owned())
+            }
             io::ErrorKind::InvalidData => Some("save it as UTF-8".to_owned()),
             _ => None,
         };
@@ -85,7 +88,7 @@ impl ConfigErrors {
             hint,
         };
         ConfigErrors {
-            file: file.into(),
+            file,
             errors: vec![error],
         }
     }

@@ -34,6 +34,9 @@ use crate::route::Matcher;
 
 pub use error::{ConfigError, ConfigErrors, Place};
 
+/// Read when no file is named.
+pub const DEFAULT_FILE: &str = "/etc/prusik/prusik.yaml";
+
 /// Reads and checks the file at `path`. Errors name it as it is given here.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
     let name = path.display().to_string();

@@ -27,6 +27,7 @@ pub struct File {
     /// One JSON object a line for each request and session, or `off`. Default: on stdout.
     pub access_log: Option<OffOr<AccessLog>>,
     /// Networks (`10.0.0.0/8`) or addresses whose forwarding headers are believed. Default: none.
+    /// Who connects to a unix socket is always believed.
     pub trusted_proxies: Option<Vec<String>>,
     /// Where clients connect. At least one.
     #[schemars(required, length(min = 1))]
@@ -339,7 +340,8 @@ pub struct Respond {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebSocket {
-    /// A session with no data in either direction for this long ends. `off`: never.
+    /// A session in which no frame passes in either direction (pings and pongs are frames) for this
+    /// long ends. `off`: never.
     #[schemars(extend("default" = "1h"))]
     pub idle: Option<OptionalPeriod>,
     /// A session that is this old ends. `off`: never.

@@ -253,7 +253,7 @@ fn place(marker: Marker) -> Place {
 
 fn empty(place: Place) -> ConfigError {
     ConfigError::new(place, "the file is empty")
-        .hint("a configuration has at least `listeners` and `routes`")
+        .hint("write listeners, upstreams and routes; `prusik schema` describes them")
 }
 
 fn too_deep(place: Place) -> ConfigError {

@@ -70,12 +70,16 @@ fn did_you_mean(name: &str) -> String {
     let nearest = PLAIN
         .iter()
         .map(|(known, _)| (strsim::damerau_levenshtein(known, name), known))
-        .filter(|(distance, _)| *distance <= 3)
+        .filter(|(distance, known)| *distance <= 2 && known.len() > 3)
         .min();
-    match nearest {
-        Some((_, known)) => format!(" (did you mean \"${known}\"?)"),
-        None => " ($arg_NAME, $http_NAME, $cookie_NAME take any name)".to_owned(),
+    if let Some((_, known)) = nearest {
+        return format!(" (did you mean \"${known}\"?)");
     }
+    let known: Vec<_> = PLAIN.iter().map(|(known, _)| format!("${known}")).collect();
+    format!(
+        " (there are {}, and with any NAME $arg_NAME, $http_NAME and $cookie_NAME)",
+        known.join(", ")
+    )
 }
 
 impl Template {

@@ -145,6 +145,12 @@ fn without_port(text: &str, address: IpAddr) -> Wrong {
 }
 
 fn no_such_port(text: &str) -> Wrong {
+    if let Some((address, _)) = text.split_once(' ') {
+        return Wrong::new(
+            format!("\"{text}\" is more than an address"),
+            format!("write {{ address: {address}, weight: 1 }} with the keys that you need"),
+        );
+    }
     Wrong::new(
         format!("\"{text}\" has no valid port"),
         "a port is a number from 1 to 65535",

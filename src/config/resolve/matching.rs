@@ -112,6 +112,23 @@ fn bad_regex(text: &str, error: &regex::Error) -> String {
 
 /// Whether `path` can be the path of a request.
 pub fn plain_path(path: &str, at: At<'_>, errors: &mut Errors) -> bool {
+    if let Some(pattern) = path.strip_prefix(['~', '^']) {
+        let pattern = pattern.trim_start_matches(['*', '~', '^', ' ']);
+        errors.push(
+            at.error(format!("path \"{path}\" does not begin with /"))
+                .hint(format!(
+                    "a regular expression goes into path_regex: ^{pattern}"
+                )),
+        );
+        return false;
+    }
+    if let Some(prefix) = path.strip_suffix("/*") {
+        errors.push(
+            at.error(format!("path \"{path}\" matches only a * itself"))
+                .hint(format!("a path_prefix needs none: write \"{prefix}/\"")),
+        );
+        return false;
+    }
     if !path.starts_with('/') {
         errors.push(
             at.error(format!("path \"{path}\" does not begin with /"))
