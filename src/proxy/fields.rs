@@ -3,13 +3,17 @@
 //! Pingora keeps the case in which a name was written beside its map, so every change must go
 //! through its methods: this is where [`crate::forward`], which knows nothing of it, meets it.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
+use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::exchange::Exchange;
 use crate::forward::Fields;
 use crate::forward::template::{RequestVariables, Template};
+use crate::route::normalise;
 
 /// The request as it arrived, for templates and forwarding headers.
 pub fn variables<'a>(session: &'a Session, exchange: &'a Exchange) -> RequestVariables<'a> {
@@ -67,3 +71,27 @@ macro_rules! edit_through_pingora {
 
 edit_through_pingora!(RequestFields);
 edit_through_pingora!(ResponseFields);
+
+/// Takes a route's `strip_prefix` off the target; what is left begins with `/`.
+pub fn strip_prefix(request: &mut RequestHeader, prefix: &str) -> Result<()> {
+    // Taken off the spelling that matched: `//IMS/x` and `/%49MS/x` begin with `/IMS` as well.
+    let target = match normalise(request.uri.path()) {
+        Cow::Borrowed(_) => Cow::Borrowed(request.raw_path()),
+        Cow::Owned(mut target) => {
+            if let Some(query) = request.uri.query() {
+                target.push('?');
+                target.push_str(query);
+            }
+            Cow::Owned(target.into_bytes())
+        }
+    };
+    let Some(rest) = target.strip_prefix(prefix.trim_end_matches('/').as_bytes()) else {
+        return Ok(());
+    };
+    let mut stripped = Vec::with_capacity(rest.len() + 1);
+    if !rest.starts_with(b"/") {
+        stripped.push(b'/');
+    }
+    stripped.extend_from_slice(rest);
+    request.set_raw_path(&stripped)
+}

@@ -16,22 +16,21 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
+use super::admission::{admit, find_route, verify_accept};
 use super::answer::Answer;
-use super::exchange::{Exchange, Handshake};
-use super::fields::{RequestFields, ResponseFields, render, variables};
+use super::exchange::Exchange;
+use super::failure::{CLIENT_GONE, reason_for, status_for, words_for};
+use super::fields::{RequestFields, ResponseFields, render, strip_prefix, variables};
 use super::generation::Generation;
-use super::handshake::{self, Refusal, Upgrade};
+use super::handshake::{self, Upgrade};
 use super::{peer, record};
-use crate::config::{Action, Balance, Route};
+use crate::config::{Action, Balance};
 use crate::forward::client_address::ClientAddress;
 use crate::forward::{self, Trust};
 use crate::listener::{ClientStream, Connection, Reading};
 use crate::observe::access_log::AccessLog;
-use crate::observe::in_short;
-use crate::route::{RequestKey, normalise};
 use crate::session::registry::Registry;
 use crate::session::tap::CLOSE_WAIT;
-use crate::session::traffic::Traffic;
 use crate::upstream::{Load, Pick};
 
 /// How long an idle keep-alive connection of a client is kept, in seconds.
@@ -370,10 +369,7 @@ impl ProxyHttp for Gateway {
     ) -> FailToProxy {
         let status = status_for(error, exchange);
         let reason = reason_for(status);
-        let said = match exchange.timed_out() {
-            true => "the server's answer stalled for longer than the route's timeouts".to_owned(),
-            false => in_short(error),
-        };
+        let said = words_for(error, exchange);
         if let Ok(code) = StatusCode::from_u16(status)
             && status != CLIENT_GONE
             && session
@@ -442,132 +438,7 @@ fn connection_of(session: &Session) -> Result<Arc<Connection>> {
         .ok_or_else(|| Error::explain(ErrorType::InternalError, "not a connection of ours"))
 }
 
-fn find_route(session: &Session, exchange: &Exchange) -> Option<usize> {
-    let request = session.req_header();
-    let host = request
-        .headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok());
-    exchange.generation.find_route(&RequestKey {
-        listener: exchange.listener(),
-        host: host.or_else(|| request.uri.host()).unwrap_or_default(),
-        path: request.uri.path(),
-        method: &request.method,
-        headers: &request.headers,
-    })
-}
-
-/// Lets a plain request pass; makes a handshake one that the server may see, or refuses it.
-fn admit(session: &mut Session, exchange: &mut Exchange, route: &Route) -> Result<(), Refusal> {
-    let request = session.req_header();
-    if handshake::upgrade_of(&request.headers) != Upgrade::WebSocket {
-        return Ok(());
-    }
-    let (method, version) = (request.method.clone(), request.version);
-    let has_body = !session.is_body_empty();
-    let headers = &session.req_header().headers;
-    let expected_accept = handshake::expected_accept(&method, version, headers, has_body)?;
-    let Some(websocket) = &route.websocket else {
-        let reason = "this route takes no websockets";
-        return Err(Refusal {
-            status: StatusCode::FORBIDDEN,
-            reason,
-        });
-    };
-    handshake::check_origin(websocket, headers)?;
-    // Pingora forwards an upgrade only when the field is exactly this.
-    let upgrade = session
-        .req_header_mut()
-        .insert_header(header::UPGRADE, "websocket");
-    debug_assert!(upgrade.is_ok(), "a plain token is a valid value");
-    exchange.handshake = Some(Handshake {
-        expected_accept,
-        traffic: Arc::new(Traffic::default()),
-    });
-    Ok(())
-}
-
-/// A server that answers 101 must have understood what it was asked (RFC 6455 section 4.1).
-fn verify_accept(response: &ResponseHeader, exchange: &Exchange) -> Result<()> {
-    let failure = match &exchange.handshake {
-        None => "the server answered 101 to a request without an upgrade",
-        Some(handshake) => {
-            let mut accepts = response
-                .headers
-                .get_all(header::SEC_WEBSOCKET_ACCEPT)
-                .iter();
-            match (accepts.next(), accepts.next()) {
-                (Some(accept), None) if *accept == *handshake.expected_accept => return Ok(()),
-                _ => "the server's Sec-WebSocket-Accept is not the answer to the client's key",
-            }
-        }
-    };
-    exchange.record_server_failure();
-    Error::e_explain(ErrorType::HTTPStatus(502), failure)
-}
-
-fn strip_prefix(request: &mut RequestHeader, prefix: &str) -> Result<()> {
-    // Taken off the spelling that matched: `//IMS/x` and `/%49MS/x` begin with `/IMS` as well.
-    let target = match normalise(request.uri.path()) {
-        Cow::Borrowed(_) => Cow::Borrowed(request.raw_path()),
-        Cow::Owned(mut target) => {
-            if let Some(query) = request.uri.query() {
-                target.push('?');
-                target.push_str(query);
-            }
-            Cow::Owned(target.into_bytes())
-        }
-    };
-    let Some(rest) = target.strip_prefix(prefix.trim_end_matches('/').as_bytes()) else {
-        return Ok(());
-    };
-    let mut stripped = Vec::with_capacity(rest.len() + 1);
-    if !rest.starts_with(b"/") {
-        stripped.push(b'/');
-    }
-    stripped.extend_from_slice(rest);
-    request.set_raw_path(&stripped)
-}
-
 /// The configuration admits only valid ones.
 fn status_of(code: u16) -> StatusCode {
     StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
-}
-
-/// In the log only: nobody is there to be told.
-const CLIENT_GONE: u16 = 499;
-
-fn status_for(error: &Error, exchange: &Exchange) -> u16 {
-    if exchange.timed_out() {
-        return 504;
-    }
-    match (error.etype(), error.esource()) {
-        (ErrorType::HTTPStatus(status), _) => *status,
-        (
-            ErrorType::ReadTimedout | ErrorType::WriteTimedout | ErrorType::ConnectTimedout,
-            ErrorSource::Upstream,
-        ) => 504,
-        (_, ErrorSource::Upstream) => 502,
-        (ErrorType::ReadTimedout, ErrorSource::Downstream) => 408,
-        (
-            ErrorType::ReadError
-            | ErrorType::WriteError
-            | ErrorType::WriteTimedout
-            | ErrorType::ConnectionClosed,
-            ErrorSource::Downstream,
-        ) => CLIENT_GONE,
-        (_, ErrorSource::Downstream) => 400,
-        (_, ErrorSource::Internal | ErrorSource::Unset) => 500,
-    }
-}
-
-fn reason_for(status: u16) -> &'static str {
-    match status {
-        400 => "the request cannot be understood",
-        408 => "the request did not arrive in time",
-        502 => "no server gave a usable answer",
-        503 => "no server can take this now, try again shortly",
-        504 => "the server did not answer in time",
-        _ => "the request cannot be served",
-    }
 }

@@ -1,0 +1,53 @@
+//! What went wrong, as a status for the client and as words for the log.
+
+use pingora::{Error, ErrorSource, ErrorType};
+
+use super::exchange::Exchange;
+use crate::observe::in_short;
+
+/// In the log only: nobody is there to be told.
+pub const CLIENT_GONE: u16 = 499;
+
+pub fn status_for(error: &Error, exchange: &Exchange) -> u16 {
+    if exchange.timed_out() {
+        return 504;
+    }
+    match (error.etype(), error.esource()) {
+        (ErrorType::HTTPStatus(status), _) => *status,
+        (
+            ErrorType::ReadTimedout | ErrorType::WriteTimedout | ErrorType::ConnectTimedout,
+            ErrorSource::Upstream,
+        ) => 504,
+        (_, ErrorSource::Upstream) => 502,
+        (ErrorType::ReadTimedout, ErrorSource::Downstream) => 408,
+        (
+            ErrorType::ReadError
+            | ErrorType::WriteError
+            | ErrorType::WriteTimedout
+            | ErrorType::ConnectionClosed,
+            ErrorSource::Downstream,
+        ) => CLIENT_GONE,
+        (_, ErrorSource::Downstream) => 400,
+        (_, ErrorSource::Internal | ErrorSource::Unset) => 500,
+    }
+}
+
+/// What the client is told.
+pub fn reason_for(status: u16) -> &'static str {
+    match status {
+        400 => "the request cannot be understood",
+        408 => "the request did not arrive in time",
+        502 => "no server gave a usable answer",
+        503 => "no server can take this now, try again shortly",
+        504 => "the server did not answer in time",
+        _ => "the request cannot be served",
+    }
+}
+
+/// What the operator is told.
+pub fn words_for(error: &Error, exchange: &Exchange) -> String {
+    if exchange.timed_out() {
+        return "the server's answer stalled for longer than the route's timeouts".to_owned();
+    }
+    in_short(error)
+}
