@@ -259,3 +259,18 @@ async fn a_redirect_passes_bytes_as_they_are() {
         String::from_utf8_lossy(&raw)
     );
 }
+
+#[tokio::test]
+async fn an_upload_that_stalls_is_told_408_and_the_server_is_not_blamed() {
+    let origin = Origin::start(|_| Answer::text("fine")).await;
+    let config = Config::to(&[&origin])
+        .upstream("eject: { failures: 1, within: 60s, for: 60s }")
+        .route(SHORT);
+    let prusik = Prusik::start(config).await;
+    let mut client = Client::connect(prusik.public()).await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\nhalf")
+        .await;
+    assert_eq!(client.response().await.status(), 408);
+    assert!(!prusik.stderr().contains("ejected"), "{}", prusik.stderr());
+}

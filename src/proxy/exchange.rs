@@ -101,16 +101,23 @@ impl Exchange {
         })
     }
 
-    /// Gives the exchange time until its next move. While the request is still being sent and
-    /// nothing of an answer is there, the client's own pace is what the read timeout watches.
+    /// Gives the exchange time until its next move: of the client while it sends its request, then
+    /// of the server.
     pub fn renew_deadline(&self) {
         let (Some(connection), Some(route)) = (&self.connection, self.route()) else {
             return;
         };
-        if self.stage.answer_begun {
+        let Stage {
+            request_sent,
+            answer_begun,
+        } = self.stage;
+        if answer_begun || !request_sent {
             connection.set_deadline(route.timeouts.idle);
-        } else if self.stage.request_sent && self.handshake.is_none() {
+        } else if self.handshake.is_none() {
             connection.set_deadline(route.timeouts.response);
+        } else {
+            // The tap watches over the answer to a handshake.
+            connection.clear_deadline();
         }
     }
 

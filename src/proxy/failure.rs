@@ -2,7 +2,7 @@
 
 use pingora::{Error, ErrorSource, ErrorType};
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Stage};
 use crate::observe::in_short;
 
 /// In the log only: nobody is there to be told.
@@ -10,7 +10,16 @@ pub const CLIENT_GONE: u16 = 499;
 
 pub fn status_for(error: &Error, exchange: &Exchange) -> u16 {
     if exchange.timed_out() {
-        return 504;
+        // Whose move was awaited?
+        let Stage {
+            request_sent,
+            answer_begun,
+        } = exchange.stage;
+        return if request_sent || answer_begun {
+            504
+        } else {
+            408
+        };
     }
     match (error.etype(), error.esource()) {
         (ErrorType::HTTPStatus(status), _) => *status,
@@ -46,6 +55,9 @@ pub fn reason_for(status: u16) -> &'static str {
 
 /// What the operator is told.
 pub fn words_for(error: &Error, exchange: &Exchange) -> String {
+    if exchange.timed_out() && status_for(error, exchange) == 408 {
+        return "the request stalled for longer than the route's timeouts".to_owned();
+    }
     if exchange.timed_out() {
         return "the server's answer stalled for longer than the route's timeouts".to_owned();
     }

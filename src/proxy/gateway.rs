@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::io;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +13,14 @@ use http::{StatusCode, Version, header};
 use log::warn;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
+use pingora::protocols::Digest;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use super::admission::{admit, find_route, verify_accept};
 use super::answer::Answer;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Stage};
 use super::failure::{CLIENT_GONE, reason_for, status_for, words_for};
 use super::fields::{RequestFields, ResponseFields, render, strip_prefix, variables};
 use super::generation::Generation;
@@ -120,8 +122,9 @@ impl ProxyHttp for Gateway {
                 .await?;
             return Ok(true);
         };
-        session.set_read_timeout(Some(route.timeouts.idle));
-        session.set_write_timeout(Some(route.timeouts.idle));
+        // The exchange's own deadline stands in for both.
+        session.set_read_timeout(None);
+        session.set_write_timeout(None);
         let answer = match admit(session, exchange, route) {
             Ok(()) => match &route.action {
                 Action::Proxy { upstream, .. } => {
@@ -217,6 +220,21 @@ impl ProxyHttp for Gateway {
         Ok(())
     }
 
+    /// Connecting has a limit of its own: only now the exchange's time begins.
+    async fn connected_to_upstream(
+        &self,
+        _session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        _fd: RawFd,
+        _digest: Option<&Digest>,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
+        exchange.stage = Stage::default();
+        exchange.renew_deadline();
+        Ok(())
+    }
+
     /// Called for each part of the body, and with its end when the whole request is on its way.
     /// Must not await: before an upgrade that would let Pingora lose the session.
     async fn request_body_filter(
@@ -276,13 +294,14 @@ impl ProxyHttp for Gateway {
             };
             connection.clear_deadline();
             connection.set_reading(Reading::Open);
-            // The tap watches over the session; what is left to Pingora is a client that doesn't
-            // take what it is sent, and to the deadline one that never does.
+            // The tap watches over the session; this is for a client that has stopped to read, so
+            // that Pingora waits for it and no longer looks at the tap.
             let websocket = route.websocket.as_ref();
-            session.set_read_timeout(None);
-            session.set_write_timeout(websocket.and_then(|websocket| websocket.idle));
+            if let Some(idle) = websocket.and_then(|websocket| websocket.idle) {
+                connection.set_deadline(idle + 2 * CLOSE_WAIT);
+            }
             if let Some(limit) = websocket.and_then(|websocket| websocket.max_session) {
-                connection.set_deadline(limit.mul_f64(1.1) + 2 * CLOSE_WAIT);
+                connection.set_end(limit.mul_f64(1.1) + 2 * CLOSE_WAIT);
             }
         } else {
             if session.req_header().version == Version::HTTP_10 {
@@ -336,10 +355,12 @@ impl ProxyHttp for Gateway {
         let repeatable = session.req_header().method.is_idempotent()
             && !session.as_ref().retry_buffer_truncated()
             && session.response_written().is_none();
-        if exchange.timed_out() && !exchange.stage.answer_begun {
+        if exchange.timed_out() {
             // The next one would get a request that its client has waited for long enough.
-            exchange.record_server_failure();
             error.set_retry(false);
+            if exchange.stage.request_sent && !exchange.stage.answer_begun {
+                exchange.record_server_failure();
+            }
         } else if *error.esource() != ErrorSource::Upstream {
             error.set_retry(false);
         } else if !reused {

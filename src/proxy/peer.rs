@@ -35,9 +35,9 @@ pub fn for_request(group: &Group, address: SocketAddr, timeouts: &Timeouts) -> B
         rand::random()
     };
     peer.options.tracer = Some(Tracer(group.connections.boxed_clone()));
-    // The exchange's own deadline strikes first; this is for what it cannot see.
-    peer.options.read_timeout = Some(timeouts.response.max(timeouts.idle) + Duration::from_secs(1));
-    peer.options.write_timeout = Some(timeouts.idle);
+    // What the server takes to answer is the exchange's own deadline. A server that takes nothing
+    // for longer than this is given up by TCP (`TCP_KEEPALIVE`) anyway.
+    peer.options.write_timeout = Some(timeouts.idle.min(TCP_KEEPALIVE.user_timeout));
     let kept = if group.may_keep_idle() {
         KEPT_IDLE
     } else {
@@ -63,7 +63,7 @@ pub fn for_handshake(address: SocketAddr, route: &Route, traffic: &Arc<Traffic>)
     // and is dropped at once should the server have declined.
     peer.group_key = rand::random();
     peer.options.idle_timeout = Some(Duration::ZERO);
-    peer.options.write_timeout = idle;
+    peer.options.write_timeout = Some(TCP_KEEPALIVE.user_timeout);
     peer.options.custom_l4 = Some(Arc::new(TapConnector {
         limits,
         traffic: traffic.clone(),

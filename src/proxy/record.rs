@@ -75,12 +75,16 @@ fn session_close(
 
 /// Neither side nor prusik has said why: the client broke off, or the connection to it did.
 fn closed_by(exchange: &Exchange, traffic: &Traffic) -> ClosedBy {
-    let outlived = exchange.timed_out().then_some(ClosedBy::MaxSession);
-    let by = traffic.closed_by().or(outlived);
-    by.unwrap_or(if exchange.broke {
-        ClosedBy::Error
-    } else {
-        ClosedBy::Client
+    traffic.closed_by().unwrap_or_else(|| {
+        let age = traffic.established().map(|since| since.elapsed());
+        let websocket = exchange.route().and_then(|route| route.websocket.as_ref());
+        let limit = websocket.and_then(|websocket| websocket.max_session);
+        match (exchange.timed_out(), exchange.broke) {
+            (true, _) if limit.is_some() && age >= limit => ClosedBy::MaxSession,
+            (true, _) => ClosedBy::Idle,
+            (false, true) => ClosedBy::Error,
+            (false, false) => ClosedBy::Client,
+        }
     })
 }
 
