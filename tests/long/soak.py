@@ -28,8 +28,8 @@ async def page_server(reader, writer):
         while await reader.readuntil(b"\r\n\r\n"):
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 16384\r\n\r\n" + body)
             await writer.drain()
-    except (asyncio.IncompleteReadError, ConnectionError):
-        pass
+    except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
+        pass  # the client has gone, or the soak is over
     finally:
         writer.close()
 
