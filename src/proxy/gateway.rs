@@ -35,8 +35,8 @@ use crate::session::registry::Registry;
 use crate::session::tap::CLOSE_WAIT;
 use crate::upstream::{Load, Pick};
 
-/// How long an idle keep-alive connection of a client is kept, in seconds.
-const KEEPALIVE_IDLE: u64 = 75;
+/// How long an idle keep-alive connection of a client is kept.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(75);
 
 /// How long a request body that nobody wants is read, so that the connection can serve on.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
@@ -82,9 +82,10 @@ impl ProxyHttp for Gateway {
         exchange: &mut Exchange,
     ) -> Result<()> {
         let connection = connection_of(session)?;
+        connection.clear_deadline();
         if session.get_keepalive().is_some() {
-            // Without this the second and later requests would have no limit at all.
-            session.set_keepalive(Some(KEEPALIVE_IDLE));
+            // For as long as it likes: the connection's own deadline ends the wait.
+            session.set_keepalive(Some(0));
         }
         session.set_pipelining_enabled(true);
         session.set_total_drain_timeout(Some(DRAIN_LIMIT));
@@ -428,7 +429,7 @@ impl ProxyHttp for Gateway {
     ) {
         record::ended(&self.log, session, exchange);
         if let Some(connection) = &exchange.connection {
-            connection.clear_deadline();
+            connection.set_deadline(KEEPALIVE_IDLE);
             connection.set_reading(Reading::Head);
         }
     }

@@ -108,7 +108,7 @@ async def main():
         load += [visitor(url, end) for _ in range(VISITORS)]
         load += [reader(ports[9090], end) for _ in range(READERS)]
         tasks = [asyncio.create_task(watched(work)) for work in load]
-        await asyncio.sleep(50)
+        await asyncio.sleep(60)
         first = await settled(tiers)
         print("after the first minute (RSS KiB, descriptors):", first, flush=True)
         await asyncio.sleep(max(0, end - time.monotonic() - 12))
