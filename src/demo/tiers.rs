@@ -85,18 +85,11 @@ impl fmt::Display for Welcome {
         let [client_lb, server_lb, app_one, app_two, chat_one, chat_two] = self.0;
         writeln!(f, "prusik demo: open http://{client_lb}/IMS/")?;
         writeln!(f)?;
-        writeln!(
-            f,
-            "  browser ─► client LB {client_lb} ─┬─► client app  {app_one}, {app_two}"
-        )?;
-        writeln!(
-            f,
-            "                                      └─► server LB   {server_lb}"
-        )?;
-        writeln!(
-            f,
-            "                                            └─► chat  {chat_one}, {chat_two}"
-        )?;
+        let trunk = format!("  browser ─► client LB {client_lb} ─");
+        let below = " ".repeat(trunk.chars().count());
+        writeln!(f, "{trunk}┬─► client app  {app_one}, {app_two}")?;
+        writeln!(f, "{below}└─► server LB   {server_lb}")?;
+        writeln!(f, "{below}      └─► chat  {chat_one}, {chat_two}")?;
         writeln!(f)?;
         write!(f, "Ctrl-C stops it.")
     }
