@@ -37,7 +37,8 @@ pub fn for_request(group: &Group, address: SocketAddr, timeouts: &Timeouts) -> B
     peer.options.tracer = Some(Tracer(group.connections.boxed_clone()));
     // What the server takes to answer is the exchange's own deadline. A server that takes nothing
     // for longer than this is given up by TCP (`TCP_KEEPALIVE`) anyway.
-    peer.options.write_timeout = Some(timeouts.idle.min(TCP_KEEPALIVE.user_timeout));
+    let sooner = timeouts.idle < TCP_KEEPALIVE.user_timeout;
+    peer.options.write_timeout = sooner.then_some(timeouts.idle);
     let kept = if group.may_keep_idle() {
         KEPT_IDLE
     } else {
@@ -63,7 +64,6 @@ pub fn for_handshake(address: SocketAddr, route: &Route, traffic: &Arc<Traffic>)
     // and is dropped at once should the server have declined.
     peer.group_key = rand::random();
     peer.options.idle_timeout = Some(Duration::ZERO);
-    peer.options.write_timeout = Some(TCP_KEEPALIVE.user_timeout);
     peer.options.custom_l4 = Some(Arc::new(TapConnector {
         limits,
         traffic: traffic.clone(),
