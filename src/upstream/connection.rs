@@ -19,7 +19,7 @@ pub const TCP_KEEPALIVE: TcpKeepalive = TcpKeepalive {
 /// An idle connection is given up after a minute: servers commonly close theirs after 60 to 75 s.
 pub const KEPT_IDLE: Duration = Duration::from_secs(55);
 
-/// Counts the TCP connections that Pingora's connector has open to a server or an upstream.
+/// Counts the TCP connections that Pingora's connector has open to an upstream.
 #[derive(Debug, Clone, Default)]
 pub struct OpenConnections(Arc<AtomicUsize>);
 

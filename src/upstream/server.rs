@@ -6,7 +6,6 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::balance::Ejected;
-use super::connection::OpenConnections;
 use super::eject::Ejection;
 use super::health::counter::{Counter, Health, Transition};
 use crate::config;
@@ -31,7 +30,6 @@ pub struct Server {
     ejection: Ejection,
     /// Where the slow start began, in [`now_ms`]; 0: no slow start.
     started_ms: AtomicU64,
-    pub connections: OpenConnections,
 }
 
 impl Server {
@@ -44,7 +42,6 @@ impl Server {
             health_now: AtomicUsize::new(Health::Unchecked as usize),
             ejection: Ejection::default(),
             started_ms: AtomicU64::new(0),
-            connections: OpenConnections::default(),
         }
     }
 
