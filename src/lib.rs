@@ -24,6 +24,7 @@
 //! stops them, [cli] is the command line, and [demo] the two-tier example in one process.
 //! `docs/life-of-a-session.md` tells the same at more length.
 
+pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;

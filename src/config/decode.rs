@@ -11,9 +11,6 @@ use super::units::Section;
 
 /// Keys and values of the contract that are yet to be built, by the shape of their path.
 const PLANNED: &[&str] = &[
-    "server.tunnel",
-    "server.drain",
-    "admin",
     "access_log.format=combined",
     "listeners[].proxy_protocol",
     "listeners[].tls",
@@ -21,13 +18,10 @@ const PLANNED: &[&str] = &[
     "upstreams.*.tls",
     "upstreams.*.proxy_protocol",
     "upstreams.*.source",
-    "upstreams.*.on_down",
-    "upstreams.*.on_removed",
     "routes[].websocket.max_sessions",
     "routes[].websocket.max_sessions_per_client",
     "routes[].websocket.handshakes_per_second",
     "routes[].websocket.max_message",
-    "routes[].websocket.ping",
 ];
 
 /// Decodes `root` and takes everything out of it that could not be, so that afterwards the tree

@@ -89,6 +89,8 @@ fn refuse_null(schema: &mut schemars::Schema) {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub server: Server,
+    /// `None`: no operator's API.
+    pub admin: Option<Admin>,
     pub access_log: AccessLog,
     /// Peers whose forwarding headers are believed.
     pub trusted_proxies: Vec<ipnet::IpNet>,
@@ -105,6 +107,34 @@ pub struct Server {
     /// Worker threads, at least 1.
     pub threads: usize,
     pub pid_file: Option<PathBuf>,
+    pub tunnel: Tunnel,
+    pub drain: Drain,
+}
+
+/// Who carries a session after its 101.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tunnel {
+    #[default]
+    Relay,
+    Pingora,
+}
+
+/// How sessions that must go are told so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drain {
+    /// They are told at random moments within it; zero: all at once.
+    pub window: Duration,
+    /// A close code that may be sent (RFC 6455 section 7.4).
+    pub code: u16,
+    /// What is left after it is cut; not shorter than the window.
+    pub deadline: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    pub listen: ListenAddress,
+    /// Always there when `listen` can be reached from elsewhere.
+    pub token_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,6 +172,15 @@ pub struct Upstream {
     pub attempts: usize,
     /// Idle connections kept; 0: none.
     pub keepalive: usize,
+    pub on_down: Fate,
+    pub on_removed: Fate,
+}
+
+/// What becomes of the sessions of a server that is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Keep,
+    Close,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -295,4 +334,6 @@ pub struct WebSocket {
     pub max_session: Option<Duration>,
     /// Empty: any. Lower case, as browsers send them: `scheme://host[:port]`.
     pub origins: Vec<String>,
+    /// `None`: clients are not pinged.
+    pub ping: Option<Duration>,
 }

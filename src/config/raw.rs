@@ -24,6 +24,8 @@ use super::units::{
 pub struct File {
     /// Settings of the process as a whole.
     pub server: Option<Section<Server>>,
+    /// The operator's API. Default: none.
+    pub admin: Option<OffOr<Admin>>,
     /// One JSON object a line for each request and session, or `off`. Default: on stdout.
     pub access_log: Option<OffOr<AccessLog>>,
     /// Networks (`10.0.0.0/8`) or addresses whose forwarding headers are believed. Default: none.
@@ -45,6 +47,46 @@ pub struct Server {
     pub threads: Option<NonZeroUsize>,
     /// File that holds the process id while prusik runs. Default: none.
     pub pid_file: Option<String>,
+    /// Who carries a session after its 101.
+    #[serde(default, deserialize_with = "word")]
+    #[schemars(extend("default" = "relay"))]
+    pub tunnel: Option<Tunnel>,
+    /// How sessions that must go are told so.
+    pub drain: Option<Section<Drain>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Tunnel {
+    /// prusik's own relay: cheap, and sessions survive upgrades.
+    Relay,
+    /// Pingora's pass-through.
+    Pingora,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Drain {
+    /// Sessions that must go are told so at random moments within it.
+    #[schemars(extend("default" = "30s"))]
+    pub window: Option<OptionalPeriod>,
+    /// WebSocket close code: 1012 service restart, 1001 going away.
+    #[schemars(range(min = 1000, max = 4999), extend("default" = 1012))]
+    pub code: Option<u64>,
+    /// What is left after it is cut. Not shorter than the window.
+    #[schemars(extend("default" = "60s"))]
+    pub deadline: Option<Period>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// `127.0.0.1:9900`, or `unix:/run/prusik/admin.sock`, which only its owner may use.
+    #[schemars(required)]
+    pub listen: Option<String>,
+    /// File with the bearer token that every call must carry. Required when `listen` is neither
+    /// loopback nor a unix socket.
+    pub token_file: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -108,6 +150,23 @@ pub struct Upstream {
     /// Idle connections to the servers that are kept. 0: none.
     #[schemars(extend("default" = 128))]
     pub keepalive: Option<usize>,
+    /// What becomes of the sessions of a server that fails its checks.
+    #[serde(default, deserialize_with = "word")]
+    #[schemars(extend("default" = "keep"))]
+    pub on_down: Option<Fate>,
+    /// What becomes of the sessions of a server that leaves the file or the discovery.
+    #[serde(default, deserialize_with = "word")]
+    #[schemars(extend("default" = "close"))]
+    pub on_removed: Option<Fate>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    /// They go on until they end by themselves.
+    Keep,
+    /// They are told to go within the drain's window.
+    Close,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -350,6 +409,10 @@ pub struct WebSocket {
     /// Origins (`https://app.example.com`) that may open sessions. Default: any.
     #[schemars(length(min = 1))]
     pub origins: Option<Vec<String>>,
+    /// A client that sends nothing for this long is sent a ping; when nothing comes for as long
+    /// again, the session ends. `off`: never.
+    #[schemars(extend("default" = "0s"))]
+    pub ping: Option<OptionalPeriod>,
 }
 
 impl<'de> Deserialize<'de> for ServerEntry {

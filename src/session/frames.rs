@@ -173,6 +173,11 @@ impl FrameScanner {
     }
 }
 
+/// Whether an endpoint may send this close code (RFC 6455 section 7.4, and IANA's registry).
+pub fn may_be_sent(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
 /// A Close frame to a client: never masked (RFC 6455 section 5.1).
 pub fn close_to_client(code: u16) -> [u8; 4] {
     let [high, low] = code.to_be_bytes();

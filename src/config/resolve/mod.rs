@@ -10,13 +10,13 @@ mod headers;
 mod health;
 mod matching;
 mod route;
+mod server;
 mod upstream;
 mod websocket;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::thread::available_parallelism;
 
 use ipnet::IpNet;
 
@@ -25,13 +25,24 @@ use super::error::ConfigError;
 use super::raw;
 use super::source::Node;
 use super::units::{OffOr, Section};
-use super::{AccessLog, Config, ListenAddress, Listener, Server};
+use super::{AccessLog, Config, ListenAddress, Listener};
 
 type Errors = Vec<ConfigError>;
 
 /// `root` is the tree that `file` was decoded from.
 pub fn resolve(file: raw::File, root: &Node, errors: &mut Errors) -> Option<Config> {
     let at = At::root(root);
+    let server = server::server(
+        file.server
+            .map(|Section(server)| server)
+            .unwrap_or_default(),
+        at.key("server"),
+        errors,
+    );
+    let admin = match file.admin {
+        Some(OffOr::On(raw)) => server::admin(raw, at.key("admin"), errors).map(Some),
+        Some(OffOr::Off) | None => Some(None),
+    };
     let access_log = access_log(file.access_log, at.key("access_log"), errors);
     let trusted_proxies = networks(
         file.trusted_proxies.unwrap_or_default(),
@@ -39,6 +50,20 @@ pub fn resolve(file: raw::File, root: &Node, errors: &mut Errors) -> Option<Conf
         errors,
     );
     let listeners = listeners(file.listeners.unwrap_or_default(), at, errors);
+    if let Some(Some(admin)) = &admin {
+        let taken = listeners
+            .iter()
+            .flatten()
+            .find(|listener| listener.address == admin.listen);
+        if let Some(listener) = taken {
+            errors.push(
+                at.key("admin")
+                    .key("listen")
+                    .error(format!("listener {:?} has this address already", listener.name))
+                    .hint("give admin one of its own, such as 127.0.0.1:9900"),
+            );
+        }
+    }
     let upstreams = upstream::upstreams(file.upstreams, at.key("upstreams"), errors);
     let not_decoded = |at: At<'_>, key: &str| !at.has(key) && !at.lacks(key);
     let names = route::Names {
@@ -54,27 +79,14 @@ pub fn resolve(file: raw::File, root: &Node, errors: &mut Errors) -> Option<Conf
         errors,
     );
     Some(Config {
-        server: server(
-            file.server
-                .map(|Section(server)| server)
-                .unwrap_or_default(),
-        ),
+        server: server?,
+        admin: admin?,
         access_log: access_log?,
         trusted_proxies: trusted_proxies?,
         listeners: listeners.into_iter().collect::<Option<_>>()?,
         upstreams: upstreams?,
         routes: routes?,
     })
-}
-
-fn server(raw: raw::Server) -> Server {
-    Server {
-        threads: match raw.threads {
-            Some(threads) => threads.get(),
-            None => available_parallelism().map_or(1, |cores| cores.get()),
-        },
-        pid_file: raw.pid_file.map(PathBuf::from),
-    }
 }
 
 fn access_log(

@@ -7,7 +7,7 @@ use super::{Errors, address, health};
 use crate::config::at::At;
 use crate::config::raw;
 use crate::config::units::{OffOr, OptionalPeriod, Ordered, Period, Section};
-use crate::config::{Balance, Discover, Eject, ServerAddress, Upstream, UpstreamServer};
+use crate::config::{Balance, Discover, Eject, Fate, ServerAddress, Upstream, UpstreamServer};
 use crate::forward::template::Template;
 
 /// A ring of hashes has points for each unit of weight.
@@ -68,8 +68,17 @@ fn upstream(name: String, raw: raw::Upstream, at: At<'_>, errors: &mut Errors) -
         },
         attempts: raw.attempts.map_or(ATTEMPTS, |attempts| attempts.get()),
         keepalive: raw.keepalive.unwrap_or(KEEPALIVE),
+        on_down: raw.on_down.map_or(Fate::Keep, fate),
+        on_removed: raw.on_removed.map_or(Fate::Close, fate),
         name,
     })
+}
+
+fn fate(raw: raw::Fate) -> Fate {
+    match raw {
+        raw::Fate::Keep => Fate::Keep,
+        raw::Fate::Close => Fate::Close,
+    }
 }
 
 fn balance(name: &str, raw: &raw::Upstream, at: At<'_>, errors: &mut Errors) -> Option<Balance> {

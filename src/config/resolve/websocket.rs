@@ -29,6 +29,7 @@ pub fn websocket(
         idle: raw.idle.map_or(Some(IDLE), |OptionalPeriod(idle)| idle),
         max_session: raw.max_session.and_then(|OptionalPeriod(max)| max),
         origins: origins?,
+        ping: raw.ping.and_then(|OptionalPeriod(ping)| ping),
     }))
 }
 

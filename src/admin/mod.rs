@@ -1,0 +1,89 @@
+//! The operator's API: what a running prusik shows of itself and lets be done.
+//!
+//! [`Control`] is what it needs of the process, [`view`] the JSON that it speaks (and that the
+//! command line reads).
+
+pub mod view;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use view::{DrainStarted, ReloadReport, SessionPage, Status, UpgradeReport, Upstream};
+
+/// What the API asks of the process.
+#[async_trait]
+pub trait Control: Send + Sync + 'static {
+    /// Whether it should get traffic: false from the first moment of a stop.
+    fn is_ready(&self) -> bool;
+
+    fn status(&self) -> Status;
+
+    fn upstreams(&self) -> Vec<Upstream>;
+
+    fn sessions(&self, filter: &SessionFilter) -> SessionPage;
+
+    /// Reads the file again: all of it is taken, or nothing.
+    async fn reload(&self) -> Result<ReloadReport, ControlError>;
+
+    /// Returns when the new process serves, or this one has kept on.
+    async fn upgrade(&self) -> Result<UpgradeReport, ControlError>;
+
+    /// The server gets nothing new, its sessions are told to go.
+    fn drain(&self, server: &ServerName, order: DrainOrder) -> Result<DrainStarted, ControlError>;
+
+    /// The server is used again.
+    fn enable(&self, server: &ServerName) -> Result<(), ControlError>;
+
+    /// Ends one session with a Close frame.
+    fn close(&self, id: Uuid, code: Option<u16>) -> Result<(), ControlError>;
+}
+
+/// `UPSTREAM/ADDRESS`, as operators name a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerName {
+    pub upstream: String,
+    /// As in the file, or resolved.
+    pub address: String,
+}
+
+/// What is not given is as `server.drain` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DrainOrder {
+    pub window: Option<Duration>,
+    pub code: Option<u16>,
+}
+
+/// Which sessions are wanted; what is `None` admits all.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SessionFilter {
+    pub upstream: Option<String>,
+    pub server: Option<SocketAddr>,
+    pub client: Option<IpAddr>,
+    pub older_than: Option<Duration>,
+    /// Only those whose id comes after it: ids are ordered by the time of the handshake.
+    pub after: Option<Uuid>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// Why something was not done, and what the operator can do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{error}")]
+pub struct ControlError {
+    pub kind: ControlErrorKind,
+    pub error: String,
+    pub hint: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ControlErrorKind {
+    /// No such server or session: 404.
+    NotFound,
+    /// What was asked for makes no sense: 400.
+    Invalid,
+    /// It cannot be done now, or was refused, and nothing has changed: 409.
+    Refused,
+}

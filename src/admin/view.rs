@@ -1,0 +1,148 @@
+//! The JSON of the API: written by the process, read by the command line.
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub pid: u32,
+    pub uptime_ms: u64,
+    pub state: State,
+    pub config: String,
+    pub listeners: Vec<Listener>,
+    pub routes: Vec<Route>,
+    pub upstreams: Vec<Upstream>,
+    /// Live sessions, all together.
+    pub sessions: usize,
+    /// Connections of clients that are not sessions.
+    pub connections: usize,
+    /// Those that are not done yet.
+    pub drains: Vec<Drain>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    Serving,
+    /// A new process is about to take over.
+    Upgrading,
+    /// It accepts nothing more and its sessions are told to go.
+    Draining,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    pub name: String,
+    pub listen: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    pub name: String,
+    /// `None`: it answers by itself.
+    pub upstream: Option<String>,
+    pub sessions: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Upstream {
+    pub name: String,
+    pub balance: String,
+    pub servers: Vec<Server>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Server {
+    pub address: String,
+    pub state: ServerState,
+    pub weight: u32,
+    pub backup: bool,
+    /// Live sessions.
+    pub sessions: usize,
+    /// Requests in flight.
+    pub requests: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerState {
+    Up,
+    Down,
+    /// No result of a check yet, or none are made.
+    Unchecked,
+    /// Out for a while after failures.
+    Ejected,
+    /// Taken out by the operator.
+    Drained,
+    /// No longer in the file, but it still has sessions.
+    Removed,
+}
+
+/// Sessions that are being told to go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// Who must go and why, in words.
+    pub what: String,
+    pub code: u16,
+    pub age_ms: u64,
+    pub window_ms: u64,
+    pub total: usize,
+    pub left: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SessionPage {
+    pub sessions: Vec<Session>,
+    /// The value of `after` for the next page; `None`: this is the last.
+    pub next: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Session {
+    pub id: String,
+    pub listener: String,
+    pub route: String,
+    pub upstream: String,
+    pub server: String,
+    pub client: String,
+    pub host: String,
+    pub path: String,
+    pub user_agent: Option<String>,
+    pub age_ms: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub messages_in: u64,
+    pub messages_out: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadReport {
+    /// What changed, an item a line; empty: the file says what it said.
+    pub changes: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradeReport {
+    /// The process that serves now.
+    pub pid: u32,
+    pub version: String,
+    /// Sessions that moved to it.
+    pub moved: usize,
+    /// Sessions that could not move and are told to go.
+    pub left: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainStarted {
+    /// Sessions that are told to go.
+    pub sessions: usize,
+    pub window_ms: u64,
+    pub code: u16,
+}
+
+/// Every call that did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub error: String,
+    pub hint: String,
+}

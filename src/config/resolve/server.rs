@@ -1,0 +1,104 @@
+//! Settings of the process as a whole, and the operator's API.
+
+use std::path::PathBuf;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use super::{Errors, address};
+use crate::config::at::At;
+use crate::config::raw;
+use crate::config::units::{OptionalPeriod, Period, Section};
+use crate::config::{Admin, Drain, ListenAddress, Server, Tunnel};
+use crate::session::frames::may_be_sent;
+
+const WINDOW: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Service restart (IANA's registry of WebSocket close codes).
+const SERVICE_RESTART: u16 = 1012;
+
+pub fn server(raw: raw::Server, at: At<'_>, errors: &mut Errors) -> Option<Server> {
+    let Section(raw_drain) = raw.drain.unwrap_or(Section(raw::Drain::default()));
+    let drain = drain(raw_drain, at.key("drain"), errors);
+    Some(Server {
+        threads: match raw.threads {
+            Some(threads) => threads.get(),
+            None => available_parallelism().map_or(1, |cores| cores.get()),
+        },
+        pid_file: raw.pid_file.map(PathBuf::from),
+        tunnel: match raw.tunnel {
+            Some(raw::Tunnel::Pingora) => Tunnel::Pingora,
+            Some(raw::Tunnel::Relay) | None => Tunnel::Relay,
+        },
+        drain: drain?,
+    })
+}
+
+fn drain(raw: raw::Drain, at: At<'_>, errors: &mut Errors) -> Option<Drain> {
+    let window = raw.window.map_or(WINDOW, |OptionalPeriod(window)| {
+        window.unwrap_or(Duration::ZERO)
+    });
+    let deadline = match raw.deadline {
+        Some(Period(deadline)) => deadline,
+        None => DEADLINE.max(window + WINDOW),
+    };
+    let code = match raw.code.map_or(Ok(SERVICE_RESTART), u16::try_from) {
+        Ok(code) if may_be_sent(code) => Some(code),
+        _ => {
+            errors.push(
+                at.key("code")
+                    .error("\"code\" in drain is no close code that may be sent")
+                    .hint("1012 says service restart, 1001 going away; 3000 to 4999 are yours"),
+            );
+            None
+        }
+    };
+    if deadline < window {
+        errors.push(
+            at.key("deadline")
+                .error("the deadline of the drain ends before its window")
+                .hint("make it longer than the window, or leave it out"),
+        );
+        return None;
+    }
+    Some(Drain {
+        window,
+        code: code?,
+        deadline,
+    })
+}
+
+pub fn admin(raw: raw::Admin, at: At<'_>, errors: &mut Errors) -> Option<Admin> {
+    let Some(text) = raw.listen else {
+        if at.lacks("listen") {
+            errors.push(
+                at.key_error("admin has no \"listen\"")
+                    .hint("write an address, such as listen: 127.0.0.1:9900"),
+            );
+        }
+        return None;
+    };
+    let listen = match address::listen(&text) {
+        Ok(listen) => listen,
+        Err(wrong) => {
+            errors.push(wrong.at(at.key("listen")));
+            return None;
+        }
+    };
+    let is_local = match &listen {
+        ListenAddress::Tcp(address) => address.ip().is_loopback(),
+        ListenAddress::Unix(_) => true,
+    };
+    if !is_local && at.lacks("token_file") {
+        errors.push(
+            at.key("listen")
+                .error(format!("admin on {text} can be reached from elsewhere"))
+                .hint("name a token_file, or listen on 127.0.0.1 or a unix socket"),
+        );
+        return None;
+    }
+    Some(Admin {
+        listen,
+        token_file: raw.token_file.map(PathBuf::from),
+    })
+}
