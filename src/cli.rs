@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use log::error;
 
 use crate::config::{self, Config, ConfigErrors};
+use crate::lifecycle::Origin;
 use crate::{demo, lifecycle};
 
 /// A WebSocket-first reverse proxy and load balancer.
@@ -59,11 +60,21 @@ pub fn main() -> ExitCode {
 
 fn run(path: &Path) -> ExitCode {
     log_to_stderr("info");
-    let config = match load(path) {
-        Ok(config) => config,
-        Err(code) => return code,
+    let origin = match Origin::find() {
+        Ok(origin) => origin,
+        Err(error) => {
+            error!("cannot find out how this process was started: {error}");
+            return ExitCode::from(FAILED);
+        }
     };
-    finish(config.server.threads, lifecycle::run(path, config))
+    match config::load(path) {
+        Ok(config) => finish(config.server.threads, lifecycle::run(path, config, origin)),
+        Err(errors) => {
+            eprintln!("{errors}");
+            origin.refuse(&errors.to_string());
+            ExitCode::from(CONFIG_WRONG)
+        }
+    }
 }
 
 fn check(path: &Path) -> ExitCode {

@@ -1,17 +1,37 @@
 //! The operator's API: what a running prusik shows of itself and lets be done.
 //!
+//! ```text
+//!   socket ──► server ──► guard ──► api ──► Control ──► answer
+//!   TCP, unix  HTTP/1.1   who may   paths   the process  JSON: view
+//! ```
+//!
 //! [`Control`] is what it needs of the process, [`view`] the JSON that it speaks (and that the
 //! command line reads).
 
+mod answer;
+mod api;
+#[cfg(test)]
+mod fake;
+pub mod guard;
+pub mod params;
+pub mod server;
+pub mod socket;
+pub mod token;
 pub mod view;
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
 use view::{DrainStarted, ReloadReport, SessionPage, Status, UpgradeReport, Upstream};
+
+pub use guard::Access;
+pub use server::serve;
+pub use socket::{AdminSocket, bind};
 
 /// What the API asks of the process.
 #[async_trait]
@@ -47,6 +67,26 @@ pub struct ServerName {
     pub upstream: String,
     /// As in the file, or resolved.
     pub address: String,
+}
+
+impl fmt::Display for ServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.upstream, self.address)
+    }
+}
+
+impl FromStr for ServerName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.rsplit_once('/') {
+            Some((upstream, address)) if !upstream.is_empty() && !address.is_empty() => Ok(Self {
+                upstream: upstream.to_owned(),
+                address: address.to_owned(),
+            }),
+            _ => Err("write UPSTREAM/ADDRESS, such as chat/127.0.0.1:9080"),
+        }
+    }
 }
 
 /// What is not given is as `server.drain` has it.
@@ -86,4 +126,20 @@ pub enum ControlErrorKind {
     Invalid,
     /// It cannot be done now, or was refused, and nothing has changed: 409.
     Refused,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_named_by_upstream_and_address() {
+        let name: ServerName = "chat/[::1]:9080".parse().unwrap();
+        assert_eq!(name.upstream, "chat");
+        assert_eq!(name.address, "[::1]:9080");
+        assert_eq!(name.to_string(), "chat/[::1]:9080");
+        for wrong in ["chat", "/127.0.0.1:9080", "chat/", "/"] {
+            assert!(wrong.parse::<ServerName>().is_err(), "{wrong}");
+        }
+    }
 }

@@ -1,11 +1,11 @@
 //! The two tiers of the demo: the shipped files, with the addresses of this run.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 use std::{fmt, io};
 
 use super::{DemoBackends, DemoPorts};
-use crate::app::{App, StartError};
+use crate::listener::Inherited;
+use crate::app::{Stop, App, StartError};
 use crate::config::{self, Config, ConfigErrors};
 
 const CLIENT_LB: &str = include_str!("../../conf/client-lb.yaml");
@@ -49,12 +49,14 @@ pub async fn run(port: u16) -> Result<(), DemoError> {
         .await
         .map_err(DemoError::Backends)?;
     let ours = addresses(port, next, &backends);
-    let server_lb = App::start(shipped("server-lb.yaml", SERVER_LB, &ours)?)?;
-    let client_lb = App::start(shipped("client-lb.yaml", CLIENT_LB, &ours)?)?;
+    let server_lb = App::start(shipped("server-lb.yaml", SERVER_LB, &ours)?, &mut Inherited::default())?;
+    let client_lb = App::start(shipped("client-lb.yaml", CLIENT_LB, &ours)?, &mut Inherited::default())?;
+    server_lb.accept();
+    client_lb.accept();
     println!("{}", Welcome(ours));
     tokio::signal::ctrl_c().await.map_err(DemoError::Signal)?;
-    client_lb.stop(Duration::ZERO).await;
-    server_lb.stop(Duration::ZERO).await;
+    client_lb.stop(Stop::Now).await;
+    server_lb.stop(Stop::Now).await;
     Ok(())
 }
 

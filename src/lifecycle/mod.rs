@@ -1,16 +1,79 @@
-//! Start, reload and stop of the process that `prusik run` is.
+//! Start, reload, upgrade and stop of the process that `prusik run` is.
+//!
+//! ```text
+//!   signals, admin API ──► Process ──► App (one configuration after the other)
+//!                             │
+//!                  upgrade ───┴── wire ── take_over      the old process and the new one
+//! ```
 
-use std::path::Path;
-use std::time::Duration;
+mod control;
+mod descriptors;
+mod notify;
+mod packing;
+mod take_over;
+mod upgrade;
+pub mod wire;
 
-use log::{error, info, warn};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use log::{error, info};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Mutex, Notify, watch};
 
-use crate::app::{App, PidFile, StartError};
-use crate::config::{self, Config};
+use crate::admin::view::UpgradeReport;
+use crate::admin::{self, AdminSocket};
+use crate::app::{App, PidFile, StartError, Stop};
+use crate::config::{self, Config, ListenAddress};
+use crate::listener::Inherited;
+use descriptors::Named;
+use take_over::Predecessor;
+use upgrade::{Program, UpgradeError};
 
-/// What requests in flight get to end after `TERM` or `QUIT`.
-const STOP_GRACE: Duration = Duration::from_secs(10);
+/// What this process was started with, besides its configuration.
+#[derive(Debug)]
+pub struct Origin {
+    program: Program,
+    named: Vec<Named>,
+}
+
+impl Origin {
+    /// Call it before anything else: the descriptors have numbers that are free otherwise.
+    pub fn find() -> io::Result<Self> {
+        Ok(Self {
+            named: descriptors::inherited(),
+            program: Program::of_this_process()?,
+        })
+    }
+
+    /// This process cannot serve. An old one that waits for it is told why.
+    pub fn refuse(self, reason: &str) {
+        let (_, predecessor) = take_over::sort(self.named);
+        if let Some(predecessor) = predecessor {
+            predecessor.refuse(reason);
+        }
+    }
+}
+
+/// The running process: what the operator can do with it.
+pub(crate) struct Process {
+    app: Arc<App>,
+    file: PathBuf,
+    program: Program,
+    started: Instant,
+    admin: Option<AdminSocket>,
+    /// One at a time: a reload must not meet an upgrade.
+    changing: Mutex<()>,
+    /// Another process has taken over: this one is to end.
+    replaced: Notify,
+    successor: Mutex<Option<upgrade::Successor>>,
+}
+
+/// How long a process that ends waits for answers of its admin API.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// The signals that prusik answers to.
 struct Signals {
@@ -22,7 +85,7 @@ struct Signals {
 }
 
 impl Signals {
-    fn install() -> std::io::Result<Self> {
+    fn install() -> io::Result<Self> {
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
@@ -33,55 +96,188 @@ impl Signals {
     }
 }
 
-/// Serves until a signal ends it.
-pub async fn run(path: &Path, config: Config) -> Result<(), StartError> {
+/// Serves until a signal or a new process ends it.
+pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), StartError> {
     // Before anything is served: a signal that comes early must not kill the process.
     let mut signals = Signals::install()?;
+    let (mut inherited, predecessor) = take_over::sort(origin.named);
     let pid_file = config.server.pid_file.clone();
-    let app = App::start(config)?;
+    let token_file = config.admin.as_ref().and_then(|admin| admin.token_file.clone());
+    let access = admin::Access::new(token_file);
+    let built = build(config, &mut inherited, predecessor.as_ref()).await;
+    let (app, admin) = match built {
+        Ok(built) => built,
+        Err(error) => {
+            if let Some(predecessor) = predecessor {
+                predecessor.refuse(&error.to_string());
+            }
+            return Err(error);
+        }
+    };
+    app.accept();
     // Only now: a second process that finds its listeners taken must leave the first one's alone.
     let pid_file = PidFile::write(pid_file)?;
+    let process = Arc::new(Process {
+        app,
+        file: path.to_owned(),
+        program: origin.program,
+        started: Instant::now(),
+        admin,
+        changing: Mutex::new(()),
+        replaced: Notify::new(),
+        successor: Mutex::new(None),
+    });
+    let (admin_ends, admin_stops) = watch::channel(false);
+    let serving_admin = process.serve_admin(access, admin_stops);
+    notify::ready();
+    let watchdog = tokio::spawn(notify::feed_watchdog());
+    if let Some(predecessor) = predecessor {
+        predecessor.take_in(process.app.clone())?;
+    }
     info!("ready");
     loop {
         tokio::select! {
-            _ = signals.hangup.recv() => reload(&app, path),
+            _ = signals.hangup.recv() => drop(process.reload().await),
             _ = signals.user2.recv() => {
-                warn!("USR2: this version cannot hand over to a new binary; nothing is done");
+                let process = process.clone();
+                tokio::spawn(async move { process.upgrade().await.ok() });
             }
             _ = signals.interrupt.recv() => {
                 info!("INT: stopping now");
-                app.stop(Duration::ZERO).await;
+                notify::stopping();
+                process.app.stop(Stop::Now).await;
                 break;
             }
-            _ = signals.terminate.recv() => break stop(app, "TERM", signals.interrupt).await,
-            _ = signals.quit.recv() => break stop(app, "QUIT", signals.interrupt).await,
+            _ = signals.terminate.recv() => {
+                break stop(&process, "TERM", signals.interrupt).await;
+            }
+            _ = signals.quit.recv() => break stop(&process, "QUIT", signals.interrupt).await,
+            () = process.replaced.notified() => {
+                admin_ends.send_replace(true);
+                if let Some(successor) = process.successor.lock().await.take() {
+                    successor.wind_down(&process.app).await;
+                }
+                info!("replaced by another process");
+                break;
+            }
         }
     }
+    admin_ends.send_replace(true);
+    if let Some(serving) = serving_admin {
+        // Answers that are on their way; not for longer than they need.
+        let _ = tokio::time::timeout(LAST_ANSWERS, serving).await;
+    }
+    watchdog.abort();
     drop(pid_file);
     info!("stopped");
     Ok(())
 }
 
-async fn stop(app: App, signal: &str, mut interrupt: Signal) {
-    info!("{signal}: accepting no more, requests in flight have {STOP_GRACE:?}");
+/// Everything but the first accept.
+async fn build(
+    config: Config,
+    inherited: &mut Inherited,
+    predecessor: Option<&Predecessor>,
+) -> Result<(Arc<App>, Option<AdminSocket>), StartError> {
+    let admin = config.admin.clone();
+    let app = Arc::new(App::start(config, inherited)?);
+    let admin = match admin {
+        Some(admin) => Some(bind_admin(admin, inherited)?),
+        None => None,
+    };
+    for address in inherited.unused() {
+        info!("the inherited socket on {address} is not in the file and is closed");
+    }
+    if let Some(predecessor) = predecessor {
+        app.prove().await?;
+        tokio::task::block_in_place(|| predecessor.ask_to_serve(&app))?;
+    }
+    Ok((app, admin))
+}
+
+fn bind_admin(admin: config::Admin, inherited: &mut Inherited) -> Result<AdminSocket, StartError> {
+    let address = admin.listen;
+    let is_systemds = inherited.files_are_kept();
+    let bound = match (inherited.take(&address), &address) {
+        (Some(descriptor), ListenAddress::Tcp(_)) => AdminSocket::from_std_tcp(descriptor.into()),
+        (Some(descriptor), ListenAddress::Unix(_)) => AdminSocket::from_std_unix(descriptor.into()),
+        (None, address) => admin::bind(address),
+    };
+    if let (Ok(socket), true) = (&bound, is_systemds) {
+        socket.leave_file();
+    }
+    bound.map_err(|cause| StartError::Admin { address, cause })
+}
+
+async fn stop(process: &Process, signal: &str, mut interrupt: Signal) {
+    let drain = process.app.config().server.drain;
+    info!(
+        "{signal}: accepting no more; sessions are told to go within {:?}, and cut after {:?}",
+        drain.window, drain.deadline
+    );
+    notify::stopping();
     tokio::select! {
-        () = app.stop(STOP_GRACE) => {}
-        _ = interrupt.recv() => info!("INT: stopping now"),
+        () = process.app.stop(Stop::Gracefully) => {}
+        _ = interrupt.recv() => {
+            info!("INT: stopping now");
+            process.app.stop(Stop::Now).await;
+        }
     }
 }
 
-/// All of the file, or nothing of it.
-fn reload(app: &App, path: &Path) {
-    let config = match config::load(path) {
-        Ok(config) => config,
-        Err(errors) => {
-            error!("reload refused: the configuration stays as it was\n{errors}");
-            return;
+impl Process {
+    fn serve_admin(
+        self: &Arc<Self>,
+        access: admin::Access,
+        stops: watch::Receiver<bool>,
+    ) -> Option<tokio::task::JoinHandle<()>> {
+        let socket = self.admin.clone()?;
+        Some(tokio::spawn(admin::serve(socket, self.clone(), access, stops)))
+    }
+
+    /// All of the file, or nothing of it. Returns what changed, an item a line.
+    async fn reload(&self) -> Result<Vec<String>, String> {
+        let _one = self.changing.lock().await;
+        let outcome = match config::load(&self.file) {
+            Ok(config) => self.app.reload(config).map_err(|error| error.to_string()),
+            Err(errors) => Err(errors.to_string()),
+        };
+        match &outcome {
+            Ok(changes) if changes.is_empty() => info!("reload done: nothing changed"),
+            Ok(changes) => {
+                info!("reload done");
+                changes.iter().for_each(|change| info!("  {change}"));
+            }
+            Err(error) => error!("reload refused: the configuration stays as it was\n{error}"),
         }
-    };
-    let (routes, upstreams) = (config.routes.len(), config.upstreams.len());
-    match app.reload(config) {
-        Ok(()) => info!("reload done: {routes} routes, {upstreams} upstreams"),
-        Err(error) => error!("reload refused: the configuration stays as it was\n{error}"),
+        outcome
+    }
+
+    /// Starts the binary that lies at this one's path, and hands over to it.
+    async fn upgrade(&self) -> Result<UpgradeReport, UpgradeError> {
+        let _one = self.changing.lock().await;
+        let mut successor = self.successor.lock().await;
+        if successor.is_some() {
+            return Err(UpgradeError::Refused("another one has taken over already".to_owned()));
+        }
+        let admin = match &self.admin {
+            Some(admin) => Some(admin.as_fd().try_clone_to_owned()?),
+            None => None,
+        };
+        match upgrade::hand_over(&self.app, &self.program, admin).await {
+            Ok(taken) => {
+                if let Some(admin) = &self.admin {
+                    admin.leave_file();
+                }
+                let report = taken.report.clone();
+                *successor = Some(taken);
+                self.replaced.notify_one();
+                Ok(report)
+            }
+            Err(error) => {
+                error!("upgrade failed, this process goes on: {error}");
+                Err(error)
+            }
+        }
     }
 }

@@ -5,17 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::BytesMut;
 use log::{error, warn};
 use pingora::apps::ServerApp;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
 use pingora_proxy::HttpProxy;
-use tokio_util::either::Either;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use super::socket::{BoundListener, ListeningSocket};
-use super::stream::{ClientStream, Socket};
+use super::stream::ClientStream;
 use crate::proxy::Gateway;
+use crate::session::transport::Transport;
+use crate::session::{Carrier, Session};
 
 /// The connections being served: what a stopping process waits for.
 pub type Connections = TaskTracker;
@@ -24,15 +29,85 @@ pub type Connections = TaskTracker;
 /// back what is left of it afterwards.
 pub struct Edge {
     proxy: Arc<HttpProxy<Gateway>>,
+    carrier: Arc<Carrier>,
+    connections: Connections,
+    stopping: ShutdownWatch,
+    /// Idle connections leave for another process.
+    moving: watch::Receiver<bool>,
 }
 
 impl Edge {
-    pub fn new(proxy: HttpProxy<Gateway>) -> Self {
+    pub fn new(
+        proxy: HttpProxy<Gateway>,
+        carrier: Arc<Carrier>,
+        connections: Connections,
+        stopping: ShutdownWatch,
+        moving: watch::Receiver<bool>,
+    ) -> Self {
         Self {
             proxy: Arc::new(proxy),
+            carrier,
+            connections,
+            stopping,
+            moving,
+        }
+    }
+
+    /// Serves a connection that came in on this listener; `early` has been read from it already.
+    pub fn serve(self: &Arc<Self>, listener: usize, transport: Transport, early: BytesMut) {
+        let edge = self.clone();
+        let stream = ClientStream::new(listener, transport, early);
+        self.connections
+            .spawn(async move { edge.converse(listener, stream).await });
+    }
+
+    /// HTTP until the end of the connection, or until it is a session or to move.
+    async fn converse(self: Arc<Self>, listener: usize, stream: ClientStream) {
+        let connection = stream.connection().clone();
+        let mut moving = self.moving.clone();
+        connection.leave_when_idle(*moving.borrow_and_update());
+        {
+            let mut http = self.process_new(Box::new(stream), &self.stopping);
+            loop {
+                tokio::select! {
+                    biased;
+                    Ok(()) = moving.changed() => {
+                        connection.leave_when_idle(*moving.borrow_and_update());
+                    }
+                    _ = &mut http => break,
+                }
+            }
+        }
+        let Some(client) = connection.take_left() else {
+            return;
+        };
+        match connection.take_upgraded() {
+            Some(upgraded) => self.carrier.carry(Session::begin(client, upgraded)),
+            None => self.carrier.send_idle(listener, client),
+        }
+    }
+
+    /// Sends a request of our own through everything that a client's goes through, and wants any
+    /// answer. It is one that no server is asked: a handshake that lacks its key.
+    pub async fn probe(self: &Arc<Self>) -> io::Result<()> {
+        let (mut client, ours) = UnixStream::pair()?;
+        let stream = ClientStream::new(0, Transport::Unix(ours), BytesMut::new());
+        stream.connection().mark_as_probe();
+        let edge = self.clone();
+        self.connections
+            .spawn(async move { edge.converse(0, stream).await });
+        client.write_all(PROBE).await?;
+        let mut answer = [0; b"HTTP/1.1 ".len()];
+        client.read_exact(&mut answer).await?;
+        match &answer {
+            b"HTTP/1.1 " => Ok(()),
+            other => Err(io::Error::other(format!("the probe was answered {other:?}"))),
         }
     }
 }
+
+const PROBE: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
+    Upgrade: websocket\r\n\r\n";
 
 #[async_trait]
 impl ServerApp for Edge {
@@ -53,31 +128,43 @@ impl ServerApp for Edge {
 /// After an accept that failed for want of descriptors or memory: the next would fail as well.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts until `shutdown` says so; `index` tells the listeners apart.
+/// Whether a process accepts connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepting {
+    /// Not yet, or for now: another process has the same sockets.
+    Pause,
+    Accept,
+    /// Never again.
+    Stop,
+}
+
+/// Accepts while it is told to; `index` tells the listeners apart.
 pub async fn serve(
-    listener: BoundListener,
+    listener: Arc<BoundListener>,
     index: usize,
     edge: Arc<Edge>,
-    connections: Connections,
-    mut shutdown: ShutdownWatch,
+    mut accepting: watch::Receiver<Accepting>,
 ) {
     let mut exhausted = false;
     loop {
+        let told = *accepting.borrow_and_update();
+        if told == Accepting::Stop {
+            return;
+        }
         let accepted = tokio::select! {
             biased;
-            _ = shutdown.wait_for(|stop| *stop) => return,
-            accepted = accept(&listener.socket) => accepted,
+            changed = accepting.changed() => match changed {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
+            accepted = accept(&listener.socket), if told == Accepting::Accept => accepted,
         };
         match accepted {
             Ok(socket) => {
                 if std::mem::take(&mut exhausted) {
                     warn!("listener {:?}: accepting again", listener.name);
                 }
-                let (edge, shutdown) = (edge.clone(), shutdown.clone());
-                connections.spawn(async move {
-                    let stream = Box::new(ClientStream::new(index, socket));
-                    edge.process_new(stream, &shutdown).await;
-                });
+                edge.serve(index, socket, BytesMut::new());
             }
             Err(error) if is_the_clients_fault(&error) => {}
             Err(error) => {
@@ -94,10 +181,10 @@ pub async fn serve(
     }
 }
 
-async fn accept(socket: &ListeningSocket) -> io::Result<Socket> {
+async fn accept(socket: &ListeningSocket) -> io::Result<Transport> {
     match socket {
-        ListeningSocket::Tcp(socket) => Ok(Either::Left(socket.accept().await?.0)),
-        ListeningSocket::Unix(socket, _) => Ok(Either::Right(socket.accept().await?.0)),
+        ListeningSocket::Tcp(socket) => Ok(Transport::Tcp(socket.accept().await?.0)),
+        ListeningSocket::Unix(socket, _) => Ok(Transport::Unix(socket.accept().await?.0)),
     }
 }
 

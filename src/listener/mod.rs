@@ -10,6 +10,6 @@ pub mod head;
 mod socket;
 pub mod stream;
 
-pub use accept::{Connections, Edge, serve};
-pub use socket::{BindError, BoundListener, bind};
-pub use stream::{ClientStream, Connection, Reading};
+pub use accept::{Accepting, Connections, Edge, serve};
+pub use socket::{BindError, BoundListener, Inherited, bind};
+pub use stream::{ClientEnd, ClientStream, Connection, Reading};

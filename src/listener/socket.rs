@@ -1,11 +1,14 @@
 //! Binding listeners, with the socket options that accepted connections inherit.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::{fmt, fs, net};
 
+use log::warn;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, UnixListener};
 
@@ -27,13 +30,85 @@ pub enum ListeningSocket {
     Unix(UnixListener, SocketFile),
 }
 
-/// The socket's file goes when the listener does.
+/// The socket's file goes when the listener does, unless somebody else listens on it then.
 #[derive(Debug)]
-pub struct SocketFile(PathBuf);
+pub struct SocketFile {
+    path: PathBuf,
+    is_kept: AtomicBool,
+}
+
+impl SocketFile {
+    fn new(path: &Path, is_kept: bool) -> Self {
+        Self {
+            path: path.to_owned(),
+            is_kept: AtomicBool::new(is_kept),
+        }
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        if !self.is_kept.load(Relaxed) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Listening sockets that another process has bound: the old one at an upgrade, or systemd.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    sockets: Vec<(ListenAddress, OwnedFd)>,
+    /// Whether whoever bound them goes on to own their files.
+    files_are_kept: bool,
+}
+
+impl Inherited {
+    /// Descriptors that are no listening sockets are left out, and told of.
+    pub fn new(descriptors: Vec<OwnedFd>, files_are_kept: bool) -> Self {
+        let sockets = descriptors
+            .into_iter()
+            .filter_map(|descriptor| match local_address(&descriptor) {
+                Ok(address) => Some((address, descriptor)),
+                Err(error) => {
+                    warn!("an inherited descriptor is not used: {error}");
+                    None
+                }
+            })
+            .collect();
+        Self {
+            sockets,
+            files_are_kept,
+        }
+    }
+
+    /// The first one on this address. Port 0 is any port: there the order decides.
+    pub fn take(&mut self, address: &ListenAddress) -> Option<OwnedFd> {
+        let is_it = |bound: &ListenAddress| match (bound, address) {
+            (ListenAddress::Tcp(bound), ListenAddress::Tcp(wanted)) if wanted.port() == 0 => {
+                bound.ip() == wanted.ip()
+            }
+            (bound, wanted) => bound == wanted,
+        };
+        let found = self.sockets.iter().position(|(bound, _)| is_it(bound))?;
+        Some(self.sockets.remove(found).1)
+    }
+
+    pub fn files_are_kept(&self) -> bool {
+        self.files_are_kept
+    }
+
+    /// Those that nobody has taken.
+    pub fn unused(&self) -> impl Iterator<Item = &ListenAddress> {
+        self.sockets.iter().map(|(address, _)| address)
+    }
+}
+
+fn local_address(descriptor: &OwnedFd) -> io::Result<ListenAddress> {
+    let address = SockRef::from(descriptor).local_addr()?;
+    match (address.as_socket(), address.as_pathname()) {
+        (Some(address), _) => Ok(ListenAddress::Tcp(address)),
+        (None, Some(path)) => Ok(ListenAddress::Unix(path.to_owned())),
+        (None, None) => Err(io::Error::other("it has neither an address nor a path")),
     }
 }
 
@@ -62,13 +137,20 @@ fn remedy(cause: &io::Error, address: &ListenAddress) -> &'static str {
     }
 }
 
-/// Must run inside the runtime, which the sockets are registered with.
-pub fn bind(listener: &Listener) -> Result<BoundListener, BindError> {
-    let socket = match &listener.address {
-        ListenAddress::Tcp(address) => bind_tcp(*address).map(ListeningSocket::Tcp),
-        ListenAddress::Unix(path) => {
-            bind_unix(path).map(|socket| ListeningSocket::Unix(socket, SocketFile(path.clone())))
+/// Takes over the socket if it was inherited, else binds one. Must run inside the runtime, which
+/// the sockets are registered with.
+pub fn bind(listener: &Listener, inherited: &mut Inherited) -> Result<BoundListener, BindError> {
+    let files_are_kept = inherited.files_are_kept;
+    let socket = match (&listener.address, inherited.take(&listener.address)) {
+        (ListenAddress::Tcp(_), Some(descriptor)) => {
+            adopt_tcp(descriptor).map(ListeningSocket::Tcp)
         }
+        (ListenAddress::Unix(path), Some(descriptor)) => adopt_unix(descriptor).map(|socket| {
+            ListeningSocket::Unix(socket, SocketFile::new(path, files_are_kept))
+        }),
+        (ListenAddress::Tcp(address), None) => bind_tcp(*address).map(ListeningSocket::Tcp),
+        (ListenAddress::Unix(path), None) => bind_unix(path)
+            .map(|socket| ListeningSocket::Unix(socket, SocketFile::new(path, false))),
     };
     let socket = socket.map_err(|cause| BindError {
         name: listener.name.clone(),
@@ -86,9 +168,39 @@ impl BoundListener {
     pub fn address(&self) -> io::Result<ListenAddress> {
         match &self.socket {
             ListeningSocket::Tcp(socket) => Ok(ListenAddress::Tcp(socket.local_addr()?)),
-            ListeningSocket::Unix(_, file) => Ok(ListenAddress::Unix(file.0.clone())),
+            ListeningSocket::Unix(_, file) => Ok(ListenAddress::Unix(file.path.clone())),
         }
     }
+
+    /// Another process listens on the same socket: its file is that one's.
+    pub fn keep_file(&self, is_kept: bool) {
+        if let ListeningSocket::Unix(_, file) = &self.socket {
+            file.is_kept.store(is_kept, Relaxed);
+        }
+    }
+
+    /// Another descriptor of the socket, for another process.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        match &self.socket {
+            ListeningSocket::Tcp(socket) => socket.as_fd().try_clone_to_owned(),
+            ListeningSocket::Unix(socket, _) => socket.as_fd().try_clone_to_owned(),
+        }
+    }
+}
+
+/// Whoever bound it may have left it blocking, and without the options that its connections
+/// inherit.
+fn adopt_tcp(descriptor: OwnedFd) -> io::Result<TcpListener> {
+    let socket = Socket::from(descriptor);
+    socket.set_nonblocking(true)?;
+    inherited_options(&socket)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn adopt_unix(descriptor: OwnedFd) -> io::Result<UnixListener> {
+    let socket = unix::UnixListener::from(descriptor);
+    socket.set_nonblocking(true)?;
+    UnixListener::from_std(socket)
 }
 
 fn bind_tcp(address: net::SocketAddr) -> io::Result<TcpListener> {

@@ -7,6 +7,9 @@
 //! - while a request without a body is being served, or a handshake awaits its answer, reading is
 //!   [held](Reading::Held): bytes wait here (bounded), and only the client's going is noticed.
 //!
+//! - once a handshake's 101 is out, or when an idle connection is to move to another process, the
+//!   socket [leaves](ClientEnd): to Pingora the client has gone then.
+//!
 //! It also carries the deadline of the exchange: Pingora polls its client all the time it waits
 //! for a server, so one lazily moved timer here replaces a timer for each read and write there.
 //! (Pingora keeps each of its timers until the time it was set for, used or not: with timeouts of
@@ -14,9 +17,9 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -29,13 +32,11 @@ use pingora::protocols::{
     TimingDigest, UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep};
-use tokio_util::either::Either;
 
 use super::head::HeadEnd;
-
-pub type Socket = Either<TcpStream, UnixStream>;
+use crate::session::Upgraded;
+use crate::session::transport::Transport;
 
 /// Holds a response's head and a small body together in one packet.
 const WRITE_BUFFER: usize = 1460;
@@ -53,6 +54,18 @@ pub enum Reading {
     Held = 1,
     /// A body or an upgraded session: everything as it comes.
     Open = 2,
+    /// A 101 is being written: behind it the socket leaves.
+    Leave = 3,
+}
+
+/// A client's socket that has left Pingora.
+#[derive(Debug)]
+pub struct ClientEnd {
+    pub transport: Transport,
+    /// Read from it, and not used yet.
+    pub early: BytesMut,
+    /// The client sends nothing more.
+    pub ended: bool,
 }
 
 /// What the proxy's phases know of a connection, and how they steer its stream.
@@ -72,14 +85,15 @@ pub struct Connection {
     /// As `deadline`, but nothing puts it off.
     end: AtomicU64,
     timed_out: AtomicBool,
+    leaves_when_idle: AtomicBool,
+    is_probe: AtomicBool,
+    left: Mutex<Option<ClientEnd>>,
+    upgraded: Mutex<Option<Upgraded>>,
 }
 
 impl Connection {
-    fn new(listener: usize, socket: &Socket) -> Self {
-        let (peer, local) = match socket {
-            Either::Left(tcp) => (tcp.peer_addr().ok(), tcp.local_addr().ok()),
-            Either::Right(_) => (None, None),
-        };
+    fn new(listener: usize, transport: &Transport) -> Self {
+        let (peer, local) = transport.addresses();
         Self {
             listener,
             peer,
@@ -90,7 +104,45 @@ impl Connection {
             within: AtomicU64::new(0),
             end: AtomicU64::new(0),
             timed_out: AtomicBool::new(false),
+            leaves_when_idle: AtomicBool::new(false),
+            is_probe: AtomicBool::new(false),
+            left: Mutex::new(None),
+            upgraded: Mutex::new(None),
         }
+    }
+
+    /// From now on, when it stands between two requests, the socket leaves. Poll its stream after
+    /// this.
+    pub fn leave_when_idle(&self, leaves: bool) {
+        self.leaves_when_idle.store(leaves, Relaxed);
+    }
+
+    /// The request that comes is our own.
+    pub fn mark_as_probe(&self) {
+        self.is_probe.store(true, Relaxed);
+    }
+
+    /// Nobody wants to read of it in the log.
+    pub fn is_probe(&self) -> bool {
+        self.is_probe.load(Relaxed)
+    }
+
+    /// Whether the socket has left.
+    pub fn has_left(&self) -> bool {
+        lock(&self.left).is_some()
+    }
+
+    pub fn take_left(&self) -> Option<ClientEnd> {
+        lock(&self.left).take()
+    }
+
+    /// The rest of the session that the socket left for.
+    pub fn set_upgraded(&self, upgraded: Upgraded) {
+        *lock(&self.upgraded) = Some(upgraded);
+    }
+
+    pub fn take_upgraded(&self) -> Option<Upgraded> {
+        lock(&self.upgraded).take()
     }
 
     pub fn set_reading(&self, reading: Reading) {
@@ -138,7 +190,8 @@ impl Connection {
         match self.reading.load(Relaxed) {
             0 => Reading::Head,
             1 => Reading::Held,
-            _ => Reading::Open,
+            2 => Reading::Open,
+            _ => Reading::Leave,
         }
     }
 
@@ -149,11 +202,18 @@ impl Connection {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[derive(Debug)]
 pub struct ClientStream {
-    io: BufWriter<Socket>,
+    /// `None`: it has left.
+    io: Option<BufWriter<Transport>>,
     connection: Arc<Connection>,
     head: HeadEnd,
+    /// Part of a head has been given to Pingora.
+    in_head: bool,
     /// Read from the socket, not yet given to Pingora.
     ahead: BytesMut,
     ended: bool,
@@ -161,12 +221,14 @@ pub struct ClientStream {
 }
 
 impl ClientStream {
-    pub fn new(listener: usize, socket: Socket) -> Self {
+    /// `early` has been read from it already.
+    pub fn new(listener: usize, transport: Transport, early: BytesMut) -> Self {
         Self {
-            connection: Arc::new(Connection::new(listener, &socket)),
-            io: BufWriter::with_capacity(WRITE_BUFFER, socket),
+            connection: Arc::new(Connection::new(listener, &transport)),
+            io: Some(BufWriter::with_capacity(WRITE_BUFFER, transport)),
             head: HeadEnd::default(),
-            ahead: BytesMut::new(),
+            in_head: false,
+            ahead: early,
             ended: false,
             timer: None,
         }
@@ -181,7 +243,7 @@ impl ClientStream {
         while self.ahead.len() < HELD_MAX && !self.ended {
             let mut chunk = [0; 4096];
             let mut buf = ReadBuf::new(&mut chunk);
-            ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf))?;
+            ready!(self.poll_socket(cx, &mut buf))?;
             self.ended = buf.filled().is_empty();
             self.ahead.extend_from_slice(buf.filled());
         }
@@ -210,7 +272,34 @@ impl ClientStream {
         if self.ended {
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        self.poll_socket(cx, buf)
+    }
+
+    /// Nothing more comes from a socket that has left.
+    fn poll_socket(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Some(io) => Pin::new(io).poll_read(cx, buf),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Ready when all that was written is on its way and the socket has left.
+    fn poll_leave(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(io) = &mut self.io {
+            ready!(Pin::new(io).poll_flush(cx))?;
+        }
+        if let Some(io) = self.io.take() {
+            *lock(&self.connection.left) = Some(ClientEnd {
+                transport: io.into_inner(),
+                early: self.ahead.split(),
+                ended: self.ended,
+            });
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Ready when the deadline has struck.
@@ -261,10 +350,18 @@ impl AsyncRead for ClientStream {
         let polled = match stream.connection.reading() {
             Reading::Held => stream.poll_held(cx),
             Reading::Open => stream.poll_ahead_or_socket(cx, buf),
+            Reading::Leave => stream.poll_leave(cx),
+            Reading::Head
+                if !stream.in_head && stream.connection.leaves_when_idle.load(Relaxed) =>
+            {
+                stream.poll_leave(cx)
+            }
             Reading::Head => {
                 let before = buf.filled().len();
                 let polled = stream.poll_ahead_or_socket(cx, buf);
+                stream.in_head |= buf.filled().len() > before;
                 if let Some(end) = stream.head.feed(&buf.filled()[before..]) {
+                    stream.in_head = false;
                     let mut behind = BytesMut::from(&buf.filled()[before + end..]);
                     buf.set_filled(before + end);
                     behind.unsplit(stream.ahead.split());
@@ -279,8 +376,9 @@ impl AsyncRead for ClientStream {
         }
         // Pingora is about to wait. It flushes at a response's end only: what is written so far
         // must not wait with it, or a slow answer would come late and an event stream never.
-        if !stream.io.buffer().is_empty()
-            && let Poll::Ready(Err(error)) = Pin::new(&mut stream.io).poll_flush(cx)
+        if let Some(io) = &mut stream.io
+            && !io.buffer().is_empty()
+            && let Poll::Ready(Err(error)) = Pin::new(io).poll_flush(cx)
         {
             return Poll::Ready(Err(error));
         }
@@ -290,31 +388,44 @@ impl AsyncRead for ClientStream {
 
 impl AsyncWrite for ClientStream {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.io).poll_write(cx, buf);
+        let stream = self.get_mut();
+        let Some(io) = &mut stream.io else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        let polled = Pin::new(io).poll_write(cx, buf);
         if polled.is_ready() {
-            self.connection.put_off();
+            stream.connection.put_off();
         }
-        self.get_mut().or_deadline(cx, polled)
+        stream.or_deadline(cx, polled)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.io).poll_flush(cx);
-        self.get_mut().or_deadline(cx, polled)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let stream = self.get_mut();
+        let Some(io) = &mut stream.io else {
+            return Poll::Ready(Ok(()));
+        };
+        let polled = Pin::new(io).poll_flush(cx);
+        stream.or_deadline(cx, polled)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().io {
+            Some(io) => Pin::new(io).poll_shutdown(cx),
+            None => Poll::Ready(Ok(())),
+        }
     }
 }
 
 #[async_trait]
 impl Shutdown for ClientStream {
     async fn shutdown(&mut self) {
-        if let Err(error) = self.io.shutdown().await {
+        if let Some(io) = &mut self.io
+            && let Err(error) = io.shutdown().await
+        {
             log::debug!("closing a client's connection: {error}");
         }
     }
@@ -322,10 +433,9 @@ impl Shutdown for ClientStream {
 
 impl UniqueID for ClientStream {
     fn id(&self) -> UniqueIDType {
-        match self.io.get_ref() {
-            Either::Left(tcp) => tcp.as_raw_fd(),
-            Either::Right(unix) => unix.as_raw_fd(),
-        }
+        self.io
+            .as_ref()
+            .map_or(-1, |io| io.get_ref().as_fd().as_raw_fd())
     }
 }
 

@@ -65,12 +65,14 @@ pub struct Entry<'a> {
 /// Lines that wait for a slow reader before more are dropped.
 const QUEUE: usize = 8 * 1024;
 
+#[derive(Debug)]
 pub struct AccessLog {
     sink: ArcSwapOption<Sink>,
     /// Dropped lines of sinks that were replaced, and of the present one when last told.
     told: AtomicUsize,
 }
 
+#[derive(Debug)]
 struct Sink {
     writer: NonBlocking,
     dropped: ErrorCounter,

@@ -1,6 +1,7 @@
 //! What is told of the traffic: the access log, and errors in words that fit a line.
 
 pub mod access_log;
+pub mod record;
 
 /// What kind of error, and its first cause: without Pingora's account of the peer and all its
 /// options, which fills a kilobyte at each step of the chain.

@@ -54,6 +54,8 @@ pub fn admit(session: &mut Session, exchange: &mut Exchange, route: &Route) -> R
     exchange.handshake = Some(Handshake {
         expected_accept,
         traffic: Arc::new(Traffic::default()),
+        server_end: Arc::default(),
+        extended: false,
     });
     Ok(())
 }

@@ -12,6 +12,7 @@ use crate::config::Route;
 use crate::forward::Trust;
 use crate::forward::client_address::ClientAddress;
 use crate::listener::Connection;
+use crate::session::handshake::ServerEnd;
 use crate::session::registry::Registered;
 use crate::session::traffic::Traffic;
 use crate::upstream::{Group, Lease};
@@ -58,6 +59,10 @@ pub struct Stage {
 pub struct Handshake {
     pub expected_accept: String,
     pub traffic: Arc<Traffic>,
+    /// Where the server's socket will be, should it go to the relay.
+    pub server_end: Arc<ServerEnd>,
+    /// An extension was agreed on.
+    pub extended: bool,
 }
 
 impl Exchange {

@@ -16,6 +16,7 @@ use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
+use tokio::sync::watch;
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use super::admission::{admit, find_route, verify_accept};
@@ -26,13 +27,17 @@ use super::fields::{RequestFields, ResponseFields, render, strip_prefix, variabl
 use super::generation::Generation;
 use super::handshake::{self, Upgrade};
 use super::{peer, record};
-use crate::config::{Action, Balance};
+use crate::config::{Action, Balance, Tunnel};
 use crate::forward::client_address::ClientAddress;
 use crate::forward::{self, Trust};
 use crate::listener::{ClientStream, Connection, Reading};
 use crate::observe::access_log::AccessLog;
+use crate::observe::record::session_open;
+use crate::session::Upgraded;
+use crate::session::live::Live;
 use crate::session::registry::Registry;
-use crate::session::tap::CLOSE_WAIT;
+use crate::session::relay::CLOSE_WAIT;
+use crate::session::traffic::{ClosedBy, Order};
 use crate::upstream::{Load, Pick};
 
 /// How long an idle keep-alive connection of a client is kept.
@@ -48,6 +53,8 @@ pub struct Gateway {
     current: Arc<ArcSwap<Generation>>,
     log: Arc<AccessLog>,
     sessions: Arc<Registry>,
+    /// True from the first moment of a stop.
+    stopping: watch::Receiver<bool>,
 }
 
 impl Gateway {
@@ -55,13 +62,82 @@ impl Gateway {
         current: Arc<ArcSwap<Generation>>,
         log: Arc<AccessLog>,
         sessions: Arc<Registry>,
+        stopping: watch::Receiver<bool>,
     ) -> Self {
         Self {
             current,
             log,
             sessions,
+            stopping,
         }
     }
+
+    fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// The server has answered 101: what follows is a session.
+    fn begin_session(&self, session: &Session, response: &ResponseHeader, exchange: &mut Exchange) {
+        let (Some(connection), Some(route)) = (&exchange.connection, exchange.route()) else {
+            return;
+        };
+        connection.clear_deadline();
+        let websocket = route.websocket.as_ref();
+        match exchange.generation.config.server.tunnel {
+            Tunnel::Relay => connection.set_reading(Reading::Leave),
+            Tunnel::Pingora => {
+                connection.set_reading(Reading::Open);
+                // The tap watches over the session; this is for a client that has stopped to read,
+                // so that Pingora waits for it and no longer looks at the tap.
+                if let Some(idle) = websocket.and_then(|websocket| websocket.idle) {
+                    connection.set_deadline(idle + 2 * CLOSE_WAIT);
+                }
+                if let Some(limit) = websocket.and_then(|websocket| websocket.max_session) {
+                    connection.set_end(limit.mul_f64(1.1) + 2 * CLOSE_WAIT);
+                }
+            }
+        }
+        let Some(identity) = record::identity(session, exchange) else {
+            return;
+        };
+        let Some(handshake) = &mut exchange.handshake else {
+            return;
+        };
+        handshake.extended = response
+            .headers
+            .contains_key(header::SEC_WEBSOCKET_EXTENSIONS);
+        let live = self.sessions.register(Live {
+            identity,
+            traffic: handshake.traffic.clone(),
+        });
+        if self.is_stopping() {
+            // It was under way when the stop began, and comes too late for the window.
+            live.traffic.ask(Order::End {
+                by: ClosedBy::Drain,
+                code: exchange.generation.config.server.drain.code,
+            });
+        }
+        session_open(&self.log, &live);
+        exchange.live = Some(live);
+    }
+}
+
+/// What the relay needs of a handshake whose client has left Pingora.
+fn take_upgraded(exchange: &mut Exchange) -> Option<Upgraded> {
+    let handshake = exchange.handshake.as_ref()?;
+    let (server, early) = handshake.server_end.take()?;
+    let extended = handshake.extended;
+    let limits = exchange.route()?.websocket.clone()?;
+    Some(Upgraded {
+        live: exchange.live.take()?,
+        lease: exchange.lease.take()?,
+        server,
+        early,
+        idle: limits.idle,
+        max_session: limits.max_session.map(peer::jittered),
+        ping: limits.ping,
+        extended,
+    })
 }
 
 #[async_trait]
@@ -86,6 +162,9 @@ impl ProxyHttp for Gateway {
         if session.get_keepalive().is_some() {
             // For as long as it likes: the connection's own deadline ends the wait.
             session.set_keepalive(Some(0));
+        }
+        if self.is_stopping() {
+            session.set_keepalive(None);
         }
         session.set_pipelining_enabled(true);
         session.set_total_drain_timeout(Some(DRAIN_LIMIT));
@@ -134,7 +213,12 @@ impl ProxyHttp for Gateway {
                         exchange.hash_key = render(key, session, exchange);
                     }
                     exchange.group = Some(group);
-                    return Ok(false);
+                    if exchange.handshake.is_none() || !self.is_stopping() {
+                        return Ok(false);
+                    }
+                    let reason = "this process is stopping";
+                    exchange.error = Some(reason.into());
+                    Answer::error(StatusCode::SERVICE_UNAVAILABLE, reason)
                 }
                 Action::Redirect { to, status } => {
                     let to = render(to, session, exchange);
@@ -187,7 +271,10 @@ impl ProxyHttp for Gateway {
         };
         let address = lease.server().address;
         let peer = match &exchange.handshake {
-            Some(handshake) => peer::for_handshake(address, route, &handshake.traffic),
+            Some(handshake) => {
+                let tunnel = exchange.generation.config.server.tunnel;
+                peer::for_handshake(address, route, handshake, tunnel)
+            }
             None => peer::for_request(group, address, &route.timeouts),
         };
         exchange.tried.push(address);
@@ -287,23 +374,7 @@ impl ProxyHttp for Gateway {
         exchange: &mut Exchange,
     ) -> Result<()> {
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
-            let traffic = exchange.handshake.as_ref().map(|hs| hs.traffic.clone());
-            exchange.live = traffic.map(|traffic| self.sessions.register(traffic));
-            record::session_open(&self.log, session, exchange);
-            let (Some(connection), Some(route)) = (&exchange.connection, exchange.route()) else {
-                return Ok(());
-            };
-            connection.clear_deadline();
-            connection.set_reading(Reading::Open);
-            // The tap watches over the session; this is for a client that has stopped to read, so
-            // that Pingora waits for it and no longer looks at the tap.
-            let websocket = route.websocket.as_ref();
-            if let Some(idle) = websocket.and_then(|websocket| websocket.idle) {
-                connection.set_deadline(idle + 2 * CLOSE_WAIT);
-            }
-            if let Some(limit) = websocket.and_then(|websocket| websocket.max_session) {
-                connection.set_end(limit.mul_f64(1.1) + 2 * CLOSE_WAIT);
-            }
+            self.begin_session(session, response, exchange);
         } else {
             if session.req_header().version == Version::HTTP_10 {
                 // It knows no chunks: the end of the connection ends the body
@@ -427,8 +498,17 @@ impl ProxyHttp for Gateway {
         _error: Option<&Error>,
         exchange: &mut Exchange,
     ) {
+        let connection = exchange.connection.clone();
+        if let Some(connection) = &connection
+            && exchange.live.is_some()
+            && connection.has_left()
+            && let Some(upgraded) = take_upgraded(exchange)
+        {
+            connection.set_upgraded(upgraded);
+            return;
+        }
         record::ended(&self.log, session, exchange);
-        if let Some(connection) = &exchange.connection {
+        if let Some(connection) = connection {
             connection.set_deadline(KEEPALIVE_IDLE);
             connection.set_reading(Reading::Head);
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::config::{Config, ListenAddress, Listener, Route};
 use crate::forward::client_address::TrustedProxies;
 use crate::route::{RequestKey, RouteIndex};
-use crate::upstream::Group;
+use crate::upstream::{Departures, Group};
 
 pub struct Generation {
     pub config: Config,
@@ -16,39 +16,55 @@ pub struct Generation {
     trusted: TrustedProxies,
     /// The number that a bound listener has in this configuration.
     listeners: Vec<usize>,
+    departures: Departures,
+    pub labels: Labels,
+}
+
+/// Names as sessions keep them: for longer than the configuration they are from, and shared.
+pub struct Labels {
+    /// As `config.listeners`.
+    pub listeners: Vec<Arc<str>>,
+    /// As `config.routes`.
+    pub routes: Vec<Arc<str>>,
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GenerationError {
     #[error(
         "the listen addresses changed (bound: {bound}; in the file: {wanted}): a reload cannot \
-         change them, start prusik anew"
+         change them, `prusik upgrade` can"
     )]
     ListenersChanged { bound: String, wanted: String },
-    #[error("`server.{0}` changed: a reload cannot change it, start prusik anew")]
-    ServerChanged(&'static str),
+    #[error("`{0}` changed: a reload cannot change it, `prusik upgrade` can")]
+    NeedsUpgrade(&'static str),
 }
 
 impl Generation {
     /// The first one. Listeners are bound in the order of the file.
-    pub fn new(config: Config) -> Self {
+    pub fn new(config: Config, departures: Departures) -> Self {
         let groups = config
             .upstreams
             .iter()
-            .map(|upstream| Group::new(upstream.clone(), None))
+            .map(|upstream| Group::new(upstream.clone(), None, departures.clone()))
             .collect();
         let listeners = (0..config.listeners.len()).collect();
-        Self::with(config, groups, listeners)
+        Self::with(config, groups, listeners, departures)
     }
 
     /// The next one: upstreams that didn't change stay as they are, the others take over the
     /// counts and the health of the servers that stay.
     pub fn next(&self, config: Config) -> Result<Self, GenerationError> {
-        if config.server.threads != self.config.server.threads {
-            return Err(GenerationError::ServerChanged("threads"));
-        }
-        if config.server.pid_file != self.config.server.pid_file {
-            return Err(GenerationError::ServerChanged("pid_file"));
+        let (old, new) = (&self.config.server, &config.server);
+        let admin = |config: &Config| config.admin.as_ref().map(|admin| admin.listen.clone());
+        for (key, is_same) in [
+            ("server.threads", old.threads == new.threads),
+            ("server.tunnel", old.tunnel == new.tunnel),
+            ("server.pid_file", old.pid_file == new.pid_file),
+            ("admin.listen", admin(&self.config) == admin(&config)),
+        ] {
+            if !is_same {
+                return Err(GenerationError::NeedsUpgrade(key));
+            }
         }
         let listeners = self.find_listeners(&config.listeners)?;
         let groups = config
@@ -61,22 +77,37 @@ impl Generation {
                     .find(|group| group.name() == upstream.name);
                 match before {
                     Some(same) if same.config() == upstream => same.clone(),
-                    before => Group::new(upstream.clone(), before.map(Arc::as_ref)),
+                    before => {
+                        let departures = self.departures.clone();
+                        Group::new(upstream.clone(), before.map(Arc::as_ref), departures)
+                    }
                 }
             })
             .collect();
-        Ok(Self::with(config, groups, listeners))
+        let departures = self.departures.clone();
+        Ok(Self::with(config, groups, listeners, departures))
     }
 
-    fn with(config: Config, groups: Vec<Arc<Group>>, listeners: Vec<usize>) -> Self {
+    fn with(
+        config: Config,
+        groups: Vec<Arc<Group>>,
+        listeners: Vec<usize>,
+        departures: Departures,
+    ) -> Self {
         let index = RouteIndex::build(config.routes.iter().map(|route| &route.matcher));
         let trusted = TrustedProxies(config.trusted_proxies.clone());
+        let labels = Labels {
+            listeners: config.listeners.iter().map(|l| l.name.as_str().into()).collect(),
+            routes: config.routes.iter().map(|r| r.name.as_str().into()).collect(),
+        };
         Self {
+            labels,
             config,
             index,
             groups,
             trusted,
             listeners,
+            departures,
         }
     }
 
@@ -89,13 +120,21 @@ impl Generation {
                 .any(|other| Arc::ptr_eq(other, group))
         };
         for group in &self.groups {
-            if before.is_none_or(|before| !has(before, group)) {
-                group.start();
+            if before.is_some_and(|before| has(before, group)) {
+                continue;
+            }
+            group.start();
+            let same = |old: &&Arc<Group>| old.name() == group.name();
+            if let Some(old) = before.and_then(|before| before.groups.iter().find(same)) {
+                group.tell_removed_since(old);
             }
         }
         for group in before.iter().flat_map(|before| &before.groups) {
             if !has(self, group) {
                 group.stop();
+            }
+            if self.find_group(group.name()).is_none() {
+                group.tell_removed();
             }
         }
     }
@@ -116,6 +155,14 @@ impl Generation {
 
     pub fn route(&self, number: usize) -> &Route {
         &self.config.routes[number]
+    }
+
+    pub fn groups(&self) -> &[Arc<Group>] {
+        &self.groups
+    }
+
+    pub fn find_group(&self, name: &str) -> Option<&Arc<Group>> {
+        self.groups.iter().find(|group| group.name() == name)
     }
 
     pub fn group(&self, upstream: usize) -> &Arc<Group> {

@@ -5,13 +5,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pingora::connectors::l4::Connect;
 use pingora::upstreams::peer::{
     H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPolicy, PeerOptions, Tracer, Tracing,
 };
 
-use crate::config::{Route, Timeouts};
+use super::exchange::Handshake;
+use crate::config::{Route, Timeouts, Tunnel};
+use crate::session::handshake::HandshakeConnector;
 use crate::session::tap::{Limits, TapConnector};
-use crate::session::traffic::Traffic;
 use crate::upstream::{Group, KEPT_IDLE, TCP_KEEPALIVE};
 
 /// Pingora takes off the hop-by-hop fields it knows and renews the WebSocket ones; what the
@@ -48,26 +50,39 @@ pub fn for_request(group: &Group, address: SocketAddr, timeouts: &Timeouts) -> B
     peer
 }
 
-/// For a handshake: a connection of its own, tapped.
-pub fn for_handshake(address: SocketAddr, route: &Route, traffic: &Arc<Traffic>) -> Box<HttpPeer> {
+/// For a handshake: a connection of its own, which can leave Pingora or is tapped there.
+pub fn for_handshake(
+    address: SocketAddr,
+    route: &Route,
+    handshake: &Handshake,
+    tunnel: Tunnel,
+) -> Box<HttpPeer> {
     let mut peer = peer(address, &route.timeouts);
-    let websocket = route.websocket.as_ref();
-    let idle = websocket.and_then(|websocket| websocket.idle);
-    let limits = Limits {
-        response: route.timeouts.response,
-        idle,
-        max_session: websocket
-            .and_then(|websocket| websocket.max_session)
-            .map(jittered),
+    let traffic = handshake.traffic.clone();
+    let response = route.timeouts.response;
+    let connector: Arc<dyn Connect + Send + Sync> = match tunnel {
+        Tunnel::Relay => Arc::new(HandshakeConnector {
+            response,
+            traffic,
+            server_end: handshake.server_end.clone(),
+        }),
+        Tunnel::Pingora => {
+            let websocket = route.websocket.as_ref();
+            let limits = Limits {
+                response,
+                idle: websocket.and_then(|websocket| websocket.idle),
+                max_session: websocket
+                    .and_then(|websocket| websocket.max_session)
+                    .map(jittered),
+            };
+            Arc::new(TapConnector { limits, traffic })
+        }
     };
-    // Pingora's pool cannot tell tapped connections apart: each gets a key that nobody asks for,
+    // Pingora's pool cannot tell these connections apart: each gets a key that nobody asks for,
     // and is dropped at once should the server have declined.
     peer.group_key = rand::random();
     peer.options.idle_timeout = Some(Duration::ZERO);
-    peer.options.custom_l4 = Some(Arc::new(TapConnector {
-        limits,
-        traffic: traffic.clone(),
-    }));
+    peer.options.custom_l4 = Some(connector);
     peer
 }
 
@@ -82,7 +97,7 @@ fn peer(address: SocketAddr, timeouts: &Timeouts) -> Box<HttpPeer> {
 }
 
 /// Up to a tenth less or more, so that sessions which began together don't end together.
-fn jittered(limit: Duration) -> Duration {
+pub fn jittered(limit: Duration) -> Duration {
     limit.mul_f64(rand::random_range(0.9..=1.1))
 }
 

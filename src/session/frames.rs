@@ -1,61 +1,133 @@
 //! Reads WebSocket frame headers (RFC 6455 section 5.2) out of a passing byte stream.
 //!
-//! Nothing is copied, unmasked or held back: payloads are skipped by their length. A scanner
-//! knows the messages that began, the code of the first Close frame, and whether the stream
-//! stands at a frame boundary, where a frame of our own may be put in.
+//! Nothing is copied or unmasked: payloads are skipped by their length. A scanner knows the
+//! messages that began, the code of the first Close frame, whether the stream stands at a frame
+//! boundary, where a frame of our own may be put in, and when the framing is broken.
+
+use serde::{Deserialize, Serialize};
+
+/// Who sends the frames of a stream: clients mask theirs, servers don't (RFC 6455 section 5.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sender {
+    Client,
+    Server,
+}
 
 /// Follows one direction of a session. Feed it every byte, in order, in pieces of any size.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FrameScanner {
+    sender: Sender,
+    /// With an extension, the reserved bits and opcodes may mean something.
+    extended: bool,
     /// The header bytes seen so far: at most 2 + 8 + 4.
-    header: [u8; 14],
+    header: [u8; HEADER_MAX],
     header_len: u8,
     payload_left: u64,
+    /// A message has begun whose last fragment is yet to come.
+    fragmented: bool,
     /// The Close frame's first two payload bytes, as they pass (they may come apart).
     close: ClosePayload,
-    mask_at: u8,
     messages: u64,
+    pongs: u64,
+    /// Frames that are no pongs.
+    others: u64,
     close_code: Option<CloseCode>,
     /// Framing was broken: nothing more can be known of this stream.
     broken: bool,
 }
 
 /// The status that a Close frame carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CloseCode {
     /// A Close frame without a payload (RFC 6455 calls it 1005).
     Absent,
     Code(u16),
 }
 
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum ClosePayload {
     #[default]
     None,
     /// Inside a Close frame; holds the first byte once it is there.
-    Reading { mask: [u8; 4], first: Option<u8> },
+    Reading { mask: [u8; 2], first: Option<u8> },
 }
+
+/// What became of the bytes that were fed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fed {
+    /// How many of them belong to frames whose headers are whole and sound. The others are the
+    /// beginning of a header, which is held (see [`FrameScanner::held`]), or broken.
+    pub sound: usize,
+}
+
+const HEADER_MAX: usize = 14;
 
 const CONTINUATION: u8 = 0x0;
 const TEXT: u8 = 0x1;
 const BINARY: u8 = 0x2;
 const CLOSE: u8 = 0x8;
+const PING: u8 = 0x9;
+const PONG: u8 = 0xA;
+
+const FIN: u8 = 0x80;
+const RESERVED: u8 = 0x70;
+const MASKED: u8 = 0x80;
 
 impl FrameScanner {
-    /// Takes in the next bytes of the stream.
-    pub fn feed(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() && !self.broken {
-            if self.payload_left > 0 {
-                bytes = self.skip_payload(bytes);
-            } else {
-                bytes = self.read_header(bytes);
-            }
+    /// `extended`: the handshake agreed on an extension.
+    pub fn new(sender: Sender, extended: bool) -> Self {
+        Self {
+            sender,
+            extended,
+            header: [0; HEADER_MAX],
+            header_len: 0,
+            payload_left: 0,
+            fragmented: false,
+            close: ClosePayload::None,
+            messages: 0,
+            pongs: 0,
+            others: 0,
+            close_code: None,
+            broken: false,
         }
     }
 
-    /// Whether a whole frame of our own may be put in here without breaking another.
+    /// Takes in the next bytes of the stream, up to where it is broken.
+    pub fn feed(&mut self, bytes: &[u8]) -> Fed {
+        let mut rest = bytes;
+        let mut sound = 0;
+        while !rest.is_empty() && !self.broken {
+            rest = if self.payload_left > 0 {
+                self.skip_payload(rest)
+            } else {
+                self.read_header(rest)
+            };
+            if self.header_len == 0 && !self.broken {
+                sound = bytes.len() - rest.len();
+            }
+        }
+        Fed { sound }
+    }
+
+    /// The first bytes of a header whose others are yet to come.
+    pub fn held(&self) -> &[u8] {
+        &self.header[..usize::from(self.header_len)]
+    }
+
+    /// Whether all that was fed were whole frames: one of our own may be put in here.
     pub fn at_boundary(&self) -> bool {
         self.payload_left == 0 && self.header_len == 0 && !self.broken
+    }
+
+    /// Whether the last frame that was sound has passed in full. Who passes on no header before
+    /// all of it is there, and sound, may put a frame in here.
+    pub fn between_frames(&self) -> bool {
+        self.payload_left == 0
+    }
+
+    /// How many bytes the frame that is passing has left.
+    pub fn payload_left(&self) -> u64 {
+        self.payload_left
     }
 
     /// How many of these bytes, which come next, belong to the frame that is passing.
@@ -77,21 +149,41 @@ impl FrameScanner {
         self.messages
     }
 
+    pub fn pongs(&self) -> u64 {
+        self.pongs
+    }
+
+    /// Frames that are no pongs.
+    pub fn others(&self) -> u64 {
+        self.others
+    }
+
     /// The first Close frame, once it is known.
     pub fn close_code(&self) -> Option<CloseCode> {
         self.close_code
+    }
+
+    /// Whether it broke the protocol: from there on nothing is known.
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Whether this is a state that feeding can lead to: one that came from elsewhere may not be.
+    pub fn is_consistent(&self) -> bool {
+        let len = usize::from(self.header_len);
+        len <= HEADER_MAX
+            && (self.broken || len < self.header_needed())
+            && (self.payload_left == 0 || len == 0)
     }
 
     fn skip_payload<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
         let skipped = (bytes.len() as u64).min(self.payload_left) as usize;
         if let ClosePayload::Reading { mask, first } = &mut self.close {
             for byte in &bytes[..skipped] {
-                let byte = byte ^ mask[usize::from(self.mask_at % 4)];
-                self.mask_at += 1;
                 match first {
-                    None => *first = Some(byte),
+                    None => *first = Some(byte ^ mask[0]),
                     Some(high) => {
-                        let code = u16::from_be_bytes([*high, byte]);
+                        let code = u16::from_be_bytes([*high, byte ^ mask[1]]);
                         self.close_code.get_or_insert(CloseCode::Code(code));
                         self.close = ClosePayload::None;
                         break;
@@ -111,7 +203,9 @@ impl FrameScanner {
             rest = tail;
             if usize::from(self.header_len) == self.header_needed() {
                 self.begin_frame();
-                self.header_len = 0;
+                if !self.broken {
+                    self.header_len = 0;
+                }
                 break;
             }
         }
@@ -123,18 +217,18 @@ impl FrameScanner {
         if self.header_len < 2 {
             return 2;
         }
-        let extended = match self.header[1] & 0x7f {
+        let extended = match self.header[1] & !MASKED {
             126 => 2,
             127 => 8,
             _ => 0,
         };
-        2 + extended + if self.header[1] & 0x80 != 0 { 4 } else { 0 }
+        2 + extended + if self.header[1] & MASKED != 0 { 4 } else { 0 }
     }
 
     fn begin_frame(&mut self) {
         let header = &self.header[..usize::from(self.header_len)];
         let opcode = header[0] & 0x0f;
-        let (length, mask) = match header[1] & 0x7f {
+        let (length, mask) = match header[1] & !MASKED {
             126 => (
                 u64::from(u16::from_be_bytes([header[2], header[3]])),
                 &header[4..],
@@ -146,30 +240,55 @@ impl FrameScanner {
             }
             short => (u64::from(short), &header[2..]),
         };
-        let is_control = opcode & 0x8 != 0;
-        let is_known = matches!(opcode, CONTINUATION | TEXT | BINARY | CLOSE..=0xA);
-        if !is_known || length >> 63 != 0 || (is_control && (length > 125 || header[0] & 0x80 == 0))
-        {
+        if !self.is_sound(opcode, length) {
             self.broken = true;
             return;
         }
+        match opcode {
+            PONG => self.pongs += 1,
+            _ => self.others += 1,
+        }
         if matches!(opcode, TEXT | BINARY) {
             self.messages += 1;
+        }
+        if opcode < CLOSE {
+            self.fragmented = header[0] & FIN == 0;
         }
         if opcode == CLOSE {
             if length < 2 {
                 self.close_code.get_or_insert(CloseCode::Absent);
             } else {
-                let mut key = [0; 4];
-                key[..mask.len()].copy_from_slice(mask);
-                self.mask_at = 0;
-                self.close = ClosePayload::Reading {
-                    mask: key,
-                    first: None,
+                let mask = match mask {
+                    [first, second, ..] => [*first, *second],
+                    _ => [0, 0],
                 };
+                self.close = ClosePayload::Reading { mask, first: None };
             }
         }
         self.payload_left = length;
+    }
+
+    /// What section 5 of RFC 6455 demands of a header.
+    fn is_sound(&self, opcode: u8, length: u64) -> bool {
+        let header = &self.header;
+        let is_final = header[0] & FIN != 0;
+        let is_masked = header[1] & MASKED != 0;
+        let is_minimal = match header[1] & !MASKED {
+            126 => length > 125,
+            127 => length > 0xffff && length >> 63 == 0,
+            _ => true,
+        };
+        let is_known = match opcode {
+            CONTINUATION => self.fragmented,
+            TEXT | BINARY => !self.fragmented,
+            CLOSE | PING | PONG => is_final && length <= 125,
+            3..=7 => self.extended,
+            _ => self.extended && is_final && length <= 125,
+        };
+        is_known
+            && is_minimal
+            && is_masked == (self.sender == Sender::Client)
+            && (self.extended || header[0] & RESERVED == 0)
     }
 }
 
@@ -181,15 +300,15 @@ pub fn may_be_sent(code: u16) -> bool {
 /// A Close frame to a client: never masked (RFC 6455 section 5.1).
 pub fn close_to_client(code: u16) -> [u8; 4] {
     let [high, low] = code.to_be_bytes();
-    [0x80 | CLOSE, 2, high, low]
+    [FIN | CLOSE, 2, high, low]
 }
 
 /// A Close frame to a server: always masked (RFC 6455 section 5.3).
 pub fn close_to_server(code: u16, mask: [u8; 4]) -> [u8; 8] {
     let [high, low] = code.to_be_bytes();
     [
-        0x80 | CLOSE,
-        0x80 | 2,
+        FIN | CLOSE,
+        MASKED | 2,
         mask[0],
         mask[1],
         mask[2],
@@ -199,35 +318,44 @@ pub fn close_to_server(code: u16, mask: [u8; 4]) -> [u8; 8] {
     ]
 }
 
+/// A Ping frame to a client.
+pub const PING_TO_CLIENT: [u8; 2] = [FIN | PING, 0];
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A text of 5 bytes, a masked binary of 300 in two frames with a ping between, a long one.
+    const FIRST_FRAME: usize = 2 + 4 + 5;
+
+    /// A text of 5 bytes, a binary of 300 in two frames with a ping between, a long one, a Close.
     fn stream() -> Vec<u8> {
-        let mut bytes = vec![0x81, 5];
+        let mut bytes = vec![0x81, 0x80 | 5, 9, 8, 7, 6];
         bytes.extend(b"hello");
         bytes.extend([0x02, 0x80 | 126, 0, 200, 1, 2, 3, 4]);
         bytes.extend([7; 200]);
-        bytes.extend([0x89, 4, 1, 2, 3, 4]);
+        bytes.extend([0x89, 0x80, 1, 2, 3, 4]);
         bytes.extend([0x80, 0x80 | 100, 9, 9, 9, 9]);
         bytes.extend([8; 100]);
-        bytes.extend([0x82, 127, 0, 0, 0, 0, 0, 1, 0x11, 0x70]);
+        bytes.extend([0x82, 0x80 | 127, 0, 0, 0, 0, 0, 1, 0x11, 0x70, 1, 1, 1, 1]);
         bytes.extend(vec![5; 70_000]);
         bytes.extend(close_to_server(4003, [0xaa, 0x55, 1, 2]));
         bytes
     }
 
+    fn scanner() -> FrameScanner {
+        FrameScanner::new(Sender::Client, false)
+    }
+
     #[test]
     fn messages_and_close_code_are_the_same_wherever_the_stream_is_cut() {
         let bytes = stream();
-        let mut whole = FrameScanner::default();
+        let mut whole = scanner();
         whole.feed(&bytes);
         assert_eq!(whole.messages(), 3);
         assert_eq!(whole.close_code(), Some(CloseCode::Code(4003)));
         assert!(whole.at_boundary());
         for cut in (0..400).chain(bytes.len() - 20..bytes.len()) {
-            let mut scanner = FrameScanner::default();
+            let mut scanner = scanner();
             scanner.feed(&bytes[..cut]);
             scanner.feed(&bytes[cut..]);
             assert_eq!(scanner.messages(), 3, "cut at {cut}");
@@ -238,19 +366,40 @@ mod tests {
             );
             assert!(scanner.at_boundary(), "cut at {cut}");
         }
-        let mut bytewise = FrameScanner::default();
+        let mut bytewise = scanner();
         bytes.chunks(1).for_each(|byte| bytewise.feed(byte));
         assert_eq!(bytewise.messages(), 3);
         assert_eq!(bytewise.close_code(), Some(CloseCode::Code(4003)));
     }
 
     #[test]
+    fn what_is_sound_and_what_is_held_add_up_to_the_stream_however_it_is_cut() {
+        let bytes = stream();
+        for size in [1, 2, 3, 7, 13, 1000] {
+            let mut scanner = scanner();
+            let mut passed = Vec::new();
+            for piece in bytes.chunks(size) {
+                let held = scanner.held().to_vec();
+                let Fed { sound } = scanner.feed(piece);
+                if sound > 0 {
+                    passed.extend(held);
+                    passed.extend(&piece[..sound]);
+                }
+            }
+            assert_eq!(passed, bytes, "pieces of {size}");
+            assert!(scanner.held().is_empty());
+        }
+    }
+
+    #[test]
     fn inside_a_frame_is_no_boundary() {
-        let mut scanner = FrameScanner::default();
+        let mut scanner = FrameScanner::new(Sender::Server, false);
         scanner.feed(&[0x81]);
         assert!(!scanner.at_boundary());
+        assert!(scanner.between_frames());
         scanner.feed(&[3, b'a', b'b']);
         assert!(!scanner.at_boundary());
+        assert!(!scanner.between_frames());
         scanner.feed(b"c");
         assert!(scanner.at_boundary());
     }
@@ -258,22 +407,21 @@ mod tests {
     #[test]
     fn what_is_left_of_a_frame_ends_at_its_boundary() {
         let bytes = stream();
-        let first_frame = 7;
-        for cut in 1..first_frame {
-            let mut scanner = FrameScanner::default();
+        for cut in 1..FIRST_FRAME {
+            let mut scanner = scanner();
             scanner.feed(&bytes[..cut]);
             assert_eq!(
                 scanner.left_of_frame(&bytes[cut..]),
-                first_frame - cut,
+                FIRST_FRAME - cut,
                 "{cut}"
             );
         }
-        assert_eq!(FrameScanner::default().left_of_frame(&bytes), 0);
+        assert_eq!(scanner().left_of_frame(&bytes), 0);
     }
 
     #[test]
     fn a_close_without_code_is_told_from_none() {
-        let mut scanner = FrameScanner::default();
+        let mut scanner = FrameScanner::new(Sender::Server, false);
         assert_eq!(scanner.close_code(), None);
         scanner.feed(&[0x88, 0]);
         assert_eq!(scanner.close_code(), Some(CloseCode::Absent));
@@ -282,16 +430,36 @@ mod tests {
     #[test]
     fn broken_framing_stops_the_scanner_and_is_no_boundary() {
         for broken in [
-            &[0x83, 0][..],
-            &[0x88, 126, 0, 200],
-            &[0x09, 0],
-            &[0x82, 127, 255, 0, 0, 0, 0, 0, 0, 0],
+            &[0x83, 0][..],                            // an opcode that is reserved
+            &[0x88, 126, 0, 200],                      // a control frame that is too long
+            &[0x09, 0],                                // and one in fragments
+            &[0x82, 127, 255, 0, 0, 0, 0, 0, 0, 0],    // a length with its highest bit set
+            &[0x82, 126, 0, 125],                      // one that would fit into less
+            &[0x82, 127, 0, 0, 0, 0, 0, 0, 255, 255],  // and another
+            &[0xc1, 0],                                // a reserved bit
+            &[0x80, 0],                                // a continuation of nothing
+            &[0x81, 0x80, 0, 0, 0, 0],                 // masked, by a server
         ] {
-            let mut scanner = FrameScanner::default();
-            scanner.feed(broken);
+            let mut scanner = FrameScanner::new(Sender::Server, false);
+            assert_eq!(scanner.feed(&[0x82, 1, 7]).sound, 3);
+            assert_eq!(scanner.feed(broken).sound, 0, "{broken:?}");
             scanner.feed(&[0x81, 0, 0x81, 0]);
+            assert!(scanner.is_broken(), "{broken:?}");
             assert!(!scanner.at_boundary(), "{broken:?}");
-            assert_eq!(scanner.messages(), 0, "{broken:?}");
+            assert_eq!(scanner.messages(), 1, "{broken:?}");
         }
+        let mut client = scanner();
+        client.feed(&[0x81, 0]);
+        assert!(client.is_broken(), "a client must mask");
+        let mut fragments = FrameScanner::new(Sender::Server, false);
+        fragments.feed(&[0x01, 0, 0x81, 0]);
+        assert!(fragments.is_broken(), "a message within another");
+    }
+
+    #[test]
+    fn with_an_extension_reserved_bits_and_opcodes_pass() {
+        let mut scanner = FrameScanner::new(Sender::Server, true);
+        assert_eq!(scanner.feed(&[0xc1, 0, 0x83, 0]).sound, 4);
+        assert!(!scanner.is_broken());
     }
 }

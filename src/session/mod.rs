@@ -1,11 +1,25 @@
 //! Upgraded sessions: from the server's 101 to the end of both connections.
 //!
-//! [`tap`] stands between Pingora and the server's socket, sees every byte of the session and
-//! decides when it has been quiet, or has lasted, for too long; [`frames`] reads frame headers
-//! out of the passing bytes; [`traffic`] holds what is counted, for the log; [`registry`] knows
-//! the sessions that live now.
+//! ```text
+//!   101 ──► handshake: the server's socket leaves Pingora
+//!           listener::stream: so does the client's
+//!              │
+//!           carry ──► relay: moves the bytes, reads the frames, says goodbye
+//!              │         └─ transport: what the bytes go over
+//!   registry ──┘ live, traffic: who it is and what it has carried; drain tells sessions to go
+//! ```
+//!
+//! With `tunnel: pingora` the sockets stay where they are, and [`tap`] watches over the session.
 
+pub mod carry;
+pub mod drain;
 pub mod frames;
+pub mod handshake;
+pub mod live;
 pub mod registry;
+pub mod relay;
 pub mod tap;
 pub mod traffic;
+pub mod transport;
+
+pub use carry::{Carrier, Parcel, Session, Upgraded};

@@ -1,73 +1,148 @@
-//! The sessions that live now, so that all of them can be told to end.
+//! The sessions that live now, so that they can be seen, counted and told to go.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::traffic::Traffic;
+use uuid::Uuid;
 
-#[derive(Debug, Default)]
+use super::live::Live;
+
+/// Each with a lock of its own, so that handshakes of many threads don't meet.
+const SHARDS: usize = 32;
+
+type Shard = Mutex<HashMap<Uuid, Arc<Live>>>;
+
+#[derive(Debug)]
 pub struct Registry {
-    live: Mutex<HashMap<u64, Arc<Traffic>>>,
-    next: AtomicU64,
+    shards: [Shard; SHARDS],
+    len: AtomicUsize,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            shards: std::array::from_fn(|_| Shard::default()),
+            len: AtomicUsize::new(0),
+        }
+    }
 }
 
 /// One live session; it leaves the registry when this is dropped.
 #[derive(Debug)]
 pub struct Registered {
     registry: Arc<Registry>,
-    number: u64,
+    live: Arc<Live>,
 }
 
 impl Registry {
-    pub fn register(self: &Arc<Self>, traffic: Arc<Traffic>) -> Registered {
-        let number = self.next.fetch_add(1, Relaxed);
-        self.live().insert(number, traffic);
+    pub fn register(self: &Arc<Self>, live: Live) -> Registered {
+        let live = Arc::new(live);
+        let id = live.identity.id;
+        self.shard(id).insert(id, live.clone());
+        self.len.fetch_add(1, Relaxed);
         Registered {
             registry: self.clone(),
-            number,
+            live,
         }
     }
 
     pub fn len(&self) -> usize {
-        self.live().len()
+        self.len.load(Relaxed)
     }
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Asks every session to say goodbye with this close code.
-    pub fn end_all(&self, code: u16) {
-        for traffic in self.live().values() {
-            traffic.ask_to_end(code);
+    pub fn find(&self, id: Uuid) -> Option<Arc<Live>> {
+        self.shard(id).get(&id).cloned()
+    }
+
+    /// Those that are wanted, in no order.
+    pub fn select(&self, is_wanted: impl Fn(&Live) -> bool) -> Vec<Arc<Live>> {
+        let mut selected = Vec::new();
+        self.for_each(|live| {
+            if is_wanted(live) {
+                selected.push(live.clone());
+            }
+        });
+        selected
+    }
+
+    /// Sees every session; one part of them after the other is locked meanwhile.
+    pub fn for_each(&self, mut see: impl FnMut(&Arc<Live>)) {
+        for shard in &self.shards {
+            lock(shard).values().for_each(&mut see);
         }
     }
 
-    fn live(&self) -> MutexGuard<'_, HashMap<u64, Arc<Traffic>>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    fn shard(&self, id: Uuid) -> MutexGuard<'_, HashMap<Uuid, Arc<Live>>> {
+        // The last bytes of a UUIDv7 are random.
+        lock(&self.shards[usize::from(id.as_bytes()[15]) % SHARDS])
+    }
+}
+
+fn lock(shard: &Shard) -> MutexGuard<'_, HashMap<Uuid, Arc<Live>>> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Deref for Registered {
+    type Target = Arc<Live>;
+
+    fn deref(&self) -> &Arc<Live> {
+        &self.live
     }
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.registry.live().remove(&self.number);
+        let id = self.live.identity.id;
+        if self.registry.shard(id).remove(&id).is_some() {
+            self.registry.len.fetch_sub(1, Relaxed);
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
+    use super::super::live::Identity;
     use super::*;
 
+    pub fn live() -> Live {
+        Live {
+            identity: Identity {
+                id: Uuid::now_v7(),
+                listener: "public".into(),
+                route: "chat".into(),
+                upstream: "ims_svr".into(),
+                server: ([127, 0, 0, 1], 9080).into(),
+                client: "192.0.2.1".into(),
+                method: "GET".into(),
+                host: "chat.example".into(),
+                path: "/chat?userId=7".into(),
+                user_agent: None,
+                handshake: Default::default(),
+                attempts: 1,
+            },
+            traffic: Arc::default(),
+        }
+    }
+
     #[test]
-    fn a_session_is_there_until_its_guard_goes_and_can_be_asked_to_end() {
+    fn a_session_is_there_until_its_guard_goes() {
         let registry = Arc::new(Registry::default());
-        let traffic = Arc::new(Traffic::default());
-        let guard = registry.register(traffic.clone());
+        let first = registry.register(live());
+        let second = registry.register(live());
+        assert_eq!(registry.len(), 2);
+        assert_eq!(registry.select(|_| true).len(), 2);
+        let id = first.identity.id;
+        assert!(registry.find(id).is_some());
+        drop(first);
+        assert!(registry.find(id).is_none());
         assert_eq!(registry.len(), 1);
-        registry.end_all(1012);
-        assert_eq!(traffic.asked_to_end(), Some(1012));
-        drop(guard);
+        drop(second);
         assert!(registry.is_empty());
     }
 }

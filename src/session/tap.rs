@@ -1,4 +1,5 @@
-//! A server's socket, as Pingora sees it while a handshake and then a session run over it.
+//! A server's socket with `tunnel: pingora`, as Pingora sees it while a handshake and then a
+//! session run over it.
 //!
 //! Pingora connects through [`TapConnector`] (its `custom_l4` road) and gets a [`Tap`], which
 //!
@@ -13,7 +14,6 @@
 //! One timer a session, looked at only when it fires: a message costs no timer.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -22,7 +22,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use pingora::connectors::l4::Connect;
-use pingora::protocols::l4::ext::set_tcp_keepalive;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
@@ -31,9 +30,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-use super::frames::{CloseCode, FrameScanner, close_to_client, close_to_server};
-use super::traffic::{ClosedBy, Traffic};
-use crate::listener::head::HeadEnd;
+use super::frames::{CloseCode, FrameScanner, Sender, close_to_client, close_to_server};
+use super::handshake::{ResponseHead, connect, no_answer, set_option};
+use super::relay::CLOSE_WAIT;
+use super::traffic::{ClosedBy, Order, Traffic};
 
 /// The limits of one session.
 #[derive(Debug, Clone, Copy)]
@@ -46,9 +46,6 @@ pub struct Limits {
 
 /// Going away: what a session is told that prusik ends by itself (RFC 6455 section 7.4.1).
 const GOING_AWAY: u16 = 1001;
-
-/// How long the client may take to answer our Close frame.
-pub const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
 /// Connects one handshake attempt to one server.
 #[derive(Debug)]
@@ -68,20 +65,6 @@ impl Connect for TapConnector {
         let tap = Tap::new(io, self.limits, self.traffic.clone());
         Ok(VirtualSocketStream::new(Box::new(tap)).into())
     }
-}
-
-async fn connect(address: SocketAddr) -> pingora::Result<TcpStream> {
-    TcpStream::connect(address).await.map_err(|cause| {
-        let kind = match cause.kind() {
-            io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
-            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-                ErrorType::ConnectNoRoute
-            }
-            io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,
-            _ => ErrorType::ConnectError,
-        };
-        Error::because(kind, format!("connecting to {address}"), cause)
-    })
 }
 
 #[derive(Debug)]
@@ -127,31 +110,6 @@ enum ServerTold {
     No,
 }
 
-/// The start of a status line is all that is kept of a head.
-#[derive(Debug, Default)]
-struct ResponseHead {
-    end: HeadEnd,
-    line: [u8; STATUS_AT + 3],
-    line_len: usize,
-}
-
-/// Where the status code stands in `HTTP/1.1 101`.
-const STATUS_AT: usize = 9;
-
-impl ResponseHead {
-    /// Where in `bytes` the head ends, if it does.
-    fn feed(&mut self, bytes: &[u8]) -> Option<usize> {
-        let wanted = (self.line.len() - self.line_len).min(bytes.len());
-        self.line[self.line_len..self.line_len + wanted].copy_from_slice(&bytes[..wanted]);
-        self.line_len += wanted;
-        self.end.feed(bytes)
-    }
-
-    fn status(&self) -> &[u8] {
-        &self.line[STATUS_AT..]
-    }
-}
-
 impl Tap {
     fn new(io: TcpStream, limits: Limits, traffic: Arc<Traffic>) -> Self {
         let now = Instant::now();
@@ -160,8 +118,9 @@ impl Tap {
             limits,
             traffic,
             phase: Phase::Fresh,
-            to_client: FrameScanner::default(),
-            to_server: FrameScanner::default(),
+            // Only looked at, here: what Pingora has passed on cannot be taken back.
+            to_client: FrameScanner::new(Sender::Server, true),
+            to_server: FrameScanner::new(Sender::Client, true),
             held: BytesMut::new(),
             last_activity: now,
             timer: Box::pin(tokio::time::sleep_until(now + limits.response)),
@@ -169,20 +128,24 @@ impl Tap {
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        // Behind an interim response the next head may have come with it.
+        if !self.deliver_held(buf) {
+            match Pin::new(&mut self.io).poll_read(cx, buf) {
+                Poll::Pending if self.timer.as_mut().poll(cx).is_ready() => {
+                    self.traffic.time_out_handshake();
+                    return Poll::Ready(Err(no_answer()));
+                }
+                polled => ready!(polled)?,
+            }
+        }
         let Phase::Head(head) = &mut self.phase else {
             return Poll::Ready(Ok(()));
         };
-        let before = buf.filled().len();
-        match Pin::new(&mut self.io).poll_read(cx, buf) {
-            Poll::Pending if self.timer.as_mut().poll(cx).is_ready() => {
-                self.traffic.time_out_handshake();
-                let message = "the server did not answer the handshake in time";
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
-            }
-            polled => ready!(polled)?,
-        }
         if let Some(end) = head.feed(&buf.filled()[before..]) {
-            self.held.extend_from_slice(&buf.filled()[before + end..]);
+            let mut behind = BytesMut::from(&buf.filled()[before + end..]);
+            behind.unsplit(self.held.split());
+            self.held = behind;
             buf.set_filled(before + end);
             self.phase = match head.status() {
                 b"101" => self.open(),
@@ -243,10 +206,19 @@ impl Tap {
             }
             Poll::Pending => {}
         }
-        self.traffic.wake_on_end(cx.waker());
-        if let Some(code) = self.traffic.asked_to_end() {
-            self.begin_close(ClosedBy::Drain, code);
-            return self.poll_ending(cx, buf);
+        self.traffic.wake_on_order(cx.waker());
+        match self.traffic.order() {
+            Some(Order::End { by, code }) => {
+                self.begin_close(by, code);
+                return self.poll_ending(cx, buf);
+            }
+            Some(Order::Cut { by }) => {
+                self.traffic.close(by, None);
+                self.phase = Phase::Ended;
+                return Poll::Ready(Ok(()));
+            }
+            // It cannot move: the drain of what is left behind ends it.
+            Some(Order::Move) | None => {}
         }
         loop {
             let Some(due) = self.due(ends) else {
@@ -418,11 +390,13 @@ impl AsyncRead for Tap {
             Phase::Ended => return Poll::Ready(Ok(())),
             _ => {}
         }
+        if let Phase::Head(_) = tap.phase {
+            return tap.poll_head(cx, buf);
+        }
         if tap.deliver_held(buf) {
             return Poll::Ready(Ok(()));
         }
         match tap.phase {
-            Phase::Head(_) => tap.poll_head(cx, buf),
             Phase::Open { ends } => tap.poll_open(cx, buf, ends),
             _ => Pin::new(&mut tap.io).poll_read(cx, buf),
         }
@@ -465,14 +439,6 @@ impl AsyncWrite for Tap {
 
 impl VirtualSocket for Tap {
     fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
-        match option {
-            VirtualSockOpt::NoDelay => self.io.set_nodelay(true),
-            VirtualSockOpt::KeepAlive(keepalive) => set_tcp_keepalive(&self.io, &keepalive)
-                .map_err(|error| io::Error::other(error.to_string())),
-            other => {
-                let message = format!("{other:?} is no option of a tapped socket");
-                Err(io::Error::new(io::ErrorKind::Unsupported, message))
-            }
-        }
+        set_option(&self.io, option)
     }
 }

@@ -1,14 +1,15 @@
-//! What a session has carried, and who ended it.
+//! What a session has carried, who ended it, and what it is asked to do.
 
 use std::sync::atomic::{
-    AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64,
+    AtomicBool, AtomicU8, AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
-use std::sync::{Mutex, PoisonError};
+use std::sync::OnceLock;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
+use serde::{Deserialize, Serialize};
 
 use super::frames::CloseCode;
 
@@ -18,15 +19,27 @@ use super::frames::CloseCode;
 pub enum ClosedBy {
     Client = 1,
     Server = 2,
-    /// Quiet for longer than the route's `idle`.
+    /// Quiet for longer than the route's `idle`, or no answer to a ping.
     Idle = 3,
     MaxSession = 4,
-    /// The process stops.
+    /// The process, the server or the route goes.
     Drain = 5,
-    Error = 6,
+    /// `prusik close`.
+    Operator = 6,
+    Error = 7,
 }
 
 impl ClosedBy {
+    const ALL: [Self; 7] = [
+        Self::Client,
+        Self::Server,
+        Self::Idle,
+        Self::MaxSession,
+        Self::Drain,
+        Self::Operator,
+        Self::Error,
+    ];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Client => "client",
@@ -34,25 +47,56 @@ impl ClosedBy {
             Self::Idle => "idle",
             Self::MaxSession => "max_session",
             Self::Drain => "drain",
+            Self::Operator => "operator",
             Self::Error => "error",
         }
     }
 
     fn from_code(code: u8) -> Option<Self> {
-        [
-            Self::Client,
-            Self::Server,
-            Self::Idle,
-            Self::MaxSession,
-            Self::Drain,
-            Self::Error,
-        ]
-        .into_iter()
-        .find(|cause| *cause as u8 == code)
+        Self::ALL.into_iter().find(|cause| *cause as u8 == code)
     }
 }
 
-/// Shared between the tap, which writes, and the log. In is from the client, out is to it.
+/// What a session is asked to do, by somebody who is not one of its sides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Go to the new process.
+    Move,
+    /// Say goodbye with this close code.
+    End { by: ClosedBy, code: u16 },
+    /// End at once.
+    Cut { by: ClosedBy },
+}
+
+impl Order {
+    const MOVE: u32 = 1 << 24;
+    const END: u32 = 2 << 24;
+    const CUT: u32 = 3 << 24;
+
+    fn encode(self) -> u32 {
+        match self {
+            Self::Move => Self::MOVE,
+            Self::End { by, code } => Self::END | (by as u32) << 16 | u32::from(code),
+            Self::Cut { by } => Self::CUT | (by as u32) << 16,
+        }
+    }
+
+    fn decode(word: u32) -> Option<Self> {
+        let by = || ClosedBy::from_code((word >> 16) as u8);
+        match word & 0xff00_0000 {
+            Self::MOVE => Some(Self::Move),
+            Self::END => Some(Self::End {
+                by: by()?,
+                code: word as u16,
+            }),
+            Self::CUT => Some(Self::Cut { by: by()? }),
+            _ => None,
+        }
+    }
+}
+
+/// Shared between the one task that carries the session, which writes, and all others. In is from
+/// the client, out is to it.
 #[derive(Debug, Default)]
 pub struct Traffic {
     pub bytes_in: AtomicU64,
@@ -61,29 +105,54 @@ pub struct Traffic {
     pub messages_out: AtomicU64,
     /// 0: still open.
     closed_by: AtomicU8,
+    handshake_timed_out: AtomicBool,
     /// 0: no Close frame; 1005: one without a code.
     close_code: AtomicU32,
-    established: Mutex<Option<Instant>>,
-    handshake_timed_out: AtomicBool,
-    /// The close code that the session is to end with; 0: it may go on.
-    end_with: AtomicU16,
+    established: OnceLock<Instant>,
+    /// An encoded [`Order`]; 0: none.
+    order: AtomicU32,
     session: AtomicWaker,
 }
 
+/// The counters at one moment, as a session takes them along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub messages_in: u64,
+    pub messages_out: u64,
+}
+
 impl Traffic {
+    /// Of a session that came from another process and is this old.
+    pub fn continued(age: Duration, counts: Counts) -> Self {
+        let now = Instant::now();
+        Self {
+            bytes_in: counts.bytes_in.into(),
+            bytes_out: counts.bytes_out.into(),
+            messages_in: counts.messages_in.into(),
+            messages_out: counts.messages_out.into(),
+            established: now.checked_sub(age).unwrap_or(now).into(),
+            ..Self::default()
+        }
+    }
+
+    pub fn counts(&self) -> Counts {
+        Counts {
+            bytes_in: self.bytes_in.load(Relaxed),
+            bytes_out: self.bytes_out.load(Relaxed),
+            messages_in: self.messages_in.load(Relaxed),
+            messages_out: self.messages_out.load(Relaxed),
+        }
+    }
+
     /// The server's 101 has been read.
     pub fn establish(&self) {
-        *self
-            .established
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.established.get_or_init(Instant::now);
     }
 
     pub fn established(&self) -> Option<Instant> {
-        *self
-            .established
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.established.get().copied()
     }
 
     pub fn time_out_handshake(&self) {
@@ -94,18 +163,25 @@ impl Traffic {
         self.handshake_timed_out.load(Relaxed)
     }
 
-    /// From another task: the session's own says goodbye.
-    pub fn ask_to_end(&self, code: u16) {
-        self.end_with.store(code, Release);
+    /// From another task. An order to end outlasts one to move; a cut outlasts both.
+    pub fn ask(&self, order: Order) {
+        self.order.fetch_max(order.encode(), Release);
         self.session.wake();
     }
 
-    pub fn asked_to_end(&self) -> Option<u16> {
-        Some(self.end_with.load(Acquire)).filter(|&code| code != 0)
+    /// The session stays here after all.
+    pub fn take_back_move(&self) {
+        let _ = self
+            .order
+            .compare_exchange(Order::MOVE, 0, Relaxed, Relaxed);
     }
 
-    /// Who is to be woken by [`Traffic::ask_to_end`]. Look at [`Traffic::asked_to_end`] after this.
-    pub fn wake_on_end(&self, waker: &Waker) {
+    pub fn order(&self) -> Option<Order> {
+        Order::decode(self.order.load(Acquire))
+    }
+
+    /// Who is to be woken by [`Traffic::ask`]. Look at [`Traffic::order`] after this.
+    pub fn wake_on_order(&self, waker: &Waker) {
         self.session.register(waker);
     }
 
@@ -131,5 +207,32 @@ impl Traffic {
 
     pub fn close_code(&self) -> Option<u32> {
         Some(self.close_code.load(Relaxed)).filter(|&code| code != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_to_end_outlasts_one_to_move_and_a_cut_outlasts_both() {
+        let traffic = Traffic::default();
+        assert_eq!(traffic.order(), None);
+        traffic.ask(Order::Move);
+        assert_eq!(traffic.order(), Some(Order::Move));
+        let end = Order::End {
+            by: ClosedBy::Drain,
+            code: 4999,
+        };
+        traffic.ask(end);
+        traffic.ask(Order::Move);
+        traffic.take_back_move();
+        assert_eq!(traffic.order(), Some(end));
+        let cut = Order::Cut {
+            by: ClosedBy::Operator,
+        };
+        traffic.ask(cut);
+        traffic.ask(end);
+        assert_eq!(traffic.order(), Some(cut));
     }
 }

@@ -2,23 +2,26 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use log::info;
 use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 
 use super::balance::{Balancer, Ejected, Wanted};
 use super::connection::OpenConnections;
-use super::health;
+use super::health::{self, counter::Health};
 use super::resolve::{self, Name};
 use super::server::{Lease, Load, Member, Server};
-use crate::config::{self, ServerAddress};
+use crate::config::{self, Fate, ServerAddress};
 
 pub struct Group {
     config: config::Upstream,
+    label: Arc<str>,
     members: ArcSwap<Members>,
     addresses: Mutex<Addresses>,
     /// Woken when members change, so that a new server is checked at once.
@@ -29,7 +32,28 @@ pub struct Group {
     tasks: Mutex<JoinSet<()>>,
     /// What was known of health is from before a configuration without checks.
     health_is_stale: bool,
+    are_names_tried: AtomicBool,
+    departures: Departures,
 }
+
+/// A server whose sessions are to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Departed {
+    pub upstream: Arc<str>,
+    pub server: SocketAddr,
+    pub why: Departure,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Departure {
+    /// It fails its checks.
+    Down,
+    /// It left the file or the discovery.
+    Removed,
+}
+
+/// Where servers whose sessions are to go are told of.
+pub type Departures = UnboundedSender<Departed>;
 
 /// What a request wants of its upstream.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +81,11 @@ struct Addresses {
 
 impl Group {
     /// Takes over counts, health and resolved names of the group that had this name before.
-    pub fn new(config: config::Upstream, before: Option<&Group>) -> Arc<Self> {
+    pub fn new(
+        config: config::Upstream,
+        before: Option<&Group>,
+        departures: Departures,
+    ) -> Arc<Self> {
         let (addresses, connections) = match before {
             Some(before) => {
                 let old = before
@@ -75,13 +103,19 @@ impl Group {
         let health_is_stale = before.is_some_and(|before| before.config.health_check.is_none());
         let group = Arc::new(Self {
             health_is_stale,
+            label: config.name.as_str().into(),
             config,
             members: ArcSwap::default(),
             addresses: Mutex::new(addresses),
             members_changed: Notify::new(),
             connections,
             tasks: Mutex::default(),
+            are_names_tried: AtomicBool::new(false),
+            departures,
         });
+        if group.names().is_empty() {
+            group.names_are_tried();
+        }
         group.rebuild(before.is_some());
         group
     }
@@ -120,6 +154,11 @@ impl Group {
         &self.config.name
     }
 
+    /// The name, as sessions keep it.
+    pub fn label(&self) -> &Arc<str> {
+        &self.label
+    }
+
     pub fn members(&self) -> Vec<Arc<Member>> {
         self.members.load().all.clone()
     }
@@ -148,12 +187,96 @@ impl Group {
             .load()
             .all
             .iter()
-            .any(|member| member.is_healthy() && !tried.contains(&member.server.address))
+            .any(|member| member.is_usable(Ejected::Accept) && !tried.contains(&member.server.address))
     }
 
     /// Whether a connection may be kept idle after its use without going over `keepalive`.
     pub fn may_keep_idle(&self) -> bool {
         self.connections.count() <= self.config.keepalive && self.config.keepalive > 0
+    }
+
+    /// Counts a session that is there already; its server may have left the file.
+    pub fn adopt(&self, address: SocketAddr) -> Lease {
+        Lease::of_session(self.server(address))
+    }
+
+    /// The address's lasting state, made when there is none.
+    pub fn server(&self, address: SocketAddr) -> Arc<Server> {
+        let mut addresses = self
+            .addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let made = || Arc::new(Server::new(address));
+        addresses.servers.entry(address).or_insert_with(made).clone()
+    }
+
+    /// Whether sessions on this address may go on.
+    pub fn keeps_sessions_of(&self, address: SocketAddr) -> bool {
+        self.config.on_removed == Fate::Keep || self.has_member(address)
+    }
+
+    pub fn has_member(&self, address: SocketAddr) -> bool {
+        let members = self.members.load();
+        members.all.iter().any(|member| member.server.address == address)
+    }
+
+    /// Every server that is a member or still has sessions.
+    pub fn servers(&self) -> Vec<Arc<Server>> {
+        let addresses = self
+            .addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        addresses.servers.values().cloned().collect()
+    }
+
+    /// Whether every name was looked up and every server checked at least once.
+    pub fn is_warm(&self) -> bool {
+        self.are_names_tried.load(Relaxed)
+            && self
+                .members
+                .load()
+                .all
+                .iter()
+                .all(|member| !member.checked || member.server.health() != Health::Unchecked)
+    }
+
+    pub(super) fn names_are_tried(&self) {
+        self.are_names_tried.store(true, Relaxed);
+    }
+
+    /// Tells that these servers' sessions are without a server that counts.
+    pub(super) fn tell(&self, addresses: Vec<SocketAddr>, why: Departure) {
+        let wanted = match why {
+            Departure::Down => self.config.on_down,
+            Departure::Removed => self.config.on_removed,
+        };
+        if wanted == Fate::Close {
+            for server in addresses {
+                // Nobody listens when the process is about to end.
+                let _ = self.departures.send(Departed {
+                    upstream: self.label.clone(),
+                    server,
+                    why,
+                });
+            }
+        }
+    }
+
+    /// Tells of the servers that `before` had and this one doesn't.
+    pub fn tell_removed_since(&self, before: &Group) {
+        let gone = before
+            .members()
+            .iter()
+            .map(|member| member.server.address)
+            .filter(|address| !self.has_member(*address))
+            .collect();
+        self.tell(gone, Departure::Removed);
+    }
+
+    /// Tells that all its servers are gone.
+    pub fn tell_removed(&self) {
+        let all = self.members().iter().map(|m| m.server.address).collect();
+        self.tell(all, Departure::Removed);
     }
 
     /// Counts a failure for passive ejection.
@@ -192,8 +315,15 @@ impl Group {
             );
             addresses.resolved.insert(name.clone(), found);
         }
+        let before = self.members();
         self.rebuild(true);
         self.members_changed.notify_one();
+        let gone = before
+            .iter()
+            .map(|member| member.server.address)
+            .filter(|address| !self.has_member(*address))
+            .collect();
+        self.tell(gone, Departure::Removed);
     }
 
     /// The names that this group must resolve.
@@ -254,7 +384,7 @@ impl Group {
         // A server that left is forgotten once its last session is gone: until then its counts
         // must be found again should it come back.
         addresses.servers.retain(|address, server| {
-            server.load() > 0 || all.iter().any(|member| member.server.address == *address)
+            server.load() > 0 || server.is_drained() || all.iter().any(|member| member.server.address == *address)
         });
         let (backups, proper): (Vec<_>, Vec<_>) =
             all.iter().cloned().partition(|member| member.backup);

@@ -19,5 +19,5 @@ mod resolve;
 mod server;
 
 pub use connection::{KEPT_IDLE, OpenConnections, TCP_KEEPALIVE};
-pub use group::{Group, Pick};
+pub use group::{Departed, Departure, Departures, Group, Pick};
 pub use server::{Lease, Load, Member, Server};

@@ -71,6 +71,7 @@ pub async fn run(group: Weak<Group>, names: Vec<Name>, refresh: Duration) {
                 Err(_) => {}
             }
         }
+        group.names_are_tried();
         drop(group);
         tokio::time::sleep(refresh).await;
     }

@@ -1,7 +1,7 @@
 //! One server of one upstream: its live load, its health, and what the file says of it.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ pub struct Server {
     /// A copy of the counter's state that the hot path reads without the lock.
     health_now: AtomicUsize,
     ejection: Ejection,
+    /// Taken out by the operator.
+    drained: AtomicBool,
     /// Where the slow start began, in [`now_ms`]; 0: no slow start.
     started_ms: AtomicU64,
 }
@@ -41,6 +43,7 @@ impl Server {
             health: Mutex::new(Counter::default()),
             health_now: AtomicUsize::new(Health::Unchecked as usize),
             ejection: Ejection::default(),
+            drained: AtomicBool::new(false),
             started_ms: AtomicU64::new(0),
         }
     }
@@ -84,6 +87,15 @@ impl Server {
                 .store(now_ms() + rule.duration.as_millis() as u64, Relaxed);
         }
         ejected
+    }
+
+    /// Whether the operator has taken it out: then nobody picks it, whoever else is left.
+    pub fn is_drained(&self) -> bool {
+        self.drained.load(Relaxed)
+    }
+
+    pub fn set_drained(&self, drained: bool) {
+        self.drained.store(drained, Relaxed);
     }
 
     pub fn is_ejected(&self) -> bool {
@@ -135,6 +147,7 @@ impl Member {
 
     pub fn is_usable(&self, ejected: Ejected) -> bool {
         self.is_healthy()
+            && !self.server.is_drained()
             && (ejected == Ejected::Accept || !self.ejectable || !self.server.is_ejected())
     }
 
@@ -201,6 +214,16 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// For a session that is there already, whatever the server's limits say.
+    pub fn of_session(server: Arc<Server>) -> Self {
+        server.load.fetch_add(1, Relaxed);
+        server.sessions.fetch_add(1, Relaxed);
+        Self {
+            server,
+            load: Load::Session,
+        }
+    }
+
     pub fn server(&self) -> &Arc<Server> {
         &self.server
     }

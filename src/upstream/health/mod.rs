@@ -16,7 +16,7 @@ use rand::Rng;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use self::counter::Transition;
-use super::group::Group;
+use super::group::{Departure, Group};
 use super::server::Member;
 use crate::config;
 use crate::observe::in_short;
@@ -71,6 +71,7 @@ async fn check_one(
         (Some(Transition::Down), failure) => {
             let failure = failure.unwrap_or_default();
             warn!("upstream {name:?}: {} is down: {failure}", server.address);
+            group.tell(vec![server.address], Departure::Down);
         }
         (Some(Transition::Recovered), _) => {
             info!("upstream {name:?}: {} is up again", server.address);

@@ -1,0 +1,90 @@
+//! What the API answers with: JSON, plain text, and problems that say what to do about them.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+use serde::Serialize;
+
+use super::view::Failure;
+use super::{ControlError, ControlErrorKind};
+
+pub type Answer = Response<Full<Bytes>>;
+
+/// A call that is not served, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    pub status: StatusCode,
+    pub failure: Failure,
+    /// The one field that some statuses must carry: `Allow` with 405, `WWW-Authenticate` with 401.
+    pub field: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, error: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            status,
+            failure: Failure {
+                error: error.into(),
+                hint: hint.into(),
+            },
+            field: None,
+        }
+    }
+
+    pub fn bad_request(error: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error, hint)
+    }
+
+    pub fn with(self, name: HeaderName, value: &'static str) -> Self {
+        Self {
+            field: Some((name, HeaderValue::from_static(value))),
+            ..self
+        }
+    }
+}
+
+impl From<ControlError> for Problem {
+    fn from(refusal: ControlError) -> Self {
+        let status = match refusal.kind {
+            ControlErrorKind::NotFound => StatusCode::NOT_FOUND,
+            ControlErrorKind::Invalid => StatusCode::BAD_REQUEST,
+            ControlErrorKind::Refused => StatusCode::CONFLICT,
+        };
+        Self::new(status, refusal.error, refusal.hint)
+    }
+}
+
+impl From<Problem> for Answer {
+    fn from(problem: Problem) -> Self {
+        let mut answer = json(problem.status, &problem.failure);
+        if let Some((name, value)) = problem.field {
+            answer.headers_mut().insert(name, value);
+        }
+        answer
+    }
+}
+
+pub fn json(status: StatusCode, value: &impl Serialize) -> Answer {
+    match serde_json::to_vec(value) {
+        Ok(body) => answer(status, "application/json", body),
+        Err(error) => {
+            log::error!("admin: cannot write an answer as JSON: {error}");
+            text(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
+        }
+    }
+}
+
+pub fn text(status: StatusCode, body: &'static str) -> Answer {
+    answer(status, "text/plain; charset=utf-8", body)
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    answer
+}

@@ -1,0 +1,258 @@
+//! The paths of the API: which call a request is, who answers it, and what it answers.
+//!
+//! It knows no sockets: [`super::server`] hands it the requests.
+
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONNECTION};
+use http::{HeaderValue, Method, Request, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body;
+use log::error;
+use percent_encoding::percent_decode_str;
+use serde_json::json;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::answer::{Answer, Problem, json, text};
+use super::guard::{Access, Transport};
+use super::{Control, ControlError, ServerName, params};
+
+/// No order needs a hundredth of it.
+const LARGEST_BODY: usize = 64 * 1024;
+/// Within which a body must have come.
+const BODY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Answers the requests that come by one socket.
+#[derive(Clone)]
+pub struct Api {
+    control: Arc<dyn Control>,
+    access: Access,
+    transport: Transport,
+}
+
+/// What a path names. Each has one thing that can be done with it.
+#[derive(Debug, PartialEq, Eq)]
+enum Resource {
+    Health,
+    Readiness,
+    Status,
+    Upstreams,
+    Sessions,
+    Session(Uuid),
+    Reload,
+    Upgrade,
+    Drain(ServerName),
+    Enable(ServerName),
+}
+
+impl Api {
+    pub fn new(control: Arc<dyn Control>, access: Access, transport: Transport) -> Self {
+        Self {
+            control,
+            access,
+            transport,
+        }
+    }
+
+    pub async fn answer<B>(&self, request: Request<B>) -> Answer
+    where
+        B: Body,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.try_answer(request).await.unwrap_or_else(Answer::from)
+    }
+
+    async fn try_answer<B>(&self, request: Request<B>) -> Result<Answer, Problem>
+    where
+        B: Body,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (head, body) = request.into_parts();
+        self.access.check(&head, self.transport)?;
+        let resource = Resource::find(head.uri.path())?;
+        resource.check_method(&head.method)?;
+        let query = head.uri.query();
+        match resource {
+            // Probes may add what they like, to get past some cache.
+            Resource::Health => Ok(text(StatusCode::OK, "ok")),
+            Resource::Readiness if self.control.is_ready() => Ok(text(StatusCode::OK, "ok")),
+            Resource::Readiness => Ok(text(StatusCode::SERVICE_UNAVAILABLE, "not ready")),
+            Resource::Status => {
+                params::none(query)?;
+                Ok(json(StatusCode::OK, &self.control.status()))
+            }
+            Resource::Upstreams => {
+                params::none(query)?;
+                let upstreams = self.control.upstreams();
+                Ok(json(StatusCode::OK, &json!({ "upstreams": upstreams })))
+            }
+            Resource::Sessions => {
+                let page = self.control.sessions(&params::filter(query)?);
+                Ok(json(StatusCode::OK, &page))
+            }
+            Resource::Session(id) => {
+                let code = params::close_code(query)?;
+                self.control.close(id, code)?;
+                Ok(json(StatusCode::OK, &json!({ "closed": id })))
+            }
+            Resource::Reload => {
+                params::none(query)?;
+                let control = Arc::clone(&self.control);
+                let report = to_the_end(async move { control.reload().await }).await?;
+                Ok(json(StatusCode::OK, &report))
+            }
+            Resource::Upgrade => {
+                params::none(query)?;
+                let control = Arc::clone(&self.control);
+                let report = to_the_end(async move { control.upgrade().await }).await?;
+                Ok(json(StatusCode::OK, &report))
+            }
+            Resource::Drain(server) => {
+                params::none(query)?;
+                let order = params::drain_order(&collect(body).await?)?;
+                Ok(json(StatusCode::OK, &self.control.drain(&server, order)?))
+            }
+            Resource::Enable(server) => {
+                params::none(query)?;
+                // One body serves both calls of a script; to enable, there is no when and how.
+                params::drain_order(&collect(body).await?)?;
+                self.control.enable(&server)?;
+                Ok(json(
+                    StatusCode::OK,
+                    &json!({ "enabled": server.to_string() }),
+                ))
+            }
+        }
+    }
+}
+
+impl Resource {
+    fn find(path: &str) -> Result<Self, Problem> {
+        let segments: Vec<&str> = path.split('/').skip(1).collect();
+        let resource = match segments[..] {
+            ["healthz"] => Self::Health,
+            ["readyz"] => Self::Readiness,
+            ["api", "v1", "status"] => Self::Status,
+            ["api", "v1", "upstreams"] => Self::Upstreams,
+            ["api", "v1", "sessions"] => Self::Sessions,
+            ["api", "v1", "sessions", id] => Self::Session(params::session_id(&decoded(id)?)?),
+            ["api", "v1", "reload"] => Self::Reload,
+            ["api", "v1", "upgrade"] => Self::Upgrade,
+            ["api", "v1", "upstreams", upstream, "servers", address, what] => {
+                let server = ServerName {
+                    upstream: decoded(upstream)?,
+                    address: decoded(address)?,
+                };
+                match what {
+                    "drain" => Self::Drain(server),
+                    "enable" => Self::Enable(server),
+                    _ => return Err(unknown(path)),
+                }
+            }
+            _ => return Err(unknown(path)),
+        };
+        Ok(resource)
+    }
+
+    fn check_method(&self, method: &Method) -> Result<(), Problem> {
+        let (allowed, is_allowed) = match self {
+            Self::Health | Self::Readiness | Self::Status | Self::Upstreams | Self::Sessions => {
+                ("GET, HEAD", matches!(*method, Method::GET | Method::HEAD))
+            }
+            Self::Session(_) => ("DELETE", method == Method::DELETE),
+            Self::Reload | Self::Upgrade | Self::Drain(_) | Self::Enable(_) => {
+                ("POST", method == Method::POST)
+            }
+        };
+        if is_allowed {
+            return Ok(());
+        }
+        Err(Problem::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            format!("{method} is not what this path takes"),
+            format!("use {allowed}"),
+        )
+        .with(ALLOW, allowed))
+    }
+}
+
+fn unknown(path: &str) -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        format!("no such path: {path}"),
+        "the API's paths begin with /api/v1/; there are /healthz and /readyz beside them",
+    )
+}
+
+fn decoded(segment: &str) -> Result<String, Problem> {
+    match percent_decode_str(segment).decode_utf8() {
+        Ok(text) => Ok(text.into_owned()),
+        Err(_) => Err(Problem::bad_request(
+            format!("\"{segment}\" in the path is not UTF-8"),
+            "encode the name as UTF-8, and that by percent signs",
+        )),
+    }
+}
+
+/// In a task of its own: a caller that hangs up must not stop a reload halfway.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ControlError>> + Send + 'static,
+) -> Result<T, Problem> {
+    match tokio::spawn(work).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(panic) => {
+            error!("admin: a call ended badly: {panic}");
+            Err(Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the call ended badly",
+                "see prusik's log",
+            ))
+        }
+    }
+}
+
+async fn collect<B>(body: B) -> Result<Bytes, Problem>
+where
+    B: Body,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let body = Limited::new(body, LARGEST_BODY).collect();
+    match timeout(BODY_DEADLINE, body).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the body is longer than {LARGEST_BODY} bytes"),
+            "an order is a small JSON object",
+        )
+        .closing()),
+        Ok(Err(error)) => Err(broken(&error).closing()),
+        Err(_) => Err(Problem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            format!("the body has not come within {BODY_DEADLINE:?}"),
+            "send it in one piece",
+        )
+        .closing()),
+    }
+}
+
+fn broken(error: &impl Display) -> Problem {
+    Problem::bad_request(
+        format!("the body cannot be read: {error}"),
+        "send it with its Content-Length",
+    )
+}
+
+impl Problem {
+    /// What is left of the body is not waited for.
+    fn closing(mut self) -> Self {
+        self.field = Some((CONNECTION, HeaderValue::from_static("close")));
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,367 @@
+//! Who may call. The API has no users, only a place and perhaps a token; what must be kept out is
+//! the operator's own browser, driven by a page that the operator happens to look at.
+//!
+//! 1. By TCP, `Host` must be an IP address or `localhost`. A name could be the attacker's own,
+//!    pointed at this address after the page was loaded (DNS rebinding), and then the browser
+//!    would hold page and API for one site. Browsers can't reach a unix socket.
+//! 2. What changes something must not come from a page: browsers add `Origin` to it, and tools
+//!    don't.
+//! 3. With a token file, all but the two probes carries the token. A file that cannot be used
+//!    shuts the API: it must not be opened by a mistake in deploying a secret.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwapOption;
+use http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
+use http::request::Parts;
+use http::{HeaderMap, Method, StatusCode, Version};
+use log::{error, info};
+
+use super::answer::Problem;
+use super::token::{Token, TokenError};
+
+/// What a call came by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    Tcp,
+    Unix,
+}
+
+/// The token that calls must carry. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Access(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// `None`: no token is asked for.
+    token_file: ArcSwapOption<PathBuf>,
+    /// The file could not be used at the last call: what changes is logged, not every call.
+    is_broken: AtomicBool,
+}
+
+impl Access {
+    pub fn new(token_file: Option<PathBuf>) -> Self {
+        Self(Arc::new(Inner {
+            token_file: ArcSwapOption::from_pointee(token_file),
+            is_broken: AtomicBool::new(false),
+        }))
+    }
+
+    /// For a reload: holds from the next call on.
+    pub fn set_token_file(&self, token_file: Option<PathBuf>) {
+        self.0.token_file.store(token_file.map(Arc::new));
+    }
+
+    /// The three rules above, in their order.
+    pub fn check(&self, call: &Parts, transport: Transport) -> Result<(), Problem> {
+        check_host(call, transport)?;
+        check_site(call)?;
+        if is_probe(call.uri.path()) {
+            return Ok(());
+        }
+        match self.token()? {
+            Some(token) => check_token(&call.headers, &token),
+            None => Ok(()),
+        }
+    }
+
+    /// The file is read at every call: it is small, and a token that was changed holds at once,
+    /// whatever the clock of its file system is worth.
+    fn token(&self) -> Result<Option<Token>, Problem> {
+        let Some(path) = self.0.token_file.load_full() else {
+            return Ok(None);
+        };
+        match Token::read(&path) {
+            Ok(token) => {
+                if self.0.is_broken.swap(false, Ordering::Relaxed) {
+                    info!("admin: the token file {} can be used again", path.display());
+                }
+                Ok(Some(token))
+            }
+            Err(error) => Err(self.shut(&error)),
+        }
+    }
+
+    fn shut(&self, cause: &TokenError) -> Problem {
+        if !self.0.is_broken.swap(true, Ordering::Relaxed) {
+            error!("admin: every call is refused: {cause}");
+        }
+        unauthorized(
+            "no call is served: prusik cannot use its token file",
+            "see prusik's log for the reason",
+        )
+    }
+}
+
+/// What load balancers and orchestrators ask, who have no token; it tells them one bit.
+fn is_probe(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz")
+}
+
+fn check_host(call: &Parts, transport: Transport) -> Result<(), Problem> {
+    if transport == Transport::Unix {
+        return Ok(());
+    }
+    let mut hosts = call.headers.get_all(HOST).iter();
+    let is_safe = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host.to_str().is_ok_and(is_safe_host),
+        // Probes of old make, HAProxy's among them. Browsers don't speak HTTP/1.0.
+        (None, None) => call.version < Version::HTTP_11,
+        _ => false,
+    };
+    let target_is_safe = match call.uri.authority() {
+        Some(authority) => is_safe_host(authority.as_str()),
+        None => true,
+    };
+    if is_safe && target_is_safe {
+        return Ok(());
+    }
+    Err(Problem::new(
+        StatusCode::FORBIDDEN,
+        "the call's Host is neither an IP address nor localhost",
+        "call prusik by its address, such as http://127.0.0.1:9900",
+    ))
+}
+
+/// With any port.
+fn is_safe_host(host: &str) -> bool {
+    let (is_safe, port) = match host.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((address, port)) => (address.parse::<Ipv6Addr>().is_ok(), port),
+            None => return false,
+        },
+        None => {
+            let (name, port) = host.split_at(host.find(':').unwrap_or(host.len()));
+            let is_address = name.parse::<Ipv4Addr>().is_ok();
+            (is_address || name.eq_ignore_ascii_case("localhost"), port)
+        }
+    };
+    let port_is_sound = match port.strip_prefix(':') {
+        Some(digits) => digits.bytes().all(|byte| byte.is_ascii_digit()),
+        None => port.is_empty(),
+    };
+    is_safe && port_is_sound
+}
+
+fn check_site(call: &Parts) -> Result<(), Problem> {
+    if matches!(call.method, Method::GET | Method::HEAD) {
+        return Ok(());
+    }
+    let is_cross_site = call
+        .headers
+        .get_all("sec-fetch-site")
+        .iter()
+        .any(|site| site.as_bytes().eq_ignore_ascii_case(b"cross-site"));
+    if call.headers.contains_key(ORIGIN) || is_cross_site {
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "a web page must not change anything",
+            "use the prusik command, or a tool that sends no Origin, such as curl",
+        ));
+    }
+    Ok(())
+}
+
+fn check_token(headers: &HeaderMap, token: &Token) -> Result<(), Problem> {
+    let mut fields = headers.get_all(AUTHORIZATION).iter();
+    let offered = match (fields.next(), fields.next()) {
+        (Some(field), None) => bearer(field.as_bytes()),
+        _ => None,
+    };
+    match offered {
+        Some(offered) if token.matches(offered) => Ok(()),
+        Some(_) => Err(unauthorized(
+            "the token is wrong",
+            "give the token of admin.token_file; on the command line: --token-file FILE",
+        )),
+        None => Err(unauthorized(
+            "the call carries no token",
+            "send Authorization: Bearer TOKEN; on the command line: --token-file FILE",
+        )),
+    }
+}
+
+/// The scheme's name is case-insensitive (RFC 9110 section 11.1).
+fn bearer(field: &[u8]) -> Option<&[u8]> {
+    let (scheme, rest) = field.split_at_checked("bearer".len())?;
+    let token = rest.strip_prefix(b" ")?.trim_ascii_start();
+    scheme.eq_ignore_ascii_case(b"bearer").then_some(token)
+}
+
+fn unauthorized(error: &str, hint: &str) -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, error, hint).with(WWW_AUTHENTICATE, "Bearer")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use http::Request;
+
+    use super::*;
+
+    fn call(method: &str, uri: &str, fields: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn status(access: &Access, call: &Parts, transport: Transport) -> u16 {
+        match access.check(call, transport) {
+            Ok(()) => 200,
+            Err(problem) => problem.status.as_u16(),
+        }
+    }
+
+    fn by_tcp(method: &str, fields: &[(&str, &str)]) -> u16 {
+        let access = Access::new(None);
+        status(
+            &access,
+            &call(method, "/api/v1/status", fields),
+            Transport::Tcp,
+        )
+    }
+
+    #[test]
+    fn host_is_an_address_or_localhost_with_any_port() {
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:9900",
+            "10.1.2.3:80",
+            "localhost",
+            "LocalHost:9900",
+            "[::1]",
+            "[fe80::1]:9900",
+        ] {
+            assert_eq!(by_tcp("GET", &[("host", host)]), 200, "{host}");
+        }
+    }
+
+    #[test]
+    fn any_other_host_is_refused() {
+        for host in [
+            "",
+            "evil.example",
+            "evil.example:9900",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "evil@localhost",
+            "localhost:80@evil.example",
+            "::1",
+            "[::1].evil.example",
+            "[evil.example]",
+            "[::1",
+            "127.1",
+            "0x7f000001",
+            "localhost:http",
+            "localhost, evil.example",
+        ] {
+            assert_eq!(by_tcp("GET", &[("host", host)]), 403, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_named_once_and_everywhere_safely() {
+        assert_eq!(by_tcp("GET", &[]), 403);
+        let twice = [("host", "127.0.0.1"), ("host", "127.0.0.1")];
+        assert_eq!(by_tcp("GET", &twice), 403);
+        let access = Access::new(None);
+        let target = call("GET", "http://evil.example/", &[("host", "127.0.0.1")]);
+        assert_eq!(status(&access, &target, Transport::Tcp), 403);
+        let mut old = call("GET", "/readyz", &[]);
+        old.version = Version::HTTP_10;
+        assert_eq!(status(&access, &old, Transport::Tcp), 200);
+    }
+
+    #[test]
+    fn on_a_unix_socket_any_host_or_none_is_fine() {
+        let access = Access::new(None);
+        for fields in [&[][..], &[("host", "evil.example")]] {
+            let call = call("GET", "/api/v1/status", fields);
+            assert_eq!(status(&access, &call, Transport::Unix), 200);
+        }
+    }
+
+    #[test]
+    fn what_changes_something_must_not_come_from_a_page() {
+        let host = ("host", "127.0.0.1:9900");
+        for method in ["POST", "DELETE", "PUT", "OPTIONS"] {
+            assert_eq!(by_tcp(method, &[host]), 200, "{method}");
+            for field in [
+                ("origin", "https://evil.example"),
+                ("origin", "null"),
+                ("origin", "http://127.0.0.1:9900"),
+                ("sec-fetch-site", "cross-site"),
+            ] {
+                assert_eq!(by_tcp(method, &[host, field]), 403, "{method} {field:?}");
+            }
+        }
+        let fields = [host, ("origin", "https://evil.example")];
+        assert_eq!(by_tcp("GET", &fields), 200);
+        assert_eq!(by_tcp("HEAD", &fields), 200);
+        let on_unix = call("POST", "/api/v1/reload", &[("origin", "null")]);
+        let access = Access::new(None);
+        assert_eq!(status(&access, &on_unix, Transport::Unix), 403);
+    }
+
+    #[test]
+    fn with_a_token_file_all_but_the_probes_needs_the_token() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        fs::write(&path, "s3cret\n").unwrap();
+        let access = Access::new(Some(path.clone()));
+        let try_with = |uri, fields: &[_]| {
+            let call = call("GET", uri, fields);
+            match access.check(&call, Transport::Unix) {
+                Ok(()) => 200,
+                Err(problem) => {
+                    let (name, value) = problem.field.unwrap();
+                    assert_eq!((name, value.as_bytes()), (WWW_AUTHENTICATE, &b"Bearer"[..]));
+                    problem.status.as_u16()
+                }
+            }
+        };
+        for probe in ["/healthz", "/readyz"] {
+            assert_eq!(try_with(probe, &[]), 200);
+        }
+        let api = "/api/v1/status";
+        for good in ["Bearer s3cret", "bearer   s3cret"] {
+            assert_eq!(try_with(api, &[("authorization", good)]), 200, "{good}");
+        }
+        for bad in [
+            "",
+            "Bearer",
+            "Bearer ",
+            "Bearer s3cre",
+            "Bearers3cret",
+            "Basic s3cret",
+        ] {
+            assert_eq!(try_with(api, &[("authorization", bad)]), 401, "{bad}");
+        }
+        let good = ("authorization", "Bearer s3cret");
+        for fields in [&[][..], &[good, good]] {
+            assert_eq!(try_with(api, fields), 401);
+        }
+        for elsewhere in ["/", "/metrics", "/healthz/", "/api/v1/upstreams"] {
+            assert_eq!(try_with(elsewhere, &[]), 401, "{elsewhere}");
+        }
+
+        fs::write(&path, "s4cret\n").unwrap();
+        assert_eq!(try_with(api, &[good]), 401);
+        assert_eq!(try_with(api, &[("authorization", "Bearer s4cret")]), 200);
+
+        fs::write(&path, "\n").unwrap();
+        assert_eq!(try_with(api, &[("authorization", "Bearer ")]), 401);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(try_with(api, &[good]), 401);
+        assert_eq!(try_with("/readyz", &[]), 200);
+
+        access.set_token_file(None);
+        assert_eq!(try_with(api, &[]), 200);
+    }
+}

@@ -1,0 +1,269 @@
+//! Serves the API over a socket: HTTP/1.1, a task a connection, and limits to what a connection
+//! may take.
+//!
+//! It knows no paths: [`super::api`] does.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use log::{debug, error, warn};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{sleep, timeout};
+
+use super::Control;
+use super::api::Api;
+use super::guard::Access;
+use super::socket::{AdminSocket, Connection};
+
+/// Whoever comes beyond them waits in the kernel.
+const CONNECTIONS: usize = 64;
+/// A whole head must arrive within it; an idle connection is closed after it.
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// Room for the largest head.
+const HEAD_SIZE: usize = 32 * 1024;
+/// Out of descriptors, accepting again at once would only spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What calls in flight get to end: one of them may be the very order to stop.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Returns when `shutdown` says true (or its sender is gone) and the calls in flight have been
+/// answered. The file of a unix socket goes then, unless it was left to another process.
+pub async fn serve(
+    socket: AdminSocket,
+    control: Arc<dyn Control>,
+    access: Access,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let api = Api::new(control, access, socket.transport());
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = stopped(&mut shutdown) => break,
+            Some(ended) = connections.join_next() => report(ended),
+            accepted = socket.accept(), if connections.len() < CONNECTIONS => match accepted {
+                Ok(Connection::Tcp(stream)) => {
+                    connections.spawn(converse(stream, api.clone(), shutdown.clone()));
+                }
+                Ok(Connection::Unix(stream)) => {
+                    connections.spawn(converse(stream, api.clone(), shutdown.clone()));
+                }
+                Err(error) => {
+                    warn!("admin: cannot accept: {error}");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    socket.remove_file();
+    drop(socket);
+    let all_ended = async {
+        while let Some(ended) = connections.join_next().await {
+            report(ended);
+        }
+    };
+    if timeout(STOP_GRACE, all_ended).await.is_err() {
+        warn!("admin: calls were still in flight after {STOP_GRACE:?}");
+    }
+    connections.shutdown().await;
+}
+
+/// Serves the calls of one connection until it closes.
+async fn converse<S>(stream: S, api: Api, mut shutdown: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let service = service_fn(|request| {
+        let api = &api;
+        async move { Ok::<_, Infallible>(api.answer(request).await) }
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_DEADLINE)
+            .max_buf_size(HEAD_SIZE)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopped(&mut shutdown) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    // What a caller does wrong (a bad head, a reset) ends its own connection and nothing else.
+    if let Err(error) = ended {
+        debug!("admin: a connection broke: {error}");
+    }
+}
+
+async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
+fn report(ended: Result<(), JoinError>) {
+    if let Err(panic) = ended {
+        error!("admin: a connection ended badly: {panic}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpStream, UnixStream};
+    use tokio::task::JoinHandle;
+
+    use super::super::fake::Fake;
+    use super::*;
+    use crate::config::ListenAddress;
+
+    struct Running {
+        address: ListenAddress,
+        stop: watch::Sender<bool>,
+        task: JoinHandle<()>,
+        control: Arc<Fake>,
+    }
+
+    fn start(listen: &ListenAddress) -> Running {
+        let socket = super::super::bind(listen).unwrap();
+        let address = socket.address().unwrap();
+        let control = Arc::new(Fake::default());
+        let (stop, stopped) = watch::channel(false);
+        let access = Access::new(None);
+        let task = tokio::spawn(serve(socket, Arc::clone(&control) as _, access, stopped));
+        Running {
+            address,
+            stop,
+            task,
+            control,
+        }
+    }
+
+    fn on_tcp() -> (Running, SocketAddr) {
+        let running = start(&ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()));
+        let ListenAddress::Tcp(address) = running.address else {
+            panic!("not by TCP: {:?}", running.address);
+        };
+        (running, address)
+    }
+
+    async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, call: &str) -> String {
+        stream.write_all(call.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // A reset after the answer is as good an end as any.
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8(answer).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_call_by_tcp_is_answered_as_json() {
+        let (_running, address) = on_tcp();
+        let call = "GET /api/v1/status HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        let answer = exchange(TcpStream::connect(address).await.unwrap(), call).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        for field in [
+            "content-type: application/json\r\n",
+            "cache-control: no-store\r\n",
+            "x-content-type-options: nosniff\r\n",
+        ] {
+            assert!(answer.contains(field), "{answer}");
+        }
+        assert!(answer.contains("\"state\":\"serving\""), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn garbage_and_endless_heads_are_refused() {
+        let (_running, address) = on_tcp();
+        let mut endless = "GET /healthz HTTP/1.1\r\nx: ".to_owned();
+        endless.push_str(&"a".repeat(HEAD_SIZE));
+        for (call, status) in [("\x16\x03\x01 what\r\n\r\n", "400"), (&endless, "431")] {
+            let answer = exchange(TcpStream::connect(address).await.unwrap(), call).await;
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status}")),
+                "{answer}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_dawdles_is_cut_off() {
+        let (_running, address) = on_tcp();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /healthz HT").await.unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(!answer.starts_with(b"HTTP/1.1 200"));
+    }
+
+    #[tokio::test]
+    async fn a_stop_waits_for_the_call_in_flight_and_takes_the_file_along() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        let running = start(&ListenAddress::Unix(path.clone()));
+        let stream = UnixStream::connect(&path).await.unwrap();
+        // It keeps its connection: the stop must not wait until it has idled enough.
+        let mut idle = UnixStream::connect(&path).await.unwrap();
+        idle.write_all(b"GET /healthz HTTP/1.1\r\n\r\n")
+            .await
+            .unwrap();
+        idle.readable().await.unwrap();
+        let call = "POST /api/v1/reload HTTP/1.1\r\n\r\n";
+        let reload = tokio::spawn(async move { exchange(stream, call).await });
+        running.control.reload_began.notified().await;
+        running.stop.send_replace(true);
+        tokio::task::yield_now().await;
+        assert!(!running.task.is_finished());
+        running.control.reload_may_end.notify_one();
+        let answer = reload.await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        running.task.await.unwrap();
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_reload_goes_on_when_its_caller_hangs_up() {
+        let (running, address) = on_tcp();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let call = b"POST /api/v1/reload HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        stream.write_all(call).await.unwrap();
+        running.control.reload_began.notified().await;
+        drop(stream);
+        running.control.reload_may_end.notify_one();
+        running.control.reload_ended.notified().await;
+    }
+
+    #[tokio::test]
+    async fn beyond_the_limit_callers_wait_their_turn() {
+        let (_running, address) = on_tcp();
+        let mut holders = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream
+                .write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+                .await
+                .unwrap();
+            let mut answer = [0; 15];
+            stream.read_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 200 OK");
+            holders.push(stream);
+        }
+        let late = TcpStream::connect(address).await.unwrap();
+        let call = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        let late = tokio::spawn(async move { exchange(late, call).await });
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!late.is_finished());
+        holders.pop();
+        let answer = late.await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}

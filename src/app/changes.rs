@@ -1,0 +1,185 @@
+//! What a reload changes, an item a line, for the operator to see that it is what was meant.
+
+use crate::config::{Config, Route, Upstream};
+
+/// Empty: the new one says what the old one said.
+pub fn between(old: &Config, new: &Config) -> Vec<String> {
+    let mut changes = Vec::new();
+    let sections = [
+        ("server.drain", old.server.drain == new.server.drain),
+        ("admin", old.admin == new.admin),
+        ("access_log", old.access_log == new.access_log),
+        ("trusted_proxies", old.trusted_proxies == new.trusted_proxies),
+        ("listeners", old.listeners == new.listeners),
+    ];
+    for (section, is_same) in sections {
+        if !is_same {
+            changes.push(format!("{section} changed"));
+        }
+    }
+    compare(&mut changes, &old.upstreams, &new.upstreams, Upstream::describe);
+    compare(&mut changes, &old.routes, &new.routes, |route, other| {
+        Route::describe(route, other, old, new)
+    });
+    let common = |routes: &[Route], others: &[Route]| -> Vec<String> {
+        let is_there = |route: &&Route| others.iter().any(|other| other.name == route.name);
+        routes.iter().filter(is_there).map(|route| route.name.clone()).collect()
+    };
+    if common(&old.routes, &new.routes) != common(&new.routes, &old.routes) {
+        changes.push("the order of the routes changed".to_owned());
+    }
+    changes
+}
+
+trait Named {
+    const KIND: &str;
+
+    fn name(&self) -> &str;
+}
+
+impl Named for Upstream {
+    const KIND: &str = "upstream";
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Named for Route {
+    const KIND: &str = "route";
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+fn compare<T: Named>(
+    changes: &mut Vec<String>,
+    old: &[T],
+    new: &[T],
+    describe: impl Fn(&T, &T) -> Vec<String>,
+) {
+    let find = |all: &[T], name: &str| all.iter().position(|item| item.name() == name);
+    for item in old {
+        match find(new, item.name()) {
+            None => changes.push(format!("{} {:?} removed", T::KIND, item.name())),
+            Some(at) => {
+                let details = describe(item, &new[at]);
+                let line = |detail| format!("{} {:?}: {detail}", T::KIND, item.name());
+                changes.extend(details.into_iter().map(line));
+            }
+        }
+    }
+    for item in new {
+        if find(old, item.name()).is_none() {
+            changes.push(format!("{} {:?} added", T::KIND, item.name()));
+        }
+    }
+}
+
+impl Upstream {
+    fn describe(&self, new: &Upstream) -> Vec<String> {
+        let mut details = Vec::new();
+        let find = |all: &Upstream, address: &crate::config::ServerAddress| {
+            all.servers.iter().position(|server| server.address == *address)
+        };
+        for server in &self.servers {
+            match find(new, &server.address) {
+                None => details.push(format!("server {} removed", server.address)),
+                Some(at) if new.servers[at] != *server => {
+                    details.push(format!("server {} changed", server.address));
+                }
+                Some(_) => {}
+            }
+        }
+        for server in &new.servers {
+            if find(self, &server.address).is_none() {
+                details.push(format!("server {} added", server.address));
+            }
+        }
+        let keys = [
+            ("balance", self.balance == new.balance),
+            ("discover", self.discover == new.discover),
+            ("health_check", self.health_check == new.health_check),
+            ("eject", self.eject == new.eject),
+            ("slow_start", self.slow_start == new.slow_start),
+            ("attempts", self.attempts == new.attempts),
+            ("keepalive", self.keepalive == new.keepalive),
+            ("on_down", self.on_down == new.on_down),
+            ("on_removed", self.on_removed == new.on_removed),
+        ];
+        details.extend(changed(keys));
+        details
+    }
+}
+
+impl Route {
+    fn describe(&self, new: &Route, old_file: &Config, new_file: &Config) -> Vec<String> {
+        use crate::config::Action;
+        // The same upstream may have another number in another file.
+        let action = |route: &Route, file: &Config| match &route.action {
+            Action::Proxy {
+                upstream,
+                strip_prefix,
+            } => (
+                Some((file.upstreams[*upstream].name.clone(), strip_prefix.clone())),
+                None,
+            ),
+            other => (None, Some(other.clone())),
+        };
+        let headers = self.request_headers == new.request_headers
+            && self.response_headers == new.response_headers;
+        let keys = [
+            ("match", self.matcher == new.matcher),
+            ("action", action(self, old_file) == action(new, new_file)),
+            ("headers", headers),
+            ("forwarded", self.forwarded == new.forwarded),
+            ("timeouts", self.timeouts == new.timeouts),
+            ("websocket", self.websocket == new.websocket),
+        ];
+        changed(keys).collect()
+    }
+}
+
+fn changed<const N: usize>(keys: [(&str, bool); N]) -> impl Iterator<Item = String> {
+    keys.into_iter()
+        .filter(|(_, is_same)| !is_same)
+        .map(|(key, _)| format!("{key} changed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(servers: &str, routes: &str) -> Config {
+        let text = format!(
+            "listeners: [{{ listen: \"127.0.0.1:9090\" }}]\nupstreams:\n  chat: {{ servers: \
+             [{servers}] }}\nroutes:\n{routes}"
+        );
+        crate::config::parse("test", &text).unwrap()
+    }
+
+    #[test]
+    fn each_change_is_an_item_and_the_same_file_is_none() {
+        let old = config(
+            "127.0.0.1:1, { address: 127.0.0.1:2, weight: 2 }",
+            "  - { name: a, match: { path: /a }, upstream: chat }\n  - { name: b, match: { path: /b }, upstream: chat }\n",
+        );
+        assert_eq!(between(&old, &old), Vec::<String>::new());
+        let new = config(
+            "127.0.0.1:2, 127.0.0.1:3",
+            "  - { name: b, match: { path: /b }, upstream: chat, websocket: off }\n  - { name: c, match: { path: /c }, upstream: chat }\n",
+        );
+        assert_eq!(
+            between(&old, &new),
+            [
+                "upstream \"chat\": server 127.0.0.1:1 removed",
+                "upstream \"chat\": server 127.0.0.1:2 changed",
+                "upstream \"chat\": server 127.0.0.1:3 added",
+                "route \"a\" removed",
+                "route \"b\": websocket changed",
+                "route \"c\" added",
+            ]
+        );
+    }
+}

@@ -1,0 +1,428 @@
+//! Configuration to running services: the one file that knows all the parts.
+
+mod changes;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fs, io};
+
+use arc_swap::ArcSwap;
+use bytes::BytesMut;
+use log::info;
+use pingora::apps::ServerApp;
+use pingora::server::configuration::ServerConf;
+use pingora_proxy::http_proxy;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::view::State;
+use crate::config::{Config, ListenAddress};
+use crate::listener::{
+    self, Accepting, BindError, BoundListener, Connections, Edge, Inherited,
+};
+use crate::observe::access_log::AccessLog;
+use crate::proxy::{Gateway, Generation, GenerationError};
+use crate::session::drain::{Drains, Manner};
+use crate::session::registry::Registry;
+use crate::session::traffic::{ClosedBy, Order};
+use crate::session::transport::Transport;
+use crate::session::{Carrier, Parcel};
+use crate::upstream::{Departed, Departure};
+
+/// How often the access log is asked for dropped lines.
+const WATCH_LOG: Duration = Duration::from_secs(5);
+
+/// How long a process that is about to serve waits for names and first health checks.
+const WARM_UP: Duration = Duration::from_secs(5);
+
+/// A prusik at work. Several may run in one process (the demo's two tiers do).
+pub struct App {
+    current: Arc<ArcSwap<Generation>>,
+    log: Arc<AccessLog>,
+    edge: Arc<Edge>,
+    carrier: Arc<Carrier>,
+    connections: Connections,
+    sessions: Arc<Registry>,
+    drains: Arc<Drains>,
+    /// As `config.listeners` at the start.
+    listeners: Vec<Arc<BoundListener>>,
+    accepting: watch::Sender<Accepting>,
+    stopping: watch::Sender<bool>,
+    moving: watch::Sender<bool>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("pid_file: cannot write {path}: {cause}")]
+    PidFile { path: PathBuf, cause: io::Error },
+    #[error("admin: cannot listen on {address}: {cause}")]
+    Admin {
+        address: ListenAddress,
+        cause: io::Error,
+    },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// How a process stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Sessions are told to go as `server.drain` has it, requests have as long.
+    Gracefully,
+    /// What can be said at once is said.
+    Now,
+}
+
+impl App {
+    /// Binds every listener that is not inherited, then serves; connections wait until
+    /// [`App::accept`]. Must run inside the runtime.
+    pub fn start(config: Config, inherited: &mut Inherited) -> Result<Self, StartError> {
+        let listeners = config
+            .listeners
+            .iter()
+            .map(|listener| listener::bind(listener, inherited).map(Arc::new))
+            .collect::<Result<Vec<_>, BindError>>()?;
+        let log = Arc::new(AccessLog::open(&config.access_log)?);
+        let sessions = Arc::new(Registry::default());
+        let server_conf = Arc::new(server_conf(&config));
+        let (departures, departed) = unbounded_channel();
+        let generation = Generation::new(config, departures);
+        generation.take_over(None);
+        let current = Arc::new(ArcSwap::from_pointee(generation));
+        let (accepting, accepts) = watch::channel(Accepting::Pause);
+        let (stopping, stops) = watch::channel(false);
+        let (moving, moves) = watch::channel(false);
+        let connections = TaskTracker::new();
+        let carrier = Carrier::new(log.clone(), connections.clone());
+        let gateway = Gateway::new(
+            current.clone(),
+            log.clone(),
+            sessions.clone(),
+            stops.clone(),
+        );
+        let edge = Arc::new(Edge::new(
+            http_proxy(&server_conf, gateway),
+            carrier.clone(),
+            connections.clone(),
+            stops.clone(),
+            moves,
+        ));
+        for (index, listener) in listeners.iter().enumerate() {
+            let (listener, edge) = (listener.clone(), edge.clone());
+            tokio::spawn(listener::serve(listener, index, edge, accepts.clone()));
+        }
+        let drains = Arc::new(Drains::default());
+        tokio::spawn(watch_log(log.clone(), stops));
+        tokio::spawn(see_off(
+            departed,
+            current.clone(),
+            sessions.clone(),
+            drains.clone(),
+        ));
+        Ok(Self {
+            current,
+            log,
+            edge,
+            carrier,
+            connections,
+            sessions,
+            drains,
+            listeners,
+            accepting,
+            stopping,
+            moving,
+        })
+    }
+
+    /// From now on clients are served.
+    pub fn accept(&self) {
+        self.accepting.send_replace(Accepting::Accept);
+        for (name, address) in self.listening() {
+            info!("listening on {address} as {name:?}");
+        }
+    }
+
+    /// Each listener's name and address, with the port that the kernel chose.
+    pub fn listening(&self) -> Vec<(String, ListenAddress)> {
+        self.listeners
+            .iter()
+            .filter_map(|listener| Some((listener.name.clone(), listener.address().ok()?)))
+            .collect()
+    }
+
+    pub fn config(&self) -> Config {
+        self.current.load().config.clone()
+    }
+
+    /// Waits until every name was looked up and every server checked, for a while; then sends a
+    /// request through the whole of the process.
+    pub async fn prove(&self) -> io::Result<()> {
+        let warm = async {
+            let is_warm = || self.current.load().groups().iter().all(|group| group.is_warm());
+            while !is_warm() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if tokio::time::timeout(WARM_UP, warm).await.is_err() {
+            info!("not every server was checked within {WARM_UP:?}: going on without");
+        }
+        tokio::time::timeout(WARM_UP, self.edge.probe())
+            .await
+            .unwrap_or_else(|_| Err(io::Error::other("no answer to a request of its own")))
+    }
+
+    /// Swaps the configuration: all of it, or nothing of it. Returns what changed, in words.
+    pub fn reload(&self, config: Config) -> Result<Vec<String>, ReloadError> {
+        let before = self.current.load_full();
+        let next = before.next(config)?;
+        self.log.reopen(&next.config.access_log)?;
+        let changes = changes::between(&before.config, &next.config);
+        next.take_over(Some(&before));
+        let next = Arc::new(next);
+        self.current.store(next.clone());
+        self.drain_removed_routes(&before.config, &next.config);
+        Ok(changes)
+    }
+
+    fn drain_removed_routes(&self, before: &Config, now: &Config) {
+        let kept: HashSet<&str> = now.routes.iter().map(|route| route.name.as_str()).collect();
+        for route in before.routes.iter().map(|route| route.name.as_str()) {
+            if !kept.contains(route) {
+                let sessions = self.sessions.select(|live| *live.identity.route == *route);
+                self.drains
+                    .start(sessions, manner(now, format!("route {route:?} was removed")));
+            }
+        }
+    }
+
+    /// Accepts nothing more and tells every session to go; returns when the last connection has
+    /// ended, at the latest after the drain's deadline.
+    pub async fn stop(&self, stop: Stop) {
+        self.stopping.send_replace(true);
+        self.accepting.send_replace(Accepting::Stop);
+        self.edge.cleanup().await;
+        let config = self.config();
+        let mut manner = manner(&config, "stop".to_owned());
+        if stop == Stop::Now {
+            manner.window = Duration::ZERO;
+            manner.deadline = AT_ONCE;
+        }
+        let limit = manner.deadline;
+        self.drains.start(self.sessions.select(|_| true), manner);
+        self.wait_for_connections(limit).await;
+        self.cut().await;
+        self.log.close();
+    }
+
+    /// What is left when a new process serves: it ends here, or when its time is up.
+    pub async fn wind_down(&self) {
+        let config = self.config();
+        let manner = manner(&config, "upgrade".to_owned());
+        let limit = manner.deadline;
+        self.drains.start(self.sessions.select(|_| true), manner);
+        self.wait_for_connections(limit).await;
+        self.cut().await;
+        self.log.close();
+    }
+
+    async fn cut(&self) {
+        if self.connections.is_empty() {
+            return;
+        }
+        info!("{} connections are cut", self.connections.len());
+        let cut = Order::Cut {
+            by: ClosedBy::Drain,
+        };
+        self.sessions.for_each(|live| live.traffic.ask(cut));
+        self.wait_for_connections(AT_ONCE).await;
+    }
+
+    /// Until no more are left, or the time is up.
+    async fn wait_for_connections(&self, limit: Duration) {
+        let done = async {
+            while !self.connections.is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        // Who is left after the limit is cut by the caller.
+        let _ = tokio::time::timeout(limit, done).await;
+    }
+
+    pub fn listeners(&self) -> &[Arc<BoundListener>] {
+        &self.listeners
+    }
+
+    pub fn sessions(&self) -> &Arc<Registry> {
+        &self.sessions
+    }
+
+    pub fn carrier(&self) -> &Arc<Carrier> {
+        &self.carrier
+    }
+
+    pub fn generation(&self) -> Arc<Generation> {
+        self.current.load_full()
+    }
+
+    pub fn drains(&self) -> &Drains {
+        &self.drains
+    }
+
+    /// Serves a connection that another process had accepted.
+    pub fn serve(&self, listener: usize, transport: Transport, early: BytesMut) {
+        self.edge.serve(listener, transport, early);
+    }
+
+    /// Accepts no more and sends what can move where `to` leads.
+    pub fn begin_moving(&self, to: tokio::sync::mpsc::UnboundedSender<Parcel>) {
+        self.accepting.send_replace(Accepting::Pause);
+        for listener in &self.listeners {
+            listener.keep_file(true);
+        }
+        self.carrier.begin_moving(to);
+        self.moving.send_replace(true);
+        self.sessions.for_each(|live| live.traffic.ask(Order::Move));
+    }
+
+    /// The new process has failed: everything stays, and what was on its way comes back.
+    pub fn stay(&self, parcels: Vec<Parcel>) {
+        self.carrier.stop_moving();
+        self.moving.send_replace(false);
+        self.sessions.for_each(|live| live.traffic.take_back_move());
+        for listener in &self.listeners {
+            listener.keep_file(false);
+        }
+        for parcel in parcels {
+            match parcel {
+                Parcel::Session(session) => self.carrier.carry(session),
+                Parcel::Idle(listener, client) => {
+                    self.edge.serve(listener, client.transport, client.early);
+                }
+            }
+        }
+        self.accepting.send_replace(Accepting::Accept);
+    }
+
+    pub fn state(&self) -> State {
+        match () {
+            () if *self.stopping.borrow() => State::Draining,
+            () if *self.moving.borrow() => State::Upgrading,
+            () => State::Serving,
+        }
+    }
+
+    /// How many connections there are, sessions among them.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+}
+
+/// As the file has it.
+pub fn manner(config: &Config, what: String) -> Manner {
+    let drain = &config.server.drain;
+    Manner {
+        what,
+        code: drain.code,
+        window: drain.window,
+        deadline: drain.deadline,
+    }
+}
+
+/// Tells the sessions of servers that are gone to go too.
+async fn see_off(
+    mut departed: UnboundedReceiver<Departed>,
+    current: Arc<ArcSwap<Generation>>,
+    sessions: Arc<Registry>,
+    drains: Arc<Drains>,
+) {
+    while let Some(Departed {
+        upstream,
+        server,
+        why,
+    }) = departed.recv().await
+    {
+        let why = match why {
+            Departure::Down => "is down",
+            Departure::Removed => "was removed",
+        };
+        let on_it = sessions.select(|live| {
+            live.identity.server == server && live.identity.upstream == upstream
+        });
+        let what = format!("server {upstream}/{server} {why}");
+        drains.start(on_it, manner(&current.load().config, what));
+    }
+}
+
+/// For what needs nobody else: a few turns of the event loop.
+const AT_ONCE: Duration = Duration::from_millis(200);
+
+/// Pingora's own settings, where they matter to a proxy that is not run by its server.
+fn server_conf(config: &Config) -> ServerConf {
+    let kept: usize = config
+        .upstreams
+        .iter()
+        .map(|upstream| upstream.keepalive)
+        .sum();
+    ServerConf {
+        threads: config.server.threads,
+        // One pool serves all upstreams; each one's own bound is held by `Group::may_keep_idle`,
+        // and upstreams that a reload adds share what is here.
+        upstream_keepalive_pool_size: kept.max(DEFAULT_POOL),
+        // Attempts are counted by the exchange, against the upstream's own limit.
+        max_retries: usize::MAX,
+        ..ServerConf::default()
+    }
+}
+
+/// Room in the pool for upstreams that come later.
+const DEFAULT_POOL: usize = 4096;
+
+async fn watch_log(log: Arc<AccessLog>, mut stopping: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            _ = stopping.wait_for(|stop| *stop) => return,
+            () = tokio::time::sleep(WATCH_LOG) => log.tell_dropped(),
+        }
+    }
+}
+
+/// The process id, where the configuration wants it; the file goes with the value.
+pub struct PidFile(Option<PathBuf>);
+
+impl PidFile {
+    pub fn write(path: Option<PathBuf>) -> Result<Self, StartError> {
+        if let Some(path) = &path {
+            fs::write(path, format!("{}\n", std::process::id())).map_err(|cause| {
+                StartError::PidFile {
+                    path: path.clone(),
+                    cause,
+                }
+            })?;
+        }
+        Ok(Self(path))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // After an upgrade the file is the new process's.
+        if let Some(path) = &self.0
+            && fs::read_to_string(path).is_ok_and(|pid| pid.trim() == std::process::id().to_string())
+        {
+            let _ = fs::remove_file(path);
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! What the operator's API asks of the process.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use super::Process;
+use crate::admin::view::{
+    self, DrainStarted, ReloadReport, ServerState, SessionPage, State, Status, UpgradeReport,
+};
+use crate::admin::{Control, ControlError, ControlErrorKind, DrainOrder, ServerName, SessionFilter};
+use crate::app::manner;
+use crate::config::{Action, Balance};
+use crate::session::live::Live;
+use crate::session::traffic::{ClosedBy, Order};
+use crate::upstream::health::counter::Health;
+use crate::upstream::{Group, Server};
+
+#[async_trait]
+impl Control for Process {
+    fn is_ready(&self) -> bool {
+        self.app.state() != State::Draining
+    }
+
+    fn status(&self) -> Status {
+        let generation = self.app.generation();
+        let config = &generation.config;
+        let mut on_route: HashMap<Arc<str>, usize> = HashMap::new();
+        self.app.sessions().for_each(|live| {
+            *on_route.entry(live.identity.route.clone()).or_default() += 1;
+        });
+        let listeners = self.app.listening().into_iter();
+        let routes = config.routes.iter().map(|route| view::Route {
+            name: route.name.clone(),
+            upstream: match &route.action {
+                Action::Proxy { upstream, .. } => Some(config.upstreams[*upstream].name.clone()),
+                Action::Redirect { .. } | Action::Respond { .. } => None,
+            },
+            sessions: on_route.get(route.name.as_str()).copied().unwrap_or(0),
+        });
+        let sessions = self.app.sessions().len();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_ms: self.started.elapsed().as_millis() as u64,
+            state: self.app.state(),
+            config: self.file.display().to_string(),
+            listeners: listeners
+                .map(|(name, address)| view::Listener {
+                    name,
+                    listen: address.to_string(),
+                })
+                .collect(),
+            routes: routes.collect(),
+            upstreams: self.upstreams(),
+            sessions,
+            connections: self.app.connections().saturating_sub(sessions),
+            drains: self.drains(),
+        }
+    }
+
+    fn upstreams(&self) -> Vec<view::Upstream> {
+        let generation = self.app.generation();
+        generation.groups().iter().map(|group| upstream(group)).collect()
+    }
+
+    fn sessions(&self, filter: &SessionFilter) -> SessionPage {
+        let mut found = self.app.sessions().select(|live| is_wanted(live, filter));
+        found.sort_unstable_by_key(|live| live.identity.id);
+        let is_cut = found.len() > filter.limit;
+        found.truncate(filter.limit);
+        let next = found.last().filter(|_| is_cut);
+        SessionPage {
+            next: next.map(|live| live.identity.id.to_string()),
+            sessions: found.iter().map(|live| session(live)).collect(),
+        }
+    }
+
+    async fn reload(&self) -> Result<ReloadReport, ControlError> {
+        let changes = Process::reload(self).await.map_err(|error| {
+            refused(error, "the configuration stays as it was; mend the file and reload again")
+        })?;
+        Ok(ReloadReport { changes })
+    }
+
+    async fn upgrade(&self) -> Result<UpgradeReport, ControlError> {
+        Process::upgrade(self).await.map_err(|error| {
+            let hint = "this process goes on as before, with every session";
+            refused(error.to_string(), hint)
+        })
+    }
+
+    fn drain(&self, name: &ServerName, order: DrainOrder) -> Result<DrainStarted, ControlError> {
+        let (group, server) = self.find_server(name)?;
+        server.set_drained(true);
+        let on_it = self.app.sessions().select(|live| {
+            live.identity.server == server.address && live.identity.upstream == *group.label()
+        });
+        let mut manner = manner(&self.app.config(), drain_of(&group, &server));
+        if let Some(window) = order.window {
+            // As long between the window's end and the deadline as the file has it.
+            manner.deadline = manner.deadline.saturating_sub(manner.window) + window;
+            manner.window = window;
+        }
+        manner.code = order.code.unwrap_or(manner.code);
+        let (window_ms, code) = (manner.window.as_millis() as u64, manner.code);
+        self.app.drains().cancel(&manner.what);
+        Ok(DrainStarted {
+            sessions: self.app.drains().start(on_it, manner),
+            window_ms,
+            code,
+        })
+    }
+
+    fn enable(&self, name: &ServerName) -> Result<(), ControlError> {
+        let (group, server) = self.find_server(name)?;
+        server.set_drained(false);
+        self.app.drains().cancel(&drain_of(&group, &server));
+        Ok(())
+    }
+
+    fn close(&self, id: Uuid, code: Option<u16>) -> Result<(), ControlError> {
+        let Some(live) = self.app.sessions().find(id) else {
+            return Err(ControlError {
+                kind: ControlErrorKind::NotFound,
+                error: format!("no live session has the id {id}"),
+                hint: "`prusik sessions` lists those that live".to_owned(),
+            });
+        };
+        live.traffic.ask(Order::End {
+            by: ClosedBy::Operator,
+            code: code.unwrap_or(self.app.config().server.drain.code),
+        });
+        Ok(())
+    }
+}
+
+impl Process {
+    fn drains(&self) -> Vec<view::Drain> {
+        let progress = self.app.drains().progress().into_iter();
+        progress
+            .map(|drain| view::Drain {
+                what: drain.manner.what,
+                code: drain.manner.code,
+                age_ms: drain.age.as_millis() as u64,
+                window_ms: drain.manner.window.as_millis() as u64,
+                total: drain.total,
+                left: drain.left,
+            })
+            .collect()
+    }
+
+    fn find_server(&self, name: &ServerName) -> Result<(Arc<Group>, Arc<Server>), ControlError> {
+        let not_found = |error: String, hint: String| ControlError {
+            kind: ControlErrorKind::NotFound,
+            error,
+            hint,
+        };
+        let generation = self.app.generation();
+        let Some(group) = generation.find_group(&name.upstream) else {
+            let names: Vec<&str> = generation.groups().iter().map(|g| g.name()).collect();
+            return Err(not_found(
+                format!("there is no upstream {:?}", name.upstream),
+                format!("it is one of: {}", names.join(", ")),
+            ));
+        };
+        let members = group.members();
+        let wanted: Option<SocketAddr> = name.address.parse().ok();
+        let found = members.iter().find(|member| Some(member.server.address) == wanted);
+        match found {
+            Some(member) => Ok((group.clone(), member.server.clone())),
+            None => {
+                let addresses = members.iter().map(|m| m.server.address.to_string());
+                let addresses: Vec<String> = addresses.collect();
+                Err(not_found(
+                    format!("upstream {:?} has no server {:?}", name.upstream, name.address),
+                    format!("it is one of: {}", addresses.join(", ")),
+                ))
+            }
+        }
+    }
+}
+
+fn drain_of(group: &Group, server: &Server) -> String {
+    format!("drain of {}/{}", group.name(), server.address)
+}
+
+fn refused(error: String, hint: &str) -> ControlError {
+    ControlError {
+        kind: ControlErrorKind::Refused,
+        error,
+        hint: hint.to_owned(),
+    }
+}
+
+fn upstream(group: &Group) -> view::Upstream {
+    let config = group.config();
+    let members = group.members();
+    let mut servers: Vec<view::Server> = members
+        .iter()
+        .map(|member| view::Server {
+            address: member.server.address.to_string(),
+            state: match () {
+                () if member.server.is_drained() => ServerState::Drained,
+                () if !member.is_healthy() => ServerState::Down,
+                () if member.ejectable && member.server.is_ejected() => ServerState::Ejected,
+                () if member.checked && member.server.health() == Health::Up => ServerState::Up,
+                () => ServerState::Unchecked,
+            },
+            weight: member.weight,
+            backup: member.backup,
+            sessions: member.server.sessions(),
+            requests: member.server.load().saturating_sub(member.server.sessions()),
+        })
+        .collect();
+    let removed = group.servers().into_iter().filter(|server| {
+        server.sessions() > 0 && !group.has_member(server.address)
+    });
+    servers.extend(removed.map(|server| view::Server {
+        address: server.address.to_string(),
+        state: ServerState::Removed,
+        weight: 0,
+        backup: false,
+        sessions: server.sessions(),
+        requests: server.load().saturating_sub(server.sessions()),
+    }));
+    view::Upstream {
+        name: config.name.clone(),
+        balance: match config.balance {
+            Balance::RoundRobin => "round_robin",
+            Balance::LeastSessions => "least_sessions",
+            Balance::TwoChoices => "two_choices",
+            Balance::ConsistentHash { .. } => "consistent_hash",
+        }
+        .to_owned(),
+        servers,
+    }
+}
+
+fn is_wanted(live: &Live, filter: &SessionFilter) -> bool {
+    let identity = &live.identity;
+    let client = || identity.client.parse().ok();
+    filter.upstream.as_deref().is_none_or(|upstream| *identity.upstream == *upstream)
+        && filter.server.is_none_or(|server| identity.server == server)
+        && filter.client.is_none_or(|wanted| client() == Some(wanted))
+        && filter.older_than.is_none_or(|age| live.age() > age)
+        && filter.after.is_none_or(|after| identity.id > after)
+}
+
+fn session(live: &Live) -> view::Session {
+    let identity = &live.identity;
+    let traffic = &live.traffic;
+    view::Session {
+        id: identity.id.to_string(),
+        listener: identity.listener.to_string(),
+        route: identity.route.to_string(),
+        upstream: identity.upstream.to_string(),
+        server: identity.server.to_string(),
+        client: identity.client.to_string(),
+        host: identity.host.to_string(),
+        path: identity.path.to_string(),
+        user_agent: identity.user_agent.as_ref().map(ToString::to_string),
+        age_ms: live.age().as_millis() as u64,
+        bytes_in: traffic.bytes_in.load(Relaxed),
+        bytes_out: traffic.bytes_out.load(Relaxed),
+        messages_in: traffic.messages_in.load(Relaxed),
+        messages_out: traffic.messages_out.load(Relaxed),
+    }
+}

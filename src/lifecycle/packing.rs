@@ -1,0 +1,96 @@
+//! A session at rest, as it goes through the wire and comes out of it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use tokio::time::Instant;
+
+use super::wire::{self, Frame};
+use crate::proxy::Generation;
+use crate::session::live::Live;
+use crate::session::relay::{Leg, Limits, Relay};
+use crate::session::traffic::Traffic;
+use crate::session::transport::Transport;
+use crate::session::registry::Registry;
+use crate::session::Session;
+use crate::upstream::{Lease, Server};
+
+pub fn pack(session: &Session) -> wire::Session {
+    let Session { relay, live, .. } = session;
+    let Limits { idle, end, ping } = relay.limits;
+    let leg = |leg: &Leg| wire::Leg {
+        kind: leg.transport.kind(),
+        scanner: leg.scanner.clone(),
+        ended: leg.ended,
+        shut: leg.shut,
+    };
+    wire::Session {
+        identity: live.identity.clone(),
+        age: live.age(),
+        counts: live.traffic.counts(),
+        client: leg(&relay.client),
+        server: leg(&relay.server),
+        idle,
+        left: end.map(|end| end.saturating_duration_since(Instant::now())),
+        ping,
+        quiet: relay.last_activity.elapsed(),
+    }
+}
+
+/// Must run inside the runtime. `frame`: what came with the session.
+pub fn unpack(
+    state: wire::Session,
+    frame: Frame,
+    generation: &Generation,
+    registry: &Arc<Registry>,
+) -> io::Result<Session> {
+    let Ok([client, server]) = <[OwnedFd; 2]>::try_from(frame.descriptors) else {
+        return Err(io::Error::other("a session came without its two sockets"));
+    };
+    let now = Instant::now();
+    let mut identity = state.identity;
+    // One name for all its sessions, as before.
+    let labels = &generation.labels;
+    for (name, known) in [
+        (&mut identity.listener, &labels.listeners),
+        (&mut identity.route, &labels.routes),
+    ] {
+        if let Some(known) = known.iter().find(|known| *known == name) {
+            *name = known.clone();
+        }
+    }
+    let group = generation.find_group(&identity.upstream);
+    let lease = match group {
+        Some(group) => {
+            identity.upstream = group.label().clone();
+            group.adopt(identity.server)
+        }
+        None => Lease::of_session(Arc::new(Server::new(identity.server))),
+    };
+    let traffic = Arc::new(Traffic::continued(state.age, state.counts));
+    let relay = Relay::continued(
+        leg(state.client, client, &frame.to_client)?,
+        leg(state.server, server, &frame.to_server)?,
+        traffic.clone(),
+        Limits {
+            idle: state.idle,
+            end: state.left.map(|left| now + left),
+            ping: state.ping,
+        },
+        now.checked_sub(state.quiet).unwrap_or(now),
+    );
+    let live = registry.register(Live { identity, traffic });
+    Ok(Session { relay, live, lease })
+}
+
+fn leg(state: wire::Leg, descriptor: OwnedFd, waiting: &[u8]) -> io::Result<Leg> {
+    Ok(Leg {
+        transport: Transport::from_descriptor(state.kind, descriptor)?,
+        waiting: BytesMut::from(waiting),
+        scanner: state.scanner,
+        ended: state.ended,
+        shut: state.shut,
+    })
+}

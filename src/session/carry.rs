@@ -1,0 +1,156 @@
+//! Who owns the relays: one task a session, and where sessions go that are to move.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use super::frames::Sender;
+use super::registry::Registered;
+use super::relay::{Leg, Limits, Outcome, Relay};
+use super::traffic::Order;
+use super::transport::Transport;
+use crate::listener::ClientEnd;
+use crate::observe::access_log::AccessLog;
+use crate::observe::record;
+use crate::upstream::Lease;
+
+/// A session on the relay, with all that is counted by its life.
+#[derive(Debug)]
+pub struct Session {
+    pub relay: Relay,
+    pub live: Registered,
+    pub lease: Lease,
+}
+
+/// What Pingora leaves of a handshake, the client's socket apart.
+#[derive(Debug)]
+pub struct Upgraded {
+    pub live: Registered,
+    pub lease: Lease,
+    pub server: TcpStream,
+    /// What came behind the 101.
+    pub early: BytesMut,
+    pub idle: Option<Duration>,
+    pub max_session: Option<Duration>,
+    pub ping: Option<Duration>,
+    /// The handshake agreed on an extension.
+    pub extended: bool,
+}
+
+/// What goes to another process.
+#[derive(Debug)]
+pub enum Parcel {
+    Session(Session),
+    /// A connection between two requests, and the number of its listener.
+    Idle(usize, ClientEnd),
+}
+
+/// Runs the sessions of a process.
+#[derive(Debug)]
+pub struct Carrier {
+    log: Arc<AccessLog>,
+    tasks: TaskTracker,
+    /// Where everything goes that can move. `None`: it stays.
+    leaving: Mutex<Option<UnboundedSender<Parcel>>>,
+}
+
+impl Session {
+    pub fn begin(client: ClientEnd, upgraded: Upgraded) -> Self {
+        let Upgraded {
+            live,
+            lease,
+            server,
+            early,
+            idle,
+            max_session,
+            ping,
+            extended,
+        } = upgraded;
+        let mut from_client = Leg::new(client.transport, Sender::Client, extended);
+        from_client.ended = client.ended;
+        let from_server = Leg::new(Transport::Tcp(server), Sender::Server, extended);
+        let limits = Limits {
+            idle,
+            end: max_session.map(|limit| Instant::now() + limit),
+            ping,
+        };
+        let relay = Relay::new(
+            (from_client, &client.early),
+            (from_server, &early),
+            live.traffic.clone(),
+            limits,
+        );
+        Self { relay, live, lease }
+    }
+}
+
+impl Carrier {
+    pub fn new(log: Arc<AccessLog>, tasks: TaskTracker) -> Arc<Self> {
+        Arc::new(Self {
+            log,
+            tasks,
+            leaving: Mutex::new(None),
+        })
+    }
+
+    /// Carries the session until it ends or moves.
+    pub fn carry(self: &Arc<Self>, session: Session) {
+        if self.leaving().is_some() {
+            session.live.traffic.ask(Order::Move);
+        }
+        self.keep(session);
+    }
+
+    /// As [`Carrier::carry`], also while others move.
+    pub fn keep(self: &Arc<Self>, mut session: Session) {
+        session.relay.rest();
+        let carrier = self.clone();
+        self.tasks.spawn(async move {
+            match (&mut session.relay).await {
+                Outcome::Ended => record::session_close(&carrier.log, &session.live, None),
+                Outcome::Move => carrier.send_away(session),
+            }
+        });
+    }
+
+    /// From now on, what can move goes there.
+    pub fn begin_moving(&self, to: UnboundedSender<Parcel>) {
+        *self.lock() = Some(to);
+    }
+
+    pub fn stop_moving(&self) {
+        *self.lock() = None;
+    }
+
+    /// An idle connection has left Pingora. Dropped, and so closed, when there is nowhere to go.
+    pub fn send_idle(&self, listener: usize, client: ClientEnd) {
+        if let Some(to) = self.leaving() {
+            // Without a receiver it comes back in the error, and closes.
+            let _ = to.send(Parcel::Idle(listener, client));
+        }
+    }
+
+    fn send_away(self: &Arc<Self>, session: Session) {
+        let refused = match self.leaving() {
+            Some(to) => to.send(Parcel::Session(session)).err().map(|e| e.0),
+            None => Some(Parcel::Session(session)),
+        };
+        if let Some(Parcel::Session(session)) = refused {
+            session.live.traffic.take_back_move();
+            self.keep(session);
+        }
+    }
+
+    fn leaving(&self) -> Option<UnboundedSender<Parcel>> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<UnboundedSender<Parcel>>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

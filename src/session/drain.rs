@@ -1,0 +1,201 @@
+//! Sessions that must go: told so at moments spread over a window, cut at a deadline.
+//!
+//! One engine for all occasions: a stop, what an upgrade leaves behind, a server that is drained,
+//! that fails its checks or leaves the file, a route that is gone.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use log::info;
+use rand::seq::SliceRandom;
+use tokio::task::AbortHandle;
+
+use super::live::Live;
+use super::traffic::{ClosedBy, Order};
+
+/// How sessions are told to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manner {
+    /// Who must go and why, in words.
+    pub what: String,
+    pub code: u16,
+    /// Zero: all of them at once.
+    pub window: Duration,
+    pub deadline: Duration,
+}
+
+/// The drains that go on.
+#[derive(Debug, Default)]
+pub struct Drains {
+    running: Mutex<Vec<Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    manner: Manner,
+    started: Instant,
+    sessions: Arc<[Weak<Live>]>,
+    task: AbortHandle,
+}
+
+/// How far one has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    pub manner: Manner,
+    pub age: Duration,
+    pub total: usize,
+    pub left: usize,
+}
+
+impl Drains {
+    /// Returns how many sessions will be told. Must run inside the runtime.
+    pub fn start(&self, sessions: Vec<Arc<Live>>, manner: Manner) -> usize {
+        let total = sessions.len();
+        if total == 0 {
+            return 0;
+        }
+        info!(
+            "{}: {total} sessions are told to go ({}) within {:?}",
+            manner.what, manner.code, manner.window
+        );
+        let mut sessions: Vec<Weak<Live>> = sessions.iter().map(Arc::downgrade).collect();
+        sessions.shuffle(&mut rand::rng());
+        let sessions: Arc<[Weak<Live>]> = sessions.into();
+        let task = tokio::spawn(tell(sessions.clone(), manner.clone())).abort_handle();
+        let mut running = self.lock();
+        running.retain(|drain| !drain.task.is_finished());
+        running.push(Running {
+            manner,
+            started: Instant::now(),
+            sessions,
+            task,
+        });
+        total
+    }
+
+    /// Those who have not been told yet may stay.
+    pub fn cancel(&self, what: &str) {
+        self.lock().retain(|drain| {
+            let goes = drain.manner.what == what;
+            if goes {
+                drain.task.abort();
+            }
+            !goes
+        });
+    }
+
+    /// Of the drains that are not done.
+    pub fn progress(&self) -> Vec<Progress> {
+        let mut running = self.lock();
+        running.retain(|drain| drain.left() > 0);
+        running
+            .iter()
+            .map(|drain| Progress {
+                manner: drain.manner.clone(),
+                age: drain.started.elapsed(),
+                total: drain.sessions.len(),
+                left: drain.left(),
+            })
+            .collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Drains {
+    fn drop(&mut self) {
+        for drain in self.lock().drain(..) {
+            drain.task.abort();
+        }
+    }
+}
+
+impl Running {
+    fn left(&self) -> usize {
+        self.sessions
+            .iter()
+            .filter(|session| session.strong_count() > 0)
+            .count()
+    }
+}
+
+/// The window is cut into as many parts as there are sessions, and each is told at a random moment
+/// of its part: as random as it must be, and more even than chance.
+async fn tell(sessions: Arc<[Weak<Live>]>, manner: Manner) {
+    let started = tokio::time::Instant::now();
+    let part = manner.window / u32::try_from(sessions.len()).unwrap_or(u32::MAX);
+    for (number, session) in sessions.iter().enumerate() {
+        let offset = part.mul_f64(number as f64 + rand::random::<f64>());
+        // Many in one millisecond need no timer each.
+        if offset > started.elapsed() {
+            tokio::time::sleep_until(started + offset).await;
+        }
+        if let Some(session) = session.upgrade() {
+            session.traffic.ask(Order::End {
+                by: ClosedBy::Drain,
+                code: manner.code,
+            });
+        }
+    }
+    tokio::time::sleep_until(started + manner.deadline).await;
+    for session in sessions.iter().filter_map(Weak::upgrade) {
+        session.traffic.ask(Order::Cut {
+            by: ClosedBy::Drain,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::registry::tests::live;
+    use super::*;
+
+    fn manner(window: u64) -> Manner {
+        Manner {
+            what: "test".to_owned(),
+            code: 1012,
+            window: Duration::from_secs(window),
+            deadline: Duration::from_secs(window + 5),
+        }
+    }
+
+    fn told(sessions: &[Arc<Live>]) -> usize {
+        sessions
+            .iter()
+            .filter(|session| session.traffic.order().is_some())
+            .count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sessions_are_told_evenly_over_the_window_and_cut_at_the_deadline() {
+        let sessions: Vec<_> = (0..1000).map(|_| Arc::new(live())).collect();
+        let drains = Drains::default();
+        assert_eq!(drains.start(sessions.clone(), manner(10)), 1000);
+        for second in 1..=10 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let told = told(&sessions);
+            assert!(told.abs_diff(second * 100) <= 2, "{told} after {second} s");
+        }
+        assert_eq!(drains.progress()[0].left, 1000);
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        let cut = Order::Cut {
+            by: ClosedBy::Drain,
+        };
+        assert!(sessions.iter().all(|s| s.traffic.order() == Some(cut)));
+        drop(sessions);
+        assert_eq!(drains.progress(), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_not_been_told_when_a_drain_is_cancelled_stays() {
+        let sessions: Vec<_> = (0..100).map(|_| Arc::new(live())).collect();
+        let drains = Drains::default();
+        drains.start(sessions.clone(), manner(10));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        drains.cancel("test");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(told(&sessions).abs_diff(50) <= 1);
+    }
+}

@@ -1,0 +1,262 @@
+//! A server's socket, as Pingora sees it during a handshake: after the 101 it leaves Pingora.
+//!
+//! Pingora connects through [`HandshakeConnector`] (its `custom_l4` road) and gets a
+//! [`HandshakeStream`], which
+//!
+//! - ends the read of a response head at its blank line: what came behind it is kept;
+//! - makes the first read wait one turn: Pingora then takes the request's end-of-body from its own
+//!   queue before it can see the 101 (the other order kills the session, cloudflare/pingora#946);
+//! - puts the socket of a server that has answered 101 where the relay will find it. To Pingora
+//!   the server is silent from then on.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::BytesMut;
+use pingora::connectors::l4::Connect;
+use pingora::protocols::l4::ext::set_tcp_keepalive;
+use pingora::protocols::l4::socket::SocketAddr as PeerAddress;
+use pingora::protocols::l4::stream::Stream;
+use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
+use pingora::{Error, ErrorType};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+
+use super::traffic::Traffic;
+use crate::listener::head::HeadEnd;
+
+/// Where the socket of a server that has answered 101 waits for the relay.
+#[derive(Debug, Default)]
+pub struct ServerEnd(Mutex<Option<(TcpStream, BytesMut)>>);
+
+impl ServerEnd {
+    fn put(&self, socket: TcpStream, early: BytesMut) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((socket, early));
+    }
+
+    /// With what came behind the 101.
+    pub fn take(&self) -> Option<(TcpStream, BytesMut)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Connects one handshake attempt to one server.
+#[derive(Debug)]
+pub struct HandshakeConnector {
+    /// For the server's whole answer.
+    pub response: Duration,
+    pub traffic: Arc<Traffic>,
+    pub server_end: Arc<ServerEnd>,
+}
+
+#[async_trait]
+impl Connect for HandshakeConnector {
+    /// Bounded by the peer's `total_connection_timeout`, which Pingora applies around this.
+    async fn connect(&self, address: &PeerAddress) -> pingora::Result<Stream> {
+        let Some(address) = address.as_inet() else {
+            return Error::e_explain(ErrorType::InternalError, "a server without an IP address");
+        };
+        let stream = HandshakeStream {
+            io: Some(connect(*address).await?),
+            phase: Phase::Fresh,
+            behind: BytesMut::new(),
+            timer: Box::pin(tokio::time::sleep(self.response)),
+            traffic: self.traffic.clone(),
+            server_end: self.server_end.clone(),
+        };
+        Ok(VirtualSocketStream::new(Box::new(stream)).into())
+    }
+}
+
+pub(super) async fn connect(address: SocketAddr) -> pingora::Result<TcpStream> {
+    TcpStream::connect(address).await.map_err(|cause| {
+        let kind = match cause.kind() {
+            io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+                ErrorType::ConnectNoRoute
+            }
+            io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,
+            _ => ErrorType::ConnectError,
+        };
+        Error::because(kind, format!("connecting to {address}"), cause)
+    })
+}
+
+#[derive(Debug)]
+struct HandshakeStream {
+    /// `None`: it has left.
+    io: Option<TcpStream>,
+    phase: Phase,
+    /// What was read behind a head.
+    behind: BytesMut,
+    timer: Pin<Box<Sleep>>,
+    traffic: Arc<Traffic>,
+    server_end: Arc<ServerEnd>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Nothing has been read yet: the first read waits one turn.
+    Fresh,
+    Head(ResponseHead),
+    /// The server declined: an ordinary response passes.
+    Response,
+}
+
+/// The start of a status line is all that is kept of a head.
+#[derive(Debug, Default)]
+pub struct ResponseHead {
+    end: HeadEnd,
+    line: [u8; STATUS_AT + 3],
+    line_len: usize,
+}
+
+/// Where the status code stands in `HTTP/1.1 101`.
+const STATUS_AT: usize = 9;
+
+impl ResponseHead {
+    /// Where in `bytes` the head ends, if it does.
+    pub fn feed(&mut self, bytes: &[u8]) -> Option<usize> {
+        let wanted = (self.line.len() - self.line_len).min(bytes.len());
+        self.line[self.line_len..self.line_len + wanted].copy_from_slice(&bytes[..wanted]);
+        self.line_len += wanted;
+        self.end.feed(bytes)
+    }
+
+    pub fn status(&self) -> &[u8] {
+        &self.line[STATUS_AT..]
+    }
+}
+
+pub(super) fn no_answer() -> io::Error {
+    let message = "the server did not answer the handshake in time";
+    io::Error::new(io::ErrorKind::TimedOut, message)
+}
+
+impl HandshakeStream {
+    /// Never gives out a byte that stands behind a head's blank line.
+    fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        // Behind an interim response the next head may have come with it.
+        if !self.deliver_behind(buf) {
+            let Some(io) = &mut self.io else {
+                return Poll::Pending;
+            };
+            match Pin::new(io).poll_read(cx, buf) {
+                Poll::Pending if self.timer.as_mut().poll(cx).is_ready() => {
+                    self.traffic.time_out_handshake();
+                    return Poll::Ready(Err(no_answer()));
+                }
+                polled => ready!(polled)?,
+            }
+        }
+        let Phase::Head(head) = &mut self.phase else {
+            return Poll::Ready(Ok(()));
+        };
+        if let Some(end) = head.feed(&buf.filled()[before..]) {
+            let mut behind = BytesMut::from(&buf.filled()[before + end..]);
+            behind.unsplit(self.behind.split());
+            self.behind = behind;
+            buf.set_filled(before + end);
+            match head.status() {
+                b"101" => {
+                    self.traffic.establish();
+                    if let Some(io) = self.io.take() {
+                        self.server_end.put(io, self.behind.split());
+                    }
+                }
+                [b'1', ..] => self.phase = Phase::Head(ResponseHead::default()),
+                _ => self.phase = Phase::Response,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn deliver_behind(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+        let part = self.behind.len().min(buf.remaining());
+        buf.put_slice(&self.behind.split_to(part));
+        part > 0
+    }
+}
+
+impl AsyncRead for HandshakeStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let stream = self.get_mut();
+        match stream.phase {
+            Phase::Fresh => {
+                stream.phase = Phase::Head(ResponseHead::default());
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Phase::Head(_) => stream.poll_head(cx, buf),
+            Phase::Response => {
+                if stream.deliver_behind(buf) {
+                    return Poll::Ready(Ok(()));
+                }
+                match &mut stream.io {
+                    Some(io) => Pin::new(io).poll_read(cx, buf),
+                    None => Poll::Pending,
+                }
+            }
+        }
+    }
+}
+
+/// Once the socket has left, what Pingora still does to it concerns nobody.
+impl AsyncWrite for HandshakeStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().io {
+            Some(io) => Pin::new(io).poll_write(cx, buf),
+            None => Poll::Ready(Ok(buf.len())),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().io {
+            Some(io) => Pin::new(io).poll_flush(cx),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().io {
+            Some(io) => Pin::new(io).poll_shutdown(cx),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl VirtualSocket for HandshakeStream {
+    fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
+        match &self.io {
+            Some(io) => set_option(io, option),
+            None => Ok(()),
+        }
+    }
+}
+
+pub(super) fn set_option(io: &TcpStream, option: VirtualSockOpt) -> io::Result<()> {
+    match option {
+        VirtualSockOpt::NoDelay => io.set_nodelay(true),
+        VirtualSockOpt::KeepAlive(keepalive) => set_tcp_keepalive(io, &keepalive)
+            .map_err(|error| io::Error::other(error.to_string())),
+        other => {
+            let message = format!("{other:?} is no option of a handshake's socket");
+            Err(io::Error::new(io::ErrorKind::Unsupported, message))
+        }
+    }
+}

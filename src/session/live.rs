@@ -1,0 +1,48 @@
+//! A session that lives: who it is, and what it carries.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::traffic::Traffic;
+
+/// What is known of a session from its handshake. Kept small: there are many.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Ordered by the time of the handshake (UUIDv7).
+    pub id: Uuid,
+    pub listener: Arc<str>,
+    pub route: Arc<str>,
+    pub upstream: Arc<str>,
+    pub server: SocketAddr,
+    /// The client's address as the trust rules have it, as text.
+    pub client: Box<str>,
+    pub method: Box<str>,
+    pub host: Box<str>,
+    pub path: Box<str>,
+    pub user_agent: Option<Box<str>>,
+    /// From the request's head to the 101.
+    pub handshake: Duration,
+    /// Servers tried.
+    pub attempts: usize,
+}
+
+#[derive(Debug)]
+pub struct Live {
+    pub identity: Identity,
+    pub traffic: Arc<Traffic>,
+}
+
+impl Live {
+    /// Since the server's 101.
+    pub fn age(&self) -> Duration {
+        self.since().elapsed()
+    }
+
+    pub fn since(&self) -> Instant {
+        self.traffic.established().unwrap_or_else(Instant::now)
+    }
+}

@@ -1,0 +1,601 @@
+//! Carries an upgraded session between its two sockets, once they have left Pingora.
+//!
+//! ```text
+//!            ┌────────────── Relay ──────────────┐
+//!   client ──┤ Leg ── scanner ──► waiting ── Leg ├── server
+//!          ◄─┤      ◄── waiting ◄── scanner      ├─►
+//!            └───────────────────────────────────┘
+//! ```
+//!
+//! The two directions know nothing of each other: one that stalls does not stop the other, and
+//! each ends by itself (half-close). What is read goes straight out again, from a buffer that all
+//! sessions of a thread share; only what the other side does not take waits in the leg, and until
+//! it has gone nothing more is read. An idle session holds no buffer.
+//!
+//! No byte of a frame header is passed on before the header is whole and sound. So each side
+//! always stands in a known place of a frame, a frame of our own can be put in at every boundary,
+//! and broken framing ends the session before it reaches the other side.
+//!
+//! A relay is a future and must be the root of its task: it leaves its waker with the session once.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use super::frames::{
+    CloseCode, FrameScanner, PING_TO_CLIENT, Sender, close_to_client, close_to_server,
+};
+use super::traffic::{ClosedBy, Order, Traffic};
+use super::transport::Transport;
+
+/// What one read takes at most, and so what may wait in one direction.
+const CHUNK: usize = 64 * 1024;
+
+/// Reads of one direction in a row before the other has its turn.
+const TURNS: usize = 8;
+
+/// How long the client may take to answer our Close frame.
+pub const CLOSE_WAIT: Duration = Duration::from_secs(2);
+
+/// How long the server may, once it was told because the client did not answer.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
+/// A session of which one side has ended gets this long without a byte of the other.
+const HALF_CLOSED: Duration = Duration::from_secs(60);
+
+/// Going away: what a session is told that prusik ends by itself (RFC 6455 section 7.4.1).
+const GOING_AWAY: u16 = 1001;
+const PROTOCOL_ERROR: u16 = 1002;
+
+thread_local! {
+    /// Every read of a thread's sessions goes here first, and is gone when the poll returns.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
+}
+
+/// One side of the session.
+#[derive(Debug)]
+pub struct Leg {
+    pub transport: Transport,
+    /// What this side has not taken yet.
+    pub waiting: BytesMut,
+    /// Reads what this side sends.
+    pub scanner: FrameScanner,
+    /// It sends nothing more.
+    pub ended: bool,
+    /// It has been told that nothing more comes.
+    pub shut: bool,
+}
+
+/// What ends the session by time. `None`: never.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    pub idle: Option<Duration>,
+    /// When the session is too old.
+    pub end: Option<Instant>,
+    pub ping: Option<Duration>,
+}
+
+#[derive(Debug)]
+pub struct Relay {
+    pub client: Leg,
+    pub server: Leg,
+    pub traffic: Arc<Traffic>,
+    pub limits: Limits,
+    /// Of both sides.
+    pub last_activity: Instant,
+    /// Of the client alone; looked at only with `ping`.
+    last_heard: Instant,
+    pinged: Option<Instant>,
+    ending: Option<Ending>,
+    timer: Option<Pin<Box<Sleep>>>,
+    is_waker_left: bool,
+}
+
+/// How a relay ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The session is over.
+    Ended,
+    /// It was asked to move: all of it is in the relay, at rest.
+    Move,
+}
+
+/// Our own goodbye: the client is told first and its answer goes to the server, so that nothing
+/// is lost that it sent before. If it does not answer, the server is told by us.
+#[derive(Debug)]
+struct Ending {
+    code: u16,
+    /// The two were saying goodbye already: they get the time for it, and no word from us.
+    by_themselves: bool,
+    client_told: bool,
+    server_told: bool,
+    /// The server is to be told without waiting for the client.
+    tell_server: bool,
+    due: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    ToServer,
+    ToClient,
+}
+
+/// What may happen to the next bytes of a direction.
+enum Gate {
+    /// They pass, so many at most.
+    Pass(usize),
+    /// They are read and forgotten: the receiver has had its last frame.
+    Discard,
+}
+
+/// A side whose connection broke.
+type Broken = (ClosedBy, io::Error);
+
+impl Leg {
+    pub fn new(transport: Transport, sender: Sender, extended: bool) -> Self {
+        Self {
+            transport,
+            waiting: BytesMut::new(),
+            scanner: FrameScanner::new(sender, extended),
+            ended: false,
+            shut: false,
+        }
+    }
+
+    /// What can go at once goes, the rest waits.
+    fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
+        let mut sent = 0;
+        if self.waiting.is_empty()
+            && let Poll::Ready(written) = Pin::new(&mut self.transport).poll_write(cx, bytes)
+        {
+            sent = written?;
+        }
+        if sent < bytes.len() {
+            self.waiting.extend_from_slice(&bytes[sent..]);
+        }
+        Ok(())
+    }
+
+    fn poll_send_waiting(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.waiting.is_empty() {
+            let sent = ready!(Pin::new(&mut self.transport).poll_write(cx, &self.waiting))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.waiting.advance(sent);
+            if self.waiting.is_empty() {
+                self.waiting = BytesMut::new();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether it will say nothing more that counts.
+    fn has_finished(&self) -> bool {
+        self.ended || self.scanner.is_broken() || self.has_closed()
+    }
+
+    /// Whether its Close frame has passed in full.
+    fn has_closed(&self) -> bool {
+        self.scanner.close_code().is_some() && self.scanner.between_frames()
+    }
+}
+
+impl Relay {
+    /// Both sides' first bytes may have been read already: they go in front.
+    pub fn new(
+        client: (Leg, &[u8]),
+        server: (Leg, &[u8]),
+        traffic: Arc<Traffic>,
+        limits: Limits,
+    ) -> Self {
+        let now = Instant::now();
+        let mut relay = Self {
+            client: client.0,
+            server: server.0,
+            traffic,
+            limits,
+            last_activity: now,
+            last_heard: now,
+            pinged: None,
+            ending: None,
+            timer: None,
+            is_waker_left: false,
+        };
+        for (direction, early) in [
+            (Direction::ToServer, client.1),
+            (Direction::ToClient, server.1),
+        ] {
+            if let Some((held, sound)) = relay.inspect(direction, early) {
+                let to = relay.receiver(direction);
+                to.waiting.extend_from_slice(&held);
+                to.waiting.extend_from_slice(&early[..sound]);
+            }
+        }
+        relay
+    }
+
+    /// Of a session that another process has begun.
+    pub fn continued(
+        client: Leg,
+        server: Leg,
+        traffic: Arc<Traffic>,
+        limits: Limits,
+        last_activity: Instant,
+    ) -> Self {
+        Self {
+            last_activity,
+            ..Self::new((client, &[]), (server, &[]), traffic, limits)
+        }
+    }
+
+    /// For another task to carry on: what belongs to the last one is forgotten.
+    pub fn rest(&mut self) {
+        self.is_waker_left = false;
+        self.timer = None;
+    }
+
+    fn sender(&mut self, direction: Direction) -> &mut Leg {
+        match direction {
+            Direction::ToServer => &mut self.client,
+            Direction::ToClient => &mut self.server,
+        }
+    }
+
+    fn receiver(&mut self, direction: Direction) -> &mut Leg {
+        match direction {
+            Direction::ToServer => &mut self.server,
+            Direction::ToClient => &mut self.client,
+        }
+    }
+
+    /// Moves what can be moved. Ready: the direction has ended.
+    fn poll_direction(
+        &mut self,
+        direction: Direction,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+    ) -> Poll<Result<(), Broken>> {
+        for _ in 0..TURNS {
+            let to_by = direction.receiver();
+            ready!(self.receiver(direction).poll_send_waiting(cx)).map_err(|e| (to_by, e))?;
+            let gate = self.gate(direction);
+            if self.sender(direction).ended && !matches!(gate, Gate::Pass(0)) {
+                return self.poll_shut(direction, cx);
+            }
+            let (limit, discards) = match gate {
+                Gate::Pass(0) => continue,
+                Gate::Pass(limit) => (limit, false),
+                Gate::Discard => (CHUNK, true),
+            };
+            let from_by = direction.sender();
+            let mut buf = ReadBuf::new(&mut scratch[..limit]);
+            let from = self.sender(direction);
+            ready!(Pin::new(&mut from.transport).poll_read(cx, &mut buf))
+                .map_err(|e| (from_by, e))?;
+            let bytes = buf.filled();
+            if bytes.is_empty() {
+                self.end_of(direction);
+                continue;
+            }
+            let Some((held, sound)) = self.inspect(direction, bytes) else {
+                continue;
+            };
+            if discards {
+                continue;
+            }
+            let to = self.receiver(direction);
+            if !held.is_empty() {
+                to.waiting.extend_from_slice(&held);
+            }
+            to.send(cx, &bytes[..sound]).map_err(|e| (to_by, e))?;
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// How the direction's next bytes are to be taken. Puts in a Close frame where one is due; then
+    /// it has nothing to pass.
+    fn gate(&mut self, direction: Direction) -> Gate {
+        let at_boundary = self.sender(direction).scanner.between_frames();
+        let left = self.sender(direction).scanner.payload_left();
+        let client_closed = self.client.has_closed();
+        let is_broken = self.sender(direction).scanner.is_broken();
+        let Some(ending) = self.ending.as_mut().filter(|ending| !ending.by_themselves) else {
+            return Gate::Pass(CHUNK);
+        };
+        let rest = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+        match direction {
+            Direction::ToClient if ending.client_told => Gate::Discard,
+            Direction::ToClient if at_boundary => {
+                ending.client_told = true;
+                let frame = close_to_client(ending.code);
+                self.client.waiting.extend_from_slice(&frame);
+                Gate::Pass(0)
+            }
+            Direction::ToClient => Gate::Pass(rest),
+            Direction::ToServer if ending.server_told || client_closed => Gate::Discard,
+            Direction::ToServer if ending.tell_server && at_boundary => {
+                ending.server_told = true;
+                let frame = close_to_server(ending.code, rand::random());
+                self.server.waiting.extend_from_slice(&frame);
+                Gate::Pass(0)
+            }
+            Direction::ToServer if is_broken => Gate::Discard,
+            Direction::ToServer if ending.tell_server => Gate::Pass(rest),
+            Direction::ToServer => Gate::Pass(CHUNK),
+        }
+    }
+
+    /// Counts what has arrived, and finds how much of it may pass, behind what was held of a header
+    /// that is now whole. `None`: nothing of it.
+    fn inspect(&mut self, direction: Direction, bytes: &[u8]) -> Option<(BytesMut, usize)> {
+        let awaits_pong = self.pinged.is_some();
+        let from = self.sender(direction);
+        let was_closed = from.scanner.close_code().is_some();
+        let held = match from.scanner.held() {
+            [] => BytesMut::new(),
+            held => BytesMut::from(held),
+        };
+        let (others, in_frame) = (from.scanner.others(), !from.scanner.between_frames());
+        let sound = from.scanner.feed(bytes).sound;
+        let messages = from.scanner.messages();
+        let only_pongs = !in_frame && from.scanner.others() == others;
+        let close = from.scanner.close_code().filter(|_| !was_closed);
+        let is_broken = from.scanner.is_broken();
+        let traffic = &self.traffic;
+        let (byte_count, message_count) = match direction {
+            Direction::ToServer => (&traffic.bytes_in, &traffic.messages_in),
+            Direction::ToClient => (&traffic.bytes_out, &traffic.messages_out),
+        };
+        add(byte_count, bytes.len() as u64);
+        message_count.store(messages, Relaxed);
+        if let Some(code) = close {
+            traffic.close(direction.sender(), Some(code));
+        }
+        let now = Instant::now();
+        if direction == Direction::ToServer {
+            self.last_heard = now;
+            self.pinged = None;
+        }
+        // The answer to our own ping does not make a quiet session a lively one.
+        if !(awaits_pong && only_pongs && direction == Direction::ToServer) {
+            self.last_activity = now;
+        }
+        if is_broken && self.ending.is_none() {
+            self.begin_ending(ClosedBy::Error, PROTOCOL_ERROR);
+            if let Some(ending) = &mut self.ending {
+                ending.tell_server = true;
+            }
+        }
+        (sound > 0).then_some((held, sound))
+    }
+
+    /// One side sends nothing more.
+    fn end_of(&mut self, direction: Direction) {
+        let from = self.sender(direction);
+        from.ended = true;
+        let held = BytesMut::from(from.scanner.held());
+        let is_broken = from.scanner.is_broken();
+        self.traffic.close(direction.sender(), None);
+        match &mut self.ending {
+            None if !is_broken => self.receiver(direction).waiting.unsplit(held),
+            Some(ending) if direction == Direction::ToServer => ending.tell_server = true,
+            _ => {}
+        }
+    }
+
+    fn poll_shut(
+        &mut self,
+        direction: Direction,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Broken>> {
+        let is_ending = self.ending.is_some();
+        let to = self.receiver(direction);
+        // In our own goodbye the receiver may still have to be told.
+        if !to.shut && !is_ending {
+            ready!(to.poll_send_waiting(cx)).map_err(|e| (direction.receiver(), e))?;
+            ready!(Pin::new(&mut to.transport).poll_shutdown(cx))
+                .map_err(|e| (direction.receiver(), e))?;
+            to.shut = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Unless the two are saying goodbye by themselves.
+    fn begin_ending(&mut self, by: ClosedBy, code: u16) {
+        self.traffic.close(by, Some(CloseCode::Code(code)));
+        let by_themselves =
+            self.client.scanner.close_code().is_some() || self.server.scanner.close_code().is_some();
+        self.ending = Some(Ending {
+            code,
+            by_themselves,
+            client_told: self.client.shut,
+            server_told: self.server.shut,
+            tell_server: self.client.ended,
+            due: Instant::now() + CLOSE_WAIT,
+        });
+    }
+
+    fn is_over(&self) -> bool {
+        let (client, server) = (&self.client, &self.server);
+        if client.ended && server.ended {
+            return true;
+        }
+        if !client.waiting.is_empty() || !server.waiting.is_empty() {
+            return false;
+        }
+        match &self.ending {
+            None => client.has_closed() && server.has_closed(),
+            Some(ending) if ending.by_themselves => client.has_closed() && server.has_closed(),
+            Some(ending) => {
+                let client_knows = ending.client_told;
+                let server_knows = ending.server_told || client.has_closed();
+                client_knows && server_knows && client.has_finished() && server.has_finished()
+            }
+        }
+    }
+
+    /// When the next thing is due if nothing happens before.
+    fn due(&self) -> Option<Instant> {
+        if let Some(ending) = &self.ending {
+            return Some(ending.due);
+        }
+        let Limits { idle, end, ping } = self.limits;
+        let quiet = match self.client.ended || self.server.ended {
+            true => Some(idle.map_or(HALF_CLOSED, |idle| idle.min(HALF_CLOSED))),
+            false => idle,
+        };
+        let idle = quiet.map(|quiet| self.last_activity + quiet);
+        let ping = ping.map(|ping| self.pinged.unwrap_or(self.last_heard) + ping);
+        [idle, end, ping].into_iter().flatten().min()
+    }
+
+    /// What is due is done. True: the session is cut.
+    fn strike(&mut self, now: Instant) -> bool {
+        if let Some(ending) = &mut self.ending {
+            if ending.tell_server {
+                return true;
+            }
+            ending.tell_server = true;
+            ending.due = now + LAST_WAIT;
+            return false;
+        }
+        if self.limits.end.is_some_and(|end| end <= now) {
+            self.begin_ending(ClosedBy::MaxSession, GOING_AWAY);
+            return false;
+        }
+        if let Some(ping) = self.limits.ping
+            && self.pinged.unwrap_or(self.last_heard) + ping <= now
+        {
+            if self.pinged.is_some() {
+                self.begin_ending(ClosedBy::Idle, GOING_AWAY);
+            } else {
+                if self.server.scanner.between_frames() && !self.client.shut {
+                    self.client.waiting.extend_from_slice(&PING_TO_CLIENT);
+                    self.pinged = Some(now);
+                } else {
+                    // Within a frame of the server's none can be put in: another time.
+                    self.last_heard = now;
+                }
+            }
+            return false;
+        }
+        if self.client.ended || self.server.ended {
+            return true;
+        }
+        self.begin_ending(ClosedBy::Idle, GOING_AWAY);
+        false
+    }
+
+    /// Ready when something is due. The timer is moved when it fires, not with each message.
+    fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
+        loop {
+            let Some(due) = self.due() else {
+                return Poll::Pending;
+            };
+            match &mut self.timer {
+                Some(timer) if timer.deadline() <= due && !timer.is_elapsed() => {
+                    return Poll::Pending;
+                }
+                Some(timer) => timer.as_mut().reset(due),
+                None => self.timer = Some(Box::pin(tokio::time::sleep_until(due))),
+            }
+            if let Some(timer) = &mut self.timer {
+                ready!(timer.as_mut().poll(cx));
+            }
+            let now = Instant::now();
+            if self.due().is_some_and(|due| due <= now) {
+                return Poll::Ready(now);
+            }
+        }
+    }
+
+    fn poll_both(&mut self, cx: &mut Context<'_>) -> Result<(), Broken> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            for direction in [Direction::ToServer, Direction::ToClient] {
+                if let Poll::Ready(Err(broken)) = self.poll_direction(direction, cx, scratch) {
+                    return Err(broken);
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Future for Relay {
+    type Output = Outcome;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let relay = self.get_mut();
+        if !relay.is_waker_left {
+            relay.traffic.wake_on_order(cx.waker());
+            relay.is_waker_left = true;
+        }
+        match relay.traffic.order() {
+            None => {}
+            Some(Order::Cut { by }) => {
+                relay.traffic.close(by, None);
+                return Poll::Ready(Outcome::Ended);
+            }
+            Some(Order::End { by, code }) if relay.ending.is_none() => {
+                relay.begin_ending(by, code);
+            }
+            Some(Order::Move) if relay.ending.is_none() => return Poll::Ready(Outcome::Move),
+            Some(Order::End { .. } | Order::Move) => {}
+        }
+        loop {
+            let was_ending = relay.ending.is_some();
+            if let Err((by, error)) = relay.poll_both(cx) {
+                let by = match error.kind() {
+                    // The kernel gave up on a peer that answers nothing any more.
+                    io::ErrorKind::TimedOut => ClosedBy::Error,
+                    _ => by,
+                };
+                relay.traffic.close(by, None);
+                return Poll::Ready(Outcome::Ended);
+            }
+            if relay.is_over() {
+                return Poll::Ready(Outcome::Ended);
+            }
+            if relay.ending.is_some() != was_ending {
+                // The direction that had its turn first may have something to do now.
+                continue;
+            }
+            let now = ready!(relay.poll_due(cx));
+            if relay.strike(now) {
+                return Poll::Ready(Outcome::Ended);
+            }
+        }
+    }
+}
+
+impl Direction {
+    /// Whose bytes they are.
+    fn sender(self) -> ClosedBy {
+        match self {
+            Self::ToServer => ClosedBy::Client,
+            Self::ToClient => ClosedBy::Server,
+        }
+    }
+
+    fn receiver(self) -> ClosedBy {
+        match self {
+            Self::ToServer => ClosedBy::Server,
+            Self::ToClient => ClosedBy::Client,
+        }
+    }
+}
+
+/// There is one writer: no locked instruction is needed.
+fn add(counter: &AtomicU64, more: u64) {
+    counter.store(counter.load(Relaxed) + more, Relaxed);
+}
