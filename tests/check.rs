@@ -71,19 +71,6 @@ routes:
 }
 
 #[test]
-fn keys_that_are_not_built_yet_are_refused() {
-    for addition in [
-        "admin: { listen: 127.0.0.1:9900 }",
-        "server: { tunnel: relay }",
-        "server: { drain: { window: 30s } }",
-    ] {
-        let output = check(&format!("{GOOD}{addition}\n"));
-        assert_eq!(output.status.code(), Some(78), "{addition}");
-        assert!(stderr(&output).contains("unknown"), "{}", stderr(&output));
-    }
-}
-
-#[test]
 fn what_is_no_yaml_is_78_with_a_place() {
     for text in ["routes: [", "a: b: c", "\t- x", "listeners: {", ""] {
         let output = check(text);

@@ -17,7 +17,7 @@ pub struct Problem {
     pub status: StatusCode,
     pub failure: Failure,
     /// The one field that some statuses must carry: `Allow` with 405, `WWW-Authenticate` with 401.
-    pub field: Option<(HeaderName, HeaderValue)>,
+    pub field: Option<(HeaderName, &'static str)>,
 }
 
 impl Problem {
@@ -38,7 +38,7 @@ impl Problem {
 
     pub fn with(self, name: HeaderName, value: &'static str) -> Self {
         Self {
-            field: Some((name, HeaderValue::from_static(value))),
+            field: Some((name, value)),
             ..self
         }
     }
@@ -59,6 +59,7 @@ impl From<Problem> for Answer {
     fn from(problem: Problem) -> Self {
         let mut answer = json(problem.status, &problem.failure);
         if let Some((name, value)) = problem.field {
+            let value = HeaderValue::from_static(value);
             answer.headers_mut().insert(name, value);
         }
         answer

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONNECTION};
-use http::{HeaderValue, Method, Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body;
 use log::error;
@@ -97,7 +97,7 @@ impl Api {
             Resource::Session(id) => {
                 let code = params::close_code(query)?;
                 self.control.close(id, code)?;
-                Ok(json(StatusCode::OK, &json!({ "closed": id })))
+                Ok(json(StatusCode::OK, &json!({ "closed": id.to_string() })))
             }
             Resource::Reload => {
                 params::none(query)?;
@@ -215,6 +215,7 @@ async fn to_the_end<T: Send + 'static>(
     }
 }
 
+/// What is left of a body that is refused is not waited for: the connection closes.
 async fn collect<B>(body: B) -> Result<Bytes, Problem>
 where
     B: Body,
@@ -228,14 +229,14 @@ where
             format!("the body is longer than {LARGEST_BODY} bytes"),
             "an order is a small JSON object",
         )
-        .closing()),
-        Ok(Err(error)) => Err(broken(&error).closing()),
+        .with(CONNECTION, "close")),
+        Ok(Err(error)) => Err(broken(&error).with(CONNECTION, "close")),
         Err(_) => Err(Problem::new(
             StatusCode::REQUEST_TIMEOUT,
             format!("the body has not come within {BODY_DEADLINE:?}"),
             "send it in one piece",
         )
-        .closing()),
+        .with(CONNECTION, "close")),
     }
 }
 
@@ -244,14 +245,6 @@ fn broken(error: &impl Display) -> Problem {
         format!("the body cannot be read: {error}"),
         "send it with its Content-Length",
     )
-}
-
-impl Problem {
-    /// What is left of the body is not waited for.
-    fn closing(mut self) -> Self {
-        self.field = Some((CONNECTION, HeaderValue::from_static("close")));
-        self
-    }
 }
 
 #[cfg(test)]

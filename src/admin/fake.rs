@@ -19,6 +19,8 @@ pub const SESSION: &str = "0190aaaa-0000-7000-8000-000000000001";
 #[derive(Debug, Default)]
 pub struct Fake {
     pub is_stopping: AtomicBool,
+    /// The list of sessions has a second page, which shows the same one.
+    pub has_two_pages: AtomicBool,
     /// In words.
     pub asked: Mutex<Vec<String>>,
     pub reload_began: Notify,
@@ -71,6 +73,7 @@ impl Control for Fake {
 
     fn sessions(&self, filter: &SessionFilter) -> SessionPage {
         self.note(format!("sessions {filter:?}"));
+        let has_next = self.has_two_pages.load(Ordering::Relaxed) && filter.after.is_none();
         SessionPage {
             sessions: vec![Session {
                 id: SESSION.to_owned(),
@@ -88,7 +91,7 @@ impl Control for Fake {
                 messages_in: 4,
                 messages_out: 5,
             }],
-            next: None,
+            next: has_next.then(|| SESSION.to_owned()),
         }
     }
 

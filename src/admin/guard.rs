@@ -321,7 +321,7 @@ mod tests {
                 Ok(()) => 200,
                 Err(problem) => {
                     let (name, value) = problem.field.unwrap();
-                    assert_eq!((name, value.as_bytes()), (WWW_AUTHENTICATE, &b"Bearer"[..]));
+                    assert_eq!((name, value), (WWW_AUTHENTICATE, "Bearer"));
                     problem.status.as_u16()
                 }
             }

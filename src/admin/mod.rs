@@ -11,7 +11,7 @@
 mod answer;
 mod api;
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 pub mod guard;
 pub mod params;
 pub mod server;

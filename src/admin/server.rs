@@ -203,6 +203,15 @@ mod tests {
         assert!(!answer.starts_with(b"HTTP/1.1 200"));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_is_closed() {
+        let (_running, address) = on_tcp();
+        let stream = TcpStream::connect(address).await.unwrap();
+        let call = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        let answer = exchange(stream, call).await;
+        assert!(answer.ends_with("ok"), "{answer}");
+    }
+
     #[tokio::test]
     async fn a_stop_waits_for_the_call_in_flight_and_takes_the_file_along() {
         let folder = tempfile::tempdir().unwrap();

@@ -245,7 +245,7 @@ impl Process {
         match &outcome {
             Ok(changes) if changes.is_empty() => info!("reload done: nothing changed"),
             Ok(changes) => {
-                info!("reload done");
+                info!("reload done: {} changes", changes.len());
                 changes.iter().for_each(|change| info!("  {change}"));
             }
             Err(error) => error!("reload refused: the configuration stays as it was\n{error}"),

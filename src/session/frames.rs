@@ -367,7 +367,9 @@ mod tests {
             assert!(scanner.at_boundary(), "cut at {cut}");
         }
         let mut bytewise = scanner();
-        bytes.chunks(1).for_each(|byte| bytewise.feed(byte));
+        for byte in bytes.chunks(1) {
+            bytewise.feed(byte);
+        }
         assert_eq!(bytewise.messages(), 3);
         assert_eq!(bytewise.close_code(), Some(CloseCode::Code(4003)));
     }

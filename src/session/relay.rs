@@ -48,8 +48,12 @@ pub const CLOSE_WAIT: Duration = Duration::from_secs(2);
 /// How long the server may, once it was told because the client did not answer.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
-/// A session of which one side has ended gets this long without a byte of the other.
+/// A session whose client has ended its side gets this long without a byte of the server.
 const HALF_CLOSED: Duration = Duration::from_secs(60);
+
+/// And one whose server has, without a byte of the client: servers end by closing, and rarely wait
+/// for anything then.
+const SERVER_GONE: Duration = Duration::from_secs(5);
 
 /// Going away: what a session is told that prusik ends by itself (RFC 6455 section 7.4.1).
 const GOING_AWAY: u16 = 1001;
@@ -115,6 +119,8 @@ struct Ending {
     code: u16,
     /// The two were saying goodbye already: they get the time for it, and no word from us.
     by_themselves: bool,
+    /// Our code is the one for the log, once the client has it.
+    is_cause: bool,
     client_told: bool,
     server_told: bool,
     /// The server is to be told without waiting for the client.
@@ -317,6 +323,9 @@ impl Relay {
             Direction::ToClient if ending.client_told => Gate::Discard,
             Direction::ToClient if at_boundary => {
                 ending.client_told = true;
+                if ending.is_cause {
+                    self.traffic.set_close_code(CloseCode::Code(ending.code));
+                }
                 let frame = close_to_client(ending.code);
                 self.client.waiting.extend_from_slice(&frame);
                 Gate::Pass(0)
@@ -412,12 +421,13 @@ impl Relay {
 
     /// Unless the two are saying goodbye by themselves.
     fn begin_ending(&mut self, by: ClosedBy, code: u16) {
-        self.traffic.close(by, Some(CloseCode::Code(code)));
+        let is_cause = self.traffic.close(by, None);
         let by_themselves =
             self.client.scanner.close_code().is_some() || self.server.scanner.close_code().is_some();
         self.ending = Some(Ending {
             code,
             by_themselves,
+            is_cause,
             client_told: self.client.shut,
             server_told: self.server.shut,
             tell_server: self.client.ended,
@@ -450,10 +460,12 @@ impl Relay {
             return Some(ending.due);
         }
         let Limits { idle, end, ping } = self.limits;
-        let quiet = match self.client.ended || self.server.ended {
-            true => Some(idle.map_or(HALF_CLOSED, |idle| idle.min(HALF_CLOSED))),
-            false => idle,
+        let half_closed = match (self.client.ended, self.server.ended) {
+            (false, false) => None,
+            (_, true) => Some(SERVER_GONE),
+            (true, false) => Some(HALF_CLOSED),
         };
+        let quiet = half_closed.into_iter().chain(idle).min();
         let idle = quiet.map(|quiet| self.last_activity + quiet);
         let ping = ping.map(|ping| self.pinged.unwrap_or(self.last_heard) + ping);
         [idle, end, ping].into_iter().flatten().min()

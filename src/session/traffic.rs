@@ -185,20 +185,25 @@ impl Traffic {
         self.session.register(waker);
     }
 
-    /// The first cause is the cause: what follows are its consequences.
-    pub fn close(&self, by: ClosedBy, code: Option<CloseCode>) {
-        if self
+    /// The first cause is the cause: what follows are its consequences. Whether this was it.
+    pub fn close(&self, by: ClosedBy, code: Option<CloseCode>) -> bool {
+        let is_first = self
             .closed_by
             .compare_exchange(0, by as u8, Relaxed, Relaxed)
-            .is_ok()
-            && let Some(code) = code
-        {
-            let code = match code {
-                CloseCode::Code(code) => code,
-                CloseCode::Absent => 1005,
-            };
-            self.close_code.store(code.into(), Relaxed);
+            .is_ok();
+        if is_first && let Some(code) = code {
+            self.set_close_code(code);
         }
+        is_first
+    }
+
+    /// What the cause has said.
+    pub fn set_close_code(&self, code: CloseCode) {
+        let code = match code {
+            CloseCode::Code(code) => code,
+            CloseCode::Absent => 1005,
+        };
+        self.close_code.store(code.into(), Relaxed);
     }
 
     pub fn closed_by(&self) -> Option<ClosedBy> {

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 
 use futures_util::stream;
+use http::HeaderValue;
 use http_body_util::{Full, StreamBody};
 use hyper::body::Frame;
 use serde_json::{Value, json};

@@ -1,4 +1,12 @@
 //! The command line, and the exit codes that scripts rely on.
+//!
+//! [`operate`] has the commands that talk to a running process, [`reach`] the way to it,
+//! [`client`] the calls, and [`table`] what people get to see.
+
+mod client;
+mod operate;
+mod reach;
+mod table;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -10,6 +18,10 @@ use log::error;
 use crate::config::{self, Config, ConfigErrors};
 use crate::lifecycle::Origin;
 use crate::{demo, lifecycle};
+
+use client::ClientError;
+use operate::{CloseArgs, DrainArgs, EnableArgs, SessionsArgs, StatusArgs};
+use reach::Reach;
 
 /// A WebSocket-first reverse proxy and load balancer.
 #[derive(Debug, Parser)]
@@ -33,6 +45,20 @@ enum Command {
     },
     /// Print the configuration's JSON Schema, for editors
     Schema,
+    /// Make the running process read its file again; returns when done
+    Reload(Reach),
+    /// Make the binary on disk take over; returns when it serves, or the old process has kept on
+    Upgrade(Reach),
+    /// Show listeners, routes, upstreams, servers and how many sessions they have
+    Status(StatusArgs),
+    /// List the live sessions
+    Sessions(SessionsArgs),
+    /// Give a server no new sessions, and tell its sessions to go
+    Drain(DrainArgs),
+    /// Use a drained server again
+    Enable(EnableArgs),
+    /// End one session with a Close frame
+    Close(CloseArgs),
 }
 
 #[derive(Debug, Args)]
@@ -55,6 +81,13 @@ pub fn main() -> ExitCode {
         Command::Check(file) => check(&file.config),
         Command::Demo { port } => run_demo(port),
         Command::Schema => print_schema(),
+        Command::Reload(reach) => ask(operate::reload(reach)),
+        Command::Upgrade(reach) => ask(operate::upgrade(reach)),
+        Command::Status(args) => ask(operate::status(args)),
+        Command::Sessions(args) => ask(operate::sessions(args)),
+        Command::Drain(args) => ask(operate::drain(args)),
+        Command::Enable(args) => ask(operate::enable(args)),
+        Command::Close(args) => ask(operate::close(args)),
     }
 }
 
@@ -110,6 +143,38 @@ fn print_schema() -> ExitCode {
     }
 }
 
+/// Runs a command that talks to a running process, and prints what it yields.
+fn ask(work: impl Future<Output = Result<String, ClientError>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => {
+            eprintln!("cannot start: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    match outcome {
+        Ok(text) => match io::stdout().write_all(text.as_bytes()) {
+            // `prusik sessions | head` has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("done, but the outcome cannot be written: {error}");
+                ExitCode::from(FAILED)
+            }
+            Ok(()) => ExitCode::SUCCESS,
+        },
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(match error {
+                ClientError::WrongFile(_) => CONFIG_WRONG,
+                _ => FAILED,
+            })
+        }
+    }
+}
+
 /// Every error goes to stderr, so that a pipe on stdout doesn't hide it.
 fn load(path: &Path) -> Result<Config, ExitCode> {
     config::load(path).map_err(|errors: ConfigErrors| {
@@ -147,4 +212,16 @@ fn finish<E: std::fmt::Display>(
 
 fn log_to_stderr(default: &str) {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default)).init();
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_commands_are_consistent() {
+        Cli::command().debug_assert();
+    }
 }

@@ -1,0 +1,221 @@
+"""The proxies that compare.py measures: how each is configured, started, watched and stopped."""
+import os, socket, subprocess, time
+from pathlib import Path
+
+PRUSIK = """\
+server: {{ threads: 1{tunnel} }}
+access_log: off
+listeners:
+  - listen: 127.0.0.1:{port}
+upstreams:
+  origin:
+    servers: [127.0.0.1:{origin}]
+routes:
+  - match: {{ path_prefix: / }}
+    upstream: origin
+"""
+
+# The forwarding headers are those that prusik sets by default. keepalive_requests: nginx would
+# close a connection after 1000 requests otherwise, prusik and HAProxy do not.
+NGINX = """\
+worker_processes 1;
+daemon off;
+pid {dir}/nginx.pid;
+error_log {dir}/nginx.error.log;
+events {{ worker_connections 15000; }}
+http {{
+  access_log off;
+  client_body_temp_path {dir}/nginx-body;
+  proxy_temp_path {dir}/nginx-proxy;
+  fastcgi_temp_path {dir}/nginx-fastcgi;
+  uwsgi_temp_path {dir}/nginx-uwsgi;
+  scgi_temp_path {dir}/nginx-scgi;
+  keepalive_requests 1000000000;
+  map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
+  upstream origin {{
+    server 127.0.0.1:{origin};
+    keepalive 128;
+    keepalive_requests 1000000000;
+  }}
+  server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    location / {{
+      proxy_pass http://origin;
+      proxy_http_version 1.1;
+      proxy_read_timeout 1h;
+      proxy_set_header Upgrade $http_upgrade;
+      proxy_set_header Connection $connection_upgrade;
+      proxy_set_header Host $http_host;
+      proxy_set_header X-Real-IP $remote_addr;
+      proxy_set_header X-Forwarded-For $remote_addr;
+      proxy_set_header X-Forwarded-Proto $scheme;
+      proxy_set_header X-Forwarded-Host $http_host;
+      proxy_set_header X-Forwarded-Port $server_port;
+    }}
+  }}
+}}
+"""
+
+HAPROXY = """\
+global
+  nbthread 1
+  maxconn 7000
+defaults
+  mode http
+  option forwardfor
+  timeout connect 5s
+  timeout client 1m
+  timeout server 1m
+  timeout tunnel 1h
+frontend public
+  bind 127.0.0.1:{port}
+  default_backend origin
+backend origin
+  server origin 127.0.0.1:{origin}
+"""
+
+CADDY = """\
+{{
+  admin off
+  auto_https off
+}}
+http://127.0.0.1:{port}, http://bench.test:{port} {{
+  bind 127.0.0.1
+  reverse_proxy 127.0.0.1:{origin}
+}}
+"""
+
+
+class Kind:
+    """One column of the comparison."""
+
+    def __init__(self, name, template, arguments, version, workloads=None):
+        self.name, self.template, self.arguments = name, template, arguments
+        self.version, self.workloads = version, workloads
+
+    def does(self, workload):
+        return self.workloads is None or workload in self.workloads
+
+    def config(self, port, origin, directory):
+        return self.template.format(port=port, origin=origin, dir=directory)
+
+    def command(self, path):
+        return [argument.replace("CONFIG", str(path)) for argument in self.arguments]
+
+
+def output_of(*command):
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return done.stdout.strip().splitlines()[0] if done.stdout.strip() else "no version"
+
+
+def kinds(prusik, directory, say):
+    """What there is to compare on this machine; `say` hears what is left out."""
+    def prusik_kind(name, tunnel):
+        template = PRUSIK.replace("{tunnel}", tunnel)
+        return Kind(name, template, [str(prusik), "run", "--config", "CONFIG"], output_of(prusik, "--version"))
+
+    found = [prusik_kind("prusik", "")]
+    other = prusik_kind("prusik-pingora", ", tunnel: pingora")
+    trial = directory / "trial.yaml"
+    trial.write_text(other.config(1, 2, directory))
+    checked = subprocess.run([prusik, "check", "--config", trial], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    if checked.returncode == 0:
+        found.append(other)
+    elif checked.returncode == 78:
+        say("prusik-pingora is left out: this binary does not know `server.tunnel: pingora`")
+    else:
+        raise SystemExit(f"prusik check ended with {checked.returncode}")
+
+    for name, template, binary, arguments, version, workloads in (
+        ("nginx", NGINX, "/usr/sbin/nginx", ["-p", str(directory), "-c", "CONFIG"], ["-v"], None),
+        ("haproxy", HAPROXY, "/usr/sbin/haproxy", ["-db", "-q", "-f", "CONFIG"], ["-v"], None),
+        ("caddy", CADDY, "/usr/bin/caddy", ["run", "--adapter", "caddyfile", "--config", "CONFIG"], ["version"],
+         {"echo64", "get"}),
+    ):
+        if not os.access(binary, os.X_OK):
+            say(f"{name} is left out: there is no {binary}")
+            continue
+        found.append(Kind(name, template, [binary, *arguments], output_of(binary, *version), workloads))
+    return found
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def accepts(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Proxy:
+    """A running proxy, pinned to `core`. Its figures are those of all its processes."""
+
+    def __init__(self, kind, origin_port, directory, core):
+        self.kind, self.port = kind, free_port()
+        path = Path(directory) / f"{kind.name}.conf"
+        path.write_text(kind.config(self.port, origin_port, directory))
+        self.log = Path(directory) / f"{kind.name}.log"
+        environment = {**os.environ, "GOMAXPROCS": "1", "HOME": str(directory),
+                       "XDG_DATA_HOME": str(directory), "XDG_CONFIG_HOME": str(directory)}
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen(kind.command(path), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                                            env=environment, preexec_fn=lambda: pin(core))
+        deadline = time.monotonic() + 10
+        while not accepts(self.port):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                said = self.log.read_text()[-2000:]
+                self.stop()
+                raise SystemExit(f"{kind.name} does not serve on port {self.port}: {said}")
+            time.sleep(0.02)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def pids(self):
+        """The process that was started and all below it."""
+        found = [self.process.pid]
+        for pid in found:
+            for children in Path(f"/proc/{pid}/task").glob("*/children"):
+                found += [int(child) for child in children.read_text().split()]
+        return found
+
+    def cpu_ns(self):
+        """CPU time of all threads, those that have ended too, to the nanosecond: the kernel's clock
+        of each process, as clock_getcpuclockid(3) makes it."""
+        return sum(time.clock_gettime_ns(~pid << 3 | 2) for pid in self.pids())
+
+    def memory_kib(self):
+        """Anonymous and shared memory, what processes share counted once. Pages of the binary and
+        its libraries, which come and go with other processes, are not in it."""
+        total = 0
+        for pid in self.pids():
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
+                    total += int(line.split()[1])
+        return total
+
+    def stop(self):
+        pids = self.pids() if self.process.poll() is None else []
+        if pids:
+            self.process.terminate()
+            try:
+                self.process.wait(3)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                for pid in pids[1:]:
+                    try:
+                        os.kill(pid, 9)
+                    except ProcessLookupError:
+                        pass
+
+
+def pin(core):
+    if core is not None:
+        os.sched_setaffinity(0, {core})

@@ -1,0 +1,257 @@
+//! Calls to a running process, one at a time, and what can go wrong with them.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use super::reach::Address;
+use crate::admin::token::{Token, TokenError};
+use crate::admin::view::Failure;
+use crate::config::ConfigErrors;
+
+/// One that listens accepts at once.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub struct Client {
+    address: Address,
+    token: Option<Token>,
+}
+
+/// One call; the answer must have come within `patience`.
+#[derive(Debug)]
+pub struct Call {
+    pub method: Method,
+    /// With its query.
+    pub path: String,
+    /// JSON, or empty.
+    pub body: String,
+    pub patience: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error(
+        "{0}\nthe running process's address was to be read from this file; --admin ADDR does \
+         without it"
+    )]
+    WrongFile(ConfigErrors),
+    /// The same, where it is the file that the call is about.
+    #[error("{0}\nthe running process was not asked: the file doesn't tell where it is")]
+    Unreadable(ConfigErrors),
+    #[error(
+        "{} has no admin: nothing tells where the running process is; add `admin: {{ listen: \
+         unix:/run/prusik/admin.sock }}` and restart prusik, or name its address with --admin ADDR",
+        .0.display()
+    )]
+    NoAdmin(PathBuf),
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error(
+        "cannot reach prusik at {address}: {}{}",
+        in_words(cause),
+        remedy(cause)
+    )]
+    Unreachable { address: Address, cause: io::Error },
+    #[error(
+        "prusik at {address} has not answered within {patience:?}; its log tells what it is doing"
+    )]
+    Late {
+        address: Address,
+        patience: Duration,
+    },
+    #[error("the connection to {address} broke before the answer: {cause}; {NOT_PRUSIK}")]
+    Broken {
+        address: Address,
+        cause: hyper::Error,
+    },
+    #[error("{address} answers with status {status}, but not as prusik does; {NOT_PRUSIK}")]
+    Strange {
+        address: Address,
+        status: StatusCode,
+    },
+    #[error("cannot make a call of this: {0}")]
+    Unsayable(#[from] http::Error),
+    #[error("{}", said(.0))]
+    Refused(Failure),
+}
+
+const NOT_PRUSIK: &str = "is this prusik's admin address, and not that of a listener?";
+
+impl Client {
+    pub fn new(address: Address, token: Option<Token>) -> Self {
+        Self { address, token }
+    }
+
+    #[cfg(test)]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    #[cfg(test)]
+    pub fn has_token(&self) -> bool {
+        self.token.is_some()
+    }
+
+    /// The answer's body, when the call was served.
+    pub async fn call(&self, call: Call) -> Result<Bytes, ClientError> {
+        match &self.address {
+            Address::Tcp(address) => {
+                let stream = self.connect(TcpStream::connect(address)).await?;
+                // The process takes no name for its Host, only an address.
+                let host = stream
+                    .peer_addr()
+                    .map_err(|cause| self.unreachable(cause))?;
+                self.converse(stream, &host.to_string(), call).await
+            }
+            Address::Unix(path) => {
+                let stream = self.connect(UnixStream::connect(path)).await?;
+                self.converse(stream, "localhost", call).await
+            }
+        }
+    }
+
+    /// The answer's body, read as the JSON that it should be.
+    pub fn read<T: DeserializeOwned>(&self, body: &Bytes) -> Result<T, ClientError> {
+        serde_json::from_slice(body).map_err(|_| self.strange(StatusCode::OK))
+    }
+
+    async fn connect<S>(
+        &self,
+        connecting: impl Future<Output = io::Result<S>>,
+    ) -> Result<S, ClientError> {
+        match timeout(CONNECT_DEADLINE, connecting).await {
+            Ok(connected) => connected.map_err(|cause| self.unreachable(cause)),
+            Err(_) => Err(self.unreachable(io::ErrorKind::TimedOut.into())),
+        }
+    }
+
+    async fn converse<S>(&self, stream: S, host: &str, call: Call) -> Result<Bytes, ClientError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let patience = call.patience;
+        let request = self.request(host, call)?;
+        let exchange = async {
+            let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+            // It ends with the exchange: the request says so, and the sender is dropped.
+            tokio::spawn(connection);
+            let (head, body) = sender.send_request(request).await?.into_parts();
+            Ok((head.status, body.collect().await?.to_bytes()))
+        };
+        let (status, body) = match timeout(patience, exchange).await {
+            Ok(answered) => answered.map_err(|cause| self.broken(cause))?,
+            Err(_) => return Err(self.late(patience)),
+        };
+        if status.is_success() {
+            return Ok(body);
+        }
+        match serde_json::from_slice(&body) {
+            Ok(failure) => Err(ClientError::Refused(failure)),
+            Err(_) => Err(self.strange(status)),
+        }
+    }
+
+    fn request(&self, host: &str, call: Call) -> Result<Request<Full<Bytes>>, ClientError> {
+        let mut request = Request::builder()
+            .method(call.method)
+            .uri(call.path)
+            .header(HOST, host)
+            .header(CONNECTION, "close");
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, token.authorization());
+        }
+        if !call.body.is_empty() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        Ok(request.body(Full::new(call.body.into()))?)
+    }
+
+    fn unreachable(&self, cause: io::Error) -> ClientError {
+        let address = self.address.clone();
+        ClientError::Unreachable { address, cause }
+    }
+
+    fn broken(&self, cause: hyper::Error) -> ClientError {
+        let address = self.address.clone();
+        ClientError::Broken { address, cause }
+    }
+
+    fn late(&self, patience: Duration) -> ClientError {
+        let address = self.address.clone();
+        ClientError::Late { address, patience }
+    }
+
+    fn strange(&self, status: StatusCode) -> ClientError {
+        let address = self.address.clone();
+        ClientError::Strange { address, status }
+    }
+}
+
+fn in_words(cause: &io::Error) -> String {
+    match cause.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        io::ErrorKind::NotFound => "no such file".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        io::ErrorKind::TimedOut => format!("no connection within {CONNECT_DEADLINE:?}"),
+        _ => cause.to_string(),
+    }
+}
+
+fn remedy(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => {
+            "; is it running? if its admin address was changed in the file since it was started, \
+             name the one that it has with --admin ADDR"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "; only the user that prusik runs as may use its socket, and root"
+        }
+        _ => "; check the address",
+    }
+}
+
+fn said(failure: &Failure) -> String {
+    match failure.hint.as_str() {
+        "" => failure.error.clone(),
+        hint => format!("{}\n  hint: {hint}", failure.error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_that_is_not_there_is_asked_about() {
+        let call = || Call {
+            method: Method::GET,
+            path: "/".to_owned(),
+            body: String::new(),
+            patience: CONNECT_DEADLINE,
+        };
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = gone.local_addr().unwrap().to_string();
+        drop(gone);
+        for (address, why) in [
+            (address.as_str(), "connection refused"),
+            ("unix:/nowhere/admin.sock", "no such file"),
+        ] {
+            let client = Client::new(address.parse().unwrap(), None);
+            let error = client.call(call()).await.unwrap_err().to_string();
+            let expected = format!("cannot reach prusik at {address}: {why}; is it running?");
+            assert!(error.starts_with(&expected), "{error}");
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! The commands that talk to a running process: what each asks, and what it says about the answer.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use form_urlencoded::Serializer;
+use http::Method;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::client::{Call, Client, ClientError};
+use super::reach::{Reach, WrongFile};
+use super::table;
+use crate::admin::view::{DrainStarted, ReloadReport, SessionPage, Status, UpgradeReport};
+use crate::admin::{ServerName, params};
+
+/// What is answered out of memory.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A new process must start, and take thousands of sessions over.
+const LONG_PATIENCE: Duration = Duration::from_secs(180);
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Print the API's JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+#[derive(Debug, Args)]
+pub struct SessionsArgs {
+    /// Only those on this upstream
+    #[arg(long, value_name = "U")]
+    upstream: Option<String>,
+    /// Only those on the server with this address
+    #[arg(long, value_name = "A")]
+    server: Option<SocketAddr>,
+    /// Only those of this client
+    #[arg(long, value_name = "IP")]
+    client: Option<IpAddr>,
+    /// Only those that have lasted for longer, such as 12h
+    #[arg(long, value_name = "D", value_parser = params::duration)]
+    older_than: Option<Duration>,
+    /// Print the API's JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// The server
+    #[arg(value_name = "U/ADDR")]
+    server: ServerName,
+    /// Sessions are told to go at random moments within it [default: server.drain.window]
+    #[arg(long, value_name = "D", value_parser = params::duration)]
+    window: Option<Duration>,
+    /// The Close frame's code [default: server.drain.code]
+    #[arg(long, value_name = "N", value_parser = params::code)]
+    code: Option<u16>,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+#[derive(Debug, Args)]
+pub struct EnableArgs {
+    /// The server
+    #[arg(value_name = "U/ADDR")]
+    server: ServerName,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+#[derive(Debug, Args)]
+pub struct CloseArgs {
+    /// The session, as `prusik sessions` and the log name it
+    id: Uuid,
+    /// The Close frame's code [default: server.drain.code]
+    #[arg(long, value_name = "N", value_parser = params::code)]
+    code: Option<u16>,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+/// What these yield is what goes to stdout.
+pub async fn reload(reach: Reach) -> Result<String, ClientError> {
+    // It is the running process that must refuse a wrong file, with every error in it.
+    let client = reach.client(WrongFile::Judged)?;
+    let body = client.call(post("/api/v1/reload", LONG_PATIENCE)).await?;
+    let report: ReloadReport = client.read(&body)?;
+    if report.changes.is_empty() {
+        return Ok("nothing changed\n".to_owned());
+    }
+    Ok(report.changes.join("\n") + "\n")
+}
+
+pub async fn upgrade(reach: Reach) -> Result<String, ClientError> {
+    let client = reach.client(WrongFile::Judged)?;
+    let body = client.call(post("/api/v1/upgrade", LONG_PATIENCE)).await?;
+    let report: UpgradeReport = client.read(&body)?;
+    let mut text = format!(
+        "upgraded: pid {}, version {}, {} moved\n",
+        report.pid,
+        report.version,
+        table::count(report.moved, "session")
+    );
+    if report.left > 0 {
+        let left = table::count(report.left, "session");
+        text.push_str(&format!(
+            "{left} could not move: told to go by the old process\n"
+        ));
+    }
+    Ok(text)
+}
+
+pub async fn status(args: StatusArgs) -> Result<String, ClientError> {
+    let client = args.reach.client(WrongFile::Fatal)?;
+    let body = client.call(get("/api/v1/status".to_owned())).await?;
+    if args.json {
+        let status: Value = client.read(&body)?;
+        return Ok(format!("{status}\n"));
+    }
+    let status: Status = client.read(&body)?;
+    Ok(table::status(&status, table::terminal_width()))
+}
+
+pub async fn sessions(args: SessionsArgs) -> Result<String, ClientError> {
+    let client = args.reach.client(WrongFile::Fatal)?;
+    let mut all = Pages::default();
+    loop {
+        let path = format!("/api/v1/sessions?{}", args.query(all.next.as_deref()));
+        let body = client.call(get(path)).await?;
+        if !all.add(&client, &body)? {
+            break;
+        }
+    }
+    let all = json!({ "sessions": all.sessions, "next": null });
+    if args.json {
+        return Ok(format!("{all}\n"));
+    }
+    let page: SessionPage = client.read(&Bytes::from(all.to_string()))?;
+    Ok(table::sessions(&page.sessions, table::terminal_width()))
+}
+
+pub async fn drain(args: DrainArgs) -> Result<String, ClientError> {
+    let client = args.reach.client(WrongFile::Fatal)?;
+    let mut order = serde_json::Map::new();
+    if let Some(window) = args.window {
+        let window = humantime::format_duration(window).to_string();
+        order.insert("window".to_owned(), window.into());
+    }
+    if let Some(code) = args.code {
+        order.insert("code".to_owned(), code.into());
+    }
+    let call = Call {
+        body: Value::from(order).to_string(),
+        ..post(&path_of(&args.server, "drain"), PATIENCE)
+    };
+    let started: DrainStarted = client.read(&client.call(call).await?)?;
+    let server = &args.server;
+    if started.sessions == 0 {
+        return Ok(format!("draining {server}: it has no sessions\n"));
+    }
+    let verb = if started.sessions == 1 { "is" } else { "are" };
+    let when = match started.window_ms {
+        0 => "at once".to_owned(),
+        window => format!("within {}", table::period(window)),
+    };
+    Ok(format!(
+        "draining {server}: {} {verb} told to go {when}, with code {}\n",
+        table::count(started.sessions, "session"),
+        started.code
+    ))
+}
+
+pub async fn enable(args: EnableArgs) -> Result<String, ClientError> {
+    let client = args.reach.client(WrongFile::Fatal)?;
+    let path = path_of(&args.server, "enable");
+    client.call(post(&path, PATIENCE)).await?;
+    Ok(format!("enabled {}\n", args.server))
+}
+
+pub async fn close(args: CloseArgs) -> Result<String, ClientError> {
+    let client = args.reach.client(WrongFile::Fatal)?;
+    let query = args.code.map(|code| format!("?code={code}"));
+    let call = Call {
+        method: Method::DELETE,
+        path: format!("/api/v1/sessions/{}{}", args.id, query.unwrap_or_default()),
+        body: String::new(),
+        patience: PATIENCE,
+    };
+    client.call(call).await?;
+    Ok(format!("closed {}\n", args.id))
+}
+
+impl SessionsArgs {
+    fn query(&self, after: Option<&str>) -> String {
+        let mut query = Serializer::new(String::new());
+        query.append_pair("limit", &params::MAX_LIMIT.to_string());
+        if let Some(upstream) = &self.upstream {
+            query.append_pair("upstream", upstream);
+        }
+        if let Some(server) = &self.server {
+            query.append_pair("server", &server.to_string());
+        }
+        if let Some(client) = &self.client {
+            query.append_pair("client", &client.to_string());
+        }
+        if let Some(older_than) = self.older_than {
+            let older_than = humantime::format_duration(older_than).to_string();
+            query.append_pair("older_than", &older_than);
+        }
+        if let Some(after) = after {
+            query.append_pair("after", after);
+        }
+        query.finish()
+    }
+}
+
+/// The list of sessions as it grows. Kept as JSON, so that nothing is lost that a newer process
+/// tells.
+#[derive(Debug, Default)]
+struct Pages {
+    sessions: Vec<Value>,
+    next: Option<String>,
+}
+
+impl Pages {
+    /// Whether there is another page.
+    fn add(&mut self, client: &Client, body: &Bytes) -> Result<bool, ClientError> {
+        #[derive(serde::Deserialize)]
+        struct Page {
+            sessions: Vec<Value>,
+            next: Option<String>,
+        }
+
+        let page: Page = client.read(body)?;
+        // Without progress it would go on forever.
+        let goes_on = page.next.is_some() && page.next != self.next && !page.sessions.is_empty();
+        self.sessions.extend(page.sessions);
+        self.next = page.next;
+        Ok(goes_on)
+    }
+}
+
+fn get(path: String) -> Call {
+    Call {
+        method: Method::GET,
+        path,
+        body: String::new(),
+        patience: PATIENCE,
+    }
+}
+
+fn post(path: &str, patience: Duration) -> Call {
+    Call {
+        method: Method::POST,
+        path: path.to_owned(),
+        body: String::new(),
+        patience,
+    }
+}
+
+fn path_of(server: &ServerName, what: &str) -> String {
+    let encoded = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
+    format!(
+        "/api/v1/upstreams/{}/servers/{}/{what}",
+        encoded(&server.upstream),
+        encoded(&server.address)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
+    use std::{fs, mem};
+
+    use clap::{FromArgMatches, Parser};
+    use tempfile::TempDir;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::admin::fake::{Fake, SESSION};
+    use crate::admin::{self, Access};
+    use crate::config::ListenAddress;
+
+    const SERVER: &str = "chat/[::1]:9080";
+
+    /// A process that is asked by unix socket, with a token.
+    struct Process {
+        folder: TempDir,
+        fake: Arc<Fake>,
+        /// Dropping it stops the server.
+        _stop: watch::Sender<bool>,
+    }
+
+    #[derive(Debug, Parser)]
+    struct Line<A: Args> {
+        #[command(flatten)]
+        args: A,
+    }
+
+    impl Process {
+        fn start() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let token = folder.path().join("token");
+            fs::write(&token, "s3cret\n").unwrap();
+            let address = ListenAddress::Unix(folder.path().join("admin.sock"));
+            let socket = admin::bind(&address).unwrap();
+            let fake = Arc::new(Fake::default());
+            let control = Arc::clone(&fake) as Arc<dyn admin::Control>;
+            let (_stop, stopped) = watch::channel(false);
+            tokio::spawn(admin::serve(
+                socket,
+                control,
+                Access::new(Some(token)),
+                stopped,
+            ));
+            Self {
+                folder,
+                fake,
+                _stop,
+            }
+        }
+
+        /// What clap makes of these arguments, and of those that lead to the process.
+        fn line<A: Args + FromArgMatches>(&self, words: &[&str]) -> A {
+            let path = |name: &str| self.folder.path().join(name).display().to_string();
+            let admin = format!("unix:{}", path("admin.sock"));
+            let token = path("token");
+            let reach = ["prusik", "--admin", &admin, "--token-file", &token];
+            Line::parse_from(reach.iter().chain(words)).args
+        }
+
+        fn asked(&self) -> Vec<String> {
+            mem::take(&mut *self.fake.asked.lock().unwrap())
+        }
+    }
+
+    #[tokio::test]
+    async fn the_lifecycle_commands_tell_what_came_of_it() {
+        let process = Process::start();
+        process.fake.reload_may_end.notify_one();
+        let said = reload(process.line(&[])).await.unwrap();
+        assert_eq!(said, "route \"chat\" is new\n");
+        let error = upgrade(process.line(&[])).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the new binary does not start\n  hint: see its log"
+        );
+    }
+
+    #[tokio::test]
+    async fn status_is_a_table_or_json() {
+        let process = Process::start();
+        let said = status(process.line(&[])).await.unwrap();
+        assert!(
+            said.contains("\nchat      round_robin  [::1]:9080"),
+            "{said}"
+        );
+        let said = status(process.line(&["--json"])).await.unwrap();
+        let value: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(value["upstreams"][0]["servers"][0]["address"], "[::1]:9080");
+    }
+
+    #[tokio::test]
+    async fn sessions_are_listed_to_the_last_page() {
+        let process = Process::start();
+        process.fake.has_two_pages.store(true, Ordering::Relaxed);
+        let words = ["--json", "--upstream", "a b", "--server", "[::1]:9080"];
+        let more = ["--client", "192.0.2.7", "--older-than", "1h 30m"];
+        let said = sessions(process.line(&[&words[..], &more].concat())).await;
+        let value: Value = serde_json::from_str(&said.unwrap()).unwrap();
+        assert_eq!(value["sessions"].as_array().unwrap().len(), 2);
+        assert_eq!(value["next"], Value::Null);
+        let asked = process.asked();
+        assert_eq!(asked.len(), 2);
+        let filter = "upstream: Some(\"a b\"), server: Some([::1]:9080), \
+                      client: Some(192.0.2.7), older_than: Some(5400s)";
+        assert!(asked[0].contains(filter), "{asked:?}");
+        assert!(
+            asked[1].contains(filter) && asked[1].contains(SESSION),
+            "{asked:?}"
+        );
+        let said = sessions(process.line(&[])).await.unwrap();
+        assert_eq!(said.lines().count(), 3, "{said}");
+    }
+
+    #[tokio::test]
+    async fn a_server_is_drained_and_enabled() {
+        let process = Process::start();
+        let words = [SERVER, "--window", "1m 30s", "--code", "1001"];
+        let said = drain(process.line(&words)).await.unwrap();
+        assert_eq!(
+            said,
+            format!("draining {SERVER}: 1 session is told to go within 1m 30s, with code 1001\n")
+        );
+        drain(process.line(&[SERVER])).await.unwrap();
+        let said = enable(process.line(&[SERVER])).await.unwrap();
+        assert_eq!(said, format!("enabled {SERVER}\n"));
+        let asked = [
+            format!("drain {SERVER} DrainOrder {{ window: Some(90s), code: Some(1001) }}"),
+            format!("drain {SERVER} DrainOrder {{ window: None, code: None }}"),
+            format!("enable {SERVER}"),
+        ];
+        assert_eq!(process.asked(), asked);
+    }
+
+    #[tokio::test]
+    async fn a_session_is_closed_and_an_unknown_one_is_an_error() {
+        let process = Process::start();
+        let said = close(process.line(&[SESSION, "--code", "4001"]))
+            .await
+            .unwrap();
+        assert_eq!(said, format!("closed {SESSION}\n"));
+        let gone = "0190aaaa-0000-7000-8000-000000000002";
+        let error = close(process.line(&[gone])).await.unwrap_err();
+        assert!(matches!(error, ClientError::Refused(_)), "{error}");
+        let asked = [
+            format!("close {SESSION} Some(4001)"),
+            format!("close {gone} None"),
+        ];
+        assert_eq!(process.asked(), asked);
+    }
+}

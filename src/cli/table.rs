@@ -1,0 +1,361 @@
+//! Tables and figures for people. What is for programs is JSON.
+
+use std::io;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use comfy_table::presets::NOTHING;
+use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table};
+
+use crate::admin::view::{Drain, Server, ServerState, Session, State, Status, Upstream};
+
+/// The columns of the terminal; `None` when the output goes elsewhere: then lines are as long as
+/// they are.
+pub fn terminal_width() -> Option<u16> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    (size.ws_col > 0).then_some(size.ws_col)
+}
+
+pub fn status(status: &Status, width: Option<u16>) -> String {
+    let state = match status.state {
+        State::Serving => "serving",
+        State::Upgrading => "serving, about to be upgraded",
+        State::Draining => "draining",
+    };
+    let summary = format!(
+        "prusik {}, pid {}, up for {}: {state}\n{} and {}, by {}\n",
+        status.version,
+        status.pid,
+        age(status.uptime_ms),
+        count(status.sessions, "session"),
+        count(status.connections, "other connection"),
+        plain(&status.config),
+    );
+    let listeners = status
+        .listeners
+        .iter()
+        .map(|listener| vec![text(&listener.name), text(&listener.listen)]);
+    let routes = status.routes.iter().map(|route| {
+        let upstream = route.upstream.as_deref().unwrap_or("-");
+        vec![text(&route.name), text(upstream), number(route.sessions)]
+    });
+    let servers = status.upstreams.iter().flat_map(|upstream| {
+        let row = |server| server_row(upstream, server);
+        upstream.servers.iter().map(row)
+    });
+    let parts = [
+        summary,
+        table(&["LISTENER", "ADDRESS"], listeners, width),
+        table(&["ROUTE", "UPSTREAM", "SESSIONS"], routes, width),
+        table(
+            &[
+                "UPSTREAM", "BALANCE", "SERVER", "STATE", "WEIGHT", "SESSIONS", "REQUESTS",
+            ],
+            servers,
+            width,
+        ),
+        table(
+            &["DRAIN", "CODE", "AGE", "WINDOW", "TOLD", "LEFT"],
+            status.drains.iter().map(drain_row),
+            width,
+        ),
+    ];
+    let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    parts.join("\n")
+}
+
+/// The oldest first, as their ids are.
+pub fn sessions(sessions: &[Session], width: Option<u16>) -> String {
+    if sessions.is_empty() {
+        return "no sessions\n".to_owned();
+    }
+    let rows = sessions.iter().map(|session| {
+        vec![
+            text(&session.id),
+            text(&session.client),
+            text(&session.route),
+            text(&format!("{}/{}", session.upstream, session.server)),
+            right(age(session.age_ms)),
+            right(bytes(session.bytes_in)),
+            right(bytes(session.bytes_out)),
+        ]
+    });
+    table(
+        &["ID", "CLIENT", "ROUTE", "SERVER", "AGE", "IN", "OUT"],
+        rows,
+        width,
+    )
+}
+
+/// `1 session`, `4,500 sessions`.
+pub fn count(number: usize, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{plural}", grouped(number))
+}
+
+/// The two largest units: `3h 12m`.
+pub fn age(milliseconds: u64) -> String {
+    let seconds = milliseconds / 1000;
+    let units = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)];
+    let Some(largest) = units.iter().position(|(_, length)| seconds >= *length) else {
+        return format!("{milliseconds}ms");
+    };
+    let (unit, length) = units[largest];
+    let mut text = format!("{}{unit}", seconds / length);
+    if let Some((unit, smaller)) = units.get(largest + 1)
+        && seconds % length >= *smaller
+    {
+        text.push_str(&format!(" {}{unit}", seconds % length / smaller));
+    }
+    text
+}
+
+/// Exact, as it was ordered: `30s`, `1m 30s`.
+pub fn period(milliseconds: u64) -> String {
+    humantime::format_duration(Duration::from_millis(milliseconds)).to_string()
+}
+
+fn server_row(upstream: &Upstream, server: &Server) -> Vec<Cell> {
+    let mut state = match server.state {
+        ServerState::Up => "up",
+        ServerState::Down => "down",
+        ServerState::Unchecked => "unchecked",
+        ServerState::Ejected => "ejected",
+        ServerState::Drained => "drained",
+        ServerState::Removed => "removed",
+    }
+    .to_owned();
+    if server.backup {
+        state.push_str(", backup");
+    }
+    vec![
+        text(&upstream.name),
+        text(&upstream.balance),
+        text(&server.address),
+        text(&state),
+        right(server.weight.to_string()),
+        number(server.sessions),
+        number(server.requests),
+    ]
+}
+
+fn drain_row(drain: &Drain) -> Vec<Cell> {
+    vec![
+        text(&drain.what),
+        right(drain.code.to_string()),
+        right(age(drain.age_ms)),
+        right(period(drain.window_ms)),
+        number(drain.total),
+        number(drain.left),
+    ]
+}
+
+/// Nothing at all without rows. The first column stays in one piece: it is what gets copied.
+fn table(head: &[&str], rows: impl Iterator<Item = Vec<Cell>>, width: Option<u16>) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(head.to_vec());
+    table.add_rows(rows);
+    if table.is_empty() {
+        return String::new();
+    }
+    if let Some(width) = width {
+        table
+            .set_width(width)
+            .set_content_arrangement(ContentArrangement::Dynamic);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    if let Some(first) = table.column_mut(0) {
+        first.set_constraint(ColumnConstraint::ContentWidth);
+    }
+    let mut text = table.trim_fmt();
+    text.push('\n');
+    text
+}
+
+fn text(text: &str) -> Cell {
+    Cell::new_owned(plain(text))
+}
+
+/// Some of it comes from clients: a terminal must not obey it.
+fn plain(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
+}
+
+fn number(number: usize) -> Cell {
+    right(grouped(number))
+}
+
+fn right(text: String) -> Cell {
+    Cell::new_owned(text).set_alignment(CellAlignment::Right)
+}
+
+fn bytes(number: u64) -> String {
+    ByteSize::b(number).display().iec().to_string()
+}
+
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::view::{Listener, Route};
+
+    fn session() -> Session {
+        Session {
+            id: "0190aaaa-0000-7000-8000-000000000001".to_owned(),
+            listener: "public".to_owned(),
+            route: "chat".to_owned(),
+            upstream: "ims_svr".to_owned(),
+            server: "127.0.0.1:9080".to_owned(),
+            client: "192.0.2.7".to_owned(),
+            host: "chat.example".to_owned(),
+            path: "/".to_owned(),
+            user_agent: None,
+            age_ms: 3_600_000 * 3 + 60_000 * 12 + 5_000,
+            bytes_in: 512,
+            bytes_out: 1536,
+            messages_in: 1,
+            messages_out: 2,
+        }
+    }
+
+    fn process() -> Status {
+        Status {
+            version: "0.1.0".to_owned(),
+            pid: 42,
+            uptime_ms: 90_000,
+            state: State::Serving,
+            config: "/etc/prusik/prusik.yaml".to_owned(),
+            listeners: vec![Listener {
+                name: "public".to_owned(),
+                listen: "0.0.0.0:9090".to_owned(),
+            }],
+            routes: vec![Route {
+                name: "gone".to_owned(),
+                upstream: None,
+                sessions: 0,
+            }],
+            upstreams: vec![Upstream {
+                name: "chat".to_owned(),
+                balance: "round_robin".to_owned(),
+                servers: vec![Server {
+                    address: "127.0.0.1:9080".to_owned(),
+                    state: ServerState::Drained,
+                    weight: 2,
+                    backup: true,
+                    sessions: 4500,
+                    requests: 0,
+                }],
+            }],
+            sessions: 4500,
+            connections: 1,
+            drains: vec![],
+        }
+    }
+
+    #[test]
+    fn figures_are_easy_to_read() {
+        assert_eq!(count(0, "session"), "0 sessions");
+        assert_eq!(count(1, "session"), "1 session");
+        assert_eq!(count(999, "session"), "999 sessions");
+        assert_eq!(count(1_234_567, "session"), "1,234,567 sessions");
+        for (milliseconds, expected) in [
+            (0, "0ms"),
+            (999, "999ms"),
+            (59_999, "59s"),
+            (60_000, "1m"),
+            (61_000, "1m 1s"),
+            (3_599_000, "59m 59s"),
+            (3_600_000, "1h"),
+            (3_605_000, "1h"),
+            (11_520_000, "3h 12m"),
+            (90_000_000, "1d 1h"),
+        ] {
+            assert_eq!(age(milliseconds), expected);
+        }
+    }
+
+    #[test]
+    fn the_status_is_a_table_for_each_kind_of_thing() {
+        let expected = "\
+prusik 0.1.0, pid 42, up for 1m 30s: serving
+4,500 sessions and 1 other connection, by /etc/prusik/prusik.yaml
+
+LISTENER  ADDRESS
+public    0.0.0.0:9090
+
+ROUTE  UPSTREAM  SESSIONS
+gone   -                0
+
+UPSTREAM  BALANCE      SERVER          STATE            WEIGHT  SESSIONS  REQUESTS
+chat      round_robin  127.0.0.1:9080  drained, backup       2     4,500         0
+";
+        assert_eq!(status(&process(), None), expected);
+    }
+
+    #[test]
+    fn drains_are_shown_while_there_are_some() {
+        let drain = Drain {
+            what: "chat/127.0.0.1:9080".to_owned(),
+            code: 1012,
+            age_ms: 4_000,
+            window_ms: 90_000,
+            total: 4500,
+            left: 1200,
+        };
+        let status = status(
+            &Status {
+                drains: vec![drain],
+                ..process()
+            },
+            None,
+        );
+        let expected = "\
+DRAIN                CODE  AGE  WINDOW  TOLD   LEFT
+chat/127.0.0.1:9080  1012   4s  1m 30s  4,500  1,200
+";
+        assert!(status.ends_with(expected), "{status}");
+    }
+
+    #[test]
+    fn sessions_show_what_the_commands_take() {
+        let expected = "\
+ID                                    CLIENT     ROUTE  SERVER                  AGE     IN     OUT
+0190aaaa-0000-7000-8000-000000000001  192.0.2.7  chat   ims_svr/127.0.0.1:9080  3h 12m  512 B  1.5 KiB
+";
+        assert_eq!(sessions(&[session()], None), expected);
+        assert_eq!(sessions(&[], None), "no sessions\n");
+    }
+
+    #[test]
+    fn a_table_fits_the_terminal_and_leaves_ids_whole() {
+        let table = sessions(&[session()], Some(80));
+        for line in table.lines() {
+            assert!(line.chars().count() <= 80, "{table}");
+        }
+        assert!(table.contains(&session().id), "{table}");
+    }
+
+    #[test]
+    fn the_terminal_gets_no_orders_from_clients() {
+        let session = Session {
+            client: "\u{1b}[2J\u{9b}31m\r\n".to_owned(),
+            ..session()
+        };
+        let table = sessions(&[session], None);
+        assert!(!table.contains(['\u{1b}', '\u{9b}', '\r']), "{table:?}");
+        assert_eq!(table.lines().count(), 2);
+    }
+}
