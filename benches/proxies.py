@@ -163,12 +163,17 @@ class Proxy:
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(kind.command(path), stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                                             env=environment, preexec_fn=lambda: pin(core))
+        try:
+            self.wait_until_it_serves()
+        except BaseException:
+            self.stop()
+            raise
+
+    def wait_until_it_serves(self):
         deadline = time.monotonic() + 10
         while not accepts(self.port):
             if self.process.poll() is not None or time.monotonic() > deadline:
-                said = self.log.read_text()[-2000:]
-                self.stop()
-                raise SystemExit(f"{kind.name} does not serve on port {self.port}: {said}")
+                raise SystemExit(f"{self.kind.name} does not serve on port {self.port}: {self.log.read_text()[-2000:]}")
             time.sleep(0.02)
 
     def __enter__(self):

@@ -47,7 +47,11 @@ pub(super) enum Connection {
 pub fn bind(address: &ListenAddress) -> io::Result<AdminSocket> {
     match address {
         ListenAddress::Tcp(address) => AdminSocket::from_std_tcp(net::TcpListener::bind(address)?),
-        ListenAddress::Unix(path) => AdminSocket::from_std_unix(bind_unix(path)?),
+        ListenAddress::Unix(path) => {
+            let socket = AdminSocket::from_std_unix(bind_unix(path)?)?;
+            socket.take_file();
+            Ok(socket)
+        }
     }
 }
 
@@ -60,7 +64,7 @@ impl AdminSocket {
         })))
     }
 
-    /// The socket's file is this process's from now on; see [`AdminSocket::leave_file`].
+    /// The socket's file stays whoever's it is; see [`AdminSocket::take_file`].
     pub fn from_std_unix(listener: unix::UnixListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -79,6 +83,15 @@ impl AdminSocket {
                 let path = address.as_pathname().unwrap_or(Path::new(""));
                 Ok(ListenAddress::Unix(path.to_owned()))
             }
+        }
+    }
+
+    /// Once this process has taken over from the one that it inherited the socket from: the file
+    /// goes when the socket does. Not before: a successor that fails must leave it in place. Not
+    /// at all when it is systemd's.
+    pub fn take_file(&self) {
+        if let Some(file) = &self.0.file {
+            file.is_ours.store(true, Ordering::Release);
         }
     }
 
@@ -120,7 +133,7 @@ impl AsFd for AdminSocket {
     }
 }
 
-/// Goes with the socket, unless it was left to another process.
+/// Goes with the socket if it is ours.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
@@ -134,7 +147,7 @@ impl SocketFile {
         Some(Self {
             path: path.to_owned(),
             identity: identity(path)?,
-            is_ours: AtomicBool::new(true),
+            is_ours: AtomicBool::new(false),
         })
     }
 
@@ -234,8 +247,12 @@ mod tests {
         let (_folder, path) = folder_and_path();
         let old = bind(&ListenAddress::Unix(path.clone())).unwrap();
         let inherited = old.as_fd().try_clone_to_owned().unwrap();
+        let failed = AdminSocket::from_std_unix(inherited.try_clone().unwrap().into()).unwrap();
+        drop(failed);
+        assert!(unix::UnixStream::connect(&path).is_ok());
         let new = AdminSocket::from_std_unix(inherited.into()).unwrap();
         old.leave_file();
+        new.take_file();
         drop(old);
         assert!(unix::UnixStream::connect(&path).is_ok());
         drop(new);

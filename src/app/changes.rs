@@ -9,7 +9,10 @@ pub fn between(old: &Config, new: &Config) -> Vec<String> {
         ("server.drain", old.server.drain == new.server.drain),
         ("admin", old.admin == new.admin),
         ("access_log", old.access_log == new.access_log),
-        ("trusted_proxies", old.trusted_proxies == new.trusted_proxies),
+        (
+            "trusted_proxies",
+            old.trusted_proxies == new.trusted_proxies,
+        ),
         ("listeners", old.listeners == new.listeners),
     ];
     for (section, is_same) in sections {
@@ -17,13 +20,22 @@ pub fn between(old: &Config, new: &Config) -> Vec<String> {
             changes.push(format!("{section} changed"));
         }
     }
-    compare(&mut changes, &old.upstreams, &new.upstreams, Upstream::describe);
+    compare(
+        &mut changes,
+        &old.upstreams,
+        &new.upstreams,
+        Upstream::describe,
+    );
     compare(&mut changes, &old.routes, &new.routes, |route, other| {
         Route::describe(route, other, old, new)
     });
     let common = |routes: &[Route], others: &[Route]| -> Vec<String> {
         let is_there = |route: &&Route| others.iter().any(|other| other.name == route.name);
-        routes.iter().filter(is_there).map(|route| route.name.clone()).collect()
+        routes
+            .iter()
+            .filter(is_there)
+            .map(|route| route.name.clone())
+            .collect()
     };
     if common(&old.routes, &new.routes) != common(&new.routes, &old.routes) {
         changes.push("the order of the routes changed".to_owned());
@@ -81,7 +93,9 @@ impl Upstream {
     fn describe(&self, new: &Upstream) -> Vec<String> {
         let mut details = Vec::new();
         let find = |all: &Upstream, address: &crate::config::ServerAddress| {
-            all.servers.iter().position(|server| server.address == *address)
+            all.servers
+                .iter()
+                .position(|server| server.address == *address)
         };
         for server in &self.servers {
             match find(new, &server.address) {

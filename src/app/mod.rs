@@ -20,9 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::view::State;
 use crate::config::{Config, ListenAddress};
-use crate::listener::{
-    self, Accepting, BindError, BoundListener, Connections, Edge, Inherited,
-};
+use crate::listener::{self, Accepting, BindError, BoundListener, Connections, Edge, Inherited};
 use crate::observe::access_log::AccessLog;
 use crate::proxy::{Gateway, Generation, GenerationError};
 use crate::session::drain::{Drains, Manner};
@@ -171,7 +169,13 @@ impl App {
     /// request through the whole of the process.
     pub async fn prove(&self) -> io::Result<()> {
         let warm = async {
-            let is_warm = || self.current.load().groups().iter().all(|group| group.is_warm());
+            let is_warm = || {
+                self.current
+                    .load()
+                    .groups()
+                    .iter()
+                    .all(|group| group.is_warm())
+            };
             while !is_warm() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
@@ -202,8 +206,10 @@ impl App {
         for route in before.routes.iter().map(|route| route.name.as_str()) {
             if !kept.contains(route) {
                 let sessions = self.sessions.select(|live| *live.identity.route == *route);
-                self.drains
-                    .start(sessions, manner(now, format!("route {route:?} was removed")));
+                self.drains.start(
+                    sessions,
+                    manner(now, format!("route {route:?} was removed")),
+                );
             }
         }
     }
@@ -358,9 +364,8 @@ async fn see_off(
             Departure::Down => "is down",
             Departure::Removed => "was removed",
         };
-        let on_it = sessions.select(|live| {
-            live.identity.server == server && live.identity.upstream == upstream
-        });
+        let on_it = sessions
+            .select(|live| live.identity.server == server && live.identity.upstream == upstream);
         let what = format!("server {upstream}/{server} {why}");
         drains.start(on_it, manner(&current.load().config, what));
     }
@@ -420,7 +425,8 @@ impl Drop for PidFile {
     fn drop(&mut self) {
         // After an upgrade the file is the new process's.
         if let Some(path) = &self.0
-            && fs::read_to_string(path).is_ok_and(|pid| pid.trim() == std::process::id().to_string())
+            && fs::read_to_string(path)
+                .is_ok_and(|pid| pid.trim() == std::process::id().to_string())
         {
             let _ = fs::remove_file(path);
         }

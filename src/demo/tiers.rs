@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::{fmt, io};
 
 use super::{DemoBackends, DemoPorts};
-use crate::listener::Inherited;
-use crate::app::{Stop, App, StartError};
+use crate::app::{App, StartError, Stop};
 use crate::config::{self, Config, ConfigErrors};
+use crate::listener::Inherited;
 
 const CLIENT_LB: &str = include_str!("../../conf/client-lb.yaml");
 const SERVER_LB: &str = include_str!("../../conf/server-lb.yaml");
@@ -49,8 +49,14 @@ pub async fn run(port: u16) -> Result<(), DemoError> {
         .await
         .map_err(DemoError::Backends)?;
     let ours = addresses(port, next, &backends);
-    let server_lb = App::start(shipped("server-lb.yaml", SERVER_LB, &ours)?, &mut Inherited::default())?;
-    let client_lb = App::start(shipped("client-lb.yaml", CLIENT_LB, &ours)?, &mut Inherited::default())?;
+    let server_lb = App::start(
+        shipped("server-lb.yaml", SERVER_LB, &ours)?,
+        &mut Inherited::default(),
+    )?;
+    let client_lb = App::start(
+        shipped("client-lb.yaml", CLIENT_LB, &ours)?,
+        &mut Inherited::default(),
+    )?;
     server_lb.accept();
     client_lb.accept();
     println!("{}", Welcome(ours));

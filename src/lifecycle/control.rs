@@ -12,7 +12,9 @@ use super::Process;
 use crate::admin::view::{
     self, DrainStarted, ReloadReport, ServerState, SessionPage, State, Status, UpgradeReport,
 };
-use crate::admin::{Control, ControlError, ControlErrorKind, DrainOrder, ServerName, SessionFilter};
+use crate::admin::{
+    Control, ControlError, ControlErrorKind, DrainOrder, ServerName, SessionFilter,
+};
 use crate::app::manner;
 use crate::config::{Action, Balance};
 use crate::session::live::Live;
@@ -65,7 +67,11 @@ impl Control for Process {
 
     fn upstreams(&self) -> Vec<view::Upstream> {
         let generation = self.app.generation();
-        generation.groups().iter().map(|group| upstream(group)).collect()
+        generation
+            .groups()
+            .iter()
+            .map(|group| upstream(group))
+            .collect()
     }
 
     fn sessions(&self, filter: &SessionFilter) -> SessionPage {
@@ -82,7 +88,10 @@ impl Control for Process {
 
     async fn reload(&self) -> Result<ReloadReport, ControlError> {
         let changes = Process::reload(self).await.map_err(|error| {
-            refused(error, "the configuration stays as it was; mend the file and reload again")
+            refused(
+                error,
+                "the configuration stays as it was; mend the file and reload again",
+            )
         })?;
         Ok(ReloadReport { changes })
     }
@@ -170,14 +179,19 @@ impl Process {
         };
         let members = group.members();
         let wanted: Option<SocketAddr> = name.address.parse().ok();
-        let found = members.iter().find(|member| Some(member.server.address) == wanted);
+        let found = members
+            .iter()
+            .find(|member| Some(member.server.address) == wanted);
         match found {
             Some(member) => Ok((group.clone(), member.server.clone())),
             None => {
                 let addresses = members.iter().map(|m| m.server.address.to_string());
                 let addresses: Vec<String> = addresses.collect();
                 Err(not_found(
-                    format!("upstream {:?} has no server {:?}", name.upstream, name.address),
+                    format!(
+                        "upstream {:?} has no server {:?}",
+                        name.upstream, name.address
+                    ),
                     format!("it is one of: {}", addresses.join(", ")),
                 ))
             }
@@ -214,12 +228,16 @@ fn upstream(group: &Group) -> view::Upstream {
             weight: member.weight,
             backup: member.backup,
             sessions: member.server.sessions(),
-            requests: member.server.load().saturating_sub(member.server.sessions()),
+            requests: member
+                .server
+                .load()
+                .saturating_sub(member.server.sessions()),
         })
         .collect();
-    let removed = group.servers().into_iter().filter(|server| {
-        server.sessions() > 0 && !group.has_member(server.address)
-    });
+    let removed = group
+        .servers()
+        .into_iter()
+        .filter(|server| server.sessions() > 0 && !group.has_member(server.address));
     servers.extend(removed.map(|server| view::Server {
         address: server.address.to_string(),
         state: ServerState::Removed,
@@ -244,7 +262,10 @@ fn upstream(group: &Group) -> view::Upstream {
 fn is_wanted(live: &Live, filter: &SessionFilter) -> bool {
     let identity = &live.identity;
     let client = || identity.client.parse().ok();
-    filter.upstream.as_deref().is_none_or(|upstream| *identity.upstream == *upstream)
+    filter
+        .upstream
+        .as_deref()
+        .is_none_or(|upstream| *identity.upstream == *upstream)
         && filter.server.is_none_or(|server| identity.server == server)
         && filter.client.is_none_or(|wanted| client() == Some(wanted))
         && filter.older_than.is_none_or(|age| live.age() > age)

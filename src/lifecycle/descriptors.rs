@@ -157,7 +157,9 @@ impl Exec {
             variable.resize(variable.len() + PID_ROOM, 0);
         }
         let argv = arguments.iter().map(|argument| argument.as_ptr() as usize);
-        let envp = environment.iter().map(|variable| variable.as_ptr() as usize);
+        let envp = environment
+            .iter()
+            .map(|variable| variable.as_ptr() as usize);
         Self {
             argv: argv.chain([0]).collect(),
             envp: envp.chain([0]).collect(),
@@ -198,8 +200,14 @@ fn write_pid(variable: &mut [u8], mut pid: u32) {
         pid /= 10;
         count += 1;
     }
-    let start = variable.iter().position(|&byte| byte == b'=').map_or(0, |at| at + 1);
-    for (place, digit) in variable[start..].iter_mut().zip(digits[..count].iter().rev()) {
+    let start = variable
+        .iter()
+        .position(|&byte| byte == b'=')
+        .map_or(0, |at| at + 1);
+    for (place, digit) in variable[start..]
+        .iter_mut()
+        .zip(digits[..count].iter().rev())
+    {
         *place = *digit;
     }
 }

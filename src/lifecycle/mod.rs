@@ -25,7 +25,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, Notify, watch};
 
 use crate::admin::view::UpgradeReport;
-use crate::admin::{self, AdminSocket};
+use crate::admin::{self, Access, AdminSocket};
 use crate::app::{App, PidFile, StartError, Stop};
 use crate::config::{self, Config, ListenAddress};
 use crate::listener::Inherited;
@@ -65,6 +65,7 @@ pub(crate) struct Process {
     program: Program,
     started: Instant,
     admin: Option<AdminSocket>,
+    access: Access,
     /// One at a time: a reload must not meet an upgrade.
     changing: Mutex<()>,
     /// Another process has taken over: this one is to end.
@@ -102,8 +103,11 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
     let mut signals = Signals::install()?;
     let (mut inherited, predecessor) = take_over::sort(origin.named);
     let pid_file = config.server.pid_file.clone();
-    let token_file = config.admin.as_ref().and_then(|admin| admin.token_file.clone());
-    let access = admin::Access::new(token_file);
+    let token_file = config
+        .admin
+        .as_ref()
+        .and_then(|admin| admin.token_file.clone());
+    let access = Access::new(token_file);
     let built = build(config, &mut inherited, predecessor.as_ref()).await;
     let (app, admin) = match built {
         Ok(built) => built,
@@ -123,12 +127,13 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
         program: origin.program,
         started: Instant::now(),
         admin,
+        access,
         changing: Mutex::new(()),
         replaced: Notify::new(),
         successor: Mutex::new(None),
     });
     let (admin_ends, admin_stops) = watch::channel(false);
-    let serving_admin = process.serve_admin(access, admin_stops);
+    let serving_admin = process.serve_admin(admin_stops);
     notify::ready();
     let watchdog = tokio::spawn(notify::feed_watchdog());
     if let Some(predecessor) = predecessor {
@@ -191,21 +196,25 @@ async fn build(
     if let Some(predecessor) = predecessor {
         app.prove().await?;
         tokio::task::block_in_place(|| predecessor.ask_to_serve(&app))?;
+        // From now on the files of unix sockets are this process's. (systemd goes on to own what
+        // it has bound.)
+        for listener in app.listeners() {
+            listener.keep_file(false);
+        }
+        if let Some(admin) = &admin {
+            admin.take_file();
+        }
     }
     Ok((app, admin))
 }
 
 fn bind_admin(admin: config::Admin, inherited: &mut Inherited) -> Result<AdminSocket, StartError> {
     let address = admin.listen;
-    let is_systemds = inherited.files_are_kept();
     let bound = match (inherited.take(&address), &address) {
         (Some(descriptor), ListenAddress::Tcp(_)) => AdminSocket::from_std_tcp(descriptor.into()),
         (Some(descriptor), ListenAddress::Unix(_)) => AdminSocket::from_std_unix(descriptor.into()),
         (None, address) => admin::bind(address),
     };
-    if let (Ok(socket), true) = (&bound, is_systemds) {
-        socket.leave_file();
-    }
     bound.map_err(|cause| StartError::Admin { address, cause })
 }
 
@@ -228,18 +237,33 @@ async fn stop(process: &Process, signal: &str, mut interrupt: Signal) {
 impl Process {
     fn serve_admin(
         self: &Arc<Self>,
-        access: admin::Access,
         stops: watch::Receiver<bool>,
     ) -> Option<tokio::task::JoinHandle<()>> {
         let socket = self.admin.clone()?;
-        Some(tokio::spawn(admin::serve(socket, self.clone(), access, stops)))
+        let access = self.access.clone();
+        Some(tokio::spawn(admin::serve(
+            socket,
+            self.clone(),
+            access,
+            stops,
+        )))
     }
 
     /// All of the file, or nothing of it. Returns what changed, an item a line.
     async fn reload(&self) -> Result<Vec<String>, String> {
         let _one = self.changing.lock().await;
         let outcome = match config::load(&self.file) {
-            Ok(config) => self.app.reload(config).map_err(|error| error.to_string()),
+            Ok(config) => {
+                let token_file = config
+                    .admin
+                    .as_ref()
+                    .and_then(|admin| admin.token_file.clone());
+                let reloaded = self.app.reload(config).map_err(|error| error.to_string());
+                if reloaded.is_ok() {
+                    self.access.set_token_file(token_file);
+                }
+                reloaded
+            }
             Err(errors) => Err(errors.to_string()),
         };
         match &outcome {
@@ -258,7 +282,9 @@ impl Process {
         let _one = self.changing.lock().await;
         let mut successor = self.successor.lock().await;
         if successor.is_some() {
-            return Err(UpgradeError::Refused("another one has taken over already".to_owned()));
+            return Err(UpgradeError::Refused(
+                "another one has taken over already".to_owned(),
+            ));
         }
         let admin = match &self.admin {
             Some(admin) => Some(admin.as_fd().try_clone_to_owned()?),

@@ -9,12 +9,12 @@ use tokio::time::Instant;
 
 use super::wire::{self, Frame};
 use crate::proxy::Generation;
+use crate::session::Session;
 use crate::session::live::Live;
+use crate::session::registry::Registry;
 use crate::session::relay::{Leg, Limits, Relay};
 use crate::session::traffic::Traffic;
 use crate::session::transport::Transport;
-use crate::session::registry::Registry;
-use crate::session::Session;
 use crate::upstream::{Lease, Server};
 
 pub fn pack(session: &Session) -> wire::Session {

@@ -38,9 +38,7 @@ pub fn sort(named: Vec<Named>) -> (Inherited, Option<Predecessor>) {
             _ => sockets.push(descriptor),
         }
     }
-    // A predecessor's files become ours. systemd goes on to own what it has bound.
-    let files_are_kept = predecessor.is_none();
-    (Inherited::new(sockets, files_are_kept), predecessor)
+    (Inherited::new(sockets), predecessor)
 }
 
 impl Predecessor {

@@ -3,11 +3,11 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::net::Shutdown;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -127,7 +127,11 @@ pub async fn hand_over(
             cause,
         }
     })?;
-    info!("upgrade: {} starts as {}", program.path.display(), child.id());
+    info!(
+        "upgrade: {} starts as {}",
+        program.path.display(),
+        child.id()
+    );
     let link = Arc::new(Link {
         stream: ours,
         underway: Mutex::default(),
@@ -135,10 +139,12 @@ pub async fn hand_over(
         writer: Mutex::new(None),
     });
     let (tell, mut events) = unbounded_channel();
-    thread::Builder::new().name("upgrade-read".to_owned()).spawn({
-        let (link, app) = (link.clone(), app.clone());
-        move || link.listen(&app, &tell)
-    })?;
+    thread::Builder::new()
+        .name("upgrade-read".to_owned())
+        .spawn({
+            let (link, app) = (link.clone(), app.clone());
+            move || link.listen(&app, &tell)
+        })?;
     let served = serve_with(app, &link, &mut events, &mut child).await;
     match served {
         Ok(report) => Ok(Successor {
@@ -183,10 +189,12 @@ async fn serve_with(
     }
     info!("upgrade: {pid} serves (version {version}), sessions move");
     let (leave, leaving) = unbounded_channel();
-    let writer = thread::Builder::new().name("upgrade-write".to_owned()).spawn({
-        let (link, app) = (link.clone(), app.clone());
-        move || link.send_all(&app, leaving)
-    })?;
+    let writer = thread::Builder::new()
+        .name("upgrade-write".to_owned())
+        .spawn({
+            let (link, app) = (link.clone(), app.clone());
+            move || link.send_all(&app, leaving)
+        })?;
     *lock(&link.writer) = Some(writer);
     app.begin_moving(leave);
     let started = Instant::now();
@@ -255,9 +263,7 @@ impl Successor {
         if let Err(error) = wire::send(&self.link.stream, &Message::End) {
             warn!("upgrade: the new process has gone: {error}");
         }
-        let closed = async {
-            while let Some(Event::Message(_)) = self.events.recv().await {}
-        };
+        let closed = async { while let Some(Event::Message(_)) = self.events.recv().await {} };
         // It closes at once, unless it is no longer there.
         let _ = timeout(SERVING_WITHIN, closed).await;
     }
@@ -362,7 +368,10 @@ fn send_parcel(
                 session: Box::new(packing::pack(session)),
             };
             let waiting = [&relay.client.waiting[..], &relay.server.waiting[..]];
-            let descriptors = [relay.client.transport.as_fd(), relay.server.transport.as_fd()];
+            let descriptors = [
+                relay.client.transport.as_fd(),
+                relay.server.transport.as_fd(),
+            ];
             wire::send_with(stream, &message, waiting, &descriptors)
         }
         Parcel::Idle(listener, client) => {

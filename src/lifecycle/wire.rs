@@ -41,18 +41,37 @@ pub const SOCKET: &str = "prusik-upgrade";
 #[serde(rename_all = "snake_case")]
 pub enum Message {
     /// Servers that operators have taken out: upstream and address.
-    State { drained: Vec<(String, SocketAddr)> },
-    Ready { pid: u32, version: String },
+    State {
+        drained: Vec<(String, SocketAddr)>,
+    },
+    Ready {
+        pid: u32,
+        version: String,
+    },
     /// The new process gives up.
-    Failed { reason: String },
+    Failed {
+        reason: String,
+    },
     Go,
     Serving,
     /// With two descriptors: the client's, then the server's.
-    Session { number: u64, session: Box<Session> },
+    Session {
+        number: u64,
+        session: Box<Session>,
+    },
     /// With one descriptor. `listener`: the address that it came in on.
-    Idle { number: u64, listener: String, kind: TransportKind },
-    Adopted { number: u64 },
-    Refused { number: u64, reason: String },
+    Idle {
+        number: u64,
+        listener: String,
+        kind: TransportKind,
+    },
+    Adopted {
+        number: u64,
+    },
+    Refused {
+        number: u64,
+        reason: String,
+    },
     /// Nothing more comes.
     End,
 }
@@ -184,7 +203,9 @@ pub fn decode(json: &[u8]) -> io::Result<Message> {
     if let Message::Session { session, .. } = &message
         && !(session.client.scanner.is_consistent() && session.server.scanner.is_consistent())
     {
-        return Err(invalid("a session's parser is in a state that does not exist"));
+        return Err(invalid(
+            "a session's parser is in a state that does not exist",
+        ));
     }
     Ok(message)
 }
@@ -221,7 +242,10 @@ mod tests {
         let mut said = String::new();
         (&received).read_to_string(&mut said).unwrap();
         assert_eq!(said, "through");
-        assert!(matches!(receive(&new).unwrap().unwrap().message, Message::End));
+        assert!(matches!(
+            receive(&new).unwrap().unwrap().message,
+            Message::End
+        ));
         assert!(receive(&new).unwrap().is_none());
     }
 
@@ -229,7 +253,10 @@ mod tests {
     fn a_message_that_is_too_long_or_no_message_is_an_error() {
         let (mut old, new) = UnixStream::pair().unwrap();
         old.write_all(&[0xff; HEADER]).unwrap();
-        assert_eq!(receive(&new).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(
+            receive(&new).unwrap_err().kind(),
+            io::ErrorKind::InvalidData
+        );
         assert!(decode(b"{\"session\": 1}").is_err());
         assert!(decode(b"").is_err());
     }

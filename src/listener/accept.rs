@@ -101,7 +101,9 @@ impl Edge {
         client.read_exact(&mut answer).await?;
         match &answer {
             b"HTTP/1.1 " => Ok(()),
-            other => Err(io::Error::other(format!("the probe was answered {other:?}"))),
+            other => Err(io::Error::other(format!(
+                "the probe was answered {other:?}"
+            ))),
         }
     }
 }

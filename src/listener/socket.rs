@@ -58,13 +58,11 @@ impl Drop for SocketFile {
 #[derive(Debug, Default)]
 pub struct Inherited {
     sockets: Vec<(ListenAddress, OwnedFd)>,
-    /// Whether whoever bound them goes on to own their files.
-    files_are_kept: bool,
 }
 
 impl Inherited {
     /// Descriptors that are no listening sockets are left out, and told of.
-    pub fn new(descriptors: Vec<OwnedFd>, files_are_kept: bool) -> Self {
+    pub fn new(descriptors: Vec<OwnedFd>) -> Self {
         let sockets = descriptors
             .into_iter()
             .filter_map(|descriptor| match local_address(&descriptor) {
@@ -75,10 +73,7 @@ impl Inherited {
                 }
             })
             .collect();
-        Self {
-            sockets,
-            files_are_kept,
-        }
+        Self { sockets }
     }
 
     /// The first one on this address. Port 0 is any port: there the order decides.
@@ -91,10 +86,6 @@ impl Inherited {
         };
         let found = self.sockets.iter().position(|(bound, _)| is_it(bound))?;
         Some(self.sockets.remove(found).1)
-    }
-
-    pub fn files_are_kept(&self) -> bool {
-        self.files_are_kept
     }
 
     /// Those that nobody has taken.
@@ -140,13 +131,15 @@ fn remedy(cause: &io::Error, address: &ListenAddress) -> &'static str {
 /// Takes over the socket if it was inherited, else binds one. Must run inside the runtime, which
 /// the sockets are registered with.
 pub fn bind(listener: &Listener, inherited: &mut Inherited) -> Result<BoundListener, BindError> {
-    let files_are_kept = inherited.files_are_kept;
     let socket = match (&listener.address, inherited.take(&listener.address)) {
         (ListenAddress::Tcp(_), Some(descriptor)) => {
             adopt_tcp(descriptor).map(ListeningSocket::Tcp)
         }
         (ListenAddress::Unix(path), Some(descriptor)) => adopt_unix(descriptor).map(|socket| {
-            ListeningSocket::Unix(socket, SocketFile::new(path, files_are_kept))
+            ListeningSocket::Unix(
+                socket, // Its file is still that of whoever bound it.
+                SocketFile::new(path, true),
+            )
         }),
         (ListenAddress::Tcp(address), None) => bind_tcp(*address).map(ListeningSocket::Tcp),
         (ListenAddress::Unix(path), None) => bind_unix(path)

@@ -16,8 +16,8 @@ use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
-use tokio::sync::watch;
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use tokio::sync::watch;
 
 use super::admission::{admit, find_route, verify_accept};
 use super::answer::Answer;

@@ -97,8 +97,16 @@ impl Generation {
         let index = RouteIndex::build(config.routes.iter().map(|route| &route.matcher));
         let trusted = TrustedProxies(config.trusted_proxies.clone());
         let labels = Labels {
-            listeners: config.listeners.iter().map(|l| l.name.as_str().into()).collect(),
-            routes: config.routes.iter().map(|r| r.name.as_str().into()).collect(),
+            listeners: config
+                .listeners
+                .iter()
+                .map(|l| l.name.as_str().into())
+                .collect(),
+            routes: config
+                .routes
+                .iter()
+                .map(|r| r.name.as_str().into())
+                .collect(),
         };
         Self {
             labels,

@@ -432,15 +432,15 @@ mod tests {
     #[test]
     fn broken_framing_stops_the_scanner_and_is_no_boundary() {
         for broken in [
-            &[0x83, 0][..],                            // an opcode that is reserved
-            &[0x88, 126, 0, 200],                      // a control frame that is too long
-            &[0x09, 0],                                // and one in fragments
-            &[0x82, 127, 255, 0, 0, 0, 0, 0, 0, 0],    // a length with its highest bit set
-            &[0x82, 126, 0, 125],                      // one that would fit into less
-            &[0x82, 127, 0, 0, 0, 0, 0, 0, 255, 255],  // and another
-            &[0xc1, 0],                                // a reserved bit
-            &[0x80, 0],                                // a continuation of nothing
-            &[0x81, 0x80, 0, 0, 0, 0],                 // masked, by a server
+            &[0x83, 0][..],                           // an opcode that is reserved
+            &[0x88, 126, 0, 200],                     // a control frame that is too long
+            &[0x09, 0],                               // and one in fragments
+            &[0x82, 127, 255, 0, 0, 0, 0, 0, 0, 0],   // a length with its highest bit set
+            &[0x82, 126, 0, 125],                     // one that would fit into less
+            &[0x82, 127, 0, 0, 0, 0, 0, 0, 255, 255], // and another
+            &[0xc1, 0],                               // a reserved bit
+            &[0x80, 0],                               // a continuation of nothing
+            &[0x81, 0x80, 0, 0, 0, 0],                // masked, by a server
         ] {
             let mut scanner = FrameScanner::new(Sender::Server, false);
             assert_eq!(scanner.feed(&[0x82, 1, 7]).sound, 3);

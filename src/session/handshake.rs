@@ -252,8 +252,9 @@ impl VirtualSocket for HandshakeStream {
 pub(super) fn set_option(io: &TcpStream, option: VirtualSockOpt) -> io::Result<()> {
     match option {
         VirtualSockOpt::NoDelay => io.set_nodelay(true),
-        VirtualSockOpt::KeepAlive(keepalive) => set_tcp_keepalive(io, &keepalive)
-            .map_err(|error| io::Error::other(error.to_string())),
+        VirtualSockOpt::KeepAlive(keepalive) => {
+            set_tcp_keepalive(io, &keepalive).map_err(|error| io::Error::other(error.to_string()))
+        }
         other => {
             let message = format!("{other:?} is no option of a handshake's socket");
             Err(io::Error::new(io::ErrorKind::Unsupported, message))

@@ -422,8 +422,8 @@ impl Relay {
     /// Unless the two are saying goodbye by themselves.
     fn begin_ending(&mut self, by: ClosedBy, code: u16) {
         let is_cause = self.traffic.close(by, None);
-        let by_themselves =
-            self.client.scanner.close_code().is_some() || self.server.scanner.close_code().is_some();
+        let by_themselves = self.client.scanner.close_code().is_some()
+            || self.server.scanner.close_code().is_some();
         self.ending = Some(Ending {
             code,
             by_themselves,

@@ -1,10 +1,10 @@
 //! What a session has carried, who ended it, and what it is asked to do.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{
     AtomicBool, AtomicU8, AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
-use std::sync::OnceLock;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 

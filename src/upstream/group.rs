@@ -183,11 +183,9 @@ impl Group {
 
     /// Whether some server that could take this request has not been tried yet.
     pub fn has_untried(&self, tried: &[SocketAddr]) -> bool {
-        self.members
-            .load()
-            .all
-            .iter()
-            .any(|member| member.is_usable(Ejected::Accept) && !tried.contains(&member.server.address))
+        self.members.load().all.iter().any(|member| {
+            member.is_usable(Ejected::Accept) && !tried.contains(&member.server.address)
+        })
     }
 
     /// Whether a connection may be kept idle after its use without going over `keepalive`.
@@ -207,7 +205,11 @@ impl Group {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let made = || Arc::new(Server::new(address));
-        addresses.servers.entry(address).or_insert_with(made).clone()
+        addresses
+            .servers
+            .entry(address)
+            .or_insert_with(made)
+            .clone()
     }
 
     /// Whether sessions on this address may go on.
@@ -217,7 +219,10 @@ impl Group {
 
     pub fn has_member(&self, address: SocketAddr) -> bool {
         let members = self.members.load();
-        members.all.iter().any(|member| member.server.address == address)
+        members
+            .all
+            .iter()
+            .any(|member| member.server.address == address)
     }
 
     /// Every server that is a member or still has sessions.
@@ -384,7 +389,9 @@ impl Group {
         // A server that left is forgotten once its last session is gone: until then its counts
         // must be found again should it come back.
         addresses.servers.retain(|address, server| {
-            server.load() > 0 || server.is_drained() || all.iter().any(|member| member.server.address == *address)
+            server.load() > 0
+                || server.is_drained()
+                || all.iter().any(|member| member.server.address == *address)
         });
         let (backups, proper): (Vec<_>, Vec<_>) =
             all.iter().cloned().partition(|member| member.backup);

@@ -59,7 +59,10 @@ pub fn resolve(file: raw::File, root: &Node, errors: &mut Errors) -> Option<Conf
             errors.push(
                 at.key("admin")
                     .key("listen")
-                    .error(format!("listener {:?} has this address already", listener.name))
+                    .error(format!(
+                        "listener {:?} has this address already",
+                        listener.name
+                    ))
                     .hint("give admin one of its own, such as 127.0.0.1:9900"),
             );
         }
