@@ -12,7 +12,7 @@ that leaves something out writes to target/bench/results/. Any failed operation 
 an error. Missed targets do so with --strict only. --quick takes a minute, all of it eight.
 Needs: cc. Compares with what is there of /usr/sbin/nginx, /usr/sbin/haproxy, /usr/bin/caddy.
 """
-import argparse, json, os, resource, shutil, signal, subprocess, sys, time
+import argparse, fcntl, json, os, resource, shutil, signal, subprocess, sys, time
 from collections import defaultdict
 from pathlib import Path
 
@@ -270,6 +270,12 @@ def main():
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     SCRATCH.mkdir(parents=True, exist_ok=True)
+    # Two runs would share files and cores. The lock goes with the process.
+    lock = open(SCRATCH / "lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SystemExit(f"another run is under way in {SCRATCH}") from None
     raise_file_limit()
     subprocess.run(["cc", "-O3", "-Wall", "-Wextra", "-o", SCRATCH / "load", HERE / "load.c"], check=True)
     # A copy, so that a build in between does not change what is measured.

@@ -1,5 +1,5 @@
 """The proxies that compare.py measures: how each is configured, started, watched and stopped."""
-import os, socket, subprocess, time
+import hashlib, os, socket, subprocess, time
 from pathlib import Path
 
 PRUSIK = """\
@@ -110,9 +110,12 @@ def output_of(*command):
 
 def kinds(prusik, directory, say):
     """What there is to compare on this machine; `say` hears what is left out."""
+    # Versions say little of a build.
+    version = f"{output_of(prusik, '--version')}, sha256 {hashlib.sha256(prusik.read_bytes()).hexdigest()[:16]}"
+
     def prusik_kind(name, tunnel):
         template = PRUSIK.replace("{tunnel}", tunnel)
-        return Kind(name, template, [str(prusik), "run", "--config", "CONFIG"], output_of(prusik, "--version"))
+        return Kind(name, template, [str(prusik), "run", "--config", "CONFIG"], version)
 
     found = [prusik_kind("prusik", "")]
     other = prusik_kind("prusik-pingora", ", tunnel: pingora")

@@ -240,6 +240,9 @@ impl Process {
         stops: watch::Receiver<bool>,
     ) -> Option<tokio::task::JoinHandle<()>> {
         let socket = self.admin.clone()?;
+        if let Ok(address) = socket.address() {
+            info!("admin API on {address}");
+        }
         let access = self.access.clone();
         Some(tokio::spawn(admin::serve(
             socket,

@@ -67,6 +67,8 @@ struct Shared {
     connections: AtomicUsize,
     open: AtomicUsize,
     sessions: AtomicUsize,
+    /// The codes of the Close frames that clients have sent.
+    closes: Mutex<Vec<u16>>,
 }
 
 pub struct Origin {
@@ -128,6 +130,7 @@ impl Origin {
                 connections: AtomicUsize::new(0),
                 open: AtomicUsize::new(0),
                 sessions: AtomicUsize::new(0),
+                closes: Mutex::default(),
             }),
             serving: Mutex::new(None),
         };
@@ -164,6 +167,11 @@ impl Origin {
     /// WebSocket sessions that live now.
     pub fn sessions(&self) -> usize {
         self.shared.sessions.load(SeqCst)
+    }
+
+    /// The codes of the Close frames that sessions got from their clients.
+    pub fn closes(&self) -> Vec<u16> {
+        lock(&self.shared.closes).clone()
     }
 
     /// As when the process is killed: the listener and every socket close at once.
@@ -267,7 +275,7 @@ async fn converse(stream: TcpStream, connection: usize, shared: &Shared) -> io::
                 let (stream, early) = wire.into_parts();
                 let socket =
                     WebSocketStream::from_partially_read(stream, early, Role::Server, None).await;
-                return echo(socket, shared.address).await.map_err(io::Error::other);
+                return echo(socket, shared).await.map_err(io::Error::other);
             }
         }
     }
@@ -309,12 +317,13 @@ async fn read_request(
 /// Sends back what it gets, with a word or two that it obeys.
 async fn echo(
     mut socket: WebSocketStream<impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>,
-    address: SocketAddr,
+    shared: &Shared,
 ) -> Result<(), Error> {
     while let Some(message) = socket.next().await {
         match message? {
             Message::Text(text) if text == "whoami" => {
-                socket.send(Message::text(address.to_string())).await?;
+                let address = shared.address.to_string();
+                socket.send(Message::text(address)).await?;
             }
             Message::Text(text) if text.starts_with("close ") => {
                 let code = text["close ".len()..].parse().unwrap_or(1000);
@@ -325,6 +334,10 @@ async fn echo(
                 socket.close(Some(frame)).await?;
             }
             message @ (Message::Text(_) | Message::Binary(_)) => socket.send(message).await?,
+            Message::Close(frame) => {
+                let code = frame.map_or(1005, |frame| frame.code.into());
+                lock(&shared.closes).push(code);
+            }
             _ => {}
         }
     }

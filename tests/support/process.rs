@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::fs;
 use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,6 +32,8 @@ pub struct Prusik {
     folder: TempDir,
     stderr: Text,
     stdout: Text,
+    /// Who serves now, if upgrades have put another process in the child's place.
+    successors: Mutex<Vec<u32>>,
 }
 
 /// What the process has written so far.
@@ -42,6 +45,27 @@ impl Prusik {
         let mut command = Command::new(env!("CARGO_BIN_EXE_prusik"));
         command.args(["run", "--config", FILE]);
         Self::start_by(command, &config.to_string(), &[]).await
+    }
+
+    /// As [`Prusik::start`], from a program in its own folder, which the test may replace.
+    pub async fn start_own(config: impl Display) -> Self {
+        let mut command = Command::new("sh");
+        // A link would do if the temporary folder were on the same file system.
+        let script = "ln \"$0\" program || cp \"$0\" program; exec ./program run --config \"$1\"";
+        command.args(["-c", script, env!("CARGO_BIN_EXE_prusik"), FILE]);
+        Self::start_by(command, &config.to_string(), &[]).await
+    }
+
+    /// What [`Prusik::start_own`] was started from is now this; `None`: it is gone.
+    pub fn replace_program(&self, script: Option<&str>) {
+        let program = self.folder.path().join("program");
+        // It is gone already after a `None`.
+        let _ = fs::remove_file(&program);
+        if let Some(script) = script {
+            fs::write(&program, script).expect("the file can be written");
+            let executable = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(&program, executable).expect("it is ours");
+        }
     }
 
     /// With a hosts file of its own. `None` without the right to make a mount namespace.
@@ -82,6 +106,7 @@ impl Prusik {
             folder,
             stderr,
             stdout,
+            successors: Mutex::default(),
         };
         eventually("prusik is ready", async || {
             let ended = prusik.child.try_wait().expect("a child can be asked");
@@ -114,8 +139,93 @@ impl Prusik {
         self.folder.path()
     }
 
+    /// The process that serves now.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        let successors = self
+            .successors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        successors.last().copied().unwrap_or(self.child.id())
+    }
+
+    /// Every process of it that lives: its folder is theirs alone.
+    pub fn pids(&self) -> Vec<u32> {
+        let folder = fs::canonicalize(self.folder.path()).expect("the folder is there");
+        let processes = fs::read_dir("/proc").expect("this is Linux");
+        processes
+            .filter_map(|entry| {
+                let entry = entry.ok()?;
+                let pid = entry.file_name().to_str()?.parse().ok()?;
+                let cwd = fs::read_link(entry.path().join("cwd")).ok()?;
+                (cwd == folder).then_some(pid)
+            })
+            .collect()
+    }
+
+    /// As an operator types it, less the address of the admin API.
+    pub fn operate(&self, arguments: &[&str]) -> Output {
+        let address = self
+            .lines()
+            .filter_map(|line| Some(line.strip_prefix("admin API on ")?.to_owned()))
+            .last()
+            .unwrap_or_else(|| panic!("no admin API: {}", self.stderr()));
+        prusik(&[arguments, &["--admin", &address]].concat())
+    }
+
+    /// [`Prusik::operate`], which must succeed; what it prints.
+    pub async fn order(&self, arguments: &[&str]) -> String {
+        let output = tokio::task::block_in_place(|| self.operate(arguments));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// `prusik status --json`.
+    pub async fn status(&self) -> Value {
+        let said = self.order(&["status", "--json"]).await;
+        serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error} in {said}"))
+    }
+
+    /// `prusik upgrade`, which must succeed. Returns when only the new process is left.
+    pub async fn upgrade(&mut self) -> String {
+        let before = self.pid();
+        let said = self.order(&["upgrade"]).await;
+        let pid = self.status().await["pid"].as_u64().expect("a pid") as u32;
+        assert_ne!(pid, before, "{said}");
+        self.successors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(pid);
+        eventually("the old process has ended", async || {
+            // A child that nobody waits for stays in the list.
+            let _ = self.child.try_wait();
+            self.pids() == [pid]
+        })
+        .await;
+        said
+    }
+
+    /// An old process that has ended is still in [`Prusik::pids`] until this is called.
+    pub fn reap(&mut self) {
+        let _ = self.child.try_wait();
+    }
+
+    /// To every process of it, whoever serves.
+    pub fn signal_all(&self, name: &str) {
+        self.pids().into_iter().for_each(|pid| signal(pid, name));
+    }
+
+    /// Waits until no process of it is left.
+    pub async fn ended(&mut self) {
+        eventually("every process has ended", async || {
+            let _ = self.child.try_wait();
+            self.pids().is_empty()
+        })
+        .await;
+    }
+
+    pub fn write_config(&self, config: impl Display) {
+        fs::write(self.file(), config.to_string()).expect("the file can be written");
     }
 
     pub fn stderr(&self) -> String {
@@ -132,7 +242,7 @@ impl Prusik {
 
     /// Puts other text in the file and reloads.
     pub async fn reload_with(&self, config: impl Display) -> Outcome {
-        fs::write(self.file(), config.to_string()).expect("the file can be written");
+        self.write_config(config);
         self.reload().await
     }
 
@@ -152,11 +262,7 @@ impl Prusik {
     }
 
     pub fn signal(&self, name: &str) {
-        // The shell's own kill: there is no binary of that name on a small system.
-        let status = Command::new("sh")
-            .args(["-c", &format!("kill -{name} {}", self.pid())])
-            .status();
-        assert!(status.is_ok_and(|status| status.success()), "kill -{name}");
+        signal(self.pid(), name);
     }
 
     /// Waits for the end of the process.
@@ -244,10 +350,21 @@ impl Drop for Prusik {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        for pid in self.pids() {
+            signal(pid, "KILL");
+        }
         if thread::panicking() {
             eprintln!("--- prusik's stderr\n{}---", self.stderr());
         }
     }
+}
+
+fn signal(pid: u32, name: &str) {
+    // The shell's own kill: there is no binary of that name on a small system.
+    let status = Command::new("sh")
+        .args(["-c", &format!("kill -{name} {pid}")])
+        .status();
+    assert!(status.is_ok_and(|status| status.success()), "kill -{name}");
 }
 
 /// Runs the binary to its end.

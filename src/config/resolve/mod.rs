@@ -54,7 +54,7 @@ pub fn resolve(file: raw::File, root: &Node, errors: &mut Errors) -> Option<Conf
         let taken = listeners
             .iter()
             .flatten()
-            .find(|listener| listener.address == admin.listen);
+            .find(|listener| listener.address == admin.listen && !is_any_port(&admin.listen));
         if let Some(listener) = taken {
             errors.push(
                 at.key("admin")
@@ -139,6 +139,11 @@ fn networks(raw: Vec<String>, at: At<'_>, errors: &mut Errors) -> Option<Vec<IpN
     networks.into_iter().collect()
 }
 
+/// Port 0 is another one each time.
+fn is_any_port(address: &ListenAddress) -> bool {
+    matches!(address, ListenAddress::Tcp(address) if address.port() == 0)
+}
+
 /// As many as the file has, so that their indices are those of the file.
 fn listeners(
     raw: Vec<Section<raw::Listener>>,
@@ -164,7 +169,7 @@ fn listeners(
             } else {
                 at.key("listen")
             };
-            let shared = matches!(address, ListenAddress::Tcp(address) if address.port() == 0);
+            let shared = is_any_port(address);
             let first = addresses.insert(address.to_string(), at.line());
             if let Some(line) = first.filter(|_| !shared) {
                 errors.push(
