@@ -45,7 +45,12 @@ async fn keep_asking(mut client: Client, load: Arc<Load>) {
     while !load.is_over.load(SeqCst) {
         let response = client.get("/").await;
         assert_eq!(response.status(), 200);
-        assert_ne!(response.field("connection"), Some("close"), "{}", response.head);
+        assert_ne!(
+            response.field("connection"),
+            Some("close"),
+            "{}",
+            response.head
+        );
         load.requests.fetch_add(1, SeqCst);
     }
 }

@@ -267,8 +267,9 @@ async def main():
         await stops(machine, port)
         await refuses_a_wrong_file(machine, port)
         await socket_activation(machine, port)
-        await crashes_after_an_upgrade(machine, port)
         await a_wrong_file_behind_the_socket(machine, port)
+        await leaves_systemd_its_files(machine, port)
+        await crashes_after_an_upgrade(machine, port)
     except BaseException:
         if machine.leader:
             print(machine.journal(), flush=True)
@@ -485,8 +486,31 @@ async def socket_activation(machine, port):
           f"restarted after {took:.1f} s; connects: {counts}")
 
 
+async def leaves_systemd_its_files(machine, port):
+    """A unix socket that systemd has bound outlives the service, and one that prusik has doesn't."""
+    drop_in = MACHINE / "etc/systemd/system/prusik.socket.d/test.conf"
+    machine.put(drop_in.relative_to(MACHINE), "[Socket]\nListenStream=/run/prusik/admin.sock\n"
+                "SocketUser=prusik\nSocketMode=0600\n")
+    await call(machine.run, "systemctl", "daemon-reload")
+    for turn in ("a stop", "an upgrade and a stop"):
+        await call(machine.run, "systemctl", "start", "prusik.socket", "prusik.service")
+        if "upgrade" in turn:
+            await call(machine.run, COMMAND, "upgrade", *ADMIN)
+        await call(machine.run, "systemctl", "stop", "prusik.service")
+        # It starts the service, as every connect does.
+        status = await call(machine.run, COMMAND, "status", *ADMIN, check=False)
+        assert status.returncode == 0, f"after {turn}: {status.stderr}"
+    await call(machine.run, "systemctl", "stop", "prusik.socket", "prusik.service")
+    shown("an admin socket that systemd has bound is still there after a stop, and after an "
+          "upgrade and a stop")
+    drop_in.unlink()
+    await call(machine.run, "systemctl", "daemon-reload")
+    await call(machine.run, "rm", "-f", "/run/prusik/admin.sock")
+
+
 async def crashes_after_an_upgrade(machine, port):
     """The old process still has something to do: the restart does not wait for it."""
+    await call(machine.run, "systemctl", "start", "prusik.socket", "prusik.service")
     before = await call(machine.pid)
     slow = asyncio.create_task(call(one_request, port, "/slow"))
     await asyncio.sleep(0.3)

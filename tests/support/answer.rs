@@ -117,6 +117,13 @@ impl Answer {
         self
     }
 
+    /// Then this one, whose end is the end of both.
+    pub fn followed_by(mut self, next: Self) -> Self {
+        self.steps.extend(next.steps);
+        self.then = next.then;
+        self
+    }
+
     pub fn close(mut self) -> Self {
         self.then = Then::Close;
         self

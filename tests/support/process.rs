@@ -162,13 +162,17 @@ impl Prusik {
             .collect()
     }
 
+    /// Where operators are served.
+    pub fn admin(&self) -> SocketAddr {
+        self.lines()
+            .filter_map(|line| line.strip_prefix("admin API on ")?.parse().ok())
+            .last()
+            .unwrap_or_else(|| panic!("no admin API: {}", self.stderr()))
+    }
+
     /// As an operator types it, less the address of the admin API.
     pub fn operate(&self, arguments: &[&str]) -> Output {
-        let address = self
-            .lines()
-            .filter_map(|line| Some(line.strip_prefix("admin API on ")?.to_owned()))
-            .last()
-            .unwrap_or_else(|| panic!("no admin API: {}", self.stderr()));
+        let address = self.admin().to_string();
         prusik(&[arguments, &["--admin", &address]].concat())
     }
 
@@ -314,6 +318,11 @@ impl Prusik {
     /// The most memory that was ever resident.
     pub fn peak_rss_kib(&self) -> u64 {
         self.memory("VmHWM:")
+    }
+
+    /// Memory that no file stands behind.
+    pub fn anonymous_kib(&self) -> u64 {
+        self.memory("RssAnon:")
     }
 
     pub fn rss_kib(&self) -> u64 {
