@@ -7,7 +7,7 @@ TOMCATS ?= ../shared/tomcats.py
 MINUTES ?= 10
 PYTHON = target/venv/bin/python
 
-.PHONY: build test test-long demo check-conf schema fmt tools long-tools clean
+.PHONY: build test test-long bench demo check-conf schema fmt tools long-tools clean
 
 build: tools
 	$(CARGO) build --release
@@ -27,6 +27,8 @@ test: tools
 test-long: build long-tools
 	$(CARGO) test --locked -- --ignored
 	$(PYTHON) tests/long/dead_peer.py target/release/prusik
+	$(PYTHON) tests/long/upgrades.py target/release/prusik 2000 20
+	$(PYTHON) tests/long/drain.py target/release/prusik
 	$(PYTHON) tests/long/demo_page.py target/release/prusik target/screenshots
 	@$(if $(wildcard $(TOMCATS)),\
 		$(PYTHON) $(TOMCATS) start target/tomcats && \
@@ -34,6 +36,11 @@ test-long: build long-tools
 		status=$$?; $(PYTHON) $(TOMCATS) stop target/tomcats; exit $$status, \
 		echo "scenario skipped: $(TOMCATS) is not there")
 	$(PYTHON) tests/long/soak.py target/release/prusik $(MINUTES)
+
+# prusik beside nginx, HAProxy and Caddy (those that are installed). BENCH=--quick takes a minute,
+# all of it seven.
+bench: build
+	python3 benches/compare.py target/release/prusik $(BENCH)
 
 # Every file in conf/ and every yaml block in the README passes `prusik check`; the schema that
 # the shipped files point editors at is the one that the binary prints.

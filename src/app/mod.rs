@@ -313,7 +313,7 @@ impl App {
         }
         for parcel in parcels {
             match parcel {
-                Parcel::Session(session) => self.carrier.carry(session),
+                Parcel::Session(session) => self.carrier.carry(*session),
                 Parcel::Idle(listener, client) => {
                     self.edge.serve(listener, client.transport, client.early);
                 }

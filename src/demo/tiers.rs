@@ -1,11 +1,16 @@
 //! The two tiers of the demo: the shipped files, with the addresses of this run.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::{fmt, io};
 
+use tokio::sync::watch;
+
 use super::{DemoBackends, DemoPorts};
+use crate::admin::{self, Access, AdminSocket};
 use crate::app::{App, StartError, Stop};
-use crate::config::{self, Config, ConfigErrors};
+use crate::config::{self, Config, ConfigErrors, ListenAddress};
+use crate::lifecycle::Process;
 use crate::listener::Inherited;
 
 const CLIENT_LB: &str = include_str!("../../conf/client-lb.yaml");
@@ -29,18 +34,24 @@ pub enum DemoError {
     Config(ConfigErrors),
     #[error("{0}; `--port` moves the demo to other ports")]
     Start(#[from] StartError),
-    #[error("--port {0} leaves no port for the server LB, which takes the next one")]
+    #[error(
+        "--port {0} leaves no ports for the server LB, which takes the next one, and the admin API, \
+         {ADMIN_OFFSET} above"
+    )]
     Port(u16),
     #[error("signals cannot be waited for: {0}")]
     Signal(#[source] io::Error),
 }
 
+/// The admin API's port, counted from the client LB's: 9900 beside 9090.
+const ADMIN_OFFSET: u16 = 810;
+
 /// Serves until Ctrl-C. The client LB takes `port`, the server LB the next one.
 pub async fn run(port: u16) -> Result<(), DemoError> {
-    let next = port
-        .checked_add(1)
-        .filter(|_| port > 0)
-        .ok_or(DemoError::Port(port))?;
+    let ports = (port.checked_add(1), port.checked_add(ADMIN_OFFSET));
+    let (Some(next), Some(admin), 1..) = (ports.0, ports.1, port) else {
+        return Err(DemoError::Port(port));
+    };
     let anywhere = DemoPorts {
         client_apps: [0; 2],
         chat_servers: [0; 2],
@@ -49,6 +60,7 @@ pub async fn run(port: u16) -> Result<(), DemoError> {
         .await
         .map_err(DemoError::Backends)?;
     let ours = addresses(port, next, &backends);
+    let admin = admin_socket(admin)?;
     let server_lb = App::start(
         shipped("server-lb.yaml", SERVER_LB, &ours)?,
         &mut Inherited::default(),
@@ -59,11 +71,24 @@ pub async fn run(port: u16) -> Result<(), DemoError> {
     )?;
     server_lb.accept();
     client_lb.accept();
-    println!("{}", Welcome(ours));
+    let server_lb = Arc::new(server_lb);
+    println!(
+        "{}",
+        Welcome(ours, admin.address().map_err(DemoError::Backends)?)
+    );
+    let (_ends, stops) = watch::channel(false);
+    let process = Process::new(server_lb.clone(), Some(admin), Access::new(None));
+    let _serving = Arc::new(process).serve_admin(stops);
     tokio::signal::ctrl_c().await.map_err(DemoError::Signal)?;
     client_lb.stop(Stop::Now).await;
     server_lb.stop(Stop::Now).await;
     Ok(())
+}
+
+/// For the server LB, which has the sessions.
+fn admin_socket(port: u16) -> Result<AdminSocket, StartError> {
+    let address = ListenAddress::Tcp(([127, 0, 0, 1], port).into());
+    admin::bind(&address).map_err(|cause| StartError::Admin { address, cause })
 }
 
 fn addresses(port: u16, next: u16, backends: &DemoBackends) -> [SocketAddr; 6] {
@@ -86,7 +111,7 @@ fn shipped(name: &str, text: &str, ours: &[SocketAddr; 6]) -> Result<Config, Dem
     config::parse(name, &text).map_err(DemoError::Config)
 }
 
-struct Welcome([SocketAddr; 6]);
+struct Welcome([SocketAddr; 6], ListenAddress);
 
 impl fmt::Display for Welcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -98,6 +123,16 @@ impl fmt::Display for Welcome {
         writeln!(f, "{trunk}┬─► client app  {app_one}, {app_two}")?;
         writeln!(f, "{below}└─► server LB   {server_lb}")?;
         writeln!(f, "{below}      └─► chat  {chat_one}, {chat_two}")?;
+        writeln!(f)?;
+        let admin = &self.1;
+        writeln!(
+            f,
+            "  prusik status --admin {admin}      what the server LB has; also sessions,"
+        )?;
+        writeln!(
+            f,
+            "  prusik drain ims_svr/{chat_one} --admin {admin}      drain, enable, close"
+        )?;
         writeln!(f)?;
         write!(f, "Ctrl-C stops it.")
     }

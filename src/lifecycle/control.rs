@@ -50,7 +50,10 @@ impl Control for Process {
             pid: std::process::id(),
             uptime_ms: self.started.elapsed().as_millis() as u64,
             state: self.app.state(),
-            config: self.file.display().to_string(),
+            config: match &self.file {
+                Some(file) => file.display().to_string(),
+                None => String::new(),
+            },
             listeners: listeners
                 .map(|(name, address)| view::Listener {
                     name,

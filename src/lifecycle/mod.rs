@@ -61,8 +61,9 @@ impl Origin {
 /// The running process: what the operator can do with it.
 pub(crate) struct Process {
     app: Arc<App>,
-    file: PathBuf,
-    program: Program,
+    /// `None`: it has no file that could be read again.
+    file: Option<PathBuf>,
+    program: Option<Program>,
     started: Instant,
     admin: Option<AdminSocket>,
     access: Access,
@@ -121,17 +122,10 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
     app.accept();
     // Only now: a second process that finds its listeners taken must leave the first one's alone.
     let pid_file = PidFile::write(pid_file)?;
-    let process = Arc::new(Process {
-        app,
-        file: path.to_owned(),
-        program: origin.program,
-        started: Instant::now(),
-        admin,
-        access,
-        changing: Mutex::new(()),
-        replaced: Notify::new(),
-        successor: Mutex::new(None),
-    });
+    let mut process = Process::new(app, admin, access);
+    process.file = Some(path.to_owned());
+    process.program = Some(origin.program);
+    let process = Arc::new(process);
     let (admin_ends, admin_stops) = watch::channel(false);
     let serving_admin = process.serve_admin(admin_stops);
     notify::ready();
@@ -154,16 +148,12 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
                 break;
             }
             _ = signals.terminate.recv() => {
-                break stop(&process, "TERM", signals.interrupt).await;
+                break stop(&process, "TERM", &mut signals).await;
             }
-            _ = signals.quit.recv() => break stop(&process, "QUIT", signals.interrupt).await,
+            _ = signals.quit.recv() => break stop(&process, "QUIT", &mut signals).await,
             () = process.replaced.notified() => {
                 admin_ends.send_replace(true);
-                if let Some(successor) = process.successor.lock().await.take() {
-                    successor.wind_down(&process.app).await;
-                }
-                info!("replaced by another process");
-                break;
+                break wind_down(&process, &mut signals).await;
             }
         }
     }
@@ -218,7 +208,39 @@ fn bind_admin(admin: config::Admin, inherited: &mut Inherited) -> Result<AdminSo
     bound.map_err(|cause| StartError::Admin { address, cause })
 }
 
-async fn stop(process: &Process, signal: &str, mut interrupt: Signal) {
+/// What is left when another process serves.
+async fn wind_down(process: &Process, signals: &mut Signals) {
+    let Some(successor) = process.successor.lock().await.take() else {
+        return;
+    };
+    info!("replaced by another process, ending with what cannot move");
+    let cut_short = async {
+        tokio::select! {
+            _ = signals.terminate.recv() => {}
+            _ = signals.quit.recv() => {}
+            _ = signals.interrupt.recv() => {}
+        }
+    };
+    tokio::select! {
+        () = successor.wind_down(&process.app) => {}
+        () = cut_short => {
+            info!("not waiting any longer");
+            process.app.stop(Stop::Now).await;
+        }
+    }
+}
+
+async fn stop(process: &Process, signal: &str, signals: &mut Signals) {
+    // An upgrade that is under way ends first: a process that takes over must not be left alone.
+    let _one = process.changing.lock().await;
+    if let Some(successor) = &*process.successor.lock().await {
+        info!(
+            "{signal}: passed on to {}, which has taken over",
+            successor.report.pid
+        );
+        successor.terminate();
+        return;
+    }
     let drain = process.app.config().server.drain;
     info!(
         "{signal}: accepting no more; sessions are told to go within {:?}, and cut after {:?}",
@@ -227,7 +249,7 @@ async fn stop(process: &Process, signal: &str, mut interrupt: Signal) {
     notify::stopping();
     tokio::select! {
         () = process.app.stop(Stop::Gracefully) => {}
-        _ = interrupt.recv() => {
+        _ = signals.interrupt.recv() => {
             info!("INT: stopping now");
             process.app.stop(Stop::Now).await;
         }
@@ -235,7 +257,22 @@ async fn stop(process: &Process, signal: &str, mut interrupt: Signal) {
 }
 
 impl Process {
-    fn serve_admin(
+    /// One that can neither reload nor upgrade.
+    pub(crate) fn new(app: Arc<App>, admin: Option<AdminSocket>, access: Access) -> Self {
+        Self {
+            app,
+            file: None,
+            program: None,
+            started: Instant::now(),
+            admin,
+            access,
+            changing: Mutex::new(()),
+            replaced: Notify::new(),
+            successor: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn serve_admin(
         self: &Arc<Self>,
         stops: watch::Receiver<bool>,
     ) -> Option<tokio::task::JoinHandle<()>> {
@@ -255,7 +292,10 @@ impl Process {
     /// All of the file, or nothing of it. Returns what changed, an item a line.
     async fn reload(&self) -> Result<Vec<String>, String> {
         let _one = self.changing.lock().await;
-        let outcome = match config::load(&self.file) {
+        let Some(file) = &self.file else {
+            return Err("this process was not started from a file".to_owned());
+        };
+        let outcome = match config::load(file) {
             Ok(config) => {
                 let token_file = config
                     .admin
@@ -289,11 +329,15 @@ impl Process {
                 "another one has taken over already".to_owned(),
             ));
         }
+        let Some(program) = &self.program else {
+            let reason = "this process was not started by `prusik run`";
+            return Err(UpgradeError::Refused(reason.to_owned()));
+        };
         let admin = match &self.admin {
             Some(admin) => Some(admin.as_fd().try_clone_to_owned()?),
             None => None,
         };
-        match upgrade::hand_over(&self.app, &self.program, admin).await {
+        match upgrade::hand_over(&self.app, program, admin).await {
             Ok(taken) => {
                 if let Some(admin) = &self.admin {
                     admin.leave_file();

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use std::{env, io, thread};
 
 use log::{info, warn};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 
@@ -253,6 +254,14 @@ fn unexpected(message: &Message) -> UpgradeError {
 }
 
 impl Successor {
+    /// Whoever wanted this process to end means that one now.
+    pub fn terminate(&self) {
+        let pid = i32::try_from(self.report.pid).ok().and_then(Pid::from_raw);
+        if let Some(Err(error)) = pid.map(|pid| kill_process(pid, Signal::TERM)) {
+            warn!("cannot end {}: {error}", self.report.pid);
+        }
+    }
+
     /// Ends with the last connection that cannot move, or when its time is up.
     pub async fn wind_down(mut self, app: &App) {
         app.wind_down().await;
@@ -291,7 +300,7 @@ impl Link {
                     warn!("upgrade: a session stays behind: {reason}");
                     if let Some(Parcel::Session(session)) = self.take(*number) {
                         session.live.traffic.take_back_move();
-                        app.carrier().keep(session);
+                        app.carrier().keep(*session);
                     }
                 }
                 _ => {}
@@ -362,7 +371,7 @@ fn send_parcel(
 ) -> io::Result<()> {
     match parcel {
         Parcel::Session(session) => {
-            let Session { relay, .. } = session;
+            let Session { relay, .. } = &**session;
             let message = Message::Session {
                 number,
                 session: Box::new(packing::pack(session)),

@@ -45,7 +45,7 @@ pub struct Upgraded {
 /// What goes to another process.
 #[derive(Debug)]
 pub enum Parcel {
-    Session(Session),
+    Session(Box<Session>),
     /// A connection between two requests, and the number of its listener.
     Idle(usize, ClientEnd),
 }
@@ -137,12 +137,12 @@ impl Carrier {
 
     fn send_away(self: &Arc<Self>, session: Session) {
         let refused = match self.leaving() {
-            Some(to) => to.send(Parcel::Session(session)).err().map(|e| e.0),
-            None => Some(Parcel::Session(session)),
+            Some(to) => to.send(Parcel::Session(Box::new(session))).err().map(|e| e.0),
+            None => Some(Parcel::Session(Box::new(session))),
         };
         if let Some(Parcel::Session(session)) = refused {
             session.live.traffic.take_back_move();
-            self.keep(session);
+            self.keep(*session);
         }
     }
 

@@ -323,6 +323,8 @@ pub const PING_TO_CLIENT: [u8; 2] = [FIN | PING, 0];
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const FIRST_FRAME: usize = 2 + 4 + 5;
@@ -390,6 +392,86 @@ mod tests {
             }
             assert_eq!(passed, bytes, "pieces of {size}");
             assert!(scanner.held().is_empty());
+        }
+    }
+
+    /// A frame as a client might send it: its first byte, a length, and room for the form of it.
+    fn frame() -> impl Strategy<Value = Vec<u8>> {
+        let length = prop_oneof![
+            0..3_usize,
+            0..126_usize,
+            126..300_usize,
+            65_530..65_600_usize
+        ];
+        (0..4_u8, length, any::<[u8; 4]>()).prop_map(|(kind, length, mask)| {
+            let (opcode, length) = match kind {
+                0 => (TEXT, length),
+                1 => (BINARY, length),
+                2 => (PING, length.min(125)),
+                _ => (PONG, length.min(125)),
+            };
+            let mut bytes = vec![FIN | opcode];
+            match length {
+                0..126 => bytes.push(MASKED | length as u8),
+                126..65_536 => {
+                    bytes.push(MASKED | 126);
+                    bytes.extend((length as u16).to_be_bytes());
+                }
+                _ => {
+                    bytes.push(MASKED | 127);
+                    bytes.extend((length as u64).to_be_bytes());
+                }
+            }
+            bytes.extend(mask);
+            bytes.resize(bytes.len() + length, 0x5a);
+            bytes
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn any_split_of_any_stream_passes_unchanged_and_counts_right(
+            frames in prop::collection::vec(frame(), 0..12),
+            sizes in prop::collection::vec(1..5000_usize, 1..20),
+        ) {
+            let bytes = frames.concat();
+            let mut scanner = scanner();
+            let (mut passed, mut rest) = (Vec::new(), &bytes[..]);
+            for size in sizes.iter().cycle() {
+                let (piece, behind) = rest.split_at((*size).min(rest.len()));
+                let held = scanner.held().to_vec();
+                let Fed { sound } = scanner.feed(piece);
+                if sound > 0 {
+                    passed.extend(held);
+                    passed.extend(&piece[..sound]);
+                }
+                rest = behind;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            prop_assert!(passed == bytes);
+            let is_message = |frame: &&Vec<u8>| frame[0] & 0x0f < CLOSE;
+            prop_assert_eq!(scanner.messages() as usize, frames.iter().filter(is_message).count());
+            prop_assert!(scanner.at_boundary());
+            prop_assert!(scanner.is_consistent());
+        }
+
+        #[test]
+        fn no_bytes_make_the_scanner_panic_or_pass_what_it_has_not_read(
+            bytes in prop::collection::vec(any::<u8>(), 0..300),
+            cut in 0..300_usize,
+        ) {
+            for sender in [Sender::Client, Sender::Server] {
+                let mut scanner = FrameScanner::new(sender, bytes.len() % 2 == 0);
+                let (first, second) = bytes.split_at(cut.min(bytes.len()));
+                for piece in [first, second] {
+                    prop_assert!(scanner.feed(piece).sound <= piece.len());
+                    prop_assert!(scanner.is_consistent());
+                }
+            }
         }
     }
 
