@@ -137,7 +137,10 @@ impl Carrier {
 
     fn send_away(self: &Arc<Self>, session: Session) {
         let refused = match self.leaving() {
-            Some(to) => to.send(Parcel::Session(Box::new(session))).err().map(|e| e.0),
+            Some(to) => to
+                .send(Parcel::Session(Box::new(session)))
+                .err()
+                .map(|e| e.0),
             None => Some(Parcel::Session(Box::new(session))),
         };
         if let Some(Parcel::Session(session)) = refused {
