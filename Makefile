@@ -7,10 +7,32 @@ TOMCATS ?= ../shared/tomcats.py
 MINUTES ?= 10
 PYTHON = target/venv/bin/python
 
-.PHONY: build test test-long bench demo check-conf schema fmt tools long-tools clean
+.PHONY: build install test test-long bench demo check-conf schema fmt tools long-tools clean
 
 build: tools
 	$(CARGO) build --release
+
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+
+# The binary, the units and a file to start with: `make build && sudo make install`.
+install:
+	@test -x target/release/prusik || { echo "target/release/prusik is not there: make build" >&2; exit 1; }
+	install -D -m 755 target/release/prusik $(DESTDIR)$(PREFIX)/bin/prusik
+	install -d $(DESTDIR)$(UNITDIR)
+	@# The unit names the binary by its path.
+	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' systemd/prusik.service > $(DESTDIR)$(UNITDIR)/prusik.service
+	install -m 644 systemd/prusik.socket $(DESTDIR)$(UNITDIR)/prusik.socket
+	install -D -m 644 systemd/prusik.sysusers $(DESTDIR)/usr/lib/sysusers.d/prusik.conf
+	install -d $(DESTDIR)$(SYSCONFDIR)/prusik
+	install -m 644 conf/prusik.schema.json $(DESTDIR)$(SYSCONFDIR)/prusik/
+	@# What is there is somebody's.
+	test -e $(DESTDIR)$(SYSCONFDIR)/prusik/prusik.yaml || \
+		install -m 644 conf/prusik.yaml $(DESTDIR)$(SYSCONFDIR)/prusik/prusik.yaml
+	@# Not into somebody's package: that runs them when it is installed.
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
+		systemd-sysusers prusik.conf && systemctl daemon-reload; fi
 
 demo: build
 	./target/release/prusik demo
@@ -29,6 +51,7 @@ test-long: build long-tools
 	$(PYTHON) tests/long/dead_peer.py target/release/prusik
 	$(PYTHON) tests/long/upgrades.py target/release/prusik 2000 20
 	$(PYTHON) tests/long/drain.py target/release/prusik
+	$(PYTHON) tests/long/systemd.py target/release/prusik target/systemd
 	$(PYTHON) tests/long/demo_page.py target/release/prusik target/screenshots
 	@$(if $(wildcard $(TOMCATS)),\
 		$(PYTHON) $(TOMCATS) start target/tomcats && \

@@ -13,15 +13,16 @@
 //!     │  ├─ [upstream]  route → server: balancing, health, counts, retries
 //!     │  └─ [forward]   headers: templates, client address, hop-by-hop
 //!     │
-//!  [session]    after the 101: frames counted, idle and age watched, Close frames put in
+//!  [session]    after the 101: a relay; frames counted, limits watched, Close frames put in
 //!     │
 //!  [observe]    one line in the access log when it opens, one when it closes
 //!     │
 //!   server
 //! ```
 //!
-//! [config] is where it all comes from, [app] joins the parts, [lifecycle] starts, reloads and
-//! stops them, [cli] is the command line, and [demo] the two-tier example in one process.
+//! [config] is where it all comes from, [app] joins the parts, [lifecycle] starts, reloads, upgrades
+//! and stops them, [admin] is the operator's API, [cli] the command line, and [demo] the two-tier
+//! example in one process.
 //! `docs/life-of-a-session.md` tells the same at more length.
 
 pub mod admin;

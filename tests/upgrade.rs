@@ -79,12 +79,15 @@ async fn sessions_requests_and_connects_survive_upgrades_and_reloads() {
         others.push(tokio::spawn(keep_asking(client, load.clone())));
     }
     for _ in 0..3 {
-        let before = load.messages.load(SeqCst);
+        let counts =
+            || [&load.messages, &load.requests, &load.connects].map(|count| count.load(SeqCst));
+        let before = counts();
         let said = prusik.upgrade().await;
         assert!(said.contains("200 sessions moved"), "{said}");
         assert_eq!(prusik.reload().await, Outcome::Done);
         eventually("everybody has talked on", async || {
-            load.messages.load(SeqCst) > before + 400
+            let [messages, requests, connects] = counts();
+            messages > before[0] + 400 && requests > before[1] + 10 && connects > before[2] + 1
         })
         .await;
     }
@@ -97,7 +100,6 @@ async fn sessions_requests_and_connects_survive_upgrades_and_reloads() {
     for other in others {
         other.await.expect("no request failed");
     }
-    assert!(load.requests.load(SeqCst) > 100 && load.connects.load(SeqCst) > 10);
     // Nobody was connected anew: each server connection of a session is the one it began with.
     eventually("all sessions are over", async || origin.sessions() == 0).await;
     let log = prusik.access_log();
@@ -332,6 +334,37 @@ async fn sessions_in_pingoras_tunnel_are_told_to_go() {
         prusik.pids().len() == 1
     })
     .await;
+}
+
+/// Nobody else would know: systemd has the new process from us, and waits for us to end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_process_that_dies_while_the_old_one_ends_is_replaced_by_the_old_one() {
+    let origin = Origin::start(|request| match request.target() {
+        "/slow" => Answer::text("slow").after(Duration::from_secs(8)),
+        "/" => Answer::text("quick"),
+        _ => Answer::upgrade(request),
+    })
+    .await;
+    let mut prusik = Prusik::start(config(&[&origin])).await;
+    let old = prusik.pid();
+    let mut busy = Client::connect(prusik.public()).await;
+    busy.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    eventually("the server works on it", async || {
+        origin.received().len() == 1
+    })
+    .await;
+    prusik.order(&["upgrade"]).await;
+    let new = prusik.pids().into_iter().find(|pid| *pid != old);
+    support::signal(new.expect("both live"), "KILL");
+    prusik.wait_stderr("this one serves again").await;
+    assert_eq!(status_of(prusik.public(), "/").await, 200);
+    let mut session = Session::open(prusik.public(), "/chat").await;
+    assert!(session.is_alive().await);
+    assert_eq!(prusik.status().await["pid"], old);
+    assert_eq!(busy.response().await.text(), "slow");
+    // And it can still be replaced.
+    prusik.upgrade().await;
+    assert!(session.is_alive().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -30,6 +30,9 @@ use crate::session::transport::Transport;
 use crate::session::{Carrier, Parcel};
 use crate::upstream::{Departed, Departure};
 
+/// What the drain of those is called that cannot move.
+pub const UPGRADE: &str = "upgrade";
+
 /// How often the access log is asked for dropped lines.
 const WATCH_LOG: Duration = Duration::from_secs(5);
 
@@ -236,7 +239,7 @@ impl App {
     /// What is left when a new process serves: it ends here, or when its time is up.
     pub async fn wind_down(&self) {
         let config = self.config();
-        let manner = manner(&config, "upgrade".to_owned());
+        let manner = manner(&config, UPGRADE.to_owned());
         let limit = manner.deadline;
         self.drains.start(self.sessions.select(|_| true), manner);
         self.wait_for_connections(limit).await;

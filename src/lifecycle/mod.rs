@@ -23,12 +23,13 @@ use std::time::{Duration, Instant};
 use log::{error, info};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, Notify, watch};
+use tokio::task::JoinHandle;
 
 use crate::admin::view::UpgradeReport;
 use crate::admin::{self, Access, AdminSocket};
 use crate::app::{App, PidFile, StartError, Stop};
 use crate::config::{self, Config, ListenAddress};
-use crate::listener::Inherited;
+use crate::listener::{Binder, Inherited};
 use descriptors::Named;
 use take_over::Predecessor;
 use upgrade::{Program, UpgradeError};
@@ -66,6 +67,8 @@ pub(crate) struct Process {
     program: Option<Program>,
     started: Instant,
     admin: Option<AdminSocket>,
+    /// systemd has bound it, and owns its file.
+    admin_is_systemds: bool,
     access: Access,
     /// One at a time: a reload must not meet an upgrade.
     changing: Mutex<()>,
@@ -120,16 +123,14 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
         }
     };
     app.accept();
-    // Only now: a second process that finds its listeners taken must leave the first one's alone.
-    let pid_file = PidFile::write(pid_file)?;
-    let mut process = Process::new(app, admin, access);
+    let admin_is_systemds = matches!(admin, Some((_, Binder::Systemd)));
+    let mut process = Process::new(app, admin.map(|(socket, _)| socket), access);
+    process.admin_is_systemds = admin_is_systemds;
     process.file = Some(path.to_owned());
     process.program = Some(origin.program);
     let process = Arc::new(process);
-    let (admin_ends, admin_stops) = watch::channel(false);
-    let serving_admin = process.serve_admin(admin_stops);
-    notify::ready();
-    let watchdog = tokio::spawn(notify::feed_watchdog());
+    // Only now: a second process that finds its listeners taken must leave the first one's alone.
+    let mut duties = Duties::begin(&process, pid_file.clone())?;
     if let Some(predecessor) = predecessor {
         predecessor.take_in(process.app.clone())?;
     }
@@ -152,20 +153,53 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
             }
             _ = signals.quit.recv() => break stop(&process, "QUIT", &mut signals).await,
             () = process.replaced.notified() => {
-                admin_ends.send_replace(true);
-                break wind_down(&process, &mut signals).await;
+                duties.end().await;
+                if wind_down(&process, &mut signals).await == Wound::Down {
+                    info!("stopped");
+                    return Ok(());
+                }
+                duties = Duties::begin(&process, pid_file.clone())?;
             }
         }
     }
-    admin_ends.send_replace(true);
-    if let Some(serving) = serving_admin {
-        // Answers that are on their way; not for longer than they need.
-        let _ = tokio::time::timeout(LAST_ANSWERS, serving).await;
-    }
-    watchdog.abort();
-    drop(pid_file);
+    duties.end().await;
     info!("stopped");
     Ok(())
+}
+
+/// What only the process does that serves: it answers operators, feeds systemd's watchdog, and has
+/// its number in the file for it.
+struct Duties {
+    admin_ends: watch::Sender<bool>,
+    serving_admin: Option<JoinHandle<()>>,
+    watchdog: JoinHandle<()>,
+    pid_file: PidFile,
+}
+
+impl Duties {
+    fn begin(process: &Arc<Process>, pid_file: Option<PathBuf>) -> Result<Self, StartError> {
+        let pid_file = PidFile::write(pid_file)?;
+        let (admin_ends, admin_stops) = watch::channel(false);
+        let serving_admin = process.serve_admin(admin_stops);
+        notify::ready();
+        Ok(Self {
+            admin_ends,
+            serving_admin,
+            watchdog: tokio::spawn(notify::feed_watchdog()),
+            pid_file,
+        })
+    }
+
+    async fn end(self) {
+        // At once: fed by an old process, the watchdog would not see the new one hang.
+        self.watchdog.abort();
+        self.admin_ends.send_replace(true);
+        if let Some(serving) = self.serving_admin {
+            // Answers that are on their way; not for longer than they need.
+            let _ = tokio::time::timeout(LAST_ANSWERS, serving).await;
+        }
+        drop(self.pid_file);
+    }
 }
 
 /// Everything but the first accept.
@@ -173,7 +207,7 @@ async fn build(
     config: Config,
     inherited: &mut Inherited,
     predecessor: Option<&Predecessor>,
-) -> Result<(Arc<App>, Option<AdminSocket>), StartError> {
+) -> Result<(Arc<App>, Option<(AdminSocket, Binder)>), StartError> {
     let admin = config.admin.clone();
     let app = Arc::new(App::start(config, inherited)?);
     let admin = match admin {
@@ -186,46 +220,70 @@ async fn build(
     if let Some(predecessor) = predecessor {
         app.prove().await?;
         tokio::task::block_in_place(|| predecessor.ask_to_serve(&app))?;
-        // From now on the files of unix sockets are this process's. (systemd goes on to own what
-        // it has bound.)
+        // From now on the files of unix sockets are this process's, less those that systemd has
+        // bound.
         for listener in app.listeners() {
             listener.keep_file(false);
         }
-        if let Some(admin) = &admin {
+        if let Some((admin, Binder::Us)) = &admin {
             admin.take_file();
         }
     }
     Ok((app, admin))
 }
 
-fn bind_admin(admin: config::Admin, inherited: &mut Inherited) -> Result<AdminSocket, StartError> {
+fn bind_admin(
+    admin: config::Admin,
+    inherited: &mut Inherited,
+) -> Result<(AdminSocket, Binder), StartError> {
     let address = admin.listen;
     let bound = match (inherited.take(&address), &address) {
-        (Some(descriptor), ListenAddress::Tcp(_)) => AdminSocket::from_std_tcp(descriptor.into()),
-        (Some(descriptor), ListenAddress::Unix(_)) => AdminSocket::from_std_unix(descriptor.into()),
-        (None, address) => admin::bind(address),
+        (Some((descriptor, binder)), ListenAddress::Tcp(_)) => {
+            AdminSocket::from_std_tcp(descriptor.into()).map(|socket| (socket, binder))
+        }
+        (Some((descriptor, binder)), ListenAddress::Unix(_)) => {
+            AdminSocket::from_std_unix(descriptor.into()).map(|socket| (socket, binder))
+        }
+        (None, address) => admin::bind(address).map(|socket| (socket, Binder::Us)),
     };
     bound.map_err(|cause| StartError::Admin { address, cause })
 }
 
+/// How the end of a replaced process went.
+#[derive(Debug, PartialEq, Eq)]
+enum Wound {
+    Down,
+    /// The new process has died: this one serves again.
+    Up,
+}
+
 /// What is left when another process serves.
-async fn wind_down(process: &Process, signals: &mut Signals) {
+async fn wind_down(process: &Process, signals: &mut Signals) -> Wound {
     let Some(successor) = process.successor.lock().await.take() else {
-        return;
+        return Wound::Down;
     };
     info!("replaced by another process, ending with what cannot move");
-    let cut_short = async {
-        tokio::select! {
-            _ = signals.terminate.recv() => {}
-            _ = signals.quit.recv() => {}
-            _ = signals.interrupt.recv() => {}
+    let ended = tokio::select! {
+        ended = successor.wind_down(&process.app) => ended,
+        // TERM and QUIT ask for no more than what is done already.
+        _ = signals.interrupt.recv() => {
+            info!("INT: not waiting any longer");
+            process.app.stop(Stop::Now).await;
+            return Wound::Down;
         }
     };
-    tokio::select! {
-        () = successor.wind_down(&process.app) => {}
-        () = cut_short => {
-            info!("not waiting any longer");
-            process.app.stop(Stop::Now).await;
+    match ended {
+        Ok(()) => Wound::Down,
+        Err(died) => {
+            error!("the process that took over has died ({died}): this one serves again");
+            if let Some(admin) = process
+                .admin
+                .as_ref()
+                .filter(|_| !process.admin_is_systemds)
+            {
+                admin.take_file();
+            }
+            Wound::Up
         }
     }
 }
@@ -265,6 +323,7 @@ impl Process {
             program: None,
             started: Instant::now(),
             admin,
+            admin_is_systemds: false,
             access,
             changing: Mutex::new(()),
             replaced: Notify::new(),
@@ -275,7 +334,7 @@ impl Process {
     pub(crate) fn serve_admin(
         self: &Arc<Self>,
         stops: watch::Receiver<bool>,
-    ) -> Option<tokio::task::JoinHandle<()>> {
+    ) -> Option<JoinHandle<()>> {
         let socket = self.admin.clone()?;
         if let Ok(address) = socket.address() {
             info!("admin API on {address}");
@@ -334,7 +393,13 @@ impl Process {
             return Err(UpgradeError::Refused(reason.to_owned()));
         };
         let admin = match &self.admin {
-            Some(admin) => Some(admin.as_fd().try_clone_to_owned()?),
+            Some(admin) => {
+                let binder = match self.admin_is_systemds {
+                    true => Binder::Systemd,
+                    false => Binder::Us,
+                };
+                Some((admin.as_fd().try_clone_to_owned()?, binder))
+            }
             None => None,
         };
         match upgrade::hand_over(&self.app, program, admin).await {

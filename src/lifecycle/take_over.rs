@@ -14,7 +14,7 @@ use super::descriptors::Named;
 use super::packing;
 use super::wire::{self, Frame, Message};
 use crate::app::{App, manner};
-use crate::listener::Inherited;
+use crate::listener::{Binder, Inherited};
 use crate::session::live::Live;
 use crate::session::transport::{Transport, TransportKind};
 
@@ -27,7 +27,7 @@ pub struct Predecessor {
 /// Tells the sockets that were inherited from the link to a predecessor.
 pub fn sort(named: Vec<Named>) -> (Inherited, Option<Predecessor>) {
     let mut predecessor = None;
-    let mut sockets: Vec<OwnedFd> = Vec::new();
+    let mut sockets: Vec<(OwnedFd, Binder)> = Vec::new();
     for (name, descriptor) in named {
         match name.as_str() {
             wire::SOCKET => {
@@ -35,7 +35,7 @@ pub fn sort(named: Vec<Named>) -> (Inherited, Option<Predecessor>) {
                     stream: descriptor.into(),
                 });
             }
-            _ => sockets.push(descriptor),
+            name => sockets.push((descriptor, wire::binder_of(name))),
         }
     }
     (Inherited::new(sockets), predecessor)

@@ -7,7 +7,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, ExitStatus};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -22,7 +22,8 @@ use tokio::time::timeout;
 use super::wire::{self, Message};
 use super::{descriptors, notify, packing};
 use crate::admin::view::UpgradeReport;
-use crate::app::App;
+use crate::app::{App, UPGRADE};
+use crate::listener::Binder;
 use crate::session::{Parcel, Session};
 
 /// How long the new process may take until it is ready to serve.
@@ -72,6 +73,7 @@ fn in_path(name: &Path) -> Option<PathBuf> {
 /// The new process serves. The old one has to [wind down](Successor::wind_down).
 pub struct Successor {
     pub report: UpgradeReport,
+    child: Child,
     link: Arc<Link>,
     events: UnboundedReceiver<Event>,
 }
@@ -113,14 +115,14 @@ pub enum UpgradeError {
 pub async fn hand_over(
     app: &Arc<App>,
     program: &Program,
-    admin: Option<OwnedFd>,
+    admin: Option<(OwnedFd, Binder)>,
 ) -> Result<Successor, UpgradeError> {
     let (ours, theirs) = UnixStream::pair()?;
     let mut given = Vec::new();
     for listener in app.listeners() {
-        given.push(("listener", listener.descriptor()?));
+        given.push((wire::name_of(listener.binder()), listener.descriptor()?));
     }
-    given.extend(admin.map(|admin| ("admin", admin)));
+    given.extend(admin.map(|(admin, binder)| (wire::name_of(binder), admin)));
     given.push((wire::SOCKET, theirs.into()));
     let mut child = descriptors::spawn(&program.path, &program.args, given).map_err(|cause| {
         UpgradeError::Spawn {
@@ -150,6 +152,7 @@ pub async fn hand_over(
     match served {
         Ok(report) => Ok(Successor {
             report,
+            child,
             link,
             events,
         }),
@@ -262,9 +265,31 @@ impl Successor {
         }
     }
 
-    /// Ends with the last connection that cannot move, or when its time is up.
-    pub async fn wind_down(mut self, app: &App) {
-        app.wind_down().await;
+    /// Ends with the last connection that cannot move, or when its time is up. Should the new
+    /// process die before that, this one takes back what it still has and accepts again: nobody
+    /// else would know of the death. (systemd hears of it only from us, whose child it is.)
+    pub async fn wind_down(mut self, app: &App) -> Result<(), ExitStatus> {
+        let closed = async { while let Some(Event::Message(_)) = self.events.recv().await {} };
+        tokio::select! {
+            () = app.wind_down() => {}
+            () = closed => {
+                let mut child = self.child;
+                let status = tokio::task::spawn_blocking(move || child.wait()).await;
+                if let Ok(Ok(status)) = status
+                    && !status.success()
+                {
+                    app.drains().cancel(UPGRADE);
+                    app.carrier().stop_moving();
+                    let link = self.link.clone();
+                    let parcels = tokio::task::spawn_blocking(move || link.take_back()).await;
+                    app.stay(parcels.unwrap_or_default());
+                    return Err(status);
+                }
+                // It was told to stop, and has.
+                app.wind_down().await;
+                return Ok(());
+            }
+        }
         app.carrier().stop_moving();
         let link = self.link.clone();
         // What is still under way arrives before the end is told.
@@ -275,6 +300,7 @@ impl Successor {
         let closed = async { while let Some(Event::Message(_)) = self.events.recv().await {} };
         // It closes at once, unless it is no longer there.
         let _ = timeout(SERVING_WITHIN, closed).await;
+        Ok(())
     }
 }
 

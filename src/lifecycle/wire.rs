@@ -29,6 +29,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::listener::Binder;
 use crate::session::frames::FrameScanner;
 use crate::session::live::Identity;
 use crate::session::traffic::Counts;
@@ -36,6 +37,25 @@ use crate::session::transport::TransportKind;
 
 /// The name of the socket among the inherited descriptors.
 pub const SOCKET: &str = "prusik-upgrade";
+
+/// The name of a listening socket that prusik has bound; systemd's have any other.
+const OURS: &str = "prusik-listener";
+
+/// What a listening socket is called on the way to the new process.
+pub fn name_of(binder: Binder) -> &'static str {
+    match binder {
+        Binder::Us => OURS,
+        Binder::Systemd => "systemd",
+    }
+}
+
+/// Who has bound a listening socket of this name.
+pub fn binder_of(name: &str) -> Binder {
+    match name {
+        OURS => Binder::Us,
+        _ => Binder::Systemd,
+    }
+}
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

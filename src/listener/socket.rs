@@ -22,6 +22,7 @@ const BACKLOG: i32 = 4096;
 pub struct BoundListener {
     pub name: String,
     pub socket: ListeningSocket,
+    binder: Binder,
 }
 
 #[derive(Debug)]
@@ -57,16 +58,24 @@ impl Drop for SocketFile {
 /// Listening sockets that another process has bound: the old one at an upgrade, or systemd.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    sockets: Vec<(ListenAddress, OwnedFd)>,
+    sockets: Vec<(ListenAddress, OwnedFd, Binder)>,
+}
+
+/// Who has bound a listening socket, and so owns the file of a unix one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binder {
+    /// This process, or the one that it takes over from.
+    Us,
+    Systemd,
 }
 
 impl Inherited {
     /// Descriptors that are no listening sockets are left out, and told of.
-    pub fn new(descriptors: Vec<OwnedFd>) -> Self {
+    pub fn new(descriptors: Vec<(OwnedFd, Binder)>) -> Self {
         let sockets = descriptors
             .into_iter()
-            .filter_map(|descriptor| match local_address(&descriptor) {
-                Ok(address) => Some((address, descriptor)),
+            .filter_map(|(descriptor, binder)| match local_address(&descriptor) {
+                Ok(address) => Some((address, descriptor, binder)),
                 Err(error) => {
                     warn!("an inherited descriptor is not used: {error}");
                     None
@@ -77,20 +86,21 @@ impl Inherited {
     }
 
     /// The first one on this address. Port 0 is any port: there the order decides.
-    pub fn take(&mut self, address: &ListenAddress) -> Option<OwnedFd> {
+    pub fn take(&mut self, address: &ListenAddress) -> Option<(OwnedFd, Binder)> {
         let is_it = |bound: &ListenAddress| match (bound, address) {
             (ListenAddress::Tcp(bound), ListenAddress::Tcp(wanted)) if wanted.port() == 0 => {
                 bound.ip() == wanted.ip()
             }
             (bound, wanted) => bound == wanted,
         };
-        let found = self.sockets.iter().position(|(bound, _)| is_it(bound))?;
-        Some(self.sockets.remove(found).1)
+        let found = self.sockets.iter().position(|(bound, ..)| is_it(bound))?;
+        let (_, descriptor, binder) = self.sockets.remove(found);
+        Some((descriptor, binder))
     }
 
     /// Those that nobody has taken.
     pub fn unused(&self) -> impl Iterator<Item = &ListenAddress> {
-        self.sockets.iter().map(|(address, _)| address)
+        self.sockets.iter().map(|(address, ..)| address)
     }
 }
 
@@ -131,17 +141,17 @@ fn remedy(cause: &io::Error, address: &ListenAddress) -> &'static str {
 /// Takes over the socket if it was inherited, else binds one. Must run inside the runtime, which
 /// the sockets are registered with.
 pub fn bind(listener: &Listener, inherited: &mut Inherited) -> Result<BoundListener, BindError> {
-    let socket = match (&listener.address, inherited.take(&listener.address)) {
-        (ListenAddress::Tcp(_), Some(descriptor)) => {
-            adopt_tcp(descriptor).map(ListeningSocket::Tcp)
-        }
-        (ListenAddress::Unix(path), Some(descriptor)) => adopt_unix(descriptor).map(|socket| {
-            ListeningSocket::Unix(
-                socket, // Its file is still that of whoever bound it.
-                SocketFile::new(path, true),
-            )
-        }),
+    let mut binder = Binder::Us;
+    let inherited = inherited.take(&listener.address).map(|(socket, by)| {
+        binder = by;
+        socket
+    });
+    let socket = match (&listener.address, inherited) {
+        (ListenAddress::Tcp(_), Some(inherited)) => adopt_tcp(inherited).map(ListeningSocket::Tcp),
         (ListenAddress::Tcp(address), None) => bind_tcp(*address).map(ListeningSocket::Tcp),
+        // An inherited one's file is still that of whoever bound it.
+        (ListenAddress::Unix(path), Some(inherited)) => adopt_unix(inherited)
+            .map(|socket| ListeningSocket::Unix(socket, SocketFile::new(path, true))),
         (ListenAddress::Unix(path), None) => bind_unix(path)
             .map(|socket| ListeningSocket::Unix(socket, SocketFile::new(path, false))),
     };
@@ -153,6 +163,7 @@ pub fn bind(listener: &Listener, inherited: &mut Inherited) -> Result<BoundListe
     Ok(BoundListener {
         name: listener.name.clone(),
         socket,
+        binder,
     })
 }
 
@@ -165,10 +176,15 @@ impl BoundListener {
         }
     }
 
-    /// Another process listens on the same socket: its file is that one's.
+    pub fn binder(&self) -> Binder {
+        self.binder
+    }
+
+    /// Another process listens on the same socket: its file is that one's. systemd's are always.
     pub fn keep_file(&self, is_kept: bool) {
         if let ListeningSocket::Unix(_, file) = &self.socket {
-            file.is_kept.store(is_kept, Relaxed);
+            let is_systemds = self.binder == Binder::Systemd;
+            file.is_kept.store(is_kept || is_systemds, Relaxed);
         }
     }
 

@@ -368,7 +368,7 @@ impl Drop for Prusik {
     }
 }
 
-fn signal(pid: u32, name: &str) {
+pub fn signal(pid: u32, name: &str) {
     // The shell's own kill: there is no binary of that name on a small system.
     let status = Command::new("sh")
         .args(["-c", &format!("kill -{name} {pid}")])
