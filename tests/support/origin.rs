@@ -5,7 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Deref;
 use std::process;
-use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{SinkExt, StreamExt};
@@ -206,10 +206,16 @@ impl Drop for Origin {
 /// Each origin has a loopback address of its own: a port that a killed one left cannot be taken
 /// by another test before it comes back.
 pub fn free_address() -> SocketAddr {
-    static NEXT: AtomicU16 = AtomicU16::new(1);
-    let [high, low] = NEXT.fetch_add(1, SeqCst).to_be_bytes();
-    let net = process::id() % 250 + 2;
-    free_port_on(Ipv4Addr::new(127, net as u8, high, low))
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Test processes may run side by side: no two of them have the same 127.x.y.
+    let net = process::id() % (250 * 250);
+    let octets = [
+        net / 250 + 2,
+        net % 250 + 1,
+        NEXT.fetch_add(1, SeqCst) % 250 + 1,
+    ];
+    let [x, y, z] = octets.map(|octet| octet as u8);
+    free_port_on(Ipv4Addr::new(127, x, y, z))
 }
 
 /// Where nobody listens now.
