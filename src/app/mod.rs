@@ -126,9 +126,10 @@ impl App {
             tokio::spawn(listener::serve(listener, index, edge, accepts.clone()));
         }
         let drains = Arc::new(Drains::default());
-        tokio::spawn(watch_log(log.clone(), stops));
+        tokio::spawn(watch_log(log.clone(), stops.clone()));
         tokio::spawn(see_off(
             departed,
+            stops,
             current.clone(),
             sessions.clone(),
             drains.clone(),
@@ -353,16 +354,25 @@ pub fn manner(config: &Config, what: String) -> Manner {
 /// Tells the sessions of servers that are gone to go too.
 async fn see_off(
     mut departed: UnboundedReceiver<Departed>,
+    mut stopping: watch::Receiver<bool>,
     current: Arc<ArcSwap<Generation>>,
     sessions: Arc<Registry>,
     drains: Arc<Drains>,
 ) {
-    while let Some(Departed {
-        upstream,
-        server,
-        why,
-    }) = departed.recv().await
-    {
+    loop {
+        let told = tokio::select! {
+            // Then all of them go.
+            _ = stopping.wait_for(|stop| *stop) => return,
+            told = departed.recv() => told,
+        };
+        let Some(Departed {
+            upstream,
+            server,
+            why,
+        }) = told
+        else {
+            return;
+        };
         let why = match why {
             Departure::Down => "is down",
             Departure::Removed => "was removed",

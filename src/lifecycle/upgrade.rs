@@ -142,13 +142,10 @@ pub async fn hand_over(
         writer: Mutex::new(None),
     });
     let (tell, mut events) = unbounded_channel();
-    thread::Builder::new()
-        .name("upgrade-read".to_owned())
-        .spawn({
-            let (link, app) = (link.clone(), app.clone());
-            move || link.listen(&app, &tell)
-        })?;
-    let served = serve_with(app, &link, &mut events, &mut child).await;
+    let served = match link.start_listening(app, tell) {
+        Ok(()) => serve_with(app, &link, &mut events, &mut child).await,
+        Err(error) => Err(error.into()),
+    };
     match served {
         Ok(report) => Ok(Successor {
             report,
@@ -305,6 +302,18 @@ impl Successor {
 }
 
 impl Link {
+    fn start_listening(
+        self: &Arc<Self>,
+        app: &Arc<App>,
+        tell: UnboundedSender<Event>,
+    ) -> io::Result<()> {
+        let (link, app) = (self.clone(), app.clone());
+        thread::Builder::new()
+            .name("upgrade-read".to_owned())
+            .spawn(move || link.listen(&app, &tell))
+            .map(drop)
+    }
+
     /// Reads until the end; runs on a thread of its own.
     fn listen(&self, app: &Arc<App>, tell: &UnboundedSender<Event>) {
         loop {

@@ -83,7 +83,12 @@ impl Edge {
         };
         match connection.take_upgraded() {
             Some(upgraded) => self.carrier.carry(Session::begin(client, upgraded)),
-            None => self.carrier.send_idle(listener, client),
+            None => {
+                // The move may have been called off in the meantime.
+                if let Some(client) = self.carrier.send_idle(listener, client) {
+                    self.serve(listener, client.transport, client.early);
+                }
+            }
         }
     }
 

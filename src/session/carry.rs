@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::error::SendError;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -127,11 +128,14 @@ impl Carrier {
         *self.lock() = None;
     }
 
-    /// An idle connection has left Pingora. Dropped, and so closed, when there is nowhere to go.
-    pub fn send_idle(&self, listener: usize, client: ClientEnd) {
-        if let Some(to) = self.leaving() {
-            // Without a receiver it comes back in the error, and closes.
-            let _ = to.send(Parcel::Idle(listener, client));
+    /// An idle connection has left Pingora. It comes back when there is nowhere to go.
+    pub fn send_idle(&self, listener: usize, client: ClientEnd) -> Option<ClientEnd> {
+        let Some(to) = self.leaving() else {
+            return Some(client);
+        };
+        match to.send(Parcel::Idle(listener, client)) {
+            Err(SendError(Parcel::Idle(_, client))) => Some(client),
+            _ => None,
         }
     }
 
