@@ -11,8 +11,9 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::frames::Sender;
+use super::leg::Leg;
 use super::registry::Registered;
-use super::relay::{Leg, Limits, Outcome, Relay};
+use super::relay::{Limits, Outcome, Relay};
 use super::traffic::Order;
 use super::transport::Transport;
 use crate::listener::ClientEnd;

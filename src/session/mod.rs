@@ -4,8 +4,8 @@
 //!   101 ──► handshake: the server's socket leaves Pingora
 //!           listener::stream: so does the client's
 //!              │
-//!           carry ──► relay: moves the bytes, reads the frames, says goodbye
-//!              │         └─ transport: what the bytes go over
+//!           carry ──► relay: moves the bytes, says goodbye
+//!              │         └─ leg: one side; frames: read as they pass; transport: the socket
 //!   registry ──┘ live, traffic: who it is and what it has carried; drain tells sessions to go
 //! ```
 //!
@@ -15,6 +15,7 @@ pub mod carry;
 pub mod drain;
 pub mod frames;
 pub mod handshake;
+pub mod leg;
 pub mod live;
 pub mod registry;
 pub mod relay;

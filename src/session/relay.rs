@@ -26,15 +26,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use super::frames::{
-    CloseCode, FrameScanner, PING_TO_CLIENT, Sender, close_to_client, close_to_server,
-};
+use super::frames::{CloseCode, PING_TO_CLIENT, close_to_client, close_to_server};
+use super::leg::Leg;
 use super::traffic::{ClosedBy, Order, Traffic};
-use super::transport::Transport;
 
 /// What one read takes at most, and so what may wait in one direction.
 const CHUNK: usize = 64 * 1024;
@@ -62,20 +60,6 @@ const PROTOCOL_ERROR: u16 = 1002;
 thread_local! {
     /// Every read of a thread's sessions goes here first, and is gone when the poll returns.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
-}
-
-/// One side of the session.
-#[derive(Debug)]
-pub struct Leg {
-    pub transport: Transport,
-    /// What this side has not taken yet.
-    pub waiting: BytesMut,
-    /// Reads what this side sends.
-    pub scanner: FrameScanner,
-    /// It sends nothing more.
-    pub ended: bool,
-    /// It has been told that nothing more comes.
-    pub shut: bool,
 }
 
 /// What ends the session by time. `None`: never.
@@ -144,56 +128,6 @@ enum Gate {
 
 /// A side whose connection broke.
 type Broken = (ClosedBy, io::Error);
-
-impl Leg {
-    pub fn new(transport: Transport, sender: Sender, extended: bool) -> Self {
-        Self {
-            transport,
-            waiting: BytesMut::new(),
-            scanner: FrameScanner::new(sender, extended),
-            ended: false,
-            shut: false,
-        }
-    }
-
-    /// What can go at once goes, the rest waits.
-    fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
-        let mut sent = 0;
-        if self.waiting.is_empty()
-            && let Poll::Ready(written) = Pin::new(&mut self.transport).poll_write(cx, bytes)
-        {
-            sent = written?;
-        }
-        if sent < bytes.len() {
-            self.waiting.extend_from_slice(&bytes[sent..]);
-        }
-        Ok(())
-    }
-
-    fn poll_send_waiting(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.waiting.is_empty() {
-            let sent = ready!(Pin::new(&mut self.transport).poll_write(cx, &self.waiting))?;
-            if sent == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.waiting.advance(sent);
-            if self.waiting.is_empty() {
-                self.waiting = BytesMut::new();
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Whether it will say nothing more that counts.
-    fn has_finished(&self) -> bool {
-        self.ended || self.scanner.is_broken() || self.has_closed()
-    }
-
-    /// Whether its Close frame has passed in full.
-    fn has_closed(&self) -> bool {
-        self.scanner.close_code().is_some() && self.scanner.between_frames()
-    }
-}
 
 impl Relay {
     /// Both sides' first bytes may have been read already: they go in front.
