@@ -11,9 +11,11 @@ mod table;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use log::error;
+use pingora::prelude::fast_timeout::set_fast_timeout_to_tokio_threshold;
 
 use crate::config::{self, Config, ConfigErrors};
 use crate::lifecycle::Origin;
@@ -187,6 +189,9 @@ fn finish<E: std::fmt::Display>(
     threads: usize,
     work: impl Future<Output = Result<(), E>>,
 ) -> ExitCode {
+    // Pingora's own timers need a thread that wakes a hundred times a second for as long as the
+    // process lives, and stay in memory until their time has come. From a second on, tokio's.
+    set_fast_timeout_to_tokio_threshold(Some(Duration::ZERO));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .enable_all()

@@ -6,8 +6,11 @@
 //! peer didn't send begins with the client, so that it isn't lost where the other form was spoken.
 //! A peer on a unix socket has no address: it adds nothing to a list that is there.
 
+use std::fmt::Display;
+use std::io::{Cursor, Write};
 use std::net::{IpAddr, SocketAddr};
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
 
 use super::client_address::ClientAddress;
@@ -61,37 +64,32 @@ pub fn apply(out: &mut impl Fields, arrived: &RequestVariables<'_>, mode: Forwar
 }
 
 fn set_x_forwarded(out: &mut impl Fields, arrived: &RequestVariables<'_>, trust: Trust) {
-    let mut list = Vec::new();
-    match (trust, arrived.peer) {
-        (Trust::Trusted, Some(_)) if out.map().contains_key(&FOR) => {
+    let client = address(arrived.client);
+    let mut hops = hops(arrived.client, arrived.peer);
+    let list = match (trust, arrived.peer, hops.next(), hops.next()) {
+        (Trust::Trusted, Some(_), ..) if out.map().contains_key(&FOR) => {
+            let mut list = Vec::new();
             arrived.append_forwarded_for(&mut list);
+            HeaderValue::try_from(list).ok()
         }
-        (Trust::Trusted, None) if out.map().contains_key(&FOR) => {}
-        (_, peer) => {
-            let hops: Vec<_> = hops(arrived.client, peer)
-                .map(|hop| hop.to_string())
-                .collect();
-            list.extend(hops.join(", ").bytes());
+        (Trust::Trusted, None, ..) if out.map().contains_key(&FOR) => None,
+        (_, _, None, _) => None,
+        (_, _, Some(only), None) if arrived.client == ClientAddress::Ip(only) => client.clone(),
+        (_, _, Some(only), None) => address(only),
+        (_, _, Some(client), Some(peer)) => {
+            HeaderValue::try_from(format!("{client}, {peer}")).ok()
         }
+    };
+    if let Some(list) = list {
+        set(out, &FOR, "X-Forwarded-For", Some(list));
     }
-    if !list.is_empty() {
-        set(out, &FOR, "X-Forwarded-For", &list);
-    }
-    set(
-        out,
-        &REAL_IP,
-        "X-Real-IP",
-        arrived.client.to_string().as_bytes(),
-    );
-    set_if_absent(out, &PROTO, "X-Forwarded-Proto", arrived.scheme.as_bytes());
-    set_if_absent(out, &HOST, "X-Forwarded-Host", arrived.http_host());
+    set(out, &REAL_IP, "X-Real-IP", client);
+    set_if_absent(out, &PROTO, "X-Forwarded-Proto", || {
+        Some(HeaderValue::from_static(arrived.scheme))
+    });
+    set_if_absent(out, &HOST, "X-Forwarded-Host", || arrived.host_value());
     if let Some(local) = arrived.local {
-        set_if_absent(
-            out,
-            &PORT,
-            "X-Forwarded-Port",
-            local.port().to_string().as_bytes(),
-        );
+        set_if_absent(out, &PORT, "X-Forwarded-Port", || Some(local.port().into()));
     }
 }
 
@@ -117,7 +115,7 @@ fn append_forwarded(out: &mut impl Fields, arrived: &RequestVariables<'_>) {
     }
     elements.push(own);
     if let Ok(value) = HeaderValue::from_str(&elements.join(", ")) {
-        out.append(&header::FORWARDED, "Forwarded", value);
+        out.append(&header::FORWARDED, Bytes::from_static(b"Forwarded"), value);
     }
 }
 
@@ -153,15 +151,38 @@ fn quoted(value: &str) -> String {
     }
 }
 
-fn set_if_absent(out: &mut impl Fields, name: &HeaderName, display: &str, value: &[u8]) {
+fn set_if_absent(
+    out: &mut impl Fields,
+    name: &HeaderName,
+    display: &'static str,
+    value: impl FnOnce() -> Option<HeaderValue>,
+) {
     if !out.map().contains_key(name) {
-        set(out, name, display, value);
+        set(out, name, display, value());
     }
 }
 
-fn set(out: &mut impl Fields, name: &HeaderName, display: &str, value: &[u8]) {
-    match HeaderValue::from_bytes(value) {
-        Ok(value) if !value.is_empty() => out.set(name, display, value),
+fn set(
+    out: &mut impl Fields,
+    name: &HeaderName,
+    display: &'static str,
+    value: Option<HeaderValue>,
+) {
+    match value {
+        Some(value) if !value.is_empty() => {
+            out.set(name, Bytes::from_static(display.as_bytes()), value);
+        }
         _ => out.remove(name),
     }
 }
+
+/// Written on the stack: this is done for every request.
+fn address(address: impl Display) -> Option<HeaderValue> {
+    let mut text = Cursor::new([0; LONGEST_ADDRESS]);
+    write!(text, "{address}").ok()?;
+    let end = text.position() as usize;
+    HeaderValue::from_bytes(&text.get_ref()[..end]).ok()
+}
+
+/// An IPv6 address with an IPv4 one in it is 45 bytes long.
+const LONGEST_ADDRESS: usize = 45;

@@ -12,6 +12,7 @@ pub mod forwarded;
 pub mod hop_by_hop;
 pub mod template;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::config::{Forwarded, HeaderRules};
@@ -21,8 +22,8 @@ use template::RequestVariables;
 pub trait Fields {
     fn map(&self) -> &HeaderMap;
     /// Replaces every field of the name.
-    fn set(&mut self, name: &HeaderName, display: &str, value: HeaderValue);
-    fn append(&mut self, name: &HeaderName, display: &str, value: HeaderValue);
+    fn set(&mut self, name: &HeaderName, display: Bytes, value: HeaderValue);
+    fn append(&mut self, name: &HeaderName, display: Bytes, value: HeaderValue);
     /// Takes every field of the name out.
     fn remove(&mut self, name: &HeaderName);
 }
@@ -32,11 +33,11 @@ impl Fields for HeaderMap {
         self
     }
 
-    fn set(&mut self, name: &HeaderName, _display: &str, value: HeaderValue) {
+    fn set(&mut self, name: &HeaderName, _display: Bytes, value: HeaderValue) {
         self.insert(name, value);
     }
 
-    fn append(&mut self, name: &HeaderName, _display: &str, value: HeaderValue) {
+    fn append(&mut self, name: &HeaderName, _display: Bytes, value: HeaderValue) {
         HeaderMap::append(self, name, value);
     }
 
@@ -94,14 +95,14 @@ fn apply(rules: &HeaderRules, out: &mut impl Fields, arrived: &RequestVariables<
         match value(&rendered) {
             // As in nginx: an empty value takes the field away.
             None => out.remove(name),
-            Some(value) => out.set(name, display, value),
+            Some(value) => out.set(name, Bytes::copy_from_slice(display.as_bytes()), value),
         }
     }
     for (name, display, template) in &rules.add {
         rendered.clear();
         template.render(arrived, &mut rendered);
         if let Some(value) = value(&rendered) {
-            out.append(name, display, value);
+            out.append(name, Bytes::copy_from_slice(display.as_bytes()), value);
         }
     }
 }

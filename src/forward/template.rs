@@ -5,7 +5,8 @@
 
 use std::net::SocketAddr;
 
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, HeaderValue, Method, header};
+use uuid::Uuid;
 
 use super::client_address::ClientAddress;
 
@@ -177,7 +178,7 @@ pub struct RequestVariables<'a> {
     /// The TCP peer; `None` on a unix socket.
     pub peer: Option<SocketAddr>,
     pub client: ClientAddress,
-    pub request_id: &'a str,
+    pub request_id: Uuid,
 }
 
 impl<'a> RequestVariables<'a> {
@@ -186,6 +187,14 @@ impl<'a> RequestVariables<'a> {
         match self.headers.get(header::HOST) {
             Some(host) => host.as_bytes(),
             None => self.authority.unwrap_or_default().as_bytes(),
+        }
+    }
+
+    /// As [`Self::http_host`], not copied if it is a field.
+    pub fn host_value(&self) -> Option<HeaderValue> {
+        match self.headers.get(header::HOST) {
+            Some(host) => Some(host.clone()),
+            None => HeaderValue::from_str(self.authority.unwrap_or_default()).ok(),
         }
     }
 
@@ -248,7 +257,7 @@ impl<'a> RequestVariables<'a> {
             Variable::Field(name) if name == "host" => out.extend_from_slice(self.http_host()),
             Variable::Field(name) => self.append_field(name, out),
             Variable::Cookie(name) => out.extend_from_slice(self.cookie(name).unwrap_or_default()),
-            Variable::RequestId => text(self.request_id),
+            Variable::RequestId => text(self.request_id.as_hyphenated().encode_lower(&mut [0; 36])),
             Variable::RequestMethod => text(self.method.as_str()),
             Variable::ForwardedFor => self.append_forwarded_for(out),
         }
@@ -331,7 +340,7 @@ mod tests {
             scheme: "http",
             local: Some("127.0.0.1:9090".parse().unwrap()),
             peer,
-            request_id: "the-id",
+            request_id: Uuid::nil(),
         };
         let mut out = Vec::new();
         Template::parse(template)
@@ -358,7 +367,7 @@ mod tests {
             ("$http_x_tag", "one, two"),
             ("$http_upgrade", "websocket"),
             ("$cookie_session", "abc"),
-            ("$request_id", "the-id"),
+            ("$request_id", "00000000-0000-0000-0000-000000000000"),
             ("$request_method", "GET"),
             ("$proxy_add_x_forwarded_for", "203.0.113.9, 192.0.2.7"),
         ] {
@@ -393,7 +402,7 @@ mod tests {
             scheme: "http",
             local: None,
             peer: Some(peer),
-            request_id: "the-id",
+            request_id: Uuid::nil(),
         };
         let template = Template::parse("$host $http_cookie $remote_port").unwrap();
         let mut out = Vec::new();

@@ -35,7 +35,7 @@ fn leave(
         scheme: "http",
         local: Some("127.0.0.1:9090".parse().unwrap()),
         peer,
-        request_id: "id",
+        request_id: uuid::Uuid::nil(),
     };
     let mut out = arrived.clone();
     request_headers(&mut out, &request, rules, mode, trust);
@@ -326,7 +326,7 @@ fn a_response_loses_what_was_meant_for_one_connection() {
         scheme: "http",
         local: None,
         peer: None,
-        request_id: "id",
+        request_id: uuid::Uuid::nil(),
     };
     let rules = HeaderRules::default();
     let mut ok = response.clone();

@@ -16,6 +16,7 @@
 //! 3000 s that was 4 KiB a second of memory, for 50 minutes.)
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
@@ -241,8 +242,8 @@ impl ClientStream {
     /// Fills `ahead` while nothing may be given out; ready only when the client is gone.
     fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.ahead.len() < HELD_MAX && !self.ended {
-            let mut chunk = [0; 4096];
-            let mut buf = ReadBuf::new(&mut chunk);
+            let mut chunk = [MaybeUninit::uninit(); 4096];
+            let mut buf = ReadBuf::uninit(&mut chunk);
             ready!(self.poll_socket(cx, &mut buf))?;
             self.ended = buf.filled().is_empty();
             self.ahead.extend_from_slice(buf.filled());

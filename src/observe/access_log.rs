@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use log::warn;
 use serde::Serialize;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use uuid::Uuid;
 
 use crate::config;
 
@@ -32,7 +33,7 @@ pub enum Kind {
 #[derive(Debug, Serialize)]
 pub struct Entry<'a> {
     pub kind: Kind,
-    pub id: &'a str,
+    pub id: Uuid,
     pub listener: &'a str,
     pub route: Option<&'a str>,
     pub upstream: Option<&'a str>,

@@ -11,7 +11,7 @@ use crate::session::traffic::ClosedBy;
 pub fn session_open(log: &AccessLog, live: &Live) {
     if log.is_on() {
         let handshake = live.identity.handshake;
-        log.write(&entry(live, &live.identity.id.to_string(), handshake));
+        log.write(&entry(live, handshake));
     }
 }
 
@@ -31,15 +31,15 @@ pub fn session_close(log: &AccessLog, live: &Live, error: Option<&str>) {
         // Neither side nor prusik has said why: the client broke off.
         closed_by: Some(traffic.closed_by().unwrap_or(ClosedBy::Client).name()),
         error,
-        ..entry(live, &live.identity.id.to_string(), live.age())
+        ..entry(live, live.age())
     });
 }
 
-fn entry<'a>(live: &'a Live, id: &'a str, duration: Duration) -> Entry<'a> {
+fn entry(live: &Live, duration: Duration) -> Entry<'_> {
     let identity = &live.identity;
     Entry {
         kind: Kind::SessionOpen,
-        id,
+        id: identity.id,
         listener: &identity.listener,
         route: Some(&identity.route),
         upstream: Some(&identity.upstream),

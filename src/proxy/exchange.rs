@@ -18,7 +18,7 @@ use crate::session::traffic::Traffic;
 use crate::upstream::{Group, Lease};
 
 pub struct Exchange {
-    pub id: String,
+    pub id: Uuid,
     pub started: Instant,
     pub generation: Arc<Generation>,
     /// `None` only until the first phase has run.
@@ -68,7 +68,7 @@ pub struct Handshake {
 impl Exchange {
     pub fn new(generation: Arc<Generation>) -> Self {
         Self {
-            id: Uuid::now_v7().to_string(),
+            id: Uuid::now_v7(),
             started: Instant::now(),
             generation,
             connection: None,

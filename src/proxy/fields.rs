@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -28,7 +29,7 @@ pub fn variables<'a>(session: &'a Session, exchange: &'a Exchange) -> RequestVar
         local: connection.and_then(|connection| connection.local),
         peer: connection.and_then(|connection| connection.peer),
         client: exchange.client,
-        request_id: &exchange.id,
+        request_id: exchange.id,
     }
 }
 
@@ -49,13 +50,16 @@ macro_rules! edit_through_pingora {
                 &self.0.headers
             }
 
-            fn set(&mut self, name: &HeaderName, display: &str, value: HeaderValue) {
-                self.0.remove_header(name);
-                self.append(name, display, value);
+            fn set(&mut self, name: &HeaderName, display: Bytes, value: HeaderValue) {
+                let set = self.0.insert_header(display, value);
+                debug_assert!(
+                    set.is_ok(),
+                    "{name} was parsed before and cannot be invalid"
+                );
             }
 
-            fn append(&mut self, name: &HeaderName, display: &str, value: HeaderValue) {
-                let appended = self.0.append_header(display.to_owned(), value);
+            fn append(&mut self, name: &HeaderName, display: Bytes, value: HeaderValue) {
+                let appended = self.0.append_header(display, value);
                 debug_assert!(
                     appended.is_ok(),
                     "{name} was parsed before and cannot be invalid"

@@ -50,7 +50,7 @@ pub fn identity(session: &Session, exchange: &Exchange) -> Option<Identity> {
     let labels = &exchange.generation.labels;
     let request = session.req_header();
     Some(Identity {
-        id: exchange.id.parse().ok()?,
+        id: exchange.id,
         listener: labels.listeners[exchange.listener()].clone(),
         route: labels.routes[exchange.route?].clone(),
         upstream: exchange.group.as_ref()?.label().clone(),
@@ -68,7 +68,7 @@ pub fn identity(session: &Session, exchange: &Exchange) -> Option<Identity> {
 fn entry<'a>(session: &'a Session, exchange: &'a Exchange) -> Entry<'a> {
     Entry {
         kind: Kind::Request,
-        id: &exchange.id,
+        id: exchange.id,
         listener: &exchange.generation.config.listeners[exchange.listener()].name,
         route: exchange.route().map(|route| route.name.as_str()),
         upstream: exchange.group.as_ref().map(|group| group.name()),
