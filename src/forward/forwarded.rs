@@ -76,9 +76,7 @@ fn set_x_forwarded(out: &mut impl Fields, arrived: &RequestVariables<'_>, trust:
         (_, _, None, _) => None,
         (_, _, Some(only), None) if arrived.client == ClientAddress::Ip(only) => client.clone(),
         (_, _, Some(only), None) => address(only),
-        (_, _, Some(client), Some(peer)) => {
-            HeaderValue::try_from(format!("{client}, {peer}")).ok()
-        }
+        (_, _, Some(client), Some(peer)) => HeaderValue::try_from(format!("{client}, {peer}")).ok(),
     };
     if let Some(list) = list {
         set(out, &FOR, "X-Forwarded-For", Some(list));
