@@ -94,7 +94,7 @@ async fn a_stop_with_nobody_there_is_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_does_not_answer_is_cut_and_one_that_stalls_is_at_the_deadline() {
+async fn a_client_that_does_not_answer_is_cut_and_its_server_is_told() {
     let origin = Origin::chat().await;
     let drain = "server: { drain: { window: 0s, deadline: 6s } }";
     let mut prusik = Prusik::start(Config::to(&[&origin]).top(drain)).await;

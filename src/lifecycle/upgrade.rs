@@ -1,5 +1,6 @@
 //! The old process's side of an upgrade: starts the new one, and hands over when it has proved
-//! itself. Until then nothing changes here, and whatever goes wrong there changes nothing.
+//! itself. Until then nothing changes here, and whatever goes wrong there changes nothing. (What
+//! goes wrong after that is not all mended here: see "Known faults" in the README.)
 
 use std::collections::HashMap;
 use std::ffi::OsString;
