@@ -26,6 +26,11 @@ const REQUEST_POLICY: HttpUpstreamRequestPolicy = HttpUpstreamRequestPolicy {
     h1_upgrade: H1UpgradePolicy::WebSocketOnly,
 };
 
+/// How long an idle connection lives that is not to be kept. Not zero: in its first millisecond
+/// Pingora's timer rounds that to never (pingora-timeout 0.9.1, timer.rs:45; it panics in a debug
+/// build).
+const AT_ONCE: Duration = Duration::from_millis(1);
+
 /// For a plain request, over a kept connection if there is one.
 pub fn for_request(group: &Group, address: SocketAddr, timeouts: &Timeouts) -> Box<HttpPeer> {
     let mut peer = peer(address, timeouts);
@@ -44,7 +49,7 @@ pub fn for_request(group: &Group, address: SocketAddr, timeouts: &Timeouts) -> B
     let kept = if group.may_keep_idle() {
         KEPT_IDLE
     } else {
-        Duration::ZERO
+        AT_ONCE
     };
     peer.options.idle_timeout = Some(kept);
     peer
@@ -81,7 +86,7 @@ pub fn for_handshake(
     // Pingora's pool cannot tell these connections apart: each gets a key that nobody asks for,
     // and is dropped at once should the server have declined.
     peer.group_key = rand::random();
-    peer.options.idle_timeout = Some(Duration::ZERO);
+    peer.options.idle_timeout = Some(AT_ONCE);
     peer.options.custom_l4 = Some(connector);
     peer
 }
