@@ -2,7 +2,7 @@
 //! descriptor.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::guard::Transport;
 use crate::config::ListenAddress;
+use crate::listener::is_stale;
 
 /// More callers than the API serves at a time.
 const BACKLOG: i32 = 128;
@@ -186,13 +187,6 @@ fn bind_unix(path: &Path) -> io::Result<unix::UnixListener> {
     }
     socket.listen(BACKLOG)?;
     Ok(socket.into())
-}
-
-/// A socket file that nobody listens on is left over from a process that was killed.
-fn is_stale(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
-        && unix::UnixStream::connect(path)
-            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 #[cfg(test)]

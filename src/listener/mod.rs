@@ -11,5 +11,5 @@ mod socket;
 pub mod stream;
 
 pub use accept::{Accepting, Connections, Edge, serve};
-pub use socket::{BindError, Binder, BoundListener, Inherited, bind};
+pub use socket::{BindError, Binder, BoundListener, Inherited, bind, is_stale};
 pub use stream::{ClientEnd, ClientStream, Connection, Reading};

@@ -259,7 +259,7 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// A socket file that nobody listens on is left over from a process that was killed.
-fn is_stale(path: &Path) -> bool {
+pub fn is_stale(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
         && unix::UnixStream::connect(path)
             .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)

@@ -26,18 +26,14 @@ use super::failure::{CLIENT_GONE, reason_for, status_for, words_for};
 use super::fields::{RequestFields, ResponseFields, render, strip_prefix, variables};
 use super::generation::Generation;
 use super::handshake::{self, Upgrade};
+use super::opening::take_upgraded;
 use super::{peer, record};
-use crate::config::{Action, Balance, Tunnel};
+use crate::config::{Action, Balance};
 use crate::forward::client_address::ClientAddress;
 use crate::forward::{self, Trust};
 use crate::listener::{ClientStream, Connection, Reading};
 use crate::observe::access_log::AccessLog;
-use crate::observe::record::session_open;
-use crate::session::Upgraded;
-use crate::session::live::Live;
 use crate::session::registry::Registry;
-use crate::session::relay::CLOSE_WAIT;
-use crate::session::traffic::{ClosedBy, Order};
 use crate::upstream::{Load, Pick};
 
 /// How long an idle keep-alive connection of a client is kept.
@@ -51,8 +47,8 @@ const MAX_STALE: usize = 3;
 
 pub struct Gateway {
     current: Arc<ArcSwap<Generation>>,
-    log: Arc<AccessLog>,
-    sessions: Arc<Registry>,
+    pub(super) log: Arc<AccessLog>,
+    pub(super) sessions: Arc<Registry>,
     /// True from the first moment of a stop.
     stopping: watch::Receiver<bool>,
 }
@@ -72,72 +68,9 @@ impl Gateway {
         }
     }
 
-    fn is_stopping(&self) -> bool {
+    pub(super) fn is_stopping(&self) -> bool {
         *self.stopping.borrow()
     }
-
-    /// The server has answered 101: what follows is a session.
-    fn begin_session(&self, session: &Session, response: &ResponseHeader, exchange: &mut Exchange) {
-        let (Some(connection), Some(route)) = (&exchange.connection, exchange.route()) else {
-            return;
-        };
-        connection.clear_deadline();
-        let websocket = route.websocket.as_ref();
-        match exchange.generation.config.server.tunnel {
-            Tunnel::Relay => connection.set_reading(Reading::Leave),
-            Tunnel::Pingora => {
-                connection.set_reading(Reading::Open);
-                // The tap watches over the session; this is for a client that has stopped to read,
-                // so that Pingora waits for it and no longer looks at the tap.
-                if let Some(idle) = websocket.and_then(|websocket| websocket.idle) {
-                    connection.set_deadline(idle + 2 * CLOSE_WAIT);
-                }
-                if let Some(limit) = websocket.and_then(|websocket| websocket.max_session) {
-                    connection.set_end(limit.mul_f64(1.1) + 2 * CLOSE_WAIT);
-                }
-            }
-        }
-        let Some(identity) = record::identity(session, exchange) else {
-            return;
-        };
-        let Some(handshake) = &mut exchange.handshake else {
-            return;
-        };
-        handshake.extended = response
-            .headers
-            .contains_key(header::SEC_WEBSOCKET_EXTENSIONS);
-        let live = self.sessions.register(Live {
-            identity,
-            traffic: handshake.traffic.clone(),
-        });
-        if self.is_stopping() {
-            // It was under way when the stop began, and comes too late for the window.
-            live.traffic.ask(Order::End {
-                by: ClosedBy::Drain,
-                code: exchange.generation.config.server.drain.code,
-            });
-        }
-        session_open(&self.log, &live);
-        exchange.live = Some(live);
-    }
-}
-
-/// What the relay needs of a handshake whose client has left Pingora.
-fn take_upgraded(exchange: &mut Exchange) -> Option<Upgraded> {
-    let handshake = exchange.handshake.as_ref()?;
-    let (server, early) = handshake.server_end.take()?;
-    let extended = handshake.extended;
-    let limits = exchange.route()?.websocket.clone()?;
-    Some(Upgraded {
-        live: exchange.live.take()?,
-        lease: exchange.lease.take()?,
-        server,
-        early,
-        idle: limits.idle,
-        max_session: limits.max_session.map(peer::jittered),
-        ping: limits.ping,
-        extended,
-    })
 }
 
 #[async_trait]

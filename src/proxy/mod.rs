@@ -5,6 +5,7 @@
 //!  upstream_peer             the next server            peer
 //!  upstream_request_filter   headers out                crate::forward, fields
 //!  upstream_response_filter  101 verified, headers back
+//!  response_filter           at a 101, a session         opening
 //!  fail_to_proxy             a status, a reason         failure, answer
 //!  logging                   one line                   record
 //! ```
@@ -19,6 +20,7 @@ mod fields;
 mod gateway;
 mod generation;
 mod handshake;
+mod opening;
 mod peer;
 mod record;
 

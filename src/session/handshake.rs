@@ -65,7 +65,7 @@ impl Connect for HandshakeConnector {
         let stream = HandshakeStream {
             io: Some(connect(*address).await?),
             phase: Phase::Fresh,
-            behind: BytesMut::new(),
+            heads: Heads::default(),
             timer: Box::pin(tokio::time::sleep(self.response)),
             traffic: self.traffic.clone(),
             server_end: self.server_end.clone(),
@@ -93,8 +93,7 @@ struct HandshakeStream {
     /// `None`: it has left.
     io: Option<TcpStream>,
     phase: Phase,
-    /// What was read behind a head.
-    behind: BytesMut,
+    heads: Heads,
     timer: Pin<Box<Sleep>>,
     traffic: Arc<Traffic>,
     server_end: Arc<ServerEnd>,
@@ -104,14 +103,81 @@ struct HandshakeStream {
 enum Phase {
     /// Nothing has been read yet: the first read waits one turn.
     Fresh,
-    Head(ResponseHead),
+    Head,
     /// The server declined: an ordinary response passes.
     Response,
 }
 
+/// Reads a server's response heads, and never gives out a byte that stands behind one's blank line.
+#[derive(Debug, Default)]
+pub(super) struct Heads {
+    head: ResponseHead,
+    /// What was read behind the last head: perhaps the next one, behind an interim response.
+    pub behind: BytesMut,
+}
+
+/// What a read of a head has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// A part of it, or an interim response: the head that counts is yet to come.
+    NotYet,
+    /// 101.
+    Switched,
+    /// The server declined: an ordinary response passes.
+    Declined,
+}
+
+impl Heads {
+    /// `deadline`: until when the server has to answer.
+    pub fn poll_read(
+        &mut self,
+        io: &mut TcpStream,
+        (deadline, traffic): (&mut Pin<Box<Sleep>>, &Traffic),
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<Seen>> {
+        let before = buf.filled().len();
+        if !self.deliver_behind(buf) {
+            match Pin::new(io).poll_read(cx, buf) {
+                Poll::Pending if deadline.as_mut().poll(cx).is_ready() => {
+                    traffic.time_out_handshake();
+                    let message = "the server did not answer the handshake in time";
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
+                }
+                polled => ready!(polled)?,
+            }
+        }
+        let Some(end) = self.head.feed(&buf.filled()[before..]) else {
+            return Poll::Ready(Ok(Seen::NotYet));
+        };
+        let mut behind = BytesMut::from(&buf.filled()[before + end..]);
+        behind.unsplit(self.behind.split());
+        self.behind = behind;
+        buf.set_filled(before + end);
+        let seen = match self.head.status() {
+            b"101" => Seen::Switched,
+            [b'1', ..] => Seen::NotYet,
+            _ => Seen::Declined,
+        };
+        self.head = ResponseHead::default();
+        Poll::Ready(Ok(seen))
+    }
+
+    /// Whether there was something.
+    pub fn deliver_behind(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+        let part = self.behind.len().min(buf.remaining());
+        buf.put_slice(&self.behind.split_to(part));
+        if self.behind.is_empty() {
+            // Not an empty part of a buffer that is kept for it.
+            self.behind = BytesMut::new();
+        }
+        part > 0
+    }
+}
+
 /// The start of a status line is all that is kept of a head.
 #[derive(Debug, Default)]
-pub struct ResponseHead {
+struct ResponseHead {
     end: HeadEnd,
     line: [u8; STATUS_AT + 3],
     line_len: usize,
@@ -122,66 +188,35 @@ const STATUS_AT: usize = 9;
 
 impl ResponseHead {
     /// Where in `bytes` the head ends, if it does.
-    pub fn feed(&mut self, bytes: &[u8]) -> Option<usize> {
+    fn feed(&mut self, bytes: &[u8]) -> Option<usize> {
         let wanted = (self.line.len() - self.line_len).min(bytes.len());
         self.line[self.line_len..self.line_len + wanted].copy_from_slice(&bytes[..wanted]);
         self.line_len += wanted;
         self.end.feed(bytes)
     }
 
-    pub fn status(&self) -> &[u8] {
+    fn status(&self) -> &[u8] {
         &self.line[STATUS_AT..]
     }
 }
 
-pub(super) fn no_answer() -> io::Error {
-    let message = "the server did not answer the handshake in time";
-    io::Error::new(io::ErrorKind::TimedOut, message)
-}
-
 impl HandshakeStream {
-    /// Never gives out a byte that stands behind a head's blank line.
     fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        // Behind an interim response the next head may have come with it.
-        if !self.deliver_behind(buf) {
-            let Some(io) = &mut self.io else {
-                return Poll::Pending;
-            };
-            match Pin::new(io).poll_read(cx, buf) {
-                Poll::Pending if self.timer.as_mut().poll(cx).is_ready() => {
-                    self.traffic.time_out_handshake();
-                    return Poll::Ready(Err(no_answer()));
-                }
-                polled => ready!(polled)?,
-            }
-        }
-        let Phase::Head(head) = &mut self.phase else {
-            return Poll::Ready(Ok(()));
+        let Some(io) = &mut self.io else {
+            return Poll::Pending;
         };
-        if let Some(end) = head.feed(&buf.filled()[before..]) {
-            let mut behind = BytesMut::from(&buf.filled()[before + end..]);
-            behind.unsplit(self.behind.split());
-            self.behind = behind;
-            buf.set_filled(before + end);
-            match head.status() {
-                b"101" => {
-                    self.traffic.establish();
-                    if let Some(io) = self.io.take() {
-                        self.server_end.put(io, self.behind.split());
-                    }
+        let deadline = (&mut self.timer, &*self.traffic);
+        match ready!(self.heads.poll_read(io, deadline, cx, buf))? {
+            Seen::NotYet => {}
+            Seen::Switched => {
+                self.traffic.establish();
+                if let Some(io) = self.io.take() {
+                    self.server_end.put(io, self.heads.behind.split());
                 }
-                [b'1', ..] => self.phase = Phase::Head(ResponseHead::default()),
-                _ => self.phase = Phase::Response,
             }
+            Seen::Declined => self.phase = Phase::Response,
         }
         Poll::Ready(Ok(()))
-    }
-
-    fn deliver_behind(&mut self, buf: &mut ReadBuf<'_>) -> bool {
-        let part = self.behind.len().min(buf.remaining());
-        buf.put_slice(&self.behind.split_to(part));
-        part > 0
     }
 }
 
@@ -194,13 +229,13 @@ impl AsyncRead for HandshakeStream {
         let stream = self.get_mut();
         match stream.phase {
             Phase::Fresh => {
-                stream.phase = Phase::Head(ResponseHead::default());
+                stream.phase = Phase::Head;
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            Phase::Head(_) => stream.poll_head(cx, buf),
+            Phase::Head => stream.poll_head(cx, buf),
             Phase::Response => {
-                if stream.deliver_behind(buf) {
+                if stream.heads.deliver_behind(buf) {
                     return Poll::Ready(Ok(()));
                 }
                 match &mut stream.io {

@@ -245,11 +245,14 @@ impl Relay {
     /// How the direction's next bytes are to be taken. Puts in a Close frame where one is due; then
     /// it has nothing to pass.
     fn gate(&mut self, direction: Direction) -> Gate {
+        if self.our_goodbye().is_none() {
+            return Gate::Pass(CHUNK);
+        }
         let at_boundary = self.sender(direction).scanner.between_frames();
         let left = self.sender(direction).scanner.payload_left();
         let client_closed = self.client.has_closed();
         let is_broken = self.sender(direction).scanner.is_broken();
-        let Some(ending) = self.ending.as_mut().filter(|ending| !ending.by_themselves) else {
+        let Some(ending) = &mut self.ending else {
             return Gate::Pass(CHUNK);
         };
         let rest = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
@@ -369,6 +372,11 @@ impl Relay {
         });
     }
 
+    /// Unless there is none, or the two have said theirs.
+    fn our_goodbye(&self) -> Option<&Ending> {
+        self.ending.as_ref().filter(|ending| !ending.by_themselves)
+    }
+
     fn is_over(&self) -> bool {
         let (client, server) = (&self.client, &self.server);
         if client.ended && server.ended {
@@ -377,9 +385,8 @@ impl Relay {
         if !client.waiting.is_empty() || !server.waiting.is_empty() {
             return false;
         }
-        match &self.ending {
+        match self.our_goodbye() {
             None => client.has_closed() && server.has_closed(),
-            Some(ending) if ending.by_themselves => client.has_closed() && server.has_closed(),
             Some(ending) => {
                 let client_knows = ending.client_told;
                 let server_knows = ending.server_told || client.has_closed();
@@ -424,14 +431,12 @@ impl Relay {
         {
             if self.pinged.is_some() {
                 self.begin_ending(ClosedBy::Idle, GOING_AWAY);
+            } else if self.server.scanner.between_frames() && !self.client.shut {
+                self.client.waiting.extend_from_slice(&PING_TO_CLIENT);
+                self.pinged = Some(now);
             } else {
-                if self.server.scanner.between_frames() && !self.client.shut {
-                    self.client.waiting.extend_from_slice(&PING_TO_CLIENT);
-                    self.pinged = Some(now);
-                } else {
-                    // Within a frame of the server's none can be put in: another time.
-                    self.last_heard = now;
-                }
+                // Within a frame of the server's none can be put in: another time.
+                self.last_heard = now;
             }
             return false;
         }

@@ -20,7 +20,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Buf, BytesMut};
 use pingora::connectors::l4::Connect;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora::protocols::l4::stream::Stream;
@@ -31,7 +30,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::frames::{CloseCode, FrameScanner, Sender, close_to_client, close_to_server};
-use super::handshake::{ResponseHead, connect, no_answer, set_option};
+use super::handshake::{Heads, Seen, connect, set_option};
 use super::relay::CLOSE_WAIT;
 use super::traffic::{ClosedBy, Order, Traffic};
 
@@ -76,7 +75,7 @@ pub struct Tap {
     to_client: FrameScanner,
     to_server: FrameScanner,
     /// Bytes for Pingora's next reads: what came behind the 101, or our own Close frame.
-    held: BytesMut,
+    heads: Heads,
     last_activity: Instant,
     timer: Pin<Box<Sleep>>,
 }
@@ -85,7 +84,7 @@ pub struct Tap {
 enum Phase {
     /// Nothing has been read yet: the first read waits one turn.
     Fresh,
-    Head(ResponseHead),
+    Head,
     /// The server declined: an ordinary response passes.
     Response,
     Open {
@@ -121,37 +120,18 @@ impl Tap {
             // Only looked at, here: what Pingora has passed on cannot be taken back.
             to_client: FrameScanner::new(Sender::Server, true),
             to_server: FrameScanner::new(Sender::Client, true),
-            held: BytesMut::new(),
+            heads: Heads::default(),
             last_activity: now,
             timer: Box::pin(tokio::time::sleep_until(now + limits.response)),
         }
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        // Behind an interim response the next head may have come with it.
-        if !self.deliver_held(buf) {
-            match Pin::new(&mut self.io).poll_read(cx, buf) {
-                Poll::Pending if self.timer.as_mut().poll(cx).is_ready() => {
-                    self.traffic.time_out_handshake();
-                    return Poll::Ready(Err(no_answer()));
-                }
-                polled => ready!(polled)?,
-            }
-        }
-        let Phase::Head(head) = &mut self.phase else {
-            return Poll::Ready(Ok(()));
-        };
-        if let Some(end) = head.feed(&buf.filled()[before..]) {
-            let mut behind = BytesMut::from(&buf.filled()[before + end..]);
-            behind.unsplit(self.held.split());
-            self.held = behind;
-            buf.set_filled(before + end);
-            self.phase = match head.status() {
-                b"101" => self.open(),
-                [b'1', ..] => Phase::Head(ResponseHead::default()),
-                _ => Phase::Response,
-            };
+        let deadline = (&mut self.timer, &*self.traffic);
+        match ready!(self.heads.poll_read(&mut self.io, deadline, cx, buf))? {
+            Seen::NotYet => {}
+            Seen::Switched => self.phase = self.open(),
+            Seen::Declined => self.phase = Phase::Response,
         }
         Poll::Ready(Ok(()))
     }
@@ -159,7 +139,7 @@ impl Tap {
     fn open(&mut self) -> Phase {
         self.traffic.establish();
         self.last_activity = Instant::now();
-        self.observe_to_client(&self.held.clone());
+        self.observe_to_client(&self.heads.behind.clone());
         let ends = self
             .limits
             .max_session
@@ -290,7 +270,7 @@ impl Tap {
     /// Puts a Close frame in towards both sides.
     fn say_goodbye(&mut self, by: ClosedBy, code: u16) {
         self.traffic.close(by, Some(CloseCode::Code(code)));
-        self.held.extend_from_slice(&close_to_client(code));
+        self.heads.behind.extend_from_slice(&close_to_client(code));
         let frame = close_to_server(code, rand::random());
         // Best effort: 8 bytes. Part of a frame must not go, and none into another.
         let told = self.to_server.at_boundary()
@@ -312,7 +292,7 @@ impl Tap {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.deliver_held(buf) {
+        if self.heads.deliver_behind(buf) {
             return Poll::Ready(Ok(()));
         }
         let client_answered = self.to_server.close_code().is_some();
@@ -321,19 +301,6 @@ impl Tap {
         }
         self.phase = Phase::Ended;
         Poll::Ready(Ok(()))
-    }
-
-    fn deliver_held(&mut self, buf: &mut ReadBuf<'_>) -> bool {
-        if self.held.is_empty() {
-            return false;
-        }
-        let part = self.held.len().min(buf.remaining());
-        buf.put_slice(&self.held[..part]);
-        self.held.advance(part);
-        if self.held.is_empty() {
-            self.held = BytesMut::new();
-        }
-        true
     }
 
     fn observe_to_client(&mut self, bytes: &[u8]) {
@@ -382,7 +349,7 @@ impl AsyncRead for Tap {
         let tap = self.get_mut();
         match tap.phase {
             Phase::Fresh => {
-                tap.phase = Phase::Head(ResponseHead::default());
+                tap.phase = Phase::Head;
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -390,10 +357,10 @@ impl AsyncRead for Tap {
             Phase::Ended => return Poll::Ready(Ok(())),
             _ => {}
         }
-        if let Phase::Head(_) = tap.phase {
+        if let Phase::Head = tap.phase {
             return tap.poll_head(cx, buf);
         }
-        if tap.deliver_held(buf) {
+        if tap.heads.deliver_behind(buf) {
             return Poll::Ready(Ok(()));
         }
         match tap.phase {

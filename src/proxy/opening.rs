@@ -1,0 +1,86 @@
+//! The moment of the 101: what was an exchange becomes a session.
+
+use http::header;
+use pingora::http::ResponseHeader;
+use pingora_proxy::Session;
+
+use super::exchange::Exchange;
+use super::gateway::Gateway;
+use super::{peer, record};
+use crate::config::Tunnel;
+use crate::listener::Reading;
+use crate::observe::record::session_open;
+use crate::session::Upgraded;
+use crate::session::live::Live;
+use crate::session::relay::CLOSE_WAIT;
+use crate::session::traffic::{ClosedBy, Order};
+
+impl Gateway {
+    /// The server has answered 101: what follows is a session.
+    pub(super) fn begin_session(
+        &self,
+        session: &Session,
+        response: &ResponseHeader,
+        exchange: &mut Exchange,
+    ) {
+        let (Some(connection), Some(route)) = (&exchange.connection, exchange.route()) else {
+            return;
+        };
+        connection.clear_deadline();
+        let websocket = route.websocket.as_ref();
+        match exchange.generation.config.server.tunnel {
+            Tunnel::Relay => connection.set_reading(Reading::Leave),
+            Tunnel::Pingora => {
+                connection.set_reading(Reading::Open);
+                // The tap watches over the session; this is for a client that has stopped to read,
+                // so that Pingora waits for it and no longer looks at the tap.
+                if let Some(idle) = websocket.and_then(|websocket| websocket.idle) {
+                    connection.set_deadline(idle + 2 * CLOSE_WAIT);
+                }
+                if let Some(limit) = websocket.and_then(|websocket| websocket.max_session) {
+                    connection.set_end(limit.mul_f64(1.1) + 2 * CLOSE_WAIT);
+                }
+            }
+        }
+        let Some(identity) = record::identity(session, exchange) else {
+            return;
+        };
+        let Some(handshake) = &mut exchange.handshake else {
+            return;
+        };
+        handshake.extended = response
+            .headers
+            .contains_key(header::SEC_WEBSOCKET_EXTENSIONS);
+        let live = self.sessions.register(Live {
+            identity,
+            traffic: handshake.traffic.clone(),
+        });
+        if self.is_stopping() {
+            // It was under way when the stop began, and comes too late for the window.
+            live.traffic.ask(Order::End {
+                by: ClosedBy::Drain,
+                code: exchange.generation.config.server.drain.code,
+            });
+        }
+        session_open(&self.log, &live);
+        exchange.live = Some(live);
+    }
+}
+
+/// What the relay needs of a handshake whose client has left Pingora.
+pub fn take_upgraded(exchange: &mut Exchange) -> Option<Upgraded> {
+    let handshake = exchange.handshake.as_ref()?;
+    let (server, early) = handshake.server_end.take()?;
+    let extended = handshake.extended;
+    let limits = exchange.route()?.websocket.clone()?;
+    Some(Upgraded {
+        live: exchange.live.take()?,
+        lease: exchange.lease.take()?,
+        server,
+        early,
+        idle: limits.idle,
+        max_session: limits.max_session.map(peer::jittered),
+        ping: limits.ping,
+        extended,
+    })
+}
