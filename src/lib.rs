@@ -31,6 +31,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod forward;
+pub mod hygiene;
 pub mod lifecycle;
 pub mod listener;
 pub mod observe;

@@ -25,19 +25,35 @@ const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const FAMILY: &str = "x-forwarded-";
 
-/// `X-Forwarded-` anything, `X-Real-IP`, `Forwarded`. With underscores too: many servers hand
-/// `X_Real_IP` and `X-Real-IP` to the application as one variable.
+/// What proxies and frameworks have named the client's address, and the URL before it was
+/// rewritten: an application that believes one of these believes whoever sent it.
+const ALIASES: [&str; 14] = [
+    "cf-connecting-ip",
+    "client-ip",
+    "fastly-client-ip",
+    "forwarded",
+    "forwarded-for",
+    "true-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-original-forwarded-for",
+    "x-original-url",
+    "x-originating-ip",
+    "x-real-ip",
+    "x-remote-addr",
+    "x-rewrite-url",
+];
+
+/// `X-Forwarded-` anything, `X-Real-IP`, `Forwarded`, and what else goes by these meanings. With
+/// other bytes for the dashes too: many servers hand `X_Real_IP` and `X-Real-IP` to the
+/// application as one variable.
 pub fn is_forwarding(name: &HeaderName) -> bool {
+    let dashed = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
     let is = |wanted: &str, found: &str| {
-        found.len() == wanted.len()
-            && found
-                .bytes()
-                .map(|byte| if byte == b'_' { b'-' } else { byte })
-                .eq(wanted.bytes())
+        found.len() == wanted.len() && found.bytes().map(dashed).eq(wanted.bytes())
     };
     let name = name.as_str();
-    is("forwarded", name)
-        || is("x-real-ip", name)
+    ALIASES.iter().any(|wanted| is(wanted, name))
         || name
             .get(..FAMILY.len())
             .is_some_and(|start| is(FAMILY, start))

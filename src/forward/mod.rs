@@ -5,17 +5,20 @@
 //!
 //! 1. what was meant for one connection only goes ([`hop_by_hop`]);
 //! 2. forwarding headers that the peer is not trusted to send go, ours are set ([`forwarded`]);
-//! 3. the route's own rules: remove, set, add. Templates see the request as it arrived.
+//! 3. names that a server may take for others go ([`impostors`]);
+//! 4. the route's own rules: remove, set, add. Templates see the request as it arrived.
 
 pub mod client_address;
 pub mod forwarded;
 pub mod hop_by_hop;
+pub mod impostors;
 pub mod template;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::config::{Forwarded, HeaderRules};
+use crate::hygiene::response;
 use template::RequestVariables;
 
 /// A header section that can be edited. `display` is the name in the case it is to be sent in.
@@ -63,6 +66,7 @@ pub fn request_headers(
 ) {
     hop_by_hop::remove(out, arrived.headers);
     forwarded::apply(out, arrived, forwarded, trust);
+    impostors::remove(out, rules);
     apply(rules, out, arrived);
 }
 
@@ -73,6 +77,13 @@ pub fn response_headers(
     arrived: &RequestVariables<'_>,
     rules: &HeaderRules,
 ) {
+    if response::has_no_framing(status) {
+        for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING] {
+            if out.map().contains_key(&name) {
+                out.remove(&name);
+            }
+        }
+    }
     if status != StatusCode::SWITCHING_PROTOCOLS && out.map().contains_key(header::UPGRADE) {
         // What the server offers to speak on its own connection.
         out.remove(&header::UPGRADE);

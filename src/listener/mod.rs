@@ -7,9 +7,11 @@
 
 mod accept;
 pub mod head;
+mod reading;
 mod socket;
 pub mod stream;
 
 pub use accept::{Accepting, Connections, Edge, serve};
+pub use reading::Refused;
 pub use socket::{BindError, Binder, BoundListener, Inherited, bind, is_stale};
 pub use stream::{ClientEnd, ClientStream, Connection, Reading};

@@ -3,10 +3,10 @@
 //! Pingora reads as much as there is, whenever it can; what it has read too early is lost or
 //! kills the request. So this stream gives it no more than it can use:
 //!
-//! - a read of a request head ends at the head's blank line: what follows is kept for later;
+//! - it gets a request's head when that is whole and was found sound, and no byte behind it;
+//! - it gets the request's body to its last byte, and none of the request behind it;
 //! - while a request without a body is being served, or a handshake awaits its answer, reading is
-//!   [held](Reading::Held): bytes wait here (bounded), and only the client's going is noticed.
-//!
+//!   [held](Reading::Held): bytes wait here (bounded), and only the client's going is noticed;
 //! - once a handshake's 101 is out, or when an idle connection is to move to another process, the
 //!   socket [leaves](ClientEnd): to Pingora the client has gone then.
 //!
@@ -16,7 +16,6 @@
 //! 3000 s that was 4 KiB a second of memory, for 50 minutes.)
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
@@ -26,24 +25,25 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID, UniqueIDType,
 };
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use super::head::HeadEnd;
+use super::reading::{Intake, Refused};
 use crate::session::Upgraded;
 use crate::session::transport::Transport;
 
 /// Holds a response's head and a small body together in one packet.
 const WRITE_BUFFER: usize = 1460;
 
-/// What a client may send ahead while it is held.
-const HELD_MAX: usize = 64 * 1024;
+/// How long a refused client may go on sending, so that it reads the refusal: closed with bytes
+/// unread, the connection would be reset and the answer with it.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// How Pingora's next reads are to be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,10 +53,12 @@ pub enum Reading {
     Head = 0,
     /// Nothing is awaited: bytes wait, only the end of the connection is told.
     Held = 1,
-    /// A body or an upgraded session: everything as it comes.
-    Open = 2,
+    /// The body of the request: no byte past its end.
+    Body = 2,
+    /// An upgraded session: everything as it comes.
+    Open = 3,
     /// A 101 is being written: behind it the socket leaves.
-    Leave = 3,
+    Leave = 4,
 }
 
 /// A client's socket that has left Pingora.
@@ -90,6 +92,8 @@ pub struct Connection {
     is_probe: AtomicBool,
     left: Mutex<Option<ClientEnd>>,
     upgraded: Mutex<Option<Upgraded>>,
+    is_refused: AtomicBool,
+    refused: Mutex<Option<Refused>>,
 }
 
 impl Connection {
@@ -109,6 +113,8 @@ impl Connection {
             is_probe: AtomicBool::new(false),
             left: Mutex::new(None),
             upgraded: Mutex::new(None),
+            is_refused: AtomicBool::new(false),
+            refused: Mutex::new(None),
         }
     }
 
@@ -116,6 +122,23 @@ impl Connection {
     /// this.
     pub fn leave_when_idle(&self, leaves: bool) {
         self.leaves_when_idle.store(leaves, Relaxed);
+    }
+
+    pub(super) fn leaves_when_idle(&self) -> bool {
+        self.leaves_when_idle.load(Relaxed)
+    }
+
+    /// What Pingora reads now stands for a request that goes no further.
+    pub(super) fn set_refused(&self, refused: Refused) {
+        *lock(&self.refused) = Some(refused);
+        self.is_refused.store(true, Relaxed);
+    }
+
+    pub fn take_refused(&self) -> Option<Refused> {
+        match self.is_refused.load(Relaxed) {
+            true => lock(&self.refused).take(),
+            false => None,
+        }
     }
 
     /// The request that comes is our own.
@@ -187,11 +210,12 @@ impl Connection {
         self.timed_out.load(Relaxed)
     }
 
-    fn reading(&self) -> Reading {
+    pub(super) fn reading(&self) -> Reading {
         match self.reading.load(Relaxed) {
             0 => Reading::Head,
             1 => Reading::Held,
-            2 => Reading::Open,
+            2 => Reading::Body,
+            3 => Reading::Open,
             _ => Reading::Leave,
         }
     }
@@ -210,14 +234,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 #[derive(Debug)]
 pub struct ClientStream {
     /// `None`: it has left.
-    io: Option<BufWriter<Transport>>,
-    connection: Arc<Connection>,
-    head: HeadEnd,
-    /// Part of a head has been given to Pingora.
-    in_head: bool,
-    /// Read from the socket, not yet given to Pingora.
-    ahead: BytesMut,
-    ended: bool,
+    pub(super) io: Option<BufWriter<Transport>>,
+    pub(super) connection: Arc<Connection>,
+    pub(super) intake: Intake,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -227,10 +246,7 @@ impl ClientStream {
         Self {
             connection: Arc::new(Connection::new(listener, &transport)),
             io: Some(BufWriter::with_capacity(WRITE_BUFFER, transport)),
-            head: HeadEnd::default(),
-            in_head: false,
-            ahead: early,
-            ended: false,
+            intake: Intake::new(early),
             timer: None,
         }
     }
@@ -239,61 +255,16 @@ impl ClientStream {
         &self.connection
     }
 
-    /// Fills `ahead` while nothing may be given out; ready only when the client is gone.
-    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.ahead.len() < HELD_MAX && !self.ended {
-            let mut chunk = [MaybeUninit::uninit(); 4096];
-            let mut buf = ReadBuf::uninit(&mut chunk);
-            ready!(self.poll_socket(cx, &mut buf))?;
-            self.ended = buf.filled().is_empty();
-            self.ahead.extend_from_slice(buf.filled());
-        }
-        // Bytes that wait are to be read before the end is told.
-        if self.ended && self.ahead.is_empty() {
-            Poll::Ready(Ok(()))
-        } else {
-            Poll::Pending
-        }
-    }
-
-    fn poll_ahead_or_socket(
-        &mut self,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if !self.ahead.is_empty() {
-            let part = self.ahead.len().min(buf.remaining());
-            buf.put_slice(&self.ahead[..part]);
-            self.ahead.advance(part);
-            if self.ahead.is_empty() {
-                self.ahead = BytesMut::new();
-            }
-            return Poll::Ready(Ok(()));
-        }
-        if self.ended {
-            return Poll::Ready(Ok(()));
-        }
-        self.poll_socket(cx, buf)
-    }
-
-    /// Nothing more comes from a socket that has left.
-    fn poll_socket(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Some(io) => Pin::new(io).poll_read(cx, buf),
-            None => Poll::Ready(Ok(())),
-        }
-    }
-
     /// Ready when all that was written is on its way and the socket has left.
-    fn poll_leave(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn poll_leave(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(io) = &mut self.io {
             ready!(Pin::new(io).poll_flush(cx))?;
         }
         if let Some(io) = self.io.take() {
             *lock(&self.connection.left) = Some(ClientEnd {
                 transport: io.into_inner(),
-                early: self.ahead.split(),
-                ended: self.ended,
+                early: self.intake.ahead.split(),
+                ended: self.intake.ended,
             });
         }
         Poll::Ready(Ok(()))
@@ -344,29 +315,7 @@ impl AsyncRead for ClientStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let stream = self.get_mut();
-        let polled = match stream.connection.reading() {
-            Reading::Held => stream.poll_held(cx),
-            Reading::Open => stream.poll_ahead_or_socket(cx, buf),
-            Reading::Leave => stream.poll_leave(cx),
-            Reading::Head
-                if !stream.in_head && stream.connection.leaves_when_idle.load(Relaxed) =>
-            {
-                stream.poll_leave(cx)
-            }
-            Reading::Head => {
-                let before = buf.filled().len();
-                let polled = stream.poll_ahead_or_socket(cx, buf);
-                stream.in_head |= buf.filled().len() > before;
-                if let Some(end) = stream.head.feed(&buf.filled()[before..]) {
-                    stream.in_head = false;
-                    let mut behind = BytesMut::from(&buf.filled()[before + end..]);
-                    buf.set_filled(before + end);
-                    behind.unsplit(stream.ahead.split());
-                    stream.ahead = behind;
-                }
-                polled
-            }
-        };
+        let polled = stream.poll_reading(cx, buf);
         if polled.is_ready() {
             stream.connection.put_off();
             return polled;
@@ -420,10 +369,16 @@ impl AsyncWrite for ClientStream {
 #[async_trait]
 impl Shutdown for ClientStream {
     async fn shutdown(&mut self) {
-        if let Some(io) = &mut self.io
-            && let Err(error) = io.shutdown().await
-        {
+        let Some(io) = &mut self.io else {
+            return;
+        };
+        if let Err(error) = io.shutdown().await {
             log::debug!("closing a client's connection: {error}");
+        } else if self.connection.is_refused.load(Relaxed) && !self.intake.ended {
+            let mut unread = [0; 4096];
+            let rest = async { while io.read(&mut unread).await.is_ok_and(|read| read > 0) {} };
+            // Whoever is not done by then is cut.
+            let _ = tokio::time::timeout(LINGER, rest).await;
         }
     }
 }

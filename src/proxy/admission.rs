@@ -1,31 +1,77 @@
 //! Before a server hears of it: which route serves, and whether a handshake may go on.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::{StatusCode, header};
-use pingora::http::ResponseHeader;
-use pingora::{Error, ErrorType, Result};
+use http::{HeaderValue, Method, StatusCode, Version, header};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::{Error, ErrorType, OrErr, Result};
 use pingora_proxy::Session;
 
 use super::exchange::{Exchange, Handshake};
-use super::handshake::{self, Refusal, Upgrade};
+use super::fields::path_length;
+use super::handshake::{self, Upgrade};
 use crate::config::Route;
-use crate::route::RequestKey;
+use crate::hygiene::{Refusal, response, target};
+use crate::route::{RequestKey, lenient, normalise};
 use crate::session::traffic::Traffic;
 
-pub fn find_route(session: &Session, exchange: &Exchange) -> Option<usize> {
+/// Makes a request in absolute form one in origin form (RFC 9112 section 3.2.2), and takes off an
+/// expectation that nobody would meet (RFC 9110 section 10.1.1).
+pub fn simplify(request: &mut RequestHeader, has_body: bool) -> Result<()> {
+    if request.headers.contains_key(header::EXPECT)
+        && (!has_body || request.version == Version::HTTP_10)
+    {
+        request.remove_header(&header::EXPECT);
+    }
+    let method = request.method.as_str().as_bytes();
+    let Ok(Some(authority)) = target::authority_of(method, request.raw_path()) else {
+        return Ok(());
+    };
+    let target = request.raw_path().to_vec();
+    if !request.headers.contains_key(header::HOST) {
+        let host = HeaderValue::from_bytes(&target[authority.clone()]);
+        let host = host.or_err(ErrorType::InvalidHTTPHeader, "a host that is no field's value")?;
+        request.insert_header(header::HOST, host)?;
+    }
+    let origin_form = match &target[authority.end..] {
+        [] if request.method == Method::OPTIONS => b"*".to_vec(),
+        path_and_query @ [b'/', ..] => path_and_query.to_vec(),
+        query => [b"/", query].concat(),
+    };
+    request.set_raw_path(&origin_form)
+}
+
+/// Finds the route by the path in normal form, which becomes the exchange's: the server gets what
+/// was checked here.
+pub fn find_route(session: &Session, exchange: &mut Exchange) -> Result<Option<usize>, Refusal> {
     let request = session.req_header();
-    let host = request
-        .headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok());
-    exchange.generation.find_route(&RequestKey {
+    let target = request.raw_path();
+    let sent = &target[..path_length(target)];
+    let path = normalise(sent);
+    let host = request.headers.get(header::HOST);
+    let key = RequestKey {
         listener: exchange.listener(),
-        host: host.or_else(|| request.uri.host()).unwrap_or_default(),
-        path: request.uri.path(),
+        host: host.and_then(|host| host.to_str().ok()).unwrap_or_default(),
+        path: &path,
         method: &request.method,
         headers: &request.headers,
-    })
+    };
+    let route = exchange.generation.find_route(&key);
+    let Ok(read) = lenient(&path) else {
+        return Err(Refusal::bad("the path leads upwards by encoded separators"));
+    };
+    if let Some(read) = read {
+        let path = &*normalise(&read);
+        if exchange.generation.find_route(&RequestKey { path, ..key }) != route {
+            return Err(Refusal::bad("servers could read the path as one of another route"));
+        }
+    }
+    exchange.path = match path {
+        Cow::Owned(path) if path.as_bytes() != sent => Some(path),
+        _ => None,
+    };
+    Ok(route)
 }
 
 /// Lets a plain request pass; makes a handshake one that the server may see, or refuses it.
@@ -40,10 +86,7 @@ pub fn admit(session: &mut Session, exchange: &mut Exchange, route: &Route) -> R
     let expected_accept = handshake::expected_accept(&method, version, headers, has_body)?;
     let Some(websocket) = &route.websocket else {
         let reason = "this route takes no websockets";
-        return Err(Refusal {
-            status: StatusCode::FORBIDDEN,
-            reason,
-        });
+        return Err(Refusal::new(StatusCode::FORBIDDEN, reason));
     };
     handshake::check_origin(websocket, headers)?;
     // Pingora forwards an upgrade only when the field is exactly this.
@@ -60,21 +103,53 @@ pub fn admit(session: &mut Session, exchange: &mut Exchange, route: &Route) -> R
     Ok(())
 }
 
-/// A server that answers 101 must have understood what it was asked (RFC 6455 section 4.1).
-pub fn verify_accept(response: &ResponseHeader, exchange: &Exchange) -> Result<()> {
-    let failure = match &exchange.handshake {
-        None => "the server answered 101 to a request without an upgrade",
-        Some(handshake) => {
-            let mut accepts = response
-                .headers
-                .get_all(header::SEC_WEBSOCKET_ACCEPT)
-                .iter();
-            match (accepts.next(), accepts.next()) {
-                (Some(accept), None) if *accept == *handshake.expected_accept => return Ok(()),
-                _ => "the server's Sec-WebSocket-Accept is not the answer to the client's key",
-            }
+/// No answer passes that could be read in two ways, nor interim ones without end.
+pub fn verify(response: &ResponseHeader, exchange: &mut Exchange) -> Result<()> {
+    let mut failure = response::check(response.status, response.version, &response.headers).err();
+    if response.status == StatusCode::SWITCHING_PROTOCOLS {
+        failure = failure.or_else(|| verify_switch(response, exchange).err());
+    } else if response.status.is_informational() {
+        exchange.interim += 1;
+        if exchange.interim > response::INTERIM_MAX {
+            failure = Some("the server sends interim answers without end");
         }
+    }
+    match failure {
+        None => Ok(()),
+        Some(failure) => {
+            exchange.record_server_failure();
+            Error::e_explain(ErrorType::HTTPStatus(502), failure)
+        }
+    }
+}
+
+/// A server that answers 101 must have understood what it was asked (RFC 6455 section 4.1).
+fn verify_switch(response: &ResponseHeader, exchange: &Exchange) -> Result<(), &'static str> {
+    let Some(handshake) = &exchange.handshake else {
+        return Err("the server answered 101 to a request without an upgrade");
     };
-    exchange.record_server_failure();
-    Error::e_explain(ErrorType::HTTPStatus(502), failure)
+    let headers = &response.headers;
+    if response.version != Version::HTTP_11 {
+        return Err("the server answered 101 in another version than HTTP/1.1");
+    }
+    if !handshake::has_token(headers, &header::CONNECTION, "upgrade")
+        || handshake::upgrade_of(headers) != Upgrade::WebSocket
+    {
+        return Err("the server answered 101 without saying that it speaks websocket now");
+    }
+    let mut accepts = headers.get_all(header::SEC_WEBSOCKET_ACCEPT).iter();
+    match (accepts.next(), accepts.next()) {
+        (Some(accept), None) if *accept == *handshake.expected_accept => Ok(()),
+        _ => Err("the server's Sec-WebSocket-Accept is not the answer to the client's key"),
+    }
+}
+
+/// Whether a client wants to see this interim answer (RFC 9110 section 15.2): a 100 that it asked
+/// for, early hints, and nothing else.
+pub fn is_wanted(status: StatusCode, request: &RequestHeader) -> bool {
+    match status {
+        StatusCode::CONTINUE => request.headers.contains_key(header::EXPECT),
+        StatusCode::EARLY_HINTS => request.version == Version::HTTP_11,
+        _ => !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS,
+    }
 }

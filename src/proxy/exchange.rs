@@ -11,7 +11,7 @@ use super::generation::Generation;
 use crate::config::Route;
 use crate::forward::Trust;
 use crate::forward::client_address::ClientAddress;
-use crate::listener::Connection;
+use crate::listener::{Connection, Refused};
 use crate::session::handshake::ServerEnd;
 use crate::session::registry::Registered;
 use crate::session::traffic::Traffic;
@@ -27,6 +27,10 @@ pub struct Exchange {
     pub client: ClientAddress,
     /// Whether the peer is a proxy whose word counts.
     pub trust: Trust,
+    /// It goes no further: what came instead of this request.
+    pub refused: Option<Refused>,
+    /// The path in normal form, where that is another than the client sent.
+    pub path: Option<String>,
     /// The number of the route that serves.
     pub route: Option<usize>,
     pub group: Option<Arc<Group>>,
@@ -39,6 +43,8 @@ pub struct Exchange {
     pub stale: usize,
     /// Which part of the exchange is awaited now.
     pub stage: Stage,
+    /// Interim answers so far.
+    pub interim: u8,
     pub handshake: Option<Handshake>,
     /// Held while it is an upgraded session.
     pub live: Option<Registered>,
@@ -74,6 +80,8 @@ impl Exchange {
             connection: None,
             client: ClientAddress::Unix,
             trust: Trust::Untrusted,
+            refused: None,
+            path: None,
             route: None,
             group: None,
             hash_key: Vec::new(),
@@ -81,6 +89,7 @@ impl Exchange {
             tried: Vec::new(),
             stale: 0,
             stage: Stage::default(),
+            interim: 0,
             handshake: None,
             live: None,
             broke: false,

@@ -3,8 +3,6 @@
 //! Pingora keeps the case in which a name was written beside its map, so every change must go
 //! through its methods: this is where [`crate::forward`], which knows nothing of it, meets it.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora::Result;
@@ -14,7 +12,6 @@ use pingora_proxy::Session;
 use super::exchange::Exchange;
 use crate::forward::Fields;
 use crate::forward::template::{RequestVariables, Template};
-use crate::route::normalise;
 
 /// The request as it arrived, for templates and forwarding headers.
 pub fn variables<'a>(session: &'a Session, exchange: &'a Exchange) -> RequestVariables<'a> {
@@ -76,26 +73,32 @@ macro_rules! edit_through_pingora {
 edit_through_pingora!(RequestFields);
 edit_through_pingora!(ResponseFields);
 
-/// Takes a route's `strip_prefix` off the target; what is left begins with `/`.
-pub fn strip_prefix(request: &mut RequestHeader, prefix: &str) -> Result<()> {
-    // Taken off the spelling that matched: `//IMS/x` and `/%49MS/x` begin with `/IMS` as well.
-    let target = match normalise(request.uri.path()) {
-        Cow::Borrowed(_) => Cow::Borrowed(request.raw_path()),
-        Cow::Owned(mut target) => {
-            if let Some(query) = request.uri.query() {
-                target.push('?');
-                target.push_str(query);
-            }
-            Cow::Owned(target.into_bytes())
-        }
-    };
-    let Some(rest) = target.strip_prefix(prefix.trim_end_matches('/').as_bytes()) else {
+/// Makes the path the one that the route was found by (`normal`, where that is another than the
+/// client sent), less the route's `strip_prefix`. What is left begins with `/`.
+pub fn set_path(
+    request: &mut RequestHeader,
+    normal: Option<&str>,
+    prefix: Option<&str>,
+) -> Result<()> {
+    let target = request.raw_path();
+    let (path, query) = target.split_at(path_length(target));
+    let path = normal.map_or(path, str::as_bytes);
+    let stripped =
+        prefix.and_then(|prefix| path.strip_prefix(prefix.trim_end_matches('/').as_bytes()));
+    if normal.is_none() && stripped.is_none() {
         return Ok(());
-    };
-    let mut stripped = Vec::with_capacity(rest.len() + 1);
-    if !rest.starts_with(b"/") {
-        stripped.push(b'/');
     }
-    stripped.extend_from_slice(rest);
-    request.set_raw_path(&stripped)
+    let rest = stripped.unwrap_or(path);
+    let mut out = Vec::with_capacity(rest.len() + query.len() + 1);
+    if !rest.starts_with(b"/") {
+        out.push(b'/');
+    }
+    out.extend_from_slice(rest);
+    out.extend_from_slice(query);
+    request.set_raw_path(&out)
+}
+
+/// Where the query of a target begins, if it has one.
+pub fn path_length(target: &[u8]) -> usize {
+    memchr::memchr(b'?', target).unwrap_or(target.len())
 }

@@ -19,11 +19,11 @@ use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tokio::sync::watch;
 
-use super::admission::{admit, find_route, verify_accept};
+use super::admission::{admit, find_route, is_wanted, simplify, verify};
 use super::answer::Answer;
 use super::exchange::{Exchange, Stage};
 use super::failure::{CLIENT_GONE, reason_for, status_for, words_for};
-use super::fields::{RequestFields, ResponseFields, render, strip_prefix, variables};
+use super::fields::{RequestFields, ResponseFields, render, set_path, variables};
 use super::generation::Generation;
 use super::handshake::{self, Upgrade};
 use super::opening::take_upgraded;
@@ -31,7 +31,7 @@ use super::{peer, record};
 use crate::config::{Action, Balance};
 use crate::forward::client_address::ClientAddress;
 use crate::forward::{self, Trust};
-use crate::listener::{ClientStream, Connection, Reading};
+use crate::listener::{ClientStream, Connection, Reading, Refused};
 use crate::observe::access_log::AccessLog;
 use crate::session::registry::Registry;
 use crate::upstream::{Load, Pick};
@@ -101,16 +101,14 @@ impl ProxyHttp for Gateway {
         }
         session.set_pipelining_enabled(true);
         session.set_total_drain_timeout(Some(DRAIN_LIMIT));
-        if session.req_header().version == Version::HTTP_10 {
-            // It knows no informational responses (RFC 9110 section 15.2).
-            session.set_ignore_info_resp(true);
-        }
         if handshake::upgrade_of(&session.req_header().headers) == Upgrade::Other {
             session.req_header_mut().remove_header(&header::UPGRADE);
         }
+        exchange.refused = connection.take_refused();
         let has_body = !session.is_body_empty();
+        simplify(session.req_header_mut(), has_body)?;
         connection.set_reading(if has_body {
-            Reading::Open
+            Reading::Body
         } else {
             Reading::Held
         });
@@ -126,7 +124,22 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
-        exchange.route = find_route(session, exchange);
+        let found = match &exchange.refused {
+            Some(refused) => Err(refused.refusal),
+            None => find_route(session, exchange),
+        };
+        exchange.route = match found {
+            Ok(route) => route,
+            Err(refusal) => {
+                // Who sends such a thing may have more of it on the way.
+                session.set_keepalive(None);
+                exchange.error = Some(refusal.reason.into());
+                Answer::error(refusal.status, refusal.reason)
+                    .send(session)
+                    .await?;
+                return Ok(true);
+            }
+        };
         let generation = exchange.generation.clone();
         let Some(route) = exchange.route.map(|number| generation.route(number)) else {
             exchange.error = Some("no route matches".into());
@@ -224,13 +237,11 @@ impl ProxyHttp for Gateway {
         let Some(route) = exchange.route() else {
             return Ok(());
         };
-        if let Action::Proxy {
-            strip_prefix: Some(prefix),
-            ..
-        } = &route.action
-        {
-            strip_prefix(request, prefix)?;
-        }
+        let prefix = match &route.action {
+            Action::Proxy { strip_prefix, .. } => strip_prefix.as_deref(),
+            _ => None,
+        };
+        set_path(request, exchange.path.as_deref(), prefix)?;
         forward::request_headers(
             &mut RequestFields(request),
             &variables(session, exchange),
@@ -238,6 +249,10 @@ impl ProxyHttp for Gateway {
             route.forwarded,
             exchange.trust,
         );
+        if !request.headers.contains_key(header::HOST) {
+            // An HTTP/1.0 client need not name one; what goes on is HTTP/1.1 (RFC 9110 section 7.2).
+            request.insert_header(header::HOST, "")?;
+        }
         Ok(())
     }
 
@@ -284,9 +299,7 @@ impl ProxyHttp for Gateway {
         response: &mut ResponseHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
-        if response.status == StatusCode::SWITCHING_PROTOCOLS {
-            verify_accept(response, exchange)?;
-        }
+        verify(response, exchange)?;
         let Some(route) = exchange.route() else {
             return Ok(());
         };
@@ -314,6 +327,8 @@ impl ProxyHttp for Gateway {
                 // (RFC 9112 section 6.1).
                 response.remove_header(&header::TRANSFER_ENCODING);
             }
+            let is_wanted = is_wanted(response.status, session.req_header());
+            session.set_ignore_info_resp(!is_wanted);
             exchange.stage.answer_begun = !response.status.is_informational();
             exchange.renew_deadline();
         }
@@ -393,9 +408,19 @@ impl ProxyHttp for Gateway {
         error: &Error,
         exchange: &mut Exchange,
     ) -> FailToProxy {
-        let status = status_for(error, exchange);
-        let reason = reason_for(status);
-        let said = words_for(error, exchange);
+        let connection = exchange.connection.as_ref();
+        // It was a request until its body broke.
+        let (status, reason, said) = match connection.and_then(|c| c.take_refused()) {
+            Some(Refused { refusal, .. }) => (
+                refusal.status.as_u16(),
+                refusal.reason,
+                refusal.reason.to_owned(),
+            ),
+            None => {
+                let status = status_for(error, exchange);
+                (status, reason_for(status), words_for(error, exchange))
+            }
+        };
         if let Ok(code) = StatusCode::from_u16(status)
             && status != CLIENT_GONE
             && session

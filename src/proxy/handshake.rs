@@ -6,6 +6,7 @@ use http::{HeaderMap, Method, StatusCode, Version, header};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::config;
+use crate::hygiene::Refusal;
 
 /// What the request's `Upgrade` field asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,20 +28,6 @@ pub fn upgrade_of(headers: &HeaderMap) -> Upgrade {
     }
 }
 
-/// Why a handshake goes no further.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
-    pub status: StatusCode,
-    pub reason: &'static str,
-}
-
-const fn bad(reason: &'static str) -> Refusal {
-    Refusal {
-        status: StatusCode::BAD_REQUEST,
-        reason,
-    }
-}
-
 /// The `Sec-WebSocket-Accept` that the server must answer with, or why it is never asked.
 pub fn expected_accept(
     method: &Method,
@@ -49,39 +36,39 @@ pub fn expected_accept(
     has_body: bool,
 ) -> Result<String, Refusal> {
     if method != Method::GET {
-        return Err(bad("a websocket handshake must be a GET"));
+        return Err(Refusal::bad("a websocket handshake must be a GET"));
     }
     if version != Version::HTTP_11 {
-        return Err(bad("a websocket handshake must be HTTP/1.1"));
+        return Err(Refusal::bad("a websocket handshake must be HTTP/1.1"));
     }
     if !has_token(headers, &header::CONNECTION, "upgrade") {
-        return Err(bad("a websocket handshake needs `Connection: Upgrade`"));
+        return Err(Refusal::bad("a websocket handshake needs `Connection: Upgrade`"));
     }
     if has_body {
-        return Err(bad("a websocket handshake must not have a body"));
+        return Err(Refusal::bad("a websocket handshake must not have a body"));
     }
     let mut versions = headers.get_all(header::SEC_WEBSOCKET_VERSION).iter();
     match (versions.next(), versions.next()) {
         (Some(version), None) if version == "13" => {}
         (Some(_), _) => {
-            return Err(Refusal {
-                status: StatusCode::UPGRADE_REQUIRED,
-                reason: "only websocket version 13 is spoken here",
-            });
+            return Err(Refusal::new(
+                StatusCode::UPGRADE_REQUIRED,
+                "only websocket version 13 is spoken here",
+            ));
         }
         (None, _) => {
-            return Err(bad(
+            return Err(Refusal::bad(
                 "a websocket handshake needs `Sec-WebSocket-Version: 13`",
             ));
         }
     }
     let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
     let (Some(key), None) = (keys.next(), keys.next()) else {
-        return Err(bad("a websocket handshake needs one Sec-WebSocket-Key"));
+        return Err(Refusal::bad("a websocket handshake needs one Sec-WebSocket-Key"));
     };
     match BASE64_STANDARD.decode(key) {
         Ok(nonce) if nonce.len() == 16 => Ok(derive_accept_key(key.as_bytes())),
-        _ => Err(bad("the Sec-WebSocket-Key must be 16 bytes in base64")),
+        _ => Err(Refusal::bad("the Sec-WebSocket-Key must be 16 bytes in base64")),
     }
 }
 
@@ -101,14 +88,14 @@ pub fn check_origin(route: &config::WebSocket, headers: &HeaderMap) -> Result<()
     if admitted {
         return Ok(());
     }
-    Err(Refusal {
-        status: StatusCode::FORBIDDEN,
-        reason: "this Origin is not admitted",
-    })
+    Err(Refusal::new(
+        StatusCode::FORBIDDEN,
+        "this Origin is not admitted",
+    ))
 }
 
 /// Whether one of the comma-separated tokens in any field of the name is this one.
-fn has_token(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> bool {
+pub fn has_token(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> bool {
     headers
         .get_all(name)
         .iter()

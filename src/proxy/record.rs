@@ -66,6 +66,8 @@ pub fn identity(session: &Session, exchange: &Exchange) -> Option<Identity> {
 }
 
 fn entry<'a>(session: &'a Session, exchange: &'a Exchange) -> Entry<'a> {
+    // Of a request that was refused before Pingora saw it, only this is known.
+    let refused = exchange.refused.as_ref();
     Entry {
         kind: Kind::Request,
         id: exchange.id,
@@ -74,9 +76,9 @@ fn entry<'a>(session: &'a Session, exchange: &'a Exchange) -> Entry<'a> {
         upstream: exchange.group.as_ref().map(|group| group.name()),
         server: exchange.tried.last().map(ToString::to_string),
         client: exchange.client.to_string(),
-        method: session.req_header().method.as_str(),
-        host: host(session),
-        path: path(session),
+        method: refused.map_or(session.req_header().method.as_str(), |refused| &refused.method),
+        host: host(session).filter(|_| refused.is_none()),
+        path: refused.map_or_else(|| path(session), |refused| &refused.target),
         status: session
             .response_written()
             .map_or(CLIENT_CLOSED_REQUEST, |response| response.status.as_u16()),

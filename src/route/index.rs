@@ -10,7 +10,6 @@
 use std::collections::HashMap;
 
 use super::matcher::{HostPattern, Matcher, PathMatch, RequestKey, plain_host};
-use super::path::normalise;
 
 #[derive(Debug, Default)]
 pub struct RouteIndex {
@@ -72,7 +71,6 @@ impl RouteIndex {
     /// `tried` counts the routes that were compared with the request.
     fn lookup_counting(&self, request: &RequestKey<'_>, tried: &mut usize) -> Option<usize> {
         let host = plain_host(request.host);
-        let path = normalise(request.path);
         let mut best = None;
         let mut look_into = |file: Option<&Vec<usize>>| {
             for &number in file.into_iter().flatten() {
@@ -80,7 +78,7 @@ impl RouteIndex {
                     break;
                 }
                 *tried += 1;
-                if self.matchers[number].matches(request, &host, &path) {
+                if self.matchers[number].matches(request, &host) {
                     best = Some(number);
                     break;
                 }
@@ -98,9 +96,9 @@ impl RouteIndex {
             .chain(suffixes.filter_map(|suffix| self.wildcard_hosts.get(suffix)))
             .chain([&self.any_host]);
         for files in files {
-            look_into(files.exact.get(&*path));
+            look_into(files.exact.get(request.path));
             if !files.prefix.is_empty() {
-                for prefix in prefixes(&path, files.longest_prefix) {
+                for prefix in prefixes(request.path, files.longest_prefix) {
                     look_into(files.prefix.get(prefix));
                 }
             }
@@ -220,7 +218,7 @@ mod tests {
                 let host = plain_host(request.host);
                 let scan = matchers
                     .iter()
-                    .position(|m| m.matches(&request, &host, &path));
+                    .position(|m| m.matches(&request, &host));
                 assert_eq!(index.lookup(&request), scan, "{request:?} in {matchers:#?}");
                 found += usize::from(scan.is_some());
             }

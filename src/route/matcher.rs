@@ -45,7 +45,7 @@ pub struct RequestKey<'a> {
     pub listener: usize,
     /// With or without a port.
     pub host: &'a str,
-    /// Without the query.
+    /// Without the query, in [normal form](super::normalise).
     pub path: &'a str,
     pub method: &'a Method,
     pub headers: &'a HeaderMap,
@@ -128,15 +128,15 @@ impl PartialEq for PathRegex {
 }
 
 impl Matcher {
-    /// `host` and `path` in their plain and normal forms.
-    pub(super) fn matches(&self, request: &RequestKey<'_>, host: &str, path: &str) -> bool {
+    /// `host` in its plain form.
+    pub(super) fn matches(&self, request: &RequestKey<'_>, host: &str) -> bool {
         self.listener
             .is_none_or(|listener| listener == request.listener)
             && self
                 .host
                 .as_ref()
                 .is_none_or(|pattern| pattern.matches(host))
-            && self.path.matches(path)
+            && self.path.matches(request.path)
             && (self.methods.is_empty() || self.methods.contains(request.method))
             && self.headers.iter().all(|(name, value)| {
                 request

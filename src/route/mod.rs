@@ -11,4 +11,4 @@ mod path;
 pub use coverage::first_cover;
 pub use index::RouteIndex;
 pub use matcher::{HostPattern, Matcher, PathMatch, PathRegex, RequestKey};
-pub use path::normalise;
+pub use path::{lenient, normalise};

@@ -1,21 +1,26 @@
-//! The path that routes are compared with: one spelling for each place.
+//! The path that routes are compared with, and that servers get: one spelling for each place.
 //!
 //! `/a/../forbidden`, `//forbidden` and `/%66orbidden` all lead to `/forbidden` (RFC 3986 section
 //! 6.2.2, and nginx's merging of slashes). `%2F` stays what it is: a slash that separates nothing.
 //! What cannot stand in a path (RFC 3986 section 3.3) but is sent raw by some clients is encoded.
+//!
+//! Servers read more into a path than the RFC does: [`lenient`] is what such a one makes of it.
 
 use std::borrow::Cow;
 
 /// Borrowed, and cheap, for paths that need nothing: nearly all.
-pub fn normalise(path: &str) -> Cow<'_, str> {
-    let suspicious = path.contains('%')
-        || path.contains("//")
-        || path.contains("/.")
-        || !path.bytes().all(|byte| byte.is_ascii_graphic());
-    if !suspicious {
-        return Cow::Borrowed(path);
+pub fn normalise(path: &(impl AsRef<[u8]> + ?Sized)) -> Cow<'_, str> {
+    let bytes = path.as_ref();
+    if let Ok(path) = str::from_utf8(bytes) {
+        let suspicious = path.contains('%')
+            || path.contains("//")
+            || path.contains("/.")
+            || !bytes.iter().all(u8::is_ascii_graphic);
+        if !suspicious {
+            return Cow::Borrowed(path);
+        }
     }
-    let decoded = spell_out(path);
+    let decoded = spell_out(bytes);
     let mut segments: Vec<&str> = Vec::new();
     let mut ends_in_slash = false;
     for segment in decoded.split('/') {
@@ -40,8 +45,7 @@ pub fn normalise(path: &str) -> Cow<'_, str> {
 }
 
 /// `%66` is `f`; everything else that is or must be encoded is, with upper-case digits.
-fn spell_out(path: &str) -> String {
-    let bytes = path.as_bytes();
+fn spell_out(bytes: &[u8]) -> String {
     let mut decoded = String::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
@@ -80,6 +84,60 @@ fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).map(|value| value as u8)
 }
 
+/// A path that leads upwards once its encoded slashes are read as slashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Climbs;
+
+/// What a server makes of a normal path that decodes it once more than it should, takes `%2F`,
+/// `%5C` or `\` for a slash, and takes `;` and what follows off a segment. `None`: the same.
+pub fn lenient(normal: &str) -> Result<Option<String>, Climbs> {
+    if !normal.contains(['%', ';']) {
+        return Ok(None);
+    }
+    let mut read = decode_again(normal);
+    for (encoded, byte) in [
+        ("%2F", "/"),
+        ("%2f", "/"),
+        ("%5C", "/"),
+        ("%5c", "/"),
+        ("%2E", "."),
+        ("%2e", "."),
+        ("%3B", ";"),
+        ("%3b", ";"),
+    ] {
+        if read.contains(encoded) {
+            read = read.replace(encoded, byte);
+        }
+    }
+    if read == normal && !read.contains(';') {
+        return Ok(None);
+    }
+    let segments = read.split('/').map(|segment| {
+        let end = segment.find(';').unwrap_or(segment.len());
+        &segment[..end]
+    });
+    let segments: Vec<_> = segments.collect();
+    if segments.iter().any(|segment| matches!(*segment, "." | "..")) {
+        return Err(Climbs);
+    }
+    Ok(Some(segments.join("/")))
+}
+
+/// `%252F` is `%2F`, however often its `%` was encoded over.
+fn decode_again(path: &str) -> String {
+    let mut decoded = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        decoded.push_str(&rest[..=at]);
+        rest = &rest[at + 1..];
+        while let Some(behind) = rest.strip_prefix("25") {
+            rest = behind;
+        }
+    }
+    decoded.push_str(rest);
+    decoded
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,8 +161,34 @@ mod tests {
             ("/caf%c3%A9", "/caf%C3%A9"),
             ("/café", "/caf%C3%A9"),
             ("/a b", "/a%20b"),
+            ("/a|\"{}", "/a|\"{}"),
         ] {
             assert_eq!(normalise(path), normal, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_no_utf_8_keeps_its_bytes() {
+        assert_eq!(normalise(&b"/caf\xE9"[..]), "/caf%E9");
+    }
+
+    #[test]
+    fn a_lenient_server_reads_other_slashes_and_no_parameters() {
+        for (path, read) in [
+            ("/a/b", None),
+            ("/caf%C3%A9", None),
+            ("/a%2Fb", Some("/a/b")),
+            ("/a%5Cb", Some("/a/b")),
+            ("/a%252fb%25252Fc", Some("/a/b/c")),
+            ("/a;x=1/b;y", Some("/a/b")),
+            ("/a%3Bx/b", Some("/a/b")),
+            ("/%2566orbidden", Some("/%66orbidden")),
+            ("/100%25", Some("/100%")),
+        ] {
+            assert_eq!(lenient(path), Ok(read.map(str::to_owned)), "{path}");
+        }
+        for path in ["/a/..%2Fb", "/a/..;/b", "/a%5C..%5Cb", "/%252e%252e/b", "/a/.;x"] {
+            assert_eq!(lenient(path), Err(Climbs), "{path}");
         }
     }
 

@@ -1,0 +1,189 @@
+//! The framing of a chunked body (RFC 9112 section 7.1), as strictly as its grammar has it.
+//!
+//! Pingora reads chunks too, and writes its own towards the server; but it takes a bare line feed
+//! in an extension or among the trailers for one thing where a proxy before it may take it for
+//! another, and then the two disagree about where the request ends.
+
+/// An extension is ignored, so nobody needs a long one (RFC 9112 section 7.1.1).
+const SIZE_LINE_MAX: usize = 1024;
+
+/// Trailers are dropped.
+const TRAILERS_MAX: usize = 8 * 1024;
+
+/// Sixteen digits could overflow once the chunk's own end is added.
+const SIZE_DIGITS: u8 = 15;
+
+/// Follows the framing through the bytes as they pass, however they are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkScanner {
+    at: At,
+    /// Digits of this chunk's size, then bytes of it that are still to come.
+    size: u64,
+    /// Of the size line, or of all trailers.
+    length: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    Size(u8),
+    /// Behind the size: spaces that only an extension may follow.
+    Space,
+    Extension,
+    SizeEnd,
+    Data,
+    DataEnd,
+    DataLineFeed,
+    /// At the start of a trailer line, or of the blank one.
+    Line,
+    Name,
+    Value,
+    LineFeed,
+    LastLineFeed,
+    End,
+}
+
+/// The body is not framed as it must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Broken;
+
+impl Default for ChunkScanner {
+    fn default() -> Self {
+        Self {
+            at: At::Size(0),
+            size: 0,
+            length: 0,
+        }
+    }
+}
+
+impl ChunkScanner {
+    pub fn is_done(&self) -> bool {
+        self.at == At::End
+    }
+
+    /// How many of `bytes` belong to the body: all, unless it ends among them.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<usize, Broken> {
+        let mut index = 0;
+        while index < bytes.len() && self.at != At::End {
+            if self.at == At::Data {
+                let left = usize::try_from(self.size).unwrap_or(usize::MAX);
+                let part = left.min(bytes.len() - index);
+                self.size -= part as u64;
+                index += part;
+                if self.size == 0 {
+                    self.at = At::DataEnd;
+                }
+                continue;
+            }
+            self.at = self.step(bytes[index])?;
+            index += 1;
+        }
+        Ok(index)
+    }
+
+    fn step(&mut self, byte: u8) -> Result<At, Broken> {
+        self.length += 1;
+        let limit = match self.at {
+            At::Size(_) | At::Space | At::Extension => SIZE_LINE_MAX,
+            _ => TRAILERS_MAX,
+        };
+        if self.length > limit {
+            return Err(Broken);
+        }
+        Ok(match (self.at, byte) {
+            (At::Size(digits @ 0..SIZE_DIGITS), b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+                self.size = self.size * 16 + u64::from(super::target::digit(byte));
+                At::Size(digits + 1)
+            }
+            (At::Size(1..) | At::Space, b';') => At::Extension,
+            (At::Size(1..) | At::Space, b' ' | b'\t') => At::Space,
+            (At::Size(1..) | At::Extension, b'\r') => At::SizeEnd,
+            (At::Extension, byte) if !super::is_control(byte) => At::Extension,
+            (At::SizeEnd, b'\n') => {
+                self.length = 0;
+                match self.size {
+                    0 => At::Line,
+                    _ => At::Data,
+                }
+            }
+            (At::DataEnd, b'\r') => At::DataLineFeed,
+            (At::DataLineFeed, b'\n') => {
+                self.length = 0;
+                At::Size(0)
+            }
+            (At::Line, b'\r') => At::LastLineFeed,
+            (At::Line | At::Name, byte) if super::is_token_byte(byte) => At::Name,
+            (At::Name, b':') => At::Value,
+            (At::Value, b'\r') => At::LineFeed,
+            (At::Value, byte) if !super::is_control(byte) => At::Value,
+            (At::LineFeed, b'\n') => At::Line,
+            (At::LastLineFeed, b'\n') => At::End,
+            _ => return Err(Broken),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOUND: &[&str] = &[
+        "0\r\n\r\n",
+        "5\r\nhello\r\n0\r\n\r\n",
+        "000a;name=\"value\";b\r\n0123456789\r\n0 ; x\r\n\r\n",
+        "2\r\n\r\n\r\n0\r\nX-Sum: 1\r\nEmpty:\r\n\r\n",
+    ];
+
+    #[test]
+    fn a_sound_body_is_followed_to_its_end_however_it_is_cut() {
+        for body in SOUND {
+            let whole = format!("{body}GET /");
+            for cut in 0..whole.len() {
+                let mut scanner = ChunkScanner::default();
+                let (first, rest) = whole.as_bytes().split_at(cut);
+                let taken = scanner.feed(first).unwrap();
+                let taken = taken + scanner.feed(rest).unwrap();
+                assert!(scanner.is_done(), "{body:?} cut at {cut}");
+                assert_eq!(taken, body.len(), "{body:?} cut at {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_that_could_be_read_in_two_ways_is_broken() {
+        for body in [
+            "\r\n",
+            " 5\r\nhello\r\n",
+            "+5\r\nhello\r\n",
+            "-1\r\n",
+            "0x5\r\nhello\r\n",
+            "5_0\r\n",
+            "5 \r\nhello\r\n",
+            "g\r\n",
+            "5\nhello\r\n",
+            "5\r\nhello\n0\r\n\r\n",
+            "5\r\nhello0\r\n\r\n",
+            "5\r\nhelloX\r\n0\r\n\r\n",
+            "5;a\nb\r\nhello\r\n",
+            "5;a\rb\r\nhello\r\n",
+            "5;a\0b\r\n",
+            "0\r\n\n",
+            "0\n\r\n",
+            "0\r\nX: 1\n\r\n",
+            "0\r\nX : 1\r\n\r\n",
+            "0\r\n folded\r\n\r\n",
+            "0\r\n: 1\r\n\r\n",
+            "0\r\nno colon\r\n\r\n",
+            "0\r\n\rX",
+            "10000000000000005\r\n",
+            "ffffffffffffffff\r\n",
+        ] {
+            let mut scanner = ChunkScanner::default();
+            assert_eq!(scanner.feed(body.as_bytes()), Err(Broken), "{body:?}");
+        }
+        let long = format!("1;{}\r\n", "a".repeat(SIZE_LINE_MAX));
+        assert_eq!(ChunkScanner::default().feed(long.as_bytes()), Err(Broken));
+        let many = format!("0\r\n{}", "a: b\r\n".repeat(TRAILERS_MAX));
+        assert_eq!(ChunkScanner::default().feed(many.as_bytes()), Err(Broken));
+    }
+}

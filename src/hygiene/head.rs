@@ -1,0 +1,264 @@
+//! A request's head as it must be (RFC 9112 sections 2 to 6), before anything is mended in it.
+//!
+//! Lines are looked at once, as they become whole, so that what no request begins with is refused
+//! at once and nobody waits for its blank line.
+
+use std::ops::Range;
+
+use http::StatusCode;
+
+use super::framing::{self, Framing};
+use super::{Refusal, authority, is_control, is_token, target, trim};
+
+/// A head in all.
+pub const HEAD_MAX: usize = 64 * 1024;
+
+/// A request line: Pingora writes some of its bytes as three, and its URI type holds 64 KiB.
+const LINE_MAX: usize = 16 * 1024;
+
+/// As many as Pingora's parser has room for.
+const FIELDS_MAX: usize = 256;
+
+/// A head that may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sound {
+    /// The index behind its blank line.
+    pub end: usize,
+    pub framing: Framing,
+}
+
+/// Follows one head.
+#[derive(Debug, Default)]
+pub struct HeadCheck {
+    /// Where the line begins that is not whole yet.
+    line: usize,
+    /// How far its end has been looked for.
+    looked: usize,
+    /// `None` before the request line.
+    version: Option<Version>,
+    fields: usize,
+    /// Where the authority of an absolute target stands.
+    authority: Option<Range<usize>>,
+    host: Option<Range<usize>>,
+    length: Option<u64>,
+    chunked: bool,
+    expects: bool,
+    blank_before: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    Http10,
+    Http11,
+}
+
+impl HeadCheck {
+    /// `bytes` are all that have come, from the head's first on; call it again with more of them
+    /// as long as there is neither a sound head nor a refusal.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<Option<Sound>, Refusal> {
+        while let Some(found) = memchr::memchr(b'\n', &bytes[self.looked..]) {
+            let line_feed = self.looked + found;
+            let line = self.line..line_feed.saturating_sub(1).max(self.line);
+            if line_feed >= HEAD_MAX {
+                return Err(TOO_LARGE);
+            }
+            if line_feed == self.line || bytes[line.end] != b'\r' {
+                return Err(Refusal::bad("a line of the head ends without a carriage return"));
+            }
+            self.line = line_feed + 1;
+            self.looked = self.line;
+            match (self.version, line.is_empty()) {
+                // RFC 9112 section 2.2: one may be left over from the request before.
+                (None, true) if !self.blank_before => self.blank_before = true,
+                (None, true) => return Err(Refusal::bad("blank lines stand before the request")),
+                (None, false) => self.request_line(bytes, line)?,
+                (Some(version), true) => return self.finish(version, bytes).map(Some),
+                (Some(_), false) => self.field(bytes, line)?,
+            }
+        }
+        let rest = &bytes[self.looked..];
+        if rest.iter().any(|byte| is_control(*byte) && *byte != b'\r') {
+            return Err(CONTROL);
+        }
+        self.looked = bytes.len();
+        if self.version.is_none() && bytes.len() > LINE_MAX {
+            return Err(TOO_LONG);
+        }
+        if bytes.len() > HEAD_MAX {
+            return Err(TOO_LARGE);
+        }
+        Ok(None)
+    }
+
+    fn request_line(&mut self, bytes: &[u8], line: Range<usize>) -> Result<(), Refusal> {
+        let text = &bytes[line.clone()];
+        if text.len() > LINE_MAX {
+            return Err(TOO_LONG);
+        }
+        if text.iter().any(|byte| is_control(*byte)) {
+            return Err(CONTROL);
+        }
+        let (method, asked, version) = parts(text).ok_or(Refusal::bad(
+            "the request line is not a method, a target and a version",
+        ))?;
+        if method.is_empty()
+            || !method
+                .iter()
+                .all(|byte| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_'))
+        {
+            return Err(Refusal::bad("the method is not one in capital letters"));
+        }
+        self.version = Some(match version {
+            b"HTTP/1.1" => Version::Http11,
+            b"HTTP/1.0" => Version::Http10,
+            [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+                if major.is_ascii_digit() && minor.is_ascii_digit() =>
+            {
+                return Err(Refusal::new(
+                    StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+                    "only HTTP/1.1 and HTTP/1.0 are spoken here",
+                ));
+            }
+            _ => return Err(Refusal::bad("the request line names no version of HTTP")),
+        });
+        if matches!(method, b"CONNECT" | b"TRACE" | b"TRACK") {
+            return Err(Refusal::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this method is not for a gateway",
+            ));
+        }
+        if let Some(authority) = target::authority_of(method, asked)? {
+            let start = line.start + method.len() + 1;
+            self.authority = Some(start + authority.start..start + authority.end);
+        }
+        Ok(())
+    }
+
+    fn field(&mut self, bytes: &[u8], line: Range<usize>) -> Result<(), Refusal> {
+        let text = &bytes[line.clone()];
+        if matches!(text, [b' ' | b'\t', ..]) {
+            return Err(Refusal::bad("a field is folded over lines"));
+        }
+        self.fields += 1;
+        if self.fields > FIELDS_MAX {
+            return Err(TOO_LARGE);
+        }
+        let (name, value) = text
+            .iter()
+            .position(|byte| *byte == b':')
+            .map(|colon| (&text[..colon], &text[colon + 1..]))
+            .ok_or(Refusal::bad("a line of the head is no field"))?;
+        if !is_token(name) {
+            return Err(Refusal::bad("the name of a field is not a token"));
+        }
+        if value.iter().any(|byte| is_control(*byte)) {
+            return Err(CONTROL);
+        }
+        let is = |wanted: &[u8]| name.eq_ignore_ascii_case(wanted);
+        // By length first: hardly any field is one of these.
+        match name.len() {
+            4 if is(b"host") => self.host(bytes, line.start + name.len() + 1, trim(value)),
+            6 if is(b"expect") => self.expect(trim(value)),
+            14 if is(b"content-length") => {
+                if self.length.is_some() {
+                    return Err(Refusal::bad("there is more than one Content-Length"));
+                }
+                self.length = Some(framing::length(trim(value))?);
+                Ok(())
+            }
+            17 if is(b"transfer-encoding") => {
+                if self.chunked {
+                    return Err(Refusal::bad("there is more than one Transfer-Encoding"));
+                }
+                self.chunked = true;
+                framing::is_chunked(trim(value))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// `from` is where the value begins, before it is trimmed.
+    fn host(&mut self, bytes: &[u8], from: usize, value: &[u8]) -> Result<(), Refusal> {
+        if self.host.is_some() {
+            return Err(Refusal::bad("there is more than one Host"));
+        }
+        if !authority::is_sound(value) {
+            return Err(Refusal::bad("the Host is not a name or address, and perhaps a port"));
+        }
+        let blanks = bytes[from..].iter().take_while(|byte| matches!(byte, b' ' | b'\t'));
+        let start = from + blanks.count();
+        self.host = Some(start..start + value.len());
+        Ok(())
+    }
+
+    /// RFC 9110 section 10.1.1 knows one expectation; spelt in another way, one side waits for a
+    /// body that the other has sent.
+    fn expect(&mut self, value: &[u8]) -> Result<(), Refusal> {
+        if self.expects || !value.eq_ignore_ascii_case(b"100-continue") {
+            return Err(Refusal::new(
+                StatusCode::EXPECTATION_FAILED,
+                "the only expectation is one 100-continue",
+            ));
+        }
+        self.expects = true;
+        Ok(())
+    }
+
+    fn finish(&self, version: Version, bytes: &[u8]) -> Result<Sound, Refusal> {
+        match (&self.host, &self.authority) {
+            (None, _) if version == Version::Http11 => {
+                return Err(Refusal::bad("there is no Host"));
+            }
+            (Some(host), Some(authority)) if bytes[host.clone()] != bytes[authority.clone()] => {
+                return Err(Refusal::bad("the Host is not the one that the target names"));
+            }
+            _ => {}
+        }
+        let framing = match (self.chunked, self.length) {
+            (true, Some(_)) => {
+                return Err(Refusal::bad(
+                    "there are both a Transfer-Encoding and a Content-Length",
+                ));
+            }
+            (true, None) if version == Version::Http10 => {
+                return Err(Refusal::bad("HTTP/1.0 has no Transfer-Encoding"));
+            }
+            (true, None) => Framing::Chunked,
+            (false, Some(0) | None) => Framing::None,
+            (false, Some(length)) => Framing::Length(length),
+        };
+        Ok(Sound {
+            end: self.line,
+            framing,
+        })
+    }
+}
+
+const TOO_LARGE: Refusal = Refusal::new(
+    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+    "the head is larger than 64 KiB, or has more than 256 fields",
+);
+
+const TOO_LONG: Refusal = Refusal::new(
+    StatusCode::URI_TOO_LONG,
+    "the request line is longer than 16 KiB",
+);
+
+const CONTROL: Refusal = Refusal::bad("the head holds a control byte");
+
+/// Single spaces, and only two of them (RFC 9112 section 3).
+fn parts(line: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let mut parts = line.split(|byte| *byte == b' ');
+    let found = (parts.next()?, parts.next()?, parts.next()?);
+    parts.next().is_none().then_some(found)
+}
+
+/// Method and target of a head that is refused, for the log: as far as there are any.
+pub fn asked(head: &[u8]) -> (&[u8], &[u8]) {
+    let line = head.split(|byte| matches!(byte, b'\r' | b'\n')).find(|line| !line.is_empty());
+    let mut parts = line.unwrap_or_default().split(|byte| *byte == b' ');
+    (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests;

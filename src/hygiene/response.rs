@@ -1,0 +1,75 @@
+//! What a server may answer: framing that can be read in one way, and a status there is.
+
+use http::{HeaderMap, StatusCode, Version, header};
+
+use super::framing;
+
+/// Interim answers before the one that counts: more are no information.
+pub const INTERIM_MAX: u8 = 16;
+
+/// Why the answer is none that a client may get. Of an answer without a body (RFC 9110
+/// section 8.6, RFC 9112 section 6.1) the framing does not count: see [`has_no_framing`].
+pub fn check(status: StatusCode, version: Version, headers: &HeaderMap) -> Result<(), &'static str> {
+    if status.as_u16() >= 600 {
+        return Err("the server's status is beyond 599");
+    }
+    if has_no_framing(status) {
+        return Ok(());
+    }
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next()
+        && (lengths.next().is_some() || framing::length(length.as_bytes()).is_err())
+    {
+        return Err("the server's Content-Length is not one number");
+    }
+    let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(encoding) = encodings.next() {
+        if encodings.next().is_some() || framing::is_chunked(encoding.as_bytes()).is_err() {
+            return Err("the server's Transfer-Encoding is not chunked alone");
+        }
+        if version != Version::HTTP_11 {
+            return Err("the server sent a Transfer-Encoding in HTTP/1.0");
+        }
+    }
+    Ok(())
+}
+
+/// Whether neither `Content-Length` nor `Transfer-Encoding` belongs into the answer.
+pub fn has_no_framing(status: StatusCode) -> bool {
+    status.is_informational() || status == StatusCode::NO_CONTENT
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+
+    use super::*;
+
+    fn is_sound(status: u16, version: Version, fields: &[(HeaderName, &'static str)]) -> bool {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(name, value.parse().unwrap());
+        }
+        check(StatusCode::from_u16(status).unwrap(), version, &headers).is_ok()
+    }
+
+    #[test]
+    fn framing_must_be_readable_in_one_way() {
+        const LENGTH: HeaderName = header::CONTENT_LENGTH;
+        const ENCODING: HeaderName = header::TRANSFER_ENCODING;
+        for (sound, version, fields) in [
+            (true, Version::HTTP_11, &[][..]),
+            (true, Version::HTTP_10, &[(LENGTH, "5")]),
+            (true, Version::HTTP_11, &[(ENCODING, "chunked")]),
+            (false, Version::HTTP_11, &[(LENGTH, "5"), (LENGTH, "5")]),
+            (false, Version::HTTP_11, &[(LENGTH, "5, 5")]),
+            (false, Version::HTTP_11, &[(ENCODING, "gzip, chunked")]),
+            (false, Version::HTTP_11, &[(ENCODING, "chunked"), (ENCODING, "chunked")]),
+            (false, Version::HTTP_10, &[(ENCODING, "chunked")]),
+        ] {
+            assert_eq!(is_sound(200, version, fields), sound, "{fields:?}");
+        }
+        assert!(is_sound(204, Version::HTTP_11, &[(LENGTH, "5, 6")]));
+        assert!(!is_sound(600, Version::HTTP_11, &[]));
+    }
+}

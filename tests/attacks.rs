@@ -1,0 +1,107 @@
+//! Every known attack of `tests/attacks/` against the real binary: what reached the server, and
+//! what the client got, to the byte.
+//!
+//! Behind each attack stands a canary, a request like any other. Who disagrees with the server about
+//! where the attack ends shows it there: the canary is missing, doubled, or has something of the
+//! attack in it. How a case is written is told in `tests/attacks/README.md`.
+
+#[path = "attacks/case.rs"]
+mod case;
+#[path = "attacks/lane.rs"]
+mod lane;
+mod support;
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use case::{Attack, Case};
+use lane::{Lane, LANES};
+use support::{Prusik, eventually};
+
+/// What the issue asks for.
+const AT_LEAST: usize = 300;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_known_attack_gets_through() {
+    let cases = read_all();
+    assert!(cases.len() >= AT_LEAST, "only {} cases", cases.len());
+    let mut lanes = Vec::new();
+    for _ in 0..LANES {
+        lanes.push(Lane::open().await);
+    }
+    let prusik = Prusik::start(lane::configuration(&lanes)).await;
+
+    let mut shares: Vec<Vec<Case>> = lanes.iter().map(|_| Vec::new()).collect();
+    for (number, case) in cases.into_iter().enumerate() {
+        shares[number % LANES].push(case);
+    }
+    let mut running = Vec::new();
+    for (number, (mut lane, share)) in lanes.into_iter().zip(shares).enumerate() {
+        let listener = format!("lane-{number}");
+        let address = prusik.address(&listener);
+        running.push(tokio::spawn(async move {
+            let mut faults = Vec::new();
+            let mut statuses = Vec::new();
+            for case in share {
+                match lane.run(address, &case).await {
+                    Ok(seen) => statuses.extend(seen),
+                    Err(fault) => faults.push(format!("{}: {fault}", case.name)),
+                }
+            }
+            (listener, faults, statuses)
+        }));
+    }
+    let mut faults = Vec::new();
+    let mut expected = HashMap::new();
+    for lane in running {
+        let (listener, found, statuses) = lane.await.expect("a lane does not panic");
+        faults.extend(found);
+        expected.insert(listener, statuses);
+    }
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+
+    // An operator sees each of them: one line for each answer, in the order of the answers.
+    eventually("every answer is in the access log", async || {
+        logged(&prusik) == expected
+    })
+    .await;
+}
+
+fn logged(prusik: &Prusik) -> HashMap<String, Vec<u16>> {
+    let mut logged: HashMap<String, Vec<u16>> = HashMap::new();
+    for entry in prusik.log() {
+        if entry["kind"] == "session_close" {
+            continue;
+        }
+        let listener = entry["listener"].as_str().unwrap_or_default().to_owned();
+        let status = entry["status"].as_u64().unwrap_or_default() as u16;
+        logged.entry(listener).or_default().push(status);
+    }
+    logged
+}
+
+fn read_all() -> Vec<Case> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/attacks");
+    let mut files: Vec<_> = std::fs::read_dir(&folder)
+        .expect("the folder is there")
+        .map(|entry| entry.expect("it can be read").path())
+        .filter(|path| path.extension().is_some_and(|kind| kind == "yaml"))
+        .collect();
+    files.sort();
+    let mut cases = Vec::new();
+    let (mut names, mut attacks) = (HashSet::new(), HashSet::new());
+    for file in files {
+        let text = std::fs::read_to_string(&file).expect("it can be read");
+        let found: Vec<Case> = serde_yaml::from_str(&text)
+            .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        for case in found {
+            assert!(names.insert(case.name.clone()), "{} is there twice", case.name);
+            assert!(!case.source.is_empty(), "{} has no source", case.name);
+            let Attack { sent, answered } = case.attack();
+            let letters = (sent, answered);
+            assert!(attacks.insert(letters), "{} sends what another sends", case.name);
+            cases.push(case);
+        }
+    }
+    cases
+}
