@@ -20,11 +20,13 @@ const LINE_MAX: usize = 16 * 1024;
 const FIELDS_MAX: usize = 256;
 
 /// A head that may go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sound {
     /// The index behind its blank line.
     pub end: usize,
     pub framing: Framing,
+    /// Where its target stands, if that is [odd](target::is_odd).
+    pub odd: Option<Range<usize>>,
 }
 
 /// Follows one head.
@@ -40,6 +42,7 @@ pub struct HeadCheck {
     /// Where the authority of an absolute target stands.
     authority: Option<Range<usize>>,
     host: Option<Range<usize>>,
+    odd: Option<Range<usize>>,
     length: Option<u64>,
     chunked: bool,
     expects: bool,
@@ -127,8 +130,11 @@ impl HeadCheck {
                 "this method is not for a gateway",
             ));
         }
+        let start = line.start + method.len() + 1;
+        if target::is_odd(asked) {
+            self.odd = Some(start..start + asked.len());
+        }
         if let Some(authority) = target::authority_of(method, asked)? {
-            let start = line.start + method.len() + 1;
             self.authority = Some(start + authority.start..start + authority.end);
         }
         Ok(())
@@ -204,7 +210,7 @@ impl HeadCheck {
         Ok(())
     }
 
-    fn finish(&self, version: Version, bytes: &[u8]) -> Result<Sound, Refusal> {
+    fn finish(&mut self, version: Version, bytes: &[u8]) -> Result<Sound, Refusal> {
         match (&self.host, &self.authority) {
             (None, _) if version == Version::Http11 => {
                 return Err(Refusal::bad("there is no Host"));
@@ -230,6 +236,7 @@ impl HeadCheck {
         Ok(Sound {
             end: self.line,
             framing,
+            odd: self.odd.take(),
         })
     }
 }

@@ -13,7 +13,8 @@ use super::stream::{ClientStream, Reading};
 use crate::hygiene::Refusal;
 use crate::hygiene::chunks::{Broken, ChunkScanner};
 use crate::hygiene::framing::Framing;
-use crate::hygiene::head::{self, HeadCheck};
+use crate::hygiene::head::{self, HeadCheck, Sound};
+use crate::hygiene::target;
 
 /// What a client may send ahead while it is held.
 const HELD_MAX: usize = 64 * 1024;
@@ -111,6 +112,18 @@ impl Intake {
         };
     }
 
+    /// As [`Intake::begin`], of a head that stands in `ahead`.
+    fn begin_waiting(&mut self, sound: &Sound) {
+        self.begin(sound.framing);
+        self.ready = sound.end;
+        if let Some(odd) = &sound.odd {
+            let encoded = target::encode_odd(&self.ahead[odd.clone()]);
+            self.ready += encoded.len() - odd.len();
+            let parts = [&self.ahead[..odd.start], &encoded, &self.ahead[odd.end..]];
+            self.ahead = BytesMut::from(&parts.concat()[..]);
+        }
+    }
+
     /// Gives back to `ahead` what stands in `buf` from `end` on.
     fn put_back(&mut self, buf: &mut ReadBuf<'_>, end: usize) {
         if buf.filled().len() > end {
@@ -199,9 +212,15 @@ impl ClientStream {
             let intake = &mut self.intake;
             intake.ended = buf.filled().len() == before;
             match intake.head.feed(&buf.filled()[before..]) {
-                Ok(Some(sound)) => {
+                Ok(Some(sound)) if sound.odd.is_none() => {
                     intake.begin(sound.framing);
                     intake.put_back(buf, before + sound.end);
+                    return Poll::Ready(Ok(()));
+                }
+                Ok(Some(sound)) => {
+                    intake.put_back(buf, before);
+                    intake.begin_waiting(&sound);
+                    intake.deliver_head(buf);
                     return Poll::Ready(Ok(()));
                 }
                 Ok(None) => intake.put_back(buf, before),
@@ -216,8 +235,7 @@ impl ClientStream {
             let intake = &mut self.intake;
             match intake.head.feed(&intake.ahead) {
                 Ok(Some(sound)) => {
-                    intake.begin(sound.framing);
-                    intake.ready = sound.end;
+                    intake.begin_waiting(&sound);
                     intake.deliver_head(buf);
                     return Poll::Ready(Ok(()));
                 }

@@ -144,12 +144,12 @@ fn verify_switch(response: &ResponseHeader, exchange: &Exchange) -> Result<(), &
     }
 }
 
-/// Whether a client wants to see this interim answer (RFC 9110 section 15.2): a 100 that it asked
-/// for, early hints, and nothing else.
-pub fn is_wanted(status: StatusCode, request: &RequestHeader) -> bool {
-    match status {
-        StatusCode::CONTINUE => request.headers.contains_key(header::EXPECT),
+/// Interim answers pass when the client asked for them (a 100, Pingora sees to it) or can use them
+/// (early hints), and when the server has sent no others: Pingora decides for several at once.
+pub fn may_pass(response: &ResponseHeader, request: &RequestHeader) -> bool {
+    match response.status {
         StatusCode::EARLY_HINTS => request.version == Version::HTTP_11,
-        _ => !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS,
+        StatusCode::CONTINUE => request.headers.contains_key(header::EXPECT),
+        _ => false,
     }
 }

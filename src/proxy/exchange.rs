@@ -45,6 +45,8 @@ pub struct Exchange {
     pub stage: Stage,
     /// Interim answers so far.
     pub interim: u8,
+    /// There was one among them that the client is not to get.
+    pub has_unwanted: bool,
     pub handshake: Option<Handshake>,
     /// Held while it is an upgraded session.
     pub live: Option<Registered>,
@@ -90,6 +92,7 @@ impl Exchange {
             stale: 0,
             stage: Stage::default(),
             interim: 0,
+            has_unwanted: false,
             handshake: None,
             live: None,
             broke: false,

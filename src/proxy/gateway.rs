@@ -19,7 +19,7 @@ use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tokio::sync::watch;
 
-use super::admission::{admit, find_route, is_wanted, simplify, verify};
+use super::admission::{admit, find_route, may_pass, simplify, verify};
 use super::answer::Answer;
 use super::exchange::{Exchange, Stage};
 use super::failure::{CLIENT_GONE, reason_for, status_for, words_for};
@@ -300,6 +300,10 @@ impl ProxyHttp for Gateway {
         exchange: &mut Exchange,
     ) -> Result<()> {
         verify(response, exchange)?;
+        if response.status.is_informational() {
+            exchange.has_unwanted |= !may_pass(response, session.req_header());
+            session.set_ignore_info_resp(exchange.has_unwanted);
+        }
         let Some(route) = exchange.route() else {
             return Ok(());
         };
@@ -327,8 +331,6 @@ impl ProxyHttp for Gateway {
                 // (RFC 9112 section 6.1).
                 response.remove_header(&header::TRANSFER_ENCODING);
             }
-            let is_wanted = is_wanted(response.status, session.req_header());
-            session.set_ignore_info_resp(!is_wanted);
             exchange.stage.answer_begun = !response.status.is_informational();
             exchange.renew_deadline();
         }
@@ -375,6 +377,10 @@ impl ProxyHttp for Gateway {
         let repeatable = session.req_header().method.is_idempotent()
             && !session.as_ref().retry_buffer_truncated()
             && session.response_written().is_none();
+        let lost = matches!(
+            error.etype(),
+            ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
+        );
         if exchange.timed_out() {
             // The next one would get a request that its client has waited for long enough.
             error.set_retry(false);
@@ -383,12 +389,8 @@ impl ProxyHttp for Gateway {
             }
         } else if *error.esource() != ErrorSource::Upstream {
             error.set_retry(false);
-        } else if !reused {
+        } else if !reused || !lost {
             exchange.record_server_failure();
-            let lost = matches!(
-                error.etype(),
-                ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
-            );
             error.set_retry(repeatable && lost && exchange.has_another_attempt());
         } else {
             // A kept connection that the server had just given up says nothing of the server.

@@ -10,8 +10,8 @@ pub const CANARY: &str = "GET /canary HTTP/1.1\r\nHost: canary.test\r\n\r\n";
 pub struct Case {
     pub name: String,
     pub source: String,
-    line: Option<String>,
-    host: Option<String>,
+    line: Option<Text>,
+    host: Option<Text>,
     #[serde(default)]
     fields: Vec<Text>,
     #[serde(default)]
@@ -23,9 +23,10 @@ pub struct Case {
     /// The server closes behind its answer.
     #[serde(default)]
     pub closes: bool,
-    /// Nothing follows: the client waits for the end.
+    /// No canary follows: the client says that it sends nothing more.
     #[serde(default)]
     pub alone: bool,
+    #[serde(with = "serde_yaml::with::singleton_map_recursive")]
     pub expect: Expect,
 }
 
@@ -84,9 +85,11 @@ pub struct Response {
     /// Every field but `Date` and `Connection`.
     #[serde(default)]
     pub fields: Vec<String>,
-    /// As it stands on the wire.
     #[serde(default)]
     pub body: String,
+    /// The connection ends with it: the canary gets no answer.
+    #[serde(default)]
+    pub closed: bool,
 }
 
 /// What makes a case: nobody needs another with the same.
@@ -112,8 +115,10 @@ pub fn bytes(text: &str) -> Vec<u8> {
 }
 
 impl Case {
-    pub fn line(&self) -> &str {
-        self.line.as_deref().unwrap_or("GET / HTTP/1.1")
+    pub fn line(&self) -> Vec<u8> {
+        self.line
+            .as_ref()
+            .map_or(b"GET / HTTP/1.1".to_vec(), Text::bytes)
     }
 
     pub fn attack(&self) -> Attack {
@@ -135,11 +140,11 @@ impl Case {
     }
 
     fn request(&self) -> Vec<u8> {
-        let mut sent = bytes(self.line());
+        let mut sent = self.line();
         sent.extend(b"\r\n");
-        let host = self.host.as_deref().unwrap_or("Host: test");
+        let host = self.host.as_ref().map_or(b"Host: test".to_vec(), Text::bytes);
         if !host.is_empty() {
-            sent.extend(bytes(host));
+            sent.extend(host);
             sent.extend(b"\r\n");
         }
         for field in &self.fields {

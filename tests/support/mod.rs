@@ -27,7 +27,7 @@ pub use config::Config;
 pub use origin::{Origin, Received, free_address, free_port_on};
 pub use pattern::{Pattern, PatternCheck};
 pub use process::{Outcome, Prusik, check, prusik, signal};
-pub use wire::{Head, Wire};
+pub use wire::{Framing, Head, Wire};
 pub use ws::{
     ACCEPT, Ended, Frame, KEY, RawSession, Session, client_frame, handshake, handshake_with,
 };
