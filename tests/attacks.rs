@@ -15,8 +15,8 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use case::{Attack, Case};
-use lane::{Lane, LANES};
-use support::{Prusik, eventually};
+use lane::{LANES, Lane};
+use support::{Answer, Client, Config, Origin, Prusik, eventually};
 
 const TUNNELS: [&str; 2] = ["relay", "pingora"];
 
@@ -68,13 +68,78 @@ async fn run_all(tunnel: &str, cases: Vec<Case>) {
         faults.extend(found);
         expected.insert(listener, statuses);
     }
-    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+    assert!(
+        faults.is_empty(),
+        "{} faults:\n{}",
+        faults.len(),
+        faults.join("\n")
+    );
 
     // An operator sees each of them: one line for each answer, in the order of the answers.
     eventually("every answer is in the access log", async || {
         logged(&prusik) == expected
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_operator_reads_what_was_refused_and_why() {
+    let prusik = Prusik::start(
+        "listeners: [{ listen: 127.0.0.1:0, name: public }]\n\
+         routes: [{ match: { path: / }, respond: { status: 204 } }]\n",
+    )
+    .await;
+    for (request, method, path, error) in [
+        (
+            "GET /x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+            "GET",
+            "/x",
+            "there is more than one Host",
+        ),
+        (
+            "TRACE /\u{e9} HTTP/1.1\r\n",
+            "TRACE",
+            "/\u{e9}",
+            "this method is not for a gateway",
+        ),
+        (
+            "GET /%2F.. HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET",
+            "/%2F..",
+            "the path leads upwards by encoded separators",
+        ),
+    ] {
+        let answer = Client::connect(prusik.public()).await.ask(request).await;
+        assert_eq!(
+            answer.text().split_once(": ").map(|(_, why)| why.trim()),
+            Some(error)
+        );
+        let line = prusik
+            .wait_log(error, |entry| entry["error"] == error)
+            .await;
+        assert_eq!(line["kind"], "request");
+        assert_eq!(line["status"], answer.status());
+        assert_eq!(line["method"], method);
+        assert_eq!(line["path"], path);
+        assert_eq!(line["client"], "127.0.0.1");
+    }
+}
+
+#[tokio::test]
+async fn a_head_in_pieces_is_served_and_one_that_begins_wrong_is_refused_at_once() {
+    let origin = Origin::start(|request| Answer::text(request.target())).await;
+    let prusik = Prusik::start(Config::to(&[&origin])).await;
+    let request = "POST /caf\u{e9}?\" HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi";
+    let mut client = Client::connect(prusik.public()).await;
+    for byte in request.bytes() {
+        client.send([byte]).await;
+    }
+    assert_eq!(client.response().await.text(), "/caf%C3%A9?%22");
+    assert_eq!(client.get("/next").await.text(), "/next");
+    // No blank line comes, and none is awaited.
+    client.send("GET  / HTTP/1.1\r\n").await;
+    assert_eq!(client.response().await.status(), 400);
+    client.expect_end().await;
 }
 
 fn logged(prusik: &Prusik) -> HashMap<String, Vec<u16>> {
@@ -105,11 +170,19 @@ fn read_all() -> Vec<Case> {
         let found: Vec<Case> = serde_yaml::from_str(&text)
             .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         for case in found {
-            assert!(names.insert(case.name.clone()), "{} is there twice", case.name);
+            assert!(
+                names.insert(case.name.clone()),
+                "{} is there twice",
+                case.name
+            );
             assert!(!case.source.is_empty(), "{} has no source", case.name);
             let Attack { sent, answered } = case.attack();
             let letters = (sent, answered);
-            assert!(attacks.insert(letters), "{} sends what another sends", case.name);
+            assert!(
+                attacks.insert(letters),
+                "{} sends what another sends",
+                case.name
+            );
             cases.push(case);
         }
     }

@@ -102,16 +102,25 @@ async fn a_stripped_prefix_does_not_reach_the_server() {
 }
 
 #[tokio::test]
-async fn targets_pass_byte_for_byte() {
+async fn the_server_gets_the_path_that_was_checked_and_the_query_byte_for_byte() {
     let origin = Origin::start(|request| Answer::text(request.target())).await;
     let prusik = Prusik::start(Config::to(&[&origin])).await;
-    for target in [
-        "/a%20b%2Fc/%C3%A9?x=%41&y=a+b",
-        "//double//slash",
-        "/a/./b/../c",
-        "/?",
-        "/;jsessionid=1?a[]=1&b={c}",
+    for (asked, received) in [
+        (
+            "/a%20b%2Fc/%C3%A9?x=%41&y=a+b",
+            "/a%20b%2Fc/%C3%A9?x=%41&y=a+b",
+        ),
+        ("/a|b/{c}?d|e//f/../g", "/a|b/{c}?d|e//f/../g"),
+        ("/?", "/?"),
+        ("/;jsessionid=1?a[]=1&b={c}", "/;jsessionid=1?a[]=1&b={c}"),
+        ("//double//slash?//", "/double/slash?//"),
+        ("/a/./b/../c", "/a/c"),
+        ("/%7Euser/%c3%a9", "/~user/%C3%A9"),
     ] {
-        assert_eq!(get(prusik.public(), target).await.text(), target);
+        assert_eq!(
+            get(prusik.public(), asked).await.text(),
+            received,
+            "{asked}"
+        );
     }
 }

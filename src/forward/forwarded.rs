@@ -48,7 +48,13 @@ const ALIASES: [&str; 14] = [
 /// other bytes for the dashes too: many servers hand `X_Real_IP` and `X-Real-IP` to the
 /// application as one variable.
 pub fn is_forwarding(name: &HeaderName) -> bool {
-    let dashed = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
+    let dashed = |byte: u8| {
+        if byte.is_ascii_alphanumeric() {
+            byte
+        } else {
+            b'-'
+        }
+    };
     let is = |wanted: &str, found: &str| {
         found.len() == wanted.len() && found.bytes().map(dashed).eq(wanted.bytes())
     };

@@ -63,7 +63,13 @@ fn is_odd(name: &HeaderName) -> bool {
 }
 
 fn dashed(name: &HeaderName) -> String {
-    let dash = |byte: char| if byte.is_ascii_alphanumeric() { byte } else { '-' };
+    let dash = |byte: char| {
+        if byte.is_ascii_alphanumeric() {
+            byte
+        } else {
+            '-'
+        }
+    };
     name.as_str().chars().map(dash).collect()
 }
 
@@ -81,7 +87,14 @@ mod tests {
         };
         let mut out = HeaderMap::new();
         for name in [
-            "host", "x-user", "x_user", "x.user", "content_length", "x_debug", "proxy", "x_own",
+            "host",
+            "x-user",
+            "x_user",
+            "x.user",
+            "content_length",
+            "x_debug",
+            "proxy",
+            "x_own",
             "x_own_too",
         ] {
             out.insert(HeaderName::from_static(name), HeaderValue::from_static("1"));

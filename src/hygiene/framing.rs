@@ -44,10 +44,10 @@ pub fn is_chunked(value: &[u8]) -> Result<(), Refusal> {
     }
     let codings = || value.split(|byte| *byte == b',').map(trim);
     let names = || codings().map(|coding| coding.split(|byte| *byte == b';').next());
-    let is_chunked = |name: Option<&[u8]>| {
-        name.is_some_and(|name| name.eq_ignore_ascii_case(b"chunked"))
-    };
-    if !codings().all(is_token) || names().any(is_chunked) && !names().last().is_some_and(is_chunked)
+    let is_chunked =
+        |name: Option<&[u8]>| name.is_some_and(|name| name.eq_ignore_ascii_case(b"chunked"));
+    if !codings().all(is_token)
+        || names().any(is_chunked) && !names().last().is_some_and(is_chunked)
     {
         return Err(Refusal::bad("the Transfer-Encoding is not a final chunked"));
     }

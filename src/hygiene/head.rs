@@ -66,7 +66,9 @@ impl HeadCheck {
                 return Err(TOO_LARGE);
             }
             if line_feed == self.line || bytes[line.end] != b'\r' {
-                return Err(Refusal::bad("a line of the head ends without a carriage return"));
+                return Err(Refusal::bad(
+                    "a line of the head ends without a carriage return",
+                ));
             }
             self.line = line_feed + 1;
             self.looked = self.line;
@@ -189,9 +191,13 @@ impl HeadCheck {
             return Err(Refusal::bad("there is more than one Host"));
         }
         if !authority::is_sound(value) {
-            return Err(Refusal::bad("the Host is not a name or address, and perhaps a port"));
+            return Err(Refusal::bad(
+                "the Host is not a name or address, and perhaps a port",
+            ));
         }
-        let blanks = bytes[from..].iter().take_while(|byte| matches!(byte, b' ' | b'\t'));
+        let blanks = bytes[from..]
+            .iter()
+            .take_while(|byte| matches!(byte, b' ' | b'\t'));
         let start = from + blanks.count();
         self.host = Some(start..start + value.len());
         Ok(())
@@ -216,7 +222,9 @@ impl HeadCheck {
                 return Err(Refusal::bad("there is no Host"));
             }
             (Some(host), Some(authority)) if bytes[host.clone()] != bytes[authority.clone()] => {
-                return Err(Refusal::bad("the Host is not the one that the target names"));
+                return Err(Refusal::bad(
+                    "the Host is not the one that the target names",
+                ));
             }
             _ => {}
         }
@@ -262,9 +270,14 @@ fn parts(line: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 
 /// Method and target of a head that is refused, for the log: as far as there are any.
 pub fn asked(head: &[u8]) -> (&[u8], &[u8]) {
-    let line = head.split(|byte| matches!(byte, b'\r' | b'\n')).find(|line| !line.is_empty());
+    let line = head
+        .split(|byte| matches!(byte, b'\r' | b'\n'))
+        .find(|line| !line.is_empty());
     let mut parts = line.unwrap_or_default().split(|byte| *byte == b' ');
-    (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
+    (
+        parts.next().unwrap_or_default(),
+        parts.next().unwrap_or_default(),
+    )
 }
 
 #[cfg(test)]

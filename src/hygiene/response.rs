@@ -9,7 +9,11 @@ pub const INTERIM_MAX: u8 = 16;
 
 /// Why the answer is none that a client may get. Of an answer without a body (RFC 9110
 /// section 8.6, RFC 9112 section 6.1) the framing does not count: see [`has_no_framing`].
-pub fn check(status: StatusCode, version: Version, headers: &HeaderMap) -> Result<(), &'static str> {
+pub fn check(
+    status: StatusCode,
+    version: Version,
+    headers: &HeaderMap,
+) -> Result<(), &'static str> {
     if status.as_u16() >= 600 {
         return Err("the server's status is beyond 599");
     }
@@ -64,7 +68,11 @@ mod tests {
             (false, Version::HTTP_11, &[(LENGTH, "5"), (LENGTH, "5")]),
             (false, Version::HTTP_11, &[(LENGTH, "5, 5")]),
             (false, Version::HTTP_11, &[(ENCODING, "gzip, chunked")]),
-            (false, Version::HTTP_11, &[(ENCODING, "chunked"), (ENCODING, "chunked")]),
+            (
+                false,
+                Version::HTTP_11,
+                &[(ENCODING, "chunked"), (ENCODING, "chunked")],
+            ),
             (false, Version::HTTP_10, &[(ENCODING, "chunked")]),
         ] {
             assert_eq!(is_sound(200, version, fields), sound, "{fields:?}");

@@ -70,7 +70,9 @@ impl Body {
     fn feed(&mut self, bytes: &[u8]) -> Result<usize, Broken> {
         match self {
             Self::Left(left) => {
-                let part = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                let part = bytes
+                    .len()
+                    .min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= part as u64;
                 Ok(part)
             }

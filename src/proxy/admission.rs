@@ -31,7 +31,10 @@ pub fn simplify(request: &mut RequestHeader, has_body: bool) -> Result<()> {
     let target = request.raw_path().to_vec();
     if !request.headers.contains_key(header::HOST) {
         let host = HeaderValue::from_bytes(&target[authority.clone()]);
-        let host = host.or_err(ErrorType::InvalidHTTPHeader, "a host that is no field's value")?;
+        let host = host.or_err(
+            ErrorType::InvalidHTTPHeader,
+            "a host that is no field's value",
+        )?;
         request.insert_header(header::HOST, host)?;
     }
     let origin_form = match &target[authority.end..] {
@@ -64,7 +67,9 @@ pub fn find_route(session: &Session, exchange: &mut Exchange) -> Result<Option<u
     if let Some(read) = read {
         let path = &*normalise(&read);
         if exchange.generation.find_route(&RequestKey { path, ..key }) != route {
-            return Err(Refusal::bad("servers could read the path as one of another route"));
+            return Err(Refusal::bad(
+                "servers could read the path as one of another route",
+            ));
         }
     }
     exchange.path = match path {

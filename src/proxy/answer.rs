@@ -29,7 +29,10 @@ impl Answer {
             fields.push((header::SEC_WEBSOCKET_VERSION, value("13")));
         }
         if status == StatusCode::METHOD_NOT_ALLOWED {
-            fields.push((header::ALLOW, value("DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT")));
+            fields.push((
+                header::ALLOW,
+                value("DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"),
+            ));
         }
         let name = status
             .canonical_reason()

@@ -42,7 +42,9 @@ pub fn expected_accept(
         return Err(Refusal::bad("a websocket handshake must be HTTP/1.1"));
     }
     if !has_token(headers, &header::CONNECTION, "upgrade") {
-        return Err(Refusal::bad("a websocket handshake needs `Connection: Upgrade`"));
+        return Err(Refusal::bad(
+            "a websocket handshake needs `Connection: Upgrade`",
+        ));
     }
     if has_body {
         return Err(Refusal::bad("a websocket handshake must not have a body"));
@@ -64,11 +66,15 @@ pub fn expected_accept(
     }
     let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
     let (Some(key), None) = (keys.next(), keys.next()) else {
-        return Err(Refusal::bad("a websocket handshake needs one Sec-WebSocket-Key"));
+        return Err(Refusal::bad(
+            "a websocket handshake needs one Sec-WebSocket-Key",
+        ));
     };
     match BASE64_STANDARD.decode(key) {
         Ok(nonce) if nonce.len() == 16 => Ok(derive_accept_key(key.as_bytes())),
-        _ => Err(Refusal::bad("the Sec-WebSocket-Key must be 16 bytes in base64")),
+        _ => Err(Refusal::bad(
+            "the Sec-WebSocket-Key must be 16 bytes in base64",
+        )),
     }
 }
 

@@ -76,7 +76,9 @@ fn entry<'a>(session: &'a Session, exchange: &'a Exchange) -> Entry<'a> {
         upstream: exchange.group.as_ref().map(|group| group.name()),
         server: exchange.tried.last().map(ToString::to_string),
         client: exchange.client.to_string(),
-        method: refused.map_or(session.req_header().method.as_str(), |refused| &refused.method),
+        method: refused.map_or(session.req_header().method.as_str(), |refused| {
+            &refused.method
+        }),
         host: host(session).filter(|_| refused.is_none()),
         path: refused.map_or_else(|| path(session), |refused| &refused.target),
         status: session

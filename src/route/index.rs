@@ -216,9 +216,7 @@ mod tests {
                     headers: &headers,
                 };
                 let host = plain_host(request.host);
-                let scan = matchers
-                    .iter()
-                    .position(|m| m.matches(&request, &host));
+                let scan = matchers.iter().position(|m| m.matches(&request, &host));
                 assert_eq!(index.lookup(&request), scan, "{request:?} in {matchers:#?}");
                 found += usize::from(scan.is_some());
             }

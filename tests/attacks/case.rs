@@ -142,7 +142,10 @@ impl Case {
     fn request(&self) -> Vec<u8> {
         let mut sent = self.line();
         sent.extend(b"\r\n");
-        let host = self.host.as_ref().map_or(b"Host: test".to_vec(), Text::bytes);
+        let host = self
+            .host
+            .as_ref()
+            .map_or(b"Host: test".to_vec(), Text::bytes);
         if !host.is_empty() {
             sent.extend(host);
             sent.extend(b"\r\n");

@@ -48,13 +48,28 @@ pub fn configuration(lanes: &[Lane]) -> String {
     for (number, lane) in lanes.iter().enumerate() {
         let name = format!("lane-{number}");
         listeners += &format!("  - {{ listen: \"127.0.0.1:0\", name: {name} }}\n");
-        upstreams += &format!("  {name}: {{ servers: [\"{}\"], attempts: 1 }}\n", lane.address);
+        upstreams += &format!(
+            "  {name}: {{ servers: [\"{}\"], attempts: 1 }}\n",
+            lane.address
+        );
         let user = "headers: { request: { set: { X-User: nobody }, remove: [X-Debug] } }";
         for (conditions, action) in [
-            (", path_prefix: /forbidden", "respond: { status: 403 }".to_owned()),
-            (", path: /deep/secret", "respond: { status: 403 }".to_owned()),
-            (", host: internal.test", "respond: { status: 403 }".to_owned()),
-            (", path_prefix: /app", format!("strip_prefix: /app, upstream: {name}")),
+            (
+                ", path_prefix: /forbidden",
+                "respond: { status: 403 }".to_owned(),
+            ),
+            (
+                ", path: /deep/secret",
+                "respond: { status: 403 }".to_owned(),
+            ),
+            (
+                ", host: internal.test",
+                "respond: { status: 403 }".to_owned(),
+            ),
+            (
+                ", path_prefix: /app",
+                format!("strip_prefix: /app, upstream: {name}"),
+            ),
             (", path_prefix: /user", format!("upstream: {name}, {user}")),
             ("", format!("upstream: {name}")),
         ] {
@@ -162,7 +177,11 @@ impl Lane {
         // Nothing may follow, whether prusik closes the connection or the client says it is done.
         let _ = client.finish().await;
         if let Ok(rest) = within("the end", client.some()).await? {
-            same("behind the last answer", &String::from_utf8_lossy(&rest), &"".into())?;
+            same(
+                "behind the last answer",
+                &String::from_utf8_lossy(&rest),
+                &"".into(),
+            )?;
         }
         self.compare_requests(proxy, case, canary_follows && !case.alone)?;
         Ok(statuses)
@@ -217,7 +236,10 @@ fn request_of(case: &Case, request: &Request) -> Seen {
 fn plain(proxy: SocketAddr, requests: &[Seen]) -> Vec<Seen> {
     let mut requests = requests.to_vec();
     for request in &mut requests {
-        let host = request.fields.iter().find_map(|field| field.strip_prefix("Host: "));
+        let host = request
+            .fields
+            .iter()
+            .find_map(|field| field.strip_prefix("Host: "));
         let mut said = vec![
             "X-Forwarded-For: 127.0.0.1".to_owned(),
             "X-Real-IP: 127.0.0.1".to_owned(),
@@ -270,10 +292,19 @@ async fn response(client: &mut Wire) -> Result<Got, String> {
 
 /// A line of our own and known fields: nothing that the client has sent comes back to it.
 fn says_nothing_of_the_request(got: &Got) -> Result<(), String> {
-    let ours = ["allow", "cache-control", "connection", "content-length", "content-type", "date"];
+    let ours = [
+        "allow",
+        "cache-control",
+        "connection",
+        "content-length",
+        "content-type",
+        "date",
+    ];
     let names = got.lines().filter_map(|line| line.split_once(':'));
     let foreign = names.map(|(name, _)| name.to_ascii_lowercase());
-    let foreign: Vec<_> = foreign.filter(|name| !ours.contains(&name.as_str())).collect();
+    let foreign: Vec<_> = foreign
+        .filter(|name| !ours.contains(&name.as_str()))
+        .collect();
     same("fields that are not ours", &foreign, &Vec::new())?;
     let text = got.text();
     let is_ours = text.starts_with(&got.status().to_string())

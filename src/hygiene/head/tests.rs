@@ -48,7 +48,14 @@ fn cutting_changes_nothing() {
 
 #[test]
 fn what_no_request_begins_with_is_refused_before_its_blank_line() {
-    for start in ["\x16\x03\x01\x02", "GET /\r\n", "\n", "\r\n\r\n", "PRI * HTTP/2.0\r\n", "a\0"] {
+    for start in [
+        "\x16\x03\x01\x02",
+        "GET /\r\n",
+        "\n",
+        "\r\n\r\n",
+        "PRI * HTTP/2.0\r\n",
+        "a\0",
+    ] {
         assert!(check(start).is_err(), "{start:?}");
     }
     assert_eq!(check(&"a".repeat(LINE_MAX + 1)), Err(414));
@@ -60,7 +67,13 @@ fn what_no_request_begins_with_is_refused_before_its_blank_line() {
 
 #[test]
 fn a_head_that_is_not_whole_is_awaited() {
-    for start in ["", "G", "GET / HTTP/1.1", "GET / HTTP/1.1\r\nHost: a\r", "\r"] {
+    for start in [
+        "",
+        "G",
+        "GET / HTTP/1.1",
+        "GET / HTTP/1.1\r\nHost: a\r",
+        "\r",
+    ] {
         assert_eq!(check(start), Ok(None), "{start:?}");
     }
 }
