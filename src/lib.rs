@@ -7,6 +7,7 @@
 //!   client
 //!     │  TCP or unix socket
 //!  [listener]   accepts, wraps the connection: no byte is read too early
+//!     │  └─ [hygiene]   refuses what could be read in two ways
 //!     │
 //!  [proxy]      Pingora's phases; validates the handshake
 //!     │  ├─ [route]     host and path → route: the first match serves

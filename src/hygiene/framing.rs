@@ -43,16 +43,17 @@ pub fn is_chunked(value: &[u8]) -> Result<(), Refusal> {
         return Ok(());
     }
     let codings = || value.split(|byte| *byte == b',').map(trim);
-    let names = || codings().map(|coding| coding.split(|byte| *byte == b';').next());
-    let is_chunked =
-        |name: Option<&[u8]>| name.is_some_and(|name| name.eq_ignore_ascii_case(b"chunked"));
-    if !codings().all(is_token)
-        || names().any(is_chunked) && !names().last().is_some_and(is_chunked)
-    {
-        return Err(Refusal::bad("the Transfer-Encoding is not a final chunked"));
+    let is_chunked = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"chunked");
+    if !codings().all(is_token) {
+        return Err(Refusal::bad(
+            "the Transfer-Encoding is not a list of codings",
+        ));
     }
-    if names().filter(|name| is_chunked(*name)).count() > 1 {
-        return Err(Refusal::bad("the body is chunked more than once"));
+    match codings().filter(is_chunked).count() {
+        0 => {}
+        1 if codings().next_back().as_ref().is_some_and(is_chunked) => {}
+        1 => return Err(Refusal::bad("chunked is not the last transfer coding")),
+        _ => return Err(Refusal::bad("the body is chunked more than once")),
     }
     Err(Refusal::new(
         StatusCode::NOT_IMPLEMENTED,

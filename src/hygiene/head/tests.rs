@@ -84,3 +84,59 @@ fn the_log_gets_what_there_is_of_a_refused_request() {
     assert_eq!(asked(b"\r\nGET"), (&b"GET"[..], &b""[..]));
     assert_eq!(asked(b""), (&b""[..], &b""[..]));
 }
+
+/// Pieces of which heads are made, sound and not.
+const PIECES: [&str; 24] = [
+    "GET / HTTP/1.1\r\n",
+    "POST http://a/ HTTP/1.0\r\n",
+    "Host: a\r\n",
+    "Host: b\r\n",
+    "Content-Length: 5\r\n",
+    "Transfer-Encoding: chunked\r\n",
+    "Expect: 100-continue\r\n",
+    "X: y\r\n",
+    "X: y",
+    " ",
+    "\t",
+    "\r",
+    "\n",
+    "\r\n",
+    ":",
+    "\0",
+    "\x7f",
+    "caf\u{e9}",
+    "GET",
+    "/",
+    "\"",
+    "?",
+    "HTTP/1.1",
+    "\r\n\r\n",
+];
+
+proptest::proptest! {
+    #[test]
+    fn a_head_cut_anywhere_meets_the_same_verdict(
+        pieces in proptest::collection::vec(0..PIECES.len(), 1..12),
+        cut: usize,
+    ) {
+        let head: String = pieces.into_iter().map(|piece| PIECES[piece]).collect();
+        let head = head.as_bytes();
+        let cut = cut % (head.len() + 1);
+        let whole = HeadCheck::default().feed(head);
+        let mut check = HeadCheck::default();
+        let in_two = match check.feed(&head[..cut]) {
+            Ok(None) => check.feed(head),
+            found => found,
+        };
+        // A line that is not whole yet may be refused for another of its faults.
+        proptest::prop_assert!(whole == in_two || whole.is_err() && in_two.is_err());
+        if let Ok(Some(sound)) = whole {
+            let text = &head[..sound.end];
+            proptest::prop_assert!(text.ends_with(b"\r\n\r\n"));
+            let returns = text.iter().filter(|byte| **byte == b'\r').count();
+            let pairs = text.windows(2).filter(|pair| pair == b"\r\n").count();
+            let feeds = text.iter().filter(|byte| **byte == b'\n').count();
+            proptest::prop_assert!(returns == pairs && feeds == pairs);
+        }
+    }
+}
