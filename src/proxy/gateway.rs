@@ -300,7 +300,8 @@ impl ProxyHttp for Gateway {
         exchange: &mut Exchange,
     ) -> Result<()> {
         verify(response, exchange)?;
-        if response.status.is_informational() {
+        if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS
+        {
             exchange.has_unwanted |= !may_pass(response, session.req_header());
             session.set_ignore_info_resp(exchange.has_unwanted);
         }
