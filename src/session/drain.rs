@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use log::info;
 use rand::seq::SliceRandom;
 use tokio::task::AbortHandle;
+use uuid::Uuid;
 
 use super::live::Live;
 use super::traffic::{ClosedBy, Order};
@@ -82,6 +83,22 @@ impl Drains {
             }
             !goes
         });
+    }
+
+    /// The drains that are not done with what is left of them, for another process to go on with.
+    pub fn rest(&self) -> Vec<(Manner, Vec<Uuid>)> {
+        let running = self.lock();
+        let unfinished = running.iter().filter(|drain| drain.left() > 0);
+        unfinished
+            .map(|drain| {
+                let age = drain.started.elapsed();
+                let mut manner = drain.manner.clone();
+                manner.window = manner.window.saturating_sub(age);
+                manner.deadline = manner.deadline.saturating_sub(age);
+                let sessions = drain.sessions.iter().filter_map(Weak::upgrade);
+                (manner, sessions.map(|live| live.identity.id).collect())
+            })
+            .collect()
     }
 
     /// Of the drains that are not done.
