@@ -275,7 +275,9 @@ async fn a_client_that_reads_nothing_costs_a_bounded_buffer_and_can_still_talk()
     })
     .await;
     let now = prusik.anonymous_kib();
-    assert!(now < before + 256, "{before} KiB before, {now} KiB now");
+    // A thread that had no session before takes a buffer and an arena of the allocator for itself:
+    // some hundred KiB. What could be hoarded are 64 MiB.
+    assert!(now < before + 1024, "{before} KiB before, {now} KiB now");
 }
 
 /// A session whose two ends are both in the test's hand: client and server.
