@@ -1,6 +1,7 @@
 //! The new process's side of an upgrade: proves itself, serves, and takes in what the old one
 //! sends.
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::{io, thread};
 use bytes::BytesMut;
 use log::{info, warn};
 use tokio::runtime::Handle;
+use uuid::Uuid;
 
 use super::descriptors::Named;
 use super::packing;
@@ -83,11 +85,11 @@ impl Predecessor {
             .name("upgrade-take".to_owned())
             .spawn(move || {
                 let _inside = runtime.enter();
-                let mut homeless = Vec::new();
-                if let Err(error) = self.take_all(&app, &mut homeless) {
+                let mut newcomers = Newcomers::default();
+                if let Err(error) = self.take_all(&app, &mut newcomers) {
                     warn!("upgrade: {error}");
                 }
-                see_off(&app, &mut homeless);
+                newcomers.see_off(&app);
                 info!("upgrade: done, {} sessions live", app.sessions().len());
                 done();
             });
@@ -97,7 +99,7 @@ impl Predecessor {
         }
     }
 
-    fn take_all(&self, app: &App, homeless: &mut Vec<Arc<Live>>) -> io::Result<()> {
+    fn take_all(&self, app: &App, newcomers: &mut Newcomers) -> io::Result<()> {
         wire::send(&self.stream, &Message::Serving)?;
         while let Some(mut frame) = wire::receive(&self.stream)? {
             let message = std::mem::replace(&mut frame.message, Message::End);
@@ -109,11 +111,11 @@ impl Predecessor {
                     kind,
                 } => (number, idle_of(app, &listener, kind, frame)),
                 Message::Drain(drain) => {
-                    go_on(app, drain);
+                    newcomers.go_on(app, drain);
                     continue;
                 }
                 Message::Moved => {
-                    see_off(app, homeless);
+                    newcomers.see_off(app);
                     continue;
                 }
                 Message::End => return Ok(()),
@@ -126,7 +128,7 @@ impl Predecessor {
                     if let Taken::Session(session) = &taken
                         && !has_home(app, &session.live)
                     {
-                        homeless.push(session.live.clone());
+                        newcomers.homeless.push(session.live.clone());
                     }
                     taken.serve(app);
                 }
@@ -179,35 +181,49 @@ fn idle_of(app: &App, listener: &str, kind: TransportKind, frame: Frame) -> io::
     ))
 }
 
-/// Whether the session's route and server are in this process's file.
+/// Whether this process would let such a session begin: its route is there, and its server is
+/// neither gone nor down nor drained, as far as that matters.
 fn has_home(app: &App, live: &Live) -> bool {
     let generation = app.generation();
-    let identity = &live.identity;
-    generation.labels.routes.contains(&identity.route)
-        && generation
-            .find_group(&identity.upstream)
-            .is_some_and(|group| group.keeps_sessions_of(identity.server))
+    match generation.find_group(&live.identity.upstream) {
+        Some(group) => generation.keeps_late(&live.identity, group),
+        None => false,
+    }
 }
 
-fn see_off(app: &App, homeless: &mut Vec<Arc<Live>>) {
-    let what = "sessions whose route or server did not survive the upgrade";
-    let manner = manner(&app.config(), what.to_owned());
-    app.drains().start(std::mem::take(homeless), manner);
+/// Sessions that have come and must go.
+#[derive(Default)]
+struct Newcomers {
+    homeless: Vec<Arc<Live>>,
+    /// In drains that go on.
+    told: HashSet<Uuid>,
 }
 
-/// A drain of the old process, with those of its sessions that are here now.
-fn go_on(app: &App, drain: wire::Drain) {
-    let sessions = drain.sessions.into_iter();
-    let sessions = sessions.filter_map(|id| app.sessions().find(id));
-    app.drains().start(
-        sessions.collect(),
-        Manner {
-            what: drain.what,
-            code: drain.code,
-            window: drain.window,
-            deadline: drain.deadline,
-        },
-    );
+impl Newcomers {
+    /// Tells those that have no place here and have not been told yet.
+    fn see_off(&mut self, app: &App) {
+        let mut homeless = std::mem::take(&mut self.homeless);
+        homeless.retain(|live| !self.told.contains(&live.identity.id));
+        let what = "sessions whose route or server did not survive the upgrade";
+        let manner = manner(&app.config(), what.to_owned());
+        app.drains().start(homeless, manner);
+    }
+
+    /// A drain of the old process, with those of its sessions that are here now.
+    fn go_on(&mut self, app: &App, drain: wire::Drain) {
+        self.told.extend(&drain.sessions);
+        let sessions = drain.sessions.into_iter();
+        let sessions = sessions.filter_map(|id| app.sessions().find(id));
+        app.drains().start(
+            sessions.collect(),
+            Manner {
+                what: drain.what,
+                code: drain.code,
+                window: drain.window,
+                deadline: drain.deadline,
+            },
+        );
+    }
 }
 
 fn out_of_turn(message: &Message) -> io::Error {

@@ -46,7 +46,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 const MAX_STALE: usize = 3;
 
 pub struct Gateway {
-    current: Arc<ArcSwap<Generation>>,
+    pub(super) current: Arc<ArcSwap<Generation>>,
     pub(super) log: Arc<AccessLog>,
     pub(super) sessions: Arc<Registry>,
     /// True from the first moment of a stop.

@@ -73,20 +73,22 @@ impl Session {
             ping,
             extended,
         } = upgraded;
-        let mut from_client = Leg::new(client.transport, Sender::Client, extended);
-        from_client.ended = client.ended;
+        let from_client = Leg::new(client.transport, Sender::Client, extended);
         let from_server = Leg::new(Transport::Tcp(server), Sender::Server, extended);
         let limits = Limits {
             idle,
             end: max_session.map(|limit| Instant::now() + limit),
             ping,
         };
-        let relay = Relay::new(
+        let mut relay = Relay::new(
             (from_client, &client.early),
             (from_server, &early),
             live.traffic.clone(),
             limits,
         );
+        if client.ended {
+            relay.client_has_ended();
+        }
         Self { relay, live, lease }
     }
 }

@@ -25,6 +25,28 @@ pub struct Manner {
     pub deadline: Duration,
 }
 
+/// One that comes too late for a drain is told by itself, at a random moment of the window, unless
+/// it may stay by then. Must run inside the runtime.
+pub fn tell_late(
+    session: &Arc<Live>,
+    (code, window): (u16, Duration),
+    must_go: impl Fn(&Live) -> bool + Send + 'static,
+) {
+    let session = Arc::downgrade(session);
+    let moment = window.mul_f64(rand::random());
+    tokio::spawn(async move {
+        tokio::time::sleep(moment).await;
+        if let Some(session) = session.upgrade()
+            && must_go(&session)
+        {
+            session.traffic.ask(Order::End {
+                by: ClosedBy::Drain,
+                code,
+            });
+        }
+    });
+}
+
 /// The drains that go on.
 #[derive(Debug, Default)]
 pub struct Drains {
@@ -166,6 +188,8 @@ async fn tell(sessions: Arc<[Weak<Live>]>, manner: Manner) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
     use super::super::registry::tests::live;
     use super::*;
 
@@ -214,5 +238,22 @@ mod tests {
         drains.cancel("test");
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(told(&sessions).abs_diff(50) <= 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn late_ones_are_told_within_the_window_unless_they_may_stay() {
+        let sessions: Vec<_> = (0..200).map(|_| Arc::new(live())).collect();
+        let may_stay = Arc::new(AtomicBool::new(false));
+        for session in &sessions {
+            let may_stay = may_stay.clone();
+            let window = Duration::from_secs(10);
+            tell_late(session, (1012, window), move |_| !may_stay.load(Relaxed));
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let first = told(&sessions);
+        assert!((60..140).contains(&first), "{first} in half of the time");
+        may_stay.store(true, Relaxed);
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        assert_eq!(told(&sessions), first);
     }
 }

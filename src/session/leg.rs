@@ -20,7 +20,7 @@ pub struct Leg {
     pub scanner: FrameScanner,
     /// It sends nothing more.
     pub ended: bool,
-    /// It has been told that nothing more comes.
+    /// It gets nothing more: it has been told so, or takes nothing more.
     pub shut: bool,
 }
 
@@ -70,6 +70,6 @@ impl Leg {
 
     /// Whether its Close frame has passed in full.
     pub fn has_closed(&self) -> bool {
-        self.scanner.close_code().is_some() && self.scanner.between_frames()
+        self.scanner.is_closed()
     }
 }

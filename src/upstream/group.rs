@@ -212,9 +212,17 @@ impl Group {
             .clone()
     }
 
-    /// Whether sessions on this address may go on.
-    pub fn keeps_sessions_of(&self, address: SocketAddr) -> bool {
-        self.config.on_removed == Fate::Keep || self.has_member(address)
+    /// Whether one may begin there whose handshake was under way: nobody has told it to go.
+    pub fn keeps_late_session_on(&self, address: SocketAddr) -> bool {
+        let members = self.members.load();
+        let mut all = members.all.iter();
+        match all.find(|member| member.server.address == address) {
+            Some(member) => {
+                let is_kept = self.config.on_down == Fate::Keep || member.is_healthy();
+                is_kept && !member.server.is_drained()
+            }
+            None => self.config.on_removed == Fate::Keep,
+        }
     }
 
     pub fn has_member(&self, address: SocketAddr) -> bool {
