@@ -203,13 +203,19 @@ impl ProxyHttp for Gateway {
             return Error::e_explain(ErrorType::HTTPStatus(error.0), error.1);
         };
         let address = lease.server().address;
-        let peer = match &exchange.handshake {
+        let (peer, connector) = match &exchange.handshake {
             Some(handshake) => {
                 let tunnel = exchange.generation.config.server.tunnel;
-                peer::for_handshake(address, route, handshake, tunnel)
+                let peer = peer::for_handshake(address, route, handshake, tunnel);
+                (peer, None)
             }
-            None => peer::for_request(group, address, &route.timeouts),
+            None => {
+                let connector = Arc::new(group.connector());
+                let peer = peer::for_request(connector.clone(), address, &route.timeouts);
+                (peer, Some(connector))
+            }
         };
+        exchange.connector = connector;
         exchange.tried.push(address);
         exchange.lease = Some(lease);
         Ok(peer)
@@ -354,8 +360,10 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         error: Box<Error>,
         exchange: &mut Exchange,
-        reused: bool,
+        _reused: bool,
     ) -> Box<Error> {
+        let connector = exchange.connector.as_ref();
+        let reused = connector.is_some_and(|connector| connector.has_reused());
         let mut error = error.more_context(format!("server {}", peer._address));
         let repeatable = session.req_header().method.is_idempotent()
             && !session.as_ref().retry_buffer_truncated()

@@ -74,7 +74,7 @@ impl Connect for HandshakeConnector {
     }
 }
 
-pub(super) async fn connect(address: SocketAddr) -> pingora::Result<TcpStream> {
+pub async fn connect(address: SocketAddr) -> pingora::Result<TcpStream> {
     TcpStream::connect(address).await.map_err(|cause| {
         let kind = match cause.kind() {
             io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
@@ -284,7 +284,7 @@ impl VirtualSocket for HandshakeStream {
     }
 }
 
-pub(super) fn set_option(io: &TcpStream, option: VirtualSockOpt) -> io::Result<()> {
+pub fn set_option(io: &TcpStream, option: VirtualSockOpt) -> io::Result<()> {
     match option {
         VirtualSockOpt::NoDelay => io.set_nodelay(true),
         VirtualSockOpt::KeepAlive(keepalive) => {

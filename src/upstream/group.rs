@@ -13,7 +13,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 
 use super::balance::{Balancer, Ejected, Wanted};
-use super::connection::OpenConnections;
+use super::connection::{Connections, KeptConnector};
 use super::health::{self, counter::Health};
 use super::resolve::{self, Name};
 use super::server::{Lease, Load, Member, Server};
@@ -26,8 +26,8 @@ pub struct Group {
     addresses: Mutex<Addresses>,
     /// Woken when members change, so that a new server is checked at once.
     pub(super) members_changed: Notify,
-    /// Connections open to all servers together, for the `keepalive` bound.
-    pub connections: OpenConnections,
+    /// Those of plain requests, to all servers together.
+    connections: Arc<Connections>,
     /// Health checks and name resolution; they end with the group.
     tasks: Mutex<JoinSet<()>>,
     /// What was known of health is from before a configuration without checks.
@@ -131,6 +131,9 @@ impl Group {
             }
             tasks.spawn(health::run(Arc::downgrade(self), check.clone()));
         }
+        if self.config.keepalive > 0 {
+            tasks.spawn(Connections::sweep(Arc::downgrade(&self.connections)));
+        }
         let names = self.names();
         if !names.is_empty() {
             tasks.spawn(resolve::run(Arc::downgrade(self), names, self.refresh()));
@@ -188,9 +191,9 @@ impl Group {
         })
     }
 
-    /// Whether a connection may be kept idle after its use without going over `keepalive`.
-    pub fn may_keep_idle(&self) -> bool {
-        self.connections.count() <= self.config.keepalive && self.config.keepalive > 0
+    /// Connects one attempt of a plain request.
+    pub fn connector(&self) -> KeptConnector {
+        KeptConnector::new(self.connections.clone(), self.config.keepalive)
     }
 
     /// Counts a session that is there already; its server may have left the file.
