@@ -389,24 +389,15 @@ const AT_ONCE: Duration = Duration::from_millis(200);
 
 /// Pingora's own settings, where they matter to a proxy that is not run by its server.
 fn server_conf(config: &Config) -> ServerConf {
-    let kept: usize = config
-        .upstreams
-        .iter()
-        .map(|upstream| upstream.keepalive)
-        .sum();
     ServerConf {
         threads: config.server.threads,
-        // One pool serves all upstreams; each one's own bound is held by `Group::may_keep_idle`,
-        // and upstreams that a reload adds share what is here.
-        upstream_keepalive_pool_size: kept.max(DEFAULT_POOL),
+        // Connections are kept by `upstream::Connections`, not here.
+        upstream_keepalive_pool_size: 1,
         // Attempts are counted by the exchange, against the upstream's own limit.
         max_retries: usize::MAX,
         ..ServerConf::default()
     }
 }
-
-/// Room in the pool for upstreams that come later.
-const DEFAULT_POOL: usize = 4096;
 
 async fn watch_log(log: Arc<AccessLog>, mut stopping: watch::Receiver<bool>) {
     loop {

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pingora::connectors::l4::Connect;
-use pingora::upstreams::peer::{
-    H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPolicy, PeerOptions,
-};
+use pingora::upstreams::peer::{H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPolicy, PeerOptions};
 
 use super::exchange::Handshake;
 use crate::config::{Route, Timeouts, Tunnel};

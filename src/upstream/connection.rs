@@ -24,7 +24,7 @@ use pingora::{Error, ErrorType};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::session::handshake::{connect, set_option};
+use crate::session::handshake::{connect, is_last_look, set_option};
 
 /// A peer that is gone without a word is noticed after 30 s of silence and three probes, or when
 /// what was sent to it stays unacknowledged for a minute.
@@ -191,13 +191,6 @@ impl KeptStream {
     }
 }
 
-/// The look that Pingora has at a connection when its response has ended in order and it can
-/// serve again: one byte, and nobody who would be woken if there is none (`now_or_never`: the only
-/// waker without data; two of them cannot be compared, their tables have no one address).
-fn is_last_look(cx: &Context<'_>, buf: &ReadBuf<'_>) -> bool {
-    buf.remaining() == 1 && cx.waker().data().is_null()
-}
-
 impl AsyncRead for KeptStream {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -251,5 +244,46 @@ impl VirtualSocket for KeptStream {
             Some(open) if self.is_fresh => set_option(&open.io, option),
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn kept(connections: &Arc<Connections>, server: &TcpListener) -> TcpStream {
+        let address = server.local_addr().unwrap();
+        let open = Open::new(connect(address).await.unwrap(), connections);
+        connections.keep(address, open);
+        server.accept().await.unwrap().0
+    }
+
+    #[tokio::test]
+    async fn the_connection_used_last_is_used_first_and_counts_until_it_closes() {
+        let connections = Arc::new(Connections::default());
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let _first = kept(&connections, &server).await;
+        let last = kept(&connections, &server).await;
+        assert_eq!(connections.count(), 2);
+        let taken = connections.take(&address).unwrap();
+        assert_eq!(taken.io.local_addr().unwrap(), last.peer_addr().unwrap());
+        drop(taken);
+        assert_eq!(connections.count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_its_server_has_closed_is_not_used_again() {
+        let connections = Arc::new(Connections::default());
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        drop(kept(&connections, &server).await);
+        let (since, open) = connections.lock().get_mut(&address).unwrap().remove(0);
+        open.io.readable().await.unwrap();
+        connections.lock().insert(address, vec![(since, open)]);
+        assert!(connections.take(&address).is_none());
+        assert_eq!(connections.count(), 0);
     }
 }
