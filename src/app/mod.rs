@@ -232,6 +232,7 @@ impl App {
         }
         let limit = manner.deadline;
         self.drains.start(self.sessions.select(|_| true), manner);
+        self.close_idle();
         self.wait_for_connections(limit).await;
         self.cut().await;
         self.log.close();
@@ -243,9 +244,19 @@ impl App {
         let manner = manner(&config, UPGRADE.to_owned());
         let limit = manner.deadline;
         self.drains.start(self.sessions.select(|_| true), manner);
+        self.close_idle();
         self.wait_for_connections(limit).await;
         self.cut().await;
         self.log.close();
+    }
+
+    /// What is left to be done takes no connections to servers that wait for more requests.
+    fn close_idle(&self) {
+        let generation = self.current.load();
+        generation
+            .groups()
+            .iter()
+            .for_each(|group| group.close_idle());
     }
 
     async fn cut(&self) {

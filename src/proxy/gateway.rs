@@ -34,7 +34,7 @@ use crate::forward::{self, Trust};
 use crate::listener::{ClientStream, Connection, Reading};
 use crate::observe::access_log::AccessLog;
 use crate::session::registry::Registry;
-use crate::upstream::{Load, Pick};
+use crate::upstream::{Load, Pick, Repeatable};
 
 /// How long an idle keep-alive connection of a client is kept.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(75);
@@ -172,7 +172,7 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_peer(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         exchange: &mut Exchange,
     ) -> Result<Box<HttpPeer>> {
         // Let go of the server that failed before the next is counted.
@@ -210,7 +210,14 @@ impl ProxyHttp for Gateway {
                 (peer, None)
             }
             None => {
-                let connector = Arc::new(group.connector());
+                // A body may be too long to be sent again.
+                let is_safe =
+                    session.req_header().method.is_idempotent() && session.is_body_empty();
+                let repeatable = match is_safe {
+                    true => Repeatable::Yes,
+                    false => Repeatable::No,
+                };
+                let connector = Arc::new(group.connector(repeatable));
                 let peer = peer::for_request(connector.clone(), address, &route.timeouts);
                 (peer, Some(connector))
             }

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -21,6 +22,8 @@ use pingora::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
 use pingora::{Error, ErrorType};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -38,16 +41,41 @@ pub const TCP_KEEPALIVE: TcpKeepalive = TcpKeepalive {
 /// An idle connection is given up after a minute: servers commonly close theirs after 60 to 75 s.
 const KEPT_IDLE: Duration = Duration::from_secs(55);
 
-/// How often idle connections are looked at: whether they are too old, or their server has gone.
-const SWEEP: Duration = Duration::from_secs(2);
+/// What cannot be repeated goes over a connection that was used a moment ago, or over a new one:
+/// a server that closes its idle connections may do so while the request is on its way, and the
+/// shortest times in use are a few seconds.
+const KEPT_FRESH: Duration = Duration::from_secs(1);
 
-/// The connections of one upstream, idle or in use.
+/// How often idle connections are looked at: whether they are of use still.
+pub const SWEEP: Duration = Duration::from_secs(2);
+
+/// What a connection leads to. All that tells two connections apart must be in here, or one would
+/// serve requests that are meant for the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Target {
+    address: SocketAddr,
+}
+
+/// The connections of one upstream for plain requests, idle or in use.
 #[derive(Debug, Default)]
 pub struct Connections {
     /// All of them together, for the `keepalive` bound.
     open: AtomicUsize,
+    idle: Mutex<Idle>,
+}
+
+#[derive(Debug, Default)]
+struct Idle {
     /// The one used last at the end.
-    idle: Mutex<HashMap<SocketAddr, Vec<(Instant, Open)>>>,
+    kept: HashMap<Target, Vec<Kept>>,
+    /// The upstream has left the configuration: no more are kept.
+    retired: bool,
+}
+
+#[derive(Debug)]
+struct Kept {
+    since: Instant,
+    open: Open,
 }
 
 impl Connections {
@@ -55,39 +83,63 @@ impl Connections {
         self.open.load(Relaxed)
     }
 
-    /// Closes idle connections that are of no more use, for as long as the upstream is there.
-    pub async fn sweep(connections: Weak<Self>) {
-        loop {
-            tokio::time::sleep(SWEEP).await;
-            let Some(connections) = connections.upgrade() else {
-                return;
-            };
-            connections.lock().retain(|_, idle| {
-                idle.retain(|(since, open)| since.elapsed() < KEPT_IDLE && open.is_silent());
-                !idle.is_empty()
-            });
-        }
+    /// Closes what is of no more use: too old, its server gone from the upstream, closed by it, or
+    /// more than `bound` allows.
+    pub fn sweep(&self, bound: usize, is_member: impl Fn(SocketAddr) -> bool) {
+        let mut surplus = self.count().saturating_sub(bound);
+        let mut useless = |kept: &mut Kept, is_member: bool| {
+            if is_member && kept.since.elapsed() < KEPT_IDLE && surplus == 0 {
+                return !kept.open.seems_silent();
+            }
+            surplus = surplus.saturating_sub(1);
+            true
+        };
+        let mut closed = Vec::new();
+        self.lock().kept.retain(|target, kept| {
+            let is_member = is_member(target.address);
+            closed.extend(kept.extract_if(.., |kept| useless(kept, is_member)));
+            !kept.is_empty()
+        });
     }
 
-    fn take(&self, address: &SocketAddr) -> Option<Open> {
-        let mut idle = self.lock();
-        let idle = idle.get_mut(address)?;
-        while let Some((since, open)) = idle.pop() {
-            if since.elapsed() < KEPT_IDLE && open.is_silent() {
-                return Some(open);
+    /// Closes the idle ones.
+    pub fn close_idle(&self) {
+        let closed = mem::take(&mut self.lock().kept);
+        drop(closed);
+    }
+
+    /// Closes the idle ones, and keeps none of those in use.
+    pub fn retire(&self) {
+        self.lock().retired = true;
+        self.close_idle();
+    }
+
+    fn take(&self, target: Target, max_idle: Duration) -> Option<Open> {
+        loop {
+            // The last is the youngest. The lock is let go before the kernel is asked.
+            let kept = self
+                .lock()
+                .kept
+                .get_mut(&target)?
+                .pop_if(|kept| kept.since.elapsed() < max_idle)?;
+            if kept.open.is_silent() {
+                return Some(kept.open);
             }
         }
-        None
     }
 
-    fn keep(&self, address: SocketAddr, open: Open) {
+    fn keep(&self, target: Target, open: Open) {
         let mut idle = self.lock();
-        idle.entry(address)
-            .or_default()
-            .push((Instant::now(), open));
+        if !idle.retired {
+            let since = Instant::now();
+            idle.kept
+                .entry(target)
+                .or_default()
+                .push(Kept { since, open });
+        }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Vec<(Instant, Open)>>> {
+    fn lock(&self) -> MutexGuard<'_, Idle> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -109,8 +161,16 @@ impl Open {
         }
     }
 
-    /// Whether the server has neither closed it nor sent what nobody asked for.
+    /// Whether the server has neither closed it nor sent what nobody asked for: the next client
+    /// would take that for its response. Asks the kernel, as tokio only knows what was there when
+    /// it last waited.
     fn is_silent(&self) -> bool {
+        let peeked = recv(&self.io, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        peeked.is_err_and(|error| error == Errno::AGAIN)
+    }
+
+    /// The same as far as tokio knows, which costs nothing.
+    fn seems_silent(&self) -> bool {
         let read = self.io.try_read(&mut [0]);
         read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
@@ -124,20 +184,29 @@ impl Drop for Open {
     }
 }
 
+/// Whether a request may go out a second time when its connection fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeatable {
+    Yes,
+    No,
+}
+
 /// Connects one attempt of one request, over a kept connection if there is one.
 #[derive(Debug)]
 pub struct KeptConnector {
     connections: Arc<Connections>,
     /// How many may be open when one is to be kept.
     bound: usize,
+    repeatable: Repeatable,
     reused: AtomicBool,
 }
 
 impl KeptConnector {
-    pub fn new(connections: Arc<Connections>, bound: usize) -> Self {
+    pub fn new(connections: Arc<Connections>, bound: usize, repeatable: Repeatable) -> Self {
         Self {
             connections,
             bound,
+            repeatable,
             reused: AtomicBool::new(false),
         }
     }
@@ -155,7 +224,12 @@ impl Connect for KeptConnector {
         let Some(&address) = address.as_inet() else {
             return Error::e_explain(ErrorType::InternalError, "a server without an IP address");
         };
-        let (open, is_fresh) = match self.connections.take(&address) {
+        let target = Target { address };
+        let max_idle = match self.repeatable {
+            Repeatable::Yes => KEPT_IDLE,
+            Repeatable::No => KEPT_FRESH,
+        };
+        let (open, is_fresh) = match self.connections.take(target, max_idle) {
             Some(open) => (open, false),
             None => (Open::new(connect(address).await?, &self.connections), true),
         };
@@ -163,7 +237,7 @@ impl Connect for KeptConnector {
         let stream = KeptStream {
             open: Some(open),
             is_fresh,
-            address,
+            target,
             bound: self.bound,
         };
         Ok(VirtualSocketStream::new(Box::new(stream)).into())
@@ -176,7 +250,7 @@ struct KeptStream {
     open: Option<Open>,
     /// Its options are not set yet.
     is_fresh: bool,
-    address: SocketAddr,
+    target: Target,
     bound: usize,
 }
 
@@ -186,7 +260,7 @@ impl KeptStream {
             && let Some(connections) = open.counted_in.upgrade()
             && connections.count() <= self.bound
         {
-            connections.keep(self.address, open);
+            connections.keep(self.target, open);
         }
     }
 }
@@ -253,37 +327,98 @@ mod tests {
 
     use super::*;
 
-    async fn kept(connections: &Arc<Connections>, server: &TcpListener) -> TcpStream {
-        let address = server.local_addr().unwrap();
-        let open = Open::new(connect(address).await.unwrap(), connections);
-        connections.keep(address, open);
-        server.accept().await.unwrap().0
+    struct Upstream {
+        connections: Arc<Connections>,
+        server: TcpListener,
+        target: Target,
+    }
+
+    impl Upstream {
+        async fn start() -> Self {
+            let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = server.local_addr().unwrap();
+            Self {
+                connections: Arc::default(),
+                server,
+                target: Target { address },
+            }
+        }
+
+        /// The server's side of one that is idle from now on.
+        async fn keep(&self) -> TcpStream {
+            let io = connect(self.target.address).await.unwrap();
+            let open = Open::new(io, &self.connections);
+            self.connections.keep(self.target, open);
+            self.server.accept().await.unwrap().0
+        }
+
+        fn age(&self, age: Duration) {
+            for kept in self.connections.lock().kept.get_mut(&self.target).unwrap() {
+                kept.since -= age;
+            }
+        }
+
+        fn take(&self) -> Option<Open> {
+            self.connections.take(self.target, KEPT_IDLE)
+        }
     }
 
     #[tokio::test]
     async fn the_connection_used_last_is_used_first_and_counts_until_it_closes() {
-        let connections = Arc::new(Connections::default());
-        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = server.local_addr().unwrap();
-        let _first = kept(&connections, &server).await;
-        let last = kept(&connections, &server).await;
-        assert_eq!(connections.count(), 2);
-        let taken = connections.take(&address).unwrap();
+        let upstream = Upstream::start().await;
+        let _first = upstream.keep().await;
+        let last = upstream.keep().await;
+        assert_eq!(upstream.connections.count(), 2);
+        let taken = upstream.take().unwrap();
         assert_eq!(taken.io.local_addr().unwrap(), last.peer_addr().unwrap());
         drop(taken);
-        assert_eq!(connections.count(), 1);
+        assert_eq!(upstream.connections.count(), 1);
     }
 
     #[tokio::test]
-    async fn a_connection_that_its_server_has_closed_is_not_used_again() {
-        let connections = Arc::new(Connections::default());
-        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = server.local_addr().unwrap();
-        drop(kept(&connections, &server).await);
-        let (since, open) = connections.lock().get_mut(&address).unwrap().remove(0);
-        open.io.readable().await.unwrap();
-        connections.lock().insert(address, vec![(since, open)]);
-        assert!(connections.take(&address).is_none());
-        assert_eq!(connections.count(), 0);
+    async fn what_cannot_be_repeated_gets_a_connection_that_was_just_used() {
+        let upstream = Upstream::start().await;
+        let _old = upstream.keep().await;
+        upstream.age(KEPT_FRESH);
+        assert!(
+            upstream
+                .connections
+                .take(upstream.target, KEPT_FRESH)
+                .is_none()
+        );
+        let young = upstream.keep().await;
+        let taken = upstream.connections.take(upstream.target, KEPT_FRESH);
+        let taken = taken.unwrap().io.local_addr().unwrap();
+        assert_eq!(taken, young.peer_addr().unwrap());
+        assert!(upstream.take().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_sweep_leaves_what_is_of_use_and_within_the_bound() {
+        let upstream = Upstream::start().await;
+        let _servers_sides = (upstream.keep().await, upstream.keep().await);
+        let count = |bound, is_member: bool| {
+            upstream.connections.sweep(bound, |_| is_member);
+            upstream.connections.count()
+        };
+        assert_eq!(count(2, true), 2);
+        assert_eq!(count(1, true), 1);
+        assert_eq!(count(1, false), 0);
+        let _servers_side = upstream.keep().await;
+        upstream.age(KEPT_IDLE);
+        assert_eq!(count(1, true), 0);
+        let closed = upstream.keep().await;
+        drop(closed);
+        let kept = upstream.take();
+        assert!(kept.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_retired_upstream_keeps_none() {
+        let upstream = Upstream::start().await;
+        let _first = upstream.keep().await;
+        upstream.connections.retire();
+        let _second = upstream.keep().await;
+        assert_eq!(upstream.connections.count(), 0);
     }
 }
