@@ -261,6 +261,26 @@ async fn a_request_that_its_client_breaks_off_ends_the_servers_connection() {
     }
 }
 
+#[tokio::test]
+async fn a_response_that_its_client_breaks_off_ends_the_servers_connection() {
+    let server = Server::start().await;
+    let prusik = Prusik::start(server.config()).await;
+    for half in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n",
+    ] {
+        let mut client = Client::connect(prusik.public()).await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let mut wire = server.accept().await;
+        request(&mut wire).await;
+        answer(&mut wire, half).await;
+        assert_eq!(client.head().await.status(), 200);
+        drop(client);
+        ends(&mut wire).await;
+        drop(served_elsewhere(&prusik, &server).await);
+    }
+}
+
 /// The server has answered a request that is not there in full, and never will be.
 #[tokio::test]
 async fn an_answer_before_the_end_of_its_request_leaves_nothing_to_keep() {
