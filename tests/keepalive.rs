@@ -151,11 +151,9 @@ async fn bytes_behind_a_response_end_its_connection() {
         answer(&mut wire, format!("{response}{surplus}")).await;
         let head = client.head().await;
         assert_eq!(head.status().to_string(), response[9..12], "{response:?}");
-        let mut next = served_elsewhere(&prusik, &server).await;
+        // It closes at once, so that the next case finds no kept connection.
+        drop(served_elsewhere(&prusik, &server).await);
         ends(&mut wire).await;
-        // So that the next case finds no kept connection.
-        answer(&mut next, "x").await;
-        ends(&mut next).await;
     }
 }
 
