@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use rand::{Rng, SeedableRng};
 use support::{
     ACCEPT, Answer, Client, Config, Ended, Frame, Origin, Prusik, RawSession, Session,
-    client_frame, eventually, handshake, within,
+    client_frame, eventually, handshake, listen, within,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 const ADMIN: &str = "admin: { listen: \"127.0.0.1:0\" }";
 
@@ -282,7 +282,7 @@ async fn a_client_that_reads_nothing_costs_a_bounded_buffer_and_can_still_talk()
 
 /// A session whose two ends are both in the test's hand: client and server.
 async fn both_ends() -> (Prusik, TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let listener = listen();
     let address = listener.local_addr().expect("it is bound");
     let prusik = Prusik::start(Config::to(&[]).server(address).top(ADMIN)).await;
     let opening = async {

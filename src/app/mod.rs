@@ -235,6 +235,7 @@ impl App {
         }
         let limit = manner.deadline;
         self.drains.start(self.sessions.select(|_| true), manner);
+        self.close_idle();
         self.wait_for_connections(limit).await;
         self.cut().await;
         self.log.close();
@@ -247,6 +248,7 @@ impl App {
         let limit = manner.deadline;
         self.winding_down.store(true, Relaxed);
         self.drains.start(self.sessions.select(|_| true), manner);
+        self.close_idle();
         self.wait_for_connections(limit).await;
         self.cut().await;
     }
@@ -260,6 +262,15 @@ impl App {
     pub fn begin_stop(&self) {
         self.stopping.send_replace(true);
         self.accepting.send_replace(Accepting::Stop);
+    }
+
+    /// What is left to be done takes no connections to servers that wait for more requests.
+    fn close_idle(&self) {
+        let generation = self.current.load();
+        generation
+            .groups()
+            .iter()
+            .for_each(|group| group.close_idle());
     }
 
     async fn cut(&self) {
@@ -425,24 +436,15 @@ const AT_ONCE: Duration = Duration::from_millis(200);
 
 /// Pingora's own settings, where they matter to a proxy that is not run by its server.
 fn server_conf(config: &Config) -> ServerConf {
-    let kept: usize = config
-        .upstreams
-        .iter()
-        .map(|upstream| upstream.keepalive)
-        .sum();
     ServerConf {
         threads: config.server.threads,
-        // One pool serves all upstreams; each one's own bound is held by `Group::may_keep_idle`,
-        // and upstreams that a reload adds share what is here.
-        upstream_keepalive_pool_size: kept.max(DEFAULT_POOL),
+        // Connections are kept by `upstream::Connections`, not here.
+        upstream_keepalive_pool_size: 1,
         // Attempts are counted by the exchange, against the upstream's own limit.
         max_retries: usize::MAX,
         ..ServerConf::default()
     }
 }
-
-/// Room in the pool for upstreams that come later.
-const DEFAULT_POOL: usize = 4096;
 
 async fn watch_log(log: Arc<AccessLog>, mut stopping: watch::Receiver<bool>) {
     loop {

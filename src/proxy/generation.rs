@@ -143,7 +143,7 @@ impl Generation {
                 group.stop();
             }
             if self.find_group(group.name()).is_none() {
-                group.tell_removed();
+                group.retire();
             }
         }
     }

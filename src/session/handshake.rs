@@ -74,7 +74,7 @@ impl Connect for HandshakeConnector {
     }
 }
 
-pub(super) async fn connect(address: SocketAddr) -> pingora::Result<TcpStream> {
+pub async fn connect(address: SocketAddr) -> pingora::Result<TcpStream> {
     TcpStream::connect(address).await.map_err(|cause| {
         let kind = match cause.kind() {
             io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
@@ -238,13 +238,24 @@ impl AsyncRead for HandshakeStream {
                 if stream.heads.deliver_behind(buf) {
                     return Poll::Ready(Ok(()));
                 }
-                match &mut stream.io {
-                    Some(io) => Pin::new(io).poll_read(cx, buf),
-                    None => Poll::Pending,
+                let Some(io) = &mut stream.io else {
+                    return Poll::Pending;
+                };
+                match Pin::new(io).poll_read(cx, buf) {
+                    // It serves no second request: Pingora is not to keep it for a moment.
+                    Poll::Pending if is_last_look(cx, buf) => Poll::Ready(Ok(())),
+                    polled => polled,
                 }
             }
         }
     }
+}
+
+/// The look that Pingora has at a connection when its response has ended in order and it can
+/// serve again: one byte, and nobody who would be woken if there is none (`now_or_never`: the only
+/// waker without data; two of them cannot be compared, their tables have no one address).
+pub fn is_last_look(cx: &Context<'_>, buf: &ReadBuf<'_>) -> bool {
+    buf.remaining() == 1 && cx.waker().data().is_null()
 }
 
 /// Once the socket has left, what Pingora still does to it concerns nobody.
@@ -284,7 +295,7 @@ impl VirtualSocket for HandshakeStream {
     }
 }
 
-pub(super) fn set_option(io: &TcpStream, option: VirtualSockOpt) -> io::Result<()> {
+pub fn set_option(io: &TcpStream, option: VirtualSockOpt) -> io::Result<()> {
     match option {
         VirtualSockOpt::NoDelay => io.set_nodelay(true),
         VirtualSockOpt::KeepAlive(keepalive) => {

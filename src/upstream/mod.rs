@@ -18,6 +18,6 @@ pub mod health;
 mod resolve;
 mod server;
 
-pub use connection::{KEPT_IDLE, OpenConnections, TCP_KEEPALIVE};
+pub use connection::{KeptConnector, Repeatable, TCP_KEEPALIVE};
 pub use group::{Departed, Departure, Departures, Group, Pick};
 pub use server::{Lease, Load, Member, Server};

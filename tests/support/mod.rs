@@ -24,7 +24,7 @@ use tokio::time::Instant;
 pub use answer::Answer;
 pub use client::{Client, Response, get, status_of};
 pub use config::Config;
-pub use origin::{Origin, Received, free_address, free_port_on};
+pub use origin::{Origin, Received, free_address, free_port_on, listen};
 pub use pattern::{Pattern, PatternCheck};
 pub use process::{Outcome, Prusik, check, prusik, signal};
 pub use wire::{Head, Wire};
