@@ -37,4 +37,5 @@ pub mod observe;
 pub mod proxy;
 pub mod route;
 pub mod session;
+pub mod tls;
 pub mod upstream;

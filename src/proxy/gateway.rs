@@ -96,7 +96,7 @@ impl ProxyHttp for Gateway {
             // For as long as it likes: the connection's own deadline ends the wait.
             session.set_keepalive(Some(0));
         }
-        if self.is_stopping() {
+        if self.is_stopping() || connection.is_to_end() {
             session.set_keepalive(None);
         }
         session.set_pipelining_enabled(true);
@@ -206,7 +206,7 @@ impl ProxyHttp for Gateway {
         let peer = match &exchange.handshake {
             Some(handshake) => {
                 let tunnel = exchange.generation.config.server.tunnel;
-                peer::for_handshake(address, route, handshake, tunnel)
+                peer::for_handshake(group, address, route, handshake, tunnel)
             }
             None => peer::for_request(group, address, &route.timeouts),
         };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::config::{Config, ListenAddress, Listener, Route};
 use crate::forward::client_address::TrustedProxies;
 use crate::route::{RequestKey, RouteIndex};
+use crate::tls::Acceptor;
 use crate::upstream::{Departures, Group};
 
 pub struct Generation {
@@ -150,6 +151,11 @@ impl Generation {
     /// The number of a bound listener in this configuration.
     pub fn listener(&self, bound: usize) -> usize {
         self.listeners[bound]
+    }
+
+    /// Of a bound listener; `None`: plain text.
+    pub fn tls_of(&self, bound: usize) -> Option<&Arc<Acceptor>> {
+        self.config.listeners[self.listener(bound)].tls.as_ref()
     }
 
     /// Whose forwarding headers are believed.

@@ -14,7 +14,7 @@ use super::exchange::Handshake;
 use crate::config::{Route, Timeouts, Tunnel};
 use crate::session::handshake::HandshakeConnector;
 use crate::session::tap::{Limits, TapConnector};
-use crate::upstream::{Group, KEPT_IDLE, TCP_KEEPALIVE};
+use crate::upstream::{Group, KEPT_IDLE, TCP_KEEPALIVE, TlsDialler};
 
 /// Pingora takes off the hop-by-hop fields it knows and renews the WebSocket ones; what the
 /// client's `Connection` nominates is our own filter's business, as Pingora refuses requests that
@@ -34,8 +34,10 @@ const AT_ONCE: Duration = Duration::from_millis(1);
 /// For a plain request, over a kept connection if there is one.
 pub fn for_request(group: &Group, address: SocketAddr, timeouts: &Timeouts) -> Box<HttpPeer> {
     let mut peer = peer(address, timeouts);
-    // With nothing to keep, nobody may find it: the key is one that nobody asks for.
-    let kept_by_name = group.config().keepalive > 0;
+    let tls = group.config().tls.clone();
+    // With nothing to keep, nobody may find it: the key is one that nobody asks for. Pingora's pool
+    // cannot tell connections of ours apart either.
+    let kept_by_name = group.config().keepalive > 0 && tls.is_none();
     peer.group_key = if kept_by_name {
         name_hash(group.name())
     } else {
@@ -46,17 +48,21 @@ pub fn for_request(group: &Group, address: SocketAddr, timeouts: &Timeouts) -> B
     // for longer than this is given up by TCP (`TCP_KEEPALIVE`) anyway.
     let sooner = timeouts.idle < TCP_KEEPALIVE.user_timeout;
     peer.options.write_timeout = sooner.then_some(timeouts.idle);
-    let kept = if group.may_keep_idle() {
+    let kept = if kept_by_name && group.may_keep_idle() {
         KEPT_IDLE
     } else {
         AT_ONCE
     };
     peer.options.idle_timeout = Some(kept);
+    if let Some(tls) = tls {
+        peer.options.custom_l4 = Some(Arc::new(TlsDialler(tls)));
+    }
     peer
 }
 
 /// For a handshake: a connection of its own, which can leave Pingora or is tapped there.
 pub fn for_handshake(
+    group: &Group,
     address: SocketAddr,
     route: &Route,
     handshake: &Handshake,
@@ -65,9 +71,11 @@ pub fn for_handshake(
     let mut peer = peer(address, &route.timeouts);
     let traffic = handshake.traffic.clone();
     let response = route.timeouts.response;
+    let tls = group.config().tls.clone();
     let connector: Arc<dyn Connect + Send + Sync> = match tunnel {
         Tunnel::Relay => Arc::new(HandshakeConnector {
             response,
+            tls,
             traffic,
             server_end: handshake.server_end.clone(),
         }),
@@ -80,7 +88,11 @@ pub fn for_handshake(
                     .and_then(|websocket| websocket.max_session)
                     .map(jittered),
             };
-            Arc::new(TapConnector { limits, traffic })
+            Arc::new(TapConnector {
+                limits,
+                tls,
+                traffic,
+            })
         }
     };
     // Pingora's pool cannot tell these connections apart: each gets a key that nobody asks for,

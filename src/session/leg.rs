@@ -60,7 +60,13 @@ impl Leg {
                 self.waiting = BytesMut::new();
             }
         }
-        Poll::Ready(Ok(()))
+        // Written is not sent: TLS takes more than the socket does.
+        Pin::new(&mut self.transport).poll_flush(cx)
+    }
+
+    /// Whether nothing is left here that it has to get.
+    pub fn has_sent_all(&self) -> bool {
+        self.waiting.is_empty() && self.transport.is_flushed()
     }
 
     /// Whether it will say nothing more that counts.

@@ -177,6 +177,11 @@ impl Relay {
         }
     }
 
+    /// Whether another process can carry it on.
+    pub fn can_move(&self) -> bool {
+        self.client.transport.can_move() && self.server.transport.can_move()
+    }
+
     /// For another task to carry on: what belongs to the last one is forgotten.
     pub fn rest(&mut self) {
         self.is_waker_left = false;
@@ -382,7 +387,7 @@ impl Relay {
         if client.ended && server.ended {
             return true;
         }
-        if !client.waiting.is_empty() || !server.waiting.is_empty() {
+        if !client.has_sent_all() || !server.has_sent_all() {
             return false;
         }
         match self.our_goodbye() {
@@ -500,7 +505,9 @@ impl Future for Relay {
             Some(Order::End { by, code }) if relay.ending.is_none() => {
                 relay.begin_ending(by, code);
             }
-            Some(Order::Move) if relay.ending.is_none() => return Poll::Ready(Outcome::Move),
+            Some(Order::Move) if relay.ending.is_none() && relay.can_move() => {
+                return Poll::Ready(Outcome::Move);
+            }
             Some(Order::End { .. } | Order::Move) => {}
         }
         loop {

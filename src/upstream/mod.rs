@@ -12,12 +12,14 @@
 
 pub mod balance;
 mod connection;
+mod dial;
 mod eject;
 mod group;
 pub mod health;
 mod resolve;
 mod server;
 
+pub use dial::{TlsDialler, dial};
 pub use connection::{KEPT_IDLE, OpenConnections, TCP_KEEPALIVE};
 pub use group::{Departed, Departure, Departures, Group, Pick};
 pub use server::{Lease, Load, Member, Server};
