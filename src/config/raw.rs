@@ -14,7 +14,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
 
 use super::units::{
-    OffOr, OptionalPeriod, Ordered, Period, Section, Switch, switch, switch_schema, word, word_schema,
+    OffOr, OptionalPeriod, Ordered, Period, Section, Switch, switch, switch_schema, word,
+    word_schema,
 };
 
 /// The configuration of prusik, a WebSocket-first reverse proxy and load balancer.

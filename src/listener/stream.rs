@@ -91,6 +91,8 @@ pub struct Connection {
     leaves_when_idle: AtomicBool,
     /// A request has come.
     has_asked: AtomicBool,
+    /// An exchange has failed, perhaps in the middle of its answer.
+    has_failed: AtomicBool,
     is_probe: AtomicBool,
     left: Mutex<Option<ClientEnd>>,
     upgraded: Mutex<Option<Upgraded>>,
@@ -113,6 +115,7 @@ impl Connection {
             timed_out: AtomicBool::new(false),
             leaves_when_idle: AtomicBool::new(false),
             has_asked: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
             is_probe: AtomicBool::new(false),
             left: Mutex::new(None),
             upgraded: Mutex::new(None),
@@ -123,6 +126,11 @@ impl Connection {
     /// another process ends. Poll its stream after this.
     pub fn leave_when_idle(&self, leaves: bool) {
         self.leaves_when_idle.store(leaves, Relaxed);
+    }
+
+    /// From now on its end is no clean one: an answer that was cut short must not pass for whole.
+    pub fn mark_as_failed(&self) {
+        self.has_failed.store(true, Relaxed);
     }
 
     /// Whether the present request is to be the last.
@@ -452,6 +460,20 @@ impl Shutdown for ClientStream {
             && let Err(error) = io.shutdown().await
         {
             log::debug!("closing a client's connection: {error}");
+        }
+    }
+}
+
+/// Pingora drops idle connections without a word. By TLS a client wants one.
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        let connection = &self.connection;
+        let is_idle = connection.reading() == Reading::Head && !self.in_head;
+        if let Some(io) = &mut self.io
+            && is_idle
+            && !connection.has_failed.load(Relaxed)
+        {
+            io.get_mut().part();
         }
     }
 }

@@ -425,12 +425,7 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn logging(
-        &self,
-        session: &mut Session,
-        _error: Option<&Error>,
-        exchange: &mut Exchange,
-    ) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, exchange: &mut Exchange) {
         let connection = exchange.connection.clone();
         if let Some(connection) = &connection
             && exchange.live.is_some()
@@ -442,6 +437,9 @@ impl ProxyHttp for Gateway {
         }
         record::ended(&self.log, session, exchange);
         if let Some(connection) = connection {
+            if error.is_some() {
+                connection.mark_as_failed();
+            }
             connection.set_deadline(KEEPALIVE_IDLE);
             connection.set_reading(Reading::Head);
         }

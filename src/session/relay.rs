@@ -496,6 +496,11 @@ impl Future for Relay {
             relay.traffic.wake_on_order(cx.waker());
             relay.is_waker_left = true;
         }
+        if relay.traffic.order() == Some(Order::Move) && !relay.can_move() {
+            // It stays here. The order has used up the waker that the next one needs.
+            relay.traffic.take_back_move();
+            relay.traffic.wake_on_order(cx.waker());
+        }
         match relay.traffic.order() {
             None => {}
             Some(Order::Cut { by }) => {

@@ -30,15 +30,14 @@ impl Acceptor {
     /// The first of the identities, of which there must be one, is for clients that name none of
     /// the others. With `client_ca`, a client must have a certificate by one of them.
     pub fn new(identities: Vec<Identity>, client_ca: Option<Authorities>) -> Result<Self, Error> {
-        let builder =
-            ServerConfig::builder_with_provider(PROVIDER.clone()).with_safe_default_protocol_versions()?;
+        let builder = ServerConfig::builder_with_provider(PROVIDER.clone())
+            .with_safe_default_protocol_versions()?;
         let builder = match &client_ca {
             Some(authorities) => {
                 let store = authorities.store()?;
-                let verifier =
-                    WebPkiClientVerifier::builder_with_provider(store, PROVIDER.clone())
-                        .build()
-                        .map_err(|error| Error::General(error.to_string()))?;
+                let verifier = WebPkiClientVerifier::builder_with_provider(store, PROVIDER.clone())
+                    .build()
+                    .map_err(|error| Error::General(error.to_string()))?;
                 builder.with_client_cert_verifier(verifier)
             }
             None => builder.with_no_client_auth(),

@@ -68,7 +68,11 @@ impl Connector {
     }
 
     /// The handshake on a connection to the server at this address.
-    pub async fn connect(&self, address: SocketAddr, transport: Transport) -> io::Result<Transport> {
+    pub async fn connect(
+        &self,
+        address: SocketAddr,
+        transport: Transport,
+    ) -> io::Result<Transport> {
         let name = match &self.name {
             Some(name) => name.clone(),
             None => ServerName::IpAddress(address.ip().to_canonical().into()),
@@ -102,11 +106,13 @@ impl std::fmt::Debug for Connector {
 }
 
 /// The operator reads this behind a 502, or of a server that is down.
-fn with_remedy(error: io::Error) -> io::Error {
+pub(super) fn with_remedy(error: io::Error) -> io::Error {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
     let remedy = match cause {
         Some(Error::InvalidCertificate(wrong)) => match wrong {
-            CertificateError::UnknownIssuer => "name its authority's certificate in tls.ca",
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                "name its authority's certificate in tls.ca"
+            }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 "write a name that it is for in tls.sni"
             }

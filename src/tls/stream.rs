@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::connector::with_remedy;
 use crate::session::transport::Transport;
 
 #[derive(Debug)]
@@ -80,6 +81,10 @@ impl AsyncRead for TlsStream {
                 if error.kind() == io::ErrorKind::UnexpectedEof && stream.forgives_truncation =>
             {
                 Poll::Ready(Ok(()))
+            }
+            // A server by TLS 1.3 refuses a client's certificate only now.
+            Poll::Ready(Err(error)) if !stream.forgives_truncation => {
+                Poll::Ready(Err(with_remedy(error)))
             }
             // Who waits for an answer must have been heard: what the socket did not take goes now.
             Poll::Pending if !stream.is_flushed() => {

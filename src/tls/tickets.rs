@@ -18,7 +18,9 @@ type Known = (Option<Authorities>, Arc<dyn ProducesTickets>);
 static KNOWN: Mutex<Vec<Known>> = Mutex::new(Vec::new());
 
 /// Those of listeners that trust these authorities with clients.
-pub fn for_clients_of(authorities: Option<&Authorities>) -> Result<Arc<dyn ProducesTickets>, Error> {
+pub fn for_clients_of(
+    authorities: Option<&Authorities>,
+) -> Result<Arc<dyn ProducesTickets>, Error> {
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     let same = known
         .iter()

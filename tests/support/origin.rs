@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{SinkExt, StreamExt};
+use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
@@ -63,6 +65,7 @@ struct Shared {
     address: SocketAddr,
     answering: Box<Answering>,
     bodies: Bodies,
+    tls: Option<TlsAcceptor>,
     received: Mutex<Vec<Received>>,
     connections: AtomicUsize,
     open: AtomicUsize,
@@ -88,6 +91,15 @@ impl Origin {
         answering: impl Fn(&Received) -> Answer + Send + Sync + 'static,
     ) -> Self {
         Self::bound(address, Bodies::Keep, Box::new(answering)).await
+    }
+
+    /// As [`Origin::start`], by TLS.
+    pub async fn secure(
+        tls: Arc<ServerConfig>,
+        answering: impl Fn(&Received) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let tls = Some(TlsAcceptor::from(tls));
+        Self::listening(free_address(), Bodies::Keep, tls, Box::new(answering)).await
     }
 
     /// Answers at once, and reads no body.
@@ -121,11 +133,21 @@ impl Origin {
     }
 
     async fn bound(address: SocketAddr, bodies: Bodies, answering: Box<Answering>) -> Self {
+        Self::listening(address, bodies, None, answering).await
+    }
+
+    async fn listening(
+        address: SocketAddr,
+        bodies: Bodies,
+        tls: Option<TlsAcceptor>,
+        answering: Box<Answering>,
+    ) -> Self {
         let origin = Self {
             shared: Arc::new(Shared {
                 address,
                 answering,
                 bodies,
+                tls,
                 received: Mutex::default(),
                 connections: AtomicUsize::new(0),
                 open: AtomicUsize::new(0),
@@ -265,7 +287,10 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 
 async fn converse(stream: TcpStream, connection: usize, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut wire = Wire::new(stream);
+    let mut wire = match &shared.tls {
+        Some(tls) => Wire::new(tls.accept(stream).await?),
+        None => Wire::new(stream),
+    };
     while let Some(head) = wire.head().await? {
         let received = read_request(&mut wire, head, connection, shared).await?;
         lock(&shared.received).push(received.clone());

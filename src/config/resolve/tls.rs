@@ -158,12 +158,7 @@ fn identity(
     report(label, identity, at.key(place), errors)
 }
 
-fn authorities(
-    label: &str,
-    file: &str,
-    at: At<'_>,
-    errors: &mut Errors,
-) -> Option<Authorities> {
+fn authorities(label: &str, file: &str, at: At<'_>, errors: &mut Errors) -> Option<Authorities> {
     report(label, Authorities::read(Path::new(file)), at, errors)
 }
 
