@@ -115,3 +115,28 @@ fn dumped(value: &Any<'_>) -> String {
     let digits = der.iter().map(|byte| format!("{byte:02X}"));
     format!("#{}", digits.collect::<String>())
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::pem::PemObject;
+
+    use super::*;
+
+    /// What `openssl x509 -noout -subject -nameopt RFC2253` says of the same certificate.
+    #[test]
+    fn a_subject_with_everything_that_must_be_escaped_reads_as_openssl_has_it() {
+        let certificate = CertificateDer::from_pem_slice(include_bytes!("subject.pem")).unwrap();
+        assert_eq!(
+            of(&certificate).as_deref(),
+            Some(
+                r##"1.2.3.4=#0C09736F6D657468696E67,emailAddress=a@b.c,UID=u1+CN=app 1,L=A\\B=ctd\C3\A9,OU=\ both ends\ ,O=\#M\C3\BCller\, S\C3\B6hne\; \"\<A\+B\>\",C=DE"##
+            )
+        );
+    }
+
+    #[test]
+    fn what_would_break_a_header_is_escaped() {
+        assert_eq!(escaped("a\r\nb\u{1F512}"), r"a\0D\0Ab\F0\9F\94\92");
+        assert_eq!(escaped(" "), r"\ ");
+    }
+}

@@ -32,3 +32,20 @@ pub fn for_clients_of(
     known.push((authorities.cloned(), tickets.clone()));
     Ok(tickets)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_trusts_the_same_authorities_has_the_same_keys() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/tls/subject.pem");
+        let read = || Authorities::read(file.as_ref()).unwrap();
+        let ticket = for_clients_of(Some(&read())).unwrap();
+        let sealed = ticket.encrypt(b"session").unwrap();
+        let same = for_clients_of(Some(&read())).unwrap();
+        assert_eq!(same.decrypt(&sealed).as_deref(), Some(&b"session"[..]));
+        let nobodys = for_clients_of(None).unwrap();
+        assert_eq!(nobodys.decrypt(&sealed), None);
+    }
+}

@@ -28,7 +28,7 @@ pub use config::Config;
 pub use origin::{Origin, Received, free_address, free_port_on};
 pub use pattern::{Pattern, PatternCheck};
 pub use process::{Outcome, Prusik, check, prusik, signal};
-pub use tls::{Authority, Pair, TlsClient, connect as tls_connect};
+pub use tls::{Authority, Pair, SecureChat, TlsClient, certificates, connect as tls_connect};
 pub use wire::{Duplex, Head, Wire};
 pub use ws::{
     ACCEPT, Ended, Frame, KEY, RawSession, Session, client_frame, handshake, handshake_with,

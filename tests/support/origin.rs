@@ -98,8 +98,17 @@ impl Origin {
         tls: Arc<ServerConfig>,
         answering: impl Fn(&Received) -> Answer + Send + Sync + 'static,
     ) -> Self {
+        Self::secure_on(free_address(), tls, answering).await
+    }
+
+    /// As [`Origin::secure`], on an address of the test's choice.
+    pub async fn secure_on(
+        address: SocketAddr,
+        tls: Arc<ServerConfig>,
+        answering: impl Fn(&Received) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let tls = Some(TlsAcceptor::from(tls));
-        Self::listening(free_address(), Bodies::Keep, tls, Box::new(answering)).await
+        Self::listening(address, Bodies::Keep, tls, Box::new(answering)).await
     }
 
     /// Answers at once, and reads no body.

@@ -9,18 +9,21 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519,
 };
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion,
+};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{Client, Wire, within};
+use super::{Client, Config, Origin, Prusik, Session, Wire, within};
 
 /// Issues certificates, as files in a folder of its own.
 pub struct Authority {
@@ -72,6 +75,23 @@ impl Authority {
         names: &[&str],
         change: impl FnOnce(&mut CertificateParams),
     ) -> Pair {
+        let key = KeyPair::generate().expect("a key");
+        self.issue_for(key, file, names, change)
+    }
+
+    /// With a key of another kind than usual.
+    pub fn issue_ed25519(&self, file: &str, names: &[&str]) -> Pair {
+        let key = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
+        self.issue_for(key, file, names, |_| {})
+    }
+
+    fn issue_for(
+        &self,
+        key: KeyPair,
+        file: &str,
+        names: &[&str],
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Pair {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names that can be certified");
         params.extended_key_usages = vec![
@@ -79,7 +99,6 @@ impl Authority {
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
         change(&mut params);
-        let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
         let pair = Pair {
             cert: self.folder.path().join(format!("{file}.pem")),
@@ -96,6 +115,7 @@ impl Authority {
             roots: Arc::new(self.roots()),
             identity: None,
             versions: rustls::ALL_VERSIONS.to_vec(),
+            provider: provider(),
         }
     }
 
@@ -161,9 +181,20 @@ pub struct TlsClient {
     roots: Arc<RootCertStore>,
     identity: Option<Pair>,
     versions: Vec<&'static SupportedProtocolVersion>,
+    provider: Arc<CryptoProvider>,
 }
 
 impl TlsClient {
+    /// Signatures by servers; those in certificates are verified as ever.
+    pub fn knowing_only(mut self, scheme: SignatureScheme) -> Self {
+        let mut provider = (*self.provider).clone();
+        let known = &mut provider.signature_verification_algorithms;
+        let only = known.mapping.iter().filter(|(known, _)| *known == scheme);
+        known.mapping = only.copied().collect::<Vec<_>>().leak();
+        self.provider = Arc::new(provider);
+        self
+    }
+
     /// Shows this certificate to who asks.
     pub fn with(mut self, pair: &Pair) -> Self {
         self.identity = Some(pair.clone());
@@ -177,7 +208,7 @@ impl TlsClient {
     }
 
     pub fn config(&self) -> Arc<ClientConfig> {
-        let builder = ClientConfig::builder_with_provider(provider())
+        let builder = ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&self.versions)
             .expect("the provider has them")
             .with_root_certificates(self.roots.clone());
@@ -227,6 +258,50 @@ pub async fn connect(
     within("a TLS handshake", connector.connect(name, socket)).await
 }
 
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// The listener's key, with these.
+pub fn certificates(pairs: &[&Pair]) -> String {
+    let entries: Vec<String> = pairs.iter().map(|pair| pair.yaml()).collect();
+    format!("certificates: [{}]", entries.join(", "))
+}
+
+/// A chat server behind a listener with a certificate for `chat.test`.
+pub struct SecureChat {
+    pub authority: Authority,
+    pub pair: Pair,
+    origin: Origin,
+}
+
+impl SecureChat {
+    pub async fn start() -> (Self, Prusik) {
+        Self::start_with(|config| config).await
+    }
+
+    pub async fn start_with(change: impl FnOnce(Config) -> Config) -> (Self, Prusik) {
+        let authority = Authority::new();
+        let pair = authority.issue("chat", &["chat.test"]);
+        let origin = Origin::chat().await;
+        let chat = Self {
+            authority,
+            pair,
+            origin,
+        };
+        let prusik = Prusik::start(change(chat.config())).await;
+        (chat, prusik)
+    }
+
+    pub fn config(&self) -> Config {
+        Config::to(&[&self.origin]).tls(certificates(&[&self.pair]))
+    }
+
+    pub async fn session(&self, prusik: &Prusik) -> Session {
+        let client = self.authority.client();
+        let stream = client.try_connect(prusik.public(), "chat.test").await;
+        Session::over(stream.expect("a handshake"), "/")
+            .await
+            .expect("a session")
+    }
 }
