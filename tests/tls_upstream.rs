@@ -235,3 +235,27 @@ async fn a_server_with_a_name_in_the_file_must_prove_that_name() {
         origin.kill().await;
     }
 }
+
+#[tokio::test]
+async fn connections_are_kept_and_none_outlives_what_it_was_verified_by() {
+    let authority = Authority::new();
+    let pair = authority.issue("chat", &["a.internal", "b.internal"]);
+    let tls = authority.server(&pair, false);
+    let origin = Origin::secure(tls, |_| Answer::text("hello")).await;
+    let ca = authority.file().display().to_string();
+    let with = |sni: &str| {
+        let keys = format!("tls: {{ sni: {sni}, ca: \"{ca}\" }}");
+        Config::to(&[&origin]).upstream(keys)
+    };
+    let prusik = Prusik::start(with("a.internal")).await;
+    for _ in 0..5 {
+        assert_eq!(status_of(prusik.public(), "/").await, 200);
+    }
+    assert_eq!(origin.connections(), 1);
+    assert_eq!(prusik.reload_with(with("b.internal")).await, Outcome::Done);
+    for _ in 0..5 {
+        assert_eq!(status_of(prusik.public(), "/").await, 200);
+    }
+    assert_eq!(origin.connections(), 2);
+    eventually("the old one is closed", async || origin.open() == 1).await;
+}

@@ -72,8 +72,7 @@ impl Session {
             ping,
             extended,
         } = upgraded;
-        let mut from_client = Leg::new(client.transport, Sender::Client, extended);
-        from_client.ended = client.ended;
+        let from_client = Leg::new(client.transport, Sender::Client, extended);
         server.carry_frames();
         let from_server = Leg::new(server, Sender::Server, extended);
         let limits = Limits {
@@ -81,12 +80,15 @@ impl Session {
             end: max_session.map(|limit| Instant::now() + limit),
             ping,
         };
-        let relay = Relay::new(
+        let mut relay = Relay::new(
             (from_client, &client.early),
             (from_server, &early),
             live.traffic.clone(),
             limits,
         );
+        if client.ended {
+            relay.client_has_ended();
+        }
         Self { relay, live, lease }
     }
 }

@@ -242,13 +242,24 @@ impl AsyncRead for HandshakeStream {
                 if stream.heads.deliver_behind(buf) {
                     return Poll::Ready(Ok(()));
                 }
-                match &mut stream.io {
-                    Some(io) => Pin::new(io).poll_read(cx, buf),
-                    None => Poll::Pending,
+                let Some(io) = &mut stream.io else {
+                    return Poll::Pending;
+                };
+                match Pin::new(io).poll_read(cx, buf) {
+                    // It serves no second request: Pingora is not to keep it for a moment.
+                    Poll::Pending if is_last_look(cx, buf) => Poll::Ready(Ok(())),
+                    polled => polled,
                 }
             }
         }
     }
+}
+
+/// The look that Pingora has at a connection when its response has ended in order and it can
+/// serve again: one byte, and nobody who would be woken if there is none (`now_or_never`: the only
+/// waker without data; two of them cannot be compared, their tables have no one address).
+pub fn is_last_look(cx: &Context<'_>, buf: &ReadBuf<'_>) -> bool {
+    buf.remaining() == 1 && cx.waker().data().is_null()
 }
 
 /// Once the socket has left, what Pingora still does to it concerns nobody.

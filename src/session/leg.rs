@@ -20,7 +20,7 @@ pub struct Leg {
     pub scanner: FrameScanner,
     /// It sends nothing more.
     pub ended: bool,
-    /// It has been told that nothing more comes.
+    /// It gets nothing more: it has been told so, or takes nothing more.
     pub shut: bool,
 }
 
@@ -60,13 +60,16 @@ impl Leg {
                 self.waiting = BytesMut::new();
             }
         }
+        if self.shut {
+            return Poll::Ready(Ok(()));
+        }
         // Written is not sent: TLS takes more than the socket does.
         Pin::new(&mut self.transport).poll_flush(cx)
     }
 
     /// Whether nothing is left here that it has to get.
     pub fn has_sent_all(&self) -> bool {
-        self.waiting.is_empty() && self.transport.is_flushed()
+        self.waiting.is_empty() && (self.shut || self.transport.is_flushed())
     }
 
     /// Whether it will say nothing more that counts.
@@ -76,6 +79,6 @@ impl Leg {
 
     /// Whether its Close frame has passed in full.
     pub fn has_closed(&self) -> bool {
-        self.scanner.close_code().is_some() && self.scanner.between_frames()
+        self.scanner.is_closed()
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::SystemTime;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -27,6 +28,7 @@ pub enum Trust {
 
 /// An upstream's side of TLS, whole and checked.
 pub struct Connector {
+    number: u64,
     config: Arc<ClientConfig>,
     /// What the servers are called; `None`: each by its address.
     name: Option<ServerName<'static>>,
@@ -59,12 +61,20 @@ impl Connector {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![HTTP_1_1.to_vec()];
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Ok(Self {
+            number: NEXT.fetch_add(1, Relaxed),
             config: Arc::new(config),
             name,
             trust,
             identity,
         })
+    }
+
+    /// No other connector of this process has or had it: connections by two of them are not the
+    /// same, even if the files are.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// The handshake on a connection to the server at this address.
