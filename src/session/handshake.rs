@@ -10,7 +10,6 @@
 //!   the server is silent from then on.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -25,14 +24,13 @@ use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
 use pingora::{Error, ErrorType};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::traffic::Traffic;
 use super::transport::Transport;
 use crate::listener::head::HeadEnd;
 use crate::tls::Connector;
-use crate::upstream::dial;
+use crate::upstream::connect;
 
 /// Where the socket of a server that has answered 101 waits for the relay.
 #[derive(Debug, Default)]
@@ -67,7 +65,7 @@ impl Connect for HandshakeConnector {
             return Error::e_explain(ErrorType::InternalError, "a server without an IP address");
         };
         let stream = HandshakeStream {
-            io: Some(dial(*address, self.tls.as_deref()).await?),
+            io: Some(connect(*address, self.tls.as_deref()).await?),
             phase: Phase::Fresh,
             heads: Heads::default(),
             timer: Box::pin(tokio::time::sleep(self.response)),
@@ -76,20 +74,6 @@ impl Connect for HandshakeConnector {
         };
         Ok(VirtualSocketStream::new(Box::new(stream)).into())
     }
-}
-
-pub async fn connect(address: SocketAddr) -> pingora::Result<TcpStream> {
-    TcpStream::connect(address).await.map_err(|cause| {
-        let kind = match cause.kind() {
-            io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
-            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-                ErrorType::ConnectNoRoute
-            }
-            io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,
-            _ => ErrorType::ConnectError,
-        };
-        Error::because(kind, format!("connecting to {address}"), cause)
-    })
 }
 
 #[derive(Debug)]

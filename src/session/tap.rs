@@ -34,7 +34,7 @@ use super::relay::CLOSE_WAIT;
 use super::traffic::{ClosedBy, Order, Traffic};
 use super::transport::Transport;
 use crate::tls::Connector;
-use crate::upstream::dial;
+use crate::upstream::connect;
 
 /// The limits of one session.
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +63,7 @@ impl Connect for TapConnector {
         let Some(address) = address.as_inet() else {
             return Error::e_explain(ErrorType::InternalError, "a server without an IP address");
         };
-        let io = dial(*address, self.tls.as_deref()).await?;
+        let io = connect(*address, self.tls.as_deref()).await?;
         let tap = Tap::new(io, self.limits, self.traffic.clone());
         Ok(VirtualSocketStream::new(Box::new(tap)).into())
     }

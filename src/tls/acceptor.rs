@@ -13,7 +13,7 @@ use rustls::{Error, ServerConfig};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Authorities, HTTP_1_1, Identity, PROVIDER, TlsStream, subject, tickets};
+use super::{Authorities, HTTP_1_1, PROVIDER, Pair, TlsStream, subject, tickets};
 use crate::session::transport::Transport;
 
 /// For the whole handshake: nobody is there yet whom the limits of a route could be for.
@@ -22,14 +22,14 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A listener's side of TLS, whole and checked. Equal ones serve the same certificates.
 pub struct Acceptor {
     config: Arc<ServerConfig>,
-    identities: Vec<Identity>,
+    pairs: Vec<Pair>,
     client_ca: Option<Authorities>,
 }
 
 impl Acceptor {
-    /// The first of the identities, of which there must be one, is for clients that name none of
+    /// The first of the pairs, of which there must be one, is for clients that name none of
     /// the others. With `client_ca`, a client must have a certificate by one of them.
-    pub fn new(identities: Vec<Identity>, client_ca: Option<Authorities>) -> Result<Self, Error> {
+    pub fn new(pairs: Vec<Pair>, client_ca: Option<Authorities>) -> Result<Self, Error> {
         let builder = ServerConfig::builder_with_provider(PROVIDER.clone())
             .with_safe_default_protocol_versions()?;
         let builder = match &client_ca {
@@ -42,14 +42,14 @@ impl Acceptor {
             }
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder.with_cert_resolver(Arc::new(ByName::new(&identities)));
+        let mut config = builder.with_cert_resolver(Arc::new(ByName::new(&pairs)));
         config.alpn_protocols = vec![HTTP_1_1.to_vec()];
         config.ticketer = tickets::for_clients_of(client_ca.as_ref())?;
         // What is remembered by id would be forgotten by each reload.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Self {
             config: Arc::new(config),
-            identities,
+            pairs,
             client_ca,
         })
     }
@@ -71,15 +71,13 @@ impl Acceptor {
 
     /// What the operator should hear of the certificates.
     pub fn warnings(&self, now: SystemTime) -> impl Iterator<Item = String> {
-        self.identities
-            .iter()
-            .filter_map(move |identity| identity.warning(now))
+        self.pairs.iter().filter_map(move |pair| pair.warning(now))
     }
 }
 
 impl PartialEq for Acceptor {
     fn eq(&self, other: &Self) -> bool {
-        self.identities == other.identities && self.client_ca == other.client_ca
+        self.pairs == other.pairs && self.client_ca == other.client_ca
     }
 }
 
@@ -87,7 +85,7 @@ impl Eq for Acceptor {}
 
 impl std::fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Acceptor").field(&self.identities).finish()
+        f.debug_tuple("Acceptor").field(&self.pairs).finish()
     }
 }
 
@@ -102,24 +100,24 @@ struct ByName {
 }
 
 impl ByName {
-    fn new(identities: &[Identity]) -> Self {
+    fn new(pairs: &[Pair]) -> Self {
         let mut by_name: HashMap<String, Vec<_>> = HashMap::new();
-        for identity in identities {
-            for name in &identity.names {
+        for pair in pairs {
+            for name in &pair.names {
                 let keys = by_name.entry(name.clone()).or_default();
-                keys.push(identity.key.clone());
+                keys.push(pair.key.clone());
             }
         }
-        let first = identities.first();
-        let is_like_first = |identity: &&Identity| {
+        let first = pairs.first();
+        let is_like_first = |pair: &&Pair| {
             first.is_some_and(|first| {
-                first.key.cert == identity.key.cert
-                    || first.names.iter().any(|name| identity.names.contains(name))
+                first.key.cert == pair.key.cert
+                    || first.names.iter().any(|name| pair.names.contains(name))
             })
         };
-        let default = identities.iter().filter(is_like_first);
+        let default = pairs.iter().filter(is_like_first);
         Self {
-            default: default.map(|identity| identity.key.clone()).collect(),
+            default: default.map(|pair| pair.key.clone()).collect(),
             by_name,
         }
     }

@@ -15,7 +15,7 @@ use rustls::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{Authorities, HTTP_1_1, Identity, PROVIDER, TlsStream};
+use super::{Authorities, HTTP_1_1, PROVIDER, Pair, TlsStream};
 use crate::session::transport::Transport;
 
 /// Whose word is believed on who a server is.
@@ -33,14 +33,14 @@ pub struct Connector {
     /// What the servers are called; `None`: each by its address.
     name: Option<ServerName<'static>>,
     trust: Trust,
-    identity: Option<Identity>,
+    pair: Option<Pair>,
 }
 
 impl Connector {
     pub fn new(
         name: Option<ServerName<'static>>,
         trust: Trust,
-        identity: Option<Identity>,
+        pair: Option<Pair>,
     ) -> Result<Self, Error> {
         let builder = ClientConfig::builder_with_provider(PROVIDER.clone())
             .with_safe_default_protocol_versions()?;
@@ -53,10 +53,10 @@ impl Connector {
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(Anyone)),
         };
-        let mut config = match &identity {
-            Some(identity) => {
-                let pair = SingleCertAndKey::from((*identity.key).clone());
-                builder.with_client_cert_resolver(Arc::new(pair))
+        let mut config = match &pair {
+            Some(pair) => {
+                let always = SingleCertAndKey::from(pair.key.clone());
+                builder.with_client_cert_resolver(Arc::new(always))
             }
             None => builder.with_no_client_auth(),
         };
@@ -67,7 +67,7 @@ impl Connector {
             config: Arc::new(config),
             name,
             trust,
-            identity,
+            pair,
         })
     }
 
@@ -98,13 +98,13 @@ impl Connector {
 
     /// What the operator should hear of the client's certificate.
     pub fn warning(&self, now: SystemTime) -> Option<String> {
-        self.identity.as_ref()?.warning(now)
+        self.pair.as_ref()?.warning(now)
     }
 }
 
 impl PartialEq for Connector {
     fn eq(&self, other: &Self) -> bool {
-        let parts = |it: &Self| (it.name.clone(), it.trust.clone(), it.identity.clone());
+        let parts = |it: &Self| (it.name.clone(), it.trust.clone(), it.pair.clone());
         parts(self) == parts(other)
     }
 }

@@ -142,7 +142,7 @@ fn read(file: &Path) -> Result<Vec<u8>, FileError> {
 
 /// A certificate with its chain and its key, which match.
 #[derive(Clone)]
-pub struct Identity {
+pub struct Pair {
     pub(super) key: Arc<CertifiedKey>,
     /// The DNS names that it is for, in lower case.
     pub(super) names: Vec<String>,
@@ -150,7 +150,7 @@ pub struct Identity {
     valid: (SystemTime, SystemTime),
 }
 
-impl Identity {
+impl Pair {
     /// `file`: where the chain is from.
     pub fn new(
         file: &Path,
@@ -209,15 +209,15 @@ impl Identity {
 }
 
 /// The key is the same if the certificate is.
-impl PartialEq for Identity {
+impl PartialEq for Pair {
     fn eq(&self, other: &Self) -> bool {
         self.file == other.file && self.key.cert == other.key.cert
     }
 }
 
-impl fmt::Debug for Identity {
+impl fmt::Debug for Pair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Identity({})", self.file.display())
+        write!(f, "Pair({})", self.file.display())
     }
 }
 

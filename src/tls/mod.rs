@@ -1,7 +1,7 @@
 //! TLS before and behind prusik: rustls on sockets of our own. Pingora and the relay see plain text.
 //!
 //! ```text
-//!   files ──► Identity, Authorities      read and checked with the configuration
+//!   files ──► Pair, Authorities      read and checked with the configuration
 //!                │
 //!   Acceptor ────┤   a listener's: by name, mTLS, tickets ──► TlsStream in a Transport
 //!   Connector ───┘   an upstream's: name, authorities       ──► the same
@@ -20,7 +20,7 @@ use rustls::crypto::CryptoProvider;
 
 pub use acceptor::Acceptor;
 pub use connector::{Connector, Trust};
-pub use files::{Authorities, FileError, Identity, read_chain, read_key, system_authorities};
+pub use files::{Authorities, FileError, Pair, read_chain, read_key, system_authorities};
 pub use stream::TlsStream;
 
 /// One for all connections: rustls would build its lists anew for each configuration.

@@ -26,7 +26,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::dial::dial;
+use super::connect::connect;
 use crate::session::handshake::{is_last_look, set_option};
 use crate::session::transport::Transport;
 use crate::tls::Connector;
@@ -251,7 +251,7 @@ impl Connect for KeptConnector {
         let (open, is_fresh) = match self.connections.take(target, max_idle) {
             Some(open) => (open, false),
             None => {
-                let io = dial(address, self.tls.as_deref()).await?;
+                let io = connect(address, self.tls.as_deref()).await?;
                 (Open::new(io, &self.connections), true)
             }
         };
@@ -372,7 +372,7 @@ mod tests {
 
         /// The server's side of one that is idle from now on.
         async fn keep(&self) -> TcpStream {
-            let io = dial(self.target.address, None).await.unwrap();
+            let io = connect(self.target.address, None).await.unwrap();
             let open = Open::new(io, &self.connections);
             self.connections.keep(self.target, open);
             self.server.accept().await.unwrap().0

@@ -11,15 +11,15 @@
 //! address stays in the upstream. A [`Member`] is what one configuration says of it.
 
 pub mod balance;
+mod connect;
 mod connection;
-mod dial;
 mod eject;
 mod group;
 pub mod health;
 mod resolve;
 mod server;
 
+pub use connect::{Connecting, connect};
 pub use connection::{KeptConnector, Repeatable, TCP_KEEPALIVE};
-pub use dial::{TlsDialler, dial};
 pub use group::{Departed, Departure, Departures, Group, Pick};
 pub use server::{Lease, Load, Member, Server};

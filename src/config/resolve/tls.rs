@@ -11,7 +11,7 @@ use crate::config::at::At;
 use crate::config::raw;
 use crate::config::units::Section;
 use crate::tls::{
-    Acceptor, Authorities, Connector, FileError, Identity, Trust, read_chain, read_key,
+    Acceptor, Authorities, Connector, FileError, Pair, Trust, read_chain, read_key,
     system_authorities,
 };
 
@@ -32,23 +32,23 @@ pub fn acceptor(
                 .hint("write some: certificates: [{ cert: chain.pem, key: key.pem }]"),
         );
     }
-    let identities: Vec<Option<Identity>> = pairs
+    let pairs: Vec<Option<Pair>> = pairs
         .into_iter()
         .enumerate()
         .map(|(i, Section(pair))| {
             let keys = [("cert", pair.cert), ("key", pair.key)];
-            identity(&label, keys, list.index(i), errors)
+            read_pair(&label, keys, list.index(i), errors)
         })
         .collect();
     let client_ca = match raw.client_ca {
         Some(file) => authorities(&label, &file, at.key("client_ca"), errors).map(Some),
         None => (!at.key("client_ca").damaged()).then_some(None),
     };
-    let identities: Vec<Identity> = identities.into_iter().collect::<Option<_>>()?;
-    if identities.is_empty() {
+    let pairs: Vec<Pair> = pairs.into_iter().collect::<Option<_>>()?;
+    if pairs.is_empty() {
         return None;
     }
-    match Acceptor::new(identities, client_ca?) {
+    match Acceptor::new(pairs, client_ca?) {
         Ok(acceptor) => Some(Arc::new(acceptor)),
         Err(error) => {
             errors.push(at.key_error(format!("the tls of {label} cannot be used: {error}")));
@@ -109,18 +109,18 @@ pub fn connector(
         }
         (None, true) => None,
     };
-    let has_identity = ["client_cert", "client_key"].map(|key| !at.lacks(key));
-    let identity = match has_identity {
+    let has_pair = ["client_cert", "client_key"].map(|key| !at.lacks(key));
+    let pair = match has_pair {
         [false, false] => Some(None),
         _ => {
             let keys = [
                 ("client_cert", raw.client_cert),
                 ("client_key", raw.client_key),
             ];
-            identity(&label, keys, at, errors).map(Some)
+            read_pair(&label, keys, at, errors).map(Some)
         }
     };
-    match Connector::new(name?, trust?, identity?) {
+    match Connector::new(name?, trust?, pair?) {
         Ok(connector) => Some(Arc::new(connector)),
         Err(error) => {
             errors.push(at.key_error(format!("the tls of {label} cannot be used: {error}")));
@@ -130,12 +130,12 @@ pub fn connector(
 }
 
 /// A certificate and its key, under the names that they have in the file.
-fn identity(
+fn read_pair(
     label: &str,
     [(cert_key, cert), (key_key, key)]: [(&str, Option<String>); 2],
     at: At<'_>,
     errors: &mut Errors,
-) -> Option<Identity> {
+) -> Option<Pair> {
     for (missing, other) in [(cert_key, key_key), (key_key, cert_key)] {
         if at.lacks(missing) {
             errors.push(
@@ -152,10 +152,10 @@ fn identity(
     });
     let key = key.map(|(key, _)| report(label, key, at.key(key_key), errors));
     let (chain, file) = chain??;
-    let identity = Identity::new(Path::new(&file), chain, key??);
-    let is_mismatch = matches!(identity, Err(FileError::Mismatch { .. }));
+    let pair = Pair::new(Path::new(&file), chain, key??);
+    let is_mismatch = matches!(pair, Err(FileError::Mismatch { .. }));
     let place = if is_mismatch { key_key } else { cert_key };
-    report(label, identity, at.key(place), errors)
+    report(label, pair, at.key(place), errors)
 }
 
 fn authorities(label: &str, file: &str, at: At<'_>, errors: &mut Errors) -> Option<Authorities> {

@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::Check;
 use crate::config::{self, HealthCheckKind};
 use crate::tls::Connector;
-use crate::upstream::{TlsDialler, dial};
+use crate::upstream::{Connecting, connect};
 
 /// The check of one server, and the server as Pingora names it.
 pub fn build(
@@ -55,7 +55,7 @@ pub fn build(
 
 fn tcp(timeout: Duration, tls: Option<&Arc<Connector>>) -> TcpHealthCheck {
     let mut check = TcpHealthCheck::default();
-    check.peer_template.options.custom_l4 = dialler(tls);
+    check.peer_template.options.custom_l4 = by_tls(tls);
     check.peer_template.options.connection_timeout = Some(timeout);
     check
 }
@@ -70,7 +70,7 @@ fn http(
 ) -> HttpHealthCheck {
     let host = host.map_or_else(|| address.to_string(), str::to_owned);
     let mut check = HttpHealthCheck::new(&host, false);
-    check.peer_template.options.custom_l4 = dialler(tls);
+    check.peer_template.options.custom_l4 = by_tls(tls);
     check.peer_template.options.connection_timeout = Some(timeout);
     check.peer_template.options.read_timeout = Some(timeout);
     let mut request = RequestHeader::build("GET", path.as_bytes(), Some(3))
@@ -98,9 +98,9 @@ fn http(
     check
 }
 
-fn dialler(tls: Option<&Arc<Connector>>) -> Option<Arc<dyn Connect + Send + Sync>> {
+fn by_tls(tls: Option<&Arc<Connector>>) -> Option<Arc<dyn Connect + Send + Sync>> {
     let tls = tls?.clone();
-    Some(Arc::new(TlsDialler(tls)))
+    Some(Arc::new(Connecting(tls)))
 }
 
 const AGENT: &str = concat!("prusik/", env!("CARGO_PKG_VERSION"), " (health check)");
@@ -118,7 +118,7 @@ impl HealthCheck for WebSocketCheck {
             .addr
             .as_inet()
             .expect("built above from an internet address");
-        let stream = dial(*address, self.tls.as_deref()).await?;
+        let stream = connect(*address, self.tls.as_deref()).await?;
         let (mut socket, _) = client_async(&self.url, stream)
             .await
             .or_err(ErrorType::HandshakeError, "websocket handshake")?;

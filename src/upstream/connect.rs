@@ -13,13 +13,14 @@ use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
 use pingora::{Error, ErrorType};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
-use crate::session::handshake::{connect, set_option};
+use crate::session::handshake::set_option;
 use crate::session::transport::Transport;
 use crate::tls::Connector;
 
-pub async fn dial(address: SocketAddr, tls: Option<&Connector>) -> pingora::Result<Transport> {
-    let transport = Transport::Tcp(connect(address).await?);
+pub async fn connect(address: SocketAddr, tls: Option<&Connector>) -> pingora::Result<Transport> {
+    let transport = Transport::Tcp(connect_tcp(address).await?);
     let Some(tls) = tls else {
         return Ok(transport);
     };
@@ -30,26 +31,40 @@ pub async fn dial(address: SocketAddr, tls: Option<&Connector>) -> pingora::Resu
     })
 }
 
-/// For what Pingora does by itself: requests and health checks. Each gets a connection of its own.
+async fn connect_tcp(address: SocketAddr) -> pingora::Result<TcpStream> {
+    TcpStream::connect(address).await.map_err(|cause| {
+        let kind = match cause.kind() {
+            io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+                ErrorType::ConnectNoRoute
+            }
+            io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,
+            _ => ErrorType::ConnectError,
+        };
+        Error::because(kind, format!("connecting to {address}"), cause)
+    })
+}
+
+/// For health checks, which Pingora makes by itself. Each gets a connection of its own.
 #[derive(Debug)]
-pub struct TlsDialler(pub Arc<Connector>);
+pub struct Connecting(pub Arc<Connector>);
 
 #[async_trait]
-impl Connect for TlsDialler {
+impl Connect for Connecting {
     /// Bounded by the peer's `total_connection_timeout`, which Pingora applies around this.
     async fn connect(&self, address: &PeerAddress) -> pingora::Result<Stream> {
         let Some(address) = address.as_inet() else {
             return Error::e_explain(ErrorType::InternalError, "a server without an IP address");
         };
-        let dialled = Dialled(dial(*address, Some(&self.0)).await?);
-        Ok(VirtualSocketStream::new(Box::new(dialled)).into())
+        let connected = Connected(connect(*address, Some(&self.0)).await?);
+        Ok(VirtualSocketStream::new(Box::new(connected)).into())
     }
 }
 
 #[derive(Debug)]
-struct Dialled(Transport);
+struct Connected(Transport);
 
-impl AsyncRead for Dialled {
+impl AsyncRead for Connected {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -59,7 +74,7 @@ impl AsyncRead for Dialled {
     }
 }
 
-impl AsyncWrite for Dialled {
+impl AsyncWrite for Connected {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -77,7 +92,7 @@ impl AsyncWrite for Dialled {
     }
 }
 
-impl VirtualSocket for Dialled {
+impl VirtualSocket for Connected {
     fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
         set_option(&self.0, option)
     }
