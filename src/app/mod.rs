@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
-use log::info;
+use log::{info, warn};
 use pingora::apps::ServerApp;
 use pingora::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
@@ -94,6 +94,9 @@ impl App {
     /// Binds every listener that is not inherited, then serves; connections wait until
     /// [`App::accept`]. Must run inside the runtime.
     pub fn start(config: Config, inherited: &mut Inherited) -> Result<Self, StartError> {
+        for warning in config.warnings() {
+            warn!("{warning}");
+        }
         let listeners = config
             .listeners
             .iter()
@@ -118,6 +121,7 @@ impl App {
             stops.clone(),
         );
         let edge = Arc::new(Edge::new(
+            current.clone(),
             http_proxy(&server_conf, gateway),
             carrier.clone(),
             connections.clone(),
@@ -201,6 +205,9 @@ impl App {
         let before = self.current.load_full();
         let next = before.next(config)?;
         self.log.reopen(&next.config.access_log)?;
+        for warning in next.config.warnings() {
+            warn!("{warning}");
+        }
         let changes = changes::between(&before.config, &next.config);
         next.take_over(Some(&before));
         let next = Arc::new(next);

@@ -37,7 +37,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::head::HeadEnd;
 use crate::session::Upgraded;
-use crate::session::transport::Transport;
+use crate::session::transport::{Security, Transport};
 
 /// Holds a response's head and a small body together in one packet.
 const WRITE_BUFFER: usize = 1460;
@@ -77,6 +77,8 @@ pub struct Connection {
     /// `None` on a unix socket.
     pub peer: Option<SocketAddr>,
     pub local: Option<SocketAddr>,
+    pub security: Security,
+    can_move: bool,
     born: Instant,
     reading: AtomicU8,
     /// Milliseconds since `born`; 0: none.
@@ -87,6 +89,10 @@ pub struct Connection {
     end: AtomicU64,
     timed_out: AtomicBool,
     leaves_when_idle: AtomicBool,
+    /// A request has come.
+    has_asked: AtomicBool,
+    /// An exchange has failed, perhaps in the middle of its answer.
+    has_failed: AtomicBool,
     is_probe: AtomicBool,
     left: Mutex<Option<ClientEnd>>,
     upgraded: Mutex<Option<Upgraded>>,
@@ -99,6 +105,8 @@ impl Connection {
             listener,
             peer,
             local,
+            security: transport.security(),
+            can_move: transport.can_move(),
             born: Instant::now(),
             reading: AtomicU8::new(Reading::Head as u8),
             deadline: AtomicU64::new(0),
@@ -106,16 +114,28 @@ impl Connection {
             end: AtomicU64::new(0),
             timed_out: AtomicBool::new(false),
             leaves_when_idle: AtomicBool::new(false),
+            has_asked: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
             is_probe: AtomicBool::new(false),
             left: Mutex::new(None),
             upgraded: Mutex::new(None),
         }
     }
 
-    /// From now on, when it stands between two requests, the socket leaves. Poll its stream after
-    /// this.
+    /// From now on, when it stands between two requests, the socket leaves; one that cannot move to
+    /// another process ends. Poll its stream after this.
     pub fn leave_when_idle(&self, leaves: bool) {
         self.leaves_when_idle.store(leaves, Relaxed);
+    }
+
+    /// From now on its end is no clean one: an answer that was cut short must not pass for whole.
+    pub fn mark_as_failed(&self) {
+        self.has_failed.store(true, Relaxed);
+    }
+
+    /// Whether the present request is to be the last.
+    pub fn is_to_end(&self) -> bool {
+        !self.can_move && self.leaves_when_idle.load(Relaxed)
     }
 
     /// The request that comes is our own.
@@ -148,6 +168,9 @@ impl Connection {
 
     pub fn set_reading(&self, reading: Reading) {
         self.reading.store(reading as u8, Relaxed);
+        if reading != Reading::Head {
+            self.has_asked.store(true, Relaxed);
+        }
     }
 
     /// From now on the exchange fails when for this long nothing moves between us and the client,
@@ -237,6 +260,16 @@ impl ClientStream {
 
     pub fn connection(&self) -> &Arc<Connection> {
         &self.connection
+    }
+
+    /// Whether it is idle and to end. Who has just connected still gets an answer, and so does who
+    /// has asked already.
+    fn ends_here(&self) -> bool {
+        let connection = &self.connection;
+        connection.is_to_end()
+            && connection.has_asked.load(Relaxed)
+            && !self.in_head
+            && self.ahead.is_empty()
     }
 
     /// Fills `ahead` while nothing may be given out; ready only when the client is gone.
@@ -348,8 +381,11 @@ impl AsyncRead for ClientStream {
             Reading::Held => stream.poll_held(cx),
             Reading::Open => stream.poll_ahead_or_socket(cx, buf),
             Reading::Leave => stream.poll_leave(cx),
+            Reading::Head if stream.ends_here() => Poll::Ready(Ok(())),
             Reading::Head
-                if !stream.in_head && stream.connection.leaves_when_idle.load(Relaxed) =>
+                if !stream.in_head
+                    && stream.connection.can_move
+                    && stream.connection.leaves_when_idle.load(Relaxed) =>
             {
                 stream.poll_leave(cx)
             }
@@ -374,7 +410,7 @@ impl AsyncRead for ClientStream {
         // Pingora is about to wait. It flushes at a response's end only: what is written so far
         // must not wait with it, or a slow answer would come late and an event stream never.
         if let Some(io) = &mut stream.io
-            && !io.buffer().is_empty()
+            && !(io.buffer().is_empty() && io.get_ref().is_flushed())
             && let Poll::Ready(Err(error)) = Pin::new(io).poll_flush(cx)
         {
             return Poll::Ready(Err(error));
@@ -424,6 +460,20 @@ impl Shutdown for ClientStream {
             && let Err(error) = io.shutdown().await
         {
             log::debug!("closing a client's connection: {error}");
+        }
+    }
+}
+
+/// Pingora drops idle connections without a word. By TLS a client wants one.
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        let connection = &self.connection;
+        let is_idle = connection.reading() == Reading::Head && !self.in_head;
+        if let Some(io) = &mut self.io
+            && is_idle
+            && !connection.has_failed.load(Relaxed)
+        {
+            io.get_mut().part();
         }
     }
 }

@@ -96,7 +96,7 @@ impl ProxyHttp for Gateway {
             // For as long as it likes: the connection's own deadline ends the wait.
             session.set_keepalive(Some(0));
         }
-        if self.is_stopping() {
+        if self.is_stopping() || connection.is_to_end() {
             session.set_keepalive(None);
         }
         session.set_pipelining_enabled(true);
@@ -206,7 +206,7 @@ impl ProxyHttp for Gateway {
         let (peer, connector) = match &exchange.handshake {
             Some(handshake) => {
                 let tunnel = exchange.generation.config.server.tunnel;
-                let peer = peer::for_handshake(address, route, handshake, tunnel);
+                let peer = peer::for_handshake(group, address, route, handshake, tunnel);
                 (peer, None)
             }
             None => {
@@ -440,12 +440,7 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn logging(
-        &self,
-        session: &mut Session,
-        _error: Option<&Error>,
-        exchange: &mut Exchange,
-    ) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, exchange: &mut Exchange) {
         let connection = exchange.connection.clone();
         if let Some(connection) = &connection
             && exchange.live.is_some()
@@ -457,6 +452,9 @@ impl ProxyHttp for Gateway {
         }
         record::ended(&self.log, session, exchange);
         if let Some(connection) = connection {
+            if error.is_some() {
+                connection.mark_as_failed();
+            }
             connection.set_deadline(KEEPALIVE_IDLE);
             connection.set_reading(Reading::Head);
         }

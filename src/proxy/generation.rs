@@ -7,6 +7,7 @@ use crate::config::{Config, Fate, ListenAddress, Listener, Route};
 use crate::forward::client_address::TrustedProxies;
 use crate::route::{RequestKey, RouteIndex};
 use crate::session::live::Identity;
+use crate::tls::Acceptor;
 use crate::upstream::{Departures, Group};
 
 pub struct Generation {
@@ -151,6 +152,11 @@ impl Generation {
     /// The number of a bound listener in this configuration.
     pub fn listener(&self, bound: usize) -> usize {
         self.listeners[bound]
+    }
+
+    /// Of a bound listener; `None`: plain text.
+    pub fn tls_of(&self, bound: usize) -> Option<&Arc<Acceptor>> {
+        self.config.listeners[self.listener(bound)].tls.as_ref()
     }
 
     /// Whose forwarding headers are believed.

@@ -11,7 +11,7 @@ use super::exchange::Handshake;
 use crate::config::{Route, Timeouts, Tunnel};
 use crate::session::handshake::HandshakeConnector;
 use crate::session::tap::{Limits, TapConnector};
-use crate::upstream::{KeptConnector, TCP_KEEPALIVE};
+use crate::upstream::{Group, KeptConnector, TCP_KEEPALIVE};
 
 /// Pingora takes off the hop-by-hop fields it knows and renews the WebSocket ones; what the
 /// client's `Connection` nominates is our own filter's business, as Pingora refuses requests that
@@ -45,6 +45,7 @@ pub fn for_request(
 
 /// For a handshake: a connection of its own, which can leave Pingora or is tapped there.
 pub fn for_handshake(
+    group: &Group,
     address: SocketAddr,
     route: &Route,
     handshake: &Handshake,
@@ -53,9 +54,11 @@ pub fn for_handshake(
     let mut peer = peer(address, &route.timeouts);
     let traffic = handshake.traffic.clone();
     let response = route.timeouts.response;
+    let tls = group.config().tls.clone();
     let connector: Arc<dyn Connect + Send + Sync> = match tunnel {
         Tunnel::Relay => Arc::new(HandshakeConnector {
             response,
+            tls,
             traffic,
             server_end: handshake.server_end.clone(),
         }),
@@ -68,7 +71,11 @@ pub fn for_handshake(
                     .and_then(|websocket| websocket.max_session)
                     .map(jittered),
             };
-            Arc::new(TapConnector { limits, traffic })
+            Arc::new(TapConnector {
+                limits,
+                tls,
+                traffic,
+            })
         }
     };
     // Pingora's pool cannot tell these connections apart: each gets a key that nobody asks for,

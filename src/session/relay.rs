@@ -181,6 +181,11 @@ impl Relay {
         }
     }
 
+    /// Whether another process can carry it on.
+    pub fn can_move(&self) -> bool {
+        self.client.transport.can_move() && self.server.transport.can_move()
+    }
+
     /// For another task to carry on: what belongs to the last one is forgotten.
     pub fn rest(&mut self) {
         self.is_waker_left = false;
@@ -431,7 +436,7 @@ impl Relay {
 
     fn is_over(&self) -> bool {
         let (client, server) = (&self.client, &self.server);
-        if !client.waiting.is_empty() || !server.waiting.is_empty() {
+        if !client.has_sent_all() || !server.has_sent_all() {
             return false;
         }
         if client.ended && server.ended {
@@ -468,6 +473,11 @@ impl Future for Relay {
             relay.traffic.wake_on_order(cx.waker());
             relay.is_waker_left = true;
         }
+        if relay.traffic.order() == Some(Order::Move) && !relay.can_move() {
+            // It stays here. The order has used up the waker that the next one needs.
+            relay.traffic.take_back_move();
+            relay.traffic.wake_on_order(cx.waker());
+        }
         match relay.traffic.order() {
             None => {}
             Some(Order::Cut { by }) => {
@@ -477,7 +487,9 @@ impl Future for Relay {
             Some(Order::End { by, code }) if relay.ending.is_none() => {
                 relay.begin_ending(by, code);
             }
-            Some(Order::Move) if relay.ending.is_none() => return Poll::Ready(Outcome::Move),
+            Some(Order::Move) if relay.ending.is_none() && relay.can_move() => {
+                return Poll::Ready(Outcome::Move);
+            }
             Some(Order::End { .. } | Order::Move) => {}
         }
         loop {

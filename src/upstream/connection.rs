@@ -25,9 +25,11 @@ use pingora::{Error, ErrorType};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
-use crate::session::handshake::{connect, is_last_look, set_option};
+use super::connect::connect;
+use crate::session::handshake::{is_last_look, set_option};
+use crate::session::transport::Transport;
+use crate::tls::Connector;
 
 /// A peer that is gone without a word is noticed after 30 s of silence and three probes, or when
 /// what was sent to it stays unacknowledged for a minute.
@@ -54,6 +56,8 @@ pub const SWEEP: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Target {
     address: SocketAddr,
+    /// What the server has proved, by whose word, and what it was shown: [`Connector::number`].
+    tls: Option<u64>,
 }
 
 /// The connections of one upstream for plain requests, idle or in use.
@@ -83,9 +87,15 @@ impl Connections {
         self.open.load(Relaxed)
     }
 
-    /// Closes what is of no more use: too old, its server gone from the upstream, closed by it, or
-    /// more than `bound` allows.
-    pub fn sweep(&self, bound: usize, is_member: impl Fn(SocketAddr) -> bool) {
+    /// Closes what is of no more use: too old, its server gone from the upstream, closed by it, by
+    /// TLS as a configuration before had it, or more than `bound` allows.
+    pub fn sweep(
+        &self,
+        bound: usize,
+        tls: Option<&Connector>,
+        is_member: impl Fn(SocketAddr) -> bool,
+    ) {
+        let tls = tls.map(Connector::number);
         let mut surplus = self.count().saturating_sub(bound);
         let mut useless = |kept: &mut Kept, is_member: bool| {
             if is_member && kept.since.elapsed() < KEPT_IDLE && surplus == 0 {
@@ -96,7 +106,7 @@ impl Connections {
         };
         let mut closed = Vec::new();
         self.lock().kept.retain(|target, kept| {
-            let is_member = is_member(target.address);
+            let is_member = is_member(target.address) && target.tls == tls;
             closed.extend(kept.extract_if(.., |kept| useless(kept, is_member)));
             !kept.is_empty()
         });
@@ -147,13 +157,13 @@ impl Connections {
 /// A connection, counted while it is open.
 #[derive(Debug)]
 struct Open {
-    io: TcpStream,
+    io: Transport,
     /// Weak, as idle connections are themselves in there.
     counted_in: Weak<Connections>,
 }
 
 impl Open {
-    fn new(io: TcpStream, connections: &Arc<Connections>) -> Self {
+    fn new(io: Transport, connections: &Arc<Connections>) -> Self {
         connections.open.fetch_add(1, Relaxed);
         Self {
             io,
@@ -171,13 +181,14 @@ impl Open {
 
     /// The same as far as tokio knows, which costs nothing.
     fn seems_silent(&self) -> bool {
-        let read = self.io.try_read(&mut [0]);
-        read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        let read = self.io.tcp().map(|socket| socket.try_read(&mut [0]));
+        read.is_some_and(|read| read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock))
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
+        self.io.part();
         if let Some(connections) = self.counted_in.upgrade() {
             connections.open.fetch_sub(1, Relaxed);
         }
@@ -195,6 +206,7 @@ pub enum Repeatable {
 #[derive(Debug)]
 pub struct KeptConnector {
     connections: Arc<Connections>,
+    tls: Option<Arc<Connector>>,
     /// How many may be open when one is to be kept.
     bound: usize,
     repeatable: Repeatable,
@@ -202,9 +214,15 @@ pub struct KeptConnector {
 }
 
 impl KeptConnector {
-    pub fn new(connections: Arc<Connections>, bound: usize, repeatable: Repeatable) -> Self {
+    pub fn new(
+        connections: Arc<Connections>,
+        tls: Option<Arc<Connector>>,
+        bound: usize,
+        repeatable: Repeatable,
+    ) -> Self {
         Self {
             connections,
+            tls,
             bound,
             repeatable,
             reused: AtomicBool::new(false),
@@ -224,14 +242,18 @@ impl Connect for KeptConnector {
         let Some(&address) = address.as_inet() else {
             return Error::e_explain(ErrorType::InternalError, "a server without an IP address");
         };
-        let target = Target { address };
+        let tls = self.tls.as_deref().map(Connector::number);
+        let target = Target { address, tls };
         let max_idle = match self.repeatable {
             Repeatable::Yes => KEPT_IDLE,
             Repeatable::No => KEPT_FRESH,
         };
         let (open, is_fresh) = match self.connections.take(target, max_idle) {
             Some(open) => (open, false),
-            None => (Open::new(connect(address).await?, &self.connections), true),
+            None => {
+                let io = connect(address, self.tls.as_deref()).await?;
+                (Open::new(io, &self.connections), true)
+            }
         };
         self.reused.store(!is_fresh, Relaxed);
         let stream = KeptStream {
@@ -323,9 +345,13 @@ impl VirtualSocket for KeptStream {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+
+    fn local(taken: &Open) -> SocketAddr {
+        taken.io.addresses().1.unwrap()
+    }
 
     struct Upstream {
         connections: Arc<Connections>,
@@ -340,13 +366,13 @@ mod tests {
             Self {
                 connections: Arc::default(),
                 server,
-                target: Target { address },
+                target: Target { address, tls: None },
             }
         }
 
         /// The server's side of one that is idle from now on.
         async fn keep(&self) -> TcpStream {
-            let io = connect(self.target.address).await.unwrap();
+            let io = connect(self.target.address, None).await.unwrap();
             let open = Open::new(io, &self.connections);
             self.connections.keep(self.target, open);
             self.server.accept().await.unwrap().0
@@ -370,7 +396,7 @@ mod tests {
         let last = upstream.keep().await;
         assert_eq!(upstream.connections.count(), 2);
         let taken = upstream.take().unwrap();
-        assert_eq!(taken.io.local_addr().unwrap(), last.peer_addr().unwrap());
+        assert_eq!(local(&taken), last.peer_addr().unwrap());
         drop(taken);
         assert_eq!(upstream.connections.count(), 1);
     }
@@ -388,7 +414,7 @@ mod tests {
         );
         let young = upstream.keep().await;
         let taken = upstream.connections.take(upstream.target, KEPT_FRESH);
-        let taken = taken.unwrap().io.local_addr().unwrap();
+        let taken = local(&taken.unwrap());
         assert_eq!(taken, young.peer_addr().unwrap());
         assert!(upstream.take().is_some());
     }
@@ -398,7 +424,7 @@ mod tests {
         let upstream = Upstream::start().await;
         let _servers_sides = (upstream.keep().await, upstream.keep().await);
         let count = |bound, is_member: bool| {
-            upstream.connections.sweep(bound, |_| is_member);
+            upstream.connections.sweep(bound, None, |_| is_member);
             upstream.connections.count()
         };
         assert_eq!(count(2, true), 2);

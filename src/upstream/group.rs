@@ -192,7 +192,12 @@ impl Group {
 
     /// Connects one attempt of a plain request.
     pub fn connector(&self, repeatable: Repeatable) -> KeptConnector {
-        KeptConnector::new(self.connections.clone(), self.config.keepalive, repeatable)
+        KeptConnector::new(
+            self.connections.clone(),
+            self.config.tls.clone(),
+            self.config.keepalive,
+            repeatable,
+        )
     }
 
     /// Closes connections to servers on which nothing is asked.
@@ -469,6 +474,8 @@ async fn sweep(group: Weak<Group>) {
         let bound = group.config.keepalive;
         group
             .connections
-            .sweep(bound, |address| group.has_member(address));
+            .sweep(bound, group.config.tls.as_deref(), |address| {
+                group.has_member(address)
+            });
     }
 }

@@ -13,6 +13,7 @@ mod config;
 mod origin;
 mod pattern;
 mod process;
+mod tls;
 mod wire;
 mod ws;
 
@@ -27,7 +28,8 @@ pub use config::Config;
 pub use origin::{Origin, Received, free_address, free_port_on, listen};
 pub use pattern::{Pattern, PatternCheck};
 pub use process::{Outcome, Prusik, check, prusik, signal};
-pub use wire::{Head, Wire};
+pub use tls::{Authority, Pair, SecureChat, TlsClient, certificates, connect as tls_connect};
+pub use wire::{Duplex, Head, Wire};
 pub use ws::{
     ACCEPT, Ended, Frame, KEY, RawSession, Session, client_frame, handshake, handshake_with,
 };

@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{SinkExt, StreamExt};
+use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
@@ -63,6 +65,7 @@ struct Shared {
     address: SocketAddr,
     answering: Box<Answering>,
     bodies: Bodies,
+    tls: Option<TlsAcceptor>,
     received: Mutex<Vec<Received>>,
     connections: AtomicUsize,
     open: AtomicUsize,
@@ -89,6 +92,34 @@ impl Origin {
     ) -> Self {
         let listener = TcpListener::bind(address).await.expect("it is free");
         Self::on(listener, Bodies::Keep, Box::new(answering))
+    }
+
+    /// As [`Origin::start`], by TLS.
+    pub async fn secure(
+        tls: Arc<ServerConfig>,
+        answering: impl Fn(&Received) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Self::listening(
+            listen(),
+            Bodies::Keep,
+            Some(tls.into()),
+            Box::new(answering),
+        )
+    }
+
+    /// As [`Origin::secure`], on an address of the test's choice.
+    pub async fn secure_on(
+        address: SocketAddr,
+        tls: Arc<ServerConfig>,
+        answering: impl Fn(&Received) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.expect("it is free");
+        Self::listening(
+            listener,
+            Bodies::Keep,
+            Some(tls.into()),
+            Box::new(answering),
+        )
     }
 
     /// Answers at once, and reads no body.
@@ -123,11 +154,21 @@ impl Origin {
     }
 
     fn on(listener: TcpListener, bodies: Bodies, answering: Box<Answering>) -> Self {
+        Self::listening(listener, bodies, None, answering)
+    }
+
+    fn listening(
+        listener: TcpListener,
+        bodies: Bodies,
+        tls: Option<TlsAcceptor>,
+        answering: Box<Answering>,
+    ) -> Self {
         let origin = Self {
             shared: Arc::new(Shared {
                 address: listener.local_addr().expect("it is bound"),
                 answering,
                 bodies,
+                tls,
                 received: Mutex::default(),
                 connections: AtomicUsize::new(0),
                 open: AtomicUsize::new(0),
@@ -283,7 +324,10 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 
 async fn converse(stream: TcpStream, connection: usize, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut wire = Wire::new(stream);
+    let mut wire = match &shared.tls {
+        Some(tls) => Wire::new(tls.accept(stream).await?),
+        None => Wire::new(stream),
+    };
     while let Some(head) = wire.head().await? {
         let received = read_request(&mut wire, head, connection, shared).await?;
         lock(&shared.received).push(received.clone());
