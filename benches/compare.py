@@ -10,7 +10,7 @@ proxies share one core, the load and the origin (load.c, built into target/bench
 Prints a table and writes it, with versions, configurations and a plot, to benches/results/; a run
 that leaves something out writes to target/bench/results/. Any failed operation ends the run with
 an error. Missed targets do so with --strict only. --quick takes a minute, all of it eight.
-Needs: cc. Compares with what is there of /usr/sbin/nginx, /usr/sbin/haproxy, /usr/bin/caddy.
+Needs: cc, and libssl-dev for the wss workloads. Compares with what is there of /usr/sbin/nginx, /usr/sbin/haproxy, /usr/bin/caddy.
 """
 import argparse, fcntl, json, os, resource, shutil, signal, subprocess, sys, time
 from collections import defaultdict
@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 import report
-from proxies import Proxy, kinds, pin
+from proxies import Proxy, kinds, pin, write_certificate
 
 HERE = Path(__file__).resolve().parent
 SCRATCH = HERE.parent / "target" / "bench"
@@ -105,9 +105,13 @@ def measured(proxy, load, command):
                            "p50_us": result["p50_us"], "p99_us": result["p99_us"]}
 
 
-def echo(size):
+def client(proxy, by_tls):
+    return Load("client", proxy.tls_port, "tls") if by_tls else Load("client", proxy.port)
+
+
+def echo(size, by_tls=False):
     def run(proxy, origin, seconds):
-        with Load("client", proxy.port) as load:
+        with client(proxy, by_tls) as load:
             fail_unless_all(load.ask(f"open {ECHO_SESSIONS}"), ECHO_SESSIONS, "sessions opened")
             warm = load.ask(f"echo {size} {max(0.15, seconds / 8)}")["ops"]
             messages, figures = measured(proxy, load, f"echo {size} {seconds}")
@@ -133,9 +137,9 @@ def get(proxy, origin, seconds):
     return figures
 
 
-def idle(proxy, origin, seconds):
+def idle(proxy, origin, seconds, by_tls=False):
     """Memory a session and CPU of many idle sessions. Wants a proxy that has done nothing yet."""
-    with Load("client", proxy.port) as load:
+    with client(proxy, by_tls) as load:
         fail_unless_all(load.ask(f"open {WARM_SESSIONS}"), WARM_SESSIONS, "sessions opened")
         fail_unless_all(load.ask("close"), WARM_SESSIONS, "sessions closed")
         time.sleep(1)
@@ -157,7 +161,14 @@ def idle(proxy, origin, seconds):
             "idle_cpu_ms_s": cpu}
 
 
-WORKLOADS = {"echo64": echo(64), "echo16k": echo(16384), "handshakes": handshakes, "get": get, "idle": idle}
+def wss_idle(proxy, origin, seconds):
+    return idle(proxy, origin, seconds, by_tls=True)
+
+
+WORKLOADS = {"echo64": echo(64), "echo16k": echo(16384), "handshakes": handshakes, "get": get, "idle": idle,
+             "wss_echo64": echo(64, by_tls=True), "wss_idle": wss_idle}
+IDLE = [workload for workload in WORKLOADS if workload.endswith("idle")]
+BY_TLS = [workload for workload in WORKLOADS if workload.startswith("wss")]
 
 
 def tried(workload, proxy, origin, seconds):
@@ -196,9 +207,11 @@ def run(columns, workloads, plan, noise):
         print(f"  {workload:11}{kind.name:15}" + "  ".join(f"{key} {value:.2f}" for key, value in figures.items()),
               file=sys.stderr)
 
-    timed = [workload for workload in workloads if workload != "idle"]
+    timed = [workload for workload in workloads if workload not in IDLE]
     with Origin() as origin:
         for workload in timed:
+            if workload in BY_TLS:
+                continue  # the origin speaks none
             bare = NoProxy(origin)
             note(workload, bare.kind, bare, tried(workload, bare, origin, plan.seconds))
         for turn in range(plan.rounds if timed else 0):
@@ -220,11 +233,12 @@ def run(columns, workloads, plan, noise):
             finally:
                 for proxy in started.values():
                     proxy.stop()
-        for _ in range(plan.idle_rounds if "idle" in workloads else 0):
-            for kind in columns:
-                if kind.does("idle"):
-                    with Proxy(kind, origin.port, SCRATCH, PROXY_CORE) as proxy:
-                        note("idle", kind, proxy, tried("idle", proxy, origin, plan.idle_seconds))
+        for workload in (workload for workload in workloads if workload in IDLE):
+            for _ in range(plan.idle_rounds):
+                for kind in columns:
+                    if kind.does(workload):
+                        with Proxy(kind, origin.port, SCRATCH, PROXY_CORE) as proxy:
+                            note(workload, kind, proxy, tried(workload, proxy, origin, plan.idle_seconds))
     return results
 
 
@@ -277,7 +291,10 @@ def main():
     except BlockingIOError:
         raise SystemExit(f"another run is under way in {SCRATCH}") from None
     raise_file_limit()
-    subprocess.run(["cc", "-O3", "-Wall", "-Wextra", "-o", SCRATCH / "load", HERE / "load.c"], check=True)
+    build = ["cc", "-O3", "-Wall", "-Wextra", "-o", SCRATCH / "load", HERE / "load.c"]
+    has_tls = Path("/usr/include/openssl/ssl.h").exists()
+    subprocess.run(build + (["-DWITH_TLS", "-lssl", "-lcrypto"] if has_tls else []), check=True)
+    write_certificate(SCRATCH)
     # A copy, so that a build in between does not change what is measured.
     prusik = SCRATCH / "prusik"
     prusik.unlink(missing_ok=True)
@@ -287,6 +304,9 @@ def main():
     found = {kind.name: kind for kind in kinds(prusik, SCRATCH, left_out.append)}
     columns = [found[name] for name in choice(options.proxies, found, "proxy")]
     workloads = choice(options.only, WORKLOADS, "workload")
+    if not has_tls:
+        left_out.append("wss is left out: there is no libssl-dev")
+        workloads = [workload for workload in workloads if workload not in BY_TLS]
     if PROXY_CORE is None:
         left_out.append("one core only: proxies, origin and load share it")
     for line in left_out:

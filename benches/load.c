@@ -2,7 +2,7 @@
 //
 //   load origin        echoes WebSocket messages and answers GETs. Prints its port, then its counts
 //                      at each line on stdin.
-//   load client PORT   does what the lines on stdin say and answers each with one line of JSON:
+//   load client PORT [tls]   does what the lines on stdin say and answers each with one line of JSON:
 //
 //     open N             opens N sessions, 64 at a time
 //     echo SIZE SECONDS  every session sends a message, waits for its echo, and again
@@ -13,6 +13,7 @@
 //
 // Every byte of every answer is checked but the proxy's own header fields. What is wrong is said
 // on stderr and ends the program with status 1. Both end when stdin does.
+// TLS is OpenSSL's, if it is compiled with -DWITH_TLS and linked with it.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <ctype.h>
@@ -29,6 +30,11 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef WITH_TLS
+#include <openssl/ssl.h>
+#else
+typedef void SSL;
+#endif
 
 enum { LARGEST_MESSAGE = 16384, BUFFER = LARGEST_MESSAGE + 2048, AT_A_TIME = 64, SILENCE_MS = 10000 };
 
@@ -62,6 +68,7 @@ struct connection {
     size_t out_left, in_len, consumed;
     uint8_t *in, *frame;
     uint64_t begun;
+    SSL *tls;                   // client: NULL is plain text
 };
 
 static int poller;
@@ -97,10 +104,80 @@ static void set_nodelay(int fd) {
     if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int))) fail("TCP_NODELAY: %s", strerror(errno));
 }
 
+// As send(2) and recv(2), whatever is between. A TLS handshake is part of the first of them.
+#ifdef WITH_TLS
+static SSL_CTX *tls_context;
+
+static void speak_tls(void) {
+    tls_context = SSL_CTX_new(TLS_client_method());
+    if (!tls_context) fail("client: no TLS");
+    // Thousands of them are idle.
+    SSL_CTX_set_mode(tls_context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE);
+}
+
+static void begin_tls(struct connection *c) {
+    if (!tls_context) return;
+    c->tls = SSL_new(tls_context);
+    if (!c->tls || !SSL_set_fd(c->tls, c->fd) || !SSL_set_tlsext_host_name(c->tls, "bench.test"))
+        fail("client: no TLS");
+    SSL_set_connect_state(c->tls);
+}
+
+static void end_tls(struct connection *c) {
+    SSL_free(c->tls);
+    c->tls = NULL;
+}
+
+static ssize_t of_tls(struct connection *c, int result) {
+    if (result > 0) return result;
+    int why = SSL_get_error(c->tls, result);
+    if (why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE) errno = EAGAIN;
+    else if (why == SSL_ERROR_ZERO_RETURN || c->step == BYE) return 0;
+    else if (why == SSL_ERROR_SSL) errno = EPROTO;
+    return -1;
+}
+
+static ssize_t transmit(struct connection *c, const void *bytes, size_t length) {
+    return c->tls ? of_tls(c, SSL_write(c->tls, bytes, length)) : send(c->fd, bytes, length, MSG_NOSIGNAL);
+}
+
+static ssize_t receive(struct connection *c, void *bytes, size_t length) {
+    return c->tls ? of_tls(c, SSL_read(c->tls, bytes, length)) : recv(c->fd, bytes, length, 0);
+}
+
+static bool has_more(struct connection *c) {
+    return c->tls && SSL_pending(c->tls) > 0;
+}
+#else
+static void speak_tls(void) {
+    fail("client: built without TLS");
+}
+
+static void begin_tls(struct connection *c) {
+    c->tls = NULL;
+}
+
+static void end_tls(struct connection *c) {
+    c->tls = NULL;
+}
+
+static ssize_t transmit(struct connection *c, const void *bytes, size_t length) {
+    return send(c->fd, bytes, length, MSG_NOSIGNAL);
+}
+
+static ssize_t receive(struct connection *c, void *bytes, size_t length) {
+    return recv(c->fd, bytes, length, 0);
+}
+
+static bool has_more(struct connection *c) {
+    return c->tls;
+}
+#endif
+
 // Sends what is left of `out`; false when the peer has gone.
 static bool flush_out(struct connection *c) {
     while (c->out_left) {
-        ssize_t sent = send(c->fd, c->out, c->out_left, MSG_NOSIGNAL);
+        ssize_t sent = transmit(c, c->out, c->out_left);
         if (sent < 0 && errno == EINTR) continue;
         if (sent < 0 && errno != EAGAIN) return false;
         if (sent < 0) break;
@@ -295,6 +372,7 @@ static void connect_to_proxy(struct connection *c) {
     set_nodelay(c->fd);
     if (connect(c->fd, (void *)&proxy, sizeof proxy) && errno != EINPROGRESS)
         fail("client: connect: %s", strerror(errno));
+    begin_tls(c);
     // Out first: when the connection stands.
     c->wants_out = true;
     watch(EPOLL_CTL_ADD, c, EPOLLOUT);
@@ -410,6 +488,7 @@ static void check_page(struct connection *c) {
 static void ended(struct connection *c) {
     if (c->step != BYE || c->in_len != sizeof CLOSE_1000 || memcmp(c->in, CLOSE_1000, sizeof CLOSE_1000))
         fail("connection %u: ended by the proxy in step %d after %zu bytes", c->number, c->step, c->in_len);
+    end_tls(c);
     close(c->fd);
     c->fd = -1;
     finish(c);
@@ -420,15 +499,17 @@ static void handle(struct connection *c) {
         if (!flush_out(c)) fail("connection %u: %s", c->number, strerror(errno));
         return;
     }
-    if (c->step == IDLE) fail("connection %u: bytes, or the end, out of turn", c->number);
+    // By TLS it may be a ticket.
+    if (c->step == IDLE && !c->tls) fail("connection %u: bytes, or the end, out of turn", c->number);
     if (c->in_len == BUFFER) fail("connection %u: an answer without end", c->number);
-    ssize_t got = recv(c->fd, c->in + c->in_len, BUFFER - c->in_len, 0);
+    ssize_t got = receive(c, c->in + c->in_len, BUFFER - c->in_len);
     if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (got < 0) fail("connection %u: recv in step %d: %s", c->number, c->step, strerror(errno));
     if (got == 0) {
         ended(c);
         return;
     }
+    if (c->step == IDLE) fail("connection %u: bytes out of turn", c->number);
     c->in_len += got;
     switch (c->step) {
     case HELLO: check_handshake(c); break;
@@ -464,7 +545,10 @@ static void work(enum job what, uint32_t first, uint32_t count, uint32_t at_once
         struct epoll_event events[256];
         int ready = epoll_ready(events, 256, SILENCE_MS);
         if (!ready) fail("client: nothing came for %d s, %u operations are open", SILENCE_MS / 1000, active);
-        for (int i = 0; i < ready; i++) handle(events[i].data.ptr);
+        for (int i = 0; i < ready; i++) {
+            struct connection *c = events[i].data.ptr;
+            do handle(c); while (has_more(c));
+        }
     }
     printf("{\"ops\": %lu, \"seconds\": %.6f, \"p50_us\": %.0f, \"p99_us\": %.0f}\n",
            done, (latest - start) / 1e9, percentile(0.50), percentile(0.99));
@@ -482,7 +566,8 @@ static void set_message(size_t size) {
     for (uint32_t i = 0; i < sessions; i++) prepare_message(&connections[i]);
 }
 
-static void client(int port) {
+static void client(int port, bool by_tls) {
+    if (by_tls) speak_tls();
     proxy.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     proxy.sin_port = htons(port);
     for (size_t i = 0; i < sizeof pattern; i++) pattern[i] = i * 7 + (i >> 8);
@@ -521,6 +606,7 @@ int main(int count, char **arguments) {
     setvbuf(stdout, NULL, _IOLBF, 0);
     poller = epoll_create1(0);
     if (count == 2 && !strcmp(arguments[1], "origin")) origin();
-    else if (count == 3 && !strcmp(arguments[1], "client")) client(atoi(arguments[2]));
-    else fail("usage: load origin | load client PORT");
+    else if (count == 3 && !strcmp(arguments[1], "client")) client(atoi(arguments[2]), false);
+    else if (count == 4 && !strcmp(arguments[3], "tls")) client(atoi(arguments[2]), true);
+    else fail("usage: load origin | load client PORT [tls]");
 }

@@ -7,6 +7,8 @@ server: {{ threads: 1{tunnel} }}
 access_log: off
 listeners:
   - listen: 127.0.0.1:{port}
+  - listen: 127.0.0.1:{tls_port}
+    tls: {{ certificates: [{{ cert: {dir}/bench.pem, key: {dir}/bench.key }}] }}
 upstreams:
   origin:
     servers: [127.0.0.1:{origin}]
@@ -39,6 +41,10 @@ http {{
   }}
   server {{
     listen 127.0.0.1:{port} backlog=4096;
+    listen 127.0.0.1:{tls_port} ssl backlog=4096;
+    ssl_certificate {dir}/bench.pem;
+    ssl_certificate_key {dir}/bench.key;
+    ssl_protocols TLSv1.2 TLSv1.3;
     location / {{
       proxy_pass http://origin;
       proxy_http_version 1.1;
@@ -69,6 +75,7 @@ defaults
   timeout tunnel 1h
 frontend public
   bind 127.0.0.1:{port}
+  bind 127.0.0.1:{tls_port} ssl crt {dir}/bench-both.pem
   default_backend origin
 backend origin
   server origin 127.0.0.1:{origin}
@@ -96,8 +103,8 @@ class Kind:
     def does(self, workload):
         return self.workloads is None or workload in self.workloads
 
-    def config(self, port, origin, directory):
-        return self.template.format(port=port, origin=origin, dir=directory)
+    def config(self, port, tls_port, origin, directory):
+        return self.template.format(port=port, tls_port=tls_port, origin=origin, dir=directory)
 
     def command(self, path):
         return [argument.replace("CONFIG", str(path)) for argument in self.arguments]
@@ -120,7 +127,7 @@ def kinds(prusik, directory, say):
     found = [prusik_kind("prusik", "")]
     other = prusik_kind("prusik-pingora", ", tunnel: pingora")
     trial = directory / "trial.yaml"
-    trial.write_text(other.config(1, 2, directory))
+    trial.write_text(other.config(1, 2, 3, directory))
     checked = subprocess.run([prusik, "check", "--config", trial], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     if checked.returncode == 0:
         found.append(other)
@@ -142,6 +149,14 @@ def kinds(prusik, directory, say):
     return found
 
 
+def write_certificate(directory):
+    """The one of the tests, under the names that the configurations have for it."""
+    shipped = Path(__file__).resolve().parent.parent / "tests" / "shipped" / "tls"
+    certificate, key = ((shipped / f"chat.example.com.{end}").read_text() for end in ("pem", "key"))
+    for name, text in (("bench.pem", certificate), ("bench.key", key), ("bench-both.pem", certificate + key)):
+        (directory / name).write_text(text)
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -157,9 +172,9 @@ class Proxy:
     """A running proxy, pinned to `core`. Its figures are those of all its processes."""
 
     def __init__(self, kind, origin_port, directory, core):
-        self.kind, self.port = kind, free_port()
+        self.kind, self.port, self.tls_port = kind, free_port(), free_port()
         path = Path(directory) / f"{kind.name}.conf"
-        path.write_text(kind.config(self.port, origin_port, directory))
+        path.write_text(kind.config(self.port, self.tls_port, origin_port, directory))
         self.log = Path(directory) / f"{kind.name}.log"
         environment = {**os.environ, "GOMAXPROCS": "1", "HOME": str(directory),
                        "XDG_DATA_HOME": str(directory), "XDG_CONFIG_HOME": str(directory)}

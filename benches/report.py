@@ -13,6 +13,8 @@ TARGETS = [
     ("idle", "idle_kib", 2.5, False),
     ("idle", "talked_kib", 2.5, False),
     ("idle", "idle_cpu_ms_s", 1.0, False),
+    ("wss_echo64", "cpu_us", 1.10, True),
+    ("wss_idle", "idle_kib", 12, False),
 ]
 
 ROWS = [
@@ -20,6 +22,7 @@ ROWS = [
     ("echo16k", "echo of 16 KiB, 50 sessions"),
     ("handshakes", "connect, handshake, close, 16 at a time"),
     ("get", "keep-alive GET of 128 B, 50 connections"),
+    ("wss_echo64", "echo of 64 B by wss, 50 sessions"),
 ]
 IDLE_ROWS = [
     ("idle_kib", "memory, KiB a session"),
@@ -82,13 +85,14 @@ def table(results, names):
                          verdict(workload, "cpu_us") if name == OURS else ""])
     if len(rows) > 1:
         parts.append(markdown(rows))
-    if results.get("idle"):
-        measured = [name for name in names if name in results["idle"]]
-        rows = [["5,000 idle sessions", *measured, "target"]]
-        for figure, title in IDLE_ROWS:
-            rows.append([title, *(f"{median(results['idle'][name], figure):.2f}" for name in measured),
-                         verdict("idle", figure)])
-        parts.append(markdown(rows))
+    for workload, heading in (("idle", "5,000 idle sessions"), ("wss_idle", "5,000 idle sessions by wss")):
+        if results.get(workload):
+            measured = [name for name in names if name in results[workload]]
+            rows = [[heading, *measured, "target"]]
+            for figure, title in IDLE_ROWS:
+                rows.append([title, *(f"{median(results[workload][name], figure):.2f}" for name in measured),
+                             verdict(workload, figure)])
+            parts.append(markdown(rows))
     return "\n\n".join(parts), [f"{workload} {figure}" for (workload, figure), (_, met) in judged.items() if not met]
 
 

@@ -21,6 +21,7 @@
 //!   server
 //! ```
 //!
+//! [tls] stands on both ends, where the file has it: between the sockets and everything else.
 //! [config] is where it all comes from, [app] joins the parts, [lifecycle] starts, reloads, upgrades
 //! and stops them, [admin] is the operator's API, [cli] the command line, and [demo] the two-tier
 //! example in one process.
@@ -39,4 +40,5 @@ pub mod observe;
 pub mod proxy;
 pub mod route;
 pub mod session;
+pub mod tls;
 pub mod upstream;

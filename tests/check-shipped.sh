@@ -8,8 +8,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 for file in conf/*.yaml; do
-  "$prusik" check --config "$file"
-  checked=$((checked + 1))
+  cp "$file" "$scratch/conf-$(basename "$file")"
 done
 
 # Blocks that are a whole configuration begin with `listeners:` or `server:`.
@@ -21,6 +20,8 @@ for page in README.md docs/*.md; do
 done
 for file in "$scratch"/*.yaml; do
   [ -e "$file" ] || continue
+  # The certificates of tests/shipped stand in for the operator's.
+  sed -i 's|/etc/prusik/tls/|tests/shipped/tls/|' "$file"
   "$prusik" check --config "$file"
   checked=$((checked + 1))
 done

@@ -117,8 +117,9 @@ async fn the_page_is_served_and_a_session_moves_on_when_its_server_is_killed() {
 
 #[tokio::test]
 async fn a_taken_port_is_an_error_that_says_what_to_do() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = taken.local_addr().expect("it is bound").port().to_string();
+    let address = free_pair();
+    let _taken = std::net::TcpListener::bind(address).expect("it was free");
+    let port = address.port().to_string();
     let output = support::prusik(&["demo", "--port", &port]);
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr);

@@ -307,3 +307,116 @@ async fn the_sessions_of_a_route_or_an_upstream_that_is_gone_go() {
     assert_eq!(prusik.reload_with(renamed).await, Outcome::Done);
     assert_eq!(kept.ended().await, Ended::Close(1012));
 }
+
+/// A handshake is under way while something happens to its route or its server: what becomes of
+/// the session.
+async fn meanwhile(
+    config: Config,
+    happens: impl AsyncFnOnce(&Prusik, &Origin),
+) -> (Prusik, Origin, Session) {
+    let is_well = Arc::new(AtomicBool::new(true));
+    let health = is_well.clone();
+    let origin = Origin::start(move |request| match request.target() {
+        "/healthz" if health.load(SeqCst) => Answer::text("well"),
+        "/healthz" => Answer::status(500, &[], ""),
+        _ => {
+            health.store(false, SeqCst);
+            Answer::upgrade(request).after(Duration::from_secs(2))
+        }
+    })
+    .await;
+    let config = config.server(origin.address());
+    let prusik = Prusik::start(config).await;
+    let opening = Session::open(prusik.public(), "/slow");
+    let meanwhile = async {
+        eventually("the server works on it", async || {
+            origin
+                .received()
+                .iter()
+                .any(|request| request.target() == "/slow")
+        })
+        .await;
+        happens(&prusik, &origin).await;
+    };
+    let (session, ()) = tokio::join!(opening, meanwhile);
+    (prusik, origin, session)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_is_under_way_when_its_server_is_drained_goes_too() {
+    let config = || Config::to(&[]).top(AT_ONCE).top(ADMIN);
+    let drain = async |prusik: &Prusik, origin: &Origin| {
+        let name = format!("backend/{}", origin.address());
+        prusik.order(&["drain", &name]).await;
+    };
+    let (prusik, _origin, mut session) = meanwhile(config(), drain).await;
+    assert_eq!(session.ended().await, Ended::Close(1012));
+    assert_eq!(prusik.session_close().await["closed_by"], "drain");
+    let (_prusik, _origin, mut session) = meanwhile(config(), async |prusik, origin| {
+        drain(prusik, origin).await;
+        let name = format!("backend/{}", origin.address());
+        prusik.order(&["enable", &name]).await;
+    })
+    .await;
+    assert!(session.is_alive().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_is_under_way_when_its_server_is_removed_goes_too() {
+    for (fate, stays) in [("close", false), ("keep", true)] {
+        let config = || {
+            let rule = format!("on_removed: {fate}");
+            Config::to(&[]).top(AT_ONCE).upstream(rule)
+        };
+        let other = Origin::chat().await;
+        let (_prusik, _origin, mut session) = meanwhile(config(), async |prusik, _| {
+            let next = config().server(other.address());
+            assert_eq!(prusik.reload_with(next).await, Outcome::Done);
+        })
+        .await;
+        match stays {
+            true => assert!(session.is_alive().await),
+            false => assert_eq!(session.ended().await, Ended::Close(1012)),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_is_under_way_when_its_route_or_upstream_is_removed_goes_too() {
+    for gone in ["route", "upstream"] {
+        let route = |name: &str| {
+            let route = format!("{{ name: {name}, match: {{ path: /slow }}, upstream: backend }}");
+            Config::to(&[]).top(AT_ONCE).first(route)
+        };
+        let (_prusik, _origin, mut session) = meanwhile(route("old"), async |prusik, origin| {
+            let next = match gone {
+                "route" => route("new").server(origin.address()).to_string(),
+                _ => {
+                    let same = route("old").server(origin.address()).to_string();
+                    same.replace("backend", "other")
+                }
+            };
+            assert_eq!(prusik.reload_with(next).await, Outcome::Done);
+        })
+        .await;
+        assert_eq!(session.ended().await, Ended::Close(1012), "{gone}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_is_under_way_when_its_server_goes_down_goes_too() {
+    for (fate, stays) in [("close", false), ("keep", true)] {
+        let config = Config::to(&[])
+            .top(AT_ONCE)
+            .upstream(format!("on_down: {fate}"))
+            .upstream("health_check: { type: http, path: /healthz, interval: 100ms, fall: 2 }");
+        let (_prusik, _origin, mut session) = meanwhile(config, async |prusik, _| {
+            prusik.wait_stderr("is down").await;
+        })
+        .await;
+        match stays {
+            true => assert!(session.is_alive().await),
+            false => assert_eq!(session.ended().await, Ended::Close(1012)),
+        }
+    }
+}

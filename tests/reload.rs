@@ -17,6 +17,7 @@ async fn routes_come_and_go_while_a_session_and_a_request_go_on() {
         _ => Answer::text("hello"),
     })
     .await;
+    // The session's own route is gone too: it is told so, but not within the test.
     let old = Config::to(&[&origin]).first("{ match: { path: /old }, respond: { status: 201 } }");
     let prusik = Prusik::start(old).await;
     assert_eq!(status_of(prusik.public(), "/old").await, 201);
@@ -29,7 +30,8 @@ async fn routes_come_and_go_while_a_session_and_a_request_go_on() {
     .await;
 
     // Not even the upstream is left.
-    let new = "listeners: [{ listen: 127.0.0.1:0, name: public }]\n\
+    let new = "server: { drain: { window: 1h, deadline: 1h } }\n\
+               listeners: [{ listen: 127.0.0.1:0, name: public }]\n\
                routes: [{ match: { path: /new }, respond: { status: 202 } }]\n";
     assert_eq!(prusik.reload_with(new).await, Outcome::Done);
     assert_eq!(status_of(prusik.public(), "/old").await, 404);

@@ -102,14 +102,13 @@ async fn sessions_requests_and_connects_survive_upgrades_and_reloads() {
     }
     // Nobody was connected anew: each server connection of a session is the one it began with.
     eventually("all sessions are over", async || origin.sessions() == 0).await;
-    let log = prusik.access_log();
-    let closed = log.iter().filter(|entry| entry["kind"] == "session_close");
-    assert_eq!(
-        closed
-            .filter(|entry| entry["closed_by"] == "client")
-            .count(),
-        200
-    );
+    eventually("each is in the log, as closed by its client", async || {
+        let log = prusik.access_log();
+        let closed = log.iter().filter(|entry| entry["kind"] == "session_close");
+        let by_client = closed.filter(|entry| entry["closed_by"] == "client");
+        by_client.count() == 200
+    })
+    .await;
     assert_eq!(
         prusik.status().await["upstreams"][0]["servers"][0]["sessions"],
         0
@@ -203,64 +202,6 @@ async fn an_idle_connection_moves_and_a_request_in_flight_is_answered() {
     }
 }
 
-/// The old process goes on as if nothing had happened, and the command says why.
-async fn refused(prusik: &Prusik, session: &mut Session, reason: &str) {
-    let pid = prusik.status().await["pid"].clone();
-    let output = tokio::task::block_in_place(|| prusik.operate(&["upgrade"]));
-    assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains(reason), "{said}");
-    assert!(session.is_alive().await);
-    assert_eq!(prusik.status().await["pid"], pid);
-    assert_eq!(prusik.status().await["state"], "serving");
-    let mut another = Session::open(prusik.public(), "/").await;
-    assert!(another.is_alive().await);
-    another.close(1000).await;
-    eventually("no other process is left", async || {
-        prusik.pids().len() == 1
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_that_fails_changes_nothing() {
-    let origin = Origin::chat().await;
-    let prusik = Prusik::start_own(config(&[&origin])).await;
-    let mut session = Session::open(prusik.public(), "/").await;
-
-    prusik.write_config("listeners: nonsense\n");
-    refused(&prusik, &mut session, "prusik.yaml:1:12").await;
-    prusik.write_config(config(&[&origin]));
-
-    prusik.replace_program(None);
-    refused(&prusik, &mut session, "No such file").await;
-    prusik.replace_program(Some("#!/bin/sh\nkill -SEGV $$\n"));
-    refused(&prusik, &mut session, "signal: 11").await;
-    prusik.replace_program(Some("#!/bin/sh\nexit 3\n"));
-    refused(&prusik, &mut session, "exit status: 3").await;
-    prusik.replace_program(Some("no program at all"));
-    refused(&prusik, &mut session, "Exec format error").await;
-    // Alive, with every descriptor in hand, and never ready.
-    prusik.replace_program(Some("#!/bin/sh\nexec sleep 600\n"));
-    refused(&prusik, &mut session, "did not get ready within").await;
-
-    assert_eq!(session.close(1000).await, Ended::Close(1000));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_listener_that_cannot_be_bound_is_the_reason() {
-    let origin = Origin::chat().await;
-    let prusik = Prusik::start(config(&[&origin])).await;
-    let mut session = Session::open(prusik.public(), "/").await;
-    let taken = origin.address();
-    let more = config(&[&origin]).to_string().replace(
-        "listeners: [",
-        &format!("listeners: [{{ listen: \"{taken}\" }}, "),
-    );
-    prusik.write_config(more);
-    refused(&prusik, &mut session, &taken.to_string()).await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_new_file_counts_and_who_has_no_place_in_it_is_told_to_go() {
     let (stays, goes) = (Origin::chat().await, Origin::chat().await);
@@ -317,6 +258,109 @@ async fn what_operators_have_drained_stays_drained() {
     );
 }
 
+/// Half of the window is left for those who move, and nobody is forgotten.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_goes_on_in_the_new_process() {
+    let (a, b) = (Origin::chat().await, Origin::chat().await);
+    let server = "server: { drain: { window: 3s } }";
+    let mut prusik = Prusik::start(config(&[&a, &b]).top(server)).await;
+    let mut sessions = Vec::new();
+    for _ in 0..20 {
+        let mut session = Session::open(prusik.public(), "/").await;
+        if session.server().await == a.address() {
+            sessions.push(session);
+        }
+    }
+    assert_eq!(sessions.len(), 10);
+    let name = format!("backend/{}", a.address());
+    prusik.order(&["drain", &name]).await;
+    prusik.upgrade().await;
+    let drains = prusik.status().await["drains"].clone();
+    assert_eq!(drains[0]["what"], format!("drain of {name}"), "{drains}");
+    assert!(
+        drains[0]["window_ms"]
+            .as_u64()
+            .is_some_and(|left| left < 3000)
+    );
+    for mut session in sessions {
+        assert_eq!(session.ended().await, Ended::Close(1012));
+    }
+}
+
+/// It has no other place to be told in: the old process still answers somebody.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_place_is_told_while_the_old_process_still_ends() {
+    let origin = Origin::start(|request| match request.target() {
+        "/slow" => Answer::text("slow").after(Duration::from_secs(6)),
+        _ => Answer::upgrade(request),
+    })
+    .await;
+    let server = "server: { drain: { window: 0s } }";
+    let old_route = "{ name: old, match: { path: /old }, upstream: backend }";
+    let config = config(&[&origin]).top(server);
+    let prusik = Prusik::start(config.clone().first(old_route)).await;
+    let mut on_old_route = Session::open(prusik.public(), "/old").await;
+    let mut busy = Client::connect(prusik.public()).await;
+    busy.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    eventually("the server works on it", async || {
+        origin.received().len() == 2
+    })
+    .await;
+    prusik.write_config(config);
+    prusik.order(&["upgrade"]).await;
+    assert_eq!(on_old_route.ended().await, Ended::Close(1012));
+    assert_eq!(prusik.pids().len(), 2, "the old process still answers");
+    assert_eq!(busy.response().await.text(), "slow");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upgrades_in_one_breath_end_with_one_process_and_every_session() {
+    let origin = Origin::chat().await;
+    let mut prusik = Prusik::start(config(&[&origin])).await;
+    let first = prusik.pid();
+    let mut sessions = join_all((0..100).map(|_| Session::open(prusik.public(), "/"))).await;
+    for _ in 0..6 {
+        // To the old and to the new one: neither may start a third beside the second.
+        prusik.signal_all("USR2");
+        tokio::time::sleep(Duration::from_millis(40)).await;
+    }
+    eventually("one process is left, and no upgrade goes on", async || {
+        prusik.reap();
+        let is_one = prusik.pids().len() == 1 && prusik.pids() != [first];
+        let said = prusik.stderr();
+        let over = ["upgrade failed", "upgrade: done"].map(|end| said.matches(end).count());
+        is_one && said.matches("starts as").count() == over.iter().sum::<usize>()
+    })
+    .await;
+    assert_eq!(prusik.status().await["sessions"], 100);
+    for session in &mut sessions {
+        assert!(session.is_alive().await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_the_new_file_lacks_is_closed() {
+    let origin = Origin::chat().await;
+    let config = config(&[&origin]).to_string();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("web.sock");
+    let two = format!(
+        "listeners: [{{ listen: \"127.0.0.2:0\", name: second }}, {{ listen: \"unix:{}\" }}, ",
+        file.display()
+    );
+    let more = config.replace("listeners: [", &two);
+    let mut prusik = Prusik::start(more).await;
+    let second = prusik.address("second");
+    assert_eq!(status_of(second, "/").await, 200);
+    assert!(file.exists());
+    prusik.write_config(&config);
+    prusik.upgrade().await;
+    let refused = tokio::net::TcpStream::connect(second).await.unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    assert!(!file.exists());
+    assert_eq!(status_of(prusik.public(), "/").await, 200);
+}
+
 /// They cannot move: they are told to go, and the new process serves them anew.
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_in_pingoras_tunnel_are_told_to_go() {
@@ -334,37 +378,6 @@ async fn sessions_in_pingoras_tunnel_are_told_to_go() {
         prusik.pids().len() == 1
     })
     .await;
-}
-
-/// Nobody else would know: systemd has the new process from us, and waits for us to end.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_new_process_that_dies_while_the_old_one_ends_is_replaced_by_the_old_one() {
-    let origin = Origin::start(|request| match request.target() {
-        "/slow" => Answer::text("slow").after(Duration::from_secs(8)),
-        "/" => Answer::text("quick"),
-        _ => Answer::upgrade(request),
-    })
-    .await;
-    let mut prusik = Prusik::start(config(&[&origin])).await;
-    let old = prusik.pid();
-    let mut busy = Client::connect(prusik.public()).await;
-    busy.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n").await;
-    eventually("the server works on it", async || {
-        origin.received().len() == 1
-    })
-    .await;
-    prusik.order(&["upgrade"]).await;
-    let new = prusik.pids().into_iter().find(|pid| *pid != old);
-    support::signal(new.expect("both live"), "KILL");
-    prusik.wait_stderr("this one serves again").await;
-    assert_eq!(status_of(prusik.public(), "/").await, 200);
-    let mut session = Session::open(prusik.public(), "/chat").await;
-    assert!(session.is_alive().await);
-    assert_eq!(prusik.status().await["pid"], old);
-    assert_eq!(busy.response().await.text(), "slow");
-    // And it can still be replaced.
-    prusik.upgrade().await;
-    assert!(session.is_alive().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

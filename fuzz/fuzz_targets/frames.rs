@@ -31,4 +31,9 @@ fuzz_target!(|input: (bool, bool, Vec<u8>, Vec<u8>)| {
     }
     assert_eq!(passed, bytes[..sound]);
     assert_eq!(scanner, whole);
+    // Its Close frame is the end of a stream.
+    if whole.is_closed() {
+        assert_eq!(whole.feed(&bytes).sound, 0);
+        assert_eq!(scanner, whole);
+    }
 });

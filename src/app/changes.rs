@@ -114,6 +114,7 @@ impl Upstream {
         let keys = [
             ("balance", self.balance == new.balance),
             ("discover", self.discover == new.discover),
+            ("tls", self.tls == new.tls),
             ("health_check", self.health_check == new.health_check),
             ("eject", self.eject == new.eject),
             ("slow_start", self.slow_start == new.slow_start),

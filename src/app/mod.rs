@@ -3,14 +3,15 @@
 mod changes;
 
 use std::collections::HashSet;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
-use std::{fs, io};
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
-use log::info;
+use log::{info, warn};
 use pingora::apps::ServerApp;
 use pingora::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
@@ -53,6 +54,8 @@ pub struct App {
     accepting: watch::Sender<Accepting>,
     stopping: watch::Sender<bool>,
     moving: watch::Sender<bool>,
+    /// Who cannot move has been told to go.
+    winding_down: AtomicBool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +94,9 @@ impl App {
     /// Binds every listener that is not inherited, then serves; connections wait until
     /// [`App::accept`]. Must run inside the runtime.
     pub fn start(config: Config, inherited: &mut Inherited) -> Result<Self, StartError> {
+        for warning in config.warnings() {
+            warn!("{warning}");
+        }
         let listeners = config
             .listeners
             .iter()
@@ -115,6 +121,7 @@ impl App {
             stops.clone(),
         );
         let edge = Arc::new(Edge::new(
+            current.clone(),
             http_proxy(&server_conf, gateway),
             carrier.clone(),
             connections.clone(),
@@ -146,6 +153,7 @@ impl App {
             accepting,
             stopping,
             moving,
+            winding_down: AtomicBool::new(false),
         })
     }
 
@@ -197,6 +205,9 @@ impl App {
         let before = self.current.load_full();
         let next = before.next(config)?;
         self.log.reopen(&next.config.access_log)?;
+        for warning in next.config.warnings() {
+            warn!("{warning}");
+        }
         let changes = changes::between(&before.config, &next.config);
         next.take_over(Some(&before));
         let next = Arc::new(next);
@@ -221,8 +232,7 @@ impl App {
     /// Accepts nothing more and tells every session to go; returns when the last connection has
     /// ended, at the latest after the drain's deadline.
     pub async fn stop(&self, stop: Stop) {
-        self.stopping.send_replace(true);
-        self.accepting.send_replace(Accepting::Stop);
+        self.begin_stop();
         self.edge.cleanup().await;
         let config = self.config();
         let mut manner = manner(&config, "stop".to_owned());
@@ -232,6 +242,7 @@ impl App {
         }
         let limit = manner.deadline;
         self.drains.start(self.sessions.select(|_| true), manner);
+        self.close_idle();
         self.wait_for_connections(limit).await;
         self.cut().await;
         self.log.close();
@@ -242,10 +253,31 @@ impl App {
         let config = self.config();
         let manner = manner(&config, UPGRADE.to_owned());
         let limit = manner.deadline;
+        self.winding_down.store(true, Relaxed);
         self.drains.start(self.sessions.select(|_| true), manner);
+        self.close_idle();
         self.wait_for_connections(limit).await;
         self.cut().await;
+    }
+
+    /// Writes what is left of the log. Nothing is logged after this.
+    pub fn close_log(&self) {
         self.log.close();
+    }
+
+    /// Accepts nothing more; the rest is [`App::stop`]'s.
+    pub fn begin_stop(&self) {
+        self.stopping.send_replace(true);
+        self.accepting.send_replace(Accepting::Stop);
+    }
+
+    /// What is left to be done takes no connections to servers that wait for more requests.
+    fn close_idle(&self) {
+        let generation = self.current.load();
+        generation
+            .groups()
+            .iter()
+            .for_each(|group| group.close_idle());
     }
 
     async fn cut(&self) {
@@ -307,14 +339,12 @@ impl App {
         self.sessions.for_each(|live| live.traffic.ask(Order::Move));
     }
 
-    /// The new process has failed: everything stays, and what was on its way comes back.
-    pub fn stay(&self, parcels: Vec<Parcel>) {
+    /// Nothing moves any more, and what was on its way is served here.
+    pub fn bring_back(&self, parcels: Vec<Parcel>) {
+        self.winding_down.store(false, Relaxed);
         self.carrier.stop_moving();
         self.moving.send_replace(false);
         self.sessions.for_each(|live| live.traffic.take_back_move());
-        for listener in &self.listeners {
-            listener.keep_file(false);
-        }
         for parcel in parcels {
             match parcel {
                 Parcel::Session(session) => self.carrier.carry(*session),
@@ -323,7 +353,31 @@ impl App {
                 }
             }
         }
+    }
+
+    /// The new process has failed: this one serves again.
+    pub fn stay(&self) {
+        for listener in &self.listeners {
+            listener.keep_file(false);
+        }
         self.accepting.send_replace(Accepting::Accept);
+    }
+
+    /// One that the new process does not want, while others go on moving. A connection that is idle
+    /// is closed: it has nowhere to go.
+    pub fn keep(&self, parcel: Parcel) {
+        let Parcel::Session(session) = parcel else {
+            return;
+        };
+        session.live.traffic.take_back_move();
+        if self.winding_down.load(Relaxed) {
+            // It comes too late for the window.
+            session.live.traffic.ask(Order::End {
+                by: ClosedBy::Drain,
+                code: self.config().server.drain.code,
+            });
+        }
+        self.carrier.keep(*session);
     }
 
     pub fn state(&self) -> State {
@@ -389,59 +443,21 @@ const AT_ONCE: Duration = Duration::from_millis(200);
 
 /// Pingora's own settings, where they matter to a proxy that is not run by its server.
 fn server_conf(config: &Config) -> ServerConf {
-    let kept: usize = config
-        .upstreams
-        .iter()
-        .map(|upstream| upstream.keepalive)
-        .sum();
     ServerConf {
         threads: config.server.threads,
-        // One pool serves all upstreams; each one's own bound is held by `Group::may_keep_idle`,
-        // and upstreams that a reload adds share what is here.
-        upstream_keepalive_pool_size: kept.max(DEFAULT_POOL),
+        // Connections are kept by `upstream::Connections`, not here.
+        upstream_keepalive_pool_size: 1,
         // Attempts are counted by the exchange, against the upstream's own limit.
         max_retries: usize::MAX,
         ..ServerConf::default()
     }
 }
 
-/// Room in the pool for upstreams that come later.
-const DEFAULT_POOL: usize = 4096;
-
 async fn watch_log(log: Arc<AccessLog>, mut stopping: watch::Receiver<bool>) {
     loop {
         tokio::select! {
             _ = stopping.wait_for(|stop| *stop) => return,
             () = tokio::time::sleep(WATCH_LOG) => log.tell_dropped(),
-        }
-    }
-}
-
-/// The process id, where the configuration wants it; the file goes with the value.
-pub struct PidFile(Option<PathBuf>);
-
-impl PidFile {
-    pub fn write(path: Option<PathBuf>) -> Result<Self, StartError> {
-        if let Some(path) = &path {
-            fs::write(path, format!("{}\n", std::process::id())).map_err(|cause| {
-                StartError::PidFile {
-                    path: path.clone(),
-                    cause,
-                }
-            })?;
-        }
-        Ok(Self(path))
-    }
-}
-
-impl Drop for PidFile {
-    fn drop(&mut self) {
-        // After an upgrade the file is the new process's.
-        if let Some(path) = &self.0
-            && fs::read_to_string(path)
-                .is_ok_and(|pid| pid.trim() == std::process::id().to_string())
-        {
-            let _ = fs::remove_file(path);
         }
     }
 }

@@ -115,6 +115,9 @@ fn run(path: &Path) -> ExitCode {
 fn check(path: &Path) -> ExitCode {
     match load(path) {
         Ok(config) => {
+            for warning in config.warnings() {
+                eprintln!("{}: warning: {warning}", path.display());
+            }
             println!(
                 "{}: ok: {} listeners, {} upstreams, {} routes",
                 path.display(),

@@ -22,14 +22,18 @@ pub fn status(status: &Status, width: Option<u16>) -> String {
         State::Upgrading => "serving, about to be upgraded",
         State::Draining => "draining",
     };
+    // The demo has no file.
+    let by = match plain(&status.config) {
+        file if file.is_empty() => String::new(),
+        file => format!(", by {file}"),
+    };
     let summary = format!(
-        "prusik {}, pid {}, up for {}: {state}\n{} and {}, by {}\n",
+        "prusik {}, pid {}, up for {}: {state}\n{} and {}{by}\n",
         status.version,
         status.pid,
         age(status.uptime_ms),
         count(status.sessions, "session"),
         count(status.connections, "other connection"),
-        plain(&status.config),
     );
     let listeners = status
         .listeners

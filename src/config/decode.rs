@@ -13,9 +13,8 @@ use super::units::Section;
 const PLANNED: &[&str] = &[
     "access_log.format=combined",
     "listeners[].proxy_protocol",
-    "listeners[].tls",
+    "listeners[].tls.http2",
     "listeners[].limits",
-    "upstreams.*.tls",
     "upstreams.*.proxy_protocol",
     "upstreams.*.source",
     "routes[].websocket.max_sessions",
@@ -215,7 +214,7 @@ const ELSEWHERE: [(&str, &str); 7] = [
 ];
 
 /// What a section looks like, for those who wrote something else in its place.
-const EXAMPLES: [(&str, &str); 10] = [
+const EXAMPLES: [(&str, &str); 11] = [
     ("listeners", "listeners: [{ listen: 127.0.0.1:9090 }]"),
     (
         "routes",
@@ -232,6 +231,10 @@ const EXAMPLES: [(&str, &str); 10] = [
     ("discover", "discover: { dns: chat.internal:9080 }"),
     ("eject", "eject: { failures: 5, within: 10s, for: 30s }"),
     ("timeouts", "timeouts: { idle: 60s }"),
+    (
+        "certificates",
+        "certificates: [{ cert: chain.pem, key: key.pem }]",
+    ),
 ];
 
 fn planned(path: &[Step], value: Option<&str>) -> bool {

@@ -25,12 +25,14 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use schemars::generate::SchemaSettings;
 
 use crate::forward::template::Template;
 use crate::route::Matcher;
+use crate::tls::{Acceptor, Connector};
 
 pub use error::{ConfigError, ConfigErrors, Place};
 
@@ -102,6 +104,22 @@ pub struct Config {
     pub routes: Vec<Route>,
 }
 
+impl Config {
+    /// What can be served, and that an operator should hear of.
+    pub fn warnings(&self) -> Vec<String> {
+        let now = SystemTime::now();
+        let listeners = self.listeners.iter().flat_map(|listener| {
+            let warnings = listener.tls.iter().flat_map(|tls| tls.warnings(now));
+            warnings.map(|warning| format!("listener {:?}: {warning}", listener.name))
+        });
+        let upstreams = self.upstreams.iter().filter_map(|upstream| {
+            let warning = upstream.tls.as_ref()?.warning(now)?;
+            Some(format!("upstream {:?}: {warning}", upstream.name))
+        });
+        listeners.chain(upstreams).collect()
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     /// Worker threads, at least 1.
@@ -150,6 +168,8 @@ pub enum AccessLog {
 pub struct Listener {
     pub name: String,
     pub address: ListenAddress,
+    /// `None`: plain text.
+    pub tls: Option<Arc<Acceptor>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,6 +184,8 @@ pub struct Upstream {
     pub balance: Balance,
     pub servers: Vec<UpstreamServer>,
     pub discover: Option<Discover>,
+    /// `None`: plain text.
+    pub tls: Option<Arc<Connector>>,
     pub health_check: Option<HealthCheck>,
     pub eject: Option<Eject>,
     /// Zero: a server gets its whole share at once.

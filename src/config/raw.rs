@@ -14,7 +14,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
 
 use super::units::{
-    OffOr, OptionalPeriod, Ordered, Period, Section, switch, switch_schema, word, word_schema,
+    OffOr, OptionalPeriod, Ordered, Period, Section, Switch, switch, switch_schema, word,
+    word_schema,
 };
 
 /// The configuration of prusik, a WebSocket-first reverse proxy and load balancer.
@@ -116,6 +117,50 @@ pub struct Listener {
     pub listen: Option<String>,
     /// Name for logs and for `match.listener`. Default: the address.
     pub name: Option<String>,
+    /// TLS with clients. Default: plain text.
+    pub tls: Option<OffOr<ListenerTls>>,
+}
+
+/// Files are PEM, and are read again at each reload.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerTls {
+    /// Chosen by the name that a client asks for (SNI); the first is for all other names.
+    #[schemars(required, length(min = 1))]
+    pub certificates: Option<Vec<Section<CertificatePair>>>,
+    /// Authorities for clients: one without a certificate by any of them is refused. Default: no
+    /// certificate is asked for.
+    pub client_ca: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CertificatePair {
+    /// File with the certificate, and behind it those that lead to its authority.
+    #[schemars(required)]
+    pub cert: Option<String>,
+    /// File with its private key, not encrypted.
+    #[schemars(required)]
+    pub key: Option<String>,
+}
+
+/// Files are PEM, and are read again at each reload.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamTls {
+    /// Name that the servers are asked for and must prove. Default: that of the servers in the
+    /// file, or each one's address.
+    pub sni: Option<String>,
+    /// File with the authorities that are believed. Default: the system's.
+    pub ca: Option<String>,
+    /// Whether a server must prove its name. `false`: anyone may answer in its place.
+    #[serde(default, deserialize_with = "switch")]
+    #[schemars(schema_with = "switch_schema", extend("default" = true))]
+    pub verify: Option<bool>,
+    /// File with the certificate that is shown to servers which ask for one. Default: none.
+    pub client_cert: Option<String>,
+    /// File with its private key.
+    pub client_key: Option<String>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -137,6 +182,8 @@ pub struct Upstream {
     pub servers: Option<Vec<ServerEntry>>,
     /// Servers found by DNS, instead of, or beside, `servers`.
     pub discover: Option<Section<Discover>>,
+    /// TLS with the servers, health checks included; `true` is `{}`. Default: plain text.
+    pub tls: Option<Switch<UpstreamTls>>,
     /// Checks that take a server out while it fails and bring it back. Default: none.
     pub health_check: Option<OffOr<HealthCheck>>,
     /// Takes a server out for a while when its connections fail. Default: never.

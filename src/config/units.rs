@@ -41,6 +41,13 @@ pub enum OffOr<T> {
     On(T),
 }
 
+/// A section that can be switched off, or on as it is without a key.
+#[derive(Debug)]
+pub enum Switch<T> {
+    Off,
+    On(T),
+}
+
 /// A mapping with free keys, in the order of the file.
 #[derive(Debug)]
 pub struct Ordered<T>(pub Vec<(String, T)>);
@@ -258,6 +265,41 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OffOr<T> {
     }
 }
 
+impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Switch<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Switch<T>, D::Error> {
+        struct WordOrMapping<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for WordOrMapping<T> {
+            type Value = Switch<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a mapping, true or off")
+            }
+
+            fn visit_str<E: Error>(self, word: &str) -> Result<Switch<T>, E> {
+                match word {
+                    "off" => Ok(Switch::Off),
+                    "on" => Ok(Switch::On(T::default())),
+                    _ => Err(E::invalid_value(Unexpected::Str(word), &self)),
+                }
+            }
+
+            fn visit_bool<E: Error>(self, value: bool) -> Result<Switch<T>, E> {
+                Ok(match value {
+                    false => Switch::Off,
+                    true => Switch::On(T::default()),
+                })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Switch<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Switch::On)
+            }
+        }
+
+        deserializer.deserialize_any(WordOrMapping(PhantomData))
+    }
+}
+
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Ordered<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Ordered<T>, D::Error> {
         struct Entries<T>(PhantomData<T>);
@@ -341,6 +383,22 @@ impl<T: JsonSchema> JsonSchema for OffOr<T> {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "oneOf": [generator.subschema_for::<T>(), { "enum": ["off", false] }]
+        })
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Switch<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("Switch{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "oneOf": [generator.subschema_for::<T>(), { "enum": ["on", true, "off", false] }]
         })
     }
 }

@@ -40,6 +40,8 @@ enum Variable {
     RequestId,
     RequestMethod,
     ForwardedFor,
+    ClientSubject,
+    ClientVerify,
 }
 
 /// Every variable that has no name of the user's in it.
@@ -57,6 +59,8 @@ const PLAIN: &[(&str, Variable)] = &[
     ("request_id", Variable::RequestId),
     ("request_method", Variable::RequestMethod),
     ("proxy_add_x_forwarded_for", Variable::ForwardedFor),
+    ("ssl_client_s_dn", Variable::ClientSubject),
+    ("ssl_client_verify", Variable::ClientVerify),
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -174,6 +178,8 @@ pub struct RequestVariables<'a> {
     /// For a request that names its host in the target and has no `Host` field.
     pub authority: Option<&'a str>,
     pub scheme: &'static str,
+    /// Of the client's certificate, which was verified; `None`: it has shown none.
+    pub client_subject: Option<&'a str>,
     pub local: Option<SocketAddr>,
     /// The TCP peer; `None` on a unix socket.
     pub peer: Option<SocketAddr>,
@@ -260,6 +266,13 @@ impl<'a> RequestVariables<'a> {
             Variable::RequestId => text(self.request_id.as_hyphenated().encode_lower(&mut [0; 36])),
             Variable::RequestMethod => text(self.method.as_str()),
             Variable::ForwardedFor => self.append_forwarded_for(out),
+            Variable::ClientSubject => text(self.client_subject.unwrap_or_default()),
+            Variable::ClientVerify => match (self.client_subject, self.scheme) {
+                (Some(_), _) => text("SUCCESS"),
+                (None, "https") => text("NONE"),
+                // As in nginx, where TLS is not spoken the variable is empty.
+                (None, _) => {}
+            },
         }
     }
 
@@ -338,6 +351,7 @@ mod tests {
             target: b"/IMS_SVR/ws?userId=42&x=y&userid=43",
             authority: None,
             scheme: "http",
+            client_subject: None,
             local: Some("127.0.0.1:9090".parse().unwrap()),
             peer,
             request_id: Uuid::nil(),
@@ -400,6 +414,7 @@ mod tests {
             target: b"/",
             authority: None,
             scheme: "http",
+            client_subject: None,
             local: None,
             peer: Some(peer),
             request_id: Uuid::nil(),

@@ -90,6 +90,10 @@ impl Control for Process {
     }
 
     async fn reload(&self) -> Result<ReloadReport, ControlError> {
+        if self.app.state() == State::Draining {
+            let what = "this process is stopping".to_owned();
+            return Err(refused(what, "start it again instead"));
+        }
         let changes = Process::reload(self).await.map_err(|error| {
             refused(
                 error,
@@ -100,13 +104,13 @@ impl Control for Process {
     }
 
     async fn upgrade(&self) -> Result<UpgradeReport, ControlError> {
-        Process::upgrade(self).await.map_err(|error| {
-            let hint = "this process goes on as before, with every session";
-            refused(error.to_string(), hint)
-        })
+        Process::upgrade(self)
+            .await
+            .map_err(|error| refused(error.to_string(), error.hint()))
     }
 
     fn drain(&self, name: &ServerName, order: DrainOrder) -> Result<DrainStarted, ControlError> {
+        self.stands_still()?;
         let (group, server) = self.find_server(name)?;
         server.set_drained(true);
         let on_it = self.app.sessions().select(|live| {
@@ -129,6 +133,7 @@ impl Control for Process {
     }
 
     fn enable(&self, name: &ServerName) -> Result<(), ControlError> {
+        self.stands_still()?;
         let (group, server) = self.find_server(name)?;
         server.set_drained(false);
         self.app.drains().cancel(&drain_of(&group, &server));
@@ -136,6 +141,7 @@ impl Control for Process {
     }
 
     fn close(&self, id: Uuid, code: Option<u16>) -> Result<(), ControlError> {
+        self.stands_still()?;
         let Some(live) = self.app.sessions().find(id) else {
             return Err(ControlError {
                 kind: ControlErrorKind::NotFound,
@@ -164,6 +170,17 @@ impl Process {
                 left: drain.left,
             })
             .collect()
+    }
+
+    /// What is done to servers and sessions while they move may not reach the new process.
+    fn stands_still(&self) -> Result<(), ControlError> {
+        match self.app.state() {
+            State::Upgrading => Err(refused(
+                "sessions are moving to a new process".to_owned(),
+                "ask again in a moment: the new process will answer",
+            )),
+            State::Serving | State::Draining => Ok(()),
+        }
     }
 
     fn find_server(&self, name: &ServerName) -> Result<(Arc<Group>, Arc<Server>), ControlError> {

@@ -8,8 +8,11 @@
 
 mod control;
 mod descriptors;
+mod duties;
+mod link;
 mod notify;
 mod packing;
+mod start;
 mod take_over;
 mod upgrade;
 pub mod wire;
@@ -24,15 +27,18 @@ use log::{error, info};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
-use crate::admin::view::UpgradeReport;
+use crate::admin::view::{State, UpgradeReport};
 use crate::admin::{self, Access, AdminSocket};
-use crate::app::{App, PidFile, StartError, Stop};
-use crate::config::{self, Config, ListenAddress};
+use crate::app::{App, StartError, Stop};
+use crate::config::{self, Config};
 use crate::listener::{Binder, Inherited};
 use descriptors::Named;
+use duties::{Duties, PidFile};
+use start::Started;
 use take_over::Predecessor;
-use upgrade::{Program, UpgradeError};
+use upgrade::{Program, Successor, UpgradeError};
 
 /// What this process was started with, besides its configuration.
 #[derive(Debug)]
@@ -70,15 +76,28 @@ pub(crate) struct Process {
     /// systemd has bound it, and owns its file.
     admin_is_systemds: bool,
     access: Access,
-    /// One at a time: a reload must not meet an upgrade.
+    pid_file: PidFile,
+    /// One at a time: a reload must not meet an upgrade, and none of them a stop.
     changing: Mutex<()>,
+    /// The process before this one still hands over.
+    taking_in: watch::Sender<bool>,
+    /// An upgrade that is under way is given up: this process ends now.
+    called_off: CancellationToken,
     /// Another process has taken over: this one is to end.
     replaced: Notify,
-    successor: Mutex<Option<upgrade::Successor>>,
+    succession: Mutex<Succession>,
 }
 
-/// How long a process that ends waits for answers of its admin API.
-const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// Who serves.
+enum Succession {
+    /// This process.
+    Ours,
+    /// The one of this id. What is left to do with it, unless that is being done.
+    Theirs(u32, Option<Successor>),
+}
+
+/// How long an upgrade waits for the one before to be done.
+const TAKEN_IN_WITHIN: Duration = Duration::from_secs(10);
 
 /// The signals that prusik answers to.
 struct Signals {
@@ -105,16 +124,9 @@ impl Signals {
 pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), StartError> {
     // Before anything is served: a signal that comes early must not kill the process.
     let mut signals = Signals::install()?;
-    let (mut inherited, predecessor) = take_over::sort(origin.named);
-    let pid_file = config.server.pid_file.clone();
-    let token_file = config
-        .admin
-        .as_ref()
-        .and_then(|admin| admin.token_file.clone());
-    let access = Access::new(token_file);
-    let built = build(config, &mut inherited, predecessor.as_ref()).await;
-    let (app, admin) = match built {
-        Ok(built) => built,
+    let (inherited, predecessor) = take_over::sort(origin.named);
+    let (started, mut process) = match start(config, inherited, predecessor.as_ref()).await {
+        Ok(started) => started,
         Err(error) => {
             if let Some(predecessor) = predecessor {
                 predecessor.refuse(&error.to_string());
@@ -122,43 +134,55 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
             return Err(error);
         }
     };
-    app.accept();
-    let admin_is_systemds = matches!(admin, Some((_, Binder::Systemd)));
-    let mut process = Process::new(app, admin.map(|(socket, _)| socket), access);
-    process.admin_is_systemds = admin_is_systemds;
     process.file = Some(path.to_owned());
     process.program = Some(origin.program);
     let process = Arc::new(process);
-    // Only now: a second process that finds its listeners taken must leave the first one's alone.
-    let mut duties = Duties::begin(&process, pid_file.clone())?;
+    process.app.accept();
     if let Some(predecessor) = predecessor {
-        predecessor.take_in(process.app.clone())?;
+        started.own_files();
+        process.pid_file.claim();
+        process.taking_in.send_replace(true);
+        let (taking, leftover) = (process.clone(), started.leftover);
+        predecessor.take_in(process.app.clone(), move || {
+            start::remove_leftover(&leftover);
+            taking.taking_in.send_replace(false);
+        });
     }
+    let mut duties = Duties::begin(&process);
     info!("ready");
     loop {
         tokio::select! {
-            _ = signals.hangup.recv() => drop(process.reload().await),
+            _ = signals.hangup.recv() => {
+                let process = process.clone();
+                tokio::spawn(async move { process.reload().await.ok() });
+            }
             _ = signals.user2.recv() => {
                 let process = process.clone();
                 tokio::spawn(async move { process.upgrade().await.ok() });
             }
             _ = signals.interrupt.recv() => {
-                info!("INT: stopping now");
-                notify::stopping();
-                process.app.stop(Stop::Now).await;
+                stop_now(&process).await;
                 break;
             }
             _ = signals.terminate.recv() => {
-                break stop(&process, "TERM", &mut signals).await;
+                if stop(&process, "TERM", &mut signals).await {
+                    break;
+                }
             }
-            _ = signals.quit.recv() => break stop(&process, "QUIT", &mut signals).await,
+            _ = signals.quit.recv() => {
+                if stop(&process, "QUIT", &mut signals).await {
+                    break;
+                }
+            }
             () = process.replaced.notified() => {
                 duties.end().await;
                 if wind_down(&process, &mut signals).await == Wound::Down {
+                    process.app.close_log();
                     info!("stopped");
                     return Ok(());
                 }
-                duties = Duties::begin(&process, pid_file.clone())?;
+                process.pid_file.claim();
+                duties = Duties::begin(&process);
             }
         }
     }
@@ -167,86 +191,27 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
     Ok(())
 }
 
-/// What only the process does that serves: it answers operators, feeds systemd's watchdog, and has
-/// its number in the file for it.
-struct Duties {
-    admin_ends: watch::Sender<bool>,
-    serving_admin: Option<JoinHandle<()>>,
-    watchdog: JoinHandle<()>,
-    pid_file: PidFile,
-}
-
-impl Duties {
-    fn begin(process: &Arc<Process>, pid_file: Option<PathBuf>) -> Result<Self, StartError> {
-        let pid_file = PidFile::write(pid_file)?;
-        let (admin_ends, admin_stops) = watch::channel(false);
-        let serving_admin = process.serve_admin(admin_stops);
-        notify::ready();
-        Ok(Self {
-            admin_ends,
-            serving_admin,
-            watchdog: tokio::spawn(notify::feed_watchdog()),
-            pid_file,
-        })
-    }
-
-    async fn end(self) {
-        // At once: fed by an old process, the watchdog would not see the new one hang.
-        self.watchdog.abort();
-        self.admin_ends.send_replace(true);
-        if let Some(serving) = self.serving_admin {
-            // Answers that are on their way; not for longer than they need.
-            let _ = tokio::time::timeout(LAST_ANSWERS, serving).await;
-        }
-        drop(self.pid_file);
-    }
-}
-
-/// Everything but the first accept.
-async fn build(
+/// Everything that can fail.
+async fn start(
     config: Config,
-    inherited: &mut Inherited,
+    inherited: Inherited,
     predecessor: Option<&Predecessor>,
-) -> Result<(Arc<App>, Option<(AdminSocket, Binder)>), StartError> {
-    let admin = config.admin.clone();
-    let app = Arc::new(App::start(config, inherited)?);
-    let admin = match admin {
-        Some(admin) => Some(bind_admin(admin, inherited)?),
-        None => None,
-    };
-    for address in inherited.unused() {
-        info!("the inherited socket on {address} is not in the file and is closed");
+) -> Result<(Started, Process), StartError> {
+    let pid_file = PidFile::new(config.server.pid_file.clone());
+    let admin = config.admin.as_ref();
+    let access = Access::new(admin.and_then(|admin| admin.token_file.clone()));
+    let started = Started::new(config, inherited)?;
+    match predecessor {
+        Some(predecessor) => started.take_over(predecessor, &pid_file).await?,
+        // Only now: a second process that finds its listeners taken must leave the first one's alone.
+        None => pid_file.write()?,
     }
-    if let Some(predecessor) = predecessor {
-        app.prove().await?;
-        tokio::task::block_in_place(|| predecessor.ask_to_serve(&app))?;
-        // From now on the files of unix sockets are this process's, less those that systemd has
-        // bound.
-        for listener in app.listeners() {
-            listener.keep_file(false);
-        }
-        if let Some((admin, Binder::Us)) = &admin {
-            admin.take_file();
-        }
-    }
-    Ok((app, admin))
-}
-
-fn bind_admin(
-    admin: config::Admin,
-    inherited: &mut Inherited,
-) -> Result<(AdminSocket, Binder), StartError> {
-    let address = admin.listen;
-    let bound = match (inherited.take(&address), &address) {
-        (Some((descriptor, binder)), ListenAddress::Tcp(_)) => {
-            AdminSocket::from_std_tcp(descriptor.into()).map(|socket| (socket, binder))
-        }
-        (Some((descriptor, binder)), ListenAddress::Unix(_)) => {
-            AdminSocket::from_std_unix(descriptor.into()).map(|socket| (socket, binder))
-        }
-        (None, address) => admin::bind(address).map(|socket| (socket, Binder::Us)),
-    };
-    bound.map_err(|cause| StartError::Admin { address, cause })
+    let admin = started.admin.clone();
+    let admin_is_systemds = matches!(admin, Some((_, Binder::Systemd)));
+    let mut process = Process::new(started.app.clone(), admin.map(|(socket, _)| socket), access);
+    process.admin_is_systemds = admin_is_systemds;
+    process.pid_file = pid_file;
+    Ok((started, process))
 }
 
 /// How the end of a replaced process went.
@@ -259,7 +224,11 @@ enum Wound {
 
 /// What is left when another process serves.
 async fn wind_down(process: &Process, signals: &mut Signals) -> Wound {
-    let Some(successor) = process.successor.lock().await.take() else {
+    let successor = match &mut *process.succession.lock().await {
+        Succession::Theirs(_, successor) => successor.take(),
+        Succession::Ours => None,
+    };
+    let Some(successor) = successor else {
         return Wound::Down;
     };
     info!("replaced by another process, ending with what cannot move");
@@ -276,6 +245,7 @@ async fn wind_down(process: &Process, signals: &mut Signals) -> Wound {
         Ok(()) => Wound::Down,
         Err(died) => {
             error!("the process that took over has died ({died}): this one serves again");
+            *process.succession.lock().await = Succession::Ours;
             if let Some(admin) = process
                 .admin
                 .as_ref()
@@ -288,16 +258,23 @@ async fn wind_down(process: &Process, signals: &mut Signals) -> Wound {
     }
 }
 
-async fn stop(process: &Process, signal: &str, signals: &mut Signals) {
-    // An upgrade that is under way ends first: a process that takes over must not be left alone.
-    let _one = process.changing.lock().await;
-    if let Some(successor) = &*process.successor.lock().await {
-        info!(
-            "{signal}: passed on to {}, which has taken over",
-            successor.report.pid
-        );
-        successor.terminate();
-        return;
+/// Whether it has stopped: after an upgrade it is the new process that does.
+async fn stop(process: &Process, signal: &str, signals: &mut Signals) -> bool {
+    {
+        // An upgrade that is under way ends first: a process that takes over must not be left alone.
+        let _one = tokio::select! {
+            one = process.changing.lock() => one,
+            _ = signals.interrupt.recv() => {
+                stop_now(process).await;
+                return true;
+            }
+        };
+        if let Succession::Theirs(pid, _) = *process.succession.lock().await {
+            info!("{signal}: passed on to {pid}, which has taken over");
+            upgrade::terminate(pid);
+            return false;
+        }
+        process.app.begin_stop();
     }
     let drain = process.app.config().server.drain;
     info!(
@@ -307,11 +284,19 @@ async fn stop(process: &Process, signal: &str, signals: &mut Signals) {
     notify::stopping();
     tokio::select! {
         () = process.app.stop(Stop::Gracefully) => {}
-        _ = signals.interrupt.recv() => {
-            info!("INT: stopping now");
-            process.app.stop(Stop::Now).await;
-        }
+        _ = signals.interrupt.recv() => stop_now(process).await,
     }
+    true
+}
+
+async fn stop_now(process: &Process) {
+    info!("INT: stopping now");
+    // A new process that is not done with its beginning is killed.
+    process.called_off.cancel();
+    let _one = process.changing.lock().await;
+    process.app.begin_stop();
+    notify::stopping();
+    process.app.stop(Stop::Now).await;
 }
 
 impl Process {
@@ -325,9 +310,12 @@ impl Process {
             admin,
             admin_is_systemds: false,
             access,
+            pid_file: PidFile::new(None),
             changing: Mutex::new(()),
+            taking_in: watch::Sender::new(false),
+            called_off: CancellationToken::new(),
             replaced: Notify::new(),
-            successor: Mutex::new(None),
+            succession: Mutex::new(Succession::Ours),
         }
     }
 
@@ -351,6 +339,9 @@ impl Process {
     /// All of the file, or nothing of it. Returns what changed, an item a line.
     async fn reload(&self) -> Result<Vec<String>, String> {
         let _one = self.changing.lock().await;
+        if self.app.state() == State::Draining {
+            return Err("this process is stopping".to_owned());
+        }
         let Some(file) = &self.file else {
             return Err("this process was not started from a file".to_owned());
         };
@@ -382,15 +373,35 @@ impl Process {
     /// Starts the binary that lies at this one's path, and hands over to it.
     async fn upgrade(&self) -> Result<UpgradeReport, UpgradeError> {
         let _one = self.changing.lock().await;
-        let mut successor = self.successor.lock().await;
-        if successor.is_some() {
-            return Err(UpgradeError::Refused(
-                "another one has taken over already".to_owned(),
-            ));
+        let mut succession = self.succession.lock().await;
+        if let Succession::Theirs(pid, _) = *succession {
+            return Err(UpgradeError::NotNow {
+                what: format!("{pid} has taken over already"),
+                hint: "it answers from now on; this process only ends what could not move",
+            });
+        }
+        if self.app.state() == State::Draining {
+            return Err(UpgradeError::NotNow {
+                what: "this process is stopping".to_owned(),
+                hint: "start it again instead",
+            });
+        }
+        let mut taking_in = self.taking_in.subscribe();
+        let taken_in = taking_in.wait_for(|taking_in| !taking_in);
+        if tokio::time::timeout(TAKEN_IN_WITHIN, taken_in)
+            .await
+            .is_err()
+        {
+            return Err(UpgradeError::NotNow {
+                what: "the process before this one still ends what could not move".to_owned(),
+                hint: "it is gone after server.drain.deadline at the latest; ask again then",
+            });
         }
         let Some(program) = &self.program else {
-            let reason = "this process was not started by `prusik run`";
-            return Err(UpgradeError::Refused(reason.to_owned()));
+            return Err(UpgradeError::NotNow {
+                what: "this process was not started by `prusik run`".to_owned(),
+                hint: "start it by `prusik run --config FILE` to be able to replace it",
+            });
         };
         let admin = match &self.admin {
             Some(admin) => {
@@ -402,18 +413,28 @@ impl Process {
             }
             None => None,
         };
-        match upgrade::hand_over(&self.app, program, admin).await {
+        let handed_over = tokio::select! {
+            biased;
+            () = self.called_off.cancelled() => Err(UpgradeError::NotNow {
+                what: "this process was told to stop now".to_owned(),
+                hint: "start it again instead",
+            }),
+            handed_over = upgrade::hand_over(&self.app, program, admin) => handed_over,
+        };
+        match handed_over {
             Ok(taken) => {
                 if let Some(admin) = &self.admin {
                     admin.leave_file();
                 }
                 let report = taken.report.clone();
-                *successor = Some(taken);
+                *succession = Succession::Theirs(report.pid, Some(taken));
                 self.replaced.notify_one();
                 Ok(report)
             }
             Err(error) => {
                 error!("upgrade failed, this process goes on: {error}");
+                // The new process may have got as far as that.
+                self.pid_file.claim();
                 Err(error)
             }
         }

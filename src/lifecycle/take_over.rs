@@ -1,6 +1,7 @@
 //! The new process's side of an upgrade: proves itself, serves, and takes in what the old one
 //! sends.
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -9,12 +10,16 @@ use std::{io, thread};
 use bytes::BytesMut;
 use log::{info, warn};
 use tokio::runtime::Handle;
+use uuid::Uuid;
 
 use super::descriptors::Named;
 use super::packing;
 use super::wire::{self, Frame, Message};
+use crate::admin::view::State;
 use crate::app::{App, manner};
 use crate::listener::{Binder, Inherited};
+use crate::session::Session;
+use crate::session::drain::Manner;
 use crate::session::live::Live;
 use crate::session::transport::{Transport, TransportKind};
 
@@ -50,117 +55,175 @@ impl Predecessor {
         }
     }
 
-    /// Takes over what operators have done, then asks to serve. Blocks until the old process says
+    /// Asks to serve, and takes over what operators have done. Blocks until the old process says
     /// so.
     pub fn ask_to_serve(&self, app: &App) -> io::Result<()> {
-        match self.receive()?.message {
-            Message::State { drained } => {
-                let generation = app.generation();
-                for (upstream, address) in drained {
-                    if let Some(group) = generation.find_group(&upstream) {
-                        group.server(address).set_drained(true);
-                    }
-                }
-            }
-            other => return Err(out_of_turn(&other)),
-        }
         let ready = Message::Ready {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         wire::send(&self.stream, &ready)?;
-        match self.receive()?.message {
-            Message::Go => Ok(()),
-            other => Err(out_of_turn(&other)),
+        let answer = wire::receive(&self.stream)?
+            .ok_or_else(|| io::Error::other("the old process has closed the link"))?;
+        let Message::Go { drained } = answer.message else {
+            return Err(out_of_turn(&answer.message));
+        };
+        let generation = app.generation();
+        for (upstream, address) in drained {
+            if let Some(group) = generation.find_group(&upstream) {
+                group.server(address).set_drained(true);
+            }
         }
-    }
-
-    fn receive(&self) -> io::Result<Frame> {
-        wire::receive(&self.stream)?
-            .ok_or_else(|| io::Error::other("the old process has closed the link"))
-    }
-
-    /// This process serves: sessions and idle connections come in until the old one has no more.
-    pub fn take_in(self, app: Arc<App>) -> io::Result<()> {
-        wire::send(&self.stream, &Message::Serving)?;
-        let runtime = Handle::current();
-        thread::Builder::new()
-            .name("upgrade-take".to_owned())
-            .spawn(move || {
-                let _inside = runtime.enter();
-                let mut homeless = Vec::new();
-                if let Err(error) = self.take_all(&app, &mut homeless) {
-                    warn!("upgrade: {error}");
-                }
-                let what = "sessions whose route or server did not survive the upgrade";
-                let manner = manner(&app.config(), what.to_owned());
-                app.drains().start(homeless, manner);
-                info!("upgrade: done, {} sessions live", app.sessions().len());
-            })?;
         Ok(())
     }
 
-    fn take_all(&self, app: &App, homeless: &mut Vec<Arc<Live>>) -> io::Result<()> {
+    /// This process serves: sessions and idle connections come in until the old one has no more.
+    /// `done` is called then. Without the old process the new one serves on all the same.
+    pub fn take_in(self, app: Arc<App>, done: impl FnOnce() + Send + 'static) {
+        let runtime = Handle::current();
+        let taking = thread::Builder::new()
+            .name("upgrade-take".to_owned())
+            .spawn(move || {
+                let _inside = runtime.enter();
+                let mut newcomers = Newcomers::default();
+                if let Err(error) = self.take_all(&app, &mut newcomers) {
+                    warn!("upgrade: {error}");
+                }
+                newcomers.see_off(&app);
+                info!("upgrade: done, {} sessions live", app.sessions().len());
+                done();
+            });
+        if let Err(error) = taking {
+            // Closed with the thread that was not: the old process keeps what it has.
+            warn!("upgrade: no session can move: {error}");
+        }
+    }
+
+    fn take_all(&self, app: &App, newcomers: &mut Newcomers) -> io::Result<()> {
+        wire::send(&self.stream, &Message::Serving)?;
         while let Some(mut frame) = wire::receive(&self.stream)? {
             let message = std::mem::replace(&mut frame.message, Message::End);
             let (number, taken) = match message {
-                Message::Session { number, session } => {
-                    (number, take_session(app, *session, frame, homeless))
-                }
+                Message::Session { number, session } => (number, session_of(app, *session, frame)),
                 Message::Idle {
                     number,
                     listener,
                     kind,
-                } => (number, take_idle(app, &listener, kind, frame)),
+                } => (number, idle_of(app, &listener, kind, frame)),
+                Message::Drain(drain) => {
+                    newcomers.go_on(app, drain);
+                    continue;
+                }
+                Message::Moved => {
+                    newcomers.see_off(app);
+                    continue;
+                }
                 Message::End => return Ok(()),
                 other => return Err(out_of_turn(&other)),
             };
-            let answer = match taken {
-                Ok(()) => Message::Adopted { number },
-                Err(error) => Message::Refused {
-                    number,
-                    reason: error.to_string(),
-                },
-            };
-            wire::send(&self.stream, &answer)?;
+            match taken {
+                Ok(taken) => {
+                    // Before a byte of it is read: until it is said the old process may take it back.
+                    wire::send(&self.stream, &Message::Adopted { number })?;
+                    if let Taken::Session(session) = &taken
+                        && !has_home(app, &session.live)
+                    {
+                        newcomers.homeless.push(session.live.clone());
+                    }
+                    taken.serve(app);
+                }
+                Err(error) => {
+                    let reason = error.to_string();
+                    wire::send(&self.stream, &Message::Refused { number, reason })?;
+                }
+            }
         }
         Ok(())
     }
 }
 
-fn take_session(
-    app: &App,
-    state: wire::Session,
-    frame: Frame,
-    homeless: &mut Vec<Arc<Live>>,
-) -> io::Result<()> {
-    let generation = app.generation();
-    let session = packing::unpack(state, frame, &generation, app.sessions())?;
-    let identity = &session.live.identity;
-    let has_route = generation.labels.routes.contains(&identity.route);
-    let has_server = match generation.find_group(&identity.upstream) {
-        Some(group) => group.keeps_sessions_of(identity.server),
-        None => false,
-    };
-    if !(has_route && has_server) {
-        homeless.push(session.live.clone());
-    }
-    app.carrier().carry(session);
-    Ok(())
+/// Here, and not served yet.
+enum Taken {
+    Session(Box<Session>),
+    Idle(usize, Transport, BytesMut),
 }
 
-fn take_idle(app: &App, listener: &str, kind: TransportKind, frame: Frame) -> io::Result<()> {
+impl Taken {
+    fn serve(self, app: &App) {
+        match self {
+            Self::Session(session) => app.carrier().carry(*session),
+            Self::Idle(listener, transport, early) => app.serve(listener, transport, early),
+        }
+    }
+}
+
+fn session_of(app: &App, state: wire::Session, frame: Frame) -> io::Result<Taken> {
+    if app.state() == State::Draining {
+        return Err(io::Error::other("it stops already"));
+    }
+    let session = packing::unpack(state, frame, &app.generation(), app.sessions())?;
+    Ok(Taken::Session(Box::new(session)))
+}
+
+fn idle_of(app: &App, listener: &str, kind: TransportKind, frame: Frame) -> io::Result<Taken> {
     let listening = app.listening();
     let index = listening
         .iter()
         .position(|(_, address)| address.to_string() == *listener);
-    // A listener that is gone: whoever came in on it is served as by the first one, once.
-    let index = index.unwrap_or(0);
-    for descriptor in frame.descriptors {
-        let transport = Transport::from_descriptor(kind, descriptor)?;
-        app.serve(index, transport, BytesMut::from(&frame.to_server[..]));
+    let descriptor = frame.descriptors.into_iter().next();
+    let descriptor =
+        descriptor.ok_or_else(|| io::Error::other("a connection came without its socket"))?;
+    Ok(Taken::Idle(
+        // A listener that is gone: whoever came in on it is served as by the first one.
+        index.unwrap_or(0),
+        Transport::from_descriptor(kind, descriptor)?,
+        BytesMut::from(&frame.to_server[..]),
+    ))
+}
+
+/// Whether this process would let such a session begin: its route is there, and its server is
+/// neither gone nor down nor drained, as far as that matters.
+fn has_home(app: &App, live: &Live) -> bool {
+    let generation = app.generation();
+    match generation.find_group(&live.identity.upstream) {
+        Some(group) => generation.keeps_late(&live.identity, group),
+        None => false,
     }
-    Ok(())
+}
+
+/// Sessions that have come and must go.
+#[derive(Default)]
+struct Newcomers {
+    homeless: Vec<Arc<Live>>,
+    /// In drains that go on.
+    told: HashSet<Uuid>,
+}
+
+impl Newcomers {
+    /// Tells those that have no place here and have not been told yet.
+    fn see_off(&mut self, app: &App) {
+        let mut homeless = std::mem::take(&mut self.homeless);
+        homeless.retain(|live| !self.told.contains(&live.identity.id));
+        let what = "sessions whose route or server did not survive the upgrade";
+        let manner = manner(&app.config(), what.to_owned());
+        app.drains().start(homeless, manner);
+    }
+
+    /// A drain of the old process, with those of its sessions that are here now.
+    fn go_on(&mut self, app: &App, drain: wire::Drain) {
+        self.told.extend(&drain.sessions);
+        let sessions = drain.sessions.into_iter();
+        let sessions = sessions.filter_map(|id| app.sessions().find(id));
+        app.drains().start(
+            sessions.collect(),
+            Manner {
+                what: drain.what,
+                code: drain.code,
+                window: drain.window,
+                deadline: drain.deadline,
+            },
+        );
+    }
 }
 
 fn out_of_turn(message: &Message) -> io::Error {

@@ -3,12 +3,13 @@
 //!
 //! ```text
 //!   old                                   new
-//!    │  State (what operators have done)    │  reads its file, adopts the listeners
-//!    │                                Ready │  servers checked, a request of its own answered
-//!    │  Go                                  │
+//!    │                                Ready │  adopted the listeners, servers checked, a request
+//!    │                                      │  of its own answered; nothing can fail from here on
+//!    │  Go (what operators have done)       │
 //!    │                              Serving │  accepts; the old one no longer does
 //!    │  Session, Idle … (descriptors)       │
-//!    │                        Adopted … │  only now the old one lets go of it
+//!    │                            Adopted … │  said before a byte of it is read there
+//!    │  Drain …, Moved                      │  what is under way goes on there
 //!    │  End                                 │
 //! ```
 //!
@@ -28,6 +29,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::listener::Binder;
 use crate::session::frames::FrameScanner;
@@ -60,10 +62,6 @@ pub fn binder_of(name: &str) -> Binder {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Message {
-    /// Servers that operators have taken out: upstream and address.
-    State {
-        drained: Vec<(String, SocketAddr)>,
-    },
     Ready {
         pid: u32,
         version: String,
@@ -72,7 +70,10 @@ pub enum Message {
     Failed {
         reason: String,
     },
-    Go,
+    Go {
+        /// Servers that operators have taken out: upstream and address.
+        drained: Vec<(String, SocketAddr)>,
+    },
     Serving,
     /// With two descriptors: the client's, then the server's.
     Session {
@@ -92,8 +93,23 @@ pub enum Message {
         number: u64,
         reason: String,
     },
+    /// Sessions that were told to go, or about to be.
+    Drain(Drain),
+    /// All that could move at once has. What comes now is a handshake or request that took longer.
+    Moved,
     /// Nothing more comes.
     End,
+}
+
+/// A part of a drain that goes on: one message has room for so many sessions.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Drain {
+    pub what: String,
+    pub code: u16,
+    /// What is left of both.
+    pub window: Duration,
+    pub deadline: Duration,
+    pub sessions: Vec<Uuid>,
 }
 
 /// A session at rest. Times are relative: the clocks of two processes need not agree.

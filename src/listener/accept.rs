@@ -4,9 +4,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::BytesMut;
-use log::{error, warn};
+use log::{debug, error, warn};
 use pingora::apps::ServerApp;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
@@ -18,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use super::socket::{BoundListener, ListeningSocket};
 use super::stream::ClientStream;
-use crate::proxy::Gateway;
+use crate::proxy::{Gateway, Generation};
 use crate::session::transport::Transport;
 use crate::session::{Carrier, Session};
 
@@ -28,6 +29,7 @@ pub type Connections = TaskTracker;
 /// Our side of the door to Pingora's proxy: sees each connection before it is HTTP, and gets
 /// back what is left of it afterwards.
 pub struct Edge {
+    current: Arc<ArcSwap<Generation>>,
     proxy: Arc<HttpProxy<Gateway>>,
     carrier: Arc<Carrier>,
     connections: Connections,
@@ -38,6 +40,7 @@ pub struct Edge {
 
 impl Edge {
     pub fn new(
+        current: Arc<ArcSwap<Generation>>,
         proxy: HttpProxy<Gateway>,
         carrier: Arc<Carrier>,
         connections: Connections,
@@ -45,12 +48,33 @@ impl Edge {
         moving: watch::Receiver<bool>,
     ) -> Self {
         Self {
+            current,
             proxy: Arc::new(proxy),
             carrier,
             connections,
             stopping,
             moving,
         }
+    }
+
+    /// Serves a connection that was just accepted, by TLS if the listener has it.
+    pub fn admit(self: &Arc<Self>, listener: usize, transport: Transport) {
+        let Some(tls) = self.current.load().tls_of(listener).cloned() else {
+            return self.serve(listener, transport, BytesMut::new());
+        };
+        let edge = self.clone();
+        let mut stopping = self.stopping.clone();
+        self.connections.spawn(async move {
+            let peer = transport.addresses().0;
+            let accepted = tokio::select! {
+                accepted = tls.accept(transport) => accepted,
+                _ = stopping.wait_for(|stops| *stops) => return,
+            };
+            match accepted {
+                Ok(transport) => edge.serve(listener, transport, BytesMut::new()),
+                Err(error) => debug!("TLS handshake with {peer:?}: {error}"),
+            }
+        });
     }
 
     /// Serves a connection that came in on this listener; `early` has been read from it already.
@@ -171,7 +195,7 @@ pub async fn serve(
                 if std::mem::take(&mut exhausted) {
                     warn!("listener {:?}: accepting again", listener.name);
                 }
-                edge.serve(index, socket, BytesMut::new());
+                edge.admit(index, socket);
             }
             Err(error) if is_the_clients_fault(&error) => {}
             Err(error) => {

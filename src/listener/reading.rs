@@ -154,7 +154,8 @@ impl ClientStream {
                 self.intake.deliver_head(buf);
                 Poll::Ready(Ok(()))
             }
-            Reading::Head if self.connection.leaves_when_idle() => self.poll_leave(cx),
+            Reading::Head if self.ends_here() => Poll::Ready(Ok(())),
+            Reading::Head if self.leaves_here() => self.poll_leave(cx),
             Reading::Head => self.poll_head(cx, buf),
         }
     }

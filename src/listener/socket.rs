@@ -99,8 +99,10 @@ impl Inherited {
     }
 
     /// Those that nobody has taken.
-    pub fn unused(&self) -> impl Iterator<Item = &ListenAddress> {
-        self.sockets.iter().map(|(address, ..)| address)
+    pub fn unused(&self) -> impl Iterator<Item = (&ListenAddress, Binder)> {
+        self.sockets
+            .iter()
+            .map(|(address, _, binder)| (address, *binder))
     }
 }
 

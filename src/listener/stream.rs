@@ -36,7 +36,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::reading::{Intake, Refused};
 use crate::session::Upgraded;
-use crate::session::transport::Transport;
+use crate::session::transport::{Security, Transport};
 
 /// Holds a response's head and a small body together in one packet.
 const WRITE_BUFFER: usize = 1460;
@@ -79,6 +79,8 @@ pub struct Connection {
     /// `None` on a unix socket.
     pub peer: Option<SocketAddr>,
     pub local: Option<SocketAddr>,
+    pub security: Security,
+    can_move: bool,
     born: Instant,
     reading: AtomicU8,
     /// Milliseconds since `born`; 0: none.
@@ -89,6 +91,10 @@ pub struct Connection {
     end: AtomicU64,
     timed_out: AtomicBool,
     leaves_when_idle: AtomicBool,
+    /// A request has come.
+    has_asked: AtomicBool,
+    /// An exchange has failed, perhaps in the middle of its answer.
+    has_failed: AtomicBool,
     is_probe: AtomicBool,
     left: Mutex<Option<ClientEnd>>,
     upgraded: Mutex<Option<Upgraded>>,
@@ -103,6 +109,8 @@ impl Connection {
             listener,
             peer,
             local,
+            security: transport.security(),
+            can_move: transport.can_move(),
             born: Instant::now(),
             reading: AtomicU8::new(Reading::Head as u8),
             deadline: AtomicU64::new(0),
@@ -110,6 +118,8 @@ impl Connection {
             end: AtomicU64::new(0),
             timed_out: AtomicBool::new(false),
             leaves_when_idle: AtomicBool::new(false),
+            has_asked: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
             is_probe: AtomicBool::new(false),
             left: Mutex::new(None),
             upgraded: Mutex::new(None),
@@ -118,14 +128,10 @@ impl Connection {
         }
     }
 
-    /// From now on, when it stands between two requests, the socket leaves. Poll its stream after
-    /// this.
+    /// From now on, when it stands between two requests, the socket leaves; one that cannot move to
+    /// another process ends. Poll its stream after this.
     pub fn leave_when_idle(&self, leaves: bool) {
         self.leaves_when_idle.store(leaves, Relaxed);
-    }
-
-    pub(super) fn leaves_when_idle(&self) -> bool {
-        self.leaves_when_idle.load(Relaxed)
     }
 
     /// What Pingora reads now stands for a request that goes no further.
@@ -139,6 +145,16 @@ impl Connection {
             true => lock(&self.refused).take(),
             false => None,
         }
+    }
+
+    /// From now on its end is no clean one: an answer that was cut short must not pass for whole.
+    pub fn mark_as_failed(&self) {
+        self.has_failed.store(true, Relaxed);
+    }
+
+    /// Whether the present request is to be the last.
+    pub fn is_to_end(&self) -> bool {
+        !self.can_move && self.leaves_when_idle.load(Relaxed)
     }
 
     /// The request that comes is our own.
@@ -171,6 +187,9 @@ impl Connection {
 
     pub fn set_reading(&self, reading: Reading) {
         self.reading.store(reading as u8, Relaxed);
+        if reading != Reading::Head {
+            self.has_asked.store(true, Relaxed);
+        }
     }
 
     /// From now on the exchange fails when for this long nothing moves between us and the client,
@@ -255,6 +274,20 @@ impl ClientStream {
         &self.connection
     }
 
+    /// Whether it is idle and to end. Who has just connected still gets an answer, and so does who
+    /// has asked already.
+    pub(super) fn ends_here(&self) -> bool {
+        let connection = &self.connection;
+        connection.is_to_end()
+            && connection.has_asked.load(Relaxed)
+            && self.intake.ahead.is_empty()
+    }
+
+    /// Whether it is idle, or in the middle of a head, and to move to another process.
+    pub(super) fn leaves_here(&self) -> bool {
+        self.connection.can_move && self.connection.leaves_when_idle.load(Relaxed)
+    }
+
     /// Ready when all that was written is on its way and the socket has left.
     pub(super) fn poll_leave(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(io) = &mut self.io {
@@ -323,7 +356,7 @@ impl AsyncRead for ClientStream {
         // Pingora is about to wait. It flushes at a response's end only: what is written so far
         // must not wait with it, or a slow answer would come late and an event stream never.
         if let Some(io) = &mut stream.io
-            && !io.buffer().is_empty()
+            && !(io.buffer().is_empty() && io.get_ref().is_flushed())
             && let Poll::Ready(Err(error)) = Pin::new(io).poll_flush(cx)
         {
             return Poll::Ready(Err(error));
@@ -379,6 +412,20 @@ impl Shutdown for ClientStream {
             let rest = async { while io.read(&mut unread).await.is_ok_and(|read| read > 0) {} };
             // Whoever is not done by then is cut.
             let _ = tokio::time::timeout(LINGER, rest).await;
+        }
+    }
+}
+
+/// Pingora drops idle connections without a word. By TLS a client wants one.
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        let connection = &self.connection;
+        let is_idle = connection.reading() == Reading::Head && self.intake.ahead.is_empty();
+        if let Some(io) = &mut self.io
+            && is_idle
+            && !connection.has_failed.load(Relaxed)
+        {
+            io.get_mut().part();
         }
     }
 }

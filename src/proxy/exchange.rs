@@ -15,7 +15,7 @@ use crate::listener::{Connection, Refused};
 use crate::session::handshake::ServerEnd;
 use crate::session::registry::Registered;
 use crate::session::traffic::Traffic;
-use crate::upstream::{Group, Lease};
+use crate::upstream::{Group, KeptConnector, Lease};
 
 pub struct Exchange {
     pub id: Uuid,
@@ -37,6 +37,8 @@ pub struct Exchange {
     /// The rendered hash key.
     pub hash_key: Vec<u8>,
     pub lease: Option<Lease>,
+    /// Of the present attempt of a plain request.
+    pub connector: Option<Arc<KeptConnector>>,
     /// Servers picked so far, the present one last.
     pub tried: Vec<SocketAddr>,
     /// Kept connections that turned out to be dead when they were used.
@@ -88,6 +90,7 @@ impl Exchange {
             group: None,
             hash_key: Vec::new(),
             lease: None,
+            connector: None,
             tried: Vec::new(),
             stale: 0,
             stage: Stage::default(),

@@ -12,17 +12,26 @@ use pingora_proxy::Session;
 use super::exchange::Exchange;
 use crate::forward::Fields;
 use crate::forward::template::{RequestVariables, Template};
+use crate::session::transport::Security;
 
 /// The request as it arrived, for templates and forwarding headers.
 pub fn variables<'a>(session: &'a Session, exchange: &'a Exchange) -> RequestVariables<'a> {
     let request = session.req_header();
     let connection = exchange.connection.as_ref();
+    let security = connection.map_or(&Security::Plain, |connection| &connection.security);
     RequestVariables {
         headers: &request.headers,
         method: &request.method,
         target: request.raw_path(),
         authority: request.uri.authority().map(|authority| authority.as_str()),
-        scheme: "http",
+        scheme: match security {
+            Security::Plain => "http",
+            Security::Tls { .. } => "https",
+        },
+        client_subject: match security {
+            Security::Tls { client } => client.as_deref(),
+            Security::Plain => None,
+        },
         local: connection.and_then(|connection| connection.local),
         peer: connection.and_then(|connection| connection.peer),
         client: exchange.client,

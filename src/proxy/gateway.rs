@@ -34,7 +34,7 @@ use crate::forward::{self, Trust};
 use crate::listener::{ClientStream, Connection, Reading, Refused};
 use crate::observe::access_log::AccessLog;
 use crate::session::registry::Registry;
-use crate::upstream::{Load, Pick};
+use crate::upstream::{Load, Pick, Repeatable};
 
 /// How long an idle keep-alive connection of a client is kept.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(75);
@@ -46,7 +46,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 const MAX_STALE: usize = 3;
 
 pub struct Gateway {
-    current: Arc<ArcSwap<Generation>>,
+    pub(super) current: Arc<ArcSwap<Generation>>,
     pub(super) log: Arc<AccessLog>,
     pub(super) sessions: Arc<Registry>,
     /// True from the first moment of a stop.
@@ -96,7 +96,7 @@ impl ProxyHttp for Gateway {
             // For as long as it likes: the connection's own deadline ends the wait.
             session.set_keepalive(Some(0));
         }
-        if self.is_stopping() {
+        if self.is_stopping() || connection.is_to_end() {
             session.set_keepalive(None);
         }
         session.set_pipelining_enabled(true);
@@ -185,7 +185,7 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_peer(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         exchange: &mut Exchange,
     ) -> Result<Box<HttpPeer>> {
         // Let go of the server that failed before the next is counted.
@@ -216,13 +216,26 @@ impl ProxyHttp for Gateway {
             return Error::e_explain(ErrorType::HTTPStatus(error.0), error.1);
         };
         let address = lease.server().address;
-        let peer = match &exchange.handshake {
+        let (peer, connector) = match &exchange.handshake {
             Some(handshake) => {
                 let tunnel = exchange.generation.config.server.tunnel;
-                peer::for_handshake(address, route, handshake, tunnel)
+                let peer = peer::for_handshake(group, address, route, handshake, tunnel);
+                (peer, None)
             }
-            None => peer::for_request(group, address, &route.timeouts),
+            None => {
+                // A body may be too long to be sent again.
+                let is_safe =
+                    session.req_header().method.is_idempotent() && session.is_body_empty();
+                let repeatable = match is_safe {
+                    true => Repeatable::Yes,
+                    false => Repeatable::No,
+                };
+                let connector = Arc::new(group.connector(repeatable));
+                let peer = peer::for_request(connector.clone(), address, &route.timeouts);
+                (peer, Some(connector))
+            }
         };
+        exchange.connector = connector;
         exchange.tried.push(address);
         exchange.lease = Some(lease);
         Ok(peer)
@@ -372,8 +385,10 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         error: Box<Error>,
         exchange: &mut Exchange,
-        reused: bool,
+        _reused: bool,
     ) -> Box<Error> {
+        let connector = exchange.connector.as_ref();
+        let reused = connector.is_some_and(|connector| connector.has_reused());
         let mut error = error.more_context(format!("server {}", peer._address));
         let repeatable = session.req_header().method.is_idempotent()
             && !session.as_ref().retry_buffer_truncated()
@@ -453,12 +468,7 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn logging(
-        &self,
-        session: &mut Session,
-        _error: Option<&Error>,
-        exchange: &mut Exchange,
-    ) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, exchange: &mut Exchange) {
         let connection = exchange.connection.clone();
         if let Some(connection) = &connection
             && exchange.live.is_some()
@@ -470,6 +480,9 @@ impl ProxyHttp for Gateway {
         }
         record::ended(&self.log, session, exchange);
         if let Some(connection) = connection {
+            if error.is_some() {
+                connection.mark_as_failed();
+            }
             connection.set_deadline(KEEPALIVE_IDLE);
             connection.set_reading(Reading::Head);
         }

@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 
-use crate::config::{Config, ListenAddress, Listener, Route};
+use crate::config::{Config, Fate, ListenAddress, Listener, Route};
 use crate::forward::client_address::TrustedProxies;
 use crate::route::{RequestKey, RouteIndex};
+use crate::session::live::Identity;
+use crate::tls::Acceptor;
 use crate::upstream::{Departures, Group};
 
 pub struct Generation {
@@ -142,7 +144,7 @@ impl Generation {
                 group.stop();
             }
             if self.find_group(group.name()).is_none() {
-                group.tell_removed();
+                group.retire();
             }
         }
     }
@@ -150,6 +152,11 @@ impl Generation {
     /// The number of a bound listener in this configuration.
     pub fn listener(&self, bound: usize) -> usize {
         self.listeners[bound]
+    }
+
+    /// Of a bound listener; `None`: plain text.
+    pub fn tls_of(&self, bound: usize) -> Option<&Arc<Acceptor>> {
+        self.config.listeners[self.listener(bound)].tls.as_ref()
     }
 
     /// Whose forwarding headers are believed.
@@ -167,6 +174,17 @@ impl Generation {
 
     pub fn groups(&self) -> &[Arc<Group>] {
         &self.groups
+    }
+
+    /// Whether a session may begin whose handshake was under way, perhaps under the configuration
+    /// before, with this group: if not, those beside it have been told to go without it.
+    pub fn keeps_late(&self, session: &Identity, group: &Group) -> bool {
+        let mut routes = self.config.routes.iter();
+        routes.any(|route| *route.name == *session.route)
+            && match self.find_group(&session.upstream) {
+                Some(group) => group.keeps_late_session_on(session.server),
+                None => group.config().on_removed == Fate::Keep,
+            }
     }
 
     pub fn find_group(&self, name: &str) -> Option<&Arc<Group>> {

@@ -11,6 +11,7 @@ use crate::config::Tunnel;
 use crate::listener::Reading;
 use crate::observe::record::session_open;
 use crate::session::Upgraded;
+use crate::session::drain::tell_late;
 use crate::session::live::Live;
 use crate::session::relay::CLOSE_WAIT;
 use crate::session::traffic::{ClosedBy, Order};
@@ -60,6 +61,16 @@ impl Gateway {
             live.traffic.ask(Order::End {
                 by: ClosedBy::Drain,
                 code: exchange.generation.config.server.drain.code,
+            });
+        }
+        let current = self.current.load();
+        if let Some(group) = &exchange.group
+            && !current.keeps_late(&live.identity, group)
+        {
+            let drain = &current.config.server.drain;
+            let (current, group) = (self.current.clone(), group.clone());
+            tell_late(&live, (drain.code, drain.window), move |live| {
+                !current.load().keeps_late(&live.identity, &group)
             });
         }
         session_open(&self.log, &live);

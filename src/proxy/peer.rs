@@ -1,20 +1,17 @@
 //! The server as Pingora's connector wants it described.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pingora::connectors::l4::Connect;
-use pingora::upstreams::peer::{
-    H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPolicy, PeerOptions, Tracer, Tracing,
-};
+use pingora::upstreams::peer::{H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPolicy, PeerOptions};
 
 use super::exchange::Handshake;
 use crate::config::{Route, Timeouts, Tunnel};
 use crate::session::handshake::HandshakeConnector;
 use crate::session::tap::{Limits, TapConnector};
-use crate::upstream::{Group, KEPT_IDLE, TCP_KEEPALIVE};
+use crate::upstream::{Group, KeptConnector, TCP_KEEPALIVE};
 
 /// Pingora takes off the hop-by-hop fields it knows and renews the WebSocket ones; what the
 /// client's `Connection` nominates is our own filter's business, as Pingora refuses requests that
@@ -32,31 +29,23 @@ const REQUEST_POLICY: HttpUpstreamRequestPolicy = HttpUpstreamRequestPolicy {
 const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// For a plain request, over a kept connection if there is one.
-pub fn for_request(group: &Group, address: SocketAddr, timeouts: &Timeouts) -> Box<HttpPeer> {
+pub fn for_request(
+    connector: Arc<KeptConnector>,
+    address: SocketAddr,
+    timeouts: &Timeouts,
+) -> Box<HttpPeer> {
     let mut peer = peer(address, timeouts);
-    // With nothing to keep, nobody may find it: the key is one that nobody asks for.
-    let kept_by_name = group.config().keepalive > 0;
-    peer.group_key = if kept_by_name {
-        name_hash(group.name())
-    } else {
-        rand::random()
-    };
-    peer.options.tracer = Some(Tracer(group.connections.boxed_clone()));
+    peer.options.custom_l4 = Some(connector);
     // What the server takes to answer is the exchange's own deadline. A server that takes nothing
     // for longer than this is given up by TCP (`TCP_KEEPALIVE`) anyway.
     let sooner = timeouts.idle < TCP_KEEPALIVE.user_timeout;
     peer.options.write_timeout = sooner.then_some(timeouts.idle);
-    let kept = if group.may_keep_idle() {
-        KEPT_IDLE
-    } else {
-        AT_ONCE
-    };
-    peer.options.idle_timeout = Some(kept);
     peer
 }
 
 /// For a handshake: a connection of its own, which can leave Pingora or is tapped there.
 pub fn for_handshake(
+    group: &Group,
     address: SocketAddr,
     route: &Route,
     handshake: &Handshake,
@@ -65,9 +54,11 @@ pub fn for_handshake(
     let mut peer = peer(address, &route.timeouts);
     let traffic = handshake.traffic.clone();
     let response = route.timeouts.response;
+    let tls = group.config().tls.clone();
     let connector: Arc<dyn Connect + Send + Sync> = match tunnel {
         Tunnel::Relay => Arc::new(HandshakeConnector {
             response,
+            tls,
             traffic,
             server_end: handshake.server_end.clone(),
         }),
@@ -80,7 +71,11 @@ pub fn for_handshake(
                     .and_then(|websocket| websocket.max_session)
                     .map(jittered),
             };
-            Arc::new(TapConnector { limits, traffic })
+            Arc::new(TapConnector {
+                limits,
+                tls,
+                traffic,
+            })
         }
     };
     // Pingora's pool cannot tell these connections apart: each gets a key that nobody asks for,
@@ -104,10 +99,4 @@ fn peer(address: SocketAddr, timeouts: &Timeouts) -> Box<HttpPeer> {
 /// Up to a tenth less or more, so that sessions which began together don't end together.
 pub fn jittered(limit: Duration) -> Duration {
     limit.mul_f64(rand::random_range(0.9..=1.1))
-}
-
-fn name_hash(name: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    name.hash(&mut hasher);
-    hasher.finish()
 }

@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::mpsc::error::SendError;
 use tokio::time::Instant;
@@ -34,7 +33,7 @@ pub struct Session {
 pub struct Upgraded {
     pub live: Registered,
     pub lease: Lease,
-    pub server: TcpStream,
+    pub server: Transport,
     /// What came behind the 101.
     pub early: BytesMut,
     pub idle: Option<Duration>,
@@ -66,27 +65,30 @@ impl Session {
         let Upgraded {
             live,
             lease,
-            server,
+            mut server,
             early,
             idle,
             max_session,
             ping,
             extended,
         } = upgraded;
-        let mut from_client = Leg::new(client.transport, Sender::Client, extended);
-        from_client.ended = client.ended;
-        let from_server = Leg::new(Transport::Tcp(server), Sender::Server, extended);
+        let from_client = Leg::new(client.transport, Sender::Client, extended);
+        server.carry_frames();
+        let from_server = Leg::new(server, Sender::Server, extended);
         let limits = Limits {
             idle,
             end: max_session.map(|limit| Instant::now() + limit),
             ping,
         };
-        let relay = Relay::new(
+        let mut relay = Relay::new(
             (from_client, &client.early),
             (from_server, &early),
             live.traffic.clone(),
             limits,
         );
+        if client.ended {
+            relay.client_has_ended();
+        }
         Self { relay, live, lease }
     }
 }
@@ -102,7 +104,7 @@ impl Carrier {
 
     /// Carries the session until it ends or moves.
     pub fn carry(self: &Arc<Self>, session: Session) {
-        if self.leaving().is_some() {
+        if self.leaving().is_some() && session.relay.can_move() {
             session.live.traffic.ask(Order::Move);
         }
         self.keep(session);
@@ -114,7 +116,11 @@ impl Carrier {
         let carrier = self.clone();
         self.tasks.spawn(async move {
             match (&mut session.relay).await {
-                Outcome::Ended => record::session_close(&carrier.log, &session.live, None),
+                Outcome::Ended => {
+                    session.relay.client.transport.part();
+                    session.relay.server.transport.part();
+                    record::session_close(&carrier.log, &session.live, None);
+                }
                 Outcome::Move => carrier.send_away(session),
             }
         });

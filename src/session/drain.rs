@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use log::info;
 use rand::seq::SliceRandom;
 use tokio::task::AbortHandle;
+use uuid::Uuid;
 
 use super::live::Live;
 use super::traffic::{ClosedBy, Order};
@@ -22,6 +23,28 @@ pub struct Manner {
     /// Zero: all of them at once.
     pub window: Duration,
     pub deadline: Duration,
+}
+
+/// One that comes too late for a drain is told by itself, at a random moment of the window, unless
+/// it may stay by then. Must run inside the runtime.
+pub fn tell_late(
+    session: &Arc<Live>,
+    (code, window): (u16, Duration),
+    must_go: impl Fn(&Live) -> bool + Send + 'static,
+) {
+    let session = Arc::downgrade(session);
+    let moment = window.mul_f64(rand::random());
+    tokio::spawn(async move {
+        tokio::time::sleep(moment).await;
+        if let Some(session) = session.upgrade()
+            && must_go(&session)
+        {
+            session.traffic.ask(Order::End {
+                by: ClosedBy::Drain,
+                code,
+            });
+        }
+    });
 }
 
 /// The drains that go on.
@@ -82,6 +105,22 @@ impl Drains {
             }
             !goes
         });
+    }
+
+    /// The drains that are not done with what is left of them, for another process to go on with.
+    pub fn rest(&self) -> Vec<(Manner, Vec<Uuid>)> {
+        let running = self.lock();
+        let unfinished = running.iter().filter(|drain| drain.left() > 0);
+        unfinished
+            .map(|drain| {
+                let age = drain.started.elapsed();
+                let mut manner = drain.manner.clone();
+                manner.window = manner.window.saturating_sub(age);
+                manner.deadline = manner.deadline.saturating_sub(age);
+                let sessions = drain.sessions.iter().filter_map(Weak::upgrade);
+                (manner, sessions.map(|live| live.identity.id).collect())
+            })
+            .collect()
     }
 
     /// Of the drains that are not done.
@@ -149,6 +188,8 @@ async fn tell(sessions: Arc<[Weak<Live>]>, manner: Manner) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
     use super::super::registry::tests::live;
     use super::*;
 
@@ -197,5 +238,22 @@ mod tests {
         drains.cancel("test");
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(told(&sessions).abs_diff(50) <= 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn late_ones_are_told_within_the_window_unless_they_may_stay() {
+        let sessions: Vec<_> = (0..200).map(|_| Arc::new(live())).collect();
+        let may_stay = Arc::new(AtomicBool::new(false));
+        for session in &sessions {
+            let may_stay = may_stay.clone();
+            let window = Duration::from_secs(10);
+            tell_late(session, (1012, window), move |_| !may_stay.load(Relaxed));
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let first = told(&sessions);
+        assert!((60..140).contains(&first), "{first} in half of the time");
+        may_stay.store(true, Relaxed);
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        assert_eq!(told(&sessions), first);
     }
 }

@@ -10,7 +10,6 @@
 //!   the server is silent from then on.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -25,23 +24,25 @@ use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
 use pingora::{Error, ErrorType};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::traffic::Traffic;
+use super::transport::Transport;
 use crate::listener::head::HeadEnd;
+use crate::tls::Connector;
+use crate::upstream::connect;
 
 /// Where the socket of a server that has answered 101 waits for the relay.
 #[derive(Debug, Default)]
-pub struct ServerEnd(Mutex<Option<(TcpStream, BytesMut)>>);
+pub struct ServerEnd(Mutex<Option<(Transport, BytesMut)>>);
 
 impl ServerEnd {
-    fn put(&self, socket: TcpStream, early: BytesMut) {
+    fn put(&self, socket: Transport, early: BytesMut) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((socket, early));
     }
 
     /// With what came behind the 101.
-    pub fn take(&self) -> Option<(TcpStream, BytesMut)> {
+    pub fn take(&self) -> Option<(Transport, BytesMut)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -51,6 +52,7 @@ impl ServerEnd {
 pub struct HandshakeConnector {
     /// For the server's whole answer.
     pub response: Duration,
+    pub tls: Option<Arc<Connector>>,
     pub traffic: Arc<Traffic>,
     pub server_end: Arc<ServerEnd>,
 }
@@ -63,7 +65,7 @@ impl Connect for HandshakeConnector {
             return Error::e_explain(ErrorType::InternalError, "a server without an IP address");
         };
         let stream = HandshakeStream {
-            io: Some(connect(*address).await?),
+            io: Some(connect(*address, self.tls.as_deref()).await?),
             phase: Phase::Fresh,
             heads: Heads::default(),
             timer: Box::pin(tokio::time::sleep(self.response)),
@@ -74,24 +76,10 @@ impl Connect for HandshakeConnector {
     }
 }
 
-pub(super) async fn connect(address: SocketAddr) -> pingora::Result<TcpStream> {
-    TcpStream::connect(address).await.map_err(|cause| {
-        let kind = match cause.kind() {
-            io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
-            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-                ErrorType::ConnectNoRoute
-            }
-            io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,
-            _ => ErrorType::ConnectError,
-        };
-        Error::because(kind, format!("connecting to {address}"), cause)
-    })
-}
-
 #[derive(Debug)]
 struct HandshakeStream {
     /// `None`: it has left.
-    io: Option<TcpStream>,
+    io: Option<Transport>,
     phase: Phase,
     heads: Heads,
     timer: Pin<Box<Sleep>>,
@@ -131,7 +119,7 @@ impl Heads {
     /// `deadline`: until when the server has to answer.
     pub fn poll_read(
         &mut self,
-        io: &mut TcpStream,
+        io: &mut Transport,
         (deadline, traffic): (&mut Pin<Box<Sleep>>, &Traffic),
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
@@ -238,13 +226,24 @@ impl AsyncRead for HandshakeStream {
                 if stream.heads.deliver_behind(buf) {
                     return Poll::Ready(Ok(()));
                 }
-                match &mut stream.io {
-                    Some(io) => Pin::new(io).poll_read(cx, buf),
-                    None => Poll::Pending,
+                let Some(io) = &mut stream.io else {
+                    return Poll::Pending;
+                };
+                match Pin::new(io).poll_read(cx, buf) {
+                    // It serves no second request: Pingora is not to keep it for a moment.
+                    Poll::Pending if is_last_look(cx, buf) => Poll::Ready(Ok(())),
+                    polled => polled,
                 }
             }
         }
     }
+}
+
+/// The look that Pingora has at a connection when its response has ended in order and it can
+/// serve again: one byte, and nobody who would be woken if there is none (`now_or_never`: the only
+/// waker without data; two of them cannot be compared, their tables have no one address).
+pub fn is_last_look(cx: &Context<'_>, buf: &ReadBuf<'_>) -> bool {
+    buf.remaining() == 1 && cx.waker().data().is_null()
 }
 
 /// Once the socket has left, what Pingora still does to it concerns nobody.
@@ -284,7 +283,10 @@ impl VirtualSocket for HandshakeStream {
     }
 }
 
-pub(super) fn set_option(io: &TcpStream, option: VirtualSockOpt) -> io::Result<()> {
+pub fn set_option(io: &Transport, option: VirtualSockOpt) -> io::Result<()> {
+    let Some(io) = io.tcp() else {
+        return Ok(());
+    };
     match option {
         VirtualSockOpt::NoDelay => io.set_nodelay(true),
         VirtualSockOpt::KeepAlive(keepalive) => {

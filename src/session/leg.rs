@@ -20,7 +20,7 @@ pub struct Leg {
     pub scanner: FrameScanner,
     /// It sends nothing more.
     pub ended: bool,
-    /// It has been told that nothing more comes.
+    /// It gets nothing more: it has been told so, or takes nothing more.
     pub shut: bool,
 }
 
@@ -60,7 +60,16 @@ impl Leg {
                 self.waiting = BytesMut::new();
             }
         }
-        Poll::Ready(Ok(()))
+        if self.shut {
+            return Poll::Ready(Ok(()));
+        }
+        // Written is not sent: TLS takes more than the socket does.
+        Pin::new(&mut self.transport).poll_flush(cx)
+    }
+
+    /// Whether nothing is left here that it has to get.
+    pub fn has_sent_all(&self) -> bool {
+        self.waiting.is_empty() && (self.shut || self.transport.is_flushed())
     }
 
     /// Whether it will say nothing more that counts.
@@ -70,6 +79,63 @@ impl Leg {
 
     /// Whether its Close frame has passed in full.
     pub fn has_closed(&self) -> bool {
-        self.scanner.close_code().is_some() && self.scanner.between_frames()
+        self.scanner.is_closed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use futures_util::future::poll_fn;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::UnixStream;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::tls::{Acceptor, Connector, Pair, Trust, read_chain, read_key};
+
+    /// Only a failing test waits for it.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// The two ends of a connection by TLS.
+    async fn connected() -> (Transport, Transport) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shipped/tls");
+        let chain = folder.join("chat.example.com.pem");
+        let key = read_key(&folder.join("chat.example.com.key")).unwrap();
+        let pair = Pair::new(&chain, read_chain(&chain).unwrap(), key).unwrap();
+        let acceptor = Acceptor::new(vec![pair], None).unwrap();
+        let connector = Arc::new(Connector::new(None, Trust::Anyone, None).unwrap());
+        let (client, server) = UnixStream::pair().unwrap();
+        let address = ([127, 0, 0, 1], 1).into();
+        let (client, server) = tokio::join!(
+            connector.connect(address, Transport::Unix(client)),
+            acceptor.accept(Transport::Unix(server)),
+        );
+        (client.unwrap(), server.unwrap())
+    }
+
+    /// rustls takes more than the socket does, and nothing may come behind it that pushes it on.
+    #[tokio::test]
+    async fn what_tls_has_taken_and_the_socket_has_not_is_sent_all_the_same() {
+        let (mut peer, transport) = connected().await;
+        let mut leg = Leg::new(transport, Sender::Server, false);
+        let mut written = 0;
+        while leg.transport.is_flushed() {
+            let sent = poll_fn(|cx| Poll::Ready(leg.send(cx, &[7; 1000])));
+            sent.await.unwrap();
+            written += 1000;
+        }
+        assert!(leg.waiting.is_empty() && !leg.has_sent_all());
+        let sending = poll_fn(|cx| leg.poll_send_waiting(cx));
+        let mut received = vec![0; written];
+        let both = async { tokio::join!(sending, peer.read_exact(&mut received)) };
+        let (sent, read) = timeout(PATIENCE, both).await.unwrap();
+        sent.unwrap();
+        read.unwrap();
+        assert!(received.iter().all(|byte| *byte == 7));
+        assert!(leg.has_sent_all());
     }
 }

@@ -8,15 +8,18 @@
 //! ```
 //!
 //! The two directions know nothing of each other: one that stalls does not stop the other, and
-//! each ends by itself (half-close). What is read goes straight out again, from a buffer that all
-//! sessions of a thread share; only what the other side does not take waits in the leg, and until
-//! it has gone nothing more is read. An idle session holds no buffer.
+//! each ends by itself (half-close), as it does when its receiver breaks. What is read goes straight
+//! out again, from a buffer that all sessions of a thread share; only what the other side does not
+//! take waits in the leg, and until it has gone nothing more is read. An idle session holds no
+//! buffer.
 //!
 //! No byte of a frame header is passed on before the header is whole and sound. So each side
 //! always stands in a known place of a frame, a frame of our own can be put in at every boundary,
 //! and broken framing ends the session before it reaches the other side.
 //!
 //! A relay is a future and must be the root of its task: it leaves its waker with the session once.
+
+mod clock;
 
 use std::cell::RefCell;
 use std::io;
@@ -46,11 +49,12 @@ pub const CLOSE_WAIT: Duration = Duration::from_secs(2);
 /// How long the server may, once it was told because the client did not answer.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
-/// A session whose client has ended its side gets this long without a byte of the server.
+/// A session whose client has ended its side gets this long without a byte of the server; so does
+/// one whose server takes nothing more, for the server's last words.
 const HALF_CLOSED: Duration = Duration::from_secs(60);
 
-/// And one whose server has, without a byte of the client: servers end by closing, and rarely wait
-/// for anything then.
+/// And one whose server has ended, without a byte of the client: servers end by closing, and rarely
+/// wait for anything then. So does one whose client takes nothing more.
 const SERVER_GONE: Duration = Duration::from_secs(5);
 
 /// Going away: what a session is told that prusik ends by itself (RFC 6455 section 7.4.1).
@@ -122,12 +126,12 @@ enum Direction {
 enum Gate {
     /// They pass, so many at most.
     Pass(usize),
-    /// They are read and forgotten: the receiver has had its last frame.
+    /// They are read and forgotten: the receiver has had its last frame, or takes nothing more.
     Discard,
 }
 
-/// A side whose connection broke.
-type Broken = (ClosedBy, io::Error);
+/// The kernel gave up on a peer that answers nothing any more.
+struct Vanished;
 
 impl Relay {
     /// Both sides' first bytes may have been read already: they go in front.
@@ -177,6 +181,11 @@ impl Relay {
         }
     }
 
+    /// Whether another process can carry it on.
+    pub fn can_move(&self) -> bool {
+        self.client.transport.can_move() && self.server.transport.can_move()
+    }
+
     /// For another task to carry on: what belongs to the last one is forgotten.
     pub fn rest(&mut self) {
         self.is_waker_left = false;
@@ -203,10 +212,11 @@ impl Relay {
         direction: Direction,
         cx: &mut Context<'_>,
         scratch: &mut [u8],
-    ) -> Poll<Result<(), Broken>> {
+    ) -> Poll<Result<(), Vanished>> {
         for _ in 0..TURNS {
-            let to_by = direction.receiver();
-            ready!(self.receiver(direction).poll_send_waiting(cx)).map_err(|e| (to_by, e))?;
+            if let Err(error) = ready!(self.receiver(direction).poll_send_waiting(cx)) {
+                self.receiver_broke(direction, &error)?;
+            }
             let gate = self.gate(direction);
             if self.sender(direction).ended && !matches!(gate, Gate::Pass(0)) {
                 return self.poll_shut(direction, cx);
@@ -216,41 +226,69 @@ impl Relay {
                 Gate::Pass(limit) => (limit, false),
                 Gate::Discard => (CHUNK, true),
             };
-            let from_by = direction.sender();
             let mut buf = ReadBuf::new(&mut scratch[..limit]);
             let from = self.sender(direction);
-            ready!(Pin::new(&mut from.transport).poll_read(cx, &mut buf))
-                .map_err(|e| (from_by, e))?;
+            if let Err(error) = ready!(Pin::new(&mut from.transport).poll_read(cx, &mut buf)) {
+                self.sender_broke(direction, &error)?;
+                continue;
+            }
             let bytes = buf.filled();
             if bytes.is_empty() {
                 self.end_of(direction);
                 continue;
             }
+            if discards {
+                // For the answer to a Close frame of ours.
+                self.sender(direction).scanner.feed(bytes);
+                continue;
+            }
             let Some((held, sound)) = self.inspect(direction, bytes) else {
                 continue;
             };
-            if discards {
-                continue;
-            }
             let to = self.receiver(direction);
             if !held.is_empty() {
                 to.waiting.extend_from_slice(&held);
             }
-            to.send(cx, &bytes[..sound]).map_err(|e| (to_by, e))?;
+            if let Err(error) = to.send(cx, &bytes[..sound]) {
+                self.receiver_broke(direction, &error)?;
+            }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
+    /// It takes nothing more. What it has said before can still be read, and its end then tells who
+    /// ended the session.
+    fn receiver_broke(&mut self, direction: Direction, error: &io::Error) -> Result<(), Vanished> {
+        if error.kind() == io::ErrorKind::TimedOut {
+            return Err(Vanished);
+        }
+        let to = self.receiver(direction);
+        to.shut = true;
+        to.waiting = BytesMut::new();
+        self.last_activity = Instant::now();
+        Ok(())
+    }
+
+    /// Nothing more comes from it, and nothing can go to it.
+    fn sender_broke(&mut self, direction: Direction, error: &io::Error) -> Result<(), Vanished> {
+        self.receiver_broke(direction.opposite(), error)?;
+        self.end_of(direction);
+        Ok(())
+    }
+
     /// How the direction's next bytes are to be taken. Puts in a Close frame where one is due; then
     /// it has nothing to pass.
     fn gate(&mut self, direction: Direction) -> Gate {
+        // Nothing may follow a Close frame (RFC 6455 section 5.5.1).
+        if self.receiver(direction).shut || self.sender(direction).has_closed() {
+            return Gate::Discard;
+        }
         if self.our_goodbye().is_none() {
             return Gate::Pass(CHUNK);
         }
         let at_boundary = self.sender(direction).scanner.between_frames();
         let left = self.sender(direction).scanner.payload_left();
-        let client_closed = self.client.has_closed();
         let is_broken = self.sender(direction).scanner.is_broken();
         let Some(ending) = &mut self.ending else {
             return Gate::Pass(CHUNK);
@@ -268,7 +306,7 @@ impl Relay {
                 Gate::Pass(0)
             }
             Direction::ToClient => Gate::Pass(rest),
-            Direction::ToServer if ending.server_told || client_closed => Gate::Discard,
+            Direction::ToServer if ending.server_told => Gate::Discard,
             Direction::ToServer if ending.tell_server && at_boundary => {
                 ending.server_told = true;
                 let frame = close_to_server(ending.code, rand::random());
@@ -281,8 +319,8 @@ impl Relay {
         }
     }
 
-    /// Counts what has arrived, and finds how much of it may pass, behind what was held of a header
-    /// that is now whole. `None`: nothing of it.
+    /// Finds how much of what has arrived may pass, behind what was held of a header that is now
+    /// whole, and counts that. `None`: nothing of it.
     fn inspect(&mut self, direction: Direction, bytes: &[u8]) -> Option<(BytesMut, usize)> {
         let awaits_pong = self.pinged.is_some();
         let from = self.sender(direction);
@@ -297,12 +335,14 @@ impl Relay {
         let only_pongs = !in_frame && from.scanner.others() == others;
         let close = from.scanner.close_code().filter(|_| !was_closed);
         let is_broken = from.scanner.is_broken();
+        if sound > 0 {
+            add(self.byte_count(direction), (held.len() + sound) as u64);
+        }
         let traffic = &self.traffic;
-        let (byte_count, message_count) = match direction {
-            Direction::ToServer => (&traffic.bytes_in, &traffic.messages_in),
-            Direction::ToClient => (&traffic.bytes_out, &traffic.messages_out),
+        let message_count = match direction {
+            Direction::ToServer => &traffic.messages_in,
+            Direction::ToClient => &traffic.messages_out,
         };
-        add(byte_count, bytes.len() as u64);
         message_count.store(messages, Relaxed);
         if let Some(code) = close {
             traffic.close(direction.sender(), Some(code));
@@ -325,17 +365,34 @@ impl Relay {
         (sound > 0).then_some((held, sound))
     }
 
+    /// It has ended its side before the session began.
+    pub fn client_has_ended(&mut self) {
+        self.end_of(Direction::ToServer);
+    }
+
     /// One side sends nothing more.
     fn end_of(&mut self, direction: Direction) {
         let from = self.sender(direction);
         from.ended = true;
         let held = BytesMut::from(from.scanner.held());
         let is_broken = from.scanner.is_broken();
+        let takes_more = !self.receiver(direction).shut;
         self.traffic.close(direction.sender(), None);
+        self.last_activity = Instant::now();
         match &mut self.ending {
-            None if !is_broken => self.receiver(direction).waiting.unsplit(held),
+            None if !is_broken && takes_more => {
+                add(self.byte_count(direction), held.len() as u64);
+                self.receiver(direction).waiting.unsplit(held);
+            }
             Some(ending) if direction == Direction::ToServer => ending.tell_server = true,
             _ => {}
+        }
+    }
+
+    fn byte_count(&self, direction: Direction) -> &AtomicU64 {
+        match direction {
+            Direction::ToServer => &self.traffic.bytes_in,
+            Direction::ToClient => &self.traffic.bytes_out,
         }
     }
 
@@ -343,15 +400,15 @@ impl Relay {
         &mut self,
         direction: Direction,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Broken>> {
+    ) -> Poll<Result<(), Vanished>> {
         let is_ending = self.ending.is_some();
         let to = self.receiver(direction);
         // In our own goodbye the receiver may still have to be told.
         if !to.shut && !is_ending {
-            ready!(to.poll_send_waiting(cx)).map_err(|e| (direction.receiver(), e))?;
-            ready!(Pin::new(&mut to.transport).poll_shutdown(cx))
-                .map_err(|e| (direction.receiver(), e))?;
-            to.shut = true;
+            match ready!(Pin::new(&mut to.transport).poll_shutdown(cx)) {
+                Ok(()) => to.shut = true,
+                Err(error) => self.receiver_broke(direction, &error)?,
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -379,102 +436,27 @@ impl Relay {
 
     fn is_over(&self) -> bool {
         let (client, server) = (&self.client, &self.server);
+        if !client.has_sent_all() || !server.has_sent_all() {
+            return false;
+        }
         if client.ended && server.ended {
             return true;
-        }
-        if !client.waiting.is_empty() || !server.waiting.is_empty() {
-            return false;
         }
         match self.our_goodbye() {
             None => client.has_closed() && server.has_closed(),
             Some(ending) => {
-                let client_knows = ending.client_told;
-                let server_knows = ending.server_told || client.has_closed();
+                let client_knows = ending.client_told || client.shut;
+                let server_knows = ending.server_told || server.shut || client.has_closed();
                 client_knows && server_knows && client.has_finished() && server.has_finished()
             }
         }
     }
 
-    /// When the next thing is due if nothing happens before.
-    fn due(&self) -> Option<Instant> {
-        if let Some(ending) = &self.ending {
-            return Some(ending.due);
-        }
-        let Limits { idle, end, ping } = self.limits;
-        let half_closed = match (self.client.ended, self.server.ended) {
-            (false, false) => None,
-            (_, true) => Some(SERVER_GONE),
-            (true, false) => Some(HALF_CLOSED),
-        };
-        let quiet = half_closed.into_iter().chain(idle).min();
-        let idle = quiet.map(|quiet| self.last_activity + quiet);
-        let ping = ping.map(|ping| self.pinged.unwrap_or(self.last_heard) + ping);
-        [idle, end, ping].into_iter().flatten().min()
-    }
-
-    /// What is due is done. True: the session is cut.
-    fn strike(&mut self, now: Instant) -> bool {
-        if let Some(ending) = &mut self.ending {
-            if ending.tell_server {
-                return true;
-            }
-            ending.tell_server = true;
-            ending.due = now + LAST_WAIT;
-            return false;
-        }
-        if self.limits.end.is_some_and(|end| end <= now) {
-            self.begin_ending(ClosedBy::MaxSession, GOING_AWAY);
-            return false;
-        }
-        if let Some(ping) = self.limits.ping
-            && self.pinged.unwrap_or(self.last_heard) + ping <= now
-        {
-            if self.pinged.is_some() {
-                self.begin_ending(ClosedBy::Idle, GOING_AWAY);
-            } else if self.server.scanner.between_frames() && !self.client.shut {
-                self.client.waiting.extend_from_slice(&PING_TO_CLIENT);
-                self.pinged = Some(now);
-            } else {
-                // Within a frame of the server's none can be put in: another time.
-                self.last_heard = now;
-            }
-            return false;
-        }
-        if self.client.ended || self.server.ended {
-            return true;
-        }
-        self.begin_ending(ClosedBy::Idle, GOING_AWAY);
-        false
-    }
-
-    /// Ready when something is due. The timer is moved when it fires, not with each message.
-    fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
-        loop {
-            let Some(due) = self.due() else {
-                return Poll::Pending;
-            };
-            match &mut self.timer {
-                Some(timer) if timer.deadline() <= due && !timer.is_elapsed() => {
-                    return Poll::Pending;
-                }
-                Some(timer) => timer.as_mut().reset(due),
-                None => self.timer = Some(Box::pin(tokio::time::sleep_until(due))),
-            }
-            if let Some(timer) = &mut self.timer {
-                ready!(timer.as_mut().poll(cx));
-            }
-            let now = Instant::now();
-            if self.due().is_some_and(|due| due <= now) {
-                return Poll::Ready(now);
-            }
-        }
-    }
-
-    fn poll_both(&mut self, cx: &mut Context<'_>) -> Result<(), Broken> {
+    fn poll_both(&mut self, cx: &mut Context<'_>) -> Result<(), Vanished> {
         SCRATCH.with_borrow_mut(|scratch| {
             for direction in [Direction::ToServer, Direction::ToClient] {
-                if let Poll::Ready(Err(broken)) = self.poll_direction(direction, cx, scratch) {
-                    return Err(broken);
+                if let Poll::Ready(Err(vanished)) = self.poll_direction(direction, cx, scratch) {
+                    return Err(vanished);
                 }
             }
             Ok(())
@@ -491,6 +473,11 @@ impl Future for Relay {
             relay.traffic.wake_on_order(cx.waker());
             relay.is_waker_left = true;
         }
+        if relay.traffic.order() == Some(Order::Move) && !relay.can_move() {
+            // It stays here. The order has used up the waker that the next one needs.
+            relay.traffic.take_back_move();
+            relay.traffic.wake_on_order(cx.waker());
+        }
         match relay.traffic.order() {
             None => {}
             Some(Order::Cut { by }) => {
@@ -500,18 +487,15 @@ impl Future for Relay {
             Some(Order::End { by, code }) if relay.ending.is_none() => {
                 relay.begin_ending(by, code);
             }
-            Some(Order::Move) if relay.ending.is_none() => return Poll::Ready(Outcome::Move),
+            Some(Order::Move) if relay.ending.is_none() && relay.can_move() => {
+                return Poll::Ready(Outcome::Move);
+            }
             Some(Order::End { .. } | Order::Move) => {}
         }
         loop {
             let was_ending = relay.ending.is_some();
-            if let Err((by, error)) = relay.poll_both(cx) {
-                let by = match error.kind() {
-                    // The kernel gave up on a peer that answers nothing any more.
-                    io::ErrorKind::TimedOut => ClosedBy::Error,
-                    _ => by,
-                };
-                relay.traffic.close(by, None);
+            if let Err(Vanished) = relay.poll_both(cx) {
+                relay.traffic.close(ClosedBy::Error, None);
                 return Poll::Ready(Outcome::Ended);
             }
             if relay.is_over() {
@@ -538,10 +522,10 @@ impl Direction {
         }
     }
 
-    fn receiver(self) -> ClosedBy {
+    fn opposite(self) -> Self {
         match self {
-            Self::ToServer => ClosedBy::Server,
-            Self::ToClient => ClosedBy::Client,
+            Self::ToServer => Self::ToClient,
+            Self::ToClient => Self::ToServer,
         }
     }
 }

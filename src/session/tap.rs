@@ -26,13 +26,15 @@ use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
 use pingora::{Error, ErrorType};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::frames::{CloseCode, FrameScanner, Sender, close_to_client, close_to_server};
-use super::handshake::{Heads, Seen, connect, set_option};
+use super::handshake::{Heads, Seen, set_option};
 use super::relay::CLOSE_WAIT;
 use super::traffic::{ClosedBy, Order, Traffic};
+use super::transport::Transport;
+use crate::tls::Connector;
+use crate::upstream::connect;
 
 /// The limits of one session.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +52,7 @@ const GOING_AWAY: u16 = 1001;
 #[derive(Debug)]
 pub struct TapConnector {
     pub limits: Limits,
+    pub tls: Option<Arc<Connector>>,
     pub traffic: Arc<Traffic>,
 }
 
@@ -60,7 +63,7 @@ impl Connect for TapConnector {
         let Some(address) = address.as_inet() else {
             return Error::e_explain(ErrorType::InternalError, "a server without an IP address");
         };
-        let io = connect(*address).await?;
+        let io = connect(*address, self.tls.as_deref()).await?;
         let tap = Tap::new(io, self.limits, self.traffic.clone());
         Ok(VirtualSocketStream::new(Box::new(tap)).into())
     }
@@ -68,7 +71,7 @@ impl Connect for TapConnector {
 
 #[derive(Debug)]
 pub struct Tap {
-    io: TcpStream,
+    io: Transport,
     limits: Limits,
     traffic: Arc<Traffic>,
     phase: Phase,
@@ -110,7 +113,7 @@ enum ServerTold {
 }
 
 impl Tap {
-    fn new(io: TcpStream, limits: Limits, traffic: Arc<Traffic>) -> Self {
+    fn new(io: Transport, limits: Limits, traffic: Arc<Traffic>) -> Self {
         let now = Instant::now();
         Self {
             io,
@@ -273,11 +276,7 @@ impl Tap {
         self.heads.behind.extend_from_slice(&close_to_client(code));
         let frame = close_to_server(code, rand::random());
         // Best effort: 8 bytes. Part of a frame must not go, and none into another.
-        let told = self.to_server.at_boundary()
-            && self
-                .io
-                .try_write(&frame)
-                .is_ok_and(|sent| sent == frame.len());
+        let told = self.to_server.at_boundary() && self.io.send_at_once(&frame) == frame.len();
         self.timer.as_mut().reset(Instant::now() + CLOSE_WAIT);
         let to_server = if told {
             ServerTold::Yes

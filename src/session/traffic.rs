@@ -121,6 +121,12 @@ pub struct Counts {
     pub bytes_out: u64,
     pub messages_in: u64,
     pub messages_out: u64,
+    /// As [`Traffic`] has them: a cause that only another version knows is none. A session may move
+    /// between its first Close frame and the second.
+    #[serde(default)]
+    pub closed_by: u8,
+    #[serde(default)]
+    pub close_code: u32,
 }
 
 impl Traffic {
@@ -132,6 +138,8 @@ impl Traffic {
             bytes_out: counts.bytes_out.into(),
             messages_in: counts.messages_in.into(),
             messages_out: counts.messages_out.into(),
+            closed_by: counts.closed_by.into(),
+            close_code: counts.close_code.into(),
             established: now.checked_sub(age).unwrap_or(now).into(),
             ..Self::default()
         }
@@ -143,6 +151,8 @@ impl Traffic {
             bytes_out: self.bytes_out.load(Relaxed),
             messages_in: self.messages_in.load(Relaxed),
             messages_out: self.messages_out.load(Relaxed),
+            closed_by: self.closed_by.load(Relaxed),
+            close_code: self.close_code.load(Relaxed),
         }
     }
 
@@ -239,5 +249,26 @@ mod tests {
         traffic.ask(cut);
         traffic.ask(end);
         assert_eq!(traffic.order(), Some(cut));
+    }
+
+    #[test]
+    fn who_has_closed_a_session_is_still_known_when_it_has_moved() {
+        let traffic = Traffic::default();
+        traffic.bytes_in.store(8, Relaxed);
+        traffic.close(ClosedBy::Client, Some(CloseCode::Code(4001)));
+        let sent = serde_json::to_string(&traffic.counts()).unwrap();
+        let counts: Counts = serde_json::from_str(&sent).unwrap();
+        let moved = Traffic::continued(Duration::ZERO, counts);
+        assert!(!moved.close(ClosedBy::Server, Some(CloseCode::Code(1000))));
+        assert_eq!(moved.closed_by(), Some(ClosedBy::Client));
+        assert_eq!(moved.close_code(), Some(4001));
+        assert_eq!(moved.counts(), traffic.counts());
+    }
+
+    #[test]
+    fn what_an_older_version_does_not_say_is_open() {
+        let sent = r#"{"bytes_in":1,"bytes_out":2,"messages_in":3,"messages_out":4}"#;
+        let moved = Traffic::continued(Duration::ZERO, serde_json::from_str(sent).unwrap());
+        assert_eq!((moved.closed_by(), moved.close_code()), (None, None));
     }
 }

@@ -5,16 +5,31 @@ use std::net::{self, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net as unix;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::tls::TlsStream;
+
 #[derive(Debug)]
 pub enum Transport {
     Tcp(TcpStream),
     Unix(UnixStream),
+    /// Boxed: most sessions of a plain listener would pay for its size.
+    Tls(Box<TlsStream>),
+}
+
+/// What the client's end of a connection says of TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Security {
+    Plain,
+    /// `client`: the subject of its certificate, which was verified.
+    Tls {
+        client: Option<Arc<str>>,
+    },
 }
 
 /// What a descriptor is, for the process that it is handed to.
@@ -31,6 +46,73 @@ impl Transport {
         match self {
             Self::Tcp(tcp) => (tcp.peer_addr().ok(), tcp.local_addr().ok()),
             Self::Unix(_) => (None, None),
+            Self::Tls(tls) => tls.transport().addresses(),
+        }
+    }
+
+    pub fn security(&self) -> Security {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => Security::Plain,
+            Self::Tls(tls) => Security::Tls {
+                client: tls.client().cloned(),
+            },
+        }
+    }
+
+    /// Whether another process can go on with it. The keys of TLS are in this one's memory.
+    pub fn can_move(&self) -> bool {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => true,
+            Self::Tls(_) => false,
+        }
+    }
+
+    /// Whether all that was written is with the kernel. If not, poll a flush.
+    pub fn is_flushed(&self) -> bool {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => true,
+            Self::Tls(tls) => tls.is_flushed(),
+        }
+    }
+
+    /// From now on it carries frames: its end says nothing that they do not say.
+    pub fn carry_frames(&mut self) {
+        if let Self::Tls(tls) = self {
+            tls.forgive_truncation();
+        }
+    }
+
+    /// How much of it the socket takes without waiting.
+    pub fn send_at_once(&mut self, bytes: &[u8]) -> usize {
+        let sent = match self {
+            Self::Tcp(tcp) => tcp.try_write(bytes),
+            Self::Unix(unix) => unix.try_write(bytes),
+            Self::Tls(tls) => {
+                let mut nobody_waits = Context::from_waker(Waker::noop());
+                match Pin::new(tls).poll_write(&mut nobody_waits, bytes) {
+                    Poll::Ready(sent) => sent,
+                    Poll::Pending => Ok(0),
+                }
+            }
+        };
+        sent.unwrap_or(0)
+    }
+
+    /// The last word of a connection that is about to be dropped: said if it can be said at once.
+    pub fn part(&mut self) {
+        if let Self::Tls(tls) = self {
+            let mut nobody_waits = Context::from_waker(Waker::noop());
+            // Whatever comes of it: nothing follows.
+            let _ = Pin::new(tls).poll_shutdown(&mut nobody_waits);
+        }
+    }
+
+    /// For options of the socket; `None`: it is not TCP's.
+    pub fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(tcp) => Some(tcp),
+            Self::Unix(_) => None,
+            Self::Tls(tls) => tls.transport().tcp(),
         }
     }
 
@@ -38,6 +120,7 @@ impl Transport {
         match self {
             Self::Tcp(_) => TransportKind::Tcp,
             Self::Unix(_) => TransportKind::Unix,
+            Self::Tls(tls) => tls.transport().kind(),
         }
     }
 
@@ -59,6 +142,7 @@ impl AsFd for Transport {
         match self {
             Self::Tcp(tcp) => tcp.as_fd(),
             Self::Unix(unix) => unix.as_fd(),
+            Self::Tls(tls) => tls.as_fd(),
         }
     }
 }
@@ -72,6 +156,7 @@ impl AsyncRead for Transport {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Self::Unix(unix) => Pin::new(unix).poll_read(cx, buf),
+            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
         }
     }
 }
@@ -85,6 +170,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
             Self::Unix(unix) => Pin::new(unix).poll_write(cx, buf),
+            Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
         }
     }
 
@@ -92,6 +178,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
             Self::Unix(unix) => Pin::new(unix).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
         }
     }
 
@@ -99,6 +186,7 @@ impl AsyncWrite for Transport {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
     }
 }

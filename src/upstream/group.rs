@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -13,7 +13,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 
 use super::balance::{Balancer, Ejected, Wanted};
-use super::connection::OpenConnections;
+use super::connection::{Connections, KeptConnector, Repeatable, SWEEP};
 use super::health::{self, counter::Health};
 use super::resolve::{self, Name};
 use super::server::{Lease, Load, Member, Server};
@@ -26,8 +26,8 @@ pub struct Group {
     addresses: Mutex<Addresses>,
     /// Woken when members change, so that a new server is checked at once.
     pub(super) members_changed: Notify,
-    /// Connections open to all servers together, for the `keepalive` bound.
-    pub connections: OpenConnections,
+    /// Those of plain requests, to all servers together.
+    connections: Arc<Connections>,
     /// Health checks and name resolution; they end with the group.
     tasks: Mutex<JoinSet<()>>,
     /// What was known of health is from before a configuration without checks.
@@ -131,6 +131,8 @@ impl Group {
             }
             tasks.spawn(health::run(Arc::downgrade(self), check.clone()));
         }
+        // With `keepalive: 0` as well: the configuration before may have left some.
+        tasks.spawn(sweep(Arc::downgrade(self)));
         let names = self.names();
         if !names.is_empty() {
             tasks.spawn(resolve::run(Arc::downgrade(self), names, self.refresh()));
@@ -188,9 +190,19 @@ impl Group {
         })
     }
 
-    /// Whether a connection may be kept idle after its use without going over `keepalive`.
-    pub fn may_keep_idle(&self) -> bool {
-        self.connections.count() <= self.config.keepalive && self.config.keepalive > 0
+    /// Connects one attempt of a plain request.
+    pub fn connector(&self, repeatable: Repeatable) -> KeptConnector {
+        KeptConnector::new(
+            self.connections.clone(),
+            self.config.tls.clone(),
+            self.config.keepalive,
+            repeatable,
+        )
+    }
+
+    /// Closes connections to servers on which nothing is asked.
+    pub fn close_idle(&self) {
+        self.connections.close_idle();
     }
 
     /// Counts a session that is there already; its server may have left the file.
@@ -212,9 +224,17 @@ impl Group {
             .clone()
     }
 
-    /// Whether sessions on this address may go on.
-    pub fn keeps_sessions_of(&self, address: SocketAddr) -> bool {
-        self.config.on_removed == Fate::Keep || self.has_member(address)
+    /// Whether one may begin there whose handshake was under way: nobody has told it to go.
+    pub fn keeps_late_session_on(&self, address: SocketAddr) -> bool {
+        let members = self.members.load();
+        let mut all = members.all.iter();
+        match all.find(|member| member.server.address == address) {
+            Some(member) => {
+                let is_kept = self.config.on_down == Fate::Keep || member.is_healthy();
+                is_kept && !member.server.is_drained()
+            }
+            None => self.config.on_removed == Fate::Keep,
+        }
     }
 
     pub fn has_member(&self, address: SocketAddr) -> bool {
@@ -278,8 +298,10 @@ impl Group {
         self.tell(gone, Departure::Removed);
     }
 
-    /// Tells that all its servers are gone.
-    pub fn tell_removed(&self) {
+    /// It has left the configuration: tells that all its servers are gone, and keeps no connection
+    /// to them. Sessions may hold on to the group for days.
+    pub fn retire(&self) {
+        self.connections.retire();
         let all = self.members().iter().map(|m| m.server.address).collect();
         self.tell(all, Departure::Removed);
     }
@@ -439,5 +461,21 @@ impl Group {
             }
         }
         wanted
+    }
+}
+
+/// Looks after idle connections, for as long as the group is at work.
+async fn sweep(group: Weak<Group>) {
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        let Some(group) = group.upgrade() else {
+            return;
+        };
+        let bound = group.config.keepalive;
+        group
+            .connections
+            .sweep(bound, group.config.tls.as_deref(), |address| {
+                group.has_member(address)
+            });
     }
 }

@@ -11,6 +11,7 @@
 //! address stays in the upstream. A [`Member`] is what one configuration says of it.
 
 pub mod balance;
+mod connect;
 mod connection;
 mod eject;
 mod group;
@@ -18,6 +19,7 @@ pub mod health;
 mod resolve;
 mod server;
 
-pub use connection::{KEPT_IDLE, OpenConnections, TCP_KEEPALIVE};
+pub use connect::{Connecting, connect};
+pub use connection::{KeptConnector, Repeatable, TCP_KEEPALIVE};
 pub use group::{Departed, Departure, Departures, Group, Pick};
 pub use server::{Lease, Load, Member, Server};

@@ -9,6 +9,7 @@ use super::Origin;
 #[derive(Debug, Clone, Default)]
 pub struct Config {
     top: Vec<String>,
+    listener: String,
     servers: Vec<String>,
     upstream: Vec<String>,
     routes: Vec<String>,
@@ -30,6 +31,12 @@ impl Config {
     /// One more entry of `servers`.
     pub fn server(mut self, entry: impl fmt::Display) -> Self {
         self.servers.push(entry.to_string());
+        self
+    }
+
+    /// TLS on the listener, with these keys.
+    pub fn tls(mut self, keys: impl fmt::Display) -> Self {
+        self.listener = format!(", tls: {{ {keys} }}");
         self
     }
 
@@ -65,7 +72,8 @@ impl fmt::Display for Config {
         }
         writeln!(
             f,
-            "listeners: [{{ listen: \"127.0.0.1:0\", name: public }}]"
+            "listeners: [{{ listen: \"127.0.0.1:0\", name: public{} }}]",
+            self.listener
         )?;
         writeln!(f, "upstreams:\n  backend:\n    servers:")?;
         for server in &self.servers {

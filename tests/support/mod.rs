@@ -13,6 +13,7 @@ mod config;
 mod origin;
 mod pattern;
 mod process;
+mod tls;
 mod wire;
 mod ws;
 
@@ -24,10 +25,11 @@ use tokio::time::Instant;
 pub use answer::Answer;
 pub use client::{Client, Response, get, status_of};
 pub use config::Config;
-pub use origin::{Origin, Received, free_address, free_port_on};
+pub use origin::{Origin, Received, free_address, free_port_on, listen};
 pub use pattern::{Pattern, PatternCheck};
 pub use process::{Outcome, Prusik, check, prusik, signal};
-pub use wire::{Framing, Head, Wire};
+pub use tls::{Authority, Pair, SecureChat, TlsClient, certificates, connect as tls_connect};
+pub use wire::{Duplex, Framing, Head, Wire};
 pub use ws::{
     ACCEPT, Ended, Frame, KEY, RawSession, Session, client_frame, handshake, handshake_with,
 };

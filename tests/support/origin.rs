@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{SinkExt, StreamExt};
+use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
@@ -63,6 +65,7 @@ struct Shared {
     address: SocketAddr,
     answering: Box<Answering>,
     bodies: Bodies,
+    tls: Option<TlsAcceptor>,
     received: Mutex<Vec<Received>>,
     connections: AtomicUsize,
     open: AtomicUsize,
@@ -87,7 +90,36 @@ impl Origin {
         address: SocketAddr,
         answering: impl Fn(&Received) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        Self::bound(address, Bodies::Keep, Box::new(answering)).await
+        let listener = TcpListener::bind(address).await.expect("it is free");
+        Self::on(listener, Bodies::Keep, Box::new(answering))
+    }
+
+    /// As [`Origin::start`], by TLS.
+    pub async fn secure(
+        tls: Arc<ServerConfig>,
+        answering: impl Fn(&Received) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        Self::listening(
+            listen(),
+            Bodies::Keep,
+            Some(tls.into()),
+            Box::new(answering),
+        )
+    }
+
+    /// As [`Origin::secure`], on an address of the test's choice.
+    pub async fn secure_on(
+        address: SocketAddr,
+        tls: Arc<ServerConfig>,
+        answering: impl Fn(&Received) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.expect("it is free");
+        Self::listening(
+            listener,
+            Bodies::Keep,
+            Some(tls.into()),
+            Box::new(answering),
+        )
     }
 
     /// Answers at once, and reads no body.
@@ -105,27 +137,38 @@ impl Origin {
 
     /// A chat server: WebSockets are echoed, pages say which server this is.
     pub async fn chat() -> Self {
-        let address = free_address();
+        let listener = listen();
+        let address = listener.local_addr().expect("it is bound");
         let answering = move |received: &Received| match received.wants_upgrade() {
             true => Answer::upgrade(received),
             false => Answer::text(&address.to_string()),
         };
-        Self::bound(address, Bodies::Keep, Box::new(answering)).await
+        Self::on(listener, Bodies::Keep, Box::new(answering))
     }
 
     async fn with(
         bodies: Bodies,
         answering: impl Fn(&Received) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        Self::bound(free_address(), bodies, Box::new(answering)).await
+        Self::on(listen(), bodies, Box::new(answering))
     }
 
-    async fn bound(address: SocketAddr, bodies: Bodies, answering: Box<Answering>) -> Self {
+    fn on(listener: TcpListener, bodies: Bodies, answering: Box<Answering>) -> Self {
+        Self::listening(listener, bodies, None, answering)
+    }
+
+    fn listening(
+        listener: TcpListener,
+        bodies: Bodies,
+        tls: Option<TlsAcceptor>,
+        answering: Box<Answering>,
+    ) -> Self {
         let origin = Self {
             shared: Arc::new(Shared {
-                address,
+                address: listener.local_addr().expect("it is bound"),
                 answering,
                 bodies,
+                tls,
                 received: Mutex::default(),
                 connections: AtomicUsize::new(0),
                 open: AtomicUsize::new(0),
@@ -134,8 +177,13 @@ impl Origin {
             }),
             serving: Mutex::new(None),
         };
-        origin.restart().await;
+        origin.serve(listener);
         origin
+    }
+
+    fn serve(&self, listener: TcpListener) {
+        let serving = tokio::spawn(serve(listener, self.shared.clone()));
+        *lock(&self.serving) = Some(serving);
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -190,8 +238,7 @@ impl Origin {
         let listener = TcpListener::bind(self.shared.address)
             .await
             .expect("nobody else binds this address");
-        let serving = tokio::spawn(serve(listener, self.shared.clone()));
-        *lock(&self.serving) = Some(serving);
+        self.serve(listener);
     }
 }
 
@@ -205,7 +252,7 @@ impl Drop for Origin {
 
 /// Each origin has a loopback address of its own: a port that a killed one left cannot be taken
 /// by another test before it comes back.
-pub fn free_address() -> SocketAddr {
+fn own_address() -> Ipv4Addr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     // Test processes may run side by side: no two of them have the same 127.x.y.
     let net = process::id() % (250 * 250);
@@ -215,7 +262,19 @@ pub fn free_address() -> SocketAddr {
         NEXT.fetch_add(1, SeqCst) % 250 + 1,
     ];
     let [x, y, z] = octets.map(|octet| octet as u8);
-    free_port_on(Ipv4Addr::new(127, x, y, z))
+    Ipv4Addr::new(127, x, y, z)
+}
+
+/// For a server that is played by hand.
+pub fn listen() -> TcpListener {
+    let listener = std::net::TcpListener::bind((own_address(), 0)).expect("a free port");
+    listener.set_nonblocking(true).expect("it can be set");
+    TcpListener::from_std(listener).expect("inside the runtime")
+}
+
+/// Where nobody listens.
+pub fn free_address() -> SocketAddr {
+    free_port_on(own_address())
 }
 
 /// Where nobody listens now.
@@ -265,7 +324,10 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
 
 async fn converse(stream: TcpStream, connection: usize, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut wire = Wire::new(stream);
+    let mut wire = match &shared.tls {
+        Some(tls) => Wire::new(tls.accept(stream).await?),
+        None => Wire::new(stream),
+    };
     while let Some(head) = wire.head().await? {
         let received = read_request(&mut wire, head, connection, shared).await?;
         lock(&shared.received).push(received.clone());

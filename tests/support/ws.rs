@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 use super::within;
-use super::{Client, Head};
+use super::{Client, Duplex, Head};
 
 /// The example of RFC 6455 section 1.3, and what must come back for it.
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -27,7 +27,7 @@ pub enum Ended {
 }
 
 pub struct Session {
-    socket: WebSocketStream<TcpStream>,
+    socket: WebSocketStream<Box<dyn Duplex>>,
 }
 
 impl Session {
@@ -40,13 +40,16 @@ impl Session {
     }
 
     pub async fn try_open(address: SocketAddr, path: &str) -> Result<Self, Error> {
-        let request = format!("ws://{address}{path}").into_client_request()?;
-        let handshake = async {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            client_async(request, stream).await
-        };
-        let (socket, _) = within("a handshake", handshake).await?;
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Self::over(stream, path).await
+    }
+
+    /// Over a connection that is there.
+    pub async fn over(stream: impl Duplex + 'static, path: &str) -> Result<Self, Error> {
+        let request = format!("ws://test{path}").into_client_request()?;
+        let stream: Box<dyn Duplex> = Box::new(stream);
+        let (socket, _) = within("a handshake", client_async(request, stream)).await?;
         Ok(Self { socket })
     }
 
@@ -202,7 +205,11 @@ pub struct RawSession {
 impl RawSession {
     /// Sends the bytes of a handshake, and what may follow it, in one write; expects a 101.
     pub async fn open(address: SocketAddr, bytes: impl AsRef<[u8]>) -> Self {
-        let mut client = Client::connect(address).await;
+        Self::over(Client::connect(address).await, bytes).await
+    }
+
+    /// Over a connection that is there.
+    pub async fn over(mut client: Client, bytes: impl AsRef<[u8]>) -> Self {
         client.send(bytes).await;
         let head = client.head().await;
         assert_eq!(head.status(), 101, "{head}");

@@ -11,6 +11,7 @@ mod health;
 mod matching;
 mod route;
 mod server;
+mod tls;
 mod upstream;
 mod websocket;
 
@@ -162,7 +163,7 @@ fn listeners(
     let mut listeners = Vec::new();
     for (i, Section(raw)) in raw.into_iter().enumerate() {
         let listener = listener(raw, at.index(i), errors);
-        if let Some(Listener { name, address }) = &listener {
+        if let Some(Listener { name, address, .. }) = &listener {
             let at = at.index(i);
             let name_at = if at.has("name") {
                 at.key("name")
@@ -206,16 +207,27 @@ fn listener(raw: raw::Listener, at: At<'_>, errors: &mut Errors) -> Option<Liste
     if raw.name.as_deref() == Some("") {
         errors.push(at.key("name").error("the listener's name is empty"));
     }
-    match address::listen(&text) {
-        Ok(address) => Some(Listener {
-            name: raw.name.unwrap_or_else(|| address.to_string()),
-            address,
-        }),
+    let address = match address::listen(&text) {
+        Ok(address) => Some(address),
         Err(wrong) => {
             errors.push(wrong.at(listen));
             None
         }
-    }
+    };
+    let name = raw.name.unwrap_or(text);
+    let tls = match raw.tls {
+        Some(OffOr::On(raw)) => tls::acceptor(&name, raw, at.key("tls"), errors).map(Some),
+        Some(OffOr::Off) | None => Some(None),
+    };
+    let address = address?;
+    Some(Listener {
+        name: match at.has("name") {
+            true => name,
+            false => address.to_string(),
+        },
+        address,
+        tls: tls?,
+    })
 }
 
 /// The name of each listener, also of those that are not valid: a route may name them.

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::{Errors, address, health};
+use super::{Errors, address, health, tls};
 use crate::config::at::At;
 use crate::config::raw;
-use crate::config::units::{OffOr, OptionalPeriod, Ordered, Period, Section};
+use crate::config::units::{OffOr, OptionalPeriod, Ordered, Period, Section, Switch};
 use crate::config::{Balance, Discover, Eject, Fate, ServerAddress, Upstream, UpstreamServer};
 use crate::forward::template::Template;
 
@@ -48,6 +48,13 @@ fn upstream(name: String, raw: raw::Upstream, at: At<'_>, errors: &mut Errors) -
         Some(Section(raw)) => discover(&name, raw, at.key("discover"), errors).map(Some),
         None => Some(None),
     };
+    let tls = match raw.tls {
+        Some(Switch::On(raw)) => {
+            let names = names(servers.as_deref(), discover.as_ref());
+            tls::connector(&name, raw, names, at.key("tls"), errors).map(Some)
+        }
+        Some(Switch::Off) | None => Some(None),
+    };
     let health_check = match raw.health_check {
         Some(OffOr::On(raw)) => health::check(&name, raw, at.key("health_check"), errors).map(Some),
         Some(OffOr::Off) | None => Some(None),
@@ -60,6 +67,7 @@ fn upstream(name: String, raw: raw::Upstream, at: At<'_>, errors: &mut Errors) -
         balance: balance?,
         servers: servers?,
         discover: discover?,
+        tls: tls?,
         health_check: health_check?,
         eject: eject?,
         slow_start: match raw.slow_start {
@@ -72,6 +80,22 @@ fn upstream(name: String, raw: raw::Upstream, at: At<'_>, errors: &mut Errors) -
         on_removed: raw.on_removed.map_or(Fate::Close, fate),
         name,
     })
+}
+
+/// What the servers are called in the file; `None`: some of it could not be made out.
+fn names(
+    servers: Option<&[UpstreamServer]>,
+    discover: Option<&Option<Discover>>,
+) -> Option<Vec<String>> {
+    let servers = servers?.iter().filter_map(|server| match &server.address {
+        ServerAddress::Socket(_) => None,
+        ServerAddress::Name { host, .. } => Some(host.clone()),
+    });
+    let discovered = discover?.iter().map(|discover| discover.host.clone());
+    let mut names: Vec<String> = servers.chain(discovered).collect();
+    names.sort_unstable();
+    names.dedup();
+    Some(names)
 }
 
 fn fate(raw: raw::Fate) -> Fate {

@@ -1,51 +1,61 @@
 //! The three kinds of check, each a Pingora `HealthCheck`.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{SinkExt, StreamExt};
 use http::Extensions;
+use pingora::connectors::l4::Connect;
 use pingora::http::RequestHeader;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora::{Error, ErrorType, OrErr};
 use pingora_load_balancing::Backend;
 use pingora_load_balancing::health_check::{HealthCheck, HttpHealthCheck, TcpHealthCheck};
-use tokio::net::TcpStream;
 use tokio_tungstenite::client_async;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::Check;
 use crate::config::{self, HealthCheckKind};
+use crate::tls::Connector;
+use crate::upstream::{Connecting, connect};
 
 /// The check of one server, and the server as Pingora names it.
-pub fn build(address: SocketAddr, config: &config::HealthCheck) -> (Backend, Check) {
+pub fn build(
+    address: SocketAddr,
+    config: &config::HealthCheck,
+    tls: Option<&Arc<Connector>>,
+) -> (Backend, Check) {
     let backend = Backend {
         addr: PeerAddress::Inet(address),
         weight: 1,
         ext: Extensions::new(),
     };
     let check: Check = match &config.kind {
-        HealthCheckKind::Tcp => Box::new(tcp(config.timeout)),
+        HealthCheckKind::Tcp => Box::new(tcp(config.timeout, tls)),
         HealthCheckKind::Http { path, host, expect } => Box::new(http(
             address,
             path,
             host.as_deref(),
             expect.clone(),
             config.timeout,
+            tls,
         )),
         HealthCheckKind::WebSocket { path, host } => Box::new(WebSocketCheck {
             url: format!(
                 "ws://{}{path}",
                 host.clone().unwrap_or_else(|| address.to_string())
             ),
+            tls: tls.cloned(),
         }),
     };
     (backend, check)
 }
 
-fn tcp(timeout: Duration) -> TcpHealthCheck {
+fn tcp(timeout: Duration, tls: Option<&Arc<Connector>>) -> TcpHealthCheck {
     let mut check = TcpHealthCheck::default();
+    check.peer_template.options.custom_l4 = by_tls(tls);
     check.peer_template.options.connection_timeout = Some(timeout);
     check
 }
@@ -56,9 +66,11 @@ fn http(
     host: Option<&str>,
     expect: Vec<std::ops::RangeInclusive<u16>>,
     timeout: Duration,
+    tls: Option<&Arc<Connector>>,
 ) -> HttpHealthCheck {
     let host = host.map_or_else(|| address.to_string(), str::to_owned);
     let mut check = HttpHealthCheck::new(&host, false);
+    check.peer_template.options.custom_l4 = by_tls(tls);
     check.peer_template.options.connection_timeout = Some(timeout);
     check.peer_template.options.read_timeout = Some(timeout);
     let mut request = RequestHeader::build("GET", path.as_bytes(), Some(3))
@@ -86,11 +98,17 @@ fn http(
     check
 }
 
+fn by_tls(tls: Option<&Arc<Connector>>) -> Option<Arc<dyn Connect + Send + Sync>> {
+    let tls = tls?.clone();
+    Some(Arc::new(Connecting(tls)))
+}
+
 const AGENT: &str = concat!("prusik/", env!("CARGO_PKG_VERSION"), " (health check)");
 
 /// A whole round: handshake, a ping, its pong, a Close.
 struct WebSocketCheck {
     url: String,
+    tls: Option<Arc<Connector>>,
 }
 
 #[async_trait]
@@ -100,9 +118,7 @@ impl HealthCheck for WebSocketCheck {
             .addr
             .as_inet()
             .expect("built above from an internet address");
-        let stream = TcpStream::connect(address)
-            .await
-            .or_err(ErrorType::ConnectError, "connecting")?;
+        let stream = connect(*address, self.tls.as_deref()).await?;
         let (mut socket, _) = client_async(&self.url, stream)
             .await
             .or_err(ErrorType::HandshakeError, "websocket handshake")?;

@@ -37,7 +37,7 @@ pub async fn run(group: Weak<Group>, config: config::HealthCheck) {
                 let address = member.server.address;
                 checks
                     .entry(address)
-                    .or_insert_with(|| check::build(address, &config));
+                    .or_insert_with(|| check::build(address, &config, group.config().tls.as_ref()));
             }
             join_all(members.iter().map(|member| {
                 let (backend, check) = &checks[&member.server.address];

@@ -1,0 +1,147 @@
+//! TLS on a listener: which certificate a client gets, what it must show, how long it may take.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
+};
+use rustls::sign::CertifiedKey;
+use rustls::{Error, ServerConfig};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use super::{Authorities, HTTP_1_1, PROVIDER, Pair, TlsStream, subject, tickets};
+use crate::session::transport::Transport;
+
+/// For the whole handshake: nobody is there yet whom the limits of a route could be for.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// A listener's side of TLS, whole and checked. Equal ones serve the same certificates.
+pub struct Acceptor {
+    config: Arc<ServerConfig>,
+    pairs: Vec<Pair>,
+    client_ca: Option<Authorities>,
+}
+
+impl Acceptor {
+    /// The first of the pairs, of which there must be one, is for clients that name none of
+    /// the others. With `client_ca`, a client must have a certificate by one of them.
+    pub fn new(pairs: Vec<Pair>, client_ca: Option<Authorities>) -> Result<Self, Error> {
+        let builder = ServerConfig::builder_with_provider(PROVIDER.clone())
+            .with_safe_default_protocol_versions()?;
+        let builder = match &client_ca {
+            Some(authorities) => {
+                let store = authorities.store()?;
+                let verifier = WebPkiClientVerifier::builder_with_provider(store, PROVIDER.clone())
+                    .build()
+                    .map_err(|error| Error::General(error.to_string()))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(ByName::new(&pairs)));
+        config.alpn_protocols = vec![HTTP_1_1.to_vec()];
+        config.ticketer = tickets::for_clients_of(client_ca.as_ref())?;
+        // What is remembered by id would be forgotten by each reload.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        Ok(Self {
+            config: Arc::new(config),
+            pairs,
+            client_ca,
+        })
+    }
+
+    /// The handshake. Its failures are everyday: port scanners, health checks, old clients.
+    pub async fn accept(&self, transport: Transport) -> io::Result<Transport> {
+        let acceptor = TlsAcceptor::from(self.config.clone());
+        let stream = timeout(HANDSHAKE, acceptor.accept(transport))
+            .await
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "not done in time"))??;
+        let (_, session) = stream.get_ref();
+        let client = session
+            .peer_certificates()
+            .and_then(|chain| chain.first())
+            .map(|certificate| subject::of(certificate).unwrap_or_default());
+        let stream = TlsStream::of_client(stream.into(), client);
+        Ok(Transport::Tls(Box::new(stream)))
+    }
+
+    /// What the operator should hear of the certificates.
+    pub fn warnings(&self, now: SystemTime) -> impl Iterator<Item = String> {
+        self.pairs.iter().filter_map(move |pair| pair.warning(now))
+    }
+}
+
+impl PartialEq for Acceptor {
+    fn eq(&self, other: &Self) -> bool {
+        self.pairs == other.pairs && self.client_ca == other.client_ca
+    }
+}
+
+impl Eq for Acceptor {}
+
+impl std::fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Acceptor").field(&self.pairs).finish()
+    }
+}
+
+/// Chooses by the name that a client asks for (SNI): its own certificate before a wildcard's, then
+/// the default. Several for one name differ in the kind of key: the first that the client can
+/// verify is its own.
+#[derive(Debug)]
+struct ByName {
+    by_name: HashMap<String, Vec<Arc<CertifiedKey>>>,
+    /// The first certificate, and those of other kinds for the same names.
+    default: Vec<Arc<CertifiedKey>>,
+}
+
+impl ByName {
+    fn new(pairs: &[Pair]) -> Self {
+        let mut by_name: HashMap<String, Vec<_>> = HashMap::new();
+        for pair in pairs {
+            for name in &pair.names {
+                let keys = by_name.entry(name.clone()).or_default();
+                keys.push(pair.key.clone());
+            }
+        }
+        let first = pairs.first();
+        let is_like_first = |pair: &&Pair| {
+            first.is_some_and(|first| {
+                first.key.cert == pair.key.cert
+                    || first.names.iter().any(|name| pair.names.contains(name))
+            })
+        };
+        let default = pairs.iter().filter(is_like_first);
+        Self {
+            default: default.map(|pair| pair.key.clone()).collect(),
+            by_name,
+        }
+    }
+
+    fn find(&self, name: Option<&str>) -> &[Arc<CertifiedKey>] {
+        let found = name.and_then(|name| {
+            let name = name.to_ascii_lowercase();
+            let exact = self.by_name.get(&name);
+            exact.or_else(|| {
+                // A wildcard stands for one label (RFC 9525 section 6.3).
+                let (_, rest) = name.split_once('.')?;
+                self.by_name.get(&format!("*.{rest}"))
+            })
+        });
+        found.unwrap_or(&self.default)
+    }
+}
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let keys = self.find(hello.server_name());
+        let schemes = hello.signature_schemes();
+        let usable = |pair: &&Arc<CertifiedKey>| pair.key.choose_scheme(schemes).is_some();
+        // With none of a kind that it knows, rustls tells the client so.
+        keys.iter().find(usable).or(keys.first()).cloned()
+    }
+}

@@ -1,0 +1,185 @@
+//! TLS to the servers of an upstream: what name they must prove, and by whose word.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::SystemTime;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::sign::SingleCertAndKey;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
+use tokio_rustls::TlsConnector;
+
+use super::{Authorities, HTTP_1_1, PROVIDER, Pair, TlsStream};
+use crate::session::transport::Transport;
+
+/// Whose word is believed on who a server is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Trust {
+    Authorities(Authorities),
+    /// Any server is taken for the right one (`verify: false`).
+    Anyone,
+}
+
+/// An upstream's side of TLS, whole and checked.
+pub struct Connector {
+    number: u64,
+    config: Arc<ClientConfig>,
+    /// What the servers are called; `None`: each by its address.
+    name: Option<ServerName<'static>>,
+    trust: Trust,
+    pair: Option<Pair>,
+}
+
+impl Connector {
+    pub fn new(
+        name: Option<ServerName<'static>>,
+        trust: Trust,
+        pair: Option<Pair>,
+    ) -> Result<Self, Error> {
+        let builder = ClientConfig::builder_with_provider(PROVIDER.clone())
+            .with_safe_default_protocol_versions()?;
+        let builder = match &trust {
+            Trust::Authorities(authorities) => {
+                let store: Arc<RootCertStore> = authorities.store()?;
+                builder.with_root_certificates(store)
+            }
+            Trust::Anyone => builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Anyone)),
+        };
+        let mut config = match &pair {
+            Some(pair) => {
+                let always = SingleCertAndKey::from(pair.key.clone());
+                builder.with_client_cert_resolver(Arc::new(always))
+            }
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![HTTP_1_1.to_vec()];
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Ok(Self {
+            number: NEXT.fetch_add(1, Relaxed),
+            config: Arc::new(config),
+            name,
+            trust,
+            pair,
+        })
+    }
+
+    /// No other connector of this process has or had it: connections by two of them are not the
+    /// same, even if the files are.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The handshake on a connection to the server at this address.
+    pub async fn connect(
+        &self,
+        address: SocketAddr,
+        transport: Transport,
+    ) -> io::Result<Transport> {
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None => ServerName::IpAddress(address.ip().to_canonical().into()),
+        };
+        let connector = TlsConnector::from(self.config.clone());
+        match connector.connect(name, transport).await {
+            Ok(stream) => Ok(Transport::Tls(Box::new(TlsStream::to_server(
+                stream.into(),
+            )))),
+            Err(error) => Err(with_remedy(error)),
+        }
+    }
+
+    /// What the operator should hear of the client's certificate.
+    pub fn warning(&self, now: SystemTime) -> Option<String> {
+        self.pair.as_ref()?.warning(now)
+    }
+}
+
+impl PartialEq for Connector {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |it: &Self| (it.name.clone(), it.trust.clone(), it.pair.clone());
+        parts(self) == parts(other)
+    }
+}
+
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Connector").field(&self.name).finish()
+    }
+}
+
+/// The operator reads this behind a 502, or of a server that is down.
+pub(super) fn with_remedy(error: io::Error) -> io::Error {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    let remedy = match cause {
+        Some(Error::InvalidCertificate(wrong)) => match wrong {
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                "name its authority's certificate in tls.ca"
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "write a name that it is for in tls.sni"
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "renew the server's certificate"
+            }
+            _ => "give the server a certificate that can be verified",
+        },
+        Some(Error::InvalidMessage(_)) => "does it speak TLS on this port?",
+        Some(Error::AlertReceived(_)) => {
+            "the server refused: it may want a client certificate, or another tls.sni"
+        }
+        _ if error.kind() == io::ErrorKind::UnexpectedEof => "does it speak TLS on this port?",
+        _ => return error,
+    };
+    io::Error::new(error.kind(), format!("{error}; {remedy}"))
+}
+
+/// Encrypts to whoever answers: the signatures are checked, the name and its warrant are not.
+#[derive(Debug)]
+struct Anyone;
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &PROVIDER.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &PROVIDER.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        PROVIDER
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}

@@ -1,0 +1,297 @@
+//! Certificates and keys as PEM files hold them, and what can be wrong with those.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::pki_types::pem::{PemObject, SectionKind};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SigningKey};
+use rustls::{Error, InconsistentKeys, RootCertStore};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::PROVIDER;
+
+/// An operator who hears of it two weeks ahead can still act in daylight.
+const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
+/// Why a file, or a pair of them, cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    #[error("cannot read {}: {cause}", file.display())]
+    Unreadable { file: PathBuf, cause: io::Error },
+    #[error("{} holds no PEM certificate", file.display())]
+    NoCertificate { file: PathBuf, has_key: bool },
+    #[error("{} holds no PEM private key", file.display())]
+    NoKey { file: PathBuf, has: Instead },
+    #[error("{} cannot be used: {cause}", file.display())]
+    Broken { file: PathBuf, cause: String },
+    #[error("the key does not match the certificate in {}", file.display())]
+    Mismatch { file: PathBuf, matches_other: bool },
+}
+
+/// What a file holds in place of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Instead {
+    Nothing,
+    Certificate,
+    EncryptedKey,
+}
+
+impl FileError {
+    /// What to do about it.
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Unreadable { cause, .. } => match cause.kind() {
+                io::ErrorKind::NotFound => {
+                    Some("paths are relative to the directory that prusik was started in")
+                }
+                io::ErrorKind::PermissionDenied => {
+                    Some("the user that prusik runs as must be able to read it")
+                }
+                _ => None,
+            },
+            Self::NoCertificate { has_key: true, .. } => {
+                Some("it holds a private key: are the two files swapped?")
+            }
+            Self::NoCertificate { .. } => {
+                Some("a certificate begins with a line -----BEGIN CERTIFICATE-----")
+            }
+            Self::NoKey { has, .. } => Some(match has {
+                Instead::Nothing => "a key begins with a line -----BEGIN PRIVATE KEY-----",
+                Instead::Certificate => "it holds a certificate: are the two files swapped?",
+                Instead::EncryptedKey => {
+                    "it holds an encrypted one: take the passphrase off with `openssl pkey`"
+                }
+            }),
+            Self::Broken { .. } => None,
+            Self::Mismatch { matches_other, .. } => Some(match matches_other {
+                true => "it matches another one in there: the server's own must be the first",
+                false => "name the key that the certificate was made for",
+            }),
+        }
+    }
+}
+
+/// The certificates of a file, in its order; at least one.
+pub fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
+    let pem = read(file)?;
+    let broken = |cause: String| FileError::Broken {
+        file: file.to_owned(),
+        cause,
+    };
+    let chain = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| broken(error.to_string()))?;
+    if chain.is_empty() {
+        return Err(FileError::NoCertificate {
+            file: file.to_owned(),
+            has_key: PrivateKeyDer::from_pem_slice(&pem).is_ok(),
+        });
+    }
+    for certificate in &chain {
+        parse(certificate).map_err(broken)?;
+    }
+    Ok(chain)
+}
+
+pub fn read_key(file: &Path) -> Result<Arc<dyn SigningKey>, FileError> {
+    let pem = read(file)?;
+    let Ok(key) = PrivateKeyDer::from_pem_slice(&pem) else {
+        let mut sections = <(SectionKind, Vec<u8>)>::pem_slice_iter(&pem);
+        let has = match () {
+            () if is_encrypted(&pem) => Instead::EncryptedKey,
+            () if sections.any(|section| section.is_ok()) => Instead::Certificate,
+            () => Instead::Nothing,
+        };
+        return Err(FileError::NoKey {
+            file: file.to_owned(),
+            has,
+        });
+    };
+    PROVIDER
+        .key_provider
+        .load_private_key(key)
+        .map_err(|error| FileError::Broken {
+            file: file.to_owned(),
+            cause: error.to_string(),
+        })
+}
+
+/// PKCS #8 says so in its label, OpenSSL's older form in a header line.
+fn is_encrypted(pem: &[u8]) -> bool {
+    let pem = String::from_utf8_lossy(pem);
+    pem.contains("BEGIN ENCRYPTED PRIVATE KEY") || pem.contains("Proc-Type: 4,ENCRYPTED")
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, FileError> {
+    let read = match fs::metadata(file) {
+        // To open a pipe that nobody writes to would hang.
+        Ok(meta) if !meta.is_file() => Err(io::Error::other("not a regular file")),
+        Ok(_) => fs::read(file),
+        Err(error) => Err(error),
+    };
+    read.map_err(|cause| FileError::Unreadable {
+        file: file.to_owned(),
+        cause,
+    })
+}
+
+/// A certificate with its chain and its key, which match.
+#[derive(Clone)]
+pub struct Pair {
+    pub(super) key: Arc<CertifiedKey>,
+    /// The DNS names that it is for, in lower case.
+    pub(super) names: Vec<String>,
+    file: PathBuf,
+    valid: (SystemTime, SystemTime),
+}
+
+impl Pair {
+    /// `file`: where the chain is from.
+    pub fn new(
+        file: &Path,
+        chain: Vec<CertificateDer<'static>>,
+        key: Arc<dyn SigningKey>,
+    ) -> Result<Self, FileError> {
+        let broken = |cause: String| FileError::Broken {
+            file: file.to_owned(),
+            cause,
+        };
+        let (names, valid) = facts(&chain[0]).map_err(broken)?;
+        let others = chain.get(1..).unwrap_or_default().to_vec();
+        let certified = CertifiedKey::new(chain, key.clone());
+        match certified.keys_match() {
+            // Of a key that cannot say what its public half is, nothing is known.
+            Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+            Err(Error::InconsistentKeys(_)) => {
+                let matches = |other: CertificateDer<'static>| {
+                    let pair = CertifiedKey::new(vec![other], key.clone());
+                    pair.keys_match().is_ok()
+                };
+                return Err(FileError::Mismatch {
+                    file: file.to_owned(),
+                    matches_other: others.into_iter().any(matches),
+                });
+            }
+            Err(error) => return Err(broken(error.to_string())),
+        }
+        Ok(Self {
+            key: Arc::new(certified),
+            names,
+            file: file.to_owned(),
+            valid,
+        })
+    }
+
+    /// What the operator should hear of, though it can be served.
+    pub fn warning(&self, now: SystemTime) -> Option<String> {
+        let (begins, ends) = self.valid;
+        let file = self.file.display();
+        match ends.duration_since(now) {
+            _ if now < begins => Some(format!("the certificate in {file} is not valid yet")),
+            Err(_) => Some(format!(
+                "the certificate in {file} has expired; renew it and reload"
+            )),
+            Ok(left) if left < SOON => {
+                let days = left.as_secs() / (24 * 60 * 60);
+                Some(format!(
+                    "the certificate in {file} expires within {} days; renew it and reload",
+                    days + 1
+                ))
+            }
+            Ok(_) => None,
+        }
+    }
+}
+
+/// The key is the same if the certificate is.
+impl PartialEq for Pair {
+    fn eq(&self, other: &Self) -> bool {
+        self.file == other.file && self.key.cert == other.key.cert
+    }
+}
+
+impl fmt::Debug for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pair({})", self.file.display())
+    }
+}
+
+/// Certificates that others' are checked against.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Authorities(Vec<CertificateDer<'static>>);
+
+impl Authorities {
+    pub fn read(file: &Path) -> Result<Self, FileError> {
+        let authorities = Self(read_chain(file)?);
+        // Said here, where there is a place in the file for it.
+        authorities.store().map_err(|error| FileError::Broken {
+            file: file.to_owned(),
+            cause: error.to_string(),
+        })?;
+        Ok(authorities)
+    }
+
+    pub(super) fn store(&self) -> Result<Arc<RootCertStore>, Error> {
+        let mut store = RootCertStore::empty();
+        for certificate in &self.0 {
+            store.add(certificate.clone())?;
+        }
+        Ok(Arc::new(store))
+    }
+}
+
+/// Those that the machine trusts; `None`: it has none. One that cannot be read is no reason to do
+/// without the others.
+pub fn system_authorities() -> Option<Authorities> {
+    let mut store = RootCertStore::empty();
+    let mut found = rustls_native_certs::load_native_certs().certs;
+    found.retain(|certificate| store.add(certificate.clone()).is_ok());
+    (!found.is_empty()).then_some(Authorities(found))
+}
+
+fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, String> {
+    match X509Certificate::from_der(certificate) {
+        Ok((_, parsed)) => Ok(parsed),
+        Err(error) => Err(format!("it holds a certificate that is none: {error}")),
+    }
+}
+
+/// Names and validity.
+fn facts(
+    certificate: &CertificateDer<'_>,
+) -> Result<(Vec<String>, (SystemTime, SystemTime)), String> {
+    let parsed = parse(certificate)?;
+    let alternative = parsed
+        .subject_alternative_name()
+        .map_err(|error| error.to_string())?;
+    let names = match alternative {
+        Some(names) => {
+            let names = names.value.general_names.iter();
+            names
+                .filter_map(|name| match name {
+                    GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+                    _ => None,
+                })
+                .collect()
+        }
+        // Clients look at it no more, but it still tells the files of an old set apart.
+        None => {
+            let names = parsed.subject().iter_common_name();
+            names
+                .filter_map(|name| Some(name.as_str().ok()?.to_ascii_lowercase()))
+                .collect()
+        }
+    };
+    let validity = parsed.validity();
+    let at = |seconds: i64| UNIX_EPOCH + Duration::from_secs(seconds.try_into().unwrap_or(0));
+    let valid = (
+        at(validity.not_before.timestamp()),
+        at(validity.not_after.timestamp()),
+    );
+    Ok((names, valid))
+}

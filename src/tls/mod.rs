@@ -1,0 +1,31 @@
+//! TLS before and behind prusik: rustls on sockets of our own. Pingora and the relay see plain text.
+//!
+//! ```text
+//!   files ──► Pair, Authorities      read and checked with the configuration
+//!                │
+//!   Acceptor ────┤   a listener's: by name, mTLS, tickets ──► TlsStream in a Transport
+//!   Connector ───┘   an upstream's: name, authorities       ──► the same
+//! ```
+
+mod acceptor;
+mod connector;
+mod files;
+mod stream;
+mod subject;
+mod tickets;
+
+use std::sync::{Arc, LazyLock};
+
+use rustls::crypto::CryptoProvider;
+
+pub use acceptor::Acceptor;
+pub use connector::{Connector, Trust};
+pub use files::{Authorities, FileError, Pair, read_chain, read_key, system_authorities};
+pub use stream::TlsStream;
+
+/// One for all connections: rustls would build its lists anew for each configuration.
+static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+    LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
+
+/// What is spoken inside; HTTP/2 will stand before it in the list.
+const HTTP_1_1: &[u8] = b"http/1.1";

@@ -1,0 +1,118 @@
+//! A TLS connection on a socket of ours, established: what a [`Transport`] is when it is not plain.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::connector::with_remedy;
+use crate::session::transport::Transport;
+
+#[derive(Debug)]
+pub struct TlsStream {
+    inner: tokio_rustls::TlsStream<Transport>,
+    /// The subject of the client's certificate, if it has shown one.
+    client: Option<Arc<str>>,
+    /// An end without a word (no close_notify) is an end like any other.
+    forgives_truncation: bool,
+}
+
+impl TlsStream {
+    /// Requests say how long they are, and so do frames: nobody can cut one short unseen.
+    pub(super) fn of_client(
+        inner: tokio_rustls::TlsStream<Transport>,
+        client: Option<Arc<str>>,
+    ) -> Self {
+        Self {
+            inner,
+            client,
+            forgives_truncation: true,
+        }
+    }
+
+    /// A response may be as long as its connection lasts: one that was cut short must not pass for
+    /// a whole one (RFC 9112 section 9.8).
+    pub(super) fn to_server(inner: tokio_rustls::TlsStream<Transport>) -> Self {
+        Self {
+            inner,
+            client: None,
+            forgives_truncation: false,
+        }
+    }
+
+    /// From now on it carries frames, which say how long they are.
+    pub fn forgive_truncation(&mut self) {
+        self.forgives_truncation = true;
+    }
+
+    pub fn client(&self) -> Option<&Arc<str>> {
+        self.client.as_ref()
+    }
+
+    pub fn transport(&self) -> &Transport {
+        self.inner.get_ref().0
+    }
+
+    /// Whether all that was written is with the kernel: rustls takes more than the socket does.
+    pub fn is_flushed(&self) -> bool {
+        let (_, session) = self.inner.get_ref();
+        !session.wants_write()
+    }
+}
+
+impl AsFd for TlsStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.transport().as_fd()
+    }
+}
+
+impl AsyncRead for TlsStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let stream = self.get_mut();
+        match Pin::new(&mut stream.inner).poll_read(cx, buf) {
+            Poll::Ready(Err(error))
+                if error.kind() == io::ErrorKind::UnexpectedEof && stream.forgives_truncation =>
+            {
+                Poll::Ready(Ok(()))
+            }
+            // A server by TLS 1.3 refuses a client's certificate only now.
+            Poll::Ready(Err(error)) if !stream.forgives_truncation => {
+                Poll::Ready(Err(with_remedy(error)))
+            }
+            // Who waits for an answer must have been heard: what the socket did not take goes now.
+            Poll::Pending if !stream.is_flushed() => {
+                match Pin::new(&mut stream.inner).poll_flush(cx) {
+                    Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                    _ => Poll::Pending,
+                }
+            }
+            polled => polled,
+        }
+    }
+}
+
+impl AsyncWrite for TlsStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    }
+
+    /// Says close_notify, then ends the socket's direction.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+}

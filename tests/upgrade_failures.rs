@@ -1,0 +1,255 @@
+//! Upgrades that fail, and stops that meet one: what is there goes on, or ends as it should.
+
+mod support;
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use rustix::process::{Pid, Signal, kill_process};
+use support::{
+    Answer, Client, Config, Ended, Origin, Prusik, Session, eventually, listen, signal, status_of,
+};
+
+const ADMIN: &str = "admin: { listen: \"127.0.0.1:0\" }";
+
+/// Alive, with every descriptor in hand, and never ready.
+const HANGS: &str = "#!/bin/sh\nexec sleep 600\n";
+
+fn config(origins: &[&Origin]) -> Config {
+    Config::to(origins).top(ADMIN)
+}
+
+/// The old process goes on as if nothing had happened, and the command says why.
+async fn refused(prusik: &Prusik, session: &mut Session, reason: &str) {
+    let pid = prusik.status().await["pid"].clone();
+    let output = tokio::task::block_in_place(|| prusik.operate(&["upgrade"]));
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains(reason), "{said}");
+    assert!(session.is_alive().await);
+    assert_eq!(prusik.status().await["pid"], pid);
+    assert_eq!(prusik.status().await["state"], "serving");
+    let mut another = Session::open(prusik.public(), "/").await;
+    assert!(another.is_alive().await);
+    another.close(1000).await;
+    eventually("no other process is left", async || {
+        prusik.pids().len() == 1
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_that_fails_changes_nothing() {
+    let origin = Origin::chat().await;
+    let prusik = Prusik::start_own(config(&[&origin])).await;
+    let mut session = Session::open(prusik.public(), "/").await;
+
+    prusik.write_config("listeners: nonsense\n");
+    refused(&prusik, &mut session, "prusik.yaml:1:12").await;
+    prusik.write_config(config(&[&origin]));
+
+    prusik.replace_program(None);
+    refused(&prusik, &mut session, "No such file").await;
+    prusik.replace_program(Some("#!/bin/sh\nkill -SEGV $$\n"));
+    refused(&prusik, &mut session, "signal: 11").await;
+    prusik.replace_program(Some("#!/bin/sh\nexit 3\n"));
+    refused(&prusik, &mut session, "exit status: 3").await;
+    prusik.replace_program(Some("no program at all"));
+    refused(&prusik, &mut session, "Exec format error").await;
+    prusik.replace_program(Some(HANGS));
+    refused(&prusik, &mut session, "did not get ready within").await;
+
+    assert_eq!(session.close(1000).await, Ended::Close(1000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_cannot_be_bound_is_the_reason() {
+    let origin = Origin::chat().await;
+    let prusik = Prusik::start(config(&[&origin])).await;
+    let mut session = Session::open(prusik.public(), "/").await;
+    let taken = origin.address();
+    let more = config(&[&origin]).to_string().replace(
+        "listeners: [",
+        &format!("listeners: [{{ listen: \"{taken}\" }}, "),
+    );
+    prusik.write_config(more);
+    refused(&prusik, &mut session, &taken.to_string()).await;
+}
+
+/// Nobody else would know: systemd has the new process from us, and waits for us to end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_process_that_dies_while_the_old_one_ends_is_replaced_by_the_old_one() {
+    let origin = Origin::start(|request| match request.target() {
+        "/slow" => Answer::text("slow").after(Duration::from_secs(8)),
+        "/" => Answer::text("quick"),
+        _ => Answer::upgrade(request),
+    })
+    .await;
+    let mut prusik = Prusik::start(config(&[&origin])).await;
+    let old = prusik.pid();
+    let mut busy = Client::connect(prusik.public()).await;
+    busy.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    eventually("the server works on it", async || {
+        origin.received().len() == 1
+    })
+    .await;
+    prusik.order(&["upgrade"]).await;
+    let new = prusik.pids().into_iter().find(|pid| *pid != old);
+    signal(new.expect("both live"), "KILL");
+    prusik.wait_stderr("this one serves again").await;
+    assert_eq!(status_of(prusik.public(), "/").await, 200);
+    let mut session = Session::open(prusik.public(), "/chat").await;
+    assert!(session.is_alive().await);
+    assert_eq!(prusik.status().await["pid"], old);
+    assert_eq!(busy.response().await.text(), "slow");
+    // And it can still be replaced.
+    prusik.upgrade().await;
+    assert!(session.is_alive().await);
+}
+
+/// Its listeners are bound by then, and its servers checked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_process_that_fails_late_takes_no_file_with_it() {
+    let origin = Origin::chat().await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("web.sock");
+    let listener = format!("listeners: [{{ listen: \"unix:{}\" }}, ", file.display());
+    let config = |pid_file: &str| {
+        let server = format!("server: {{ pid_file: {pid_file} }}");
+        let config = config(&[&origin]).top(server).to_string();
+        config.replace("listeners: [", &listener)
+    };
+    let prusik = Prusik::start(config("prusik.pid")).await;
+    let mut session = Session::open(prusik.public(), "/").await;
+    prusik.write_config(config("not-there/prusik.pid"));
+    refused(&prusik, &mut session, "not-there/prusik.pid").await;
+    let mut by_file = Client::connect_unix(&file).await;
+    assert_eq!(by_file.get("/").await.status(), 200);
+    let pid = std::fs::read_to_string(prusik.folder().join("prusik.pid"));
+    assert_eq!(pid.ok(), Some(format!("{}\n", prusik.pid())));
+}
+
+/// It stands still while sessions move: those that it had not adopted come back, and nobody is
+/// served twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_process_that_hangs_while_sessions_move_is_killed() {
+    let origin = Origin::chat().await;
+    let server = "server: { pid_file: prusik.pid }";
+    let mut prusik = Prusik::start(config(&[&origin]).top(server)).await;
+    let mut sessions = join_all((0..400).map(|_| Session::open(prusik.public(), "/"))).await;
+    let pid_file = prusik.folder().join("prusik.pid");
+    // One that has everything before it is stopped serves on, and the next is tried.
+    for _ in 0..20 {
+        let old = prusik.status().await["pid"].as_u64().expect("a pid") as u32;
+        let output = tokio::task::block_in_place(|| {
+            std::thread::scope(|scope| {
+                let upgrade = scope.spawn(|| prusik.operate(&["upgrade"]));
+                let new = loop {
+                    let written = std::fs::read_to_string(&pid_file).unwrap_or_default();
+                    match written.trim().parse() {
+                        Ok(pid) if pid != old => break pid,
+                        _ => std::thread::yield_now(),
+                    }
+                };
+                send(new, Signal::STOP);
+                let output = upgrade.join().expect("it does not panic");
+                send(new, Signal::CONT);
+                output
+            })
+        });
+        eventually("one process is left", async || {
+            prusik.reap();
+            prusik.pids().len() == 1
+        })
+        .await;
+        if output.status.success() {
+            continue;
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("and was killed"), "{said}");
+        assert_eq!(prusik.status().await["pid"], old);
+        let mut alive = 0;
+        for session in &mut sessions {
+            alive += usize::from(session.is_alive().await);
+        }
+        assert_eq!(prusik.status().await["sessions"], alive);
+        eventually(
+            "no session is left at the server that nobody has",
+            async || origin.sessions() == alive,
+        )
+        .await;
+        assert_eq!(status_of(prusik.public(), "/").await, 200);
+        return;
+    }
+    panic!("no upgrade was caught in the act");
+}
+
+/// It may be gone already.
+fn send(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid as i32).expect("a process id is not 0");
+    let _ = kill_process(pid, signal);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_stops_takes_no_orders() {
+    let origin = Origin::chat().await;
+    let server = "server: { drain: { window: 20s, deadline: 30s } }";
+    let mut prusik = Prusik::start(config(&[&origin]).top(server)).await;
+    let _sessions = join_all((0..3).map(|_| Session::open(prusik.public(), "/"))).await;
+    prusik.signal("TERM");
+    prusik.wait_stderr("are told to go").await;
+    for order in ["upgrade", "reload"] {
+        let output = tokio::task::block_in_place(|| prusik.operate(&[order]));
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("this process is stopping"), "{said}");
+    }
+    prusik.signal("INT");
+    assert_eq!(prusik.exit_code().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn int_during_an_upgrade_leaves_no_process() {
+    let origin = Origin::chat().await;
+    let mut prusik = Prusik::start_own(config(&[&origin])).await;
+    let mut session = Session::open(prusik.public(), "/").await;
+    prusik.replace_program(Some(HANGS));
+    prusik.signal("USR2");
+    prusik.wait_stderr("starts as").await;
+    prusik.signal("INT");
+    assert_eq!(session.ended().await, Ended::Close(1012));
+    prusik.ended().await;
+}
+
+/// The new process is told to stop; the old one ends what it has, as after any upgrade.
+#[tokio::test(flavor = "multi_thread")]
+async fn term_during_an_upgrade_lets_requests_end() {
+    let origin = Origin::start(|request| match request.target() {
+        "/slow" => Answer::text("slow").after(Duration::from_secs(4)),
+        _ => Answer::upgrade(request),
+    })
+    .await;
+    let server = "server: { drain: { window: 0s } }";
+    let config = config(&[&origin]).top(server);
+    let mut prusik = Prusik::start(&config).await;
+    // The new process takes as long to find out about this one as the check has.
+    let silent = listen();
+    let silent = silent.local_addr().expect("it is bound");
+    let check = "health_check: { type: http, path: /healthz, interval: 1s, timeout: 2s }";
+    prusik.write_config(config.server(silent).upstream(check));
+    let mut session = Session::open(prusik.public(), "/").await;
+    let mut busy = Client::connect(prusik.public()).await;
+    busy.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    eventually("the server works on it", async || {
+        let received = origin.received();
+        received.iter().any(|request| request.target() == "/slow")
+    })
+    .await;
+    prusik.signal("USR2");
+    prusik.wait_stderr("starts as").await;
+    prusik.signal("TERM");
+    prusik.wait_stderr("TERM: passed on to").await;
+    assert_eq!(session.ended().await, Ended::Close(1012));
+    assert_eq!(busy.response().await.text(), "slow");
+    prusik.ended().await;
+}
