@@ -87,12 +87,20 @@ async fn done(client: &mut Client) {
     assert_eq!(client.get("/own").await.text(), "own");
 }
 
+/// A new client's GET, and the new connection that it came on.
+async fn asked(prusik: &Prusik, server: &Server, target: &str) -> (Client, Wire) {
+    let mut client = Client::connect(prusik.public()).await;
+    client
+        .send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"))
+        .await;
+    let mut wire = server.accept().await;
+    assert_eq!(request(&mut wire).await.target(), target);
+    (client, wire)
+}
+
 /// One GET and its answer; the connection to the server is idle then.
 async fn kept(prusik: &Prusik, server: &Server) -> Wire {
-    let mut client = Client::connect(prusik.public()).await;
-    client.send("GET /first HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    let mut wire = server.accept().await;
-    request(&mut wire).await;
+    let (mut client, mut wire) = asked(prusik, server, "/first").await;
     answer(&mut wire, ok("first")).await;
     assert_eq!(client.response().await.text(), "first");
     done(&mut client).await;
@@ -101,10 +109,7 @@ async fn kept(prusik: &Prusik, server: &Server) -> Wire {
 
 /// Another client's GET comes on a new connection, and gets what is answered there.
 async fn served_elsewhere(prusik: &Prusik, server: &Server) -> Wire {
-    let mut client = Client::connect(prusik.public()).await;
-    client.send("GET /next HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    let mut wire = server.accept().await;
-    assert_eq!(request(&mut wire).await.target(), "/next");
+    let (mut client, mut wire) = asked(prusik, server, "/next").await;
     answer(&mut wire, ok("next")).await;
     let response = client.response().await;
     assert_eq!((response.status(), response.text()), (200, "next".into()));
@@ -289,10 +294,7 @@ async fn a_response_that_its_client_breaks_off_ends_the_servers_connection() {
         "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n",
     ] {
-        let mut client = Client::connect(prusik.public()).await;
-        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-        let mut wire = server.accept().await;
-        request(&mut wire).await;
+        let (mut client, mut wire) = asked(&prusik, &server, "/").await;
         answer(&mut wire, half).await;
         assert_eq!(client.head().await.status(), 200);
         drop(client);
@@ -335,10 +337,7 @@ async fn what_a_response_says_of_its_connection_is_obeyed() {
         "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n\
          2\r\nno\r\n0\r\n\r\n",
     ] {
-        let mut client = Client::connect(prusik.public()).await;
-        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-        let mut wire = server.accept().await;
-        request(&mut wire).await;
+        let (mut client, mut wire) = asked(&prusik, &server, "/").await;
         answer(&mut wire, response).await;
         assert_eq!(client.head().await.status(), 200, "{response}");
         ends(&mut wire).await;
@@ -368,10 +367,7 @@ async fn handshakes_neither_take_nor_leave_a_kept_connection() {
 async fn a_101_that_nobody_asked_for_ends_its_connection() {
     let server = Server::start();
     let prusik = Prusik::start(server.config()).await;
-    let mut client = Client::connect(prusik.public()).await;
-    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    let mut wire = server.accept().await;
-    request(&mut wire).await;
+    let (mut client, mut wire) = asked(&prusik, &server, "/").await;
     let switch = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
                   Connection: Upgrade\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison";
     answer(&mut wire, switch).await;
@@ -386,10 +382,7 @@ async fn no_more_than_keepalive_stay_idle() {
     let prusik = Prusik::start(server.config().upstream("keepalive: 2")).await;
     let mut asking = Vec::new();
     for _ in 0..4 {
-        let mut client = Client::connect(prusik.public()).await;
-        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-        let mut wire = server.accept().await;
-        request(&mut wire).await;
+        let (client, wire) = asked(&prusik, &server, "/").await;
         asking.push((client, wire));
     }
     for (number, (client, wire)) in asking.iter_mut().enumerate() {

@@ -189,10 +189,7 @@ async fn an_idle_connection_moves_and_a_request_in_flight_is_answered() {
     let mut fresh = Client::connect(prusik.public()).await;
     let mut busy = Client::connect(prusik.public()).await;
     busy.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n").await;
-    eventually("the server works on it", async || {
-        slow.received().len() == 2
-    })
-    .await;
+    slow.has_got("/slow").await;
     prusik.upgrade().await;
     assert_eq!(busy.response().await.text(), "slow");
     for client in [&mut idle, &mut fresh, &mut busy] {
@@ -302,10 +299,7 @@ async fn who_has_no_place_is_told_while_the_old_process_still_ends() {
     let mut on_old_route = Session::open(prusik.public(), "/old").await;
     let mut busy = Client::connect(prusik.public()).await;
     busy.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n").await;
-    eventually("the server works on it", async || {
-        origin.received().len() == 2
-    })
-    .await;
+    origin.has_got("/slow").await;
     prusik.write_config(config);
     prusik.order(&["upgrade"]).await;
     assert_eq!(on_old_route.ended().await, Ended::Close(1012));

@@ -89,10 +89,7 @@ async fn a_new_process_that_dies_while_the_old_one_ends_is_replaced_by_the_old_o
     let old = prusik.pid();
     let mut busy = Client::connect(prusik.public()).await;
     busy.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n").await;
-    eventually("the server works on it", async || {
-        origin.received().len() == 1
-    })
-    .await;
+    origin.has_got("/slow").await;
     prusik.order(&["upgrade"]).await;
     let new = prusik.pids().into_iter().find(|pid| *pid != old);
     signal(new.expect("both live"), "KILL");
@@ -240,11 +237,7 @@ async fn term_during_an_upgrade_lets_requests_end() {
     let mut session = Session::open(prusik.public(), "/").await;
     let mut busy = Client::connect(prusik.public()).await;
     busy.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n").await;
-    eventually("the server works on it", async || {
-        let received = origin.received();
-        received.iter().any(|request| request.target() == "/slow")
-    })
-    .await;
+    origin.has_got("/slow").await;
     prusik.signal("USR2");
     prusik.wait_stderr("starts as").await;
     prusik.signal("TERM");

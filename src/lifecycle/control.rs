@@ -90,16 +90,9 @@ impl Control for Process {
     }
 
     async fn reload(&self) -> Result<ReloadReport, ControlError> {
-        if self.app.state() == State::Draining {
-            let what = "this process is stopping".to_owned();
-            return Err(refused(what, "start it again instead"));
-        }
-        let changes = Process::reload(self).await.map_err(|error| {
-            refused(
-                error,
-                "the configuration stays as it was; mend the file and reload again",
-            )
-        })?;
+        let changes = Process::reload(self)
+            .await
+            .map_err(|refusal| refused(refusal.what, refusal.hint))?;
         Ok(ReloadReport { changes })
     }
 

@@ -79,13 +79,27 @@ pub(crate) struct Process {
     pid_file: PidFile,
     /// One at a time: a reload must not meet an upgrade, and none of them a stop.
     changing: Mutex<()>,
-    /// The process before this one still hands over.
-    taking_in: watch::Sender<bool>,
+    /// Cancelled once the process before this one, if there was one, hands over no more.
+    taken_in: CancellationToken,
     /// An upgrade that is under way is given up: this process ends now.
     called_off: CancellationToken,
     /// Another process has taken over: this one is to end.
     replaced: Notify,
     succession: Mutex<Succession>,
+}
+
+/// What was asked for is not done, and nothing has changed.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    what: String,
+    hint: &'static str,
+}
+
+impl Refusal {
+    fn new(what: impl Into<String>, hint: &'static str) -> Self {
+        let what = what.into();
+        Self { what, hint }
+    }
 }
 
 /// Who serves.
@@ -134,6 +148,9 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
             return Err(error);
         }
     };
+    if predecessor.is_some() {
+        process.taken_in = CancellationToken::new();
+    }
     process.file = Some(path.to_owned());
     process.program = Some(origin.program);
     let process = Arc::new(process);
@@ -141,11 +158,10 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
     if let Some(predecessor) = predecessor {
         started.own_files();
         process.pid_file.claim();
-        process.taking_in.send_replace(true);
-        let (taking, leftover) = (process.clone(), started.leftover);
+        let (taken_in, leftover) = (process.taken_in.clone().drop_guard(), started.leftover);
         predecessor.take_in(process.app.clone(), move || {
             start::remove_leftover(&leftover);
-            taking.taking_in.send_replace(false);
+            drop(taken_in);
         });
     }
     let mut duties = Duties::begin(&process);
@@ -294,7 +310,6 @@ async fn stop_now(process: &Process) {
     // A new process that is not done with its beginning is killed.
     process.called_off.cancel();
     let _one = process.changing.lock().await;
-    process.app.begin_stop();
     notify::stopping();
     process.app.stop(Stop::Now).await;
 }
@@ -302,6 +317,8 @@ async fn stop_now(process: &Process) {
 impl Process {
     /// One that can neither reload nor upgrade.
     pub(crate) fn new(app: Arc<App>, admin: Option<AdminSocket>, access: Access) -> Self {
+        let taken_in = CancellationToken::new();
+        taken_in.cancel();
         Self {
             app,
             file: None,
@@ -312,7 +329,7 @@ impl Process {
             access,
             pid_file: PidFile::new(None),
             changing: Mutex::new(()),
-            taking_in: watch::Sender::new(false),
+            taken_in,
             called_off: CancellationToken::new(),
             replaced: Notify::new(),
             succession: Mutex::new(Succession::Ours),
@@ -337,13 +354,14 @@ impl Process {
     }
 
     /// All of the file, or nothing of it. Returns what changed, an item a line.
-    async fn reload(&self) -> Result<Vec<String>, String> {
+    async fn reload(&self) -> Result<Vec<String>, Refusal> {
         let _one = self.changing.lock().await;
-        if self.app.state() == State::Draining {
-            return Err("this process is stopping".to_owned());
-        }
+        self.serves_on()?;
         let Some(file) = &self.file else {
-            return Err("this process was not started from a file".to_owned());
+            return Err(Refusal::new(
+                "this process was not started from a file",
+                "start it by `prusik run --config FILE` to be able to reload it",
+            ));
         };
         let outcome = match config::load(file) {
             Ok(config) => {
@@ -367,41 +385,46 @@ impl Process {
             }
             Err(error) => error!("reload refused: the configuration stays as it was\n{error}"),
         }
-        outcome
+        outcome.map_err(|error| {
+            let hint = "the configuration stays as it was; mend the file and reload again";
+            Refusal::new(error, hint)
+        })
+    }
+
+    fn serves_on(&self) -> Result<(), Refusal> {
+        match self.app.state() {
+            State::Draining => Err(Refusal::new(
+                "this process is stopping",
+                "start it again instead",
+            )),
+            State::Serving | State::Upgrading => Ok(()),
+        }
     }
 
     /// Starts the binary that lies at this one's path, and hands over to it.
     async fn upgrade(&self) -> Result<UpgradeReport, UpgradeError> {
+        // Nothing is held meanwhile: a reload or a stop need not wait for this.
+        let taken_in = tokio::time::timeout(TAKEN_IN_WITHIN, self.taken_in.cancelled());
+        if taken_in.await.is_err() {
+            return Err(UpgradeError::NotNow(Refusal::new(
+                "the process before this one still ends what could not move",
+                "it is gone after server.drain.deadline at the latest; ask again then",
+            )));
+        }
         let _one = self.changing.lock().await;
         let mut succession = self.succession.lock().await;
         if let Succession::Theirs(pid, _) = *succession {
-            return Err(UpgradeError::NotNow {
-                what: format!("{pid} has taken over already"),
-                hint: "it answers from now on; this process only ends what could not move",
-            });
+            return Err(UpgradeError::NotNow(Refusal::new(
+                format!("{pid} has taken over already"),
+                "it answers from now on; this process only ends what could not move",
+            )));
         }
-        if self.app.state() == State::Draining {
-            return Err(UpgradeError::NotNow {
-                what: "this process is stopping".to_owned(),
-                hint: "start it again instead",
-            });
-        }
-        let mut taking_in = self.taking_in.subscribe();
-        let taken_in = taking_in.wait_for(|taking_in| !taking_in);
-        if tokio::time::timeout(TAKEN_IN_WITHIN, taken_in)
-            .await
-            .is_err()
-        {
-            return Err(UpgradeError::NotNow {
-                what: "the process before this one still ends what could not move".to_owned(),
-                hint: "it is gone after server.drain.deadline at the latest; ask again then",
-            });
-        }
+        self.serves_on().map_err(UpgradeError::NotNow)?;
         let Some(program) = &self.program else {
-            return Err(UpgradeError::NotNow {
-                what: "this process was not started by `prusik run`".to_owned(),
-                hint: "start it by `prusik run --config FILE` to be able to replace it",
-            });
+            return Err(UpgradeError::NotNow(Refusal::new(
+                "this process was not started by `prusik run`",
+                "start it by `prusik run --config FILE` to be able to replace it",
+            )));
         };
         let admin = match &self.admin {
             Some(admin) => {
@@ -413,15 +436,7 @@ impl Process {
             }
             None => None,
         };
-        let handed_over = tokio::select! {
-            biased;
-            () = self.called_off.cancelled() => Err(UpgradeError::NotNow {
-                what: "this process was told to stop now".to_owned(),
-                hint: "start it again instead",
-            }),
-            handed_over = upgrade::hand_over(&self.app, program, admin) => handed_over,
-        };
-        match handed_over {
+        match upgrade::hand_over(&self.app, program, admin, &self.called_off).await {
             Ok(taken) => {
                 if let Some(admin) = &self.admin {
                     admin.leave_file();

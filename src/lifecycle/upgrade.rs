@@ -15,10 +15,11 @@ use log::{info, warn};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::link::{ANSWERS_WITHIN, Event, Link};
 use super::wire::{self, Message};
-use super::{descriptors, notify};
+use super::{Refusal, descriptors, notify};
 use crate::admin::view::UpgradeReport;
 use crate::app::{App, Stop, UPGRADE};
 use crate::listener::Binder;
@@ -131,8 +132,8 @@ pub struct Successor {
 pub enum UpgradeError {
     #[error("cannot start {path}: {cause}")]
     Spawn { path: PathBuf, cause: io::Error },
-    #[error("{what}")]
-    NotNow { what: String, hint: &'static str },
+    #[error("{}", .0.what)]
+    NotNow(Refusal),
     #[error("the new process refused: {0}")]
     Refused(String),
     #[error("the new process ended before it served ({0}); its log says why")]
@@ -147,18 +148,19 @@ impl UpgradeError {
     /// What the operator can make of it.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::NotNow { hint, .. } => hint,
+            Self::NotNow(refusal) => refusal.hint,
             _ => "this process goes on as before",
         }
     }
 }
 
 /// Starts what lies at the program's path, and hands everything over to it that can move.
-/// `admin`: the operator's listener. Dropped before it is done, it kills the new process.
+/// `admin`: the operator's listener. Once it is `called_off`, or dropped, the new process is killed.
 pub async fn hand_over(
     app: &Arc<App>,
     program: &Program,
     admin: Option<(OwnedFd, Binder)>,
+    called_off: &CancellationToken,
 ) -> Result<Successor, UpgradeError> {
     let (ours, theirs) = UnixStream::pair()?;
     let mut given = Vec::new();
@@ -178,7 +180,15 @@ pub async fn hand_over(
     let pid = child.id();
     info!("upgrade: {} starts as {pid}", program.path.display());
     let mut process = NewProcess { child: Some(child) };
-    match serve_with(app, &link, &mut events, &mut process, pid).await {
+    let served = tokio::select! {
+        biased;
+        () = called_off.cancelled() => Err(UpgradeError::NotNow(Refusal::new(
+            "this process was told to stop now",
+            "start it again instead",
+        ))),
+        served = serve_with(app, &link, &mut events, &mut process, pid) => served,
+    };
+    match served {
         Ok(report) => Ok(Successor {
             report,
             child: process.let_go(),

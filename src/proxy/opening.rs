@@ -1,5 +1,7 @@
 //! The moment of the 101: what was an exchange becomes a session.
 
+use std::sync::Arc;
+
 use http::header;
 use pingora::http::ResponseHeader;
 use pingora_proxy::Session;
@@ -63,15 +65,20 @@ impl Gateway {
                 code: exchange.generation.config.server.drain.code,
             });
         }
-        let current = self.current.load();
-        if let Some(group) = &exchange.group
-            && !current.keeps_late(&live.identity, group)
-        {
-            let drain = &current.config.server.drain;
-            let (current, group) = (self.current.clone(), group.clone());
-            tell_late(&live, (drain.code, drain.window), move |live| {
-                !current.load().keeps_late(&live.identity, &group)
-            });
+        if let Some(group) = &exchange.group {
+            let current = self.current.load();
+            // Only a reload in the meantime can have taken its route.
+            let stays = match Arc::ptr_eq(&current, &exchange.generation) {
+                true => group.keeps_late_session_on(live.identity.server),
+                false => current.keeps_late(&live.identity, group),
+            };
+            if !stays {
+                let drain = &current.config.server.drain;
+                let (current, group) = (self.current.clone(), group.clone());
+                tell_late(&live, (drain.code, drain.window), move |live| {
+                    !current.load().keeps_late(&live.identity, &group)
+                });
+            }
         }
         session_open(&self.log, &live);
         exchange.live = Some(live);

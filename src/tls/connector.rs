@@ -104,8 +104,7 @@ impl Connector {
 
 impl PartialEq for Connector {
     fn eq(&self, other: &Self) -> bool {
-        let parts = |it: &Self| (it.name.clone(), it.trust.clone(), it.pair.clone());
-        parts(self) == parts(other)
+        self.name == other.name && self.trust == other.trust && self.pair == other.pair
     }
 }
 

@@ -202,6 +202,15 @@ impl Origin {
         received[0].clone()
     }
 
+    /// Waits until it works on a request of this target.
+    pub async fn has_got(&self, target: &str) {
+        eventually(format!("the server works on {target}"), async || {
+            let received = self.received();
+            received.iter().any(|request| request.target() == target)
+        })
+        .await;
+    }
+
     /// Connections accepted since the start.
     pub fn connections(&self) -> usize {
         self.shared.connections.load(SeqCst)
