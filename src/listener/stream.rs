@@ -278,9 +278,7 @@ impl ClientStream {
     /// has asked already.
     pub(super) fn ends_here(&self) -> bool {
         let connection = &self.connection;
-        connection.is_to_end()
-            && connection.has_asked.load(Relaxed)
-            && self.intake.ahead.is_empty()
+        connection.is_to_end() && connection.has_asked.load(Relaxed) && self.intake.ahead.is_empty()
     }
 
     /// Whether it is idle, or in the middle of a head, and to move to another process.
