@@ -71,8 +71,11 @@ check-conf:
 	$(CARGO) build --locked
 	tests/check-shipped.sh target/debug/prusik
 
+# Made from the types that read the file, and from what they say of themselves.
 schema:
 	$(CARGO) run --quiet -- schema > conf/prusik.schema.json
+	$(CARGO) run --quiet -- schema --format yaml > conf/reference.yaml
+	$(CARGO) run --quiet -- schema --format markdown > docs/reference.md
 
 fmt:
 	$(CARGO) fmt --all

@@ -16,6 +16,7 @@ mod decode;
 mod error;
 mod raw;
 mod reader;
+pub mod reference;
 mod resolve;
 mod source;
 mod units;
