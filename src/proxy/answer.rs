@@ -21,7 +21,10 @@ impl Answer {
     pub fn error(status: StatusCode, reason: &str) -> Self {
         let value = HeaderValue::from_static;
         let mut fields = vec![(header::CACHE_CONTROL, value("no-store"))];
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(
+            status,
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+        ) {
             fields.push((header::RETRY_AFTER, value(RETRY_AFTER)));
         }
         if status == StatusCode::UPGRADE_REQUIRED {

@@ -60,6 +60,8 @@ const SERVER_GONE: Duration = Duration::from_secs(5);
 /// Going away: what a session is told that prusik ends by itself (RFC 6455 section 7.4.1).
 const GOING_AWAY: u16 = 1001;
 const PROTOCOL_ERROR: u16 = 1002;
+/// A message is too big to process.
+pub const TOO_BIG: u16 = 1009;
 
 thread_local! {
     /// Every read of a thread's sessions goes here first, and is gone when the poll returns.
@@ -334,7 +336,7 @@ impl Relay {
         let messages = from.scanner.messages();
         let only_pongs = !in_frame && from.scanner.others() == others;
         let close = from.scanner.close_code().filter(|_| !was_closed);
-        let is_broken = from.scanner.is_broken();
+        let (is_broken, is_over) = (from.scanner.is_broken(), from.scanner.is_over());
         if sound > 0 {
             add(self.byte_count(direction), (held.len() + sound) as u64);
         }
@@ -357,7 +359,10 @@ impl Relay {
             self.last_activity = now;
         }
         if is_broken && self.ending.is_none() {
-            self.begin_ending(ClosedBy::Error, PROTOCOL_ERROR);
+            match is_over {
+                true => self.begin_ending(ClosedBy::Limit, TOO_BIG),
+                false => self.begin_ending(ClosedBy::Error, PROTOCOL_ERROR),
+            }
             if let Some(ending) = &mut self.ending {
                 ending.tell_server = true;
             }

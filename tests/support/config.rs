@@ -35,8 +35,13 @@ impl Config {
     }
 
     /// TLS on the listener, with these keys.
-    pub fn tls(mut self, keys: impl fmt::Display) -> Self {
-        self.listener = format!(", tls: {{ {keys} }}");
+    pub fn tls(self, keys: impl fmt::Display) -> Self {
+        self.listener(format!("tls: {{ {keys} }}"))
+    }
+
+    /// One more key of the listener.
+    pub fn listener(mut self, key: impl fmt::Display) -> Self {
+        self.listener.push_str(&format!(", {key}"));
         self
     }
 
