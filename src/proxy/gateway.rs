@@ -348,6 +348,10 @@ impl ProxyHttp for Gateway {
                 response.remove_header(&header::TRANSFER_ENCODING);
             }
             exchange.stage.answer_begun = !response.status.is_informational();
+            if exchange.stage.answer_begun {
+                // No session comes of it: who asks again at once must find the place free.
+                exchange.place = None;
+            }
             exchange.renew_deadline();
         }
         Ok(())
@@ -452,6 +456,7 @@ impl ProxyHttp for Gateway {
             && !session.was_upgraded()
         {
             session.set_keepalive(None);
+            exchange.place = None;
             if let Err(failed) = Answer::error(code, reason).send(session).await {
                 log::debug!("the client is gone before it could be told {status}: {failed}");
             }
