@@ -76,7 +76,12 @@ async fn without_a_source_the_client_gets_502_the_operator_a_remedy_and_the_serv
     let none = from(server, "203.0.113.1").upstream(check);
     let prusik = Prusik::start(none).await;
     assert_eq!(status_of(prusik.public(), "/").await, 502);
-    prusik.wait_stderr("ip_local_port_range").await;
+    prusik
+        .wait_log("the remedy", |entry| {
+            let said = entry["error"].as_str().unwrap_or_default();
+            entry["status"] == 502 && said.contains("ip_local_port_range")
+        })
+        .await;
     eventually("a check was tried", async || {
         prusik.stderr().contains("was not checked")
     })

@@ -122,16 +122,16 @@ fn because(address: SocketAddr, cause: io::Error) -> Box<Error> {
         io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,
         _ => ErrorType::ConnectError,
     };
-    let remedy = match Shortage::of(&cause) {
-        Some(shortage) => format!(" ({})", shortage.remedy()),
-        None => String::new(),
-    };
-    Error::because(kind, format!("connecting to {address}{remedy}"), cause)
+    let context = format!("connecting to {address}");
+    match Shortage::of(&cause) {
+        Some(shortage) => Error::because(kind, context, Short { shortage, cause }),
+        None => Error::because(kind, context, cause),
+    }
 }
 
 /// Pingora wraps the system's error in one of its own.
 fn cause_of(error: &Error) -> io::Error {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.root_cause());
     while let Some(found) = cause {
         if let Some(found) = found.downcast_ref::<io::Error>() {
             return match found.raw_os_error() {
@@ -152,8 +152,10 @@ pub enum Shortage {
 }
 
 impl Shortage {
+    /// Why a [`Way`] led nowhere.
     pub fn of_connecting(error: &Error) -> Option<Self> {
-        Self::of(&cause_of(error))
+        let short = error.root_cause().downcast_ref::<Short>()?;
+        Some(short.shortage)
     }
 
     fn of(error: &io::Error) -> Option<Self> {
@@ -176,6 +178,13 @@ impl Shortage {
             }
         }
     }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}: {}", shortage.remedy())]
+struct Short {
+    shortage: Shortage,
+    cause: io::Error,
 }
 
 /// For health checks, which Pingora makes by itself. Each gets a connection of its own.
