@@ -49,6 +49,8 @@ test: tools
 test-long: build long-tools
 	$(CARGO) test --locked -- --ignored
 	$(PYTHON) tests/long/dead_peer.py target/release/prusik
+	$(PYTHON) tests/long/proxy_protocol.py target/release/prusik
+	$(PYTHON) tests/long/ports.py target/release/prusik
 	$(PYTHON) tests/long/upgrades.py target/release/prusik 2000 20
 	$(PYTHON) tests/long/drain.py target/release/prusik
 	$(PYTHON) tests/long/systemd.py target/release/prusik target/systemd
@@ -88,7 +90,7 @@ long-tools:
 	@command -v chromedriver >/dev/null && command -v tomcat10-instance-create >/dev/null || { \
 		SUDO=$$(test "$$(id -u)" = 0 || echo sudo); \
 		$$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq chromium chromium-driver \
-			iproute2 tomcat10-user tomcat10-examples default-jre-headless python3-venv; }
+			haproxy nginx-light iproute2 tomcat10-user tomcat10-examples default-jre-headless python3-venv; }
 	@test -x $(PYTHON) || { python3 -m venv target/venv && $(PYTHON) -m pip install -q websockets; }
 
 clean:
