@@ -102,8 +102,8 @@ async fn by_tls_a_connection_over_the_limit_is_closed_before_it_costs_a_handshak
     let authority = Authority::new();
     let pair = authority.issue("chat", &["chat.test"]);
     let origin = hello().await;
-    let config = limited(&origin, "connections: 1").tls(certificates(&[&pair]));
-    let prusik = Prusik::start(config).await;
+    let secure = |limits| limited(&origin, limits).tls(certificates(&[&pair]));
+    let prusik = Prusik::start(secure("connections: 1")).await;
     let mut first = authority
         .client()
         .connect(prusik.public(), "chat.test")
@@ -111,6 +111,11 @@ async fn by_tls_a_connection_over_the_limit_is_closed_before_it_costs_a_handshak
     assert_eq!(first.get("/").await.status(), 200);
     Client::connect(prusik.public()).await.expect_end().await;
     refused(&prusik, 503, "as many connections").await;
+    let own = secure("connections_per_client: 1");
+    assert_eq!(prusik.reload_with(own).await, Outcome::Done);
+    Client::connect(prusik.public()).await.expect_end().await;
+    refused(&prusik, 429, "this client").await;
+    assert_eq!(first.get("/").await.status(), 200);
 }
 
 #[tokio::test]

@@ -242,17 +242,21 @@ impl Recorder {
     }
 
     fn address(&self) -> SocketAddr {
-        self.listener.local_addr().unwrap()
+        self.listener.local_addr().expect("it is bound")
     }
 
     /// The next connection, and its first bytes up to `end`.
     async fn accept(&self, end: &[u8]) -> (TcpStream, Vec<u8>) {
         let (mut socket, _) = within("a connection", self.listener.accept())
             .await
-            .unwrap();
+            .expect("it can be accepted");
         let mut bytes = Vec::new();
         while !bytes.ends_with(end) {
-            bytes.push(within("the first bytes", socket.read_u8()).await.unwrap());
+            bytes.push(
+                within("the first bytes", socket.read_u8())
+                    .await
+                    .expect("it is open"),
+            );
         }
         (socket, bytes)
     }
@@ -320,7 +324,11 @@ async fn servers_are_told_the_client_before_anything_else() {
 async fn read_head(socket: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"\r\n\r\n") {
-        bytes.push(within("a head", socket.read_u8()).await.unwrap());
+        bytes.push(
+            within("a head", socket.read_u8())
+                .await
+                .expect("it is open"),
+        );
     }
     bytes
 }

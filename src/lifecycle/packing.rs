@@ -42,7 +42,7 @@ pub fn pack(session: &Session) -> wire::Session {
         left: end.map(|end| end.saturating_duration_since(Instant::now())),
         ping,
         quiet: relay.last_activity.elapsed(),
-        proxied: ticket.proxied,
+        proxied: ticket.proxied.as_deref().copied(),
     }
 }
 
@@ -82,7 +82,7 @@ pub fn unpack(state: wire::Session, frame: Frame, app: &App) -> io::Result<Sessi
         Some(number) => app.adopt(number, &client.transport, state.proxied),
         None => Ticket {
             seat: None,
-            proxied: state.proxied,
+            proxied: state.proxied.map(Box::new),
         },
     };
     let place = generation.adopt(&identity);

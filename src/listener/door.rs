@@ -19,7 +19,7 @@ use crate::config::AcceptProxy;
 use crate::forward::client_address::ClientAddress;
 use crate::forward::proxy_protocol::{self, Ends, Header};
 use crate::hygiene::Refusal;
-use crate::limits::{Full, Seat};
+use crate::limits::Seat;
 use crate::observe::access_log::{Entry, Kind};
 use crate::session::transport::Transport;
 use crate::tls::Acceptor;
@@ -54,7 +54,6 @@ const NO_HEADER: Refusal = Refusal::bad("the connection does not begin with a PR
 struct Newcomer {
     entrance: Arc<Entrance>,
     transport: Transport,
-    seat: Seat,
     /// By when its first head must be there.
     deadline: Instant,
 }
@@ -63,35 +62,34 @@ impl Edge {
     /// Lets a connection in that was just accepted, or turns it away.
     pub fn admit(self: &Arc<Self>, listener: usize, transport: Transport) {
         let entrance = self.entrances[listener].clone();
-        let limits = entrance.limits();
-        let seat = match entrance.gate.enter_unnamed(limits.bounds.all) {
-            _ if !self.has_descriptors() => Err(NO_DESCRIPTORS),
-            Err(_) => Err(TOO_MANY),
-            Ok(seat) => Ok(seat),
+        let (most, timeout) = {
+            let limits = entrance.limits();
+            (limits.bounds.all, limits.header_timeout)
         };
-        let seat = match seat {
-            Ok(seat) => seat,
-            Err(refusal) => return self.turn_away(&entrance, transport, None, refusal),
-        };
-        let deadline = Instant::now() + limits.header_timeout;
-        drop(limits);
         let newcomer = Newcomer {
             entrance,
             transport,
-            seat,
-            deadline,
+            deadline: Instant::now() + timeout,
+        };
+        let seat = match newcomer.entrance.gate.enter_unnamed(most) {
+            _ if !self.has_descriptors() => return self.turn_away(newcomer, None, NO_DESCRIPTORS),
+            Err(_) => return self.turn_away(newcomer, None, TOO_MANY),
+            Ok(seat) => seat,
         };
         let generation = self.current.load();
         let tls = generation.tls_of(listener);
         let proxied = generation.proxy_protocol_of(listener);
         if tls.is_none() && proxied == AcceptProxy::Off {
-            return self.let_in(newcomer, None);
+            if let Some((newcomer, ticket)) = self.name(newcomer, seat, None) {
+                self.let_in(newcomer, ticket);
+            }
+            return;
         }
-        let (edge, tls) = (self.clone(), tls.cloned());
+        let (edge, before_http) = (self.clone(), (proxied, tls.cloned()));
         let mut stopping = self.stopping.clone();
         self.connections.spawn(async move {
             tokio::select! {
-                () = edge.open(newcomer, proxied, tls) => {}
+                () = edge.open(newcomer, seat, before_http) => {}
                 _ = stopping.wait_for(|stops| *stops) => {}
             }
         });
@@ -101,8 +99,8 @@ impl Edge {
     async fn open(
         self: &Arc<Self>,
         mut newcomer: Newcomer,
-        proxied: AcceptProxy,
-        tls: Option<Arc<Acceptor>>,
+        seat: Seat,
+        (proxied, tls): (AcceptProxy, Option<Arc<Acceptor>>),
     ) {
         let peer = newcomer.transport.addresses().0;
         let ends = match proxied {
@@ -112,47 +110,53 @@ impl Edge {
                 Err(refusal) => return self.shut_out(&newcomer, peer, refusal),
             },
         };
-        let Some(tls) = tls else {
-            return self.let_in(newcomer, ends);
+        let Some((mut newcomer, ticket)) = self.name(newcomer, seat, ends) else {
+            return;
         };
-        let accepted = timeout_at(newcomer.deadline, tls.accept(newcomer.transport)).await;
-        match accepted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(transport) => self.let_in(
-                Newcomer {
-                    transport,
-                    ..newcomer
-                },
-                ends,
-            ),
-            // Everyday: port scanners, health checks, old clients.
-            Err(error) => debug!("TLS handshake with {peer:?}: {error}"),
+        if let Some(tls) = tls {
+            let accepted = timeout_at(newcomer.deadline, tls.accept(newcomer.transport)).await;
+            newcomer.transport = match accepted {
+                Ok(Ok(transport)) => transport,
+                // Everyday: port scanners, health checks, old clients.
+                Ok(Err(error)) => return debug!("TLS handshake with {peer:?}: {error}"),
+                Err(_) => return debug!("TLS handshake with {peer:?}: not done in time"),
+            };
         }
+        self.let_in(newcomer, ticket);
     }
 
-    /// Whose connection it is is known now.
-    fn let_in(self: &Arc<Self>, newcomer: Newcomer, proxied: Option<Ends>) {
-        let Newcomer {
-            entrance,
-            transport,
-            mut seat,
-            deadline,
-        } = newcomer;
+    /// Whose connection it is is known now. `None`: it has as many as it may.
+    fn name(
+        self: &Arc<Self>,
+        newcomer: Newcomer,
+        mut seat: Seat,
+        proxied: Option<Ends>,
+    ) -> Option<(Newcomer, Ticket)> {
         let peer = match proxied {
             Some(ends) => Some(ends.peer),
-            None => transport.addresses().0,
+            None => newcomer.transport.addresses().0,
         };
         let generation = self.current.load();
-        if let Err(full) = entrance.name(&mut seat, peer, generation.trusted()) {
-            let refusal = match full {
-                Full::Client => TOO_MANY_OF_CLIENT,
-                Full::All | Full::Rate => TOO_MANY,
-            };
-            return self.turn_away(&entrance, transport, peer, refusal);
+        let named = newcomer
+            .entrance
+            .name(&mut seat, peer, generation.trusted());
+        if named.is_err() {
+            self.turn_away(newcomer, peer, TOO_MANY_OF_CLIENT);
+            return None;
         }
         let ticket = Ticket {
             seat: Some(seat),
-            proxied,
+            proxied: proxied.map(Box::new),
         };
+        Some((newcomer, ticket))
+    }
+
+    fn let_in(self: &Arc<Self>, newcomer: Newcomer, ticket: Ticket) {
+        let Newcomer {
+            entrance,
+            transport,
+            deadline,
+        } = newcomer;
         let arrival = Arrival::New { deadline };
         self.serve(entrance.number, transport, BytesMut::new(), ticket, arrival);
     }
@@ -186,17 +190,15 @@ impl Edge {
     }
 
     /// With an answer, unless TLS would have to come first.
-    fn turn_away(
-        self: &Arc<Self>,
-        entrance: &Entrance,
-        mut transport: Transport,
-        peer: Option<SocketAddr>,
-        refusal: Refusal,
-    ) {
+    fn turn_away(self: &Arc<Self>, newcomer: Newcomer, peer: Option<SocketAddr>, refusal: Refusal) {
+        let Newcomer {
+            entrance,
+            mut transport,
+            ..
+        } = newcomer;
         let peer = peer.or_else(|| transport.addresses().0);
-        self.record(entrance, peer, refusal);
-        let is_plain = self.current.load().tls_of(entrance.number).is_none();
-        if !is_plain && !matches!(transport, Transport::Tls(_)) {
+        self.record(&entrance, peer, refusal);
+        if self.current.load().tls_of(entrance.number).is_some() {
             return;
         }
         transport.send_at_once(&answer(refusal));

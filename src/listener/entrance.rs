@@ -27,8 +27,8 @@ pub struct Entrance {
 pub struct Ticket {
     /// `None`: it is a connection of our own.
     pub seat: Option<Seat>,
-    /// The ends that a PROXY header has named.
-    pub proxied: Option<Ends>,
+    /// The ends that a PROXY header has named. Boxed: most have none.
+    pub proxied: Option<Box<Ends>>,
 }
 
 impl Entrance {
@@ -77,7 +77,7 @@ impl Entrance {
         let peer = proxied.map(|ends| ends.peer).or(peer);
         Ticket {
             seat: Some(self.gate.adopt(client_of(peer, trusted))),
-            proxied,
+            proxied: proxied.map(Box::new),
         }
     }
 }

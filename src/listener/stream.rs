@@ -109,7 +109,7 @@ pub struct Connection {
 
 impl Connection {
     fn new(entrance: Arc<Entrance>, transport: &Transport, ticket: &Ticket) -> Self {
-        let (peer, local) = match ticket.proxied {
+        let (peer, local) = match &ticket.proxied {
             Some(ends) => (Some(ends.peer), Some(ends.local)),
             None => transport.addresses(),
         };

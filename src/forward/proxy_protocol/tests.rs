@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 fn ends(peer: &str, local: &str) -> Ends {
@@ -123,4 +125,23 @@ fn what_is_sent_is_what_is_read() {
         source: Source::Own,
     };
     assert_eq!(own.to_bytes()[12], 0x20, "LOCAL");
+}
+
+proptest! {
+    #[test]
+    fn bytes_that_are_cut_get_no_other_verdict(
+        start in 0..4usize,
+        mut bytes in prop::collection::vec(any::<u8>(), 0..300),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let starts: [&[u8]; 4] = [b"", b"PROXY ", b"PROXY TCP4 1.2.3.4 5.6.7.8 ", SIGNATURE];
+        bytes.splice(0..0, starts[start].iter().copied());
+        let whole = parse(&bytes);
+        let found = parse(&bytes[..cut.index(bytes.len() + 1)]);
+        prop_assert!(found == Ok(None) || found == whole, "{:?} and {:?}", found, whole);
+        if let Ok(Some((_, length))) = whole {
+            prop_assert!(length <= bytes.len());
+            prop_assert_eq!(parse(&bytes[..length]), whole);
+        }
+    }
 }
