@@ -320,11 +320,13 @@ async fn handshake_status(address: SocketAddr) -> u16 {
 #[tokio::test]
 async fn sessions_over_the_limit_of_a_route_or_a_client_are_refused_until_one_ends() {
     let origin = Origin::chat().await;
-    for (limits, status) in [
-        ("max_sessions: 2", 503),
-        ("max_sessions_per_client: 2", 429),
+    for (limits, status, tunnel) in [
+        ("max_sessions: 2", 503, "relay"),
+        ("max_sessions_per_client: 2", 429, "relay"),
+        ("max_sessions: 2", 503, "pingora"),
     ] {
-        let prusik = Prusik::start(sessions(&origin, limits)).await;
+        let config = sessions(&origin, limits).top(format!("server: {{ tunnel: {tunnel} }}"));
+        let prusik = Prusik::start(config).await;
         let mut first = Session::open(prusik.public(), "/").await;
         let second = Session::open(prusik.public(), "/").await;
         assert_eq!(handshake_status(prusik.public()).await, status);

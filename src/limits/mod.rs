@@ -16,6 +16,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use bucket::Bucket;
 use clients::Clients;
 
+/// The seconds after which who was refused is to come back.
+pub const RETRY_AFTER: &str = "2";
+
 /// `None`: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Bounds {

@@ -19,13 +19,10 @@ use crate::config::AcceptProxy;
 use crate::forward::client_address::ClientAddress;
 use crate::forward::proxy_protocol::{self, Ends, Header};
 use crate::hygiene::Refusal;
-use crate::limits::Seat;
+use crate::limits::{RETRY_AFTER, Seat};
 use crate::observe::access_log::{Entry, Kind};
 use crate::session::transport::Transport;
 use crate::tls::Acceptor;
-
-/// What a client that is turned away is told to wait.
-const RETRY_AFTER: u32 = 2;
 
 /// How long it may go on sending, so that it reads why: closed with bytes unread, the connection
 /// would be reset and the answer with it.

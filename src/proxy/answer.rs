@@ -6,8 +6,7 @@ use pingora::Result;
 use pingora::http::ResponseHeader;
 use pingora_proxy::Session;
 
-/// What a client is to do when there is no server now: come back in so many seconds.
-const RETRY_AFTER: &str = "2";
+use crate::limits::RETRY_AFTER;
 
 /// A response of our own.
 pub struct Answer {
