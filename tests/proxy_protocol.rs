@@ -129,6 +129,8 @@ async fn who_sends_none_or_may_not_is_shut_out_and_the_operator_told_once() {
         client.send(bytes).await;
         client.expect_end().await;
     }
+    // A balancer that looks whether the port is open is none of these.
+    drop(Client::connect(prusik.public()).await);
     // Silence is no header either.
     Client::connect(prusik.public()).await.expect_end().await;
     prusik
@@ -140,6 +142,13 @@ async fn who_sends_none_or_may_not_is_shut_out_and_the_operator_told_once() {
         .wait_stderr("does not begin with a PROXY header")
         .await;
     assert_eq!(prusik.stderr().matches("is shut out").count(), 1);
+    // What is logged after them is there: so are they.
+    let last = "GET /last HTTP/1.1\r\nHost: test\r\n\r\n";
+    ask(prusik.public(), b"PROXY UNKNOWN\r\n", last).await;
+    prusik
+        .wait_log("the last", |entry| entry["path"] == "/last")
+        .await;
+    assert_eq!(prusik.access_log().len(), 4 + 1 + 1);
 
     let strangers = required(&origin, "192.0.2.0/24");
     let prusik = Prusik::start(strangers).await;
@@ -149,7 +158,7 @@ async fn who_sends_none_or_may_not_is_shut_out_and_the_operator_told_once() {
         .await;
     client.expect_end().await;
     prusik.wait_stderr("not in trusted_proxies").await;
-    assert_eq!(origin.received().len(), 0);
+    assert_eq!(origin.received().len(), 1);
 }
 
 #[tokio::test]

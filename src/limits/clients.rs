@@ -20,12 +20,14 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// How many it has now.
-    pub fn add(&self, client: ClientKey) -> usize {
+    /// One more, unless it has `most`.
+    pub fn add(&self, client: ClientKey, most: usize) -> bool {
         let mut shard = self.shard(client);
-        let count = shard.entry(client).or_default();
-        *count += 1;
-        *count
+        let count = shard.get(&client).copied().unwrap_or(0);
+        if count < most {
+            shard.insert(client, count + 1);
+        }
+        count < most
     }
 
     pub fn remove(&self, client: ClientKey) {

@@ -78,22 +78,22 @@ impl Gate {
 
     /// One more, of whom it is not known yet whose it is.
     pub fn enter_unnamed(self: &Arc<Self>, all: Option<usize>) -> Result<Seat, Full> {
-        let before = self.taken.fetch_add(1, Relaxed);
-        let seat = Seat {
+        let most = all.unwrap_or(usize::MAX);
+        let taken = self.taken.fetch_update(Relaxed, Relaxed, |taken| {
+            (taken < most).then_some(taken + 1)
+        });
+        taken.map_err(|_| Full::All)?;
+        Ok(Seat {
             gate: self.clone(),
             client: None,
-        };
-        match all {
-            Some(most) if before >= most => Err(Full::All),
-            _ => Ok(seat),
-        }
+        })
     }
 
     /// One that is there already, whatever the bounds say.
     pub fn adopt(self: &Arc<Self>, client: Option<ClientKey>) -> Seat {
         self.taken.fetch_add(1, Relaxed);
         if let Some(client) = client {
-            self.clients.add(client);
+            self.clients.add(client, usize::MAX);
         }
         Seat {
             gate: self.clone(),
@@ -119,11 +119,11 @@ impl Seat {
         let Some(client) = client else {
             return Ok(());
         };
-        self.client = Some(client);
-        match (self.gate.clients.add(client), most) {
-            (now, Some(most)) if now > most => Err(Full::Client),
-            _ => Ok(()),
+        if !self.gate.clients.add(client, most.unwrap_or(usize::MAX)) {
+            return Err(Full::Client);
         }
+        self.client = Some(client);
+        Ok(())
     }
 }
 

@@ -55,6 +55,16 @@ struct Newcomer {
     deadline: Instant,
 }
 
+/// What a connection on a listener with `proxy_protocol` begins with.
+enum Opening {
+    Proxied(Ends),
+    /// The ends are its own.
+    Own,
+    Refused(Refusal),
+    /// It has ended without a byte: a balancer has looked whether we are here.
+    Gone,
+}
+
 impl Edge {
     /// Lets a connection in that was just accepted, or turns it away.
     pub fn admit(self: &Arc<Self>, listener: usize, transport: Transport) {
@@ -103,8 +113,10 @@ impl Edge {
         let ends = match proxied {
             AcceptProxy::Off => None,
             AcceptProxy::Required => match self.read_header(&mut newcomer).await {
-                Ok(ends) => ends,
-                Err(refusal) => return self.shut_out(&newcomer, peer, refusal),
+                Opening::Proxied(ends) => Some(ends),
+                Opening::Own => None,
+                Opening::Refused(refusal) => return self.shut_out(&newcomer, peer, refusal),
+                Opening::Gone => return,
             },
         };
         let Some((mut newcomer, ticket)) = self.name(newcomer, seat, ends) else {
@@ -158,17 +170,17 @@ impl Edge {
         self.serve(entrance.number, transport, BytesMut::new(), ticket, arrival);
     }
 
-    /// The ends that it names; `None`: the connection's own.
-    async fn read_header(&self, newcomer: &mut Newcomer) -> Result<Option<Ends>, Refusal> {
+    async fn read_header(&self, newcomer: &mut Newcomer) -> Opening {
         let peer = newcomer.transport.addresses().0;
         if !self.current.load().trusted().trusts_peer(peer) {
-            return Err(NOT_A_PROXY);
+            return Opening::Refused(NOT_A_PROXY);
         }
         let header = receive_header(&mut newcomer.transport);
         match timeout_at(newcomer.deadline, header).await {
-            Ok(Ok(Header::Proxied(ends))) => Ok(Some(ends)),
-            Ok(Ok(Header::Own)) => Ok(None),
-            Ok(Err(_)) | Err(_) => Err(NO_HEADER),
+            Ok(Ok(Some(Header::Proxied(ends)))) => Opening::Proxied(ends),
+            Ok(Ok(Some(Header::Own))) => Opening::Own,
+            Ok(Ok(None)) => Opening::Gone,
+            Ok(Err(_)) | Err(_) => Opening::Refused(NO_HEADER),
         }
     }
 
@@ -273,12 +285,16 @@ fn answer(refusal: Refusal) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Takes the header off the front, and not a byte more: what follows may be TLS.
-async fn receive_header(transport: &mut Transport) -> io::Result<Header> {
+/// Takes the header off the front, and not a byte more: what follows may be TLS. `None`: not a byte
+/// has come.
+async fn receive_header(transport: &mut Transport) -> io::Result<Option<Header>> {
     let mut bytes = Vec::new();
     let mut ahead = [0; 256];
     loop {
         let seen = transport.peek(&mut ahead).await?;
+        if seen == 0 && bytes.is_empty() {
+            return Ok(None);
+        }
         if seen == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -289,7 +305,7 @@ async fn receive_header(transport: &mut Transport) -> io::Result<Header> {
         let end = parsed.map_or(bytes.len(), |(_, end)| end);
         transport.read_exact(&mut ahead[..end - before]).await?;
         if let Some((header, _)) = parsed {
-            return Ok(header);
+            return Ok(Some(header));
         }
     }
 }
