@@ -7,7 +7,7 @@ TOMCATS ?= ../shared/tomcats.py
 MINUTES ?= 10
 PYTHON = target/venv/bin/python
 
-.PHONY: build install test test-long bench demo check-conf schema fmt tools long-tools clean
+.PHONY: build pgo install test test-long bench demo check-conf schema fmt tools long-tools clean
 
 build: tools
 	$(CARGO) build --release
@@ -16,10 +16,12 @@ PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 
-# The binary, the units and a file to start with: `make build && sudo make install`.
+# The binary, the units and a file to start with: `make pgo && sudo make install`, or `make build`
+# instead of `make pgo`. Of the two binaries the newer one goes in.
+BINARY = $(firstword $(shell ls -t target/pgo/prusik target/release/prusik 2>/dev/null))
 install:
-	@test -x target/release/prusik || { echo "target/release/prusik is not there: make build" >&2; exit 1; }
-	install -D -m 755 target/release/prusik $(DESTDIR)$(PREFIX)/bin/prusik
+	@test -x "$(BINARY)" || { echo "there is no binary yet: make pgo, or make build" >&2; exit 1; }
+	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/prusik
 	install -d $(DESTDIR)$(UNITDIR)
 	@# The unit names the binary by its path.
 	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' systemd/prusik.service > $(DESTDIR)$(UNITDIR)/prusik.service
@@ -62,10 +64,15 @@ test-long: build long-tools
 		echo "scenario skipped: $(TOMCATS) is not there")
 	$(PYTHON) tests/long/soak.py target/release/prusik $(MINUTES)
 
+# The same by the profile of a load: a third less CPU time a request, for two builds of some minutes.
+pgo: target/pgo/prusik
+target/pgo/prusik: $(shell git ls-files src Cargo.toml Cargo.lock benches/pgo.sh benches/train.py) | tools
+	CARGO=$(CARGO) benches/pgo.sh $@
+
 # prusik beside nginx, HAProxy and Caddy (those that are installed). BENCH=--quick takes a minute,
-# all of it seven.
-bench: build
-	python3 benches/compare.py target/release/prusik $(BENCH)
+# all of it eight.
+bench: build pgo
+	python3 benches/compare.py target/pgo/prusik --plain target/release/prusik $(BENCH)
 
 # Every file in conf/ and every yaml block in the README passes `prusik check`; the schema that
 # the shipped files point editors at is the one that the binary prints.
@@ -73,8 +80,11 @@ check-conf:
 	$(CARGO) build --locked
 	tests/check-shipped.sh target/debug/prusik
 
+# Made from the types that read the file, and from what they say of themselves.
 schema:
 	$(CARGO) run --quiet -- schema > conf/prusik.schema.json
+	$(CARGO) run --quiet -- schema --format yaml > conf/reference.yaml
+	$(CARGO) run --quiet -- schema --format markdown > docs/reference.md
 
 fmt:
 	$(CARGO) fmt --all

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """prusik beside nginx, HAProxy and Caddy: the same origin, the same load, in one run.
 
-usage: compare.py PRUSIK [--quick] [--strict] [--only WORKLOAD,..] [--proxies NAME,..]
+usage: compare.py PRUSIK [--plain PRUSIK] [--quick] [--strict] [--only WORKLOAD,..] [--proxies NAME,..]
+
+PRUSIK is what `make pgo` builds; --plain adds what cargo builds by itself.
 
 Round after round each proxy gets each workload in turn; what counts is the median over the rounds
 of the ratios to nginx within a round. One worker thread each, no access log, no health checks; the
@@ -273,19 +275,12 @@ def choice(text, known, what):
     return names
 
 
-def main():
-    options = argparse.ArgumentParser(usage=__doc__.split("\n\n")[1].removeprefix("usage: "))
-    options.add_argument("prusik", type=Path)
-    options.add_argument("--quick", action="store_true")
-    options.add_argument("--strict", action="store_true")
-    options.add_argument("--only", default="")
-    options.add_argument("--proxies", default="")
-    options = options.parse_args()
-
+def prepare():
+    """Room for a run, and the load; whether it speaks TLS."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     SCRATCH.mkdir(parents=True, exist_ok=True)
     # Two runs would share files and cores. The lock goes with the process.
-    lock = open(SCRATCH / "lock", "w")
+    lock = os.open(SCRATCH / "lock", os.O_WRONLY | os.O_CREAT)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -295,13 +290,31 @@ def main():
     has_tls = Path("/usr/include/openssl/ssl.h").exists()
     subprocess.run(build + (["-DWITH_TLS", "-lssl", "-lcrypto"] if has_tls else []), check=True)
     write_certificate(SCRATCH)
-    # A copy, so that a build in between does not change what is measured.
-    prusik = SCRATCH / "prusik"
-    prusik.unlink(missing_ok=True)
-    shutil.copy(options.prusik, prusik)
+    return has_tls
+
+
+def copied(binary, name):
+    """A copy, so that a build in between does not change what is measured."""
+    copy = SCRATCH / name
+    copy.unlink(missing_ok=True)
+    return Path(shutil.copy(binary, copy))
+
+
+def main():
+    options = argparse.ArgumentParser(usage=__doc__.split("\n\n")[1].removeprefix("usage: "))
+    options.add_argument("prusik", type=Path)
+    options.add_argument("--plain", type=Path)
+    options.add_argument("--quick", action="store_true")
+    options.add_argument("--strict", action="store_true")
+    options.add_argument("--only", default="")
+    options.add_argument("--proxies", default="")
+    options = options.parse_args()
+
+    has_tls = prepare()
+    prusik, plain = copied(options.prusik, "prusik"), options.plain and copied(options.plain, "prusik-plain")
 
     left_out = []
-    found = {kind.name: kind for kind in kinds(prusik, SCRATCH, left_out.append)}
+    found = {kind.name: kind for kind in kinds(prusik, plain, SCRATCH, left_out.append)}
     columns = [found[name] for name in choice(options.proxies, found, "proxy")]
     workloads = choice(options.only, WORKLOADS, "workload")
     if not has_tls:

@@ -115,16 +115,17 @@ def output_of(*command):
     return done.stdout.strip().splitlines()[0] if done.stdout.strip() else "no version"
 
 
-def kinds(prusik, directory, say):
+def kinds(prusik, plain, directory, say):
     """What there is to compare on this machine; `say` hears what is left out."""
-    # Versions say little of a build.
-    version = f"{output_of(prusik, '--version')}, sha256 {hashlib.sha256(prusik.read_bytes()).hexdigest()[:16]}"
-
-    def prusik_kind(name, tunnel):
+    def prusik_kind(name, tunnel, binary=prusik, workloads=None):
+        # Versions say little of a build.
+        version = f"{output_of(binary, '--version')}, sha256 {hashlib.sha256(binary.read_bytes()).hexdigest()[:16]}"
         template = PRUSIK.replace("{tunnel}", tunnel)
-        return Kind(name, template, [str(prusik), "run", "--config", "CONFIG"], version)
+        return Kind(name, template, [str(binary), "run", "--config", "CONFIG"], version, workloads)
 
     found = [prusik_kind("prusik", "")]
+    if plain:
+        found.append(prusik_kind("prusik-plain", "", plain, {"echo64", "handshakes", "get"}))
     other = prusik_kind("prusik-pingora", ", tunnel: pingora")
     trial = directory / "trial.yaml"
     trial.write_text(other.config(1, 2, 3, directory))

@@ -18,16 +18,25 @@ for page in README.md docs/*.md; do
     /^```/ { inside = 0 }
     inside { print > file }' "$page"
 done
+# The certificates of tests/shipped stand in for the operator's.
+tls=tests/shipped/tls/chat.example.com
+for name in chat.example.com clients client ca; do
+  cp $tls.pem "$scratch/$name.pem"
+  cp $tls.key "$scratch/$name.key"
+done
 for file in "$scratch"/*.yaml; do
   [ -e "$file" ] || continue
-  # The certificates of tests/shipped stand in for the operator's.
-  sed -i 's|/etc/prusik/tls/|tests/shipped/tls/|' "$file"
+  sed -i "s|/etc/prusik/tls/|$scratch/|" "$file"
   "$prusik" check --config "$file"
   checked=$((checked + 1))
 done
 
-"$prusik" schema | diff -u conf/prusik.schema.json - ||
-  { echo "conf/prusik.schema.json is not current: run make schema"; exit 1; }
+current() { # FILE, and the arguments of prusik that print it
+  "$prusik" "${@:2}" | diff -u "$1" - || { echo "$1 is not current: run make schema"; exit 1; }
+}
+current conf/prusik.schema.json schema
+current conf/reference.yaml schema --format yaml
+current docs/reference.md schema --format markdown
 
 [ "$checked" -ge 3 ] || { echo "only $checked configurations were found"; exit 1; }
 echo "$checked shipped configurations pass"

@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use log::error;
 use pingora::prelude::fast_timeout::set_fast_timeout_to_tokio_threshold;
 
-use crate::config::{self, Config, ConfigErrors};
+use crate::config::{self, Config, ConfigErrors, reference};
 use crate::lifecycle::Origin;
 use crate::{demo, lifecycle};
 
@@ -46,7 +46,11 @@ enum Command {
         port: u16,
     },
     /// Print the configuration's JSON Schema, for editors
-    Schema,
+    Schema {
+        /// Or the same for people: a page, or a file with every key
+        #[arg(long, value_enum, default_value_t)]
+        format: SchemaFormat,
+    },
     /// Make the running process read its file again; returns when done
     Reload(Reach),
     /// Make the binary on disk take over; returns when it serves, or the old process has kept on
@@ -61,6 +65,14 @@ enum Command {
     Enable(EnableArgs),
     /// End one session with a Close frame
     Close(CloseArgs),
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum SchemaFormat {
+    #[default]
+    Json,
+    Markdown,
+    Yaml,
 }
 
 #[derive(Debug, Args)]
@@ -82,7 +94,7 @@ pub fn main() -> ExitCode {
         Command::Run(file) => run(&file.config),
         Command::Check(file) => check(&file.config),
         Command::Demo { port } => run_demo(port),
-        Command::Schema => print_schema(),
+        Command::Schema { format } => print_schema(format),
         Command::Reload(reach) => ask(operate::reload(reach)),
         Command::Upgrade(reach) => ask(operate::upgrade(reach)),
         Command::Status(args) => ask(operate::status(args)),
@@ -137,9 +149,14 @@ fn run_demo(port: u16) -> ExitCode {
     finish(threads, demo::run(port))
 }
 
-fn print_schema() -> ExitCode {
+fn print_schema(format: SchemaFormat) -> ExitCode {
     let schema = config::schema();
-    match writeln!(io::stdout(), "{schema:#}") {
+    let text = match format {
+        SchemaFormat::Json => format!("{schema:#}\n"),
+        SchemaFormat::Markdown => reference::markdown(&schema),
+        SchemaFormat::Yaml => reference::yaml(&schema),
+    };
+    match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("prusik: cannot write the schema: {error}");

@@ -17,6 +17,7 @@ mod error;
 mod limits;
 mod raw;
 mod reader;
+pub mod reference;
 mod resolve;
 mod source;
 mod units;

@@ -33,6 +33,7 @@ pub struct File {
     /// Networks (`10.0.0.0/8`) or addresses whose forwarding headers, and PROXY headers, are
     /// believed. Default: none.
     /// Who connects to a unix socket is always believed.
+    #[schemars(extend("examples" = [["127.0.0.0/8", "10.0.0.0/8"]]))]
     pub trusted_proxies: Option<Vec<String>>,
     /// Where clients connect. At least one.
     #[schemars(required, length(min = 1))]
@@ -47,8 +48,10 @@ pub struct File {
 #[serde(deny_unknown_fields)]
 pub struct Server {
     /// Worker threads. Default: the number of cores.
+    #[schemars(extend("examples" = [4]))]
     pub threads: Option<NonZeroUsize>,
     /// File that holds the process id while prusik runs. Default: none.
+    #[schemars(extend("examples" = ["/run/prusik/prusik.pid"]))]
     pub pid_file: Option<String>,
     /// Who carries a session after its 101.
     #[serde(default, deserialize_with = "word")]
@@ -86,9 +89,11 @@ pub struct Drain {
 pub struct Admin {
     /// `127.0.0.1:9900`, or `unix:/run/prusik/admin.sock`, which only its owner may use.
     #[schemars(required)]
+    #[schemars(extend("examples" = ["unix:/run/prusik/admin.sock"]))]
     pub listen: Option<String>,
     /// File with the bearer token that every call must carry. Required when `listen` is neither
     /// loopback nor a unix socket.
+    #[schemars(extend("examples" = ["/etc/prusik/admin.token"]))]
     pub token_file: Option<String>,
 }
 
@@ -99,6 +104,7 @@ pub struct AccessLog {
     #[serde(default, deserialize_with = "word")]
     #[schemars(schema_with = "word_schema::<String>", extend("default" = "stdout"))]
     pub path: Option<String>,
+    /// What a line looks like.
     #[serde(default, deserialize_with = "word")]
     #[schemars(extend("default" = "json"))]
     pub format: Option<LogFormat>,
@@ -116,8 +122,10 @@ pub enum LogFormat {
 pub struct Listener {
     /// `0.0.0.0:9090`, `[::]:9090` or `unix:/run/prusik/web.sock`. Port 0: any free one.
     #[schemars(required)]
+    #[schemars(extend("examples" = ["0.0.0.0:9090"]))]
     pub listen: Option<String>,
     /// Name for logs and for `match.listener`. Default: the address.
+    #[schemars(extend("examples" = ["public"]))]
     pub name: Option<String>,
     /// Whether each connection begins with a PROXY header that says who the client is. An upgrade
     /// takes in a change.
@@ -139,6 +147,7 @@ pub struct ListenerTls {
     pub certificates: Option<Vec<Section<CertificatePair>>>,
     /// Authorities for clients: one without a certificate by any of them is refused. Default: no
     /// certificate is asked for.
+    #[schemars(extend("examples" = ["/etc/prusik/tls/clients.pem"]))]
     pub client_ca: Option<String>,
 }
 
@@ -147,9 +156,11 @@ pub struct ListenerTls {
 pub struct CertificatePair {
     /// File with the certificate, and behind it those that lead to its authority.
     #[schemars(required)]
+    #[schemars(extend("examples" = ["/etc/prusik/tls/chat.example.com.pem"]))]
     pub cert: Option<String>,
     /// File with its private key, not encrypted.
     #[schemars(required)]
+    #[schemars(extend("examples" = ["/etc/prusik/tls/chat.example.com.key"]))]
     pub key: Option<String>,
 }
 
@@ -159,16 +170,20 @@ pub struct CertificatePair {
 pub struct UpstreamTls {
     /// Name that the servers are asked for and must prove. Default: that of the servers in the
     /// file, or each one's address.
+    #[schemars(extend("examples" = ["chat.internal"]))]
     pub sni: Option<String>,
     /// File with the authorities that are believed. Default: the system's.
+    #[schemars(extend("examples" = ["/etc/prusik/tls/ca.pem"]))]
     pub ca: Option<String>,
     /// Whether a server must prove its name. `false`: anyone may answer in its place.
     #[serde(default, deserialize_with = "switch")]
     #[schemars(schema_with = "switch_schema", extend("default" = true))]
     pub verify: Option<bool>,
     /// File with the certificate that is shown to servers which ask for one. Default: none.
+    #[schemars(extend("examples" = ["/etc/prusik/tls/client.pem"]))]
     pub client_cert: Option<String>,
     /// File with its private key.
+    #[schemars(extend("examples" = ["/etc/prusik/tls/client.key"]))]
     pub client_key: Option<String>,
 }
 
@@ -177,14 +192,16 @@ pub struct UpstreamTls {
 pub struct Upstream {
     /// How a server is chosen for a request or session.
     #[serde(default, deserialize_with = "word")]
-    #[schemars(extend("default" = "round_robin"))]
+    #[schemars(extend("default" = "round_robin", "examples" = ["consistent_hash"]))]
     pub balance: Option<Balance>,
     /// With `consistent_hash`: the template whose value decides, such as `$arg_userId`. Requests
     /// for which it is empty are spread round robin.
+    #[schemars(extend("examples" = ["$arg_userId"]))]
     pub hash_key: Option<String>,
     /// With `consistent_hash`: no server gets more than this multiple of the mean number of
     /// sessions. Over 1. Default: no bound.
     #[schemars(extend("exclusiveMinimum" = 1))]
+    #[schemars(extend("examples" = [1.25]))]
     pub load_bound: Option<f64>,
     /// The servers of the group.
     #[schemars(length(min = 1))]
@@ -201,13 +218,14 @@ pub struct Upstream {
     /// Addresses of this machine to connect from, in turn. One has some 28,000 ports for each
     /// server. Default: the kernel's choice.
     #[schemars(length(min = 1))]
+    #[schemars(extend("examples" = [["10.0.0.5", "10.0.0.6"]]))]
     pub source: Option<Vec<String>>,
     /// Checks that take a server out while it fails and bring it back. Default: none.
     pub health_check: Option<OffOr<HealthCheck>>,
     /// Takes a server out for a while when its connections fail. Default: never.
     pub eject: Option<OffOr<Eject>>,
     /// A server that comes back gets its share by and by over this time. Default: at once.
-    #[schemars(extend("default" = "0s"))]
+    #[schemars(extend("default" = "0s", "examples" = ["30s"]))]
     pub slow_start: Option<OptionalPeriod>,
     /// Servers tried before the client gets 502.
     #[schemars(extend("default" = 3))]
@@ -252,6 +270,7 @@ pub enum Balance {
 pub struct ServerTable {
     /// `IP:port`, `[v6]:port` or `name:port`. A name stands for all its addresses.
     #[schemars(required)]
+    #[schemars(extend("examples" = ["127.0.0.1:9080"]))]
     pub address: Option<String>,
     /// Share of the traffic, relative to the other servers.
     #[schemars(extend("default" = 1, "maximum" = 65535))]
@@ -270,6 +289,7 @@ pub struct ServerTable {
 pub struct Discover {
     /// `name:port`. Each address of the name is a server.
     #[schemars(required)]
+    #[schemars(extend("examples" = ["chat.internal:9080"]))]
     pub dns: Option<String>,
     /// Time between two lookups.
     #[schemars(extend("default" = "10s"))]
@@ -281,15 +301,17 @@ pub struct Discover {
 pub struct HealthCheck {
     /// What a server must do.
     #[serde(default, rename = "type", deserialize_with = "word")]
-    #[schemars(extend("default" = "tcp"))]
+    #[schemars(extend("default" = "tcp", "examples" = ["http"]))]
     pub kind: Option<HealthCheckKind>,
     /// Path that is asked for (`http`, `websocket`).
-    #[schemars(regex(pattern = "^/"), extend("default" = "/"))]
+    #[schemars(regex(pattern = "^/"), extend("default" = "/", "examples" = ["/healthz"]))]
     pub path: Option<String>,
     /// `Host` that is sent (`http`, `websocket`). Default: the server's address.
+    #[schemars(extend("examples" = ["chat.internal"]))]
     pub host: Option<String>,
     /// Statuses that pass (`http`), each a number or a range. Default: 200-399.
     #[schemars(length(min = 1))]
+    #[schemars(extend("examples" = [["200-399"]]))]
     pub expect: Option<Vec<Statuses>>,
     /// Time between two checks of a server.
     #[schemars(extend("default" = "2s"))]
@@ -321,13 +343,16 @@ pub enum HealthCheckKind {
 pub struct Eject {
     /// Failures that take a server out.
     #[schemars(required)]
+    #[schemars(extend("examples" = [5]))]
     pub failures: Option<NonZeroU32>,
     /// Time within which they happen.
     #[schemars(required)]
+    #[schemars(extend("examples" = ["10s"]))]
     pub within: Option<Period>,
     /// Time for which the server is out.
     #[schemars(required)]
     #[serde(rename = "for")]
+    #[schemars(extend("examples" = ["30s"]))]
     pub duration: Option<Period>,
 }
 
@@ -335,11 +360,13 @@ pub struct Eject {
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// Name for logs and metrics. Default: the match in words.
+    #[schemars(extend("examples" = ["chat"]))]
     pub name: Option<String>,
     /// What a request must be like. All that is given must hold. Default: any request.
     #[serde(rename = "match")]
     pub matching: Option<Section<Match>>,
     /// The upstream that serves. Each route has this, `redirect` or `respond`.
+    #[schemars(extend("examples" = ["chat"]))]
     pub upstream: Option<String>,
     /// Headers changed on the way.
     pub headers: Option<Section<Headers>>,
@@ -347,9 +374,11 @@ pub struct Route {
     #[serde(default, deserialize_with = "word")]
     #[schemars(schema_with = "word_schema::<Forwarded>", extend("default" = "x_forwarded"))]
     pub forwarded: Option<Forwarded>,
+    /// How long the exchange with the server may take.
     pub timeouts: Option<Section<Timeouts>>,
     /// Taken off the front of the path before it goes to the upstream.
     #[schemars(regex(pattern = "^/"))]
+    #[schemars(extend("examples" = ["/IMS_SVR"]))]
     pub strip_prefix: Option<String>,
     /// Answers with a redirection.
     pub redirect: Option<Section<Redirect>>,
@@ -363,21 +392,28 @@ pub struct Route {
 #[serde(deny_unknown_fields)]
 pub struct Match {
     /// `chat.example.com`, or `*.example.com` for the names below it.
+    #[schemars(extend("examples" = ["chat.example.com"]))]
     pub host: Option<String>,
     /// The path begins with this, in whole segments.
     #[schemars(regex(pattern = "^/"))]
+    #[schemars(extend("examples" = ["/IMS_SVR/websocket"]))]
     pub path_prefix: Option<String>,
     /// The path is exactly this.
     #[schemars(regex(pattern = "^/"))]
+    #[schemars(extend("examples" = ["/IMS_SVR/websocket"]))]
     pub path: Option<String>,
     /// The path matches this regular expression, anywhere unless anchored.
+    #[schemars(extend("examples" = ["^/room/[0-9]+$"]))]
     pub path_regex: Option<String>,
     /// Name of the listener the request came in on.
+    #[schemars(extend("examples" = ["public"]))]
     pub listener: Option<String>,
     /// Headers the request has, each with exactly this value.
+    #[schemars(extend("examples" = [{"X-Tenant": "acme"}]))]
     pub headers: Option<Ordered<String>>,
     /// Methods, such as `GET`.
     #[schemars(length(min = 1))]
+    #[schemars(extend("examples" = [["GET"]]))]
     pub methods: Option<Vec<String>>,
 }
 
@@ -394,10 +430,13 @@ pub struct Headers {
 #[serde(deny_unknown_fields)]
 pub struct HeaderRules {
     /// Replaces the header. Values are templates; an empty value removes it.
+    #[schemars(extend("examples" = [{"X-User": "$arg_userId"}]))]
     pub set: Option<Ordered<String>>,
     /// Adds the header beside those of the same name. Values are templates.
+    #[schemars(extend("examples" = [{"X-Via": "$server_addr"}]))]
     pub add: Option<Ordered<String>>,
     /// Names of headers to remove.
+    #[schemars(extend("examples" = [["X-Debug"]]))]
     pub remove: Option<Vec<String>>,
 }
 
@@ -409,7 +448,9 @@ pub enum Forwarded {
     XHeaders,
     /// The `Forwarded` header of RFC 7239.
     Rfc7239,
+    /// Both of these.
     Both,
+    /// Neither; what a trusted proxy sent passes.
     Off,
 }
 
@@ -433,7 +474,9 @@ pub struct Timeouts {
 pub struct Redirect {
     /// Where to: a template, such as `https://$host$request_uri`.
     #[schemars(required)]
+    #[schemars(extend("examples" = ["/new"]))]
     pub to: Option<String>,
+    /// Status of the answer.
     #[schemars(extend("enum" = [301, 302, 303, 307, 308], "default" = 308))]
     pub status: Option<u64>,
 }
@@ -441,9 +484,12 @@ pub struct Redirect {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Respond {
+    /// Status of the answer.
     #[schemars(required, range(min = 200, max = 599))]
+    #[schemars(extend("examples" = [410]))]
     pub status: Option<u64>,
-    /// Default: empty.
+    /// Text of the answer. Default: empty.
+    #[schemars(extend("examples" = ["gone"]))]
     pub body: Option<String>,
 }
 
@@ -455,14 +501,15 @@ pub struct WebSocket {
     #[schemars(extend("default" = "1h"))]
     pub idle: Option<OptionalPeriod>,
     /// A session that is this old ends. `off`: never.
-    #[schemars(extend("default" = "0s"))]
+    #[schemars(extend("default" = "0s", "examples" = ["24h"]))]
     pub max_session: Option<OptionalPeriod>,
     /// Origins (`https://app.example.com`) that may open sessions. Default: any.
     #[schemars(length(min = 1))]
+    #[schemars(extend("examples" = [["https://app.example.com"]]))]
     pub origins: Option<Vec<String>>,
     /// A client that sends nothing for this long is sent a ping; when nothing comes for as long
     /// again, the session ends. `off`: never.
-    #[schemars(extend("default" = "0s"))]
+    #[schemars(extend("default" = "0s", "examples" = ["30s"]))]
     pub ping: Option<OptionalPeriod>,
     /// Live sessions of the route, and handshakes under way: over it a handshake gets 503. 0: no
     /// limit.
@@ -475,6 +522,6 @@ pub struct WebSocket {
     #[schemars(extend("default" = 0, "maximum" = 1_000_000))]
     pub handshakes_per_second: Option<u32>,
     /// A message that is larger, as it is on the wire, ends its session with 1009. 0: no limit.
-    #[schemars(extend("default" = 0))]
+    #[schemars(extend("default" = 0, "examples" = ["1MiB"]))]
     pub max_message: Option<OptionalSize>,
 }

@@ -338,7 +338,7 @@ impl JsonSchema for Period {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": DURATION_PATTERN })
+        json_schema!({ "title": "duration", "type": "string", "pattern": DURATION_PATTERN })
     }
 }
 
@@ -354,7 +354,7 @@ impl JsonSchema for OptionalPeriod {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "oneOf": [
-                { "type": "string", "pattern": DURATION_PATTERN },
+                { "title": "duration", "type": "string", "pattern": DURATION_PATTERN },
                 { "enum": ["off", false, 0] },
             ]
         })

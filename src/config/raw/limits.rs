@@ -49,10 +49,10 @@ pub struct Limits {
     #[schemars(extend("default" = "75s"))]
     pub idle: Option<Period>,
     /// Size of a request body: over it 413. 0: no limit.
-    #[schemars(extend("default" = 0))]
+    #[schemars(extend("default" = 0, "examples" = ["10MiB"]))]
     pub body_size: Option<OptionalSize>,
     /// What a client must send of a body in each second that it is waited for, after five of
     /// grace: under it 408. 0: no limit.
-    #[schemars(extend("default" = 0))]
+    #[schemars(extend("default" = 0, "examples" = ["500B"]))]
     pub body_rate: Option<OptionalSize>,
 }

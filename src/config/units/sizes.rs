@@ -84,7 +84,7 @@ impl JsonSchema for Size {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": PATTERN })
+        json_schema!({ "title": "size", "type": "string", "pattern": PATTERN })
     }
 }
 
@@ -99,7 +99,10 @@ impl JsonSchema for OptionalSize {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "oneOf": [{ "type": "string", "pattern": PATTERN }, { "enum": ["off", false, 0] }]
+            "oneOf": [
+                { "title": "size", "type": "string", "pattern": PATTERN },
+                { "enum": ["off", false, 0] },
+            ]
         })
     }
 }
