@@ -51,6 +51,8 @@ test: tools
 test-long: build long-tools
 	$(CARGO) test --locked -- --ignored
 	$(PYTHON) tests/long/dead_peer.py target/release/prusik
+	$(PYTHON) tests/long/proxy_protocol.py target/release/prusik
+	$(PYTHON) tests/long/ports.py target/release/prusik
 	$(PYTHON) tests/long/upgrades.py target/release/prusik 2000 20
 	$(PYTHON) tests/long/drain.py target/release/prusik
 	$(PYTHON) tests/long/autobahn.py target/release/prusik target/autobahn
@@ -99,7 +101,7 @@ long-tools:
 	@command -v chromedriver >/dev/null && command -v npm >/dev/null && command -v tomcat10-instance-create >/dev/null || { \
 		SUDO=$$(test "$$(id -u)" = 0 || echo sudo); \
 		$$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq chromium chromium-driver \
-			iproute2 npm tomcat10-user tomcat10-examples default-jre-headless python3-venv; }
+			haproxy nginx-light iproute2 npm tomcat10-user tomcat10-examples default-jre-headless python3-venv; }
 	@test -x $(PYTHON) || python3 -m venv target/venv
 	@$(PYTHON) -m pip install -q websockets kosoku
 

@@ -22,6 +22,7 @@
 //! ```
 //!
 //! [tls] stands on both ends, where the file has it: between the sockets and everything else.
+//! [limits] count what clients take, before it costs anything.
 //! [config] is where it all comes from, [app] joins the parts, [lifecycle] starts, reloads, upgrades
 //! and stops them, [admin] is the operator's API, [cli] the command line, and [demo] the two-tier
 //! example in one process.
@@ -35,6 +36,7 @@ pub mod demo;
 pub mod forward;
 pub mod hygiene;
 pub mod lifecycle;
+pub mod limits;
 pub mod listener;
 pub mod observe;
 pub mod proxy;

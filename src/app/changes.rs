@@ -115,6 +115,8 @@ impl Upstream {
             ("balance", self.balance == new.balance),
             ("discover", self.discover == new.discover),
             ("tls", self.tls == new.tls),
+            ("proxy_protocol", self.proxy_protocol == new.proxy_protocol),
+            ("source", self.source == new.source),
             ("health_check", self.health_check == new.health_check),
             ("eject", self.eject == new.eject),
             ("slow_start", self.slow_start == new.slow_start),

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::BytesMut;
 use log::{info, warn};
 use pingora::apps::ServerApp;
 use pingora::server::configuration::ServerConf;
@@ -21,7 +20,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::view::State;
 use crate::config::{Config, ListenAddress};
-use crate::listener::{self, Accepting, BindError, BoundListener, Connections, Edge, Inherited};
+use crate::forward::proxy_protocol::Ends;
+use crate::limits::descriptors;
+use crate::listener::{
+    self, Accepting, BindError, BoundListener, ClientEnd, Connections, Edge, Inherited, Ticket,
+};
 use crate::observe::access_log::AccessLog;
 use crate::proxy::{Gateway, Generation, GenerationError};
 use crate::session::drain::{Drains, Manner};
@@ -94,9 +97,8 @@ impl App {
     /// Binds every listener that is not inherited, then serves; connections wait until
     /// [`App::accept`]. Must run inside the runtime.
     pub fn start(config: Config, inherited: &mut Inherited) -> Result<Self, StartError> {
-        for warning in config.warnings() {
-            warn!("{warning}");
-        }
+        let ceiling = descriptors::ceiling();
+        warn_of(&config, ceiling);
         let listeners = config
             .listeners
             .iter()
@@ -124,9 +126,11 @@ impl App {
             current.clone(),
             http_proxy(&server_conf, gateway),
             carrier.clone(),
+            log.clone(),
             connections.clone(),
             stops.clone(),
             moves,
+            ceiling,
         ));
         for (index, listener) in listeners.iter().enumerate() {
             let (listener, edge) = (listener.clone(), edge.clone());
@@ -205,11 +209,10 @@ impl App {
         let before = self.current.load_full();
         let next = before.next(config)?;
         self.log.reopen(&next.config.access_log)?;
-        for warning in next.config.warnings() {
-            warn!("{warning}");
-        }
+        warn_of(&next.config, self.edge.ceiling());
         let changes = changes::between(&before.config, &next.config);
         next.take_over(Some(&before));
+        self.edge.set_limits(&next);
         let next = Arc::new(next);
         self.current.store(next.clone());
         self.drain_removed_routes(&before.config, &next.config);
@@ -324,8 +327,15 @@ impl App {
     }
 
     /// Serves a connection that another process had accepted.
-    pub fn serve(&self, listener: usize, transport: Transport, early: BytesMut) {
-        self.edge.serve(listener, transport, early);
+    pub fn serve(&self, listener: usize, client: ClientEnd) {
+        self.edge.serve_again(listener, client);
+    }
+
+    /// Counts such a connection, whatever the limits say.
+    pub fn adopt(&self, listener: usize, transport: &Transport, proxied: Option<Ends>) -> Ticket {
+        let peer = transport.addresses().0;
+        let generation = self.current.load();
+        self.edge.entrances()[listener].adopt(peer, proxied, generation.trusted())
     }
 
     /// Accepts no more and sends what can move where `to` leads.
@@ -349,7 +359,7 @@ impl App {
             match parcel {
                 Parcel::Session(session) => self.carrier.carry(*session),
                 Parcel::Idle(listener, client) => {
-                    self.edge.serve(listener, client.transport, client.early);
+                    self.edge.serve_again(listener, client);
                 }
             }
         }
@@ -391,6 +401,13 @@ impl App {
     /// How many connections there are, sessions among them.
     pub fn connections(&self) -> usize {
         self.connections.len()
+    }
+}
+
+fn warn_of(config: &Config, ceiling: usize) {
+    let short = descriptors::warning(config, ceiling);
+    for warning in config.warnings().into_iter().chain(short) {
+        warn!("{warning}");
     }
 }
 

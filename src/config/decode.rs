@@ -10,18 +10,7 @@ use super::source::{Content, Node, Step};
 use super::units::Section;
 
 /// Keys and values of the contract that are yet to be built, by the shape of their path.
-const PLANNED: &[&str] = &[
-    "access_log.format=combined",
-    "listeners[].proxy_protocol",
-    "listeners[].tls.http2",
-    "listeners[].limits",
-    "upstreams.*.proxy_protocol",
-    "upstreams.*.source",
-    "routes[].websocket.max_sessions",
-    "routes[].websocket.max_sessions_per_client",
-    "routes[].websocket.handshakes_per_second",
-    "routes[].websocket.max_message",
-];
+const PLANNED: &[&str] = &["access_log.format=combined", "listeners[].tls.http2"];
 
 /// Decodes `root` and takes everything out of it that could not be, so that afterwards the tree
 /// and the result agree. `None`: nothing could be decoded.
@@ -176,6 +165,12 @@ fn remedy(expected: &str, value: &Value, node: &Node, key: &str) -> Option<Strin
         Value::Number(number) if expected.starts_with("a duration such") && number.is_u64() => {
             Some(format!("write a unit, such as {number}s"))
         }
+        Value::Number(number) if expected.starts_with("a size such") && number.is_u64() => {
+            Some(format!("write a unit, such as {number}B"))
+        }
+        Value::String(_) if expected.starts_with("a size such") => {
+            Some("the units are B, KiB, MiB and GiB: 512B, 64KiB, 10MiB".to_owned())
+        }
         Value::Number(port) if expected == "a string" && key == "listen" => {
             Some(format!("write the address as well, such as 0.0.0.0:{port}"))
         }
@@ -214,7 +209,8 @@ const ELSEWHERE: [(&str, &str); 7] = [
 ];
 
 /// What a section looks like, for those who wrote something else in its place.
-const EXAMPLES: [(&str, &str); 11] = [
+const EXAMPLES: [(&str, &str); 12] = [
+    ("limits", "limits: { connections_per_client: 1000 }"),
     ("listeners", "listeners: [{ listen: 127.0.0.1:9090 }]"),
     (
         "routes",

@@ -14,6 +14,7 @@
 mod at;
 mod decode;
 mod error;
+mod limits;
 mod raw;
 mod reader;
 pub mod reference;
@@ -24,18 +25,21 @@ mod units;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use schemars::generate::SchemaSettings;
 
+use crate::forward::proxy_protocol;
 use crate::forward::template::Template;
+use crate::limits::Bounds;
 use crate::route::Matcher;
 use crate::tls::{Acceptor, Connector};
 
 pub use error::{ConfigError, ConfigErrors, Place};
+pub use limits::{AcceptProxy, ListenerLimits};
 
 /// Read when no file is named.
 pub const DEFAULT_FILE: &str = "/etc/prusik/prusik.yaml";
@@ -169,8 +173,10 @@ pub enum AccessLog {
 pub struct Listener {
     pub name: String,
     pub address: ListenAddress,
+    pub proxy_protocol: AcceptProxy,
     /// `None`: plain text.
     pub tls: Option<Arc<Acceptor>>,
+    pub limits: ListenerLimits,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,6 +193,10 @@ pub struct Upstream {
     pub discover: Option<Discover>,
     /// `None`: plain text.
     pub tls: Option<Arc<Connector>>,
+    /// The PROXY header that connections begin with.
+    pub proxy_protocol: Option<proxy_protocol::Version>,
+    /// What connections are made from; empty: the kernel chooses.
+    pub source: Vec<IpAddr>,
     pub health_check: Option<HealthCheck>,
     pub eject: Option<Eject>,
     /// Zero: a server gets its whole share at once.
@@ -359,4 +369,8 @@ pub struct WebSocket {
     pub origins: Vec<String>,
     /// `None`: clients are not pinged.
     pub ping: Option<Duration>,
+    /// Of the route's sessions.
+    pub bounds: Bounds,
+    /// The size beyond which a message ends its session.
+    pub max_message: Option<u64>,
 }

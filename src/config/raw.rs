@@ -4,19 +4,20 @@
 //! required: `resolve` says better than serde what is missing. The doc comments become the
 //! descriptions in the schema.
 
-use std::borrow::Cow;
-use std::fmt;
+mod entries;
+mod limits;
+
 use std::num::{NonZeroU32, NonZeroUsize};
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
 
 use super::units::{
-    OffOr, OptionalPeriod, Ordered, Period, Section, Switch, switch, switch_schema, word,
-    word_schema,
+    OffOr, OptionalPeriod, OptionalSize, Ordered, Period, Section, Switch, switch, switch_schema,
+    word, word_schema,
 };
+pub use entries::{ServerEntry, Statuses};
+pub use limits::{AcceptProxy, Limits, SendProxy};
 
 /// The configuration of prusik, a WebSocket-first reverse proxy and load balancer.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -29,7 +30,8 @@ pub struct File {
     pub admin: Option<OffOr<Admin>>,
     /// One JSON object a line for each request and session, or `off`. Default: on stdout.
     pub access_log: Option<OffOr<AccessLog>>,
-    /// Networks (`10.0.0.0/8`) or addresses whose forwarding headers are believed. Default: none.
+    /// Networks (`10.0.0.0/8`) or addresses whose forwarding headers, and PROXY headers, are
+    /// believed. Default: none.
     /// Who connects to a unix socket is always believed.
     #[schemars(extend("examples" = [["127.0.0.0/8", "10.0.0.0/8"]]))]
     pub trusted_proxies: Option<Vec<String>>,
@@ -125,8 +127,15 @@ pub struct Listener {
     /// Name for logs and for `match.listener`. Default: the address.
     #[schemars(extend("examples" = ["public"]))]
     pub name: Option<String>,
+    /// Whether each connection begins with a PROXY header that says who the client is. An upgrade
+    /// takes in a change.
+    #[serde(default, deserialize_with = "word")]
+    #[schemars(schema_with = "word_schema::<AcceptProxy>", extend("default" = "off"))]
+    pub proxy_protocol: Option<AcceptProxy>,
     /// TLS with clients. Default: plain text.
     pub tls: Option<OffOr<ListenerTls>>,
+    /// What clients may take.
+    pub limits: Option<Section<Limits>>,
 }
 
 /// Files are PEM, and are read again at each reload.
@@ -201,6 +210,16 @@ pub struct Upstream {
     pub discover: Option<Section<Discover>>,
     /// TLS with the servers, health checks included; `true` is `{}`. Default: plain text.
     pub tls: Option<Switch<UpstreamTls>>,
+    /// The PROXY header that begins each connection to a server and says who the client is.
+    /// Health checks send one that names nobody.
+    #[serde(default, deserialize_with = "word")]
+    #[schemars(schema_with = "word_schema::<SendProxy>", extend("default" = "off"))]
+    pub proxy_protocol: Option<SendProxy>,
+    /// Addresses of this machine to connect from, in turn. One has some 28,000 ports for each
+    /// server. Default: the kernel's choice.
+    #[schemars(length(min = 1))]
+    #[schemars(extend("examples" = [["10.0.0.5", "10.0.0.6"]]))]
+    pub source: Option<Vec<String>>,
     /// Checks that take a server out while it fails and bring it back. Default: none.
     pub health_check: Option<OffOr<HealthCheck>>,
     /// Takes a server out for a while when its connections fail. Default: never.
@@ -244,13 +263,6 @@ pub enum Balance {
     TwoChoices,
     /// The same `hash_key`, the same server.
     ConsistentHash,
-}
-
-/// `127.0.0.1:9080`, or a mapping that also has the server's weight and limits.
-#[derive(Debug)]
-pub enum ServerEntry {
-    Address(String),
-    Table(ServerTable),
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -324,13 +336,6 @@ pub enum HealthCheckKind {
     Http,
     /// Complete a handshake and answer a ping.
     Websocket,
-}
-
-/// A status (`200`) or a range of them (`200-399`).
-#[derive(Debug)]
-pub enum Statuses {
-    One(u64),
-    Range(String),
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -506,85 +511,17 @@ pub struct WebSocket {
     /// again, the session ends. `off`: never.
     #[schemars(extend("default" = "0s", "examples" = ["30s"]))]
     pub ping: Option<OptionalPeriod>,
-}
-
-impl<'de> Deserialize<'de> for ServerEntry {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ServerEntry, D::Error> {
-        struct AddressOrTable;
-
-        impl<'de> Visitor<'de> for AddressOrTable {
-            type Value = ServerEntry;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("an address such as 127.0.0.1:9080, or a mapping")
-            }
-
-            fn visit_str<E: Error>(self, address: &str) -> Result<ServerEntry, E> {
-                Ok(ServerEntry::Address(address.to_owned()))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ServerEntry, A::Error> {
-                ServerTable::deserialize(MapAccessDeserializer::new(map)).map(ServerEntry::Table)
-            }
-        }
-
-        deserializer.deserialize_any(AddressOrTable)
-    }
-}
-
-impl JsonSchema for ServerEntry {
-    fn schema_name() -> Cow<'static, str> {
-        "UpstreamServer".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "`127.0.0.1:9080`, or a mapping that also has the server's weight and limits.",
-            "oneOf": [{ "type": "string" }, generator.subschema_for::<ServerTable>()],
-        })
-    }
-}
-
-impl<'de> Deserialize<'de> for Statuses {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Statuses, D::Error> {
-        struct NumberOrRange;
-
-        impl Visitor<'_> for NumberOrRange {
-            type Value = Statuses;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a status such as 200 or a range such as 200-399")
-            }
-
-            fn visit_u64<E: Error>(self, status: u64) -> Result<Statuses, E> {
-                Ok(Statuses::One(status))
-            }
-
-            fn visit_i64<E: Error>(self, status: i64) -> Result<Statuses, E> {
-                Err(E::invalid_value(Unexpected::Signed(status), &self))
-            }
-
-            fn visit_str<E: Error>(self, range: &str) -> Result<Statuses, E> {
-                Ok(Statuses::Range(range.to_owned()))
-            }
-        }
-
-        deserializer.deserialize_any(NumberOrRange)
-    }
-}
-
-impl JsonSchema for Statuses {
-    fn schema_name() -> Cow<'static, str> {
-        "Statuses".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "A status (`200`) or a range of them (`200-399`).",
-            "oneOf": [
-                { "type": "integer", "minimum": 100, "maximum": 599 },
-                { "type": "string", "pattern": r"^[1-5][0-9]{2}(\s*-\s*[1-5][0-9]{2})?$" },
-            ]
-        })
-    }
+    /// Live sessions of the route, and handshakes under way: over it a handshake gets 503. 0: no
+    /// limit.
+    #[schemars(extend("default" = 0))]
+    pub max_sessions: Option<usize>,
+    /// The same for each client address, an IPv6 one with its whole /64: over it 429. 0: no limit.
+    #[schemars(extend("default" = 0))]
+    pub max_sessions_per_client: Option<usize>,
+    /// Handshakes that the route takes in a second, and in one burst: over it 429. 0: no limit.
+    #[schemars(extend("default" = 0, "maximum" = 1_000_000))]
+    pub handshakes_per_second: Option<u32>,
+    /// A message that is larger, as it is on the wire, ends its session with 1009. 0: no limit.
+    #[schemars(extend("default" = 0, "examples" = ["1MiB"]))]
+    pub max_message: Option<OptionalSize>,
 }

@@ -4,6 +4,8 @@
 //! All of them are visitors written by hand: serde's `untagged` and `flatten` would lose the path
 //! to what is wrong.
 
+mod sizes;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
@@ -12,6 +14,8 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Unexpected, Visitor};
+
+pub use sizes::{OptionalSize, Size};
 
 /// Timers add durations to the clock, and an unbounded sum would overflow it.
 const LONGEST: Duration = Duration::from_secs(3650 * 24 * 60 * 60);

@@ -12,6 +12,7 @@ pub mod client_address;
 pub mod forwarded;
 pub mod hop_by_hop;
 pub mod impostors;
+pub mod proxy_protocol;
 pub mod template;
 
 use bytes::Bytes;

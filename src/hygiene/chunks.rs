@@ -21,6 +21,8 @@ pub struct ChunkScanner {
     size: u64,
     /// Of the size line, or of all trailers.
     length: usize,
+    /// What the chunks have held so far.
+    content: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +54,7 @@ impl Default for ChunkScanner {
             at: At::Size(0),
             size: 0,
             length: 0,
+            content: 0,
         }
     }
 }
@@ -59,6 +62,11 @@ impl Default for ChunkScanner {
 impl ChunkScanner {
     pub fn is_done(&self) -> bool {
         self.at == At::End
+    }
+
+    /// Bytes of the body itself so far.
+    pub fn content(&self) -> u64 {
+        self.content
     }
 
     /// How many of `bytes` belong to the body: all, unless it ends among them.
@@ -69,6 +77,7 @@ impl ChunkScanner {
                 let left = usize::try_from(self.size).unwrap_or(usize::MAX);
                 let part = left.min(bytes.len() - index);
                 self.size -= part as u64;
+                self.content += part as u64;
                 index += part;
                 if self.size == 0 {
                     self.at = At::DataEnd;

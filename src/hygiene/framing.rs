@@ -13,6 +13,16 @@ pub enum Framing {
     Chunked,
 }
 
+impl Framing {
+    /// As far as the head says it.
+    pub fn length(self) -> u64 {
+        match self {
+            Self::Length(length) => length,
+            Self::None | Self::Chunked => 0,
+        }
+    }
+}
+
 /// Nineteen digits could overflow; nobody sends an exabyte.
 const LENGTH_DIGITS: usize = 18;
 

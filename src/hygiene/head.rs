@@ -10,14 +10,29 @@ use http::StatusCode;
 use super::framing::{self, Framing};
 use super::{Refusal, authority, is_control, is_token, target, trim};
 
-/// A head in all.
-pub const HEAD_MAX: usize = 64 * 1024;
-
 /// A request line: Pingora writes some of its bytes as three, and its URI type holds 64 KiB.
 const LINE_MAX: usize = 16 * 1024;
 
 /// As many as Pingora's parser has room for.
-const FIELDS_MAX: usize = 256;
+pub const FIELDS_MAX: usize = 256;
+
+/// What a head may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// Bytes in all.
+    pub size: usize,
+    /// At most [`FIELDS_MAX`].
+    pub fields: usize,
+}
+
+impl Default for HeadLimits {
+    fn default() -> Self {
+        Self {
+            size: 64 * 1024,
+            fields: FIELDS_MAX,
+        }
+    }
+}
 
 /// A head that may go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +40,8 @@ pub struct Sound {
     /// The index behind its blank line.
     pub end: usize,
     pub framing: Framing,
+    /// The client waits for a word before it sends the body.
+    pub expects: bool,
     /// Where its target stands, if that is [odd](target::is_odd).
     pub odd: Option<Range<usize>>,
 }
@@ -32,6 +49,7 @@ pub struct Sound {
 /// Follows one head.
 #[derive(Debug, Default)]
 pub struct HeadCheck {
+    limits: HeadLimits,
     /// Where the line begins that is not whole yet.
     line: usize,
     /// How far its end has been looked for.
@@ -56,13 +74,20 @@ enum Version {
 }
 
 impl HeadCheck {
+    pub fn new(limits: HeadLimits) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
+    }
+
     /// `bytes` are all that have come, from the head's first on; call it again with more of them
     /// as long as there is neither a sound head nor a refusal.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Option<Sound>, Refusal> {
         while let Some(found) = memchr::memchr(b'\n', &bytes[self.looked..]) {
             let line_feed = self.looked + found;
             let line = self.line..line_feed.saturating_sub(1).max(self.line);
-            if line_feed >= HEAD_MAX {
+            if line_feed >= self.limits.size {
                 return Err(TOO_LARGE);
             }
             if line_feed == self.line || bytes[line.end] != b'\r' {
@@ -89,7 +114,7 @@ impl HeadCheck {
         if self.version.is_none() && bytes.len() > LINE_MAX {
             return Err(TOO_LONG);
         }
-        if bytes.len() > HEAD_MAX {
+        if bytes.len() > self.limits.size {
             return Err(TOO_LARGE);
         }
         Ok(None)
@@ -148,7 +173,7 @@ impl HeadCheck {
             return Err(Refusal::bad("a field is folded over lines"));
         }
         self.fields += 1;
-        if self.fields > FIELDS_MAX {
+        if self.fields > self.limits.fields {
             return Err(TOO_LARGE);
         }
         let (name, value) = text
@@ -244,6 +269,7 @@ impl HeadCheck {
         Ok(Sound {
             end: self.line,
             framing,
+            expects: self.expects,
             odd: self.odd.take(),
         })
     }
@@ -251,7 +277,7 @@ impl HeadCheck {
 
 const TOO_LARGE: Refusal = Refusal::new(
     StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-    "the head is larger than 64 KiB, or has more than 256 fields",
+    "the head is larger, or has more fields, than this listener takes",
 );
 
 const TOO_LONG: Refusal = Refusal::new(

@@ -262,6 +262,7 @@ fn send_parcel(
                 number,
                 listener: listeners.get(*listener).cloned().unwrap_or_default(),
                 kind: client.transport.kind(),
+                proxied: client.ticket.proxied.as_deref().copied(),
             };
             let descriptors = [client.transport.as_fd()];
             wire::send_with(stream, &message, [&[], &client.early], &descriptors)

@@ -136,6 +136,7 @@ impl Signals {
 
 /// Serves until a signal or a new process ends it.
 pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), StartError> {
+    crate::limits::descriptors::raise();
     // Before anything is served: a signal that comes early must not kill the process.
     let mut signals = Signals::install()?;
     let (inherited, predecessor) = take_over::sort(origin.named);

@@ -8,18 +8,23 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 
 use super::wire::{self, Frame};
-use crate::proxy::Generation;
+use crate::app::App;
+use crate::listener::Ticket;
 use crate::session::Session;
 use crate::session::leg::Leg;
 use crate::session::live::Live;
-use crate::session::registry::Registry;
 use crate::session::relay::{Limits, Relay};
 use crate::session::traffic::Traffic;
 use crate::session::transport::Transport;
 use crate::upstream::{Lease, Server};
 
 pub fn pack(session: &Session) -> wire::Session {
-    let Session { relay, live, .. } = session;
+    let Session {
+        relay,
+        live,
+        ticket,
+        ..
+    } = session;
     let Limits { idle, end, ping } = relay.limits;
     let leg = |leg: &Leg| wire::Leg {
         kind: leg.transport.kind(),
@@ -37,16 +42,13 @@ pub fn pack(session: &Session) -> wire::Session {
         left: end.map(|end| end.saturating_duration_since(Instant::now())),
         ping,
         quiet: relay.last_activity.elapsed(),
+        proxied: ticket.proxied.as_deref().copied(),
     }
 }
 
 /// Must run inside the runtime. `frame`: what came with the session.
-pub fn unpack(
-    state: wire::Session,
-    frame: Frame,
-    generation: &Generation,
-    registry: &Arc<Registry>,
-) -> io::Result<Session> {
+pub fn unpack(state: wire::Session, frame: Frame, app: &App) -> io::Result<Session> {
+    let generation = app.generation();
     let Ok([client, server]) = <[OwnedFd; 2]>::try_from(frame.descriptors) else {
         return Err(io::Error::other("a session came without its two sockets"));
     };
@@ -70,9 +72,23 @@ pub fn unpack(
         }
         None => Lease::of_session(Arc::new(Server::new(identity.server))),
     };
+    let client = leg(state.client, client, &frame.to_client)?;
+    // One that came in on a listener which is gone counts on none.
+    let mut listeners = labels.listeners.iter();
+    let bound = listeners
+        .position(|name| *name == identity.listener)
+        .and_then(|number| generation.bound(number));
+    let ticket = match bound {
+        Some(number) => app.adopt(number, &client.transport, state.proxied),
+        None => Ticket {
+            seat: None,
+            proxied: state.proxied.map(Box::new),
+        },
+    };
+    let place = generation.adopt(&identity);
     let traffic = Arc::new(Traffic::continued(state.age, state.counts));
     let relay = Relay::continued(
-        leg(state.client, client, &frame.to_client)?,
+        client,
         leg(state.server, server, &frame.to_server)?,
         traffic.clone(),
         Limits {
@@ -82,8 +98,14 @@ pub fn unpack(
         },
         now.checked_sub(state.quiet).unwrap_or(now),
     );
-    let live = registry.register(Live { identity, traffic });
-    Ok(Session { relay, live, lease })
+    let live = app.sessions().register(Live { identity, traffic });
+    Ok(Session {
+        relay,
+        live,
+        lease,
+        ticket,
+        place,
+    })
 }
 
 fn leg(state: wire::Leg, descriptor: OwnedFd, waiting: &[u8]) -> io::Result<Leg> {

@@ -17,7 +17,8 @@ use super::packing;
 use super::wire::{self, Frame, Message};
 use crate::admin::view::State;
 use crate::app::{App, manner};
-use crate::listener::{Binder, Inherited};
+use crate::forward::proxy_protocol::Ends;
+use crate::listener::{Binder, ClientEnd, Inherited};
 use crate::session::Session;
 use crate::session::drain::Manner;
 use crate::session::live::Live;
@@ -109,7 +110,8 @@ impl Predecessor {
                     number,
                     listener,
                     kind,
-                } => (number, idle_of(app, &listener, kind, frame)),
+                    proxied,
+                } => (number, idle_of(app, &listener, (kind, proxied), frame)),
                 Message::Drain(drain) => {
                     newcomers.go_on(app, drain);
                     continue;
@@ -145,14 +147,14 @@ impl Predecessor {
 /// Here, and not served yet.
 enum Taken {
     Session(Box<Session>),
-    Idle(usize, Transport, BytesMut),
+    Idle(usize, ClientEnd),
 }
 
 impl Taken {
     fn serve(self, app: &App) {
         match self {
             Self::Session(session) => app.carrier().carry(*session),
-            Self::Idle(listener, transport, early) => app.serve(listener, transport, early),
+            Self::Idle(listener, client) => app.serve(listener, client),
         }
     }
 }
@@ -161,11 +163,16 @@ fn session_of(app: &App, state: wire::Session, frame: Frame) -> io::Result<Taken
     if app.state() == State::Draining {
         return Err(io::Error::other("it stops already"));
     }
-    let session = packing::unpack(state, frame, &app.generation(), app.sessions())?;
+    let session = packing::unpack(state, frame, app)?;
     Ok(Taken::Session(Box::new(session)))
 }
 
-fn idle_of(app: &App, listener: &str, kind: TransportKind, frame: Frame) -> io::Result<Taken> {
+fn idle_of(
+    app: &App,
+    listener: &str,
+    (kind, proxied): (TransportKind, Option<Ends>),
+    frame: Frame,
+) -> io::Result<Taken> {
     let listening = app.listening();
     let index = listening
         .iter()
@@ -173,12 +180,17 @@ fn idle_of(app: &App, listener: &str, kind: TransportKind, frame: Frame) -> io::
     let descriptor = frame.descriptors.into_iter().next();
     let descriptor =
         descriptor.ok_or_else(|| io::Error::other("a connection came without its socket"))?;
-    Ok(Taken::Idle(
-        // A listener that is gone: whoever came in on it is served as by the first one.
-        index.unwrap_or(0),
-        Transport::from_descriptor(kind, descriptor)?,
-        BytesMut::from(&frame.to_server[..]),
-    ))
+    // A listener that is gone: whoever came in on it is served as by the first one.
+    let index = index.unwrap_or(0);
+    let transport = Transport::from_descriptor(kind, descriptor)?;
+    let ticket = app.adopt(index, &transport, proxied);
+    let client = ClientEnd {
+        transport,
+        early: BytesMut::from(&frame.to_server[..]),
+        ended: false,
+        ticket,
+    };
+    Ok(Taken::Idle(index, client))
 }
 
 /// Whether this process would let such a session begin: its route is there, and its server is

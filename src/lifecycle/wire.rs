@@ -31,6 +31,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::forward::proxy_protocol::Ends;
 use crate::listener::Binder;
 use crate::session::frames::FrameScanner;
 use crate::session::live::Identity;
@@ -85,6 +86,9 @@ pub enum Message {
         number: u64,
         listener: String,
         kind: TransportKind,
+        /// As a PROXY header has named them.
+        #[serde(default)]
+        proxied: Option<Ends>,
     },
     Adopted {
         number: u64,
@@ -126,6 +130,9 @@ pub struct Session {
     pub ping: Option<Duration>,
     /// Since the last byte.
     pub quiet: Duration,
+    /// The ends of the client's connection, as a PROXY header has named them.
+    #[serde(default)]
+    pub proxied: Option<Ends>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -264,6 +271,7 @@ mod tests {
             number: 7,
             listener: "127.0.0.1:9090".to_owned(),
             kind: TransportKind::Unix,
+            proxied: None,
         };
         send_with(&old, &message, [b"", b"early"], &[theirs.as_fd()]).unwrap();
         send(&old, &Message::End).unwrap();

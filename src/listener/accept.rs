@@ -7,18 +7,22 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::BytesMut;
-use log::{debug, error, warn};
+use log::{error, warn};
 use pingora::apps::ServerApp;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
 use pingora_proxy::HttpProxy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::door::LINGERING_MAX;
+use super::entrance::{Entrance, Ticket};
 use super::socket::{BoundListener, ListeningSocket};
-use super::stream::ClientStream;
+use super::stream::{ClientEnd, ClientStream};
+use crate::observe::access_log::AccessLog;
 use crate::proxy::{Gateway, Generation};
 use crate::session::transport::Transport;
 use crate::session::{Carrier, Session};
@@ -29,60 +33,115 @@ pub type Connections = TaskTracker;
 /// Our side of the door to Pingora's proxy: sees each connection before it is HTTP, and gets
 /// back what is left of it afterwards.
 pub struct Edge {
-    current: Arc<ArcSwap<Generation>>,
+    pub(super) current: Arc<ArcSwap<Generation>>,
     proxy: Arc<HttpProxy<Gateway>>,
     carrier: Arc<Carrier>,
-    connections: Connections,
-    stopping: ShutdownWatch,
+    pub(super) log: Arc<AccessLog>,
+    pub(super) connections: Connections,
+    pub(super) stopping: ShutdownWatch,
+    /// As the listeners were bound.
+    pub(super) entrances: Vec<Arc<Entrance>>,
+    /// Connections for which there are descriptors.
+    ceiling: usize,
+    /// Clients that were turned away and still read why.
+    pub(super) lingering: Arc<Semaphore>,
     /// Idle connections leave for another process.
     moving: watch::Receiver<bool>,
 }
 
+/// How a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// It was just accepted.
+    New {
+        /// By when its first head must be there.
+        deadline: Instant,
+    },
+    /// It had been served already, here or by another process.
+    Moved,
+}
+
 impl Edge {
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the one place that knows all parts calls it"
+    )]
     pub fn new(
         current: Arc<ArcSwap<Generation>>,
         proxy: HttpProxy<Gateway>,
         carrier: Arc<Carrier>,
+        log: Arc<AccessLog>,
         connections: Connections,
         stopping: ShutdownWatch,
         moving: watch::Receiver<bool>,
+        ceiling: usize,
     ) -> Self {
+        let listeners = current.load().config.listeners.clone();
+        let entrances = listeners
+            .iter()
+            .enumerate()
+            .map(|(number, listener)| Arc::new(Entrance::new(number, listener.limits)))
+            .collect();
         Self {
             current,
             proxy: Arc::new(proxy),
             carrier,
+            log,
             connections,
             stopping,
+            entrances,
+            ceiling,
+            lingering: Arc::new(Semaphore::new(LINGERING_MAX)),
             moving,
         }
     }
 
-    /// Serves a connection that was just accepted, by TLS if the listener has it.
-    pub fn admit(self: &Arc<Self>, listener: usize, transport: Transport) {
-        let Some(tls) = self.current.load().tls_of(listener).cloned() else {
-            return self.serve(listener, transport, BytesMut::new());
-        };
-        let edge = self.clone();
-        let mut stopping = self.stopping.clone();
-        self.connections.spawn(async move {
-            let peer = transport.addresses().0;
-            let accepted = tokio::select! {
-                accepted = tls.accept(transport) => accepted,
-                _ = stopping.wait_for(|stops| *stops) => return,
-            };
-            match accepted {
-                Ok(transport) => edge.serve(listener, transport, BytesMut::new()),
-                Err(error) => debug!("TLS handshake with {peer:?}: {error}"),
-            }
-        });
-    }
-
     /// Serves a connection that came in on this listener; `early` has been read from it already.
-    pub fn serve(self: &Arc<Self>, listener: usize, transport: Transport, early: BytesMut) {
+    pub fn serve(
+        self: &Arc<Self>,
+        listener: usize,
+        transport: Transport,
+        early: BytesMut,
+        ticket: Ticket,
+        arrival: Arrival,
+    ) {
         let edge = self.clone();
-        let stream = ClientStream::new(listener, transport, early);
+        let entrance = self.entrances[listener].clone();
+        let stream = ClientStream::new(entrance, transport, early, ticket, arrival);
         self.connections
             .spawn(async move { edge.converse(listener, stream).await });
+    }
+
+    /// Serves on what had been on its way to another process.
+    pub fn serve_again(self: &Arc<Self>, listener: usize, client: ClientEnd) {
+        let ClientEnd {
+            transport,
+            early,
+            ticket,
+            ..
+        } = client;
+        self.serve(listener, transport, early, ticket, Arrival::Moved);
+    }
+
+    /// What the present configuration allows, for every listener.
+    pub fn set_limits(&self, generation: &Generation) {
+        for entrance in &self.entrances {
+            let number = generation.listener(entrance.number);
+            entrance.set_limits(generation.config.listeners[number].limits);
+        }
+    }
+
+    pub fn entrances(&self) -> &[Arc<Entrance>] {
+        &self.entrances
+    }
+
+    pub fn ceiling(&self) -> usize {
+        self.ceiling
+    }
+
+    /// Whether there is room for one more client and its server.
+    pub(super) fn has_descriptors(&self) -> bool {
+        self.connections.len() < self.ceiling
     }
 
     /// HTTP until the end of the connection, or until it is a session or to move.
@@ -110,7 +169,7 @@ impl Edge {
             None => {
                 // The move may have been called off in the meantime.
                 if let Some(client) = self.carrier.send_idle(listener, client) {
-                    self.serve(listener, client.transport, client.early);
+                    self.serve_again(listener, client);
                 }
             }
         }
@@ -120,7 +179,13 @@ impl Edge {
     /// answer. It is one that no server is asked: a handshake that lacks its key.
     pub async fn probe(self: &Arc<Self>) -> io::Result<()> {
         let (mut client, ours) = UnixStream::pair()?;
-        let stream = ClientStream::new(0, Transport::Unix(ours), BytesMut::new());
+        let stream = ClientStream::new(
+            self.entrances[0].clone(),
+            Transport::Unix(ours),
+            BytesMut::new(),
+            Ticket::default(),
+            Arrival::Moved,
+        );
         stream.connection().mark_as_probe();
         let edge = self.clone();
         self.connections

@@ -6,12 +6,16 @@
 //! after a fixed time. See `docs/decisions.md`.
 
 mod accept;
+mod door;
+mod entrance;
 pub mod head;
+mod pace;
 mod reading;
 mod socket;
 pub mod stream;
 
-pub use accept::{Accepting, Connections, Edge, serve};
+pub use accept::{Accepting, Arrival, Connections, Edge, serve};
+pub use entrance::{Entrance, Ticket};
 pub use reading::Refused;
 pub use socket::{BindError, Binder, BoundListener, Inherited, bind, is_stale};
 pub use stream::{ClientEnd, ClientStream, Connection, Reading};

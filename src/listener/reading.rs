@@ -7,8 +7,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
+use http::StatusCode;
 use tokio::io::{AsyncRead, ReadBuf};
 
+use super::pace::Pace;
 use super::stream::{ClientStream, Reading};
 use crate::hygiene::Refusal;
 use crate::hygiene::chunks::{Broken, ChunkScanner};
@@ -21,6 +23,23 @@ const HELD_MAX: usize = 64 * 1024;
 
 /// What Pingora gets instead of a head that is refused: the proxy answers it with the refusal.
 const SUBSTITUTE: &[u8] = b"GET / HTTP/1.1\r\nHost: refused\r\n\r\n";
+
+const SLOW_HEAD: Refusal = Refusal::new(
+    StatusCode::REQUEST_TIMEOUT,
+    "the head did not arrive in the time that this listener gives it",
+);
+
+const LARGE_BODY: Refusal = Refusal::new(
+    StatusCode::PAYLOAD_TOO_LARGE,
+    "the body is larger than this listener takes",
+);
+
+const SLOW_BODY: Refusal = Refusal::new(
+    StatusCode::REQUEST_TIMEOUT,
+    "the body comes more slowly than this listener waits for it",
+);
+
+const BROKEN_BODY: Refusal = Refusal::bad("the body is not framed in chunks as it must be");
 
 /// How much of a refused request line the log gets.
 const LOGGED_MAX: usize = 1024;
@@ -43,6 +62,7 @@ pub(super) struct Intake {
     /// So much of `ahead` is the rest of a sound head.
     ready: usize,
     body: Body,
+    pace: Pace,
 }
 
 /// What is to come of the body of the request whose head Pingora has.
@@ -59,6 +79,14 @@ impl Default for Body {
 }
 
 impl Body {
+    /// The bytes of a chunked one so far; the length of others was looked at before.
+    fn content(&self) -> u64 {
+        match self {
+            Self::Left(_) => 0,
+            Self::Chunked(chunks) => chunks.content(),
+        }
+    }
+
     fn is_done(&self) -> bool {
         match self {
             Self::Left(left) => *left == 0,
@@ -104,8 +132,13 @@ impl Intake {
         self.ready -= self.deliver(self.ready, buf);
     }
 
-    /// The head is whole; `framing` is what its body has.
-    fn begin(&mut self, framing: Framing) {
+    /// The head is whole.
+    fn begin(&mut self, sound: &Sound) {
+        self.pace = Pace::new(sound.expects);
+        self.begin_body(sound.framing);
+    }
+
+    fn begin_body(&mut self, framing: Framing) {
         self.head = HeadCheck::default();
         self.body = match framing {
             Framing::None => Body::Left(0),
@@ -116,7 +149,7 @@ impl Intake {
 
     /// As [`Intake::begin`], of a head that stands in `ahead`.
     fn begin_waiting(&mut self, sound: &Sound) {
-        self.begin(sound.framing);
+        self.begin(sound);
         self.ready = sound.end;
         if let Some(odd) = &sound.odd {
             let encoded = target::encode_odd(&self.ahead[odd.clone()]);
@@ -138,6 +171,24 @@ impl Intake {
 }
 
 impl ClientStream {
+    /// Whether what comes next is a head, or the rest of one.
+    pub(super) fn awaits_head(&self) -> bool {
+        let intake = &self.intake;
+        self.connection.reading() == Reading::Head
+            && intake.body.is_done()
+            && intake.ready == 0
+            && self.io.is_some()
+    }
+
+    /// The time for it is up: a client that has begun to ask is told, to others the connection just
+    /// ends.
+    pub(super) fn end_wait_for_head(&mut self, buf: &mut ReadBuf<'_>) {
+        self.connection.clear_deadline();
+        if !self.intake.ahead.is_empty() {
+            self.refuse(SLOW_HEAD, buf);
+        }
+    }
+
     pub(super) fn poll_reading(
         &mut self,
         cx: &mut Context<'_>,
@@ -208,27 +259,33 @@ impl ClientStream {
 
     /// Gives out a head when it is whole and sound, and its substitute when it is refused.
     fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.intake.ahead.is_empty() {
+            self.intake.head = HeadCheck::new(self.connection.entrance.limits().head);
+        }
         if self.intake.ahead.is_empty() && !self.intake.ended {
             // Nearly every head comes whole and is given out from where it was read to.
             let before = buf.filled().len();
             ready!(self.poll_socket(cx, buf))?;
             let intake = &mut self.intake;
             intake.ended = buf.filled().len() == before;
-            match intake.head.feed(&buf.filled()[before..]) {
+            let checked = intake.head.feed(&buf.filled()[before..]);
+            match checked.and_then(|sound| self.check_length(sound)) {
                 Ok(Some(sound)) if sound.odd.is_none() => {
-                    intake.begin(sound.framing);
+                    let intake = &mut self.intake;
+                    intake.begin(&sound);
                     intake.put_back(buf, before + sound.end);
                     return Poll::Ready(Ok(()));
                 }
                 Ok(Some(sound)) => {
+                    let intake = &mut self.intake;
                     intake.put_back(buf, before);
                     intake.begin_waiting(&sound);
                     intake.deliver_head(buf);
                     return Poll::Ready(Ok(()));
                 }
-                Ok(None) => intake.put_back(buf, before),
+                Ok(None) => self.intake.put_back(buf, before),
                 Err(refusal) => {
-                    intake.put_back(buf, before);
+                    self.intake.put_back(buf, before);
                     self.refuse(refusal, buf);
                     return Poll::Ready(Ok(()));
                 }
@@ -236,14 +293,20 @@ impl ClientStream {
         }
         loop {
             let intake = &mut self.intake;
-            match intake.head.feed(&intake.ahead) {
+            let checked = intake.head.feed(&intake.ahead);
+            match checked.and_then(|sound| self.check_length(sound)) {
                 Ok(Some(sound)) => {
-                    intake.begin_waiting(&sound);
-                    intake.deliver_head(buf);
+                    self.intake.begin_waiting(&sound);
+                    self.intake.deliver_head(buf);
                     return Poll::Ready(Ok(()));
                 }
-                Ok(None) if !intake.ended => ready!(self.poll_more(cx))?,
-                Ok(None) if intake.ahead.is_empty() => return Poll::Ready(Ok(())),
+                Ok(None) if !self.intake.ended => {
+                    if !self.intake.ahead.is_empty() {
+                        self.connection.begin_head();
+                    }
+                    ready!(self.poll_more(cx))?;
+                }
+                Ok(None) if self.intake.ahead.is_empty() => return Poll::Ready(Ok(())),
                 Ok(None) => {
                     self.refuse(Refusal::bad("the connection ended within the head"), buf);
                     return Poll::Ready(Ok(()));
@@ -256,29 +319,63 @@ impl ClientStream {
         }
     }
 
+    /// A body that is said to be too large need not be sent.
+    fn check_length(&self, sound: Option<Sound>) -> Result<Option<Sound>, Refusal> {
+        match (&sound, self.connection.entrance.limits().body_size) {
+            (Some(sound), Some(most)) if sound.framing.length() > most => Err(LARGE_BODY),
+            _ => Ok(sound),
+        }
+    }
+
     /// Gives out no byte behind the body's last one.
     fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.intake.body.is_done() {
             return self.poll_held(cx);
         }
         let before = buf.filled().len();
-        ready!(self.poll_ahead_or_socket(cx, buf))?;
-        match self.intake.body.feed(&buf.filled()[before..]) {
-            Ok(part) => {
-                self.intake.put_back(buf, before + part);
-                Poll::Ready(Ok(()))
-            }
-            Err(Broken) => {
-                buf.set_filled(before);
-                let reason = "the body is not framed in chunks as it must be";
-                self.connection.set_refused(Refused {
-                    refusal: Refusal::bad(reason),
-                    method: String::new(),
-                    target: String::new(),
-                });
-                Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, reason)))
+        let rate = self.connection.entrance.limits().body_rate;
+        match (self.poll_ahead_or_socket(cx, buf), rate) {
+            (Poll::Pending, None) => return Poll::Pending,
+            (Poll::Pending, Some(rate)) => match self.intake.pace.left(rate) {
+                Some(left) => {
+                    // Polled again when it is over.
+                    self.connection.set_end(left);
+                    return Poll::Pending;
+                }
+                None => {
+                    self.connection.clear_end();
+                    return Poll::Ready(self.refuse_body(SLOW_BODY));
+                }
+            },
+            (Poll::Ready(read), rate) => {
+                read?;
+                if rate.is_some() {
+                    self.intake.pace.go_on(buf.filled().len() - before);
+                    self.connection.clear_end();
+                }
             }
         }
+        let Ok(part) = self.intake.body.feed(&buf.filled()[before..]) else {
+            buf.set_filled(before);
+            return Poll::Ready(self.refuse_body(BROKEN_BODY));
+        };
+        let most = self.connection.entrance.limits().body_size;
+        if self.intake.body.content() > most.unwrap_or(u64::MAX) {
+            buf.set_filled(before);
+            return Poll::Ready(self.refuse_body(LARGE_BODY));
+        }
+        self.intake.put_back(buf, before + part);
+        Poll::Ready(Ok(()))
+    }
+
+    /// It was a request until now: the proxy finds the refusal behind the error.
+    fn refuse_body(&self, refusal: Refusal) -> io::Result<()> {
+        self.connection.set_refused(Refused {
+            refusal,
+            method: String::new(),
+            target: String::new(),
+        });
+        Err(io::Error::new(io::ErrorKind::InvalidData, refusal.reason))
     }
 
     /// The proxy has to answer, so that the client is told and the log has a line: it gets a head
@@ -293,7 +390,7 @@ impl ClientStream {
             method: text(method),
             target: text(target),
         });
-        self.intake.begin(Framing::None);
+        self.intake.begin_body(Framing::None);
         self.intake.ahead = BytesMut::from(SUBSTITUTE);
         self.intake.ready = SUBSTITUTE.len();
         self.intake.deliver_head(buf);

@@ -34,6 +34,8 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::accept::Arrival;
+use super::entrance::{Entrance, Ticket};
 use super::reading::{Intake, Refused};
 use crate::session::Upgraded;
 use crate::session::transport::{Security, Transport};
@@ -69,6 +71,7 @@ pub struct ClientEnd {
     pub early: BytesMut,
     /// The client sends nothing more.
     pub ended: bool,
+    pub ticket: Ticket,
 }
 
 /// What the proxy's phases know of a connection, and how they steer its stream.
@@ -76,7 +79,9 @@ pub struct ClientEnd {
 pub struct Connection {
     /// Which of the bound listeners it came in on.
     pub listener: usize,
-    /// `None` on a unix socket.
+    /// Where it came in, with the limits that hold there now.
+    pub(super) entrance: Arc<Entrance>,
+    /// Who has connected, or whom a PROXY header has named. `None` on a unix socket.
     pub peer: Option<SocketAddr>,
     pub local: Option<SocketAddr>,
     pub security: Security,
@@ -103,10 +108,14 @@ pub struct Connection {
 }
 
 impl Connection {
-    fn new(listener: usize, transport: &Transport) -> Self {
-        let (peer, local) = transport.addresses();
+    fn new(entrance: Arc<Entrance>, transport: &Transport, ticket: &Ticket) -> Self {
+        let (peer, local) = match &ticket.proxied {
+            Some(ends) => (Some(ends.peer), Some(ends.local)),
+            None => transport.addresses(),
+        };
         Self {
-            listener,
+            listener: entrance.number,
+            entrance,
             peer,
             local,
             security: transport.security(),
@@ -202,8 +211,25 @@ impl Connection {
 
     /// From now on the exchange fails after this time, whatever moves.
     pub fn set_end(&self, after: Duration) {
-        self.end
-            .store(self.millis_now() + after.as_millis() as u64, Relaxed);
+        let end = self.millis_now() + after.as_millis() as u64;
+        self.end.store(end.max(1), Relaxed);
+    }
+
+    /// The connection ends when the next head does not begin within the listener's `idle`.
+    pub fn set_deadline_for_idle(&self) {
+        self.set_deadline(self.entrance.limits().idle);
+    }
+
+    /// A part of a head is there: the rest must come in the listener's `header_timeout`.
+    pub(super) fn begin_head(&self) {
+        if self.end.load(Relaxed) == 0 {
+            self.clear_deadline();
+            self.set_end(self.entrance.limits().header_timeout);
+        }
+    }
+
+    pub(super) fn clear_end(&self) {
+        self.end.store(0, Relaxed);
     }
 
     pub fn clear_deadline(&self) {
@@ -256,16 +282,32 @@ pub struct ClientStream {
     pub(super) io: Option<BufWriter<Transport>>,
     pub(super) connection: Arc<Connection>,
     pub(super) intake: Intake,
+    ticket: Ticket,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl ClientStream {
     /// `early` has been read from it already.
-    pub fn new(listener: usize, transport: Transport, early: BytesMut) -> Self {
+    pub fn new(
+        entrance: Arc<Entrance>,
+        transport: Transport,
+        early: BytesMut,
+        ticket: Ticket,
+        arrival: Arrival,
+    ) -> Self {
+        let connection = Connection::new(entrance, &transport, &ticket);
+        match arrival {
+            Arrival::New { deadline } => {
+                connection.set_end(deadline.saturating_duration_since(connection.born));
+            }
+            Arrival::Moved if early.is_empty() => connection.set_deadline_for_idle(),
+            Arrival::Moved => connection.begin_head(),
+        }
         Self {
-            connection: Arc::new(Connection::new(listener, &transport)),
+            connection: Arc::new(connection),
             io: Some(BufWriter::with_capacity(WRITE_BUFFER, transport)),
             intake: Intake::new(early),
+            ticket,
             timer: None,
         }
     }
@@ -296,6 +338,7 @@ impl ClientStream {
                 transport: io.into_inner(),
                 early: self.intake.ahead.split(),
                 ended: self.intake.ended,
+                ticket: std::mem::take(&mut self.ticket),
             });
         }
         Poll::Ready(Ok(()))
@@ -358,6 +401,10 @@ impl AsyncRead for ClientStream {
             && let Poll::Ready(Err(error)) = Pin::new(io).poll_flush(cx)
         {
             return Poll::Ready(Err(error));
+        }
+        if stream.awaits_head() && stream.poll_deadline(cx).is_ready() {
+            stream.end_wait_for_head(buf);
+            return Poll::Ready(Ok(()));
         }
         stream.or_deadline(cx, Poll::Pending)
     }

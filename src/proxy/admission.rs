@@ -12,7 +12,9 @@ use super::exchange::{Exchange, Handshake};
 use super::fields::path_length;
 use super::handshake::{self, Upgrade};
 use crate::config::Route;
+use crate::forward::client_address::ClientAddress;
 use crate::hygiene::{Refusal, response, target};
+use crate::limits::{Bounds, ClientKey, Full, Seat};
 use crate::route::{RequestKey, lenient, normalise};
 use crate::session::traffic::Traffic;
 
@@ -94,6 +96,7 @@ pub fn admit(session: &mut Session, exchange: &mut Exchange, route: &Route) -> R
         return Err(Refusal::new(StatusCode::FORBIDDEN, reason));
     };
     handshake::check_origin(websocket, headers)?;
+    exchange.place = enter(exchange, &websocket.bounds)?;
     // Pingora forwards an upgrade only when the field is exactly this.
     let upgrade = session
         .req_header_mut()
@@ -106,6 +109,32 @@ pub fn admit(session: &mut Session, exchange: &mut Exchange, route: &Route) -> R
         extended: false,
     });
     Ok(())
+}
+
+/// Counts the session that may come of it, if the route has room for it.
+fn enter(exchange: &Exchange, bounds: &Bounds) -> Result<Option<Seat>, Refusal> {
+    let Some(route) = exchange.route else {
+        return Ok(None);
+    };
+    let client = match exchange.client {
+        ClientAddress::Ip(address) => Some(ClientKey::of(address)),
+        ClientAddress::Unix => None,
+    };
+    let entered = exchange.generation.gate(route).enter(client, bounds);
+    entered.map(Some).map_err(|full| match full {
+        Full::All => Refusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "this route has as many sessions as it may",
+        ),
+        Full::Client => Refusal::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "this client has as many sessions as it may",
+        ),
+        Full::Rate => Refusal::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "this route takes no more handshakes in this second",
+        ),
+    })
 }
 
 /// No answer passes that could be read in two ways, nor interim ones without end.

@@ -6,8 +6,7 @@ use pingora::Result;
 use pingora::http::ResponseHeader;
 use pingora_proxy::Session;
 
-/// What a client is to do when there is no server now: come back in so many seconds.
-const RETRY_AFTER: &str = "2";
+use crate::limits::RETRY_AFTER;
 
 /// A response of our own.
 pub struct Answer {
@@ -21,7 +20,10 @@ impl Answer {
     pub fn error(status: StatusCode, reason: &str) -> Self {
         let value = HeaderValue::from_static;
         let mut fields = vec![(header::CACHE_CONTROL, value("no-store"))];
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(
+            status,
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+        ) {
             fields.push((header::RETRY_AFTER, value(RETRY_AFTER)));
         }
         if status == StatusCode::UPGRADE_REQUIRED {

@@ -1,7 +1,7 @@
 //! What is known of one request, from its head to its log line.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,6 +11,8 @@ use super::generation::Generation;
 use crate::config::Route;
 use crate::forward::Trust;
 use crate::forward::client_address::ClientAddress;
+use crate::forward::proxy_protocol::{Ends, Source};
+use crate::limits::Seat;
 use crate::listener::{Connection, Refused};
 use crate::session::handshake::ServerEnd;
 use crate::session::registry::Registered;
@@ -50,6 +52,8 @@ pub struct Exchange {
     /// There was one among them that the client is not to get.
     pub has_unwanted: bool,
     pub handshake: Option<Handshake>,
+    /// The session that may come of it, counted on its route.
+    pub place: Option<Seat>,
     /// Held while it is an upgraded session.
     pub live: Option<Registered>,
     /// The session ended by a fault, not by one of its sides.
@@ -97,6 +101,7 @@ impl Exchange {
             interim: 0,
             has_unwanted: false,
             handshake: None,
+            place: None,
             live: None,
             broke: false,
             error: None,
@@ -111,6 +116,25 @@ impl Exchange {
     pub fn listener(&self) -> usize {
         self.connection.as_ref().map_or(0, |connection| {
             self.generation.listener(connection.listener)
+        })
+    }
+
+    /// Whom a PROXY header names to the server: the client. Its port is known when it is the peer.
+    pub fn proxy_source(&self) -> Source {
+        let ClientAddress::Ip(client) = self.client else {
+            return Source::Unknown;
+        };
+        let connection = self.connection.as_ref();
+        let peer = connection.and_then(|connection| connection.peer);
+        let port = peer.filter(|peer| peer.ip().to_canonical() == client);
+        let anywhere: IpAddr = match client {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let local = connection.and_then(|connection| connection.local);
+        Source::Client(Ends {
+            peer: (client, port.map_or(0, |peer| peer.port())).into(),
+            local: local.unwrap_or((anywhere, 0).into()),
         })
     }
 

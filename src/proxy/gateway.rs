@@ -30,14 +30,12 @@ use super::opening::take_upgraded;
 use super::{peer, record};
 use crate::config::{Action, Balance};
 use crate::forward::client_address::ClientAddress;
+use crate::forward::proxy_protocol::Source;
 use crate::forward::{self, Trust};
 use crate::listener::{ClientStream, Connection, Reading, Refused};
 use crate::observe::access_log::AccessLog;
 use crate::session::registry::Registry;
-use crate::upstream::{Load, Pick, Repeatable};
-
-/// How long an idle keep-alive connection of a client is kept.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(75);
+use crate::upstream::{Load, Pick, Repeatable, Shortage};
 
 /// How long a request body that nobody wants is read, so that the connection can serve on.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
@@ -216,10 +214,14 @@ impl ProxyHttp for Gateway {
             return Error::e_explain(ErrorType::HTTPStatus(error.0), error.1);
         };
         let address = lease.server().address;
+        let client = match group.config().proxy_protocol {
+            Some(_) => exchange.proxy_source(),
+            None => Source::Unknown,
+        };
         let (peer, connector) = match &exchange.handshake {
             Some(handshake) => {
                 let tunnel = exchange.generation.config.server.tunnel;
-                let peer = peer::for_handshake(group, address, route, handshake, tunnel);
+                let peer = peer::for_handshake(group, (address, client), route, handshake, tunnel);
                 (peer, None)
             }
             None => {
@@ -230,7 +232,7 @@ impl ProxyHttp for Gateway {
                     true => Repeatable::Yes,
                     false => Repeatable::No,
                 };
-                let connector = Arc::new(group.connector(repeatable));
+                let connector = Arc::new(group.connector(repeatable, client));
                 let peer = peer::for_request(connector.clone(), address, &route.timeouts);
                 (peer, Some(connector))
             }
@@ -346,6 +348,10 @@ impl ProxyHttp for Gateway {
                 response.remove_header(&header::TRANSFER_ENCODING);
             }
             exchange.stage.answer_begun = !response.status.is_informational();
+            if exchange.stage.answer_begun {
+                // No session comes of it: who asks again at once must find the place free.
+                exchange.place = None;
+            }
             exchange.renew_deadline();
         }
         Ok(())
@@ -372,7 +378,10 @@ impl ProxyHttp for Gateway {
         exchange: &mut Exchange,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        exchange.record_server_failure();
+        // What this machine lacks says nothing of the server.
+        if Shortage::of_connecting(&error).is_none() {
+            exchange.record_server_failure();
+        }
         error.set_retry(exchange.has_another_attempt());
         error.more_context(format!("connecting to {}", peer._address))
     }
@@ -447,6 +456,7 @@ impl ProxyHttp for Gateway {
             && !session.was_upgraded()
         {
             session.set_keepalive(None);
+            exchange.place = None;
             if let Err(failed) = Answer::error(code, reason).send(session).await {
                 log::debug!("the client is gone before it could be told {status}: {failed}");
             }
@@ -483,7 +493,7 @@ impl ProxyHttp for Gateway {
             if error.is_some() {
                 connection.mark_as_failed();
             }
-            connection.set_deadline(KEEPALIVE_IDLE);
+            connection.set_deadline_for_idle();
             connection.set_reading(Reading::Head);
         }
     }

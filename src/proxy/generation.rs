@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
-use crate::config::{Config, Fate, ListenAddress, Listener, Route};
+use crate::config::{AcceptProxy, Config, Fate, ListenAddress, Listener, Route};
 use crate::forward::client_address::TrustedProxies;
+use crate::limits::{ClientKey, Gate, Seat};
 use crate::route::{RequestKey, RouteIndex};
 use crate::session::live::Identity;
 use crate::tls::Acceptor;
@@ -19,6 +20,8 @@ pub struct Generation {
     /// The number that a bound listener has in this configuration.
     listeners: Vec<usize>,
     departures: Departures,
+    /// As `config.routes`: who counts the sessions of each.
+    gates: Vec<Arc<Gate>>,
     pub labels: Labels,
 }
 
@@ -50,7 +53,8 @@ impl Generation {
             .map(|upstream| Group::new(upstream.clone(), None, departures.clone()))
             .collect();
         let listeners = (0..config.listeners.len()).collect();
-        Self::with(config, groups, listeners, departures)
+        let gates = config.routes.iter().map(|_| Arc::default()).collect();
+        Self::with(config, groups, gates, listeners, departures)
     }
 
     /// The next one: upstreams that didn't change stay as they are, the others take over the
@@ -69,6 +73,12 @@ impl Generation {
             }
         }
         let listeners = self.find_listeners(&config.listeners)?;
+        let proxied = |(bound, number): (usize, &usize)| {
+            self.proxy_protocol_of(bound) == config.listeners[*number].proxy_protocol
+        };
+        if !listeners.iter().enumerate().all(proxied) {
+            return Err(GenerationError::NeedsUpgrade("listeners.proxy_protocol"));
+        }
         let groups = config
             .upstreams
             .iter()
@@ -86,13 +96,18 @@ impl Generation {
                 }
             })
             .collect();
+        let routes = config.routes.iter();
+        let gates = routes
+            .map(|route| self.gate_of(&route.name).cloned().unwrap_or_default())
+            .collect();
         let departures = self.departures.clone();
-        Ok(Self::with(config, groups, listeners, departures))
+        Ok(Self::with(config, groups, gates, listeners, departures))
     }
 
     fn with(
         config: Config,
         groups: Vec<Arc<Group>>,
+        gates: Vec<Arc<Gate>>,
         listeners: Vec<usize>,
         departures: Departures,
     ) -> Self {
@@ -118,6 +133,7 @@ impl Generation {
             trusted,
             listeners,
             departures,
+            gates,
         }
     }
 
@@ -154,9 +170,35 @@ impl Generation {
         self.listeners[bound]
     }
 
+    /// Which of the bound listeners has this number here.
+    pub fn bound(&self, number: usize) -> Option<usize> {
+        self.listeners.iter().position(|found| *found == number)
+    }
+
+    /// Who counts the sessions of a route.
+    pub fn gate(&self, route: usize) -> &Arc<Gate> {
+        &self.gates[route]
+    }
+
+    fn gate_of(&self, route: &str) -> Option<&Arc<Gate>> {
+        let number = self.config.routes.iter().position(|r| r.name == *route)?;
+        Some(&self.gates[number])
+    }
+
+    /// Counts a session that is there already; its route may have left the file.
+    pub fn adopt(&self, session: &Identity) -> Option<Seat> {
+        let client = session.client.parse().ok().map(ClientKey::of);
+        Some(self.gate_of(&session.route)?.adopt(client))
+    }
+
     /// Of a bound listener; `None`: plain text.
     pub fn tls_of(&self, bound: usize) -> Option<&Arc<Acceptor>> {
         self.config.listeners[self.listener(bound)].tls.as_ref()
+    }
+
+    /// Of a bound listener.
+    pub fn proxy_protocol_of(&self, bound: usize) -> AcceptProxy {
+        self.config.listeners[self.listener(bound)].proxy_protocol
     }
 
     /// Whose forwarding headers are believed.

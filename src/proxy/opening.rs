@@ -94,11 +94,13 @@ pub fn take_upgraded(exchange: &mut Exchange) -> Option<Upgraded> {
     Some(Upgraded {
         live: exchange.live.take()?,
         lease: exchange.lease.take()?,
+        place: exchange.place.take(),
         server,
         early,
         idle: limits.idle,
         max_session: limits.max_session.map(peer::jittered),
         ping: limits.ping,
+        max_message: limits.max_message,
         extended,
     })
 }

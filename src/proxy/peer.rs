@@ -9,6 +9,7 @@ use pingora::upstreams::peer::{H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPol
 
 use super::exchange::Handshake;
 use crate::config::{Route, Timeouts, Tunnel};
+use crate::forward::proxy_protocol::Source;
 use crate::session::handshake::HandshakeConnector;
 use crate::session::tap::{Limits, TapConnector};
 use crate::upstream::{Group, KeptConnector, TCP_KEEPALIVE};
@@ -46,7 +47,7 @@ pub fn for_request(
 /// For a handshake: a connection of its own, which can leave Pingora or is tapped there.
 pub fn for_handshake(
     group: &Group,
-    address: SocketAddr,
+    (address, client): (SocketAddr, Source),
     route: &Route,
     handshake: &Handshake,
     tunnel: Tunnel,
@@ -54,11 +55,11 @@ pub fn for_handshake(
     let mut peer = peer(address, &route.timeouts);
     let traffic = handshake.traffic.clone();
     let response = route.timeouts.response;
-    let tls = group.config().tls.clone();
+    let way = group.way(client);
     let connector: Arc<dyn Connect + Send + Sync> = match tunnel {
         Tunnel::Relay => Arc::new(HandshakeConnector {
             response,
-            tls,
+            way,
             traffic,
             server_end: handshake.server_end.clone(),
         }),
@@ -73,7 +74,7 @@ pub fn for_handshake(
             };
             Arc::new(TapConnector {
                 limits,
-                tls,
+                way,
                 traffic,
             })
         }

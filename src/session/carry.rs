@@ -15,7 +15,8 @@ use super::registry::Registered;
 use super::relay::{Limits, Outcome, Relay};
 use super::traffic::Order;
 use super::transport::Transport;
-use crate::listener::ClientEnd;
+use crate::limits::Seat;
+use crate::listener::{ClientEnd, Ticket};
 use crate::observe::access_log::AccessLog;
 use crate::observe::record;
 use crate::upstream::Lease;
@@ -26,6 +27,10 @@ pub struct Session {
     pub relay: Relay,
     pub live: Registered,
     pub lease: Lease,
+    /// Its client's on the listener.
+    pub ticket: Ticket,
+    /// Its own on the route; `None`: that has gone.
+    pub place: Option<Seat>,
 }
 
 /// What Pingora leaves of a handshake, the client's socket apart.
@@ -33,12 +38,14 @@ pub struct Session {
 pub struct Upgraded {
     pub live: Registered,
     pub lease: Lease,
+    pub place: Option<Seat>,
     pub server: Transport,
     /// What came behind the 101.
     pub early: BytesMut,
     pub idle: Option<Duration>,
     pub max_session: Option<Duration>,
     pub ping: Option<Duration>,
+    pub max_message: Option<u64>,
     /// The handshake agreed on an extension.
     pub extended: bool,
 }
@@ -65,16 +72,20 @@ impl Session {
         let Upgraded {
             live,
             lease,
+            place,
             mut server,
             early,
             idle,
             max_session,
             ping,
+            max_message,
             extended,
         } = upgraded;
-        let from_client = Leg::new(client.transport, Sender::Client, extended);
+        let mut from_client = Leg::new(client.transport, Sender::Client, extended);
         server.carry_frames();
-        let from_server = Leg::new(server, Sender::Server, extended);
+        let mut from_server = Leg::new(server, Sender::Server, extended);
+        from_client.scanner.set_max_message(max_message);
+        from_server.scanner.set_max_message(max_message);
         let limits = Limits {
             idle,
             end: max_session.map(|limit| Instant::now() + limit),
@@ -89,7 +100,13 @@ impl Session {
         if client.ended {
             relay.client_has_ended();
         }
-        Self { relay, live, lease }
+        Self {
+            relay,
+            live,
+            lease,
+            ticket: client.ticket,
+            place,
+        }
     }
 }
 

@@ -5,6 +5,8 @@
 //! where a frame of our own may be put in, and when the framing is broken. The stream ends with its
 //! Close frame: what follows is not read (RFC 6455 section 5.5.1).
 
+use std::num::NonZeroU64;
+
 use serde::{Deserialize, Serialize};
 
 /// Who sends the frames of a stream: clients mask theirs, servers don't (RFC 6455 section 5.1).
@@ -34,6 +36,15 @@ pub struct FrameScanner {
     close_code: Option<CloseCode>,
     /// Framing was broken: nothing more can be known of this stream.
     broken: bool,
+    /// By a message that is larger than `max_message`.
+    #[serde(default)]
+    is_over: bool,
+    /// `None`: any size.
+    #[serde(default)]
+    max_message: Option<NonZeroU64>,
+    /// Of the message that is passing, with the frame whose header was read last.
+    #[serde(default)]
+    message_size: u64,
 }
 
 /// The status that a Close frame carries.
@@ -82,7 +93,20 @@ impl FrameScanner {
             others: 0,
             close_code: None,
             broken: false,
+            is_over: false,
+            max_message: None,
+            message_size: 0,
         }
+    }
+
+    /// A larger message breaks the stream.
+    pub fn set_max_message(&mut self, most: Option<u64>) {
+        self.max_message = most.and_then(NonZeroU64::new);
+    }
+
+    /// Whether a message was larger than it may be.
+    pub fn is_over(&self) -> bool {
+        self.is_over
     }
 
     /// Takes in the next bytes of the stream, up to where it is broken or closed.
@@ -228,8 +252,14 @@ impl FrameScanner {
             }
             short => u64::from(short),
         };
+        let is_final = header[0] & FIN != 0;
         if !self.is_sound(opcode, length) {
             self.broken = true;
+            return;
+        }
+        if opcode < CLOSE && !self.has_room(opcode, length) {
+            self.broken = true;
+            self.is_over = true;
             return;
         }
         match opcode {
@@ -240,7 +270,7 @@ impl FrameScanner {
             self.messages += 1;
         }
         if opcode < CLOSE {
-            self.fragmented = header[0] & FIN == 0;
+            self.fragmented = !is_final;
         }
         self.payload_left = length;
         if opcode == CLOSE {
@@ -248,6 +278,17 @@ impl FrameScanner {
             self.close_code = Some(code.map_or(CloseCode::Absent, CloseCode::Code));
             self.payload_left -= if code.is_some() { 2 } else { 0 };
         }
+    }
+
+    /// For a frame of this length in the message that it begins or goes on with.
+    fn has_room(&mut self, opcode: u8, length: u64) -> bool {
+        let before = match opcode {
+            CONTINUATION => self.message_size,
+            _ => 0,
+        };
+        self.message_size = before.saturating_add(length);
+        let most = self.max_message.map_or(u64::MAX, NonZeroU64::get);
+        self.message_size <= most
     }
 
     /// At the end of a whole header of a Close frame, if it has one.

@@ -29,8 +29,7 @@ use tokio::time::Sleep;
 use super::traffic::Traffic;
 use super::transport::Transport;
 use crate::listener::head::HeadEnd;
-use crate::tls::Connector;
-use crate::upstream::connect;
+use crate::upstream::Way;
 
 /// Where the socket of a server that has answered 101 waits for the relay.
 #[derive(Debug, Default)]
@@ -52,7 +51,7 @@ impl ServerEnd {
 pub struct HandshakeConnector {
     /// For the server's whole answer.
     pub response: Duration,
-    pub tls: Option<Arc<Connector>>,
+    pub way: Way,
     pub traffic: Arc<Traffic>,
     pub server_end: Arc<ServerEnd>,
 }
@@ -65,7 +64,7 @@ impl Connect for HandshakeConnector {
             return Error::e_explain(ErrorType::InternalError, "a server without an IP address");
         };
         let stream = HandshakeStream {
-            io: Some(connect(*address, self.tls.as_deref()).await?),
+            io: Some(self.way.connect(*address).await?),
             phase: Phase::Fresh,
             heads: Heads::default(),
             timer: Box::pin(tokio::time::sleep(self.response)),

@@ -60,6 +60,8 @@ const SERVER_GONE: Duration = Duration::from_secs(5);
 /// Going away: what a session is told that prusik ends by itself (RFC 6455 section 7.4.1).
 const GOING_AWAY: u16 = 1001;
 const PROTOCOL_ERROR: u16 = 1002;
+/// A message is too big to process.
+pub const TOO_BIG: u16 = 1009;
 
 thread_local! {
     /// Every read of a thread's sessions goes here first, and is gone when the poll returns.
@@ -113,7 +115,7 @@ struct Ending {
     server_told: bool,
     /// The server is to be told without waiting for the client.
     tell_server: bool,
-    /// The client broke the framing. What the server still says to what came before passes, with
+    /// The client broke the framing or a limit. What the server still says to what came before passes, with
     /// its answer to our Close frame as the last of it.
     hears_server: bool,
     due: Instant,
@@ -339,7 +341,7 @@ impl Relay {
         let messages = from.scanner.messages();
         let only_pongs = !in_frame && from.scanner.others() == others;
         let close = from.scanner.close_code().filter(|_| !was_closed);
-        let is_broken = from.scanner.is_broken();
+        let (is_broken, is_over) = (from.scanner.is_broken(), from.scanner.is_over());
         if sound > 0 {
             add(self.byte_count(direction), (held.len() + sound) as u64);
         }
@@ -362,22 +364,26 @@ impl Relay {
             self.last_activity = now;
         }
         if is_broken {
-            self.framing_broke(direction);
+            match is_over {
+                true => self.cut_off(direction, ClosedBy::Limit, TOO_BIG),
+                false => self.cut_off(direction, ClosedBy::Error, PROTOCOL_ERROR),
+            }
         }
         (sound > 0).then_some((held, sound))
     }
 
-    fn framing_broke(&mut self, direction: Direction) {
+    /// Nothing more passes in this direction.
+    fn cut_off(&mut self, direction: Direction, by: ClosedBy, code: u16) {
         if let Some(ending) = &mut self.ending {
             ending.hears_server &= direction == Direction::ToServer;
             return;
         }
-        self.begin_ending(ClosedBy::Error, PROTOCOL_ERROR);
+        self.begin_ending(by, code);
         if let Some(ending) = &mut self.ending {
             ending.tell_server = true;
             ending.hears_server = direction == Direction::ToServer && !ending.server_told;
             if ending.is_cause {
-                self.traffic.set_close_code(CloseCode::Code(PROTOCOL_ERROR));
+                self.traffic.set_close_code(CloseCode::Code(code));
             }
         }
     }

@@ -33,8 +33,7 @@ use super::handshake::{Heads, Seen, set_option};
 use super::relay::CLOSE_WAIT;
 use super::traffic::{ClosedBy, Order, Traffic};
 use super::transport::Transport;
-use crate::tls::Connector;
-use crate::upstream::connect;
+use crate::upstream::Way;
 
 /// The limits of one session.
 #[derive(Debug, Clone, Copy)]
@@ -52,7 +51,7 @@ const GOING_AWAY: u16 = 1001;
 #[derive(Debug)]
 pub struct TapConnector {
     pub limits: Limits,
-    pub tls: Option<Arc<Connector>>,
+    pub way: Way,
     pub traffic: Arc<Traffic>,
 }
 
@@ -63,7 +62,7 @@ impl Connect for TapConnector {
         let Some(address) = address.as_inet() else {
             return Error::e_explain(ErrorType::InternalError, "a server without an IP address");
         };
-        let io = connect(*address, self.tls.as_deref()).await?;
+        let io = self.way.connect(*address).await?;
         let tap = Tap::new(io, self.limits, self.traffic.clone());
         Ok(VirtualSocketStream::new(Box::new(tap)).into())
     }

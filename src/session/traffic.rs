@@ -27,10 +27,12 @@ pub enum ClosedBy {
     /// `prusik close`.
     Operator = 6,
     Error = 7,
+    /// A message larger than `max_message`.
+    Limit = 8,
 }
 
 impl ClosedBy {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Client,
         Self::Server,
         Self::Idle,
@@ -38,6 +40,7 @@ impl ClosedBy {
         Self::Drain,
         Self::Operator,
         Self::Error,
+        Self::Limit,
     ];
 
     pub fn name(self) -> &'static str {
@@ -49,6 +52,7 @@ impl ClosedBy {
             Self::Drain => "drain",
             Self::Operator => "operator",
             Self::Error => "error",
+            Self::Limit => "limit",
         }
     }
 

@@ -8,8 +8,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use rustix::net::{RecvFlags, recv};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::tls::TlsStream;
@@ -47,6 +48,26 @@ impl Transport {
             Self::Tcp(tcp) => (tcp.peer_addr().ok(), tcp.local_addr().ok()),
             Self::Unix(_) => (None, None),
             Self::Tls(tls) => tls.transport().addresses(),
+        }
+    }
+
+    /// What has come and is not read yet, once there is something.
+    pub async fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        let unix = match self {
+            Self::Tcp(tcp) => return tcp.peek(bytes).await,
+            Self::Unix(unix) => unix,
+            Self::Tls(_) => return Err(io::ErrorKind::Unsupported.into()),
+        };
+        loop {
+            unix.readable().await?;
+            let peeked = unix.try_io(Interest::READABLE, || {
+                let (_, seen) = recv(unix, &mut *bytes, RecvFlags::PEEK)?;
+                Ok(seen)
+            });
+            match peeked {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                peeked => return peeked,
+            }
         }
     }
 

@@ -3,21 +3,17 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
 use rustls::{Error, ServerConfig};
-use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::{Authorities, HTTP_1_1, PROVIDER, Pair, TlsStream, subject, tickets};
 use crate::session::transport::Transport;
-
-/// For the whole handshake: nobody is there yet whom the limits of a route could be for.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// A listener's side of TLS, whole and checked. Equal ones serve the same certificates.
 pub struct Acceptor {
@@ -54,12 +50,10 @@ impl Acceptor {
         })
     }
 
-    /// The handshake. Its failures are everyday: port scanners, health checks, old clients.
+    /// The handshake; its time is the caller's matter. Its failures are everyday: port scanners, health checks, old clients.
     pub async fn accept(&self, transport: Transport) -> io::Result<Transport> {
         let acceptor = TlsAcceptor::from(self.config.clone());
-        let stream = timeout(HANDSHAKE, acceptor.accept(transport))
-            .await
-            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "not done in time"))??;
+        let stream = acceptor.accept(transport).await?;
         let (_, session) = stream.get_ref();
         let client = session
             .peer_certificates()

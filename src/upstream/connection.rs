@@ -26,7 +26,8 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connect::connect;
+use super::connect::{Shortage, Way};
+use crate::forward::proxy_protocol::Preamble;
 use crate::session::handshake::{is_last_look, set_option};
 use crate::session::transport::Transport;
 use crate::tls::Connector;
@@ -56,6 +57,8 @@ pub const SWEEP: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Target {
     address: SocketAddr,
+    /// Whom the server was told that it is for.
+    preamble: Option<Preamble>,
     /// What the server has proved, by whose word, and what it was shown: [`Connector::number`].
     tls: Option<u64>,
 }
@@ -92,7 +95,7 @@ impl Connections {
     pub fn sweep(
         &self,
         bound: usize,
-        tls: Option<&Connector>,
+        (tls, sends_preamble): (Option<&Connector>, bool),
         is_member: impl Fn(SocketAddr) -> bool,
     ) {
         let tls = tls.map(Connector::number);
@@ -106,7 +109,8 @@ impl Connections {
         };
         let mut closed = Vec::new();
         self.lock().kept.retain(|target, kept| {
-            let is_member = is_member(target.address) && target.tls == tls;
+            let is_ours = target.tls == tls && target.preamble.is_some() == sends_preamble;
+            let is_member = is_member(target.address) && is_ours;
             closed.extend(kept.extract_if(.., |kept| useless(kept, is_member)));
             !kept.is_empty()
         });
@@ -206,7 +210,7 @@ pub enum Repeatable {
 #[derive(Debug)]
 pub struct KeptConnector {
     connections: Arc<Connections>,
-    tls: Option<Arc<Connector>>,
+    way: Way,
     /// How many may be open when one is to be kept.
     bound: usize,
     repeatable: Repeatable,
@@ -216,13 +220,13 @@ pub struct KeptConnector {
 impl KeptConnector {
     pub fn new(
         connections: Arc<Connections>,
-        tls: Option<Arc<Connector>>,
+        way: Way,
         bound: usize,
         repeatable: Repeatable,
     ) -> Self {
         Self {
             connections,
-            tls,
+            way,
             bound,
             repeatable,
             reused: AtomicBool::new(false),
@@ -242,8 +246,11 @@ impl Connect for KeptConnector {
         let Some(&address) = address.as_inet() else {
             return Error::e_explain(ErrorType::InternalError, "a server without an IP address");
         };
-        let tls = self.tls.as_deref().map(Connector::number);
-        let target = Target { address, tls };
+        let target = Target {
+            address,
+            preamble: self.way.preamble,
+            tls: self.way.tls.as_deref().map(Connector::number),
+        };
         let max_idle = match self.repeatable {
             Repeatable::Yes => KEPT_IDLE,
             Repeatable::No => KEPT_FRESH,
@@ -251,7 +258,14 @@ impl Connect for KeptConnector {
         let (open, is_fresh) = match self.connections.take(target, max_idle) {
             Some(open) => (open, false),
             None => {
-                let io = connect(address, self.tls.as_deref()).await?;
+                let io = match self.way.connect(address).await {
+                    // The idle ones have some.
+                    Err(error) if Shortage::of_connecting(&error).is_some() => {
+                        self.connections.close_idle();
+                        self.way.connect(address).await?
+                    }
+                    connected => connected?,
+                };
                 (Open::new(io, &self.connections), true)
             }
         };
@@ -366,13 +380,17 @@ mod tests {
             Self {
                 connections: Arc::default(),
                 server,
-                target: Target { address, tls: None },
+                target: Target {
+                    address,
+                    preamble: None,
+                    tls: None,
+                },
             }
         }
 
         /// The server's side of one that is idle from now on.
         async fn keep(&self) -> TcpStream {
-            let io = connect(self.target.address, None).await.unwrap();
+            let io = Way::default().connect(self.target.address).await.unwrap();
             let open = Open::new(io, &self.connections);
             self.connections.keep(self.target, open);
             self.server.accept().await.unwrap().0
@@ -424,7 +442,9 @@ mod tests {
         let upstream = Upstream::start().await;
         let _servers_sides = (upstream.keep().await, upstream.keep().await);
         let count = |bound, is_member: bool| {
-            upstream.connections.sweep(bound, None, |_| is_member);
+            upstream
+                .connections
+                .sweep(bound, (None, false), |_| is_member);
             upstream.connections.count()
         };
         assert_eq!(count(2, true), 2);

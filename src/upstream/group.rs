@@ -13,11 +13,13 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 
 use super::balance::{Balancer, Ejected, Wanted};
+use super::connect::{Sources, Way};
 use super::connection::{Connections, KeptConnector, Repeatable, SWEEP};
 use super::health::{self, counter::Health};
 use super::resolve::{self, Name};
 use super::server::{Lease, Load, Member, Server};
 use crate::config::{self, Fate, ServerAddress};
+use crate::forward::proxy_protocol::{Preamble, Source};
 
 pub struct Group {
     config: config::Upstream,
@@ -28,6 +30,7 @@ pub struct Group {
     pub(super) members_changed: Notify,
     /// Those of plain requests, to all servers together.
     connections: Arc<Connections>,
+    sources: Option<Arc<Sources>>,
     /// Health checks and name resolution; they end with the group.
     tasks: Mutex<JoinSet<()>>,
     /// What was known of health is from before a configuration without checks.
@@ -104,6 +107,7 @@ impl Group {
         let group = Arc::new(Self {
             health_is_stale,
             label: config.name.as_str().into(),
+            sources: Sources::new(&config.source),
             config,
             members: ArcSwap::default(),
             addresses: Mutex::new(addresses),
@@ -191,13 +195,26 @@ impl Group {
     }
 
     /// Connects one attempt of a plain request.
-    pub fn connector(&self, repeatable: Repeatable) -> KeptConnector {
+    pub fn connector(&self, repeatable: Repeatable, client: Source) -> KeptConnector {
         KeptConnector::new(
             self.connections.clone(),
-            self.config.tls.clone(),
+            self.way(client),
             self.config.keepalive,
             repeatable,
         )
+    }
+
+    /// To any of the servers.
+    pub fn way(&self, client: Source) -> Way {
+        let version = self.config.proxy_protocol;
+        Way {
+            sources: self.sources.clone(),
+            preamble: version.map(|version| Preamble {
+                version,
+                source: client,
+            }),
+            tls: self.config.tls.clone(),
+        }
     }
 
     /// Closes connections to servers on which nothing is asked.
@@ -472,9 +489,11 @@ async fn sweep(group: Weak<Group>) {
             return;
         };
         let bound = group.config.keepalive;
+        let tls = group.config.tls.as_deref();
+        let sends_preamble = group.config.proxy_protocol.is_some();
         group
             .connections
-            .sweep(bound, group.config.tls.as_deref(), |address| {
+            .sweep(bound, (tls, sends_preamble), |address| {
                 group.has_member(address)
             });
     }

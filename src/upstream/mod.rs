@@ -19,7 +19,7 @@ pub mod health;
 mod resolve;
 mod server;
 
-pub use connect::{Connecting, connect};
+pub use connect::{Connecting, Shortage, Sources, Way};
 pub use connection::{KeptConnector, Repeatable, TCP_KEEPALIVE};
 pub use group::{Departed, Departure, Departures, Group, Pick};
 pub use server::{Lease, Load, Member, Server};

@@ -9,6 +9,7 @@ use super::Origin;
 #[derive(Debug, Clone, Default)]
 pub struct Config {
     top: Vec<String>,
+    tls: String,
     listener: String,
     servers: Vec<String>,
     upstream: Vec<String>,
@@ -36,7 +37,13 @@ impl Config {
 
     /// TLS on the listener, with these keys.
     pub fn tls(mut self, keys: impl fmt::Display) -> Self {
-        self.listener = format!(", tls: {{ {keys} }}");
+        self.tls = format!(", tls: {{ {keys} }}");
+        self
+    }
+
+    /// One more key of the listener.
+    pub fn listener(mut self, key: impl fmt::Display) -> Self {
+        self.listener.push_str(&format!(", {key}"));
         self
     }
 
@@ -72,8 +79,8 @@ impl fmt::Display for Config {
         }
         writeln!(
             f,
-            "listeners: [{{ listen: \"127.0.0.1:0\", name: public{} }}]",
-            self.listener
+            "listeners: [{{ listen: \"127.0.0.1:0\", name: public{}{} }}]",
+            self.tls, self.listener
         )?;
         writeln!(f, "upstreams:\n  backend:\n    servers:")?;
         for server in &self.servers {

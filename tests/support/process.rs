@@ -68,6 +68,14 @@ impl Prusik {
         }
     }
 
+    /// As [`Prusik::start`], where `ulimit` has been set so.
+    pub async fn start_limited(config: impl Display, ulimit: &str) -> Self {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit {ulimit} && exec \"$0\" run --config \"$1\"");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_prusik"), FILE]);
+        Self::start_by(command, &config.to_string(), &[]).await
+    }
+
     /// With a hosts file of its own. `None` without the right to make a mount namespace.
     pub async fn start_with_hosts(yaml: &str, hosts: &str) -> Option<Self> {
         let mut command = Command::new("unshare");

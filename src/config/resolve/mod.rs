@@ -8,9 +8,11 @@ mod action;
 mod address;
 mod headers;
 mod health;
+mod limits;
 mod matching;
 mod route;
 mod server;
+mod source;
 mod tls;
 mod upstream;
 mod websocket;
@@ -26,7 +28,7 @@ use super::error::ConfigError;
 use super::raw;
 use super::source::Node;
 use super::units::{OffOr, Section};
-use super::{AccessLog, Config, ListenAddress, Listener};
+use super::{AcceptProxy, AccessLog, Config, ListenAddress, Listener, Route, Server, Tunnel};
 
 type Errors = Vec<ConfigError>;
 
@@ -51,6 +53,9 @@ pub fn resolve(file: raw::File, root: &Node, errors: &mut Errors) -> Option<Conf
         errors,
     );
     let listeners = listeners(file.listeners.unwrap_or_default(), at, errors);
+    if at.lacks("trusted_proxies") {
+        closed_to_all(&listeners, at.key("listeners"), errors);
+    }
     if let Some(Some(admin)) = &admin {
         let taken = listeners
             .iter()
@@ -82,6 +87,9 @@ pub fn resolve(file: raw::File, root: &Node, errors: &mut Errors) -> Option<Conf
         &names,
         errors,
     );
+    if let (Some(server), Some(routes)) = (&server, &routes) {
+        unwatched(server, routes, at.key("routes"), errors);
+    }
     Some(Config {
         server: server?,
         admin: admin?,
@@ -219,6 +227,11 @@ fn listener(raw: raw::Listener, at: At<'_>, errors: &mut Errors) -> Option<Liste
         Some(OffOr::On(raw)) => tls::acceptor(&name, raw, at.key("tls"), errors).map(Some),
         Some(OffOr::Off) | None => Some(None),
     };
+    let proxy_protocol = match raw.proxy_protocol {
+        Some(raw::AcceptProxy::Required) => AcceptProxy::Required,
+        Some(raw::AcceptProxy::Off) | None => AcceptProxy::Off,
+    };
+    let limits = limits::limits(raw.limits, at.key("limits"), errors);
     let address = address?;
     Some(Listener {
         name: match at.has("name") {
@@ -226,8 +239,49 @@ fn listener(raw: raw::Listener, at: At<'_>, errors: &mut Errors) -> Option<Liste
             false => address.to_string(),
         },
         address,
+        proxy_protocol,
         tls: tls?,
+        limits,
     })
+}
+
+/// A PROXY header is believed of trusted proxies alone, and without one nobody gets in.
+fn closed_to_all(listeners: &[Option<Listener>], at: At<'_>, errors: &mut Errors) {
+    for (i, listener) in listeners.iter().enumerate() {
+        if let Some(listener) = listener
+            && listener.proxy_protocol == AcceptProxy::Required
+            && matches!(listener.address, ListenAddress::Tcp(_))
+        {
+            errors.push(
+                at.index(i)
+                    .key("proxy_protocol")
+                    .error(format!(
+                        "nobody can connect to listener {:?}: there are no trusted_proxies",
+                        listener.name
+                    ))
+                    .hint("name the proxies before it, such as trusted_proxies: [10.0.0.0/8]"),
+            );
+        }
+    }
+}
+
+/// What Pingora's tunnel has passed on cannot be held back.
+fn unwatched(server: &Server, routes: &[Route], at: At<'_>, errors: &mut Errors) {
+    let limits = |route: &Route| route.websocket.as_ref().and_then(|ws| ws.max_message);
+    if server.tunnel == Tunnel::Relay {
+        return;
+    }
+    for (i, route) in routes.iter().enumerate() {
+        if limits(route).is_some() {
+            errors.push(
+                at.index(i)
+                    .key("websocket")
+                    .key("max_message")
+                    .error("\"max_message\" has no effect with tunnel: pingora")
+                    .hint("leave server.tunnel out, or this key"),
+            );
+        }
+    }
 }
 
 /// The name of each listener, also of those that are not valid: a route may name them.

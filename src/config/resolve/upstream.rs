@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::{Errors, address, health, tls};
+use super::{Errors, address, health, source, tls};
 use crate::config::at::At;
 use crate::config::raw;
 use crate::config::units::{OffOr, OptionalPeriod, Ordered, Period, Section, Switch};
 use crate::config::{Balance, Discover, Eject, Fate, ServerAddress, Upstream, UpstreamServer};
+use crate::forward::proxy_protocol::Version;
 use crate::forward::template::Template;
 
 /// A ring of hashes has points for each unit of weight.
@@ -63,11 +64,18 @@ fn upstream(name: String, raw: raw::Upstream, at: At<'_>, errors: &mut Errors) -
         Some(OffOr::On(raw)) => eject(&name, raw, at.key("eject"), errors).map(Some),
         Some(OffOr::Off) | None => Some(None),
     };
+    let source = source::source(&name, raw.source, servers.as_deref(), at, errors);
     Some(Upstream {
         balance: balance?,
         servers: servers?,
         discover: discover?,
         tls: tls?,
+        proxy_protocol: match raw.proxy_protocol {
+            Some(raw::SendProxy::V1) => Some(Version::V1),
+            Some(raw::SendProxy::V2) => Some(Version::V2),
+            Some(raw::SendProxy::Off) | None => None,
+        },
+        source: source?,
         health_check: health_check?,
         eject: eject?,
         slow_start: match raw.slow_start {

@@ -1,12 +1,17 @@
 //! Limits of WebSocket sessions, and the origins that may open them.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::Errors;
 use crate::config::WebSocket;
 use crate::config::at::At;
 use crate::config::raw;
-use crate::config::units::{OffOr, OptionalPeriod};
+use crate::config::units::{OffOr, OptionalPeriod, OptionalSize};
+use crate::limits::Bounds;
+
+/// More than a machine can take.
+const RATE_MAX: u32 = 1_000_000;
 
 const IDLE: Duration = Duration::from_secs(60 * 60);
 
@@ -25,11 +30,24 @@ pub fn websocket(
         Some(list) => origins(list, at.key("origins"), errors),
         None => Some(Vec::new()),
     };
+    if raw.handshakes_per_second > Some(RATE_MAX) {
+        errors.push(
+            at.key("handshakes_per_second")
+                .error(format!("\"handshakes_per_second\" is more than {RATE_MAX}"))
+                .hint("0 sets no limit"),
+        );
+    }
     Some(Some(WebSocket {
         idle: raw.idle.map_or(Some(IDLE), |OptionalPeriod(idle)| idle),
         max_session: raw.max_session.and_then(|OptionalPeriod(max)| max),
         origins: origins?,
         ping: raw.ping.and_then(|OptionalPeriod(ping)| ping),
+        bounds: Bounds {
+            all: raw.max_sessions.filter(|most| *most > 0),
+            per_client: raw.max_sessions_per_client.filter(|most| *most > 0),
+            per_second: raw.handshakes_per_second.and_then(NonZeroU32::new),
+        },
+        max_message: raw.max_message.and_then(|OptionalSize(size)| size),
     }))
 }
 

@@ -59,7 +59,10 @@ fn what_no_request_begins_with_is_refused_before_its_blank_line() {
         assert!(check(start).is_err(), "{start:?}");
     }
     assert_eq!(check(&"a".repeat(LINE_MAX + 1)), Err(414));
-    let long = format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(HEAD_MAX));
+    let long = format!(
+        "GET / HTTP/1.1\r\nX: {}",
+        "a".repeat(HeadLimits::default().size)
+    );
     assert_eq!(check(&long), Err(431));
     let many = format!("GET / HTTP/1.1\r\n{}", "a: b\r\n".repeat(FIELDS_MAX + 1));
     assert_eq!(check(&many), Err(431));

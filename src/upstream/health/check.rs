@@ -18,44 +18,39 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::Check;
 use crate::config::{self, HealthCheckKind};
-use crate::tls::Connector;
-use crate::upstream::{Connecting, connect};
+use crate::upstream::{Connecting, Way};
 
 /// The check of one server, and the server as Pingora names it.
-pub fn build(
-    address: SocketAddr,
-    config: &config::HealthCheck,
-    tls: Option<&Arc<Connector>>,
-) -> (Backend, Check) {
+pub fn build(address: SocketAddr, config: &config::HealthCheck, way: Way) -> (Backend, Check) {
     let backend = Backend {
         addr: PeerAddress::Inet(address),
         weight: 1,
         ext: Extensions::new(),
     };
     let check: Check = match &config.kind {
-        HealthCheckKind::Tcp => Box::new(tcp(config.timeout, tls)),
+        HealthCheckKind::Tcp => Box::new(tcp(config.timeout, way)),
         HealthCheckKind::Http { path, host, expect } => Box::new(http(
             address,
             path,
             host.as_deref(),
             expect.clone(),
             config.timeout,
-            tls,
+            way,
         )),
         HealthCheckKind::WebSocket { path, host } => Box::new(WebSocketCheck {
             url: format!(
                 "ws://{}{path}",
                 host.clone().unwrap_or_else(|| address.to_string())
             ),
-            tls: tls.cloned(),
+            way,
         }),
     };
     (backend, check)
 }
 
-fn tcp(timeout: Duration, tls: Option<&Arc<Connector>>) -> TcpHealthCheck {
+fn tcp(timeout: Duration, way: Way) -> TcpHealthCheck {
     let mut check = TcpHealthCheck::default();
-    check.peer_template.options.custom_l4 = by_tls(tls);
+    check.peer_template.options.custom_l4 = by(way);
     check.peer_template.options.connection_timeout = Some(timeout);
     check
 }
@@ -66,11 +61,11 @@ fn http(
     host: Option<&str>,
     expect: Vec<std::ops::RangeInclusive<u16>>,
     timeout: Duration,
-    tls: Option<&Arc<Connector>>,
+    way: Way,
 ) -> HttpHealthCheck {
     let host = host.map_or_else(|| address.to_string(), str::to_owned);
     let mut check = HttpHealthCheck::new(&host, false);
-    check.peer_template.options.custom_l4 = by_tls(tls);
+    check.peer_template.options.custom_l4 = by(way);
     check.peer_template.options.connection_timeout = Some(timeout);
     check.peer_template.options.read_timeout = Some(timeout);
     let mut request = RequestHeader::build("GET", path.as_bytes(), Some(3))
@@ -98,9 +93,8 @@ fn http(
     check
 }
 
-fn by_tls(tls: Option<&Arc<Connector>>) -> Option<Arc<dyn Connect + Send + Sync>> {
-    let tls = tls?.clone();
-    Some(Arc::new(Connecting(tls)))
+fn by(way: Way) -> Option<Arc<dyn Connect + Send + Sync>> {
+    Some(Arc::new(Connecting(way)))
 }
 
 const AGENT: &str = concat!("prusik/", env!("CARGO_PKG_VERSION"), " (health check)");
@@ -108,7 +102,7 @@ const AGENT: &str = concat!("prusik/", env!("CARGO_PKG_VERSION"), " (health chec
 /// A whole round: handshake, a ping, its pong, a Close.
 struct WebSocketCheck {
     url: String,
-    tls: Option<Arc<Connector>>,
+    way: Way,
 }
 
 #[async_trait]
@@ -118,7 +112,7 @@ impl HealthCheck for WebSocketCheck {
             .addr
             .as_inet()
             .expect("built above from an internet address");
-        let stream = connect(*address, self.tls.as_deref()).await?;
+        let stream = self.way.connect(*address).await?;
         let (mut socket, _) = client_async(&self.url, stream)
             .await
             .or_err(ErrorType::HandshakeError, "websocket handshake")?;

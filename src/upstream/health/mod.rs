@@ -16,9 +16,11 @@ use rand::Rng;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use self::counter::Transition;
+use super::connect::Shortage;
 use super::group::{Departure, Group};
 use super::server::Member;
 use crate::config;
+use crate::forward::proxy_protocol::Source;
 use crate::observe::in_short;
 
 type Check = Box<dyn HealthCheck + Send + Sync>;
@@ -37,7 +39,7 @@ pub async fn run(group: Weak<Group>, config: config::HealthCheck) {
                 let address = member.server.address;
                 checks
                     .entry(address)
-                    .or_insert_with(|| check::build(address, &config, group.config().tls.as_ref()));
+                    .or_insert_with(|| check::build(address, &config, group.way(Source::Own)));
             }
             join_all(members.iter().map(|member| {
                 let (backend, check) = &checks[&member.server.address];
@@ -62,7 +64,19 @@ async fn check_one(
 ) {
     let failure = match timeout(config.timeout, check.check(backend)).await {
         Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(in_short(&error)),
+        Ok(Err(error)) => match Shortage::of_connecting(&error) {
+            // Nothing was learnt of the server.
+            Some(shortage) => {
+                warn!(
+                    "upstream {:?}: {} was not checked: {}",
+                    group.name(),
+                    member.server.address,
+                    shortage.remedy()
+                );
+                return;
+            }
+            None => Some(in_short(&error)),
+        },
         Err(_) => Some(format!("no result within {:?}", config.timeout)),
     };
     let server = &member.server;

@@ -1,0 +1,70 @@
+//! What clients of a listener may take.
+
+use std::time::Duration;
+
+use super::Errors;
+use crate::config::ListenerLimits;
+use crate::config::at::At;
+use crate::config::raw;
+use crate::config::units::{OptionalSize, Period, Section, Size};
+use crate::hygiene::head::{FIELDS_MAX, HeadLimits};
+use crate::limits::Bounds;
+
+/// Pingora waits no longer for a first head.
+const HEADER_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
+/// A browser's head has a kilobyte; Pingora reads at most a megabyte.
+const HEADER_SIZES: std::ops::RangeInclusive<u64> = 1024..=512 * 1024;
+
+pub fn limits(
+    raw: Option<Section<raw::Limits>>,
+    at: At<'_>,
+    errors: &mut Errors,
+) -> ListenerLimits {
+    let Some(Section(raw)) = raw else {
+        return ListenerLimits::default();
+    };
+    let default = ListenerLimits::default();
+    let header_timeout = raw
+        .header_timeout
+        .map_or(default.header_timeout, |Period(timeout)| timeout);
+    if header_timeout > HEADER_TIMEOUT_MAX {
+        errors.push(
+            at.key("header_timeout")
+                .error("\"header_timeout\" is longer than 60s")
+                .hint("a head is sent at once: 10s are enough for the slowest line"),
+        );
+    }
+    let header_size = raw
+        .header_size
+        .map_or(default.head.size as u64, |Size(size)| size);
+    if !HEADER_SIZES.contains(&header_size) {
+        errors.push(
+            at.key("header_size")
+                .error("\"header_size\" must be from 1KiB to 512KiB")
+                .hint("64KiB has room for every cookie that a browser keeps"),
+        );
+    }
+    let header_count = raw.header_count.unwrap_or(default.head.fields as u64);
+    if !(1..=FIELDS_MAX as u64).contains(&header_count) {
+        errors.push(
+            at.key("header_count")
+                .error(format!("\"header_count\" must be from 1 to {FIELDS_MAX}")),
+        );
+    }
+    ListenerLimits {
+        bounds: Bounds {
+            all: raw.connections.filter(|most| *most > 0),
+            per_client: raw.connections_per_client.filter(|most| *most > 0),
+            per_second: None,
+        },
+        header_timeout,
+        head: HeadLimits {
+            size: header_size as usize,
+            fields: header_count as usize,
+        },
+        idle: raw.idle.map_or(default.idle, |Period(idle)| idle),
+        body_size: raw.body_size.and_then(|OptionalSize(size)| size),
+        body_rate: raw.body_rate.and_then(|OptionalSize(rate)| rate),
+    }
+}

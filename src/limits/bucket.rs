@@ -1,0 +1,64 @@
+//! A bucket of tokens that fills with time.
+
+use std::num::NonZeroU32;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+const SECOND: u64 = 1_000_000_000;
+
+/// Holds one number, the time at which it is full again. The rate may be another at each take.
+#[derive(Debug, Default)]
+pub struct Bucket {
+    /// In nanoseconds since the process first asked.
+    full_at: AtomicU64,
+}
+
+impl Bucket {
+    /// Takes a token, if there is one: `rate` come in a second, and so many it holds.
+    pub fn take(&self, rate: NonZeroU32) -> bool {
+        self.take_at(now(), rate)
+    }
+
+    fn take_at(&self, now: u64, rate: NonZeroU32) -> bool {
+        let token = SECOND / u64::from(rate.get());
+        let taken = self.full_at.fetch_update(Relaxed, Relaxed, |full_at| {
+            let then = full_at.max(now) + token;
+            (then - now <= SECOND).then_some(then)
+        });
+        taken.is_ok()
+    }
+}
+
+fn now() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(bucket: &Bucket, now: u64, rate: u32) -> usize {
+        let rate = NonZeroU32::new(rate).unwrap();
+        (0..100).filter(|_| bucket.take_at(now, rate)).count()
+    }
+
+    #[test]
+    fn it_holds_a_seconds_worth_and_fills_with_time() {
+        let bucket = Bucket::default();
+        assert_eq!(taken(&bucket, SECOND, 10), 10);
+        assert_eq!(taken(&bucket, SECOND, 10), 0);
+        assert_eq!(taken(&bucket, SECOND + SECOND / 2, 10), 5);
+        assert_eq!(taken(&bucket, 60 * SECOND, 10), 10);
+    }
+
+    #[test]
+    fn a_rate_that_does_not_divide_a_second_and_one_a_second_work() {
+        assert_eq!(taken(&Bucket::default(), 0, 7), 7);
+        let bucket = Bucket::default();
+        assert_eq!(taken(&bucket, 0, 1), 1);
+        assert_eq!(taken(&bucket, SECOND - 1, 1), 0);
+        assert_eq!(taken(&bucket, SECOND, 1), 1);
+    }
+}

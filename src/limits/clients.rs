@@ -1,0 +1,48 @@
+//! How many each client has.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::ClientKey;
+
+/// Each with a lock of its own, so that clients of many threads don't meet.
+const SHARDS: usize = 16;
+
+type Shard = Mutex<HashMap<ClientKey, usize>>;
+
+#[derive(Debug, Default)]
+pub struct Clients {
+    /// Keyed, so that nobody can choose addresses that share a shard.
+    hasher: RandomState,
+    shards: [Shard; SHARDS],
+}
+
+impl Clients {
+    /// One more, unless it has `most`.
+    pub fn add(&self, client: ClientKey, most: usize) -> bool {
+        let mut shard = self.shard(client);
+        let count = shard.get(&client).copied().unwrap_or(0);
+        if count < most {
+            shard.insert(client, count + 1);
+        }
+        count < most
+    }
+
+    pub fn remove(&self, client: ClientKey) {
+        if let Entry::Occupied(mut entry) = self.shard(client).entry(client) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+
+    fn shard(&self, client: ClientKey) -> MutexGuard<'_, HashMap<ClientKey, usize>> {
+        let number = self.hasher.hash_one(client) as usize % SHARDS;
+        self.shards[number]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,212 @@
+//! How much of something may be taken at once, in all and by each client, and how fast.
+//!
+//! Pure, [`descriptors`] apart. A [`Gate`] counts, a [`Seat`] is one that is counted: a connection on a listener, a
+//! session on a route. Counts outlive reloads, what they are held against ([`Bounds`]) comes from
+//! the present configuration.
+
+mod bucket;
+mod clients;
+pub mod descriptors;
+
+use std::net::IpAddr;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use bucket::Bucket;
+use clients::Clients;
+
+/// The seconds after which who was refused is to come back.
+pub const RETRY_AFTER: &str = "2";
+
+/// `None`: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Bounds {
+    pub all: Option<usize>,
+    pub per_client: Option<usize>,
+    /// And so many in one burst.
+    pub per_second: Option<NonZeroU32>,
+}
+
+/// Which bound is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    All,
+    Client,
+    Rate,
+}
+
+/// Who counts as one client: an IPv4 address, or the /64 that an IPv6 one is in, as each customer
+/// of a provider has at least that many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClientKey(NonZeroU64);
+
+impl ClientKey {
+    pub fn of(address: IpAddr) -> Self {
+        let number = match address.to_canonical() {
+            // ff00::/8 is multicast: nobody connects from there.
+            IpAddr::V4(address) => 0xff00 << 48 | u64::from(u32::from(address)),
+            IpAddr::V6(address) => (u128::from(address) >> 64) as u64,
+        };
+        // ::/64, which has the loopback address, gets a number that is left over too.
+        Self(NonZeroU64::new(number).unwrap_or(NonZeroU64::MAX))
+    }
+}
+
+/// Where seats are taken.
+#[derive(Debug, Default)]
+pub struct Gate {
+    taken: AtomicUsize,
+    clients: Clients,
+    bucket: Bucket,
+}
+
+impl Gate {
+    /// One more, or why not. What is refused costs no token of the rate.
+    pub fn enter(
+        self: &Arc<Self>,
+        client: Option<ClientKey>,
+        bounds: &Bounds,
+    ) -> Result<Seat, Full> {
+        let mut seat = self.enter_unnamed(bounds.all)?;
+        seat.name(client, bounds.per_client)?;
+        match bounds.per_second {
+            Some(rate) if !self.bucket.take(rate) => Err(Full::Rate),
+            _ => Ok(seat),
+        }
+    }
+
+    /// One more, of whom it is not known yet whose it is.
+    pub fn enter_unnamed(self: &Arc<Self>, all: Option<usize>) -> Result<Seat, Full> {
+        let most = all.unwrap_or(usize::MAX);
+        let taken = self.taken.fetch_update(Relaxed, Relaxed, |taken| {
+            (taken < most).then_some(taken + 1)
+        });
+        taken.map_err(|_| Full::All)?;
+        Ok(Seat {
+            gate: self.clone(),
+            client: None,
+        })
+    }
+
+    /// One that is there already, whatever the bounds say.
+    pub fn adopt(self: &Arc<Self>, client: Option<ClientKey>) -> Seat {
+        self.taken.fetch_add(1, Relaxed);
+        if let Some(client) = client {
+            self.clients.add(client, usize::MAX);
+        }
+        Seat {
+            gate: self.clone(),
+            client,
+        }
+    }
+
+    pub fn taken(&self) -> usize {
+        self.taken.load(Relaxed)
+    }
+}
+
+/// One that counts until it is dropped.
+#[derive(Debug)]
+pub struct Seat {
+    gate: Arc<Gate>,
+    client: Option<ClientKey>,
+}
+
+impl Seat {
+    /// Now it is known whose it is; `None`: of nobody who is held to a bound.
+    pub fn name(&mut self, client: Option<ClientKey>, most: Option<usize>) -> Result<(), Full> {
+        let Some(client) = client else {
+            return Ok(());
+        };
+        if !self.gate.clients.add(client, most.unwrap_or(usize::MAX)) {
+            return Err(Full::Client);
+        }
+        self.client = Some(client);
+        Ok(())
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.gate.taken.fetch_sub(1, Relaxed);
+        if let Some(client) = self.client {
+            self.gate.clients.remove(client);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(address: &str) -> Option<ClientKey> {
+        Some(ClientKey::of(address.parse().unwrap()))
+    }
+
+    fn bounds(all: usize, per_client: usize) -> Bounds {
+        Bounds {
+            all: Some(all),
+            per_client: Some(per_client),
+            per_second: None,
+        }
+    }
+
+    #[test]
+    fn an_ipv6_client_is_its_slash_64_and_an_ipv4_one_its_address() {
+        assert_eq!(key("2001:db8::1"), key("2001:db8::ffff:1"));
+        assert_ne!(key("2001:db8::1"), key("2001:db8:0:1::1"));
+        assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
+        assert_eq!(key("192.0.2.1"), key("::ffff:192.0.2.1"));
+        assert_ne!(key("::1"), key("0.0.0.0"));
+        assert_ne!(key("::1"), key("255.255.255.255"));
+    }
+
+    #[test]
+    fn seats_count_until_they_are_dropped_and_refusals_leave_no_trace() {
+        let gate = Arc::new(Gate::default());
+        let bounds = bounds(3, 2);
+        let first = gate.enter(key("192.0.2.1"), &bounds).unwrap();
+        let _second = gate.enter(key("192.0.2.1"), &bounds).unwrap();
+        let third = gate.enter(key("192.0.2.1"), &bounds);
+        assert_eq!(third.unwrap_err(), Full::Client);
+        assert_eq!(gate.taken(), 2);
+        let _other = gate.enter(key("192.0.2.2"), &bounds).unwrap();
+        let fourth = gate.enter(key("192.0.2.3"), &bounds);
+        assert_eq!(fourth.unwrap_err(), Full::All);
+        drop(first);
+        assert!(gate.enter(key("192.0.2.1"), &bounds).is_ok());
+        assert_eq!(gate.taken(), 2);
+    }
+
+    #[test]
+    fn one_that_was_there_before_counts_whatever_the_bounds_say() {
+        let gate = Arc::new(Gate::default());
+        let adopted = [(); 3].map(|()| gate.adopt(key("192.0.2.1")));
+        let refused = gate.enter(key("192.0.2.1"), &bounds(9, 3));
+        assert_eq!(refused.unwrap_err(), Full::Client);
+        drop(adopted);
+        assert!(gate.enter(key("192.0.2.1"), &bounds(9, 3)).is_ok());
+    }
+
+    #[test]
+    fn who_is_nobody_in_particular_is_held_to_the_bound_of_all_only() {
+        let gate = Arc::new(Gate::default());
+        let _first = gate.enter(None, &bounds(2, 1)).unwrap();
+        let _second = gate.enter(None, &bounds(2, 1)).unwrap();
+        assert_eq!(gate.enter(None, &bounds(2, 1)).unwrap_err(), Full::All);
+    }
+
+    #[test]
+    fn a_burst_is_as_large_as_a_second_brings() {
+        let gate = Arc::new(Gate::default());
+        let bounds = Bounds {
+            per_second: NonZeroU32::new(3),
+            ..Bounds::default()
+        };
+        let took = (0..10)
+            .filter(|_| gate.enter(None, &bounds).is_ok())
+            .count();
+        assert!((3..=4).contains(&took), "{took}");
+    }
+}

@@ -1,0 +1,311 @@
+//! From the accepted socket to the first byte of HTTP: who may come in, whose connection it is, and
+//! TLS. The listener's `header_timeout` is for all of it and the first head.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use http::StatusCode;
+use log::{debug, warn};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout, timeout_at};
+use uuid::Uuid;
+
+use super::accept::{Arrival, Edge};
+use super::entrance::{Entrance, Ticket};
+use crate::config::AcceptProxy;
+use crate::forward::client_address::ClientAddress;
+use crate::forward::proxy_protocol::{self, Ends, Header};
+use crate::hygiene::Refusal;
+use crate::limits::{RETRY_AFTER, Seat};
+use crate::observe::access_log::{Entry, Kind};
+use crate::session::transport::Transport;
+use crate::tls::Acceptor;
+
+/// How long it may go on sending, so that it reads why: closed with bytes unread, the connection
+/// would be reset and the answer with it.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Those who linger at one time; others are cut. Their descriptors are set apart.
+pub(super) const LINGERING_MAX: usize = 32;
+
+const TOO_MANY: Refusal = Refusal::new(
+    StatusCode::SERVICE_UNAVAILABLE,
+    "this listener has as many connections as it may",
+);
+const TOO_MANY_OF_CLIENT: Refusal = Refusal::new(
+    StatusCode::TOO_MANY_REQUESTS,
+    "this client has as many connections as it may",
+);
+const NO_DESCRIPTORS: Refusal = Refusal::new(
+    StatusCode::SERVICE_UNAVAILABLE,
+    "this process has no descriptors for more connections",
+);
+const NOT_A_PROXY: Refusal =
+    Refusal::bad("who is not in trusted_proxies may not send a PROXY header");
+const NO_HEADER: Refusal = Refusal::bad("the connection does not begin with a PROXY header");
+
+/// A connection on its way in.
+struct Newcomer {
+    entrance: Arc<Entrance>,
+    transport: Transport,
+    /// By when its first head must be there.
+    deadline: Instant,
+}
+
+/// What a connection on a listener with `proxy_protocol` begins with.
+enum Opening {
+    Proxied(Ends),
+    /// The ends are its own.
+    Own,
+    Refused(Refusal),
+    /// It has ended without a byte: a balancer has looked whether we are here.
+    Gone,
+}
+
+impl Edge {
+    /// Lets a connection in that was just accepted, or turns it away.
+    pub fn admit(self: &Arc<Self>, listener: usize, transport: Transport) {
+        let entrance = self.entrances[listener].clone();
+        let (most, timeout) = {
+            let limits = entrance.limits();
+            (limits.bounds.all, limits.header_timeout)
+        };
+        let newcomer = Newcomer {
+            entrance,
+            transport,
+            deadline: Instant::now() + timeout,
+        };
+        let seat = match newcomer.entrance.gate.enter_unnamed(most) {
+            _ if !self.has_descriptors() => return self.turn_away(newcomer, None, NO_DESCRIPTORS),
+            Err(_) => return self.turn_away(newcomer, None, TOO_MANY),
+            Ok(seat) => seat,
+        };
+        let generation = self.current.load();
+        let tls = generation.tls_of(listener);
+        let proxied = generation.proxy_protocol_of(listener);
+        if tls.is_none() && proxied == AcceptProxy::Off {
+            if let Some((newcomer, ticket)) = self.name(newcomer, seat, None) {
+                self.let_in(newcomer, ticket);
+            }
+            return;
+        }
+        let (edge, before_http) = (self.clone(), (proxied, tls.cloned()));
+        let mut stopping = self.stopping.clone();
+        self.connections.spawn(async move {
+            tokio::select! {
+                () = edge.open(newcomer, seat, before_http) => {}
+                _ = stopping.wait_for(|stops| *stops) => {}
+            }
+        });
+    }
+
+    /// What comes before HTTP.
+    async fn open(
+        self: &Arc<Self>,
+        mut newcomer: Newcomer,
+        seat: Seat,
+        (proxied, tls): (AcceptProxy, Option<Arc<Acceptor>>),
+    ) {
+        let peer = newcomer.transport.addresses().0;
+        let ends = match proxied {
+            AcceptProxy::Off => None,
+            AcceptProxy::Required => match self.read_header(&mut newcomer).await {
+                Opening::Proxied(ends) => Some(ends),
+                Opening::Own => None,
+                Opening::Refused(refusal) => return self.shut_out(&newcomer, peer, refusal),
+                Opening::Gone => return,
+            },
+        };
+        let Some((mut newcomer, ticket)) = self.name(newcomer, seat, ends) else {
+            return;
+        };
+        if let Some(tls) = tls {
+            let accepted = timeout_at(newcomer.deadline, tls.accept(newcomer.transport)).await;
+            newcomer.transport = match accepted {
+                Ok(Ok(transport)) => transport,
+                // Everyday: port scanners, health checks, old clients.
+                Ok(Err(error)) => return debug!("TLS handshake with {peer:?}: {error}"),
+                Err(_) => return debug!("TLS handshake with {peer:?}: not done in time"),
+            };
+        }
+        self.let_in(newcomer, ticket);
+    }
+
+    /// Whose connection it is is known now. `None`: it has as many as it may.
+    fn name(
+        self: &Arc<Self>,
+        newcomer: Newcomer,
+        mut seat: Seat,
+        proxied: Option<Ends>,
+    ) -> Option<(Newcomer, Ticket)> {
+        let peer = match proxied {
+            Some(ends) => Some(ends.peer),
+            None => newcomer.transport.addresses().0,
+        };
+        let generation = self.current.load();
+        let named = newcomer
+            .entrance
+            .name(&mut seat, peer, generation.trusted());
+        if named.is_err() {
+            self.turn_away(newcomer, peer, TOO_MANY_OF_CLIENT);
+            return None;
+        }
+        let ticket = Ticket {
+            seat: Some(seat),
+            proxied: proxied.map(Box::new),
+        };
+        Some((newcomer, ticket))
+    }
+
+    fn let_in(self: &Arc<Self>, newcomer: Newcomer, ticket: Ticket) {
+        let Newcomer {
+            entrance,
+            transport,
+            deadline,
+        } = newcomer;
+        let arrival = Arrival::New { deadline };
+        self.serve(entrance.number, transport, BytesMut::new(), ticket, arrival);
+    }
+
+    async fn read_header(&self, newcomer: &mut Newcomer) -> Opening {
+        let peer = newcomer.transport.addresses().0;
+        if !self.current.load().trusted().trusts_peer(peer) {
+            return Opening::Refused(NOT_A_PROXY);
+        }
+        let header = receive_header(&mut newcomer.transport);
+        match timeout_at(newcomer.deadline, header).await {
+            Ok(Ok(Some(Header::Proxied(ends)))) => Opening::Proxied(ends),
+            Ok(Ok(Some(Header::Own))) => Opening::Own,
+            Ok(Ok(None)) => Opening::Gone,
+            Ok(Err(_)) | Err(_) => Opening::Refused(NO_HEADER),
+        }
+    }
+
+    /// Without a word: who sends no header, or may not, speaks another language.
+    fn shut_out(&self, newcomer: &Newcomer, peer: Option<SocketAddr>, refusal: Refusal) {
+        let entrance = &newcomer.entrance;
+        if entrance.is_news() {
+            let name = self.name_of(entrance);
+            let who = peer.map_or("a unix socket".to_owned(), |peer| peer.to_string());
+            warn!(
+                "listener {name:?}: {who} is shut out: {}; more of them are only in the access log",
+                refusal.reason
+            );
+        }
+        self.record(entrance, peer, refusal);
+    }
+
+    /// With an answer, unless TLS would have to come first.
+    fn turn_away(self: &Arc<Self>, newcomer: Newcomer, peer: Option<SocketAddr>, refusal: Refusal) {
+        let Newcomer {
+            entrance,
+            mut transport,
+            ..
+        } = newcomer;
+        let peer = peer.or_else(|| transport.addresses().0);
+        self.record(&entrance, peer, refusal);
+        if self.current.load().tls_of(entrance.number).is_some() {
+            return;
+        }
+        transport.send_at_once(&answer(refusal));
+        let Ok(place) = self.lingering.clone().try_acquire_owned() else {
+            return;
+        };
+        self.connections.spawn(async move {
+            let rest = async {
+                transport.shutdown().await?;
+                while transport.read(&mut [0; 4096]).await? > 0 {}
+                io::Result::Ok(())
+            };
+            // Whoever is not done by then is cut.
+            let _ = timeout(LINGER, rest).await;
+            drop(place);
+        });
+    }
+
+    /// Every refusal of a connection comes by here.
+    fn record(&self, entrance: &Entrance, peer: Option<SocketAddr>, refusal: Refusal) {
+        if !self.log.is_on() {
+            return;
+        }
+        let generation = self.current.load();
+        let client = peer.map_or(ClientAddress::Unix, |peer| {
+            ClientAddress::Ip(peer.ip().to_canonical())
+        });
+        self.log.write(&Entry {
+            kind: Kind::Request,
+            id: Uuid::now_v7(),
+            listener: &generation.config.listeners[generation.listener(entrance.number)].name,
+            route: None,
+            upstream: None,
+            server: None,
+            client: client.to_string(),
+            method: "",
+            host: None,
+            path: "",
+            status: refusal.status.as_u16(),
+            duration_ms: 0.0,
+            handshake_ms: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            messages_in: None,
+            messages_out: None,
+            close_code: None,
+            closed_by: None,
+            attempts: 0,
+            user_agent: None,
+            error: Some(refusal.reason),
+        });
+    }
+
+    fn name_of(&self, entrance: &Entrance) -> String {
+        let generation = self.current.load();
+        let number = generation.listener(entrance.number);
+        generation.config.listeners[number].name.clone()
+    }
+}
+
+fn answer(refusal: Refusal) -> Vec<u8> {
+    let status = refusal.status.as_u16();
+    let name = refusal.status.canonical_reason().unwrap_or_default();
+    let body = format!(
+        "{status} {}: {}\n",
+        name.to_ascii_lowercase(),
+        refusal.reason
+    );
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status} {name}\r\nContent-Length: {length}\r\nContent-Type: text/plain; \
+         charset=utf-8\r\nCache-Control: no-store\r\nRetry-After: {RETRY_AFTER}\r\nConnection: \
+         close\r\n\r\n{body}"
+    )
+    .into_bytes()
+}
+
+/// Takes the header off the front, and not a byte more: what follows may be TLS. `None`: not a byte
+/// has come.
+async fn receive_header(transport: &mut Transport) -> io::Result<Option<Header>> {
+    let mut bytes = Vec::new();
+    let mut ahead = [0; 256];
+    loop {
+        let seen = transport.peek(&mut ahead).await?;
+        if seen == 0 && bytes.is_empty() {
+            return Ok(None);
+        }
+        if seen == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let before = bytes.len();
+        bytes.extend_from_slice(&ahead[..seen]);
+        let parsed = proxy_protocol::parse(&bytes)
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+        let end = parsed.map_or(bytes.len(), |(_, end)| end);
+        transport.read_exact(&mut ahead[..end - before]).await?;
+        if let Some((header, _)) = parsed {
+            return Ok(Some(header));
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! A listener's limits at work, and what a connection keeps from the door on.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use arc_swap::{ArcSwap, Guard};
+
+use crate::config::ListenerLimits;
+use crate::forward::client_address::TrustedProxies;
+use crate::forward::proxy_protocol::Ends;
+use crate::limits::{ClientKey, Full, Gate, Seat};
+
+/// One bound listener.
+#[derive(Debug)]
+pub struct Entrance {
+    /// Its number among the bound ones.
+    pub number: usize,
+    pub gate: Arc<Gate>,
+    limits: ArcSwap<ListenerLimits>,
+    /// The operator knows that somebody comes without a PROXY header, or may not send one.
+    has_warned: AtomicBool,
+}
+
+/// What goes with a client's socket, wherever it goes.
+#[derive(Debug, Default)]
+pub struct Ticket {
+    /// `None`: it is a connection of our own.
+    pub seat: Option<Seat>,
+    /// The ends that a PROXY header has named. Boxed: most have none.
+    pub proxied: Option<Box<Ends>>,
+}
+
+impl Entrance {
+    pub fn new(number: usize, limits: ListenerLimits) -> Self {
+        Self {
+            number,
+            gate: Arc::default(),
+            limits: ArcSwap::from_pointee(limits),
+            has_warned: AtomicBool::new(false),
+        }
+    }
+
+    pub fn limits(&self) -> Guard<Arc<ListenerLimits>> {
+        self.limits.load()
+    }
+
+    /// What the present configuration has. Also for connections that are there.
+    pub fn set_limits(&self, limits: ListenerLimits) {
+        self.limits.store(Arc::new(limits));
+        self.has_warned.store(false, Relaxed);
+    }
+
+    /// True the first time under one configuration.
+    pub fn is_news(&self) -> bool {
+        !self.has_warned.swap(true, Relaxed)
+    }
+
+    /// Holds the seat's client to the bound.
+    pub fn name(
+        &self,
+        seat: &mut Seat,
+        peer: Option<SocketAddr>,
+        trusted: &TrustedProxies,
+    ) -> Result<(), Full> {
+        let most = self.limits().bounds.per_client;
+        seat.name(client_of(peer, trusted), most)
+    }
+
+    /// For a connection that another process has accepted.
+    pub fn adopt(
+        &self,
+        peer: Option<SocketAddr>,
+        proxied: Option<Ends>,
+        trusted: &TrustedProxies,
+    ) -> Ticket {
+        let peer = proxied.map(|ends| ends.peer).or(peer);
+        Ticket {
+            seat: Some(self.gate.adopt(client_of(peer, trusted))),
+            proxied: proxied.map(Box::new),
+        }
+    }
+}
+
+/// A proxy that is trusted speaks for many.
+fn client_of(peer: Option<SocketAddr>, trusted: &TrustedProxies) -> Option<ClientKey> {
+    let peer = peer.filter(|peer| !trusted.contains(peer.ip()))?;
+    Some(ClientKey::of(peer.ip()))
+}

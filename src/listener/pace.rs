@@ -1,0 +1,80 @@
+//! How fast a client sends the body that it is waited for.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Before a rate is asked for: a connection may take a few retransmissions to come up to speed.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The clock of the deadline that is set by this counts milliseconds.
+const TICK: Duration = Duration::from_millis(2);
+
+/// Only the time that we have waited for the client counts, not that in which its server was slow.
+#[derive(Debug, Default)]
+pub struct Pace {
+    since: Option<Instant>,
+    waited: Duration,
+    come: u64,
+    /// It waits for leave to send (RFC 9110 section 10.1.1): its time begins with its first byte.
+    expects: bool,
+}
+
+impl Pace {
+    pub fn new(expects: bool) -> Self {
+        Self {
+            expects,
+            ..Self::default()
+        }
+    }
+
+    /// Nothing is there: how long it may still stay so at `rate` bytes a second. `None`: it is too
+    /// slow.
+    pub fn left(&mut self, rate: u64) -> Option<Duration> {
+        if self.expects && self.come == 0 {
+            return Some(GRACE);
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let earned = Duration::from_secs_f64(self.come as f64 / rate as f64);
+        let left = (GRACE + earned).saturating_sub(self.waited + since.elapsed());
+        (left > TICK).then_some(left)
+    }
+
+    /// So many bytes have come.
+    pub fn go_on(&mut self, bytes: usize) {
+        self.come += bytes as u64;
+        if let Some(since) = self.since.take() {
+            self.waited += since.elapsed();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_has_the_grace_and_what_it_has_earned() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.left(100), Some(GRACE));
+        tokio::time::advance(Duration::from_secs(4)).await;
+        pace.go_on(200);
+        // Nobody waits for it now.
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(pace.left(100), Some(Duration::from_secs(3)));
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(pace.left(100), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_leave_to_send_is_not_slow() {
+        let mut pace = Pace::new(true);
+        assert_eq!(pace.left(100), Some(GRACE));
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(pace.left(100), Some(GRACE));
+        pace.go_on(1);
+        assert!(pace.left(100).is_some());
+        tokio::time::advance(Duration::from_secs(6)).await;
+        assert_eq!(pace.left(100), None);
+    }
+}

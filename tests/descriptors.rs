@@ -1,0 +1,76 @@
+//! A process that may open few files: who it serves, whom it turns away, and what it says.
+
+mod support;
+
+use std::fs;
+
+use support::{Answer, Client, Config, Origin, Outcome, Prusik, Session, eventually, status_of};
+
+#[tokio::test]
+async fn the_soft_limit_is_raised_to_the_hard_one() {
+    let origin = Origin::start(|_| Answer::text("hello")).await;
+    let prusik = Prusik::start_limited(Config::to(&[&origin]), "-Sn 64").await;
+    let limits = fs::read_to_string(format!("/proc/{}/limits", prusik.pid())).unwrap();
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let numbers: Vec<&str> = files.unwrap_or_default().split_whitespace().collect();
+    assert_eq!(numbers[3], numbers[4], "{limits}");
+    assert_ne!(numbers[3], "64");
+}
+
+#[tokio::test]
+async fn a_file_that_allows_more_than_the_process_can_serve_is_warned_of() {
+    let origin = Origin::start(|_| Answer::text("hello")).await;
+    let config = Config::to(&[&origin]);
+    let large = config.clone().listener("limits: { connections: 1000 }");
+    let prusik = Prusik::start_limited(&large, "-n 256").await;
+    prusik.wait_stderr("allow 1000 connections").await;
+    assert!(
+        prusik.stderr().contains("LimitNOFILE="),
+        "{}",
+        prusik.stderr()
+    );
+    let small = config.listener("limits: { connections: 20 }");
+    let prusik = Prusik::start_limited(&small, "-n 256").await;
+    assert!(!prusik.stderr().contains("LimitNOFILE="));
+    assert_eq!(prusik.reload_with(large).await, Outcome::Done);
+    prusik.wait_stderr("allow 1000 connections").await;
+}
+
+#[tokio::test]
+async fn without_descriptors_for_more_those_who_are_there_are_served_and_it_recovers() {
+    let origin = Origin::chat().await;
+    let prusik = Prusik::start_limited(Config::to(&[&origin]), "-n 96").await;
+    let mut session = Session::open(prusik.public(), "/").await;
+    let mut old = Client::connect(prusik.public()).await;
+    assert_eq!(old.get("/").await.status(), 200);
+    let mut crowd = Vec::new();
+    for _ in 0..200 {
+        crowd.push(Client::connect(prusik.public()).await);
+    }
+    prusik
+        .wait_log("refusals", |entry| {
+            let said = entry["error"].as_str().unwrap_or_default();
+            entry["status"] == 503 && said.contains("descriptors")
+        })
+        .await;
+    // Also what needs a descriptor more, for a server.
+    origin.kill().await;
+    origin.restart().await;
+    for _ in 0..3 {
+        assert_eq!(old.get("/").await.status(), 200);
+    }
+    let mut another = Client::connect(prusik.public()).await;
+    assert_eq!(another.response().await.status(), 503);
+    drop(crowd);
+    eventually("new clients are served again", async || {
+        let mut client = Client::connect(prusik.public()).await;
+        client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
+        client.response().await.status() == 200
+    })
+    .await;
+    assert_eq!(status_of(prusik.public(), "/").await, 200);
+    // Its server was killed with the others of its kind.
+    session.ended().await;
+}
