@@ -55,6 +55,7 @@ test-long: build long-tools
 	$(PYTHON) tests/long/ports.py target/release/prusik
 	$(PYTHON) tests/long/upgrades.py target/release/prusik 2000 20
 	$(PYTHON) tests/long/drain.py target/release/prusik
+	$(PYTHON) tests/long/autobahn.py target/release/prusik target/autobahn
 	$(PYTHON) tests/long/systemd.py target/release/prusik target/systemd
 	$(PYTHON) tests/long/demo_page.py target/release/prusik target/screenshots
 	@$(if $(wildcard $(TOMCATS)),\
@@ -97,11 +98,12 @@ tools:
 		$$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq cmake build-essential; }
 
 long-tools:
-	@command -v chromedriver >/dev/null && command -v tomcat10-instance-create >/dev/null || { \
+	@command -v chromedriver >/dev/null && command -v npm >/dev/null && command -v tomcat10-instance-create >/dev/null || { \
 		SUDO=$$(test "$$(id -u)" = 0 || echo sudo); \
 		$$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq chromium chromium-driver \
-			haproxy nginx-light iproute2 tomcat10-user tomcat10-examples default-jre-headless python3-venv; }
-	@test -x $(PYTHON) || { python3 -m venv target/venv && $(PYTHON) -m pip install -q websockets; }
+			haproxy nginx-light iproute2 npm tomcat10-user tomcat10-examples default-jre-headless python3-venv; }
+	@test -x $(PYTHON) || python3 -m venv target/venv
+	@$(PYTHON) -m pip install -q websockets kosoku
 
 clean:
 	$(CARGO) clean

@@ -93,6 +93,33 @@ async fn broken_framing_ends_the_session_with_1002_and_does_not_pass() {
 }
 
 #[tokio::test]
+async fn what_came_before_broken_framing_is_still_answered() {
+    let origin = Origin::chat().await;
+    let prusik = Prusik::start(Config::to(&[&origin])).await;
+    let mut session = RawSession::open(prusik.public(), handshake("/")).await;
+    let mut bytes = client_frame(1, b"asked before");
+    bytes.extend([0x83, 0x80, 0, 0, 0, 0]);
+    session.send(&bytes).await;
+    assert_eq!(session.frame().await, Frame::text("asked before"));
+    let goodbye = session.frame().await;
+    assert_eq!((goodbye.opcode, goodbye.payload), (8, vec![0x03, 0xea]));
+    session.client.expect_end().await;
+    let entry = prusik.session_close().await;
+    assert_eq!(entry["close_code"], 1002);
+}
+
+#[tokio::test]
+async fn a_client_that_broke_framing_is_told_though_its_server_says_nothing() {
+    let origin = Origin::start(|request| Answer::upgrade(request).hang()).await;
+    let prusik = Prusik::start(Config::to(&[&origin])).await;
+    let mut session = RawSession::open(prusik.public(), handshake("/")).await;
+    session.send([0x83, 0x80, 0, 0, 0, 0]).await;
+    let goodbye = session.frame().await;
+    assert_eq!((goodbye.opcode, goodbye.payload), (8, vec![0x03, 0xea]));
+    session.client.expect_end().await;
+}
+
+#[tokio::test]
 async fn a_server_that_breaks_framing_does_not_reach_its_client() {
     let origin = Origin::start(|request| {
         let mut bytes = Frame::text("sound").unmasked();

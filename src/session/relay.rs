@@ -115,6 +115,9 @@ struct Ending {
     server_told: bool,
     /// The server is to be told without waiting for the client.
     tell_server: bool,
+    /// The client broke the framing or a limit. What the server still says to what came before passes, with
+    /// its answer to our Close frame as the last of it.
+    hears_server: bool,
     due: Instant,
 }
 
@@ -292,12 +295,14 @@ impl Relay {
         let at_boundary = self.sender(direction).scanner.between_frames();
         let left = self.sender(direction).scanner.payload_left();
         let is_broken = self.sender(direction).scanner.is_broken();
+        let has_ended = self.sender(direction).ended;
         let Some(ending) = &mut self.ending else {
             return Gate::Pass(CHUNK);
         };
         let rest = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
         match direction {
             Direction::ToClient if ending.client_told => Gate::Discard,
+            Direction::ToClient if ending.hears_server && !has_ended => Gate::Pass(CHUNK),
             Direction::ToClient if at_boundary => {
                 ending.client_told = true;
                 if ending.is_cause {
@@ -358,16 +363,29 @@ impl Relay {
         if !(awaits_pong && only_pongs && direction == Direction::ToServer) {
             self.last_activity = now;
         }
-        if is_broken && self.ending.is_none() {
+        if is_broken {
             match is_over {
-                true => self.begin_ending(ClosedBy::Limit, TOO_BIG),
-                false => self.begin_ending(ClosedBy::Error, PROTOCOL_ERROR),
-            }
-            if let Some(ending) = &mut self.ending {
-                ending.tell_server = true;
+                true => self.cut_off(direction, ClosedBy::Limit, TOO_BIG),
+                false => self.cut_off(direction, ClosedBy::Error, PROTOCOL_ERROR),
             }
         }
         (sound > 0).then_some((held, sound))
+    }
+
+    /// Nothing more passes in this direction.
+    fn cut_off(&mut self, direction: Direction, by: ClosedBy, code: u16) {
+        if let Some(ending) = &mut self.ending {
+            ending.hears_server &= direction == Direction::ToServer;
+            return;
+        }
+        self.begin_ending(by, code);
+        if let Some(ending) = &mut self.ending {
+            ending.tell_server = true;
+            ending.hears_server = direction == Direction::ToServer && !ending.server_told;
+            if ending.is_cause {
+                self.traffic.set_close_code(CloseCode::Code(code));
+            }
+        }
     }
 
     /// It has ended its side before the session began.
@@ -430,6 +448,7 @@ impl Relay {
             client_told: self.client.shut,
             server_told: self.server.shut,
             tell_server: self.client.ended,
+            hears_server: false,
             due: Instant::now() + CLOSE_WAIT,
         });
     }
@@ -450,7 +469,8 @@ impl Relay {
         match self.our_goodbye() {
             None => client.has_closed() && server.has_closed(),
             Some(ending) => {
-                let client_knows = ending.client_told || client.shut;
+                let client_knows =
+                    ending.client_told || client.shut || ending.hears_server && server.has_closed();
                 let server_knows = ending.server_told || server.shut || client.has_closed();
                 client_knows && server_knows && client.has_finished() && server.has_finished()
             }

@@ -40,10 +40,11 @@ impl Relay {
     /// What is due is done. True: the session is cut.
     pub(super) fn strike(&mut self, now: Instant) -> bool {
         if let Some(ending) = &mut self.ending {
-            if ending.tell_server {
+            if ending.tell_server && !ending.hears_server {
                 return true;
             }
             ending.tell_server = true;
+            ending.hears_server = false;
             ending.due = now + LAST_WAIT;
             return false;
         }

@@ -1,0 +1,239 @@
+//! What clients and servers do that nobody should: the process stays up, serves the others, and
+//! afterwards has no descriptor and no memory more than before.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::SockRef;
+use support::{
+    Answer, Authority, Client, Config, Origin, PATIENCE, Prusik, RawSession, certificates,
+    client_frame, eventually, handshake, status_of,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+/// What memory may differ by: buffers that each thread keeps, pages that the allocator does.
+const SLACK_KIB: u64 = 6 * 1024;
+
+/// Memory and descriptors at one moment.
+struct Level {
+    fds: usize,
+    kib: u64,
+}
+
+impl Level {
+    /// With the connections of the same kind that came before: the first ones fill pools.
+    fn of(prusik: &Prusik) -> Self {
+        Self {
+            fds: prusik.fds(),
+            kib: prusik.anonymous_kib(),
+        }
+    }
+
+    async fn is_back(&self, prusik: &Prusik) {
+        eventually(format!("{} descriptors again", self.fds), async || {
+            prusik.fds() <= self.fds
+        })
+        .await;
+        // The allocator gives back what it has kept when it is next asked for something.
+        let most = self.kib + SLACK_KIB;
+        eventually(format!("at most {most} KiB again"), async || {
+            drop(connect(prusik.public()).await);
+            prusik.anonymous_kib() <= most
+        })
+        .await;
+    }
+}
+
+async fn connect(address: SocketAddr) -> TcpStream {
+    TcpStream::connect(address).await.expect("it listens")
+}
+
+/// Ends with a reset instead of an end.
+fn reset(stream: TcpStream) {
+    SockRef::from(&stream)
+        .set_linger(Some(Duration::ZERO))
+        .expect("a socket can linger");
+}
+
+/// `count` tasks of one kind, 50 at a time.
+async fn many<F: Future<Output = ()> + Send + 'static>(count: usize, task: impl Fn(usize) -> F) {
+    let mut running = JoinSet::new();
+    for number in 0..count {
+        if running.len() == 50 {
+            running.join_next().await;
+        }
+        running.spawn(task(number));
+    }
+    while let Some(done) = running.join_next().await {
+        done.expect("no task panics");
+    }
+}
+
+async fn drop_one(address: SocketAddr, number: usize) {
+    let mut stream = connect(address).await;
+    match number % 5 {
+        0 => {}
+        1 => reset(stream),
+        2 => stream.write_all(b"GET / HT").await.expect("it is taken"),
+        3 => {
+            stream.write_all(b"GET / HT").await.expect("it is taken");
+            reset(stream);
+        }
+        _ => {
+            let request = handshake("/");
+            stream
+                .write_all(request.as_ref())
+                .await
+                .expect("it is taken");
+            reset(stream);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_thousand_connects_and_drops_leave_nothing() {
+    let origin = Origin::chat().await;
+    let prusik = Prusik::start(Config::to(&[&origin])).await;
+    let public = prusik.public();
+    let idle = prusik.fds();
+    many(2500, |number| drop_one(public, number)).await;
+    eventually("the first have gone", async || prusik.fds() <= idle).await;
+    let level = Level::of(&prusik);
+    many(5000, |number| drop_one(public, number)).await;
+    level.is_back(&prusik).await;
+    assert_eq!(status_of(public, "/").await, 200);
+}
+
+#[tokio::test]
+async fn half_open_tls_handshakes_hold_nobody_up_and_leave_nothing() {
+    let origin = Origin::chat().await;
+    let authority = Authority::new();
+    let pair = authority.issue("web", &["chat.test"]);
+    let config = Config::to(&[&origin]).tls(certificates(&[&pair]));
+    let prusik = Prusik::start(config).await;
+    let public = prusik.public();
+    // The connection to the server is kept.
+    let served = async || {
+        let mut client = authority.client().connect(public, "chat.test").await;
+        assert_eq!(client.get("/").await.status(), 200);
+    };
+    served().await;
+    let level = Level::of(&prusik);
+    let mut open = Vec::new();
+    for number in 0..300 {
+        let mut stream = connect(public).await;
+        // Of a ClientHello's record: nothing, its type, or its whole header.
+        let start = &[0x16, 3, 1, 2, 0][..[0, 1, 5][number % 3]];
+        stream.write_all(start).await.expect("it is taken");
+        open.push(stream);
+    }
+    eventually("they are all accepted", async || prusik.fds() > 300).await;
+    served().await;
+    drop(open);
+    level.is_back(&prusik).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn resets_in_the_middle_of_messages_end_only_their_sessions() {
+    let origin = Origin::chat().await;
+    let prusik = Prusik::start(Config::to(&[&origin])).await;
+    let public = prusik.public();
+    let mut stays = RawSession::open(public, handshake("/")).await;
+    let broken = async |number: usize| {
+        let mut stream = connect(public).await;
+        stream
+            .write_all(handshake("/").as_ref())
+            .await
+            .expect("it is taken");
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).await.expect("a 101");
+        assert_eq!(&head, b"HTTP/1.1 101");
+        let frame = client_frame(2, &vec![7; 20_000]);
+        let part = 1 + number * 97 % (frame.len() - 1);
+        stream.write_all(&frame[..part]).await.expect("it is taken");
+        reset(stream);
+    };
+    for number in 0..100 {
+        broken(number).await;
+    }
+    eventually("only one session is left", async || origin.sessions() == 1).await;
+    let level = Level::of(&prusik);
+    for number in 0..400 {
+        broken(number).await;
+    }
+    eventually("only one session is left", async || origin.sessions() == 1).await;
+    level.is_back(&prusik).await;
+    let closed = |entry: &serde_json::Value| entry["kind"] == "session_close";
+    eventually("each is in the log", async || {
+        prusik.access_log().iter().filter(|e| closed(e)).count() == 500
+    })
+    .await;
+    for entry in prusik.access_log().iter().filter(|e| closed(e)) {
+        assert_eq!(entry["closed_by"], "client");
+    }
+    stays.send(client_frame(1, b"still here")).await;
+    assert_eq!(stays.frame().await.payload, b"still here");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_floods_pings_and_reads_nothing_costs_others_nothing() {
+    let origin = Origin::chat().await;
+    let prusik = Prusik::start(Config::to(&[&origin])).await;
+    let mut other = RawSession::open(prusik.public(), handshake("/")).await;
+    let session = RawSession::open(prusik.public(), handshake("/")).await;
+    let level = Level::of(&prusik);
+    let pings = client_frame(9, &[b'x'; 125]).repeat(500);
+    let mut client = session.client;
+    // 64 MiB of pings, or fewer when nothing more is taken because nobody reads the answers.
+    for _ in 0..1000 {
+        let sending = tokio::time::timeout(Duration::from_secs(2), client.wire.send(&pings));
+        if !sending.await.is_ok_and(|sent| sent.is_ok()) {
+            break;
+        }
+    }
+    let kib = prusik.anonymous_kib();
+    assert!(
+        kib <= level.kib + SLACK_KIB,
+        "{} KiB, then {kib}",
+        level.kib
+    );
+    other.send(client_frame(1, b"meanwhile")).await;
+    assert_eq!(other.frame().await.payload, b"meanwhile");
+    drop(client);
+    eventually("it has gone", async || origin.sessions() == 1).await;
+    level.is_back(&prusik).await;
+}
+
+#[tokio::test]
+async fn servers_that_break_handshakes_leave_nothing() {
+    let wrong = Origin::start(|_| Answer::upgrade_accepting("d3Jvbmc=", &[], b"\x81\x02hi")).await;
+    let closing = Origin::start(|_| Answer::nothing().close()).await;
+    let cut = Origin::start(|_| Answer::raw("HTTP/1.1 101 Switching Pro").close()).await;
+    for origin in [&wrong, &closing, &cut] {
+        let prusik = Prusik::start(Config::to(&[origin])).await;
+        let refused = async || {
+            let mut client = Client::connect(prusik.public()).await;
+            assert_eq!(client.ask(handshake("/")).await.status(), 502);
+        };
+        let idle = prusik.fds();
+        for _ in 0..20 {
+            refused().await;
+        }
+        eventually("the first have gone", async || prusik.fds() <= idle).await;
+        let level = Level::of(&prusik);
+        for _ in 0..100 {
+            refused().await;
+        }
+        level.is_back(&prusik).await;
+        let gone = tokio::time::timeout(PATIENCE, async {
+            while origin.open() > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        gone.await.expect("no connection to the server is left");
+    }
+}
