@@ -255,5 +255,9 @@ impl Drop for Http2Stream {
         if self.reader.awaits_head() {
             self.facts.abandoned.fetch_add(1, Relaxed);
         }
+        // Frames say how long they are: a session's end is an end, however it came.
+        if self.body == Body::Raw {
+            self.finish();
+        }
     }
 }
