@@ -81,8 +81,11 @@ impl Client {
         is_whole: bool,
     ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
         let send = self.send.clone();
-        let mut send = within("room for a stream", send.ready()).await.unwrap();
-        send.send_request(request, is_whole).unwrap()
+        let mut send = within("room for a stream", send.ready())
+            .await
+            .expect("a connection");
+        send.send_request(request, is_whole)
+            .expect("a sound request")
     }
 
     async fn ask(&mut self, request: Request<()>) -> (Response<()>, Vec<u8>) {
@@ -92,7 +95,7 @@ impl Client {
 
     async fn get(&mut self, target: &str) -> (Response<()>, Vec<u8>) {
         let request = Request::get(format!("https://{NAME}{target}"));
-        self.ask(request.body(()).unwrap()).await
+        self.ask(request.body(()).expect("a sound request")).await
     }
 
     /// An extended CONNECT. Behind a 200 there is a session.
@@ -100,7 +103,7 @@ impl Client {
         let mut request = Request::connect(format!("https://{NAME}{target}"))
             .header("sec-websocket-version", "13")
             .body(())
-            .unwrap();
+            .expect("a sound request");
         request
             .extensions_mut()
             .insert(Protocol::from_static("websocket"));
@@ -109,19 +112,21 @@ impl Client {
         })
         .await;
         let (response, send) = self.begin(request, false).await;
-        let response = within("a response", response).await.unwrap();
+        let response = within("a response", response).await.expect("a response");
         let (parts, receive) = response.into_parts();
         (Response::from_parts(parts, ()), receive, send)
     }
 }
 
 async fn whole(response: h2::client::ResponseFuture) -> (Response<()>, Vec<u8>) {
-    let response = within("a response", response).await.unwrap();
+    let response = within("a response", response).await.expect("a response");
     let (parts, mut body) = response.into_parts();
     let mut all = Vec::new();
     while let Some(data) = within("the body", body.data()).await {
-        let data = data.unwrap();
-        body.flow_control().release_capacity(data.len()).unwrap();
+        let data = data.expect("no reset");
+        body.flow_control()
+            .release_capacity(data.len())
+            .expect("it was taken");
         all.extend_from_slice(&data);
     }
     (Response::from_parts(parts, ()), all)
@@ -143,8 +148,11 @@ async fn frame(receive: &mut RecvStream, seen: &mut Vec<u8>) -> Frame {
             return frame;
         }
         let data = within("a frame", receive.data()).await;
-        let data = data.expect("the session goes on").unwrap();
-        receive.flow_control().release_capacity(data.len()).unwrap();
+        let data = data.expect("the session goes on").expect("no reset");
+        receive
+            .flow_control()
+            .release_capacity(data.len())
+            .expect("it was taken");
         seen.extend_from_slice(&data);
     }
 }
@@ -515,7 +523,9 @@ async fn who_only_opens_and_resets_streams_is_sent_away() {
 }
 
 fn raw_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let length = u32::try_from(payload.len())
+        .expect("a short frame")
+        .to_be_bytes();
     let mut frame = length[1..].to_vec();
     frame.extend([kind, flags]);
     frame.extend(stream.to_be_bytes());
