@@ -34,6 +34,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod forward;
+pub mod http2;
 pub mod hygiene;
 pub mod lifecycle;
 pub mod limits;

@@ -10,7 +10,7 @@ use super::source::{Content, Node, Step};
 use super::units::Section;
 
 /// Keys and values of the contract that are yet to be built, by the shape of their path.
-const PLANNED: &[&str] = &["access_log.format=combined", "listeners[].tls.http2"];
+const PLANNED: &[&str] = &["access_log.format=combined"];
 
 /// Decodes `root` and takes everything out of it that could not be, so that afterwards the tree
 /// and the result agree. `None`: nothing could be decoded.

@@ -149,6 +149,10 @@ pub struct ListenerTls {
     /// certificate is asked for.
     #[schemars(extend("examples" = ["/etc/prusik/tls/clients.pem"]))]
     pub client_ca: Option<String>,
+    /// HTTP/2 with clients that offer it, WebSocket over it (RFC 8441) included.
+    #[serde(default, deserialize_with = "switch")]
+    #[schemars(schema_with = "switch_schema", extend("default" = false, "examples" = [true]))]
+    pub http2: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -248,24 +247,23 @@ fn send_parcel(
             let Session { relay, .. } = &**session;
             let message = Message::Session {
                 number,
-                session: Box::new(packing::pack(session)),
+                session: Box::new(packing::pack(session)?),
             };
             let waiting = [&relay.client.waiting[..], &relay.server.waiting[..]];
-            let descriptors = [
-                relay.client.transport.as_fd(),
-                relay.server.transport.as_fd(),
-            ];
+            let (_, client) = relay.client.transport.descriptor()?;
+            let (_, server) = relay.server.transport.descriptor()?;
+            let descriptors = [client, server];
             wire::send_with(stream, &message, waiting, &descriptors)
         }
         Parcel::Idle(listener, client) => {
+            let (kind, descriptor) = client.transport.descriptor()?;
             let message = Message::Idle {
                 number,
                 listener: listeners.get(*listener).cloned().unwrap_or_default(),
-                kind: client.transport.kind(),
+                kind,
                 proxied: client.ticket.proxied.as_deref().copied(),
             };
-            let descriptors = [client.transport.as_fd()];
-            wire::send_with(stream, &message, [&[], &client.early], &descriptors)
+            wire::send_with(stream, &message, [&[], &client.early], &[descriptor])
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::session::traffic::Traffic;
 use crate::session::transport::Transport;
 use crate::upstream::{Lease, Server};
 
-pub fn pack(session: &Session) -> wire::Session {
+pub fn pack(session: &Session) -> io::Result<wire::Session> {
     let Session {
         relay,
         live,
@@ -26,24 +26,26 @@ pub fn pack(session: &Session) -> wire::Session {
         ..
     } = session;
     let Limits { idle, end, ping } = relay.limits;
-    let leg = |leg: &Leg| wire::Leg {
-        kind: leg.transport.kind(),
-        scanner: leg.scanner.clone(),
-        ended: leg.ended,
-        shut: leg.shut,
+    let leg = |leg: &Leg| {
+        Ok::<_, io::Error>(wire::Leg {
+            kind: leg.transport.descriptor()?.0,
+            scanner: leg.scanner.clone(),
+            ended: leg.ended,
+            shut: leg.shut,
+        })
     };
-    wire::Session {
+    Ok(wire::Session {
         identity: live.identity.clone(),
         age: live.age(),
         counts: live.traffic.counts(),
-        client: leg(&relay.client),
-        server: leg(&relay.server),
+        client: leg(&relay.client)?,
+        server: leg(&relay.server)?,
         idle,
         left: end.map(|end| end.saturating_duration_since(Instant::now())),
         ping,
         quiet: relay.last_activity.elapsed(),
         proxied: ticket.proxied.as_deref().copied(),
-    }
+    })
 }
 
 /// Must run inside the runtime. `frame`: what came with the session.

@@ -46,7 +46,7 @@ pub struct Edge {
     /// Clients that were turned away and still read why.
     pub(super) lingering: Arc<Semaphore>,
     /// Idle connections leave for another process.
-    moving: watch::Receiver<bool>,
+    pub(super) moving: watch::Receiver<bool>,
 }
 
 /// How a connection has come.

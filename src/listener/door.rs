@@ -166,6 +166,12 @@ impl Edge {
             transport,
             deadline,
         } = newcomer;
+        if transport.is_http2() {
+            let edge = self.clone();
+            let serving = edge.serve_http2(entrance, transport, ticket, deadline);
+            self.connections.spawn(serving);
+            return;
+        }
         let arrival = Arrival::New { deadline };
         self.serve(entrance.number, transport, BytesMut::new(), ticket, arrival);
     }

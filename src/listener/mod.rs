@@ -9,6 +9,7 @@ mod accept;
 mod door;
 mod entrance;
 pub mod head;
+mod http2;
 mod pace;
 mod reading;
 mod socket;

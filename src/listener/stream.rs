@@ -17,7 +17,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -479,7 +479,8 @@ impl UniqueID for ClientStream {
     fn id(&self) -> UniqueIDType {
         self.io
             .as_ref()
-            .map_or(-1, |io| io.get_ref().as_fd().as_raw_fd())
+            .and_then(|io| io.get_ref().tcp())
+            .map_or(-1, |tcp| tcp.as_raw_fd())
     }
 }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::http2::Http2Stream;
 use crate::tls::TlsStream;
 
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub enum Transport {
     Unix(UnixStream),
     /// Boxed: most sessions of a plain listener would pay for its size.
     Tls(Box<TlsStream>),
+    /// A stream of a connection that has others too.
+    Http2(Box<Http2Stream>),
 }
 
 /// What the client's end of a connection says of TLS.
@@ -48,6 +51,7 @@ impl Transport {
             Self::Tcp(tcp) => (tcp.peer_addr().ok(), tcp.local_addr().ok()),
             Self::Unix(_) => (None, None),
             Self::Tls(tls) => tls.transport().addresses(),
+            Self::Http2(stream) => (stream.facts().peer, stream.facts().local),
         }
     }
 
@@ -56,7 +60,7 @@ impl Transport {
         let unix = match self {
             Self::Tcp(tcp) => return tcp.peek(bytes).await,
             Self::Unix(unix) => unix,
-            Self::Tls(_) => return Err(io::ErrorKind::Unsupported.into()),
+            Self::Tls(_) | Self::Http2(_) => return Err(io::ErrorKind::Unsupported.into()),
         };
         loop {
             unix.readable().await?;
@@ -77,6 +81,7 @@ impl Transport {
             Self::Tls(tls) => Security::Tls {
                 client: tls.client().cloned(),
             },
+            Self::Http2(stream) => stream.facts().security.clone(),
         }
     }
 
@@ -84,14 +89,14 @@ impl Transport {
     pub fn can_move(&self) -> bool {
         match self {
             Self::Tcp(_) | Self::Unix(_) => true,
-            Self::Tls(_) => false,
+            Self::Tls(_) | Self::Http2(_) => false,
         }
     }
 
     /// Whether all that was written is with the kernel. If not, poll a flush.
     pub fn is_flushed(&self) -> bool {
         match self {
-            Self::Tcp(_) | Self::Unix(_) => true,
+            Self::Tcp(_) | Self::Unix(_) | Self::Http2(_) => true,
             Self::Tls(tls) => tls.is_flushed(),
         }
     }
@@ -115,16 +120,21 @@ impl Transport {
                     Poll::Pending => Ok(0),
                 }
             }
+            Self::Http2(_) => Ok(0),
         };
         sent.unwrap_or(0)
     }
 
     /// The last word of a connection that is about to be dropped: said if it can be said at once.
     pub fn part(&mut self) {
-        if let Self::Tls(tls) = self {
-            let mut nobody_waits = Context::from_waker(Waker::noop());
-            // Whatever comes of it: nothing follows.
-            let _ = Pin::new(tls).poll_shutdown(&mut nobody_waits);
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => {}
+            Self::Tls(tls) => {
+                let mut nobody_waits = Context::from_waker(Waker::noop());
+                // Whatever comes of it: nothing follows.
+                let _ = Pin::new(tls).poll_shutdown(&mut nobody_waits);
+            }
+            Self::Http2(stream) => stream.finish(),
         }
     }
 
@@ -132,17 +142,23 @@ impl Transport {
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(tcp) => Some(tcp),
-            Self::Unix(_) => None,
+            Self::Unix(_) | Self::Http2(_) => None,
             Self::Tls(tls) => tls.transport().tcp(),
         }
     }
 
-    pub fn kind(&self) -> TransportKind {
+    /// What another process can go on with, if it [can](Transport::can_move).
+    pub fn descriptor(&self) -> io::Result<(TransportKind, BorrowedFd<'_>)> {
         match self {
-            Self::Tcp(_) => TransportKind::Tcp,
-            Self::Unix(_) => TransportKind::Unix,
-            Self::Tls(tls) => tls.transport().kind(),
+            Self::Tcp(tcp) => Ok((TransportKind::Tcp, tcp.as_fd())),
+            Self::Unix(unix) => Ok((TransportKind::Unix, unix.as_fd())),
+            Self::Tls(_) | Self::Http2(_) => Err(io::ErrorKind::Unsupported.into()),
         }
+    }
+
+    /// Whether the two have agreed on HTTP/2.
+    pub fn is_http2(&self) -> bool {
+        matches!(self, Self::Tls(tls) if tls.is_http2())
     }
 
     /// Joins the runtime that this is called in. The descriptor is non-blocking already.
@@ -158,16 +174,6 @@ impl Transport {
     }
 }
 
-impl AsFd for Transport {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(tcp) => tcp.as_fd(),
-            Self::Unix(unix) => unix.as_fd(),
-            Self::Tls(tls) => tls.as_fd(),
-        }
-    }
-}
-
 impl AsyncRead for Transport {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -178,6 +184,7 @@ impl AsyncRead for Transport {
             Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Self::Unix(unix) => Pin::new(unix).poll_read(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+            Self::Http2(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -192,6 +199,7 @@ impl AsyncWrite for Transport {
             Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
             Self::Unix(unix) => Pin::new(unix).poll_write(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+            Self::Http2(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -200,6 +208,7 @@ impl AsyncWrite for Transport {
             Self::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
             Self::Unix(unix) => Pin::new(unix).poll_flush(cx),
             Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+            Self::Http2(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -208,6 +217,7 @@ impl AsyncWrite for Transport {
             Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+            Self::Http2(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

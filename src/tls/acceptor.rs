@@ -12,7 +12,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{Error, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
-use super::{Authorities, HTTP_1_1, PROVIDER, Pair, TlsStream, subject, tickets};
+use super::{Authorities, HTTP_1_1, HTTP_2, PROVIDER, Pair, TlsStream, subject, tickets};
 use crate::session::transport::Transport;
 
 /// A listener's side of TLS, whole and checked. Equal ones serve the same certificates.
@@ -20,12 +20,17 @@ pub struct Acceptor {
     config: Arc<ServerConfig>,
     pairs: Vec<Pair>,
     client_ca: Option<Authorities>,
+    http2: bool,
 }
 
 impl Acceptor {
     /// The first of the pairs, of which there must be one, is for clients that name none of
     /// the others. With `client_ca`, a client must have a certificate by one of them.
-    pub fn new(pairs: Vec<Pair>, client_ca: Option<Authorities>) -> Result<Self, Error> {
+    pub fn new(
+        pairs: Vec<Pair>,
+        client_ca: Option<Authorities>,
+        http2: bool,
+    ) -> Result<Self, Error> {
         let builder = ServerConfig::builder_with_provider(PROVIDER.clone())
             .with_safe_default_protocol_versions()?;
         let builder = match &client_ca {
@@ -40,6 +45,9 @@ impl Acceptor {
         };
         let mut config = builder.with_cert_resolver(Arc::new(ByName::new(&pairs)));
         config.alpn_protocols = vec![HTTP_1_1.to_vec()];
+        if http2 {
+            config.alpn_protocols.insert(0, HTTP_2.to_vec());
+        }
         config.ticketer = tickets::for_clients_of(client_ca.as_ref())?;
         // What is remembered by id would be forgotten by each reload.
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -47,6 +55,7 @@ impl Acceptor {
             config: Arc::new(config),
             pairs,
             client_ca,
+            http2,
         })
     }
 
@@ -71,7 +80,7 @@ impl Acceptor {
 
 impl PartialEq for Acceptor {
     fn eq(&self, other: &Self) -> bool {
-        self.pairs == other.pairs && self.client_ca == other.client_ca
+        self.pairs == other.pairs && self.client_ca == other.client_ca && self.http2 == other.http2
     }
 }
 

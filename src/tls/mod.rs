@@ -27,5 +27,6 @@ pub use stream::TlsStream;
 static PROVIDER: LazyLock<Arc<CryptoProvider>> =
     LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
 
-/// What is spoken inside; HTTP/2 will stand before it in the list.
+/// What may be spoken inside (RFC 7301).
 const HTTP_1_1: &[u8] = b"http/1.1";
+const HTTP_2: &[u8] = b"h2";

@@ -1,13 +1,13 @@
 //! A TLS connection on a socket of ours, established: what a [`Transport`] is when it is not plain.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::HTTP_2;
 use super::connector::with_remedy;
 use crate::session::transport::Transport;
 
@@ -52,6 +52,11 @@ impl TlsStream {
         self.client.as_ref()
     }
 
+    /// Whether the handshake has agreed on HTTP/2.
+    pub fn is_http2(&self) -> bool {
+        self.inner.get_ref().1.alpn_protocol() == Some(HTTP_2)
+    }
+
     pub fn transport(&self) -> &Transport {
         self.inner.get_ref().0
     }
@@ -60,12 +65,6 @@ impl TlsStream {
     pub fn is_flushed(&self) -> bool {
         let (_, session) = self.inner.get_ref();
         !session.wants_write()
-    }
-}
-
-impl AsFd for TlsStream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.transport().as_fd()
     }
 }
 

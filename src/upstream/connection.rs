@@ -179,8 +179,11 @@ impl Open {
     /// would take that for its response. Asks the kernel, as tokio only knows what was there when
     /// it last waited.
     fn is_silent(&self) -> bool {
-        let peeked = recv(&self.io, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-        peeked.is_err_and(|error| error == Errno::AGAIN)
+        let peeked = self
+            .io
+            .tcp()
+            .map(|socket| recv(socket, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT));
+        peeked.is_some_and(|peeked| peeked.is_err_and(|error| error == Errno::AGAIN))
     }
 
     /// The same as far as tokio knows, which costs nothing.

@@ -48,7 +48,7 @@ pub fn acceptor(
     if pairs.is_empty() {
         return None;
     }
-    match Acceptor::new(pairs, client_ca?) {
+    match Acceptor::new(pairs, client_ca?, raw.http2.unwrap_or(false)) {
         Ok(acceptor) => Some(Arc::new(acceptor)),
         Err(error) => {
             errors.push(at.key_error(format!("the tls of {label} cannot be used: {error}")));

@@ -1,0 +1,190 @@
+//! A stream's fields as the head of an HTTP/1.1 request.
+//!
+//! Nothing is judged here that the check of heads judges: what is wrong is written down as it is,
+//! and refused there, with an answer and a line in the log.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::{BufMut, BytesMut};
+use h2::ext::Protocol;
+use http::{HeaderName, Method, Request, header};
+
+/// How the stream's bytes follow the head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Body {
+    /// None come.
+    None,
+    /// As they are, so many.
+    Length(u64),
+    /// In chunks: nobody knows how many.
+    Chunked,
+    /// As they are, in both directions: a session.
+    Raw,
+}
+
+/// The stream asks for something that HTTP/1.1 cannot say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unspeakable {
+    /// `:protocol` is not `websocket`.
+    Protocol,
+    /// `:scheme` is neither `http` nor `https`.
+    Scheme,
+}
+
+const HOST: HeaderName = header::HOST;
+
+/// The head, and what follows it. `is_whole`: the stream has ended with its fields.
+pub fn head_of<T>(request: &Request<T>, is_whole: bool) -> Result<(BytesMut, Body), Unspeakable> {
+    let uri = request.uri();
+    let is_session = match request.extensions().get::<Protocol>() {
+        None => false,
+        Some(protocol) if protocol.as_str().eq_ignore_ascii_case("websocket") => true,
+        Some(_) => return Err(Unspeakable::Protocol),
+    };
+    if !matches!(uri.scheme_str(), None | Some("http" | "https")) {
+        return Err(Unspeakable::Scheme);
+    }
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let is_connect = request.method() == Method::CONNECT && !is_session;
+    let target = match uri.path_and_query() {
+        Some(target) if !is_connect => target.as_str(),
+        _ => authority,
+    };
+    let method = match is_session {
+        true => "GET",
+        false => request.method().as_str(),
+    };
+
+    let mut head = BytesMut::with_capacity(512);
+    for part in [method, " ", target, " HTTP/1.1\r\n"] {
+        head.put_slice(part.as_bytes());
+    }
+    // One that says the same in two ways says it once; else both are written, and refused.
+    let hosts = || request.headers().get_all(HOST).iter();
+    if !authority.is_empty() {
+        field(&mut head, "host", authority.as_bytes());
+    }
+    for host in hosts().filter(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes())) {
+        field(&mut head, "host", host.as_bytes());
+    }
+    let mut cookies = request.headers().get_all(header::COOKIE).iter();
+    if let Some(first) = cookies.next() {
+        // RFC 9113 section 8.2.3: crumbs are one field again.
+        head.put_slice(b"cookie: ");
+        head.put_slice(first.as_bytes());
+        for crumb in cookies {
+            head.put_slice(b"; ");
+            head.put_slice(crumb.as_bytes());
+        }
+        head.put_slice(b"\r\n");
+    }
+    for (name, value) in request.headers() {
+        let is_written = name == HOST
+            || name == header::COOKIE
+            || name == header::TE
+            || is_session && name == header::SEC_WEBSOCKET_KEY;
+        if !is_written {
+            field(&mut head, name.as_str(), value.as_bytes());
+        }
+    }
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let body = if is_session {
+        let key = BASE64_STANDARD.encode(rand::random::<[u8; 16]>());
+        field(&mut head, "sec-websocket-key", key.as_bytes());
+        field(&mut head, "upgrade", b"websocket");
+        field(&mut head, "connection", b"upgrade");
+        Body::Raw
+    } else {
+        field(&mut head, "connection", b"close");
+        match length {
+            Some(length) => {
+                let length = length.to_str().ok().and_then(|length| length.parse().ok());
+                Body::Length(length.unwrap_or(0))
+            }
+            None if is_whole => Body::None,
+            None => {
+                field(&mut head, "transfer-encoding", b"chunked");
+                Body::Chunked
+            }
+        }
+    };
+    head.put_slice(b"\r\n");
+    Ok((head, body))
+}
+
+fn field(head: &mut BytesMut, name: &str, value: &[u8]) {
+    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+        head.put_slice(part);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(request: http::request::Builder, is_whole: bool) -> (String, Body) {
+        let (head, body) = head_of(&request.body(()).unwrap(), is_whole).unwrap();
+        (String::from_utf8(head.to_vec()).unwrap(), body)
+    }
+
+    #[test]
+    fn fields_become_a_head() {
+        let request = Request::get("https://a.test:8443/x?y=1")
+            .header("cookie", "a=1")
+            .header("x-one", "1")
+            .header("cookie", "b=2")
+            .header("host", "A.test:8443")
+            .header("te", "trailers");
+        let (head, body) = of(request, true);
+        assert_eq!(
+            head,
+            "GET /x?y=1 HTTP/1.1\r\nhost: a.test:8443\r\ncookie: a=1; b=2\r\nx-one: 1\r\n\
+             connection: close\r\n\r\n"
+        );
+        assert_eq!(body, Body::None);
+    }
+
+    #[test]
+    fn a_body_is_framed_by_its_length_or_in_chunks() {
+        let (head, body) = of(Request::post("https://a/"), false);
+        assert!(head.contains("transfer-encoding: chunked\r\n"), "{head}");
+        assert_eq!(body, Body::Chunked);
+        let request = Request::post("https://a/").header("content-length", "3");
+        let (head, body) = of(request, false);
+        assert!(!head.contains("transfer-encoding"), "{head}");
+        assert_eq!(body, Body::Length(3));
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_written_as_it_is() {
+        let request = Request::get("https://a/").header("host", "b");
+        assert!(of(request, true).0.contains("host: a\r\nhost: b\r\n"));
+        let (head, _) = of(Request::connect("a:443"), false);
+        assert!(head.starts_with("CONNECT a:443 HTTP/1.1\r\n"), "{head}");
+    }
+
+    #[test]
+    fn an_extended_connect_becomes_a_handshake() {
+        let mut request = Request::connect("https://a/chat?x")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "theirs")
+            .body(())
+            .unwrap();
+        request
+            .extensions_mut()
+            .insert(Protocol::from_static("websocket"));
+        let (head, body) = head_of(&request, false).unwrap();
+        let head = String::from_utf8(head.to_vec()).unwrap();
+        assert!(
+            head.starts_with("GET /chat?x HTTP/1.1\r\nhost: a\r\n"),
+            "{head}"
+        );
+        assert!(head.contains("upgrade: websocket\r\nconnection: upgrade\r\n"));
+        assert!(!head.contains("theirs"));
+        assert_eq!(body, Body::Raw);
+        request
+            .extensions_mut()
+            .insert(Protocol::from_static("connect-udp"));
+        assert_eq!(head_of(&request, false).err(), Some(Unspeakable::Protocol));
+    }
+}

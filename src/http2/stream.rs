@@ -1,0 +1,263 @@
+//! One stream of an HTTP/2 connection, as a connection that speaks HTTP/1.1.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::Method;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::request::Body;
+use super::response::{Part, Reader};
+use crate::session::transport::Security;
+
+/// What goes on a stream at once.
+const CHUNK: usize = 16 * 1024;
+
+/// What all streams of a connection have in common.
+#[derive(Debug)]
+pub struct Facts {
+    pub peer: Option<SocketAddr>,
+    pub local: Option<SocketAddr>,
+    pub security: Security,
+    /// Streams that the client gave up before it had an answer.
+    pub abandoned: AtomicUsize,
+}
+
+#[derive(Debug)]
+pub struct Http2Stream {
+    facts: Arc<Facts>,
+    receive: RecvStream,
+    body: Body,
+    /// Read from the stream, framed, and not taken yet.
+    ready: BytesMut,
+    /// The client sends nothing more.
+    ended: bool,
+    send: Sending,
+    reader: Reader,
+}
+
+#[derive(Debug)]
+enum Sending {
+    Head(SendResponse<Bytes>),
+    Body(SendStream<Bytes>),
+    Over,
+}
+
+impl Http2Stream {
+    /// `body` is how what comes on the stream follows the head.
+    pub fn new(
+        facts: Arc<Facts>,
+        receive: RecvStream,
+        body: Body,
+        method: &Method,
+        send: SendResponse<Bytes>,
+    ) -> Self {
+        Self {
+            facts,
+            ended: body == Body::None,
+            receive,
+            body,
+            ready: BytesMut::new(),
+            send: Sending::Head(send),
+            reader: Reader::new(method, body == Body::Raw),
+        }
+    }
+
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The end, and what it means to the client: a response that is not whole was cut short.
+    pub fn finish(&mut self) {
+        match std::mem::replace(&mut self.send, Sending::Over) {
+            Sending::Head(mut send) => send.send_reset(Reason::INTERNAL_ERROR),
+            Sending::Body(mut send) if self.reader.ends_by_close() => {
+                // If the stream is gone there is nobody to tell.
+                let _ = send.send_data(Bytes::new(), true);
+            }
+            Sending::Body(mut send) => send.send_reset(Reason::INTERNAL_ERROR),
+            Sending::Over => {}
+        }
+        self.reader.finish();
+    }
+
+    /// Ready when the client has given the stream up.
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let reset = match &mut self.send {
+            Sending::Head(send) => send.poll_reset(cx),
+            Sending::Body(send) => send.poll_reset(cx),
+            Sending::Over => return Poll::Pending,
+        };
+        reset.map(|_| io::ErrorKind::ConnectionReset.into())
+    }
+
+    /// Puts the next bytes of the stream into `ready`, or finds its end.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match ready!(self.receive.poll_data(cx)) {
+            Some(Ok(data)) => {
+                let length = data.len();
+                // The relay and the listener ask for no more than they have room for.
+                let _ = self.receive.flow_control().release_capacity(length);
+                match &mut self.body {
+                    // A chunk of nothing would be the last one.
+                    Body::Chunked if length > 0 => {
+                        self.ready
+                            .extend_from_slice(format!("{length:x}\r\n").as_bytes());
+                        self.ready.extend_from_slice(&data);
+                        self.ready.extend_from_slice(b"\r\n");
+                    }
+                    Body::Chunked | Body::None => {}
+                    Body::Length(left) => {
+                        *left = left.saturating_sub(length as u64);
+                        self.ready.extend_from_slice(&data);
+                    }
+                    Body::Raw => self.ready.extend_from_slice(&data),
+                }
+            }
+            Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
+            None => {
+                self.ended = true;
+                match self.body {
+                    Body::Chunked => self.ready.extend_from_slice(b"0\r\n\r\n"),
+                    Body::Length(1..) => {
+                        return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends what the stream has room for.
+    fn poll_data(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let Sending::Body(send) = &mut self.send else {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        };
+        let wanted = bytes.len().min(CHUNK);
+        send.reserve_capacity(wanted);
+        while send.capacity() == 0 {
+            match ready!(send.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
+                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            }
+        }
+        let count = wanted.min(send.capacity());
+        self.reader.took(count);
+        let is_last = self.reader.is_done();
+        let data = Bytes::copy_from_slice(&bytes[..count]);
+        send.send_data(data, is_last).map_err(io::Error::other)?;
+        if is_last {
+            self.send = Sending::Over;
+        }
+        Poll::Ready(Ok(count))
+    }
+}
+
+impl AsyncRead for Http2Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let stream = self.get_mut();
+        loop {
+            if !stream.ready.is_empty() {
+                let count = stream.ready.len().min(buf.remaining());
+                buf.put_slice(&stream.ready[..count]);
+                stream.ready.advance(count);
+                if stream.ready.is_empty() {
+                    stream.ready = BytesMut::new();
+                }
+                return Poll::Ready(Ok(()));
+            }
+            if matches!(stream.send, Sending::Over) {
+                return Poll::Ready(Ok(()));
+            }
+            if !stream.ended {
+                ready!(stream.poll_more(cx))?;
+            } else if stream.body == Body::Raw {
+                return Poll::Ready(Ok(()));
+            } else {
+                // The end of a request is not the end of its connection: an answer is awaited.
+                return stream.poll_reset(cx).map(Err);
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Http2Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let stream = self.get_mut();
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let taken = match stream.reader.read(buf)? {
+            Part::Nothing(taken) => taken,
+            Part::Interim(taken, head) => {
+                if let Sending::Head(send) = &mut stream.send {
+                    // An interim answer that cannot go is one less.
+                    let _ = send.send_informational(head);
+                }
+                taken
+            }
+            Part::Head(taken, head, is_whole) => {
+                let Sending::Head(send) = &mut stream.send else {
+                    return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+                };
+                let body = send
+                    .send_response(head, is_whole)
+                    .map_err(io::Error::other)?;
+                stream.send = match is_whole {
+                    true => Sending::Over,
+                    false => Sending::Body(body),
+                };
+                taken
+            }
+            Part::Data(data) => return stream.poll_data(cx, data),
+            Part::End(taken) => {
+                if let Sending::Body(send) = &mut stream.send {
+                    send.send_data(Bytes::new(), true)
+                        .map_err(io::Error::other)?;
+                }
+                stream.send = Sending::Over;
+                taken
+            }
+        };
+        Poll::Ready(Ok(taken))
+    }
+
+    /// The connection's own task sends what its streams have written.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().finish();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Http2Stream {
+    fn drop(&mut self) {
+        if self.reader.awaits_head() {
+            self.facts.abandoned.fetch_add(1, Relaxed);
+        }
+        // Frames say how long they are: a session's end is an end, however it came.
+        if self.body == Body::Raw {
+            self.finish();
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! An HTTP/2 connection: its streams become connections of their own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use bytes::Bytes;
+use h2::server::{Builder, Connection, SendResponse};
+use h2::{Reason, RecvStream};
+use http::{Request, Response, StatusCode};
+use log::{debug, warn};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::accept::{Arrival, Edge};
+use super::entrance::{Entrance, Ticket};
+use crate::http2::request::{Unspeakable, head_of};
+use crate::http2::{Facts, Http2Stream};
+use crate::session::transport::Transport;
+
+/// Requests and sessions of one connection at a time.
+const STREAMS_MAX: u32 = 256;
+
+/// What a client may send ahead: of one stream, as much as a handshake holds; of all.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// What may wait to be sent on one stream.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// A client may change its mind so often; then not for most of what it asks (CVE-2023-44487).
+const ABANDONED_MAX: usize = 100;
+
+impl Edge {
+    /// Serves its streams until it ends.
+    pub(super) async fn serve_http2(
+        self: Arc<Self>,
+        entrance: Arc<Entrance>,
+        transport: Transport,
+        ticket: Ticket,
+        deadline: Instant,
+    ) {
+        let (peer, local) = transport.addresses();
+        let facts = Arc::new(Facts {
+            peer,
+            local,
+            security: transport.security(),
+            abandoned: AtomicUsize::new(0),
+        });
+        let mut builder = Builder::new();
+        builder
+            .max_concurrent_streams(STREAMS_MAX)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(entrance.limits().head.size.try_into().unwrap_or(u32::MAX))
+            .max_send_buffer_size(SEND_BUFFER)
+            .enable_connect_protocol();
+        let connection = match timeout_at(deadline, builder.handshake(transport)).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return debug!("HTTP/2 with {peer:?}: {error}"),
+            Err(_) => return debug!("HTTP/2 with {peer:?}: no preface in time"),
+        };
+        self.serve_streams(entrance, connection, facts, ticket)
+            .await;
+    }
+
+    async fn serve_streams(
+        self: &Arc<Self>,
+        entrance: Arc<Entrance>,
+        mut connection: Connection<Transport, Bytes>,
+        facts: Arc<Facts>,
+        ticket: Ticket,
+    ) {
+        let (mut stopping, mut moving) = (self.stopping.clone(), self.moving.clone());
+        let mut asked: usize = 0;
+        let mut is_leaving = false;
+        let idle = sleep_until(Instant::now() + entrance.limits().idle);
+        tokio::pin!(idle);
+        loop {
+            tokio::select! {
+                accepted = connection.accept() => match accepted {
+                    Some(Ok((request, respond))) => {
+                        asked += 1;
+                        let abandoned = facts.abandoned.load(Relaxed);
+                        if abandoned > ABANDONED_MAX && abandoned > asked / 2 {
+                            warn!("HTTP/2 with {:?}: {abandoned} of {asked} requests were given up \
+                                   before an answer; the connection ends", facts.peer);
+                            connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                            continue;
+                        }
+                        self.begin(&entrance, &facts, &ticket, request, respond);
+                    }
+                    Some(Err(error)) => {
+                        debug!("HTTP/2 with {:?}: {error}", facts.peer);
+                        return;
+                    }
+                    None => return,
+                },
+                // Streams that are there go on; no others come (RFC 9113 section 6.8).
+                _ = stopping.wait_for(|stops| *stops), if !is_leaving => {
+                    is_leaving = true;
+                    connection.graceful_shutdown();
+                }
+                _ = moving.wait_for(|moves| *moves), if !is_leaving => {
+                    is_leaving = true;
+                    connection.graceful_shutdown();
+                }
+                () = &mut idle => {
+                    let is_idle = Arc::strong_count(&facts) == 1;
+                    if is_idle && is_leaving {
+                        return;
+                    }
+                    if is_idle {
+                        is_leaving = true;
+                        connection.graceful_shutdown();
+                    }
+                    idle.as_mut().reset(Instant::now() + entrance.limits().idle);
+                }
+            }
+        }
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        entrance: &Arc<Entrance>,
+        facts: &Arc<Facts>,
+        ticket: &Ticket,
+        request: Request<RecvStream>,
+        mut respond: SendResponse<Bytes>,
+    ) {
+        let (head, body) = match head_of(&request, request.body().is_end_stream()) {
+            Ok(written) => written,
+            Err(Unspeakable::Scheme) => return respond.send_reset(Reason::PROTOCOL_ERROR),
+            Err(Unspeakable::Protocol) => {
+                let mut answer = Response::new(());
+                *answer.status_mut() = StatusCode::NOT_IMPLEMENTED;
+                // RFC 9220 section 3. If the client is gone there is nobody to tell.
+                let _ = respond.send_response(answer, true);
+                return;
+            }
+        };
+        let method = request.method().clone();
+        let stream = Http2Stream::new(facts.clone(), request.into_body(), body, &method, respond);
+        // The connection has the seat.
+        let ticket = Ticket {
+            seat: None,
+            proxied: ticket.proxied.clone(),
+        };
+        let deadline = Instant::now() + entrance.limits().header_timeout;
+        let transport = Transport::Http2(Box::new(stream));
+        let arrival = Arrival::New { deadline };
+        self.serve(entrance.number, transport, head, ticket, arrival);
+    }
+}
