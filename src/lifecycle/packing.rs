@@ -82,7 +82,7 @@ pub fn unpack(
         },
         now.checked_sub(state.quiet).unwrap_or(now),
     );
-    let live = registry.register(Live { identity, traffic });
+    let live = registry.adopt(Live { identity, traffic });
     Ok(Session { relay, live, lease })
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::access_log::{AccessLog, Entry, Kind};
 use crate::session::live::Live;
-use crate::session::traffic::ClosedBy;
+use crate::session::registry::Registered;
 
 /// The 101 goes out.
 pub fn session_open(log: &AccessLog, live: &Live) {
@@ -16,7 +16,8 @@ pub fn session_open(log: &AccessLog, live: &Live) {
 }
 
 /// `error`: what went wrong, where something did.
-pub fn session_close(log: &AccessLog, live: &Live, error: Option<&str>) {
+pub fn session_close(log: &AccessLog, live: &Registered, error: Option<&str>) {
+    live.count_end();
     if !log.is_on() {
         return;
     }
@@ -28,8 +29,7 @@ pub fn session_close(log: &AccessLog, live: &Live, error: Option<&str>) {
         messages_in: Some(traffic.messages_in.load(Relaxed)),
         messages_out: Some(traffic.messages_out.load(Relaxed)),
         close_code: traffic.close_code(),
-        // Neither side nor prusik has said why: the client broke off.
-        closed_by: Some(traffic.closed_by().unwrap_or(ClosedBy::Client).name()),
+        closed_by: Some(traffic.ended_by().name()),
         error,
         ..entry(live, live.age())
     });
