@@ -1,6 +1,7 @@
 //! Configuration to running services: the one file that knows all the parts.
 
 mod changes;
+mod metrics;
 
 use std::collections::HashSet;
 use std::io;
@@ -23,6 +24,7 @@ use crate::admin::view::State;
 use crate::config::{Config, ListenAddress};
 use crate::listener::{self, Accepting, BindError, BoundListener, Connections, Edge, Inherited};
 use crate::observe::access_log::AccessLog;
+use crate::observe::metrics::Operations;
 use crate::proxy::{Gateway, Generation, GenerationError};
 use crate::session::drain::{Drains, Manner};
 use crate::session::registry::Registry;
@@ -56,6 +58,7 @@ pub struct App {
     moving: watch::Sender<bool>,
     /// Who cannot move has been told to go.
     winding_down: AtomicBool,
+    operations: Operations,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +125,7 @@ impl App {
         );
         let edge = Arc::new(Edge::new(
             current.clone(),
+            listeners.len(),
             http_proxy(&server_conf, gateway),
             carrier.clone(),
             connections.clone(),
@@ -154,6 +158,7 @@ impl App {
             stopping,
             moving,
             winding_down: AtomicBool::new(false),
+            operations: Operations::default(),
         })
     }
 
@@ -317,6 +322,10 @@ impl App {
 
     pub fn generation(&self) -> Arc<Generation> {
         self.current.load_full()
+    }
+
+    pub fn operations(&self) -> &Operations {
+        &self.operations
     }
 
     pub fn drains(&self) -> &Drains {

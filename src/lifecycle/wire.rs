@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::listener::Binder;
+use crate::observe::metrics::Tally;
 use crate::session::frames::FrameScanner;
 use crate::session::live::Identity;
 use crate::session::traffic::Counts;
@@ -73,6 +74,8 @@ pub enum Message {
     Go {
         /// Servers that operators have taken out: upstream and address.
         drained: Vec<(String, SocketAddr)>,
+        #[serde(default)]
+        tally: Tally,
     },
     Serving,
     /// With two descriptors: the client's, then the server's.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -36,11 +37,30 @@ pub struct Edge {
     stopping: ShutdownWatch,
     /// Idle connections leave for another process.
     moving: watch::Receiver<bool>,
+    /// By bound listener: connections that are no sessions.
+    open: Box<[AtomicUsize]>,
+}
+
+/// A connection, counted while it lasts.
+struct Open<'a>(&'a AtomicUsize);
+
+impl<'a> Open<'a> {
+    fn count(on: &'a AtomicUsize) -> Self {
+        on.fetch_add(1, Relaxed);
+        Self(on)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Edge {
     pub fn new(
         current: Arc<ArcSwap<Generation>>,
+        listeners: usize,
         proxy: HttpProxy<Gateway>,
         carrier: Arc<Carrier>,
         connections: Connections,
@@ -54,7 +74,13 @@ impl Edge {
             connections,
             stopping,
             moving,
+            open: (0..listeners).map(|_| AtomicUsize::new(0)).collect(),
         }
+    }
+
+    /// Connections to a bound listener, sessions on the relay apart.
+    pub fn open_on(&self, listener: usize) -> usize {
+        self.open[listener].load(Relaxed)
     }
 
     /// Serves a connection that was just accepted, by TLS if the listener has it.
@@ -65,6 +91,7 @@ impl Edge {
         let edge = self.clone();
         let mut stopping = self.stopping.clone();
         self.connections.spawn(async move {
+            let _open = Open::count(&edge.open[listener]);
             let peer = transport.addresses().0;
             let accepted = tokio::select! {
                 accepted = tls.accept(transport) => accepted,
@@ -87,6 +114,7 @@ impl Edge {
 
     /// HTTP until the end of the connection, or until it is a session or to move.
     async fn converse(self: Arc<Self>, listener: usize, stream: ClientStream) {
+        let _open = Open::count(&self.open[listener]);
         let connection = stream.connection().clone();
         let mut moving = self.moving.clone();
         connection.leave_when_idle(*moving.borrow_and_update());

@@ -52,6 +52,8 @@ pub struct Exchange {
     pub handshake: Option<Handshake>,
     /// Held while it is an upgraded session.
     pub live: Option<Registered>,
+    /// A handshake that came when the process was stopping already.
+    pub is_too_late: bool,
     /// The session ended by a fault, not by one of its sides.
     pub broke: bool,
     /// Why it failed, or why prusik answered by itself.
@@ -98,6 +100,7 @@ impl Exchange {
             has_unwanted: false,
             handshake: None,
             live: None,
+            is_too_late: false,
             broke: false,
             error: None,
         }

@@ -162,6 +162,7 @@ impl ProxyHttp for Gateway {
                     if exchange.handshake.is_none() || !self.is_stopping() {
                         return Ok(false);
                     }
+                    exchange.is_too_late = true;
                     let reason = "this process is stopping";
                     exchange.error = Some(reason.into());
                     Answer::error(StatusCode::SERVICE_UNAVAILABLE, reason)
@@ -373,6 +374,9 @@ impl ProxyHttp for Gateway {
         mut error: Box<Error>,
     ) -> Box<Error> {
         exchange.record_server_failure();
+        if let Some(lease) = &exchange.lease {
+            lease.server().count_connect_error();
+        }
         error.set_retry(exchange.has_another_attempt());
         error.more_context(format!("connecting to {}", peer._address))
     }

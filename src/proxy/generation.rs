@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::config::{Config, Fate, ListenAddress, Listener, Route};
 use crate::forward::client_address::TrustedProxies;
+use crate::observe::metrics::RouteMetrics;
 use crate::route::{RequestKey, RouteIndex};
 use crate::session::live::Identity;
 use crate::tls::Acceptor;
@@ -20,6 +21,10 @@ pub struct Generation {
     listeners: Vec<usize>,
     departures: Departures,
     pub labels: Labels,
+    /// As `config.routes`.
+    metrics: Vec<Arc<RouteMetrics>>,
+    /// Of requests that no route matches.
+    unrouted: Arc<RouteMetrics>,
 }
 
 /// Names as sessions keep them: for longer than the configuration they are from, and shared.
@@ -50,7 +55,7 @@ impl Generation {
             .map(|upstream| Group::new(upstream.clone(), None, departures.clone()))
             .collect();
         let listeners = (0..config.listeners.len()).collect();
-        Self::with(config, groups, listeners, departures)
+        Self::with(config, groups, listeners, departures, None)
     }
 
     /// The next one: upstreams that didn't change stay as they are, the others take over the
@@ -87,7 +92,13 @@ impl Generation {
             })
             .collect();
         let departures = self.departures.clone();
-        Ok(Self::with(config, groups, listeners, departures))
+        Ok(Self::with(
+            config,
+            groups,
+            listeners,
+            departures,
+            Some(self),
+        ))
     }
 
     fn with(
@@ -95,7 +106,22 @@ impl Generation {
         groups: Vec<Arc<Group>>,
         listeners: Vec<usize>,
         departures: Departures,
+        before: Option<&Self>,
     ) -> Self {
+        let counted = |route: &Route| {
+            let before = before?;
+            let known = before.config.routes.iter().zip(&before.metrics);
+            let same = known
+                .into_iter()
+                .find(|(known, _)| known.name == route.name);
+            same.map(|(_, metrics)| metrics.clone())
+        };
+        let metrics = config
+            .routes
+            .iter()
+            .map(|route| counted(route).unwrap_or_default())
+            .collect();
+        let unrouted = before.map(|before| before.unrouted.clone());
         let index = RouteIndex::build(config.routes.iter().map(|route| &route.matcher));
         let trusted = TrustedProxies(config.trusted_proxies.clone());
         let labels = Labels {
@@ -112,6 +138,8 @@ impl Generation {
         };
         Self {
             labels,
+            metrics,
+            unrouted: unrouted.unwrap_or_default(),
             config,
             index,
             groups,
@@ -170,6 +198,15 @@ impl Generation {
 
     pub fn route(&self, number: usize) -> &Route {
         &self.config.routes[number]
+    }
+
+    /// As `config.routes`.
+    pub fn route_metrics(&self) -> &[Arc<RouteMetrics>] {
+        &self.metrics
+    }
+
+    pub fn metrics_of(&self, route: Option<usize>) -> &RouteMetrics {
+        route.map_or(&self.unrouted, |number| &self.metrics[number])
     }
 
     pub fn groups(&self) -> &[Arc<Group>] {

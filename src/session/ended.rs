@@ -111,10 +111,7 @@ impl Default for Ended {
 impl Ended {
     pub fn count(&self, live: &Live) {
         let traffic = &live.traffic;
-        let cause = (
-            traffic.ended_by(),
-            CodeLabel::of(traffic.close_code()),
-        );
+        let cause = (traffic.ended_by(), CodeLabel::of(traffic.close_code()));
         self.durations.observe(live.age().as_secs_f64());
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let count = places
@@ -135,7 +132,9 @@ impl Ended {
         mut see: impl FnMut(&Place, ClosedBy, CodeLabel, u64),
     ) {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        places.retain(|place, count| now.saturating_duration_since(count.last) < KEPT || is_there(place));
+        places.retain(|place, count| {
+            now.saturating_duration_since(count.last) < KEPT || is_there(place)
+        });
         for (place, count) in places.iter() {
             for (&(by, code), &count) in &count.by_cause {
                 see(place, by, code, count);

@@ -1,0 +1,191 @@
+//! `/metrics`: gathered when it is asked for, from what every part counts by itself.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::App;
+use crate::config::{Action, Tunnel};
+use crate::observe::exposition::{Family, render};
+use crate::observe::metrics::{NO_ROUTE, RouteFamilies};
+use crate::proxy::Generation;
+use crate::session::ended::Place;
+use crate::session::registry::Registry;
+use crate::session::traffic::Carried;
+
+impl App {
+    /// In Prometheus' text format.
+    pub fn metrics(&self) -> String {
+        let generation = self.generation();
+        let mut seen = Seen::default();
+        let carried = self.sessions.carried(|live| seen.add(live));
+        let mut families = sessions(&generation, &seen, carried, &self.sessions);
+        families.extend(routes(&generation));
+        families.extend(servers(&generation));
+        families.push(self.connections_of(&generation, &seen));
+        families.extend(self.operations.families());
+        let mut build = Family::gauge("prusik_build_info", "1, with the version that runs.");
+        build.add(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+        families.push(build);
+        render(families)
+    }
+
+    fn connections_of(&self, generation: &Generation, seen: &Seen) -> Family {
+        let mut family = Family::gauge(
+            "prusik_connections_active",
+            "Connections of clients, those of sessions among them.",
+        );
+        let mut by_name: HashMap<&str, usize> = HashMap::new();
+        if generation.config.server.tunnel == Tunnel::Relay {
+            // In the other tunnel they have not left the edge.
+            for (name, count) in &seen.by_listener {
+                *by_name.entry(name).or_default() += count;
+            }
+        }
+        for bound in 0..self.listeners.len() {
+            let name = &generation.config.listeners[generation.listener(bound)].name;
+            *by_name.entry(name).or_default() += self.edge.open_on(bound);
+        }
+        for (name, count) in by_name {
+            family.add(&[("listener", name)], count as f64);
+        }
+        family
+    }
+}
+
+/// The live sessions, by what tells them apart here.
+#[derive(Debug, Default)]
+struct Seen {
+    by_place: HashMap<Place, usize>,
+    by_listener: HashMap<Arc<str>, usize>,
+}
+
+impl Seen {
+    fn add(&mut self, live: &crate::session::live::Live) {
+        *self.by_place.entry(Place::of(&live.identity)).or_default() += 1;
+        let listener = live.identity.listener.clone();
+        *self.by_listener.entry(listener).or_default() += 1;
+    }
+}
+
+fn sessions(
+    generation: &Generation,
+    seen: &Seen,
+    carried: Carried,
+    registry: &Registry,
+) -> Vec<Family> {
+    let there = places(generation);
+    let mut active = Family::gauge("prusik_sessions_active", "Live sessions.");
+    let unseen = there
+        .iter()
+        .filter(|place| !seen.by_place.contains_key(place));
+    let counts = seen.by_place.iter().map(|(place, count)| (place, *count));
+    for (place, count) in counts.chain(unseen.map(|place| (place, 0))) {
+        let server = place.server.to_string();
+        active.add(&place_labels(place, &server), count as f64);
+    }
+    let mut ended = Family::counter(
+        "prusik_sessions_total",
+        "Sessions that have ended, by who ended them and the close code.",
+    );
+    let is_there = |place: &Place| there.contains(place) || seen.by_place.contains_key(place);
+    registry
+        .ended
+        .for_each(Instant::now(), is_there, |place, by, code, count| {
+            let (server, code) = (place.server.to_string(), code.text());
+            let [route, upstream, server] = place_labels(place, &server);
+            let cause = [("closed_by", by.name()), ("close_code", &code)];
+            ended.add(&[route, upstream, server, cause[0], cause[1]], count as f64);
+        });
+    let mut messages = Family::counter(
+        "prusik_session_messages_total",
+        "WebSocket messages of sessions, live ones included. In is from the client.",
+    );
+    let mut bytes = Family::counter(
+        "prusik_session_bytes_total",
+        "Bytes of sessions, live ones included. In is from the client.",
+    );
+    for (direction, message_count, byte_count) in [
+        ("in", carried.messages_in, carried.bytes_in),
+        ("out", carried.messages_out, carried.bytes_out),
+    ] {
+        messages.add(&[("direction", direction)], message_count as f64);
+        bytes.add(&[("direction", direction)], byte_count as f64);
+    }
+    let mut durations = Family::histogram(
+        "prusik_session_duration_seconds",
+        "How long sessions that have ended lasted, from the 101.",
+    );
+    durations.add_histogram(&[], &registry.ended.durations);
+    vec![active, ended, messages, bytes, durations]
+}
+
+fn place_labels<'a>(place: &'a Place, server: &'a str) -> [(&'a str, &'a str); 3] {
+    [
+        ("route", &place.route),
+        ("upstream", &place.upstream),
+        ("server", server),
+    ]
+}
+
+/// Where the present configuration lets sessions be.
+fn places(generation: &Generation) -> HashSet<Place> {
+    let mut places = HashSet::new();
+    for (route, name) in generation
+        .config
+        .routes
+        .iter()
+        .zip(&generation.labels.routes)
+    {
+        let (Action::Proxy { upstream, .. }, Some(_)) = (&route.action, &route.websocket) else {
+            continue;
+        };
+        let group = generation.group(*upstream);
+        places.extend(group.members().iter().map(|member| Place {
+            route: name.clone(),
+            upstream: group.label().clone(),
+            server: member.server.address,
+        }));
+    }
+    places
+}
+
+fn routes(generation: &Generation) -> [Family; 4] {
+    let mut families = RouteFamilies::default();
+    for (name, metrics) in generation
+        .labels
+        .routes
+        .iter()
+        .zip(generation.route_metrics())
+    {
+        families.add(name, metrics);
+    }
+    families.add(NO_ROUTE, generation.metrics_of(None));
+    families.into_families()
+}
+
+fn servers(generation: &Generation) -> [Family; 3] {
+    let mut up = Family::gauge(
+        "prusik_server_up",
+        "0 while the server fails its health checks.",
+    );
+    let mut ejected = Family::gauge(
+        "prusik_server_ejected",
+        "1 while the server is left alone after failures in live traffic.",
+    );
+    let mut errors = Family::counter(
+        "prusik_connect_errors_total",
+        "Connections to the server that could not be made, health checks apart.",
+    );
+    for group in generation.groups() {
+        for member in group.members() {
+            let server = member.server.address.to_string();
+            let labels = &[("upstream", group.name()), ("server", &server)];
+            let is_ejected = member.ejectable && member.server.is_ejected();
+            up.add(labels, f64::from(u8::from(member.is_healthy())));
+            ejected.add(labels, f64::from(u8::from(is_ejected)));
+            errors.add(labels, member.server.connect_errors() as f64);
+        }
+    }
+    [up, ejected, errors]
+}
