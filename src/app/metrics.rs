@@ -189,3 +189,45 @@ fn servers(generation: &Generation) -> [Family; 3] {
     }
     [up, ejected, errors]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::registry::tests::live;
+
+    const CONFIG: &str = "
+listeners: [{ listen: 127.0.0.1:0, name: public }]
+upstreams: { ims_svr: { servers: [127.0.0.1:9080, 127.0.0.1:9081] } }
+routes: [{ name: chat, match: { path_prefix: / }, upstream: ims_svr }]
+";
+
+    /// The promise is 50 ms in a release build on a machine of its own; this one may be neither.
+    #[test]
+    fn a_hundred_thousand_sessions_are_gathered_quickly() {
+        let config = crate::config::parse("test", CONFIG).unwrap();
+        let (departures, _) = tokio::sync::mpsc::unbounded_channel();
+        let generation = Generation::new(config, departures);
+        let registry = Arc::new(Registry::default());
+        let all: Vec<_> = (0..100_000).map(|_| registry.register(live())).collect();
+        let started = Instant::now();
+        let mut seen = Seen::default();
+        let carried = registry.carried(|live| seen.add(live));
+        let text = render(sessions(&generation, &seen, carried, &registry));
+        let took = started.elapsed();
+        println!("{} sessions gathered within {took:?}", all.len());
+        let of = |server: &str| {
+            format!(
+                "prusik_sessions_active{{route=\"chat\",upstream=\"ims_svr\",server=\"{server}\"}}"
+            )
+        };
+        assert!(
+            text.contains(&format!("{} 100000\n", of("127.0.0.1:9080"))),
+            "{text}"
+        );
+        assert!(
+            text.contains(&format!("{} 0\n", of("127.0.0.1:9081"))),
+            "{text}"
+        );
+        assert!(took.as_secs() < 2, "{took:?}");
+    }
+}
