@@ -2,7 +2,8 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -210,7 +211,7 @@ async fn a_reload_keeps_what_was_counted_and_lets_go_of_routes_that_are_gone() {
 
 /// Prometheus takes a counter that falls for one that began at zero again: what a session has
 /// carried before it moved must not be counted twice then.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_moves_to_a_new_process_counts_there_from_then_on() {
     let origin = Origin::chat().await;
     let config = Config::to(&[&origin]).top(ADMIN).route("name: chat");
@@ -267,4 +268,64 @@ async fn promtool_accepts_a_scrape() {
         String::from_utf8_lossy(&output.stderr),
         scrape.text
     );
+}
+
+/// Every name that begins with `prusik_`, as it stands in the text.
+fn names_in(text: &str) -> BTreeSet<String> {
+    text.match_indices("prusik_")
+        .map(|(at, _)| {
+            let rest = &text[at..];
+            let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            rest.chars().take_while(|c| is_name(*c)).collect()
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn the_dashboard_and_the_alerts_ask_for_what_is_there() {
+    let origin = Origin::chat().await;
+    let prusik = Prusik::start(Config::to(&[&origin]).top(ADMIN)).await;
+    let session = Session::open(prusik.public(), "/").await;
+    assert_eq!(session.close(1000).await, Ended::Close(1000));
+    assert_eq!(status_of(prusik.public(), "/").await, 200);
+    until(&prusik, "prusik_session_duration_seconds_count", 1.0).await;
+    let there = names_in(&Scrape::of(&prusik).await.text);
+    for file in ["dashboard.json", "alerts.yaml"] {
+        let path = format!("{}/conf/monitoring/{file}", env!("CARGO_MANIFEST_DIR"));
+        let text = fs::read_to_string(&path).expect("it is shipped");
+        let asked = names_in(&text);
+        assert!(asked.len() > 5, "{path}: {asked:?}");
+        let unknown: Vec<_> = asked.difference(&there).collect();
+        assert!(unknown.is_empty(), "{path} asks for {unknown:?}");
+    }
+}
+
+#[test]
+fn the_dashboard_is_json_and_promtool_accepts_the_alerts() {
+    let folder = format!("{}/conf/monitoring", env!("CARGO_MANIFEST_DIR"));
+    let dashboard = fs::read_to_string(format!("{folder}/dashboard.json")).expect("it is shipped");
+    let dashboard: serde_json::Value = serde_json::from_str(&dashboard).expect("it is JSON");
+    let panels = dashboard["panels"].as_array().expect("there are panels");
+    assert!(panels.len() > 8);
+    let ids: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_u64()).collect();
+    assert_eq!(ids.len(), panels.len(), "Grafana wants each id once");
+    for arguments in [
+        ["check", "rules", "alerts.yaml"],
+        ["test", "rules", "alerts_test.yaml"],
+    ] {
+        let promtool = Command::new("promtool")
+            .args(arguments)
+            .current_dir(&folder)
+            .output();
+        let Ok(output) = promtool else {
+            eprintln!("promtool is not there: install Debian's `prometheus` to check the alerts");
+            return;
+        };
+        assert!(
+            output.status.success(),
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
 }
