@@ -34,6 +34,9 @@ pub enum Kind {
 pub struct Entry<'a> {
     pub kind: Kind,
     pub id: Uuid,
+    /// What a trusted proxy calls it, if that is no UUID or is somebody else's already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<&'a str>,
     pub listener: &'a str,
     pub route: Option<&'a str>,
     pub upstream: Option<&'a str>,

@@ -40,6 +40,7 @@ fn entry(live: &Live, duration: Duration) -> Entry<'_> {
     Entry {
         kind: Kind::SessionOpen,
         id: identity.id,
+        request_id: identity.request_id.as_deref(),
         listener: &identity.listener,
         route: Some(&identity.route),
         upstream: Some(&identity.upstream),

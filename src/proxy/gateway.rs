@@ -30,7 +30,7 @@ use super::opening::take_upgraded;
 use super::{peer, record};
 use crate::config::{Action, Balance};
 use crate::forward::client_address::ClientAddress;
-use crate::forward::{self, Trust};
+use crate::forward::{self, Trust, request_id};
 use crate::listener::{ClientStream, Connection, Reading, Refused};
 use crate::observe::access_log::AccessLog;
 use crate::session::registry::Registry;
@@ -119,6 +119,8 @@ impl ProxyHttp for Gateway {
             true => Trust::Trusted,
             false => Trust::Untrusted,
         };
+        let is_trusted = exchange.trust == Trust::Trusted;
+        exchange.identify(request_id::taken_over(headers).filter(|_| is_trusted));
         exchange.connection = Some(connection);
         Ok(())
     }
@@ -135,7 +137,7 @@ impl ProxyHttp for Gateway {
                 session.set_keepalive(None);
                 exchange.error = Some(refusal.reason.into());
                 Answer::error(refusal.status, refusal.reason)
-                    .send(session)
+                    .send(session, exchange)
                     .await?;
                 return Ok(true);
             }
@@ -144,7 +146,7 @@ impl ProxyHttp for Gateway {
         let Some(route) = exchange.route.map(|number| generation.route(number)) else {
             exchange.error = Some("no route matches".into());
             Answer::error(StatusCode::NOT_FOUND, "no route matches")
-                .send(session)
+                .send(session, exchange)
                 .await?;
             return Ok(true);
         };
@@ -180,7 +182,7 @@ impl ProxyHttp for Gateway {
                 Answer::error(refusal.status, refusal.reason)
             }
         };
-        answer.send(session).await?;
+        answer.send(session, exchange).await?;
         Ok(true)
     }
 
@@ -451,7 +453,7 @@ impl ProxyHttp for Gateway {
             && !session.was_upgraded()
         {
             session.set_keepalive(None);
-            if let Err(failed) = Answer::error(code, reason).send(session).await {
+            if let Err(failed) = Answer::error(code, reason).send(session, exchange).await {
                 log::debug!("the client is gone before it could be told {status}: {failed}");
             }
         }

@@ -100,6 +100,7 @@ pub fn identity(session: &Session, exchange: &Exchange) -> Option<Identity> {
     let request = session.req_header();
     Some(Identity {
         id: exchange.id,
+        request_id: exchange.foreign_id().map(Into::into),
         listener: labels.listeners[exchange.listener()].clone(),
         route: labels.routes[exchange.route?].clone(),
         upstream: exchange.group.as_ref()?.label().clone(),
@@ -120,6 +121,7 @@ fn entry<'a>(session: &'a Session, exchange: &'a Exchange) -> Entry<'a> {
     Entry {
         kind: Kind::Request,
         id: exchange.id,
+        request_id: exchange.foreign_id(),
         listener: &exchange.generation.config.listeners[exchange.listener()].name,
         route: exchange.route().map(|route| route.name.as_str()),
         upstream: exchange.group.as_ref().map(|group| group.name()),

@@ -2,6 +2,7 @@
 //! that have ended leave behind for the metrics.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,9 +50,27 @@ pub struct Registered {
 
 impl Registry {
     pub fn register(self: &Arc<Self>, live: Live) -> Registered {
-        let live = Arc::new(live);
-        let id = live.identity.id;
-        self.shard(id).live.insert(id, live.clone());
+        self.admit(live, Carried::default())
+    }
+
+    fn admit(self: &Arc<Self>, mut live: Live, counted_elsewhere: Carried) -> Registered {
+        let live = loop {
+            let id = live.identity.id;
+            let shard = &mut *self.shard(id);
+            match shard.live.entry(id) {
+                Entry::Vacant(place) => {
+                    shard.left_behind.take_off(counted_elsewhere);
+                    break place.insert(Arc::new(live)).clone();
+                }
+                Entry::Occupied(_) => {
+                    // A trusted proxy calls two by one name: then it is no id.
+                    live.identity
+                        .request_id
+                        .get_or_insert(id.to_string().into());
+                    live.identity.id = Uuid::now_v7();
+                }
+            }
+        };
         self.len.fetch_add(1, Relaxed);
         Registered {
             registry: self.clone(),
@@ -62,8 +81,7 @@ impl Registry {
     /// As [`Registry::register`], of a session that another process has counted so far.
     pub fn adopt(self: &Arc<Self>, live: Live) -> Registered {
         let before = live.traffic.carried();
-        self.shard(live.identity.id).left_behind.take_off(before);
-        self.register(live)
+        self.admit(live, before)
     }
 
     pub fn len(&self) -> usize {
@@ -156,6 +174,7 @@ pub mod tests {
         Live {
             identity: Identity {
                 id: Uuid::now_v7(),
+                request_id: None,
                 listener: "public".into(),
                 route: "chat".into(),
                 upstream: "ims_svr".into(),
@@ -193,6 +212,20 @@ pub mod tests {
         assert_eq!(registry.carried(|_| {}), carried(8));
         drop(moved);
         assert_eq!(registry.carried(|_| {}), carried(8));
+    }
+
+    #[test]
+    fn two_sessions_of_one_name_have_two_ids() {
+        let registry = Arc::new(Registry::default());
+        let first = registry.register(live());
+        let mut second = live();
+        second.identity.id = first.identity.id;
+        let second = registry.register(second);
+        assert_ne!(second.identity.id, first.identity.id);
+        let name = first.identity.id.to_string();
+        assert_eq!(second.identity.request_id.as_deref(), Some(&*name));
+        drop(first);
+        assert_eq!(registry.select(|_| true).len(), 1);
     }
 
     #[test]
