@@ -11,7 +11,6 @@ use super::units::Section;
 
 /// Keys and values of the contract that are yet to be built, by the shape of their path.
 const PLANNED: &[&str] = &[
-    "access_log.format=combined",
     "listeners[].proxy_protocol",
     "listeners[].tls.http2",
     "listeners[].limits",

@@ -1,6 +1,7 @@
 //! What is told of the traffic: the access log, metrics, and errors in words that fit a line.
 
 pub mod access_log;
+mod combined;
 pub mod exposition;
 pub mod metrics;
 pub mod record;

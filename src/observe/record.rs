@@ -3,6 +3,8 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use http::Version;
+
 use super::access_log::{AccessLog, Entry, Kind};
 use crate::session::live::Live;
 use crate::session::registry::Registered;
@@ -47,6 +49,8 @@ fn entry(live: &Live, duration: Duration) -> Entry<'_> {
         server: Some(identity.server.to_string()),
         client: identity.client.to_string(),
         method: &identity.method,
+        version: Version::HTTP_11,
+        referer: None,
         host: (!identity.host.is_empty()).then_some(&identity.host),
         path: &identity.path,
         status: 101,

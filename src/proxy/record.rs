@@ -130,6 +130,8 @@ fn entry<'a>(session: &'a Session, exchange: &'a Exchange) -> Entry<'a> {
         method: refused.map_or(session.req_header().method.as_str(), |refused| {
             &refused.method
         }),
+        version: session.req_header().version,
+        referer: text(session, header::REFERER),
         host: host(session).filter(|_| refused.is_none()),
         path: refused.map_or_else(|| path(session), |refused| &refused.target),
         status: status(session),
