@@ -1,4 +1,4 @@
-//! `X-Request-Id`: the same for the client, the servers, and every log on the way.
+//! `X-Request-Id`: the same for the client, the servers, and every log on the way; and traces.
 
 mod support;
 
@@ -131,4 +131,24 @@ async fn a_session_has_one_id_through_two_tiers() {
     }
     assert_eq!(inner.session_close().await["closed_by"], "operator");
     assert_eq!(outer.session_close().await["closed_by"], "server");
+}
+
+/// Whoever traces on both sides of prusik sees one trace: nothing of its context is touched.
+#[tokio::test]
+async fn trace_context_passes_as_it_came() {
+    let origin = Origin::chat().await;
+    let prusik = Prusik::start(Config::to(&[&origin])).await;
+    let context = [
+        "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        "tracestate: rojo=00f067aa0ba902b7,congo=t61rcWkgMzE",
+    ];
+    RawSession::open(prusik.public(), handshake_with("/", &context)).await;
+    ask(&prusik, &format!("{}\r\n{}\r\n", context[0], context[1])).await;
+    let received = origin.received();
+    assert_eq!(received.len(), 2);
+    for received in received {
+        for line in context {
+            assert!(received.head.has_line(line), "{}", received.head);
+        }
+    }
 }
