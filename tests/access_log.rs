@@ -7,7 +7,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use support::{Answer, Origin, Prusik, eventually, within};
+use support::{
+    Answer, Client, Config, Origin, Prusik, RawSession, client_frame, eventually, handshake, within,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -153,4 +155,62 @@ routes: [{{ match: {{ path_prefix: / }}, upstream: one }}]
         "{answer}"
     );
     assert_eq!(prusik.exit_code().await, Some(0));
+}
+
+#[tokio::test]
+async fn combined_is_what_nginx_writes() {
+    let origin = Origin::chat().await;
+    let config = Config::to(&[&origin])
+        .top("access_log: { path: access.log, format: combined }")
+        .first("{ match: { path: /own }, respond: { status: 410, body: gone } }");
+    let prusik = Prusik::start(config).await;
+    let request = "GET /own?a=b HTTP/1.1\r\nHost: test\r\nReferer: https://a.example/\r\n\
+                   User-Agent: cu\"rl\\\r\n\r\n";
+    let answer = Client::connect(prusik.public()).await.ask(request).await;
+    assert_eq!(answer.status(), 410);
+    let lines = || {
+        let text = fs::read_to_string(prusik.folder().join("access.log")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    eventually("a line", async || lines().len() == 1).await;
+    let session = RawSession::open(prusik.public(), handshake("/chat")).await;
+    let mut client = session.client;
+    client.send(client_frame(8, &[0x03, 0xe8])).await;
+    eventually("a line for the session", async || lines().len() == 2).await;
+    let time = regex::Regex::new(r"\[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d \+0000\]").unwrap();
+    let plain: Vec<_> = lines()
+        .iter()
+        .map(|line| time.replace(line, "[TIME]").into_owned())
+        .collect();
+    let length = answer.body.len();
+    assert_eq!(
+        plain[0],
+        format!(
+            "127.0.0.1 - - [TIME] \"GET /own?a=b HTTP/1.1\" 410 {length} \
+             \"https://a.example/\" \"cu\\x22rl\\x5C\""
+        )
+    );
+    let session = regex::Regex::new(
+        "^127.0.0.1 - - \\[TIME\\] \"GET /chat HTTP/1.1\" 101 [0-9]+ \"-\" \"-\"$",
+    )
+    .unwrap();
+    assert!(session.is_match(&plain[1]), "{}", plain[1]);
+}
+
+#[tokio::test]
+async fn a_file_is_opened_anew_at_hup() {
+    let yaml = format!("{RESPOND}access_log: {{ path: access.log }}\n");
+    let prusik = Prusik::start(&yaml).await;
+    let log = prusik.folder().join("access.log");
+    let lines =
+        |path: &std::path::Path| fs::read_to_string(path).unwrap_or_default().lines().count();
+    request_often(prusik.public(), 0).await;
+    eventually("a line in the file", async || lines(&log) == 1).await;
+    let rotated = prusik.folder().join("access.log.1");
+    fs::rename(&log, &rotated).expect("a file can be renamed");
+    prusik.signal("HUP");
+    eventually("a new file", async || log.exists()).await;
+    request_often(prusik.public(), 0).await;
+    eventually("a line in the new file", async || lines(&log) == 1).await;
+    assert_eq!(lines(&rotated), 1);
 }

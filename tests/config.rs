@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use prusik::config::{
-    self, AccessLog, Action, Balance, Forwarded, HealthCheckKind, ListenAddress, ServerAddress,
+    self, Action, Balance, Forwarded, HealthCheckKind, ListenAddress, LogOutput, ServerAddress,
 };
 
 fn fixtures(kind: &str) -> Vec<PathBuf> {
@@ -107,7 +107,7 @@ fn what_is_left_out_gets_its_default() {
         ",
     );
     assert!(config.server.threads >= 1);
-    assert_eq!(config.access_log, AccessLog::Stdout);
+    assert_eq!(config.access_log.output, LogOutput::Stdout);
     assert_eq!(config.listeners[0].name, "127.0.0.1:9090");
     let upstream = &config.upstreams[0];
     assert_eq!(upstream.balance, Balance::RoundRobin);
@@ -215,7 +215,7 @@ fn off_and_false_mean_the_same() {
     };
     assert_eq!(with("off"), with("false"));
     let config = with("off");
-    assert_eq!(config.access_log, AccessLog::Off);
+    assert_eq!(config.access_log.output, LogOutput::Off);
     assert_eq!(config.upstreams[0].health_check, None);
     assert_eq!(config.routes[0].websocket, None);
     assert_eq!(config.routes[0].forwarded, Forwarded::Off);

@@ -80,6 +80,12 @@ pub fn text(status: StatusCode, body: &'static str) -> Answer {
     answer(status, "text/plain; charset=utf-8", body)
 }
 
+/// In Prometheus' text format.
+pub fn metrics(text: String) -> Answer {
+    let content_type = "text/plain; version=0.0.4; charset=utf-8";
+    answer(StatusCode::OK, content_type, text)
+}
+
 fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;

@@ -14,10 +14,11 @@ use hyper::body::Body;
 use log::error;
 use percent_encoding::percent_decode_str;
 use serde_json::json;
+use tokio::task::JoinError;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::answer::{Answer, Problem, json, text};
+use super::answer::{Answer, Problem, json, metrics, text};
 use super::guard::{Access, Transport};
 use super::{Control, ControlError, ServerName, params};
 
@@ -39,6 +40,7 @@ pub struct Api {
 enum Resource {
     Health,
     Readiness,
+    Metrics,
     Status,
     Upstreams,
     Sessions,
@@ -81,6 +83,12 @@ impl Api {
             Resource::Health => Ok(text(StatusCode::OK, "ok")),
             Resource::Readiness if self.control.is_ready() => Ok(text(StatusCode::OK, "ok")),
             Resource::Readiness => Ok(text(StatusCode::SERVICE_UNAVAILABLE, "not ready")),
+            Resource::Metrics => {
+                // Not in the way of others who ask, nor of traffic.
+                let control = Arc::clone(&self.control);
+                let gathered = tokio::task::spawn_blocking(move || control.metrics()).await;
+                Ok(metrics(gathered.map_err(|panic| ended_badly(&panic))?))
+            }
             Resource::Status => {
                 params::none(query)?;
                 Ok(json(StatusCode::OK, &self.control.status()))
@@ -136,6 +144,7 @@ impl Resource {
         let resource = match segments[..] {
             ["healthz"] => Self::Health,
             ["readyz"] => Self::Readiness,
+            ["metrics"] => Self::Metrics,
             ["api", "v1", "status"] => Self::Status,
             ["api", "v1", "upstreams"] => Self::Upstreams,
             ["api", "v1", "sessions"] => Self::Sessions,
@@ -160,9 +169,12 @@ impl Resource {
 
     fn check_method(&self, method: &Method) -> Result<(), Problem> {
         let (allowed, is_allowed) = match self {
-            Self::Health | Self::Readiness | Self::Status | Self::Upstreams | Self::Sessions => {
-                ("GET, HEAD", matches!(*method, Method::GET | Method::HEAD))
-            }
+            Self::Health
+            | Self::Readiness
+            | Self::Metrics
+            | Self::Status
+            | Self::Upstreams
+            | Self::Sessions => ("GET, HEAD", matches!(*method, Method::GET | Method::HEAD)),
             Self::Session(_) => ("DELETE", method == Method::DELETE),
             Self::Reload | Self::Upgrade | Self::Drain(_) | Self::Enable(_) => {
                 ("POST", method == Method::POST)
@@ -184,7 +196,7 @@ fn unknown(path: &str) -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
         format!("no such path: {path}"),
-        "the API's paths begin with /api/v1/; there are /healthz and /readyz beside them",
+        "the API's paths begin with /api/v1/; there are /metrics, /healthz and /readyz beside them",
     )
 }
 
@@ -204,15 +216,17 @@ async fn to_the_end<T: Send + 'static>(
 ) -> Result<T, Problem> {
     match tokio::spawn(work).await {
         Ok(outcome) => Ok(outcome?),
-        Err(panic) => {
-            error!("admin: a call ended badly: {panic}");
-            Err(Problem::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "the call ended badly",
-                "see prusik's log",
-            ))
-        }
+        Err(panic) => Err(ended_badly(&panic)),
     }
+}
+
+fn ended_badly(panic: &JoinError) -> Problem {
+    error!("admin: a call ended badly: {panic}");
+    Problem::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "the call ended badly",
+        "see prusik's log",
+    )
 }
 
 /// What is left of a body that is refused is not waited for: the connection closes.

@@ -95,6 +95,10 @@ impl Control for Fake {
         }
     }
 
+    fn metrics(&self) -> String {
+        "prusik_build_info{version=\"0.1.0\"} 1\n".to_owned()
+    }
+
     async fn reload(&self) -> Result<ReloadReport, ControlError> {
         self.reload_began.notify_one();
         self.reload_may_end.notified().await;

@@ -45,6 +45,9 @@ pub trait Control: Send + Sync + 'static {
 
     fn sessions(&self, filter: &SessionFilter) -> SessionPage;
 
+    /// In Prometheus' text format. May take some milliseconds.
+    fn metrics(&self) -> String;
+
     /// Reads the file again: all of it is taken, or nothing.
     async fn reload(&self) -> Result<ReloadReport, ControlError>;
 

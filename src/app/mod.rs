@@ -1,6 +1,7 @@
 //! Configuration to running services: the one file that knows all the parts.
 
 mod changes;
+mod metrics;
 
 use std::collections::HashSet;
 use std::io;
@@ -26,6 +27,7 @@ use crate::listener::{
     self, Accepting, BindError, BoundListener, ClientEnd, Connections, Edge, Inherited, Ticket,
 };
 use crate::observe::access_log::AccessLog;
+use crate::observe::metrics::Operations;
 use crate::proxy::{Gateway, Generation, GenerationError};
 use crate::session::drain::{Drains, Manner};
 use crate::session::registry::Registry;
@@ -59,6 +61,7 @@ pub struct App {
     moving: watch::Sender<bool>,
     /// Who cannot move has been told to go.
     winding_down: AtomicBool,
+    operations: Operations,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -158,6 +161,7 @@ impl App {
             stopping,
             moving,
             winding_down: AtomicBool::new(false),
+            operations: Operations::default(),
         })
     }
 
@@ -320,6 +324,10 @@ impl App {
 
     pub fn generation(&self) -> Arc<Generation> {
         self.current.load_full()
+    }
+
+    pub fn operations(&self) -> &Operations {
+        &self.operations
     }
 
     pub fn drains(&self) -> &Drains {

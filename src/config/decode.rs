@@ -9,9 +9,6 @@ use super::raw;
 use super::source::{Content, Node, Step};
 use super::units::Section;
 
-/// Keys and values of the contract that are yet to be built, by the shape of their path.
-const PLANNED: &[&str] = &["access_log.format=combined"];
-
 /// Decodes `root` and takes everything out of it that could not be, so that afterwards the tree
 /// and the result agree. `None`: nothing could be decoded.
 pub fn decode(root: &mut Node, errors: &mut Vec<ConfigError>) -> Option<raw::File> {
@@ -65,9 +62,6 @@ fn explain(root: &Node, path: &[Step], message: &str) -> ConfigError {
             node.place,
             format!("{} cannot be \"{word}\"", subject(root, path)),
         );
-        if planned(path, Some(word)) {
-            return error.hint("not supported by this version");
-        }
         if let Some((_, ours)) = ELSEWHERE.iter().find(|(theirs, _)| *theirs == word) {
             return error.hint(format!("write {ours}"));
         }
@@ -101,9 +95,6 @@ fn unknown_key(root: &Node, path: &[Step], place: Place, known: &[String]) -> Co
     } else {
         ConfigError::new(place, format!("unknown key \"{key}\" in {owner}"))
     };
-    if planned(path, None) {
-        return error.hint("not supported by this version");
-    }
     error.hint_one_of(key, "known keys", known.iter().map(String::as_str))
 }
 
@@ -232,27 +223,6 @@ const EXAMPLES: [(&str, &str); 12] = [
         "certificates: [{ cert: chain.pem, key: key.pem }]",
     ),
 ];
-
-fn planned(path: &[Step], value: Option<&str>) -> bool {
-    let mut shape = String::new();
-    for (i, step) in path.iter().enumerate() {
-        match step {
-            Step::Index(_) => shape.push_str("[]"),
-            Step::Key(_) if i == 1 && shape == "upstreams" => shape.push_str(".*"),
-            Step::Key(key) => {
-                if i > 0 {
-                    shape.push('.');
-                }
-                shape.push_str(key);
-            }
-        }
-    }
-    if let Some(value) = value {
-        shape.push('=');
-        shape.push_str(value);
-    }
-    PLANNED.contains(&shape.as_str())
-}
 
 /// The paths of all keys whose value is null.
 fn valueless(root: &Node) -> Vec<Vec<Step>> {

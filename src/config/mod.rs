@@ -40,6 +40,7 @@ use crate::tls::{Acceptor, Connector};
 
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use limits::{AcceptProxy, ListenerLimits};
+pub use raw::LogFormat;
 
 /// Read when no file is named.
 pub const DEFAULT_FILE: &str = "/etc/prusik/prusik.yaml";
@@ -161,7 +162,13 @@ pub struct Admin {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AccessLog {
+pub struct AccessLog {
+    pub output: LogOutput,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogOutput {
     Off,
     Stdout,
     Stderr,

@@ -28,7 +28,7 @@ pub struct File {
     pub server: Option<Section<Server>>,
     /// The operator's API. Default: none.
     pub admin: Option<OffOr<Admin>>,
-    /// One JSON object a line for each request and session, or `off`. Default: on stdout.
+    /// A line for each request and session, or `off`. Default: JSON, on stdout.
     pub access_log: Option<OffOr<AccessLog>>,
     /// Networks (`10.0.0.0/8`) or addresses whose forwarding headers, and PROXY headers, are
     /// believed. Default: none.
@@ -110,11 +110,13 @@ pub struct AccessLog {
     pub format: Option<LogFormat>,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     /// One object a line.
     Json,
+    /// As nginx and Apache write it; a session has its line when it ends, with status 101.
+    Combined,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

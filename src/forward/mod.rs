@@ -5,14 +5,16 @@
 //!
 //! 1. what was meant for one connection only goes ([`hop_by_hop`]);
 //! 2. forwarding headers that the peer is not trusted to send go, ours are set ([`forwarded`]);
-//! 3. names that a server may take for others go ([`impostors`]);
-//! 4. the route's own rules: remove, set, add. Templates see the request as it arrived.
+//! 3. the request gets its name ([`request_id`]);
+//! 4. names that a server may take for others go ([`impostors`]);
+//! 5. the route's own rules: remove, set, add. Templates see the request as it arrived.
 
 pub mod client_address;
 pub mod forwarded;
 pub mod hop_by_hop;
 pub mod impostors;
 pub mod proxy_protocol;
+pub mod request_id;
 pub mod template;
 
 use bytes::Bytes;
@@ -20,6 +22,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::config::{Forwarded, HeaderRules};
 use crate::hygiene::response;
+use request_id::REQUEST_ID;
 use template::RequestVariables;
 
 /// A header section that can be edited. `display` is the name in the case it is to be sent in.
@@ -67,6 +70,7 @@ pub fn request_headers(
 ) {
     hop_by_hop::remove(out, arrived.headers);
     forwarded::apply(out, arrived, forwarded, trust);
+    name_request(out, arrived);
     impostors::remove(out, rules);
     apply(rules, out, arrived);
 }
@@ -93,7 +97,15 @@ pub fn response_headers(
         let received = out.map().clone();
         hop_by_hop::remove(out, &received);
     }
+    if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
+        name_request(out, arrived);
+    }
     apply(rules, out, arrived);
+}
+
+fn name_request(out: &mut impl Fields, arrived: &RequestVariables<'_>) {
+    let display = Bytes::from_static(b"X-Request-Id");
+    out.set(&REQUEST_ID, display, arrived.request_id.clone());
 }
 
 fn apply(rules: &HeaderRules, out: &mut impl Fields, arrived: &RequestVariables<'_>) {

@@ -6,7 +6,6 @@
 use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderValue, Method, header};
-use uuid::Uuid;
 
 use super::client_address::ClientAddress;
 
@@ -184,7 +183,7 @@ pub struct RequestVariables<'a> {
     /// The TCP peer; `None` on a unix socket.
     pub peer: Option<SocketAddr>,
     pub client: ClientAddress,
-    pub request_id: Uuid,
+    pub request_id: &'a HeaderValue,
 }
 
 impl<'a> RequestVariables<'a> {
@@ -263,7 +262,7 @@ impl<'a> RequestVariables<'a> {
             Variable::Field(name) if name == "host" => out.extend_from_slice(self.http_host()),
             Variable::Field(name) => self.append_field(name, out),
             Variable::Cookie(name) => out.extend_from_slice(self.cookie(name).unwrap_or_default()),
-            Variable::RequestId => text(self.request_id.as_hyphenated().encode_lower(&mut [0; 36])),
+            Variable::RequestId => out.extend_from_slice(self.request_id.as_bytes()),
             Variable::RequestMethod => text(self.method.as_str()),
             Variable::ForwardedFor => self.append_forwarded_for(out),
             Variable::ClientSubject => text(self.client_subject.unwrap_or_default()),
@@ -354,7 +353,7 @@ mod tests {
             client_subject: None,
             local: Some("127.0.0.1:9090".parse().unwrap()),
             peer,
-            request_id: Uuid::nil(),
+            request_id: &HeaderValue::from_static("7"),
         };
         let mut out = Vec::new();
         Template::parse(template)
@@ -381,7 +380,7 @@ mod tests {
             ("$http_x_tag", "one, two"),
             ("$http_upgrade", "websocket"),
             ("$cookie_session", "abc"),
-            ("$request_id", "00000000-0000-0000-0000-000000000000"),
+            ("$request_id", "7"),
             ("$request_method", "GET"),
             ("$proxy_add_x_forwarded_for", "203.0.113.9, 192.0.2.7"),
         ] {
@@ -417,7 +416,7 @@ mod tests {
             client_subject: None,
             local: None,
             peer: Some(peer),
-            request_id: Uuid::nil(),
+            request_id: &HeaderValue::from_static("7"),
         };
         let template = Template::parse("$host $http_cookie $remote_port").unwrap();
         let mut out = Vec::new();

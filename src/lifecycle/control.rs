@@ -89,6 +89,10 @@ impl Control for Process {
         }
     }
 
+    fn metrics(&self) -> String {
+        self.app.metrics()
+    }
+
     async fn reload(&self) -> Result<ReloadReport, ControlError> {
         let changes = Process::reload(self)
             .await

@@ -261,6 +261,11 @@ async fn wind_down(process: &Process, signals: &mut Signals) -> Wound {
     match ended {
         Ok(()) => Wound::Down,
         Err(died) => {
+            process
+                .app
+                .operations()
+                .upgrades
+                .count(&Err::<(), _>(&died));
             error!("the process that took over has died ({died}): this one serves again");
             *process.succession.lock().await = Succession::Ours;
             if let Some(admin) = process
@@ -378,6 +383,7 @@ impl Process {
             }
             Err(errors) => Err(errors.to_string()),
         };
+        self.app.operations().reloads.count(&outcome);
         match &outcome {
             Ok(changes) if changes.is_empty() => info!("reload done: nothing changed"),
             Ok(changes) => {
@@ -448,6 +454,7 @@ impl Process {
                 Ok(report)
             }
             Err(error) => {
+                self.app.operations().upgrades.count(&Err::<(), _>(&error));
                 error!("upgrade failed, this process goes on: {error}");
                 // The new process may have got as far as that.
                 self.pid_file.claim();

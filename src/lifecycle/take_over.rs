@@ -66,7 +66,7 @@ impl Predecessor {
         wire::send(&self.stream, &ready)?;
         let answer = wire::receive(&self.stream)?
             .ok_or_else(|| io::Error::other("the old process has closed the link"))?;
-        let Message::Go { drained } = answer.message else {
+        let Message::Go { drained, tally } = answer.message else {
             return Err(out_of_turn(&answer.message));
         };
         let generation = app.generation();
@@ -75,6 +75,8 @@ impl Predecessor {
                 group.server(address).set_drained(true);
             }
         }
+        app.operations().go_on_from(tally);
+        app.operations().upgrades.count(&Ok::<(), ()>(()));
         Ok(())
     }
 

@@ -235,6 +235,7 @@ async fn serve_with(
         other => return Err(unexpected(&other)),
     };
     link.send(&Message::Go {
+        tally: app.operations().tally(),
         drained: drained(app),
     })?;
     match next(events, "serve", SERVING_WITHIN).await? {

@@ -33,6 +33,7 @@ use uuid::Uuid;
 
 use crate::forward::proxy_protocol::Ends;
 use crate::listener::Binder;
+use crate::observe::metrics::Tally;
 use crate::session::frames::FrameScanner;
 use crate::session::live::Identity;
 use crate::session::traffic::Counts;
@@ -74,6 +75,8 @@ pub enum Message {
     Go {
         /// Servers that operators have taken out: upstream and address.
         drained: Vec<(String, SocketAddr)>,
+        #[serde(default)]
+        tally: Tally,
     },
     Serving,
     /// With two descriptors: the client's, then the server's.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::StatusCode;
+use http::{StatusCode, Version};
 use log::{debug, warn};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -234,16 +234,20 @@ impl Edge {
 
     /// Every refusal of a connection comes by here.
     fn record(&self, entrance: &Entrance, peer: Option<SocketAddr>, refusal: Refusal) {
+        let generation = self.current.load();
+        generation
+            .metrics_of(None)
+            .count_request(refusal.status.as_u16(), Duration::ZERO);
         if !self.log.is_on() {
             return;
         }
-        let generation = self.current.load();
         let client = peer.map_or(ClientAddress::Unix, |peer| {
             ClientAddress::Ip(peer.ip().to_canonical())
         });
         self.log.write(&Entry {
             kind: Kind::Request,
             id: Uuid::now_v7(),
+            request_id: None,
             listener: &generation.config.listeners[generation.listener(entrance.number)].name,
             route: None,
             upstream: None,
@@ -252,6 +256,7 @@ impl Edge {
             method: "",
             host: None,
             path: "",
+            version: Version::HTTP_11,
             status: refusal.status.as_u16(),
             duration_ms: 0.0,
             handshake_ms: None,
@@ -263,6 +268,7 @@ impl Edge {
             closed_by: None,
             attempts: 0,
             user_agent: None,
+            referer: None,
             error: Some(refusal.reason),
         });
     }

@@ -1,4 +1,4 @@
-//! The access log: one JSON object a line, written by a thread of its own.
+//! The access log: one line for each exchange and for each end of a session, written by a thread of its own.
 //!
 //! A request never waits for it: when the reader of the log is slower than the traffic and the
 //! queue is full, lines are dropped and counted, and the count is told on stderr.
@@ -10,13 +10,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use arc_swap::ArcSwapOption;
+use http::Version;
 use jiff::Timestamp;
 use log::warn;
 use serde::Serialize;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use uuid::Uuid;
 
-use crate::config;
+use super::combined;
+use crate::config::{self, LogFormat, LogOutput};
 
 /// What ended or began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -34,12 +36,20 @@ pub enum Kind {
 pub struct Entry<'a> {
     pub kind: Kind,
     pub id: Uuid,
+    /// What a trusted proxy calls it, if that is no UUID or is somebody else's already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<&'a str>,
     pub listener: &'a str,
     pub route: Option<&'a str>,
     pub upstream: Option<&'a str>,
     pub server: Option<String>,
     pub client: String,
     pub method: &'a str,
+    /// Of HTTP; in the combined format only, as the next.
+    #[serde(skip)]
+    pub version: Version,
+    #[serde(skip)]
+    pub referer: Option<&'a str>,
     pub host: Option<&'a str>,
     pub path: &'a str,
     /// What the client got; 499 when it left before it got anything.
@@ -77,6 +87,7 @@ pub struct AccessLog {
 struct Sink {
     writer: NonBlocking,
     dropped: ErrorCounter,
+    format: LogFormat,
     /// Writes out what waits when the sink is replaced or the process ends.
     _guard: WorkerGuard,
 }
@@ -93,11 +104,12 @@ impl AccessLog {
 
     /// Opens what the configuration names now: also the way to let go of a rotated file.
     pub fn reopen(&self, config: &config::AccessLog) -> io::Result<()> {
-        let sink = match config {
-            config::AccessLog::Off => None,
-            config::AccessLog::Stdout => Some(Sink::new(io::stdout())),
-            config::AccessLog::Stderr => Some(Sink::new(io::stderr())),
-            config::AccessLog::File(path) => Some(Sink::new(append_to(path)?)),
+        let format = config.format;
+        let sink = match &config.output {
+            LogOutput::Off => None,
+            LogOutput::Stdout => Some(Sink::new(io::stdout(), format)),
+            LogOutput::Stderr => Some(Sink::new(io::stderr(), format)),
+            LogOutput::File(path) => Some(Sink::new(append_to(path)?, format)),
         };
         self.tell_dropped();
         let before = self.sink.swap(sink.map(Arc::new));
@@ -124,16 +136,13 @@ impl AccessLog {
         let mut line = Vec::with_capacity(512);
         // Plain data into memory: only a bug could make this fail, and a log line is not worth
         // a session.
-        if write!(line, "{{\"time\":\"{:.3}\",", Timestamp::now()).is_err() {
-            return;
+        let written = match sink.format {
+            LogFormat::Json => write_json(&mut line, entry),
+            LogFormat::Combined => combined::write(&mut line, entry, Timestamp::now()),
+        };
+        if written.is_ok() && !line.is_empty() {
+            let _ = sink.writer.clone().write_all(&line);
         }
-        let start = line.len();
-        if serde_json::to_writer(&mut line, entry).is_err() {
-            return;
-        }
-        line.remove(start);
-        line.push(b'\n');
-        let _ = sink.writer.clone().write_all(&line);
     }
 
     /// Says on stderr how many lines were dropped since it last did.
@@ -150,7 +159,7 @@ impl AccessLog {
 }
 
 impl Sink {
-    fn new(output: impl Write + Send + 'static) -> Self {
+    fn new(output: impl Write + Send + 'static, format: LogFormat) -> Self {
         let (writer, guard) = NonBlockingBuilder::default()
             .lossy(true)
             .buffered_lines_limit(QUEUE)
@@ -160,9 +169,19 @@ impl Sink {
         Self {
             writer,
             dropped,
+            format,
             _guard: guard,
         }
     }
+}
+
+fn write_json(line: &mut Vec<u8>, entry: &Entry<'_>) -> io::Result<()> {
+    write!(line, "{{\"time\":\"{:.3}\",", Timestamp::now())?;
+    let start = line.len();
+    serde_json::to_writer(&mut *line, entry)?;
+    line.remove(start);
+    line.push(b'\n');
+    Ok(())
 }
 
 fn append_to(path: &Path) -> io::Result<File> {

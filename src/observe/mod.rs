@@ -1,6 +1,9 @@
-//! What is told of the traffic: the access log, and errors in words that fit a line.
+//! What is told of the traffic: the access log, metrics, and errors in words that fit a line.
 
 pub mod access_log;
+mod combined;
+pub mod exposition;
+pub mod metrics;
 pub mod record;
 
 /// What kind of error, and its first cause: without Pingora's account of the peer and all its

@@ -3,9 +3,11 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use http::Version;
+
 use super::access_log::{AccessLog, Entry, Kind};
 use crate::session::live::Live;
-use crate::session::traffic::ClosedBy;
+use crate::session::registry::Registered;
 
 /// The 101 goes out.
 pub fn session_open(log: &AccessLog, live: &Live) {
@@ -16,7 +18,8 @@ pub fn session_open(log: &AccessLog, live: &Live) {
 }
 
 /// `error`: what went wrong, where something did.
-pub fn session_close(log: &AccessLog, live: &Live, error: Option<&str>) {
+pub fn session_close(log: &AccessLog, live: &Registered, error: Option<&str>) {
+    live.count_end();
     if !log.is_on() {
         return;
     }
@@ -28,8 +31,7 @@ pub fn session_close(log: &AccessLog, live: &Live, error: Option<&str>) {
         messages_in: Some(traffic.messages_in.load(Relaxed)),
         messages_out: Some(traffic.messages_out.load(Relaxed)),
         close_code: traffic.close_code(),
-        // Neither side nor prusik has said why: the client broke off.
-        closed_by: Some(traffic.closed_by().unwrap_or(ClosedBy::Client).name()),
+        closed_by: Some(traffic.ended_by().name()),
         error,
         ..entry(live, live.age())
     });
@@ -40,12 +42,15 @@ fn entry(live: &Live, duration: Duration) -> Entry<'_> {
     Entry {
         kind: Kind::SessionOpen,
         id: identity.id,
+        request_id: identity.request_id.as_deref(),
         listener: &identity.listener,
         route: Some(&identity.route),
         upstream: Some(&identity.upstream),
         server: Some(identity.server.to_string()),
         client: identity.client.to_string(),
         method: &identity.method,
+        version: Version::HTTP_11,
+        referer: None,
         host: (!identity.host.is_empty()).then_some(&identity.host),
         path: &identity.path,
         status: 101,

@@ -6,6 +6,7 @@ use pingora::Result;
 use pingora::http::ResponseHeader;
 use pingora_proxy::Session;
 
+use super::exchange::Exchange;
 use crate::limits::RETRY_AFTER;
 
 /// A response of our own.
@@ -69,15 +70,16 @@ impl Answer {
         }
     }
 
-    pub async fn send(self, session: &mut Session) -> Result<()> {
+    pub async fn send(self, session: &mut Session, exchange: &Exchange) -> Result<()> {
         let head_only = session.req_header().method == Method::HEAD;
-        let mut response = ResponseHeader::build(self.status, Some(self.fields.len() + 4))?;
+        let mut response = ResponseHeader::build(self.status, Some(self.fields.len() + 5))?;
         if self.status != StatusCode::NO_CONTENT {
             response.insert_header(header::CONTENT_LENGTH, self.body.len())?;
         }
         if !self.body.is_empty() {
             response.insert_header(header::CONTENT_TYPE, "text/plain; charset=utf-8")?;
         }
+        response.insert_header("X-Request-Id", exchange.request_id.clone())?;
         for (name, value) in self.fields {
             response.insert_header(name, value)?;
         }

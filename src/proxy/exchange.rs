@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::HeaderValue;
 use uuid::Uuid;
 
 use super::generation::Generation;
@@ -12,6 +13,7 @@ use crate::config::Route;
 use crate::forward::Trust;
 use crate::forward::client_address::ClientAddress;
 use crate::forward::proxy_protocol::{Ends, Source};
+use crate::forward::request_id;
 use crate::limits::Seat;
 use crate::listener::{Connection, Refused};
 use crate::session::handshake::ServerEnd;
@@ -20,7 +22,10 @@ use crate::session::traffic::Traffic;
 use crate::upstream::{Group, KeptConnector, Lease};
 
 pub struct Exchange {
+    /// In the log and, of a session, in the registry.
     pub id: Uuid,
+    /// What server and client know it by: `id`, or what a trusted proxy calls it.
+    pub request_id: HeaderValue,
     pub started: Instant,
     pub generation: Arc<Generation>,
     /// `None` only until the first phase has run.
@@ -56,6 +61,8 @@ pub struct Exchange {
     pub place: Option<Seat>,
     /// Held while it is an upgraded session.
     pub live: Option<Registered>,
+    /// A handshake that came when the process was stopping already.
+    pub is_too_late: bool,
     /// The session ended by a fault, not by one of its sides.
     pub broke: bool,
     /// Why it failed, or why prusik answered by itself.
@@ -83,6 +90,7 @@ impl Exchange {
     pub fn new(generation: Arc<Generation>) -> Self {
         Self {
             id: Uuid::now_v7(),
+            request_id: HeaderValue::from_static(""),
             started: Instant::now(),
             generation,
             connection: None,
@@ -103,9 +111,27 @@ impl Exchange {
             handshake: None,
             place: None,
             live: None,
+            is_too_late: false,
             broke: false,
             error: None,
         }
+    }
+
+    /// Before anything is said of it.
+    pub fn identify(&mut self, taken_over: Option<&HeaderValue>) {
+        self.request_id = match taken_over {
+            Some(theirs) => theirs.clone(),
+            None => request_id::from_uuid(self.id),
+        };
+        if let Some(id) = taken_over.and_then(request_id::as_uuid) {
+            self.id = id;
+        }
+    }
+
+    /// What a trusted proxy calls it, where that cannot be the id.
+    pub fn foreign_id(&self) -> Option<&str> {
+        let is_foreign = request_id::as_uuid(&self.request_id) != Some(self.id);
+        self.request_id.to_str().ok().filter(|_| is_foreign)
     }
 
     pub fn route(&self) -> Option<&Route> {

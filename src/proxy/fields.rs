@@ -35,7 +35,7 @@ pub fn variables<'a>(session: &'a Session, exchange: &'a Exchange) -> RequestVar
         local: connection.and_then(|connection| connection.local),
         peer: connection.and_then(|connection| connection.peer),
         client: exchange.client,
-        request_id: exchange.id,
+        request_id: &exchange.request_id,
     }
 }
 

@@ -31,7 +31,7 @@ use super::{peer, record};
 use crate::config::{Action, Balance};
 use crate::forward::client_address::ClientAddress;
 use crate::forward::proxy_protocol::Source;
-use crate::forward::{self, Trust};
+use crate::forward::{self, Trust, request_id};
 use crate::listener::{ClientStream, Connection, Reading, Refused};
 use crate::observe::access_log::AccessLog;
 use crate::session::registry::Registry;
@@ -117,6 +117,8 @@ impl ProxyHttp for Gateway {
             true => Trust::Trusted,
             false => Trust::Untrusted,
         };
+        let is_trusted = exchange.trust == Trust::Trusted;
+        exchange.identify(request_id::taken_over(headers).filter(|_| is_trusted));
         exchange.connection = Some(connection);
         Ok(())
     }
@@ -133,7 +135,7 @@ impl ProxyHttp for Gateway {
                 session.set_keepalive(None);
                 exchange.error = Some(refusal.reason.into());
                 Answer::error(refusal.status, refusal.reason)
-                    .send(session)
+                    .send(session, exchange)
                     .await?;
                 return Ok(true);
             }
@@ -142,7 +144,7 @@ impl ProxyHttp for Gateway {
         let Some(route) = exchange.route.map(|number| generation.route(number)) else {
             exchange.error = Some("no route matches".into());
             Answer::error(StatusCode::NOT_FOUND, "no route matches")
-                .send(session)
+                .send(session, exchange)
                 .await?;
             return Ok(true);
         };
@@ -160,6 +162,7 @@ impl ProxyHttp for Gateway {
                     if exchange.handshake.is_none() || !self.is_stopping() {
                         return Ok(false);
                     }
+                    exchange.is_too_late = true;
                     let reason = "this process is stopping";
                     exchange.error = Some(reason.into());
                     Answer::error(StatusCode::SERVICE_UNAVAILABLE, reason)
@@ -177,7 +180,7 @@ impl ProxyHttp for Gateway {
                 Answer::error(refusal.status, refusal.reason)
             }
         };
-        answer.send(session).await?;
+        answer.send(session, exchange).await?;
         Ok(true)
     }
 
@@ -381,6 +384,9 @@ impl ProxyHttp for Gateway {
         // What this machine lacks says nothing of the server.
         if Shortage::of_connecting(&error).is_none() {
             exchange.record_server_failure();
+            if let Some(lease) = &exchange.lease {
+                lease.server().count_connect_error();
+            }
         }
         error.set_retry(exchange.has_another_attempt());
         error.more_context(format!("connecting to {}", peer._address))
@@ -457,7 +463,7 @@ impl ProxyHttp for Gateway {
         {
             session.set_keepalive(None);
             exchange.place = None;
-            if let Err(failed) = Answer::error(code, reason).send(session).await {
+            if let Err(failed) = Answer::error(code, reason).send(session, exchange).await {
                 log::debug!("the client is gone before it could be told {status}: {failed}");
             }
         }

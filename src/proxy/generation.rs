@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::config::{AcceptProxy, Config, Fate, ListenAddress, Listener, Route};
 use crate::forward::client_address::TrustedProxies;
 use crate::limits::{ClientKey, Gate, Seat};
+use crate::observe::metrics::RouteMetrics;
 use crate::route::{RequestKey, RouteIndex};
 use crate::session::live::Identity;
 use crate::tls::Acceptor;
@@ -23,6 +24,10 @@ pub struct Generation {
     /// As `config.routes`: who counts the sessions of each.
     gates: Vec<Arc<Gate>>,
     pub labels: Labels,
+    /// As `config.routes`.
+    metrics: Vec<Arc<RouteMetrics>>,
+    /// Of requests that no route matches.
+    unrouted: Arc<RouteMetrics>,
 }
 
 /// Names as sessions keep them: for longer than the configuration they are from, and shared.
@@ -54,7 +59,7 @@ impl Generation {
             .collect();
         let listeners = (0..config.listeners.len()).collect();
         let gates = config.routes.iter().map(|_| Arc::default()).collect();
-        Self::with(config, groups, gates, listeners, departures)
+        Self::with(config, groups, gates, listeners, departures, None)
     }
 
     /// The next one: upstreams that didn't change stay as they are, the others take over the
@@ -101,7 +106,14 @@ impl Generation {
             .map(|route| self.gate_of(&route.name).cloned().unwrap_or_default())
             .collect();
         let departures = self.departures.clone();
-        Ok(Self::with(config, groups, gates, listeners, departures))
+        Ok(Self::with(
+            config,
+            groups,
+            gates,
+            listeners,
+            departures,
+            Some(self),
+        ))
     }
 
     fn with(
@@ -110,7 +122,22 @@ impl Generation {
         gates: Vec<Arc<Gate>>,
         listeners: Vec<usize>,
         departures: Departures,
+        before: Option<&Self>,
     ) -> Self {
+        let counted = |route: &Route| {
+            let before = before?;
+            let known = before.config.routes.iter().zip(&before.metrics);
+            let same = known
+                .into_iter()
+                .find(|(known, _)| known.name == route.name);
+            same.map(|(_, metrics)| metrics.clone())
+        };
+        let metrics = config
+            .routes
+            .iter()
+            .map(|route| counted(route).unwrap_or_default())
+            .collect();
+        let unrouted = before.map(|before| before.unrouted.clone());
         let index = RouteIndex::build(config.routes.iter().map(|route| &route.matcher));
         let trusted = TrustedProxies(config.trusted_proxies.clone());
         let labels = Labels {
@@ -127,6 +154,8 @@ impl Generation {
         };
         Self {
             labels,
+            metrics,
+            unrouted: unrouted.unwrap_or_default(),
             config,
             index,
             groups,
@@ -212,6 +241,15 @@ impl Generation {
 
     pub fn route(&self, number: usize) -> &Route {
         &self.config.routes[number]
+    }
+
+    /// As `config.routes`.
+    pub fn route_metrics(&self) -> &[Arc<RouteMetrics>] {
+        &self.metrics
+    }
+
+    pub fn metrics_of(&self, route: Option<usize>) -> &RouteMetrics {
+        route.map_or(&self.unrouted, |number| &self.metrics[number])
     }
 
     pub fn groups(&self) -> &[Arc<Group>] {

@@ -80,6 +80,10 @@ impl Gateway {
                 });
             }
         }
+        exchange
+            .generation
+            .metrics_of(exchange.route)
+            .count_handshake(live.identity.handshake);
         session_open(&self.log, &live);
         exchange.live = Some(live);
     }

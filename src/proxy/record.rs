@@ -1,4 +1,4 @@
-//! An exchange's line in the access log.
+//! What an exchange leaves behind: its line in the access log, and its part of the metrics.
 
 use std::sync::Arc;
 
@@ -6,8 +6,10 @@ use http::header;
 use pingora_proxy::Session;
 
 use super::exchange::Exchange;
+use super::handshake::{self, Upgrade};
 use crate::listener::Connection;
 use crate::observe::access_log::{AccessLog, Entry, Kind};
+use crate::observe::metrics::Refused;
 use crate::observe::record::{millis, session_close};
 use crate::session::live::Identity;
 use crate::session::traffic::{ClosedBy, Traffic};
@@ -18,7 +20,7 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// The exchange, or the session that came of it and stayed in Pingora's tunnel, has ended.
 pub fn ended(log: &AccessLog, session: &Session, exchange: &Exchange) {
     let is_probe = |connection: &Arc<Connection>| connection.is_probe();
-    if !log.is_on() || exchange.connection.as_ref().is_some_and(is_probe) {
+    if exchange.connection.as_ref().is_some_and(is_probe) {
         return;
     }
     match &exchange.live {
@@ -28,7 +30,54 @@ pub fn ended(log: &AccessLog, session: &Session, exchange: &Exchange) {
             }
             session_close(log, live, exchange.error.as_deref());
         }
-        _ => log.write(&entry(session, exchange)),
+        _ => {
+            count(session, exchange);
+            if log.is_on() {
+                log.write(&entry(session, exchange));
+            }
+        }
+    }
+}
+
+fn count(session: &Session, exchange: &Exchange) {
+    let metrics = exchange.generation.metrics_of(exchange.route);
+    let status = status(session);
+    metrics.count_request(status, exchange.started.elapsed());
+    let is_handshake = exchange.refused.is_none()
+        && handshake::upgrade_of(&session.req_header().headers) == Upgrade::WebSocket;
+    if is_handshake {
+        metrics.count_refused(refused(status, exchange));
+    }
+}
+
+fn status(session: &Session) -> u16 {
+    session
+        .response_written()
+        .map_or(CLIENT_CLOSED_REQUEST, |response| response.status.as_u16())
+}
+
+/// Why a handshake has become no session.
+fn refused(status: u16, exchange: &Exchange) -> Refused {
+    let is_ours = exchange.error.is_some();
+    match status {
+        CLIENT_CLOSED_REQUEST => Refused::ClientGone,
+        504 if is_ours => Refused::Timeout,
+        _ if !exchange.tried.is_empty() => match is_ours {
+            true => Refused::ServerFailed,
+            false => Refused::Declined,
+        },
+        _ if exchange
+            .route()
+            .is_none_or(|route| route.websocket.is_none()) =>
+        {
+            Refused::Route
+        }
+        403 => Refused::Origin,
+        // No server was looked for yet.
+        429 | 503 if exchange.group.is_none() => Refused::Limit,
+        503 if exchange.is_too_late => Refused::Stopping,
+        503 => Refused::NoServer,
+        _ => Refused::Invalid,
     }
 }
 
@@ -51,6 +100,7 @@ pub fn identity(session: &Session, exchange: &Exchange) -> Option<Identity> {
     let request = session.req_header();
     Some(Identity {
         id: exchange.id,
+        request_id: exchange.foreign_id().map(Into::into),
         listener: labels.listeners[exchange.listener()].clone(),
         route: labels.routes[exchange.route?].clone(),
         upstream: exchange.group.as_ref()?.label().clone(),
@@ -71,6 +121,7 @@ fn entry<'a>(session: &'a Session, exchange: &'a Exchange) -> Entry<'a> {
     Entry {
         kind: Kind::Request,
         id: exchange.id,
+        request_id: exchange.foreign_id(),
         listener: &exchange.generation.config.listeners[exchange.listener()].name,
         route: exchange.route().map(|route| route.name.as_str()),
         upstream: exchange.group.as_ref().map(|group| group.name()),
@@ -79,11 +130,11 @@ fn entry<'a>(session: &'a Session, exchange: &'a Exchange) -> Entry<'a> {
         method: refused.map_or(session.req_header().method.as_str(), |refused| {
             &refused.method
         }),
+        version: session.req_header().version,
+        referer: text(session, header::REFERER),
         host: host(session).filter(|_| refused.is_none()),
         path: refused.map_or_else(|| path(session), |refused| &refused.target),
-        status: session
-            .response_written()
-            .map_or(CLIENT_CLOSED_REQUEST, |response| response.status.as_u16()),
+        status: status(session),
         duration_ms: millis(exchange.started.elapsed()),
         handshake_ms: None,
         bytes_in: session.body_bytes_read() as u64,

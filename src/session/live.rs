@@ -12,8 +12,11 @@ use super::traffic::Traffic;
 /// What is known of a session from its handshake. Kept small: there are many.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// Ordered by the time of the handshake (UUIDv7).
+    /// Ordered by the time of the handshake (UUIDv7), unless a trusted proxy has made it otherwise.
     pub id: Uuid,
+    /// What a trusted proxy calls the handshake, where that is not the id.
+    #[serde(default)]
+    pub request_id: Option<Box<str>>,
     pub listener: Arc<str>,
     pub route: Arc<str>,
     pub upstream: Arc<str>,

@@ -6,13 +6,15 @@
 //!              │
 //!           carry ──► relay: moves the bytes, says goodbye
 //!              │         └─ leg: one side; frames: read as they pass; transport: the socket
-//!   registry ──┘ live, traffic: who it is and what it has carried; drain tells sessions to go
+//!   registry ──┘ live, traffic: who it is and what it has carried; drain tells sessions to go;
+//!                ended: how they went
 //! ```
 //!
 //! With `tunnel: pingora` the sockets stay where they are, and [`tap`] watches over the session.
 
 pub mod carry;
 pub mod drain;
+pub mod ended;
 pub mod frames;
 pub mod handshake;
 pub mod leg;

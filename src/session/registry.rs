@@ -1,30 +1,42 @@
-//! The sessions that live now, so that they can be seen, counted and told to go.
+//! The sessions that live now, so that they can be seen, counted and told to go, and what those
+//! that have ended leave behind for the metrics.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
+use super::ended::Ended;
 use super::live::Live;
+use super::traffic::Carried;
 
 /// Each with a lock of its own, so that handshakes of many threads don't meet.
 const SHARDS: usize = 32;
 
-type Shard = Mutex<HashMap<Uuid, Arc<Live>>>;
+#[derive(Debug, Default)]
+struct Shard {
+    live: HashMap<Uuid, Arc<Live>>,
+    /// By sessions that have left. Under the same lock as those that live: a session is counted
+    /// once at every moment, and the sum of both never goes back.
+    left_behind: Carried,
+}
 
 #[derive(Debug)]
 pub struct Registry {
-    shards: [Shard; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
     len: AtomicUsize,
+    pub ended: Ended,
 }
 
 impl Default for Registry {
     fn default() -> Self {
         Self {
-            shards: std::array::from_fn(|_| Shard::default()),
+            shards: std::array::from_fn(|_| Mutex::default()),
             len: AtomicUsize::new(0),
+            ended: Ended::default(),
         }
     }
 }
@@ -38,14 +50,38 @@ pub struct Registered {
 
 impl Registry {
     pub fn register(self: &Arc<Self>, live: Live) -> Registered {
-        let live = Arc::new(live);
-        let id = live.identity.id;
-        self.shard(id).insert(id, live.clone());
+        self.admit(live, Carried::default())
+    }
+
+    fn admit(self: &Arc<Self>, mut live: Live, counted_elsewhere: Carried) -> Registered {
+        let live = loop {
+            let id = live.identity.id;
+            let shard = &mut *self.shard(id);
+            match shard.live.entry(id) {
+                Entry::Vacant(place) => {
+                    shard.left_behind.take_off(counted_elsewhere);
+                    break place.insert(Arc::new(live)).clone();
+                }
+                Entry::Occupied(_) => {
+                    // A trusted proxy calls two by one name: then it is no id.
+                    live.identity
+                        .request_id
+                        .get_or_insert(id.to_string().into());
+                    live.identity.id = Uuid::now_v7();
+                }
+            }
+        };
         self.len.fetch_add(1, Relaxed);
         Registered {
             registry: self.clone(),
             live,
         }
+    }
+
+    /// As [`Registry::register`], of a session that another process has counted so far.
+    pub fn adopt(self: &Arc<Self>, live: Live) -> Registered {
+        let before = live.traffic.carried();
+        self.admit(live, before)
     }
 
     pub fn len(&self) -> usize {
@@ -57,7 +93,7 @@ impl Registry {
     }
 
     pub fn find(&self, id: Uuid) -> Option<Arc<Live>> {
-        self.shard(id).get(&id).cloned()
+        self.shard(id).live.get(&id).cloned()
     }
 
     /// Those that are wanted, in no order.
@@ -74,18 +110,40 @@ impl Registry {
     /// Sees every session; one part of them after the other is locked meanwhile.
     pub fn for_each(&self, mut see: impl FnMut(&Arc<Live>)) {
         for shard in &self.shards {
-            lock(shard).values().for_each(&mut see);
+            lock(shard).live.values().for_each(&mut see);
         }
     }
 
-    fn shard(&self, id: Uuid) -> MutexGuard<'_, HashMap<Uuid, Arc<Live>>> {
+    /// As [`Registry::for_each`], and what all sessions have carried here, those that have left
+    /// among them.
+    pub fn carried(&self, mut see: impl FnMut(&Arc<Live>)) -> Carried {
+        let mut sum = Carried::default();
+        for shard in &self.shards {
+            let shard = lock(shard);
+            sum.add(shard.left_behind);
+            for live in shard.live.values() {
+                sum.add(live.traffic.carried());
+                see(live);
+            }
+        }
+        sum
+    }
+
+    fn shard(&self, id: Uuid) -> MutexGuard<'_, Shard> {
         // The last bytes of a UUIDv7 are random.
         lock(&self.shards[usize::from(id.as_bytes()[15]) % SHARDS])
     }
 }
 
-fn lock(shard: &Shard) -> MutexGuard<'_, HashMap<Uuid, Arc<Live>>> {
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Registered {
+    /// It is over, and not just elsewhere.
+    pub fn count_end(&self) {
+        self.registry.ended.count(&self.live);
+    }
 }
 
 impl Deref for Registered {
@@ -99,7 +157,9 @@ impl Deref for Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         let id = self.live.identity.id;
-        if self.registry.shard(id).remove(&id).is_some() {
+        let mut shard = self.registry.shard(id);
+        if let Some(live) = shard.live.remove(&id) {
+            shard.left_behind.add(live.traffic.carried());
             self.registry.len.fetch_sub(1, Relaxed);
         }
     }
@@ -114,6 +174,7 @@ pub mod tests {
         Live {
             identity: Identity {
                 id: Uuid::now_v7(),
+                request_id: None,
                 listener: "public".into(),
                 route: "chat".into(),
                 upstream: "ims_svr".into(),
@@ -128,6 +189,43 @@ pub mod tests {
             },
             traffic: Arc::default(),
         }
+    }
+
+    #[test]
+    fn what_sessions_carry_counts_while_they_live_and_stays_when_they_have_left() {
+        let registry = Arc::new(Registry::default());
+        let first = registry.register(live());
+        first.traffic.bytes_in.store(7, Relaxed);
+        first.traffic.messages_out.store(2, Relaxed);
+        let carried = |bytes_in| Carried {
+            bytes_in,
+            messages_out: 2,
+            ..Carried::default()
+        };
+        assert_eq!(registry.carried(|_| {}), carried(7));
+        drop(first);
+        assert_eq!(registry.carried(|_| {}), carried(7));
+        let moved = live();
+        moved.traffic.bytes_in.store(1000, Relaxed);
+        let moved = registry.adopt(moved);
+        moved.traffic.bytes_in.store(1001, Relaxed);
+        assert_eq!(registry.carried(|_| {}), carried(8));
+        drop(moved);
+        assert_eq!(registry.carried(|_| {}), carried(8));
+    }
+
+    #[test]
+    fn two_sessions_of_one_name_have_two_ids() {
+        let registry = Arc::new(Registry::default());
+        let first = registry.register(live());
+        let mut second = live();
+        second.identity.id = first.identity.id;
+        let second = registry.register(second);
+        assert_ne!(second.identity.id, first.identity.id);
+        let name = first.identity.id.to_string();
+        assert_eq!(second.identity.request_id.as_deref(), Some(&*name));
+        drop(first);
+        assert_eq!(registry.select(|_| true).len(), 1);
     }
 
     #[test]

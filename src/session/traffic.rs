@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::frames::CloseCode;
 
 /// Why a session ended: `closed_by` in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum ClosedBy {
     Client = 1,
@@ -133,6 +133,34 @@ pub struct Counts {
     pub close_code: u32,
 }
 
+/// Bytes and messages, of one session or of many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Carried {
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub messages_in: u64,
+    pub messages_out: u64,
+}
+
+impl Carried {
+    pub fn add(&mut self, other: Self) {
+        self.combine(other, u64::wrapping_add);
+    }
+
+    /// May go below zero until what is taken off is added elsewhere: it wraps, and so does
+    /// [`Carried::add`].
+    pub fn take_off(&mut self, other: Self) {
+        self.combine(other, u64::wrapping_sub);
+    }
+
+    fn combine(&mut self, other: Self, of: fn(u64, u64) -> u64) {
+        self.bytes_in = of(self.bytes_in, other.bytes_in);
+        self.bytes_out = of(self.bytes_out, other.bytes_out);
+        self.messages_in = of(self.messages_in, other.messages_in);
+        self.messages_out = of(self.messages_out, other.messages_out);
+    }
+}
+
 impl Traffic {
     /// Of a session that came from another process and is this old.
     pub fn continued(age: Duration, counts: Counts) -> Self {
@@ -157,6 +185,15 @@ impl Traffic {
             messages_out: self.messages_out.load(Relaxed),
             closed_by: self.closed_by.load(Relaxed),
             close_code: self.close_code.load(Relaxed),
+        }
+    }
+
+    pub fn carried(&self) -> Carried {
+        Carried {
+            bytes_in: self.bytes_in.load(Relaxed),
+            bytes_out: self.bytes_out.load(Relaxed),
+            messages_in: self.messages_in.load(Relaxed),
+            messages_out: self.messages_out.load(Relaxed),
         }
     }
 
@@ -222,6 +259,11 @@ impl Traffic {
 
     pub fn closed_by(&self) -> Option<ClosedBy> {
         ClosedBy::from_code(self.closed_by.load(Relaxed))
+    }
+
+    /// Of a session that is over: where neither side nor prusik has said why, the client broke off.
+    pub fn ended_by(&self) -> ClosedBy {
+        self.closed_by().unwrap_or(ClosedBy::Client)
     }
 
     pub fn close_code(&self) -> Option<u32> {

@@ -30,6 +30,7 @@ pub struct Server {
     ejection: Ejection,
     /// Taken out by the operator.
     drained: AtomicBool,
+    connect_errors: AtomicU64,
     /// Where the slow start began, in [`now_ms`]; 0: no slow start.
     started_ms: AtomicU64,
 }
@@ -44,6 +45,7 @@ impl Server {
             health_now: AtomicUsize::new(Health::Unchecked as usize),
             ejection: Ejection::default(),
             drained: AtomicBool::new(false),
+            connect_errors: AtomicU64::new(0),
             started_ms: AtomicU64::new(0),
         }
     }
@@ -87,6 +89,14 @@ impl Server {
                 .store(now_ms() + rule.duration.as_millis() as u64, Relaxed);
         }
         ejected
+    }
+
+    pub fn count_connect_error(&self) {
+        self.connect_errors.fetch_add(1, Relaxed);
+    }
+
+    pub fn connect_errors(&self) -> u64 {
+        self.connect_errors.load(Relaxed)
     }
 
     /// Whether the operator has taken it out: then nobody picks it, whoever else is left.

@@ -82,7 +82,7 @@ pub struct Response {
     /// Heads of interim answers before it.
     #[serde(default)]
     pub interim: Vec<u16>,
-    /// Every field but `Date` and `Connection`.
+    /// Every field but `Date`, `Connection` and `X-Request-Id`.
     #[serde(default)]
     pub fields: Vec<String>,
     #[serde(default)]

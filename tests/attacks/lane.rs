@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use super::case::{CANARY, Case, Expect, Request, Response, bytes};
 use super::support::{Framing, Head, Response as Got, Wire};
@@ -254,6 +255,15 @@ fn plain(proxy: SocketAddr, requests: &[Seen]) -> Vec<Seen> {
                 None => request.fields.push(format!("no {line}")),
             }
         }
+        let id = |field: &String| {
+            field
+                .strip_prefix("X-Request-Id: ")
+                .is_some_and(|id| Uuid::try_parse(id).is_ok())
+        };
+        match request.fields.iter().position(id) {
+            Some(place) => drop(request.fields.remove(place)),
+            None => request.fields.push("no X-Request-Id".to_owned()),
+        }
         request.fields.sort();
     }
     requests
@@ -299,6 +309,7 @@ fn says_nothing_of_the_request(got: &Got) -> Result<(), String> {
         "content-length",
         "content-type",
         "date",
+        "x-request-id",
     ];
     let names = got.lines().filter_map(|line| line.split_once(':'));
     let foreign = names.map(|(name, _)| name.to_ascii_lowercase());
@@ -323,7 +334,11 @@ async fn compare(client: &mut Wire, wanted: &Response) -> Result<(), String> {
     let got = response(client).await?;
     same("status", &got.status(), &wanted.status)?;
     if wanted.status < 500 {
-        let is_ours = |line: &&str| line.starts_with("Date: ") || line.starts_with("Connection: ");
+        let is_ours = |line: &&str| {
+            ["Date: ", "Connection: ", "X-Request-Id: "]
+                .iter()
+                .any(|name| line.starts_with(name))
+        };
         let mut fields: Vec<_> = got.lines().filter(|line| !is_ours(line)).collect();
         fields.sort_unstable();
         let mut expected: Vec<_> = wanted.fields.iter().map(String::as_str).collect();

@@ -246,11 +246,18 @@ async fn a_session_is_closed_by_its_id() {
 }
 
 #[tokio::test]
+async fn metrics_are_what_the_process_says() {
+    let answer = Process::new().call("GET", "/metrics", "").await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.body.starts_with(b"prusik_build_info{"));
+}
+
+#[tokio::test]
 async fn paths_that_are_not_there_are_404() {
     let process = Process::new();
     for path in [
         "/",
-        "/metrics",
+        "/metrics/",
         "/healthz/",
         "/api/v1",
         "/api/v1/",
@@ -274,6 +281,7 @@ async fn a_wrong_method_is_told_the_right_one() {
     let server = "/api/v1/upstreams/chat/servers/[::1]:9080";
     for (method, path, allow) in [
         ("POST", "/healthz", "GET, HEAD"),
+        ("POST", "/metrics", "GET, HEAD"),
         ("POST", "/api/v1/status", "GET, HEAD"),
         ("DELETE", "/api/v1/sessions", "GET, HEAD"),
         ("GET", "/api/v1/reload", "POST"),

@@ -28,7 +28,10 @@ use super::error::ConfigError;
 use super::raw;
 use super::source::Node;
 use super::units::{OffOr, Section};
-use super::{AcceptProxy, AccessLog, Config, ListenAddress, Listener, Route, Server, Tunnel};
+use super::{
+    AcceptProxy, AccessLog, Config, ListenAddress, Listener, LogFormat, LogOutput, Route, Server,
+    Tunnel,
+};
 
 type Errors = Vec<ConfigError>;
 
@@ -108,21 +111,27 @@ fn access_log(
 ) -> Option<AccessLog> {
     let raw = match raw {
         None => raw::AccessLog::default(),
-        Some(OffOr::Off) => return Some(AccessLog::Off),
+        Some(OffOr::Off) => raw::AccessLog {
+            path: Some("off".to_owned()),
+            format: None,
+        },
         Some(OffOr::On(raw)) => raw,
     };
-    let raw::LogFormat::Json = raw.format.unwrap_or(raw::LogFormat::Json);
-    match raw.path.as_deref() {
-        None | Some("stdout") => Some(AccessLog::Stdout),
-        Some("stderr") => Some(AccessLog::Stderr),
-        Some("off") => Some(AccessLog::Off),
+    let output = match raw.path.as_deref() {
+        None | Some("stdout") => LogOutput::Stdout,
+        Some("stderr") => LogOutput::Stderr,
+        Some("off") => LogOutput::Off,
         Some("") => {
             let error = at.key("path").error("the path of access_log is empty");
             errors.push(error.hint("write stdout, stderr, off or a file"));
-            None
+            return None;
         }
-        Some(file) => Some(AccessLog::File(PathBuf::from(file))),
-    }
+        Some(file) => LogOutput::File(PathBuf::from(file)),
+    };
+    Some(AccessLog {
+        output,
+        format: raw.format.unwrap_or(LogFormat::Json),
+    })
 }
 
 /// Networks; a plain address stands for itself alone.

@@ -1,0 +1,67 @@
+//! A line as nginx and Apache write it by the name of `combined`, for tools that read that.
+//!
+//! A session has one line, at its end: its status is 101, and its bytes are those that went to the
+//! client.
+
+use std::io::{self, Write};
+
+use jiff::Timestamp;
+
+use super::access_log::{Entry, Kind};
+
+/// Nothing when a session opens.
+pub fn write(out: &mut Vec<u8>, entry: &Entry<'_>, now: Timestamp) -> io::Result<()> {
+    if entry.kind == Kind::SessionOpen {
+        return Ok(());
+    }
+    let time = now.strftime("%d/%b/%Y:%H:%M:%S +0000");
+    write!(out, "{} - - [{time}] \"", entry.client)?;
+    escape(out, entry.method);
+    out.push(b' ');
+    escape(out, entry.path);
+    write!(
+        out,
+        " {:?}\" {} {} \"",
+        entry.version, entry.status, entry.bytes_out
+    )?;
+    escape(out, entry.referer.unwrap_or("-"));
+    out.extend_from_slice(b"\" \"");
+    escape(out, entry.user_agent.unwrap_or("-"));
+    out.extend_from_slice(b"\"\n");
+    Ok(())
+}
+
+/// As nginx does: nobody can end the field, nor the line.
+fn escape(out: &mut Vec<u8>, text: &str) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' | 0..0x20 | 0x7f.. => {
+                let digits = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
+                out.extend_from_slice(b"\\x");
+                out.extend_from_slice(&digits);
+            }
+            byte => out.push(byte),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn escaped(text: &str) -> String {
+        let mut out = Vec::new();
+        escape(&mut out, text);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn nothing_ends_a_field_or_a_line_that_a_client_has_sent() {
+        assert_eq!(escaped("curl/8 (x; y)"), "curl/8 (x; y)");
+        assert_eq!(
+            escaped("a\"b\\c\nd\u{7f}\u{e9}"),
+            "a\\x22b\\x5Cc\\x0Ad\\x7F\\xC3\\xA9"
+        );
+    }
+}

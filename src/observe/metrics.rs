@@ -1,0 +1,307 @@
+//! What is counted of exchanges and of the process, for `/metrics`. Sessions are counted by
+//! [`crate::session::registry`].
+//!
+//! A route's counters belong to its name: the next configuration takes them over, and those of a
+//! route that is gone go with the last generation that has it.
+
+use std::array;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use prometheus::{Histogram, HistogramOpts};
+use serde::{Deserialize, Serialize};
+
+use super::exposition::Family;
+
+/// The route of a request that none matches.
+pub const NO_ROUTE: &str = "none";
+
+/// Statuses from 100 that are told apart; servers may invent others, which are one.
+const STATUSES: usize = 500;
+
+const SECONDS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0,
+];
+
+/// Why a handshake became no session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// It was none, by RFC 6455 or by HTTP.
+    Invalid,
+    /// No route, or one without websockets.
+    Route,
+    Origin,
+    Limit,
+    NoServer,
+    Stopping,
+    /// A server could not be reached, or its answer was of no use.
+    ServerFailed,
+    Timeout,
+    /// A server answered something else than 101.
+    Declined,
+    ClientGone,
+}
+
+impl Refused {
+    pub const ALL: [Self; 10] = [
+        Self::Invalid,
+        Self::Route,
+        Self::Origin,
+        Self::Limit,
+        Self::NoServer,
+        Self::Stopping,
+        Self::ServerFailed,
+        Self::Timeout,
+        Self::Declined,
+        Self::ClientGone,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid",
+            Self::Route => "route",
+            Self::Origin => "origin",
+            Self::Limit => "limit",
+            Self::NoServer => "no_server",
+            Self::Stopping => "stopping",
+            Self::ServerFailed => "server_failed",
+            Self::Timeout => "timeout",
+            Self::Declined => "declined",
+            Self::ClientGone => "client_gone",
+        }
+    }
+}
+
+/// Of one route.
+#[derive(Debug)]
+pub struct RouteMetrics {
+    /// The last one is for all that have no place of their own.
+    by_status: Box<[AtomicU64]>,
+    refused: [AtomicU64; Refused::ALL.len()],
+    requests: Histogram,
+    handshakes: Histogram,
+}
+
+impl Default for RouteMetrics {
+    fn default() -> Self {
+        Self {
+            by_status: (0..=STATUSES).map(|_| AtomicU64::new(0)).collect(),
+            refused: array::from_fn(|_| AtomicU64::new(0)),
+            requests: histogram("prusik_request_seconds"),
+            handshakes: histogram("prusik_handshake_seconds"),
+        }
+    }
+}
+
+fn histogram(name: &str) -> Histogram {
+    Histogram::with_opts(HistogramOpts::new(name, name).buckets(SECONDS.to_vec()))
+        .expect("the name is valid and the buckets ascend")
+}
+
+impl RouteMetrics {
+    /// An exchange has ended that was no session.
+    pub fn count_request(&self, status: u16, duration: Duration) {
+        let place = usize::from(status)
+            .checked_sub(100)
+            .unwrap_or(STATUSES)
+            .min(STATUSES);
+        self.by_status[place].fetch_add(1, Relaxed);
+        self.requests.observe(duration.as_secs_f64());
+    }
+
+    pub fn count_refused(&self, why: Refused) {
+        self.refused[why as usize].fetch_add(1, Relaxed);
+    }
+
+    /// The 101 goes out.
+    pub fn count_handshake(&self, duration: Duration) {
+        self.handshakes.observe(duration.as_secs_f64());
+    }
+}
+
+/// The families of [`RouteMetrics`], filled route by route.
+#[derive(Debug)]
+pub struct RouteFamilies {
+    handshakes: Family,
+    refused: Family,
+    requests: Family,
+    durations: Family,
+}
+
+impl Default for RouteFamilies {
+    fn default() -> Self {
+        Self {
+            handshakes: Family::histogram(
+                "prusik_handshake_seconds",
+                "From the head of a handshake to its 101.",
+            ),
+            refused: Family::counter(
+                "prusik_handshakes_refused_total",
+                "Handshakes that became no session, by reason.",
+            ),
+            requests: Family::counter(
+                "prusik_requests_total",
+                "Exchanges that have ended, those that became sessions apart.",
+            ),
+            durations: Family::histogram(
+                "prusik_request_seconds",
+                "From the head of a request to the end of its answer.",
+            ),
+        }
+    }
+}
+
+impl RouteFamilies {
+    pub fn add(&mut self, route: &str, metrics: &RouteMetrics) {
+        let labels = &[("route", route)];
+        self.handshakes.add_histogram(labels, &metrics.handshakes);
+        self.durations.add_histogram(labels, &metrics.requests);
+        for why in Refused::ALL {
+            let count = metrics.refused[why as usize].load(Relaxed);
+            let labels = &[("route", route), ("reason", why.name())];
+            self.refused.add(labels, count as f64);
+        }
+        for (place, count) in metrics.by_status.iter().enumerate() {
+            let count = count.load(Relaxed);
+            if count > 0 {
+                let status = match place {
+                    STATUSES => "other".to_owned(),
+                    place => (place + 100).to_string(),
+                };
+                let labels = &[("route", route), ("status", &status)];
+                self.requests.add(labels, count as f64);
+            }
+        }
+    }
+
+    pub fn into_families(self) -> [Family; 4] {
+        [self.handshakes, self.refused, self.requests, self.durations]
+    }
+}
+
+/// What operators had done, and how it went.
+#[derive(Debug, Default)]
+pub struct Operations {
+    pub reloads: Outcomes,
+    pub upgrades: Outcomes,
+}
+
+#[derive(Debug, Default)]
+pub struct Outcomes {
+    succeeded: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// [`Operations`] as they go to the next process: an upgrade that began at zero again could never
+/// be seen to rise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tally {
+    pub reloads: [u64; 2],
+    pub upgrades: [u64; 2],
+}
+
+impl Outcomes {
+    pub fn count<T, E>(&self, outcome: &Result<T, E>) {
+        let count = match outcome {
+            Ok(_) => &self.succeeded,
+            Err(_) => &self.failed,
+        };
+        count.fetch_add(1, Relaxed);
+    }
+
+    fn tally(&self) -> [u64; 2] {
+        [self.succeeded.load(Relaxed), self.failed.load(Relaxed)]
+    }
+
+    fn go_on_from(&self, [succeeded, failed]: [u64; 2]) {
+        self.succeeded.fetch_add(succeeded, Relaxed);
+        self.failed.fetch_add(failed, Relaxed);
+    }
+}
+
+impl Operations {
+    pub fn tally(&self) -> Tally {
+        Tally {
+            reloads: self.reloads.tally(),
+            upgrades: self.upgrades.tally(),
+        }
+    }
+
+    /// Takes over the counts of the process before.
+    pub fn go_on_from(&self, before: Tally) {
+        self.reloads.go_on_from(before.reloads);
+        self.upgrades.go_on_from(before.upgrades);
+    }
+
+    pub fn families(&self) -> [Family; 2] {
+        let mut reloads = Family::counter(
+            "prusik_config_reloads_total",
+            "Times the file was read again, since the first of the processes that handed over.",
+        );
+        let mut upgrades = Family::counter(
+            "prusik_upgrades_total",
+            "Upgrades, since the first of the processes that handed over.",
+        );
+        let tally = self.tally();
+        for (family, counts) in [
+            (&mut reloads, tally.reloads),
+            (&mut upgrades, tally.upgrades),
+        ] {
+            for (result, count) in ["success", "failure"].into_iter().zip(counts) {
+                family.add(&[("result", result)], count as f64);
+            }
+        }
+        [reloads, upgrades]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::exposition::render;
+
+    #[test]
+    fn each_reason_has_a_place_of_its_own() {
+        for (place, why) in Refused::ALL.into_iter().enumerate() {
+            assert_eq!(place, why as usize);
+        }
+    }
+
+    #[test]
+    fn odd_statuses_are_counted_as_one() {
+        let metrics = RouteMetrics::default();
+        for status in [100, 200, 200, 599, 600, 999, 42] {
+            metrics.count_request(status, Duration::from_millis(3));
+        }
+        let mut families = RouteFamilies::default();
+        families.add("chat", &metrics);
+        let text = render(families.into_families().into());
+        for line in [
+            "prusik_requests_total{route=\"chat\",status=\"100\"} 1",
+            "prusik_requests_total{route=\"chat\",status=\"200\"} 2",
+            "prusik_requests_total{route=\"chat\",status=\"599\"} 1",
+            "prusik_requests_total{route=\"chat\",status=\"other\"} 3",
+            "prusik_request_seconds_bucket{route=\"chat\",le=\"0.005\"} 7",
+            "prusik_request_seconds_bucket{route=\"chat\",le=\"0.0025\"} 0",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_next_process_goes_on_with_the_counts_of_the_one_before() {
+        let old = Operations::default();
+        old.reloads.count(&Err::<(), ()>(()));
+        old.upgrades.count(&Ok::<(), ()>(()));
+        let sent = serde_json::to_string(&old.tally()).unwrap();
+        let new = Operations::default();
+        new.go_on_from(serde_json::from_str(&sent).unwrap());
+        assert_eq!(new.tally(), old.tally());
+        assert_eq!(new.tally().reloads, [0, 1]);
+        assert_eq!(
+            serde_json::from_str::<Tally>("{}").unwrap(),
+            Tally::default()
+        );
+    }
+}
