@@ -58,6 +58,7 @@ test-long: build long-tools
 	$(PYTHON) tests/long/autobahn.py target/release/prusik target/autobahn
 	$(PYTHON) tests/long/systemd.py target/release/prusik target/systemd
 	$(PYTHON) tests/long/demo_page.py target/release/prusik target/screenshots
+	$(PYTHON) tests/long/status_page.py target/release/prusik target/screenshots
 	@$(if $(wildcard $(TOMCATS)),\
 		$(PYTHON) $(TOMCATS) start target/tomcats && \
 		$(PYTHON) tests/long/scenario.py target/release/prusik $(TOMCATS) target/tomcats; \

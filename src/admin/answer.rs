@@ -1,7 +1,10 @@
 //! What the API answers with: JSON, plain text, and problems that say what to do about them.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use serde::Serialize;
@@ -84,6 +87,23 @@ pub fn text(status: StatusCode, body: &'static str) -> Answer {
 pub fn metrics(text: String) -> Answer {
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
     answer(StatusCode::OK, content_type, text)
+}
+
+/// The status page, which has no data of its own. Only what stands in it runs, and it calls only us.
+pub fn page() -> Answer {
+    let nonce = format!("{:032x}", rand::random::<u128>());
+    let html = include_str!("page.html").replace("NONCE", &nonce);
+    let mut answer = answer(StatusCode::OK, "text/html; charset=utf-8", html);
+    let policy = format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src \
+         'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    if let Ok(policy) = HeaderValue::from_str(&policy) {
+        let headers = answer.headers_mut();
+        headers.insert(CONTENT_SECURITY_POLICY, policy);
+        headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    }
+    answer
 }
 
 fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {

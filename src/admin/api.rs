@@ -18,7 +18,7 @@ use tokio::task::JoinError;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::answer::{Answer, Problem, json, metrics, text};
+use super::answer::{Answer, Problem, json, metrics, page, text};
 use super::guard::{Access, Transport};
 use super::{Control, ControlError, ServerName, params};
 
@@ -38,6 +38,7 @@ pub struct Api {
 /// What a path names. Each has one thing that can be done with it.
 #[derive(Debug, PartialEq, Eq)]
 enum Resource {
+    Page,
     Health,
     Readiness,
     Metrics,
@@ -83,6 +84,7 @@ impl Api {
             Resource::Health => Ok(text(StatusCode::OK, "ok")),
             Resource::Readiness if self.control.is_ready() => Ok(text(StatusCode::OK, "ok")),
             Resource::Readiness => Ok(text(StatusCode::SERVICE_UNAVAILABLE, "not ready")),
+            Resource::Page => Ok(page()),
             Resource::Metrics => {
                 // Not in the way of others who ask, nor of traffic.
                 let control = Arc::clone(&self.control);
@@ -142,6 +144,7 @@ impl Resource {
     fn find(path: &str) -> Result<Self, Problem> {
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         let resource = match segments[..] {
+            [""] => Self::Page,
             ["healthz"] => Self::Health,
             ["readyz"] => Self::Readiness,
             ["metrics"] => Self::Metrics,
@@ -169,7 +172,8 @@ impl Resource {
 
     fn check_method(&self, method: &Method) -> Result<(), Problem> {
         let (allowed, is_allowed) = match self {
-            Self::Health
+            Self::Page
+            | Self::Health
             | Self::Readiness
             | Self::Metrics
             | Self::Status
@@ -196,7 +200,7 @@ fn unknown(path: &str) -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
         format!("no such path: {path}"),
-        "the API's paths begin with /api/v1/; there are /metrics, /healthz and /readyz beside them",
+        "the API's paths begin with /api/v1/; beside them there are /, /metrics, /healthz and /readyz",
     )
 }
 

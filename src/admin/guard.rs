@@ -4,9 +4,10 @@
 //! 1. By TCP, `Host` must be an IP address or `localhost`. A name could be the attacker's own,
 //!    pointed at this address after the page was loaded (DNS rebinding), and then the browser
 //!    would hold page and API for one site. Browsers can't reach a unix socket.
-//! 2. What changes something must not come from a page: browsers add `Origin` to it, and tools
-//!    don't.
-//! 3. With a token file, all but the two probes carries the token. A file that cannot be used
+//! 2. What changes something must not come from a page but our own: browsers add `Origin` to it, and
+//!    tools don't. Our own page is at the address that the call is for, and adds a field that no other
+//!    page can add without asking first.
+//! 3. With a token file, all but the page and the two probes carries the token. A file that cannot be used
 //!    shuts the API: it must not be opened by a mistake in deploying a secret.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::ArcSwapOption;
 use http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
 use http::request::Parts;
-use http::{HeaderMap, Method, StatusCode, Version};
+use http::{HeaderMap, HeaderName, Method, StatusCode, Version};
 use log::{error, info};
 
 use super::answer::Problem;
@@ -42,6 +43,10 @@ struct Inner {
     is_broken: AtomicBool,
 }
 
+/// What our own page adds. A form cannot, and a script of another origin must ask first, which is
+/// never granted (CORS).
+const X_REQUESTED_WITH: HeaderName = HeaderName::from_static("x-requested-with");
+
 impl Access {
     pub fn new(token_file: Option<PathBuf>) -> Self {
         Self(Arc::new(Inner {
@@ -59,7 +64,7 @@ impl Access {
     pub fn check(&self, call: &Parts, transport: Transport) -> Result<(), Problem> {
         check_host(call, transport)?;
         check_site(call)?;
-        if is_probe(call.uri.path()) {
+        if is_open(call.uri.path()) {
             return Ok(());
         }
         match self.token()? {
@@ -97,8 +102,9 @@ impl Access {
 }
 
 /// What load balancers and orchestrators ask, who have no token; it tells them one bit.
-fn is_probe(path: &str) -> bool {
-    matches!(path, "/healthz" | "/readyz")
+/// The probes, and the page, which knows nothing until it is given the token.
+fn is_open(path: &str) -> bool {
+    matches!(path, "/" | "/healthz" | "/readyz")
 }
 
 fn check_host(call: &Parts, transport: Transport) -> Result<(), Problem> {
@@ -155,7 +161,7 @@ fn check_site(call: &Parts) -> Result<(), Problem> {
         .get_all("sec-fetch-site")
         .iter()
         .any(|site| site.as_bytes().eq_ignore_ascii_case(b"cross-site"));
-    if call.headers.contains_key(ORIGIN) || is_cross_site {
+    if (call.headers.contains_key(ORIGIN) && !is_own_page(call)) || is_cross_site {
         return Err(Problem::new(
             StatusCode::FORBIDDEN,
             "a web page must not change anything",
@@ -163,6 +169,21 @@ fn check_site(call: &Parts) -> Result<(), Problem> {
         ));
     }
     Ok(())
+}
+
+/// `Host` has been found to be an address or `localhost`, so that its page can only be ours.
+fn is_own_page(call: &Parts) -> bool {
+    let only = |name| {
+        let mut values = call.headers.get_all(name).iter();
+        match (values.next(), values.next()) {
+            (Some(value), None) => value.to_str().ok(),
+            _ => None,
+        }
+    };
+    let origin = only(ORIGIN).and_then(|origin| origin.strip_prefix("http://"));
+    origin.is_some()
+        && origin == only(HOST)
+        && only(X_REQUESTED_WITH).is_some_and(|by| by == "prusik")
 }
 
 fn check_token(headers: &HeaderMap, token: &Token) -> Result<(), Problem> {
@@ -310,7 +331,29 @@ mod tests {
     }
 
     #[test]
-    fn with_a_token_file_all_but_the_probes_needs_the_token() {
+    fn our_own_page_may_and_no_other_that_says_it_is() {
+        let host = ("host", "127.0.0.1:9900");
+        let page = ("x-requested-with", "prusik");
+        let post = |origin: &'static str| by_tcp("POST", &[host, page, ("origin", origin)]);
+        assert_eq!(post("http://127.0.0.1:9900"), 200);
+        for origin in [
+            "http://127.0.0.1:9901",
+            "https://127.0.0.1:9900",
+            "http://localhost:9900",
+            "http://127.0.0.1",
+            "null",
+        ] {
+            assert_eq!(post(origin), 403, "{origin}");
+        }
+        let own = ("origin", "http://127.0.0.1:9900");
+        assert_eq!(by_tcp("POST", &[host, own, ("x-requested-with", "x")]), 403);
+        assert_eq!(by_tcp("POST", &[host, page, own, own]), 403);
+        let site = ("sec-fetch-site", "cross-site");
+        assert_eq!(by_tcp("POST", &[host, page, own, site]), 403);
+    }
+
+    #[test]
+    fn with_a_token_file_all_but_the_page_and_the_probes_needs_the_token() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         fs::write(&path, "s3cret\n").unwrap();
@@ -326,7 +369,7 @@ mod tests {
                 }
             }
         };
-        for probe in ["/healthz", "/readyz"] {
+        for probe in ["/", "/healthz", "/readyz"] {
             assert_eq!(try_with(probe, &[]), 200);
         }
         let api = "/api/v1/status";
@@ -347,7 +390,7 @@ mod tests {
         for fields in [&[][..], &[good, good]] {
             assert_eq!(try_with(api, fields), 401);
         }
-        for elsewhere in ["/", "/metrics", "/healthz/", "/api/v1/upstreams"] {
+        for elsewhere in ["//", "/metrics", "/healthz/", "/api/v1/upstreams"] {
             assert_eq!(try_with(elsewhere, &[]), 401, "{elsewhere}");
         }
 

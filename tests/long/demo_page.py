@@ -4,72 +4,18 @@
 usage: demo_page.py PRUSIK [FOLDER FOR SCREENSHOTS]
 Needs: apt-get install chromium chromium-driver. Loopback only.
 """
-import base64, http.client, json, pathlib, subprocess, sys, tempfile, time
+import http.client, pathlib, subprocess, sys, time
+
+from browser import Browser
 from tiers import free_port, wait_for
 
 PRUSIK = sys.argv[1]
 SHOTS = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else None
-ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-             "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-
-
-class Browser:
-    """As much of WebDriver (https://www.w3.org/TR/webdriver2/) as this needs."""
-
-    def __init__(self, width, height):
-        self.port = free_port()
-        self.driver = subprocess.Popen(["chromedriver", f"--port={self.port}"],
-                                       stdout=subprocess.DEVNULL)
-        self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        arguments = ARGUMENTS + [f"--user-data-dir={self.profile.name}",
-                                 f"--window-size={width},{height}"]
-        options = {"args": arguments, "binary": "/usr/bin/chromium"}
-        wait_for("chromedriver", self.is_ready, 20)
-        answer = self.call("POST", "", {"capabilities": {"alwaysMatch": {
-            "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}}})
-        self.session = answer["sessionId"]
-
-    def is_ready(self):
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-            connection.request("GET", "/status")
-            return json.load(connection.getresponse())["value"]["ready"]
-        except OSError:
-            return False
-
-    def call(self, method, path, body=None):
-        session = f"/session/{self.session}" if hasattr(self, "session") else "/session"
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        connection.request(method, session + path, json.dumps(body) if body is not None else None)
-        value = json.load(connection.getresponse())["value"]
-        if isinstance(value, dict) and "error" in value:
-            raise RuntimeError(value["message"])
-        return value
-
-    def run(self, script, *arguments):
-        return self.call("POST", "/execute/sync", {"script": script, "args": list(arguments)})
-
-    def text(self, element):
-        return self.run("return document.getElementById(arguments[0]).textContent", element)
-
-    def click(self, element):
-        self.run("document.getElementById(arguments[0]).click()", element)
-
-    def shot(self, name):
-        if SHOTS:
-            SHOTS.mkdir(parents=True, exist_ok=True)
-            (SHOTS / f"{name}.png").write_bytes(base64.b64decode(self.call("GET", "/screenshot")))
-
-    def close(self):
-        self.call("DELETE", "")
-        self.driver.terminate()
-        self.driver.wait()
-
 
 def main():
     port = free_port()
     demo = subprocess.Popen([PRUSIK, "demo", "--port", str(port)], stdout=subprocess.DEVNULL)
-    browser = Browser(1280, 1000)
+    browser = Browser(1280, 1000, SHOTS)
     try:
         wait_for("the demo", lambda: is_served(port), 10)
         browser.call("POST", "/url", {"url": f"http://127.0.0.1:{port}/IMS/"})

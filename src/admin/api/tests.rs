@@ -256,7 +256,7 @@ async fn metrics_are_what_the_process_says() {
 async fn paths_that_are_not_there_are_404() {
     let process = Process::new();
     for path in [
-        "/",
+        "/page",
         "/metrics/",
         "/healthz/",
         "/api/v1",

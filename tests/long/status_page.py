@@ -1,0 +1,157 @@
+#!/usr/bin/env python3
+"""The status page in headless Chromium: the token, live figures, a drain, a close; dark and on a phone.
+
+usage: status_page.py PRUSIK [FOLDER FOR SCREENSHOTS]
+Needs: apt-get install chromium chromium-driver, pip install websockets. Loopback only.
+"""
+import asyncio, logging, pathlib, subprocess, sys, tempfile, threading
+
+from browser import Browser
+from tiers import free_port, wait_for
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import serve
+
+# A session that is told to go is no fault of the echo server.
+logging.disable(logging.CRITICAL)
+
+PRUSIK = str(pathlib.Path(sys.argv[1]).resolve())
+SHOTS = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else None
+SESSIONS = 40
+CONFIG = """\
+server: {{ drain: {{ window: 4s }} }}
+access_log: off
+admin: {{ listen: 127.0.0.1:{admin}, token_file: {token} }}
+listeners: [{{ listen: 127.0.0.1:{port}, name: public }}]
+upstreams:
+  chat:
+    balance: least_sessions
+    servers: [127.0.0.1:{first}, 127.0.0.1:{second}]
+    health_check: {{ type: tcp, interval: 500ms }}
+routes: [{{ name: chat, match: {{ path_prefix: / }}, upstream: chat }}]
+"""
+
+
+class Chat:
+    """Two echo servers and clients that talk and reconnect, in a thread of their own."""
+
+    def __init__(self):
+        self.first, self.second, self.port = free_port(), free_port(), free_port()
+        self.loop = asyncio.new_event_loop()
+        self.stop = None
+        self.thread = threading.Thread(target=lambda: self.loop.run_until_complete(self.run()))
+        self.thread.start()
+
+    async def run(self):
+        async def echo(socket):
+            async for message in socket:
+                await socket.send(message)
+
+        self.stop = asyncio.Event()
+        async with serve(echo, "127.0.0.1", self.first), serve(echo, "127.0.0.1", self.second):
+            clients = [asyncio.create_task(self.client(number)) for number in range(SESSIONS)]
+            await self.stop.wait()
+            for client in clients:
+                client.cancel()
+            await asyncio.gather(*clients, return_exceptions=True)
+
+    async def client(self, number):
+        path = f"ws://127.0.0.1:{self.port}/room/{number}?userId={number}&name=a'b"
+        while True:
+            try:
+                async with connect(path) as socket:
+                    while True:
+                        await socket.send("hello")
+                        await socket.recv()
+                        await asyncio.sleep(0.2)
+            except OSError:
+                pass
+            except Exception as end:
+                if isinstance(end, asyncio.CancelledError):
+                    raise
+            await asyncio.sleep(0.1)
+
+    def end(self):
+        self.loop.call_soon_threadsafe(self.stop.set)
+        self.thread.join()
+
+
+def main():
+    chat = Chat()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        token, admin = folder / "token", free_port()
+        token.write_text("a-token-for-the-status-page\n")
+        token.chmod(0o600)
+        config = folder / "prusik.yaml"
+        config.write_text(CONFIG.format(admin=admin, token=token, port=chat.port, first=chat.first, second=chat.second))
+        log = open(folder / "stderr.log", "w")
+        prusik = subprocess.Popen([PRUSIK, "run", "--config", str(config)], stderr=log)
+        browser = Browser(1280, 1100, SHOTS)
+        try:
+            look(browser, admin, chat)
+        finally:
+            browser.close()
+            chat.end()
+            prusik.terminate()
+            prusik.wait()
+
+
+def look(browser, admin, chat):
+    def is_there():
+        try:
+            browser.call("POST", "/url", {"url": f"http://127.0.0.1:{admin}/"})
+            return browser.text("state") is not None
+        except RuntimeError:
+            return False
+
+    def rows(table):
+        return browser.run("return [...document.querySelectorAll('#' + arguments[0] + ' tbody tr')]"
+                           ".map(row => [...row.cells].map(cell => cell.textContent))", table)
+
+    def press(key, answer):
+        browser.run("document.querySelector(`[data-key='${arguments[0]}']`).click()", key)
+        wait_for("the question", lambda: browser.run("return document.getElementById('confirm').open"), 5)
+        browser.run("document.querySelector(`#confirm button[value='${arguments[0]}']`).click()", answer)
+
+    def of(address):
+        return next(row for row in rows("servers") if row[1] == address)
+
+    wait_for("the page", is_there, 10)
+    wait_for("it asks for the token", lambda: not browser.run("return document.getElementById('locked').hidden"), 10)
+    browser.run("document.getElementById('token').value = 'a-token-for-the-status-page';"
+                "document.querySelector('#unlock button').click()")
+    wait_for("the sessions", lambda: len(rows("sessions")) == SESSIONS, 20)
+    wait_for("both servers are up", lambda: [row[2] for row in rows("servers")] == ["up", "up"], 10)
+    first, second = f"127.0.0.1:{chat.first}", f"127.0.0.1:{chat.second}"
+
+    press(f"chat/{first}", "no")
+    assert of(first)[2] == "up", "an answer of no drained it"
+    press(f"chat/{first}", "yes")
+    wait_for("the drain shows", lambda: browser.run("return !document.getElementById('drains').hidden"), 10)
+    browser.shot("status-drain")
+    wait_for("all are on the other", lambda: (of(first)[2], of(first)[5], of(second)[5]) == ("drained", "0", str(SESSIONS)), 20)
+    press(f"chat/{first}", "yes")
+    wait_for("it is used again", lambda: of(first)[2] == "up", 10)
+
+    victim = browser.run("return document.querySelector('#sessions button').dataset.key")
+    press(victim, "yes")
+    wait_for("it is closed", lambda: not browser.run("return document.querySelector(`[data-key='${arguments[0]}']`)", victim), 10)
+    browser.run("document.getElementById('server').value = arguments[0]", first)
+    wait_for("the filter holds", lambda: rows("sessions") and all(row[1] == f"chat/{first}" for row in rows("sessions")), 10)
+    browser.run("document.getElementById('server').value = ''")
+    wait_for("the charts", lambda: browser.run("return document.querySelectorAll('polyline').length") == 4, 5)
+    wait_for("all are back", lambda: len(rows("sessions")) == SESSIONS, 20)
+    assert not browser.text("failure"), browser.text("failure")
+
+    browser.shot("status-light")
+    browser.emulate("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    browser.shot("status-dark")
+    browser.emulate("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True)
+    wide = browser.run("return document.documentElement.scrollWidth")
+    assert wide <= 390, f"the page is {wide} pixels wide on a phone"
+    browser.shot("status-phone")
+    print("the status page does what it says")
+
+
+if __name__ == "__main__":
+    main()
