@@ -15,9 +15,19 @@ use super::{
     Authority, Config, Frame, Origin, Prusik, certificates, eventually, tls_connect, within,
 };
 
+/// What a client's connection begins with; its settings follow.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
+pub const SETTINGS: u8 = 4;
+pub const PING: u8 = 6;
+pub const WINDOW_UPDATE: u8 = 8;
 pub const CONTINUATION: u8 = 9;
+
+pub const END_STREAM: u8 = 1;
+pub const END_HEADERS: u8 = 4;
+
 pub const NAME: &str = "chat.test";
 const ADMIN: &str = "admin: { listen: \"127.0.0.1:0\" }";
 
@@ -29,12 +39,23 @@ pub struct Http2Site {
 }
 
 impl Http2Site {
+    /// `change` gets a configuration without TLS and admin API.
     pub async fn start(origin: Origin, change: impl FnOnce(Config) -> Config) -> Self {
         let authority = Authority::new();
-        let pair = authority.issue("chat", &[NAME]);
-        let tls = format!("{}, http2: true", certificates(&[&pair]));
-        let config = change(Config::to(&[&origin]).tls(tls).top(ADMIN));
+        let config = secured(&authority, change(Config::to(&[&origin])));
         let prusik = Prusik::start_own(config).await;
+        Self {
+            authority,
+            origin,
+            prusik,
+        }
+    }
+
+    /// Where `ulimit` has been set so.
+    pub async fn start_limited(origin: Origin, ulimit: &str) -> Self {
+        let authority = Authority::new();
+        let config = secured(&authority, Config::to(&[&origin]));
+        let prusik = Prusik::start_limited(config, ulimit).await;
         Self {
             authority,
             origin,
@@ -66,6 +87,12 @@ impl Http2Site {
             connection: tokio::spawn(connection),
         }
     }
+}
+
+fn secured(authority: &Authority, config: Config) -> Config {
+    let pair = authority.issue("chat", &[NAME]);
+    let tls = format!("{}, http2: true", certificates(&[&pair]));
+    config.tls(tls).top(ADMIN)
 }
 
 pub struct Http2Client {
@@ -100,6 +127,17 @@ impl Http2Client {
 
     /// An extended CONNECT. Behind a 200 there is a session.
     pub async fn connect(&mut self, target: &str) -> (Response<()>, RecvStream, SendStream<Bytes>) {
+        let (response, send) = self.begin_session(target).await;
+        let response = within("a response", response).await.expect("a response");
+        let (parts, receive) = response.into_parts();
+        (Response::from_parts(parts, ()), receive, send)
+    }
+
+    /// The same, not answered yet.
+    pub async fn begin_session(
+        &mut self,
+        target: &str,
+    ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
         let mut request = Request::connect(format!("https://{NAME}{target}"))
             .header("sec-websocket-version", "13")
             .body(())
@@ -111,10 +149,7 @@ impl Http2Client {
             self.send.is_extended_connect_protocol_enabled()
         })
         .await;
-        let (response, send) = self.begin(request, false).await;
-        let response = within("a response", response).await.expect("a response");
-        let (parts, receive) = response.into_parts();
-        (Response::from_parts(parts, ()), receive, send)
+        self.begin(request, false).await
     }
 }
 
@@ -174,4 +209,26 @@ pub fn raw_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame.extend(stream.to_be_bytes());
     frame.extend(payload);
     frame
+}
+
+/// A field that is not to be remembered, no part of it longer than 126 bytes (RFC 7541 section 6.2.2).
+pub fn literal(name: &str, value: &str) -> Vec<u8> {
+    let mut field = vec![0];
+    for part in [name, value] {
+        assert!(part.len() < 127, "a length of one byte");
+        field.push(part.len() as u8);
+        field.extend(part.as_bytes());
+    }
+    field
+}
+
+/// The fields of a request, for [`HEADERS`].
+pub fn request_fields(method: &str, target: &str) -> Vec<u8> {
+    [
+        literal(":method", method),
+        literal(":scheme", "https"),
+        literal(":authority", NAME),
+        literal(":path", target),
+    ]
+    .concat()
 }
