@@ -33,7 +33,7 @@ async fn send_all(send: &mut SendStream<Bytes>, bytes: impl Into<Bytes>, is_last
 
 async fn post(client: &mut Http2Client, target: &str, body: &'static [u8]) -> Response<()> {
     let request = Request::post(format!("https://{NAME}{target}"));
-    let (response, mut send) = client.begin(request.body(()).unwrap(), false).await;
+    let (response, mut send) = client.begin(request.body(()).expect("sound"), false).await;
     send_all(&mut send, body, true).await;
     whole(response).await.0
 }
