@@ -38,13 +38,13 @@ routes:
 SECONDS = 3
 
 
-def train(load, is_plain):
+def steps(by_tls):
+    """What each client of its own does, a list of commands each."""
     for size in (64, 1024, 16384):
-        load.ask("open 50")
-        load.ask(f"echo {size} {SECONDS}")
-        load.ask("close")
-    load.ask(f"handshakes {compare.HANDSHAKE_WORKERS} {SECONDS if is_plain else 1}")
-    load.ask(f"get {compare.GET_CONNECTIONS} {SECONDS if is_plain else 1}")
+        yield ["open 50", f"echo {size} {SECONDS}", "close"]
+    seconds = 1 if by_tls else SECONDS
+    yield [f"handshakes {compare.HANDSHAKE_WORKERS} {seconds}"]
+    yield [f"get {compare.GET_CONNECTIONS} {seconds}"]
 
 
 def main():
@@ -53,8 +53,10 @@ def main():
     kind = Kind("train", CONFIG, [str(prusik), "run", "--config", "CONFIG"], "")
     with compare.Origin() as origin, Proxy(kind, origin.port, compare.SCRATCH, compare.PROXY_CORE) as proxy:
         for by_tls in (False, True) if has_tls else (False,):
-            with compare.client(proxy, by_tls) as load:
-                train(load, not by_tls)
+            for commands in steps(by_tls):
+                with compare.client(proxy, by_tls) as load:
+                    for command in commands:
+                        load.ask(command)
     (compare.SCRATCH / "train.log").unlink()
 
 

@@ -2,167 +2,16 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::SendRequest;
-use h2::ext::Protocol;
-use h2::{Reason, RecvStream, SendStream};
-use http::{Method, Request, Response, Version};
-use support::{
-    Answer, Authority, Config, Frame, Origin, Pattern, PatternCheck, Prusik, certificates,
-    client_frame, eventually, tls_connect, within,
+use h2::Reason;
+use http::{Method, Request, Version};
+use support::http2::{
+    CONTINUATION, HEADERS, Http2Site as Site, NAME, PREFACE, ended, frame, raw_frame, whole,
 };
+use support::{Answer, Frame, Origin, Pattern, PatternCheck, client_frame, eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
-use tokio_rustls::client::TlsStream;
-
-const NAME: &str = "chat.test";
-const ADMIN: &str = "admin: { listen: \"127.0.0.1:0\" }";
-
-struct Site {
-    authority: Authority,
-    origin: Origin,
-    prusik: Prusik,
-}
-
-impl Site {
-    async fn start(origin: Origin, change: impl FnOnce(Config) -> Config) -> Self {
-        let authority = Authority::new();
-        let pair = authority.issue("chat", &[NAME]);
-        let tls = format!("{}, http2: true", certificates(&[&pair]));
-        let config = change(Config::to(&[&origin]).tls(tls).top(ADMIN));
-        let prusik = Prusik::start_own(config).await;
-        Self {
-            authority,
-            origin,
-            prusik,
-        }
-    }
-
-    /// After a handshake in which both wanted HTTP/2.
-    async fn tls(&self) -> TlsStream<TcpStream> {
-        let mut config = (*self.authority.client().config()).clone();
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let config = Arc::new(config);
-        let stream = tls_connect(&config, self.prusik.public(), NAME).await;
-        let stream = stream.expect("a handshake");
-        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
-        stream
-    }
-
-    async fn client(&self) -> Client {
-        // One stream that nobody reads leaves room for others.
-        let mut builder = h2::client::Builder::new();
-        builder.initial_connection_window_size(1 << 20);
-        let (send, connection) = builder
-            .handshake(self.tls().await)
-            .await
-            .expect("a preface");
-        Client {
-            send,
-            connection: tokio::spawn(connection),
-        }
-    }
-}
-
-struct Client {
-    send: SendRequest<Bytes>,
-    connection: JoinHandle<Result<(), h2::Error>>,
-}
-
-impl Client {
-    /// The response, and what can be sent behind the fields.
-    async fn begin(
-        &mut self,
-        request: Request<()>,
-        is_whole: bool,
-    ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
-        let send = self.send.clone();
-        let mut send = within("room for a stream", send.ready())
-            .await
-            .expect("a connection");
-        send.send_request(request, is_whole)
-            .expect("a sound request")
-    }
-
-    async fn ask(&mut self, request: Request<()>) -> (Response<()>, Vec<u8>) {
-        let (response, _) = self.begin(request, true).await;
-        whole(response).await
-    }
-
-    async fn get(&mut self, target: &str) -> (Response<()>, Vec<u8>) {
-        let request = Request::get(format!("https://{NAME}{target}"));
-        self.ask(request.body(()).expect("a sound request")).await
-    }
-
-    /// An extended CONNECT. Behind a 200 there is a session.
-    async fn connect(&mut self, target: &str) -> (Response<()>, RecvStream, SendStream<Bytes>) {
-        let mut request = Request::connect(format!("https://{NAME}{target}"))
-            .header("sec-websocket-version", "13")
-            .body(())
-            .expect("a sound request");
-        request
-            .extensions_mut()
-            .insert(Protocol::from_static("websocket"));
-        eventually("the server's settings are here", async || {
-            self.send.is_extended_connect_protocol_enabled()
-        })
-        .await;
-        let (response, send) = self.begin(request, false).await;
-        let response = within("a response", response).await.expect("a response");
-        let (parts, receive) = response.into_parts();
-        (Response::from_parts(parts, ()), receive, send)
-    }
-}
-
-async fn whole(response: h2::client::ResponseFuture) -> (Response<()>, Vec<u8>) {
-    let response = within("a response", response).await.expect("a response");
-    let (parts, mut body) = response.into_parts();
-    let mut all = Vec::new();
-    while let Some(data) = within("the body", body.data()).await {
-        let data = data.expect("no reset");
-        body.flow_control()
-            .release_capacity(data.len())
-            .expect("it was taken");
-        all.extend_from_slice(&data);
-    }
-    (Response::from_parts(parts, ()), all)
-}
-
-/// The next frame of a session.
-async fn frame(receive: &mut RecvStream, seen: &mut Vec<u8>) -> Frame {
-    loop {
-        if let [start, length, rest @ ..] = &seen[..]
-            && rest.len() >= usize::from(*length)
-        {
-            assert!(*length < 126, "short frames only");
-            let end = 2 + usize::from(*length);
-            let frame = Frame {
-                opcode: start & 0x0f,
-                payload: seen[2..end].to_vec(),
-            };
-            seen.drain(..end);
-            return frame;
-        }
-        let data = within("a frame", receive.data()).await;
-        let data = data.expect("the session goes on").expect("no reset");
-        receive
-            .flow_control()
-            .release_capacity(data.len())
-            .expect("it was taken");
-        seen.extend_from_slice(&data);
-    }
-}
-
-/// Nothing more comes, and it is no reset.
-async fn ended(receive: &mut RecvStream) {
-    while let Some(data) = within("the end", receive.data()).await {
-        assert!(data.expect("an end, no reset").is_empty());
-    }
-}
 
 #[tokio::test]
 async fn requests_reach_servers_by_http_1_and_come_back() {
@@ -521,21 +370,6 @@ async fn who_only_opens_and_resets_streams_is_sent_away() {
         .uri(format!("https://{NAME}/"));
     assert_eq!(other.ask(request.body(()).unwrap()).await.0.status(), 405);
 }
-
-fn raw_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len())
-        .expect("a short frame")
-        .to_be_bytes();
-    let mut frame = length[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const HEADERS: u8 = 1;
-const CONTINUATION: u8 = 9;
 
 /// CVE-2024-27316 and others: a head without end.
 #[tokio::test]

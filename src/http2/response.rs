@@ -33,6 +33,7 @@ pub struct Reader {
     is_session: bool,
     /// The answer to a HEAD has no body, whatever its fields say.
     is_head: bool,
+    has_switched: bool,
     state: State,
 }
 
@@ -63,6 +64,7 @@ impl Reader {
         Self {
             is_session,
             is_head: method == Method::HEAD,
+            has_switched: false,
             state: State::Head(BytesMut::new()),
         }
     }
@@ -70,6 +72,11 @@ impl Reader {
     /// The response is whole.
     pub fn is_done(&self) -> bool {
         matches!(self.state, State::Done)
+    }
+
+    /// It has become a session.
+    pub fn has_switched(&self) -> bool {
+        self.has_switched
     }
 
     /// Nothing of it has come yet that counts.
@@ -206,6 +213,7 @@ impl Reader {
             }
         }
         if is_switch && self.is_session {
+            self.has_switched = true;
             self.state = State::UntilClose;
             return Ok(Part::Head(taken, response, false));
         }

@@ -179,7 +179,8 @@ impl AsyncRead for Http2Stream {
                 }
                 return Poll::Ready(Ok(()));
             }
-            if matches!(stream.send, Sending::Over) {
+            // A request that was answered is over; a session's two directions end by themselves.
+            if matches!(stream.send, Sending::Over) && !stream.reader.has_switched() {
                 return Poll::Ready(Ok(()));
             }
             if !stream.ended {

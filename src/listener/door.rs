@@ -39,7 +39,7 @@ const TOO_MANY_OF_CLIENT: Refusal = Refusal::new(
     StatusCode::TOO_MANY_REQUESTS,
     "this client has as many connections as it may",
 );
-const NO_DESCRIPTORS: Refusal = Refusal::new(
+pub(super) const NO_DESCRIPTORS: Refusal = Refusal::new(
     StatusCode::SERVICE_UNAVAILABLE,
     "this process has no descriptors for more connections",
 );
@@ -233,7 +233,7 @@ impl Edge {
     }
 
     /// Every refusal of a connection comes by here.
-    fn record(&self, entrance: &Entrance, peer: Option<SocketAddr>, refusal: Refusal) {
+    pub(super) fn record(&self, entrance: &Entrance, peer: Option<SocketAddr>, refusal: Refusal) {
         let generation = self.current.load();
         generation
             .metrics_of(None)

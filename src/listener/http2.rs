@@ -2,32 +2,45 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use log::{debug, warn};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::accept::{Arrival, Edge};
+use super::door::NO_DESCRIPTORS;
 use super::entrance::{Entrance, Ticket};
 use crate::http2::request::{Unspeakable, head_of};
 use crate::http2::{Facts, Http2Stream};
+use crate::hygiene::Refusal;
+use crate::limits::RETRY_AFTER;
 use crate::session::transport::Transport;
 
 /// Requests and sessions of one connection at a time.
 const STREAMS_MAX: u32 = 256;
 
-/// What a client may send ahead: of one stream, as much as a handshake holds; of all.
+/// What a client may send ahead on one stream: as much as a handshake holds. The connection has room
+/// for all of them, so that none waits for the server of another.
 const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = STREAMS_MAX * STREAM_WINDOW;
 
 /// What may wait to be sent on one stream.
 const SEND_BUFFER: usize = 64 * 1024;
 
 /// A client may change its mind so often; then not for most of what it asks (CVE-2023-44487).
 const ABANDONED_MAX: usize = 100;
+
+/// How long a client may take to answer its GOAWAY, and to read what was left of its last stream.
+const PARTING: Duration = Duration::from_secs(10);
+
+const OTHER_PROTOCOL: Refusal = Refusal::new(
+    StatusCode::NOT_IMPLEMENTED,
+    "of the protocols on a stream only websocket is known",
+);
 
 impl Edge {
     /// Serves its streams until it ends.
@@ -71,14 +84,17 @@ impl Edge {
     ) {
         let (mut stopping, mut moving) = (self.stopping.clone(), self.moving.clone());
         let mut asked: usize = 0;
-        let mut is_leaving = false;
+        let (mut is_leaving, mut is_idle) = (false, false);
+        let has_no_streams = || Arc::strong_count(&facts) == 1;
         let idle = sleep_until(Instant::now() + entrance.limits().idle);
         tokio::pin!(idle);
         loop {
+            let mut leaves = false;
             tokio::select! {
                 accepted = connection.accept() => match accepted {
                     Some(Ok((request, respond))) => {
                         asked += 1;
+                        is_idle = false;
                         let abandoned = facts.abandoned.load(Relaxed);
                         if abandoned > ABANDONED_MAX && abandoned > asked / 2 {
                             warn!("HTTP/2 with {:?}: {abandoned} of {asked} requests were given up \
@@ -95,25 +111,23 @@ impl Edge {
                     None => return,
                 },
                 // Streams that are there go on; no others come (RFC 9113 section 6.8).
-                _ = stopping.wait_for(|stops| *stops), if !is_leaving => {
-                    is_leaving = true;
-                    connection.graceful_shutdown();
-                }
-                _ = moving.wait_for(|moves| *moves), if !is_leaving => {
-                    is_leaving = true;
-                    connection.graceful_shutdown();
-                }
+                _ = stopping.wait_for(|stops| *stops), if !is_leaving => leaves = true,
+                _ = moving.wait_for(|moves| *moves), if !is_leaving => leaves = true,
                 () = &mut idle => {
-                    let is_idle = Arc::strong_count(&facts) == 1;
-                    if is_idle && is_leaving {
+                    let was_idle = std::mem::replace(&mut is_idle, has_no_streams());
+                    if is_leaving && was_idle && is_idle {
                         return;
                     }
-                    if is_idle {
-                        is_leaving = true;
-                        connection.graceful_shutdown();
-                    }
-                    idle.as_mut().reset(Instant::now() + entrance.limits().idle);
+                    leaves = is_idle;
+                    let next = if is_leaving { PARTING } else { entrance.limits().idle };
+                    idle.as_mut().reset(Instant::now() + next);
                 }
+            }
+            if leaves && !is_leaving {
+                is_leaving = true;
+                is_idle = has_no_streams();
+                connection.graceful_shutdown();
+                idle.as_mut().reset(Instant::now() + PARTING);
             }
         }
     }
@@ -129,14 +143,14 @@ impl Edge {
         let (head, body) = match head_of(&request, request.body().is_end_stream()) {
             Ok(written) => written,
             Err(Unspeakable::Scheme) => return respond.send_reset(Reason::PROTOCOL_ERROR),
+            // RFC 9220 section 3.
             Err(Unspeakable::Protocol) => {
-                let mut answer = Response::new(());
-                *answer.status_mut() = StatusCode::NOT_IMPLEMENTED;
-                // RFC 9220 section 3. If the client is gone there is nobody to tell.
-                let _ = respond.send_response(answer, true);
-                return;
+                return self.refuse(entrance, facts, respond, OTHER_PROTOCOL);
             }
         };
+        if !self.has_descriptors() {
+            return self.refuse(entrance, facts, respond, NO_DESCRIPTORS);
+        }
         let method = request.method().clone();
         let stream = Http2Stream::new(facts.clone(), request.into_body(), body, &method, respond);
         // The connection has the seat.
@@ -148,5 +162,25 @@ impl Edge {
         let transport = Transport::Http2(Box::new(stream));
         let arrival = Arrival::New { deadline };
         self.serve(entrance.number, transport, head, ticket, arrival);
+    }
+
+    /// Before anything looks at what was asked.
+    fn refuse(
+        &self,
+        entrance: &Entrance,
+        facts: &Facts,
+        mut respond: SendResponse<Bytes>,
+        refusal: Refusal,
+    ) {
+        self.record(entrance, facts.peer, refusal);
+        let mut answer = Response::new(());
+        *answer.status_mut() = refusal.status;
+        if refusal.status == StatusCode::SERVICE_UNAVAILABLE {
+            answer
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+        }
+        // If the client is gone there is nobody to tell.
+        let _ = respond.send_response(answer, true);
     }
 }

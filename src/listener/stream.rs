@@ -86,6 +86,7 @@ pub struct Connection {
     pub local: Option<SocketAddr>,
     pub security: Security,
     can_move: bool,
+    serves_one: bool,
     born: Instant,
     reading: AtomicU8,
     /// Milliseconds since `born`; 0: none.
@@ -120,6 +121,7 @@ impl Connection {
             local,
             security: transport.security(),
             can_move: transport.can_move(),
+            serves_one: transport.serves_one(),
             born: Instant::now(),
             reading: AtomicU8::new(Reading::Head as u8),
             deadline: AtomicU64::new(0),
@@ -163,7 +165,7 @@ impl Connection {
 
     /// Whether the present request is to be the last.
     pub fn is_to_end(&self) -> bool {
-        !self.can_move && self.leaves_when_idle.load(Relaxed)
+        self.serves_one || !self.can_move && self.leaves_when_idle.load(Relaxed)
     }
 
     /// The request that comes is our own.

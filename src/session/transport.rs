@@ -93,6 +93,11 @@ impl Transport {
         }
     }
 
+    /// Whether nothing that follows its first request is another.
+    pub fn serves_one(&self) -> bool {
+        matches!(self, Self::Http2(_))
+    }
+
     /// Whether all that was written is with the kernel. If not, poll a flush.
     pub fn is_flushed(&self) -> bool {
         match self {

@@ -10,6 +10,7 @@
 mod answer;
 mod client;
 mod config;
+pub mod http2;
 mod origin;
 mod pattern;
 mod process;

@@ -1,0 +1,385 @@
+//! HTTP/2 where it is not as it should be: clients that stall, fall silent, flood or smuggle, and
+//! streams that end halfway.
+
+mod support;
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::SendStream;
+use http::{Request, Response};
+use support::http2::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, Http2Client, Http2Site as Site, NAME,
+    PING, PREFACE, SETTINGS, WINDOW_UPDATE, ended, frame, literal, raw_frame, request_fields,
+    whole,
+};
+use support::{Answer, Config, Frame, Origin, client_frame, eventually, listen, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+/// Sends all of it, as room comes.
+async fn send_all(send: &mut SendStream<Bytes>, bytes: impl Into<Bytes>, is_last: bool) {
+    let mut bytes = bytes.into();
+    while !bytes.is_empty() {
+        send.reserve_capacity(bytes.len());
+        let room = within("room", poll_fn(|cx| send.poll_capacity(cx))).await;
+        let room = room.expect("a stream").expect("no reset");
+        let part = bytes.split_to(room.min(bytes.len()));
+        let is_end = is_last && bytes.is_empty();
+        send.send_data(part, is_end).expect("there is room");
+    }
+}
+
+async fn post(client: &mut Http2Client, target: &str, body: &'static [u8]) -> Response<()> {
+    let request = Request::post(format!("https://{NAME}{target}"));
+    let (response, mut send) = client.begin(request.body(()).expect("sound"), false).await;
+    send_all(&mut send, body, true).await;
+    whole(response).await.0
+}
+
+/// To an HTTP/1.1 client it would be the next request. Here every request has its own stream.
+#[tokio::test]
+async fn what_stands_behind_a_refused_handshake_is_no_request() {
+    let origin = Origin::start(|request| match request.target() {
+        "/page" => Answer::text("a page").after(Duration::from_millis(300)),
+        target => Answer::text(target),
+    })
+    .await;
+    let mut site = Site::start(origin, |config| config).await;
+    let mut client = site.client().await;
+    let (response, mut send) = client.begin_session("/page").await;
+    let hidden = format!("GET /hidden HTTP/1.1\r\nHost: {NAME}\r\n\r\n");
+    send_all(&mut send, hidden, false).await;
+    let (response, said) = whole(response).await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(said, b"a page");
+    // When the process has ended, all that it would do is done.
+    site.prusik.signal("TERM");
+    assert_eq!(site.prusik.exit_code().await, Some(0));
+    assert_eq!(site.origin.only_request().target(), "/page");
+}
+
+#[tokio::test]
+async fn the_last_words_of_a_client_reach_a_server_that_has_ended_its_side() {
+    let listener = listen();
+    let address = listener.local_addr().unwrap();
+    let unused = Origin::start(|_| Answer::nothing()).await;
+    let site = Site::start(unused, |_| Config::to(&[]).server(address)).await;
+    let goodbye = 1000_u16.to_be_bytes();
+    let serving = tokio::spawn(async move {
+        let (mut server, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(server.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap();
+        let name = "sec-websocket-key: ";
+        let at = head.to_ascii_lowercase().find(name).unwrap() + name.len();
+        let accept = derive_accept_key(head[at..].lines().next().unwrap().as_bytes());
+        let switch = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+             Connection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+        );
+        server.write_all(switch.as_bytes()).await.unwrap();
+        let close = Frame {
+            opcode: 8,
+            payload: goodbye.to_vec(),
+        };
+        server.write_all(&close.unmasked()).await.unwrap();
+        server.shutdown().await.unwrap();
+        let mut said = Vec::new();
+        server.read_to_end(&mut said).await.unwrap();
+        said
+    });
+    let mut client = site.client().await;
+    let (_, mut receive, mut send) = client.connect("/").await;
+    assert_eq!(frame(&mut receive, &mut Vec::new()).await.opcode, 8);
+    ended(&mut receive).await;
+    let answer = client_frame(8, &goodbye);
+    send.send_data(answer.clone().into(), true).unwrap();
+    assert_eq!(within("last words", serving).await.unwrap(), answer);
+    let entry = site.prusik.session_close().await;
+    assert_eq!(
+        (&entry["closed_by"], &entry["close_code"]),
+        (&"server".into(), &1000.into())
+    );
+}
+
+/// Each stream has a window, and the connection room for all of them.
+#[tokio::test]
+async fn streams_that_nobody_reads_leave_room_for_others() {
+    let origin = Origin::start(|request| match request.target() {
+        "/silent" => Answer::silence(),
+        _ => Answer::text("taken"),
+    })
+    .await;
+    let site = Site::start(origin, |config| config).await;
+    let mut client = site.client().await;
+    let mut stalled = Vec::new();
+    for _ in 0..40 {
+        let (response, mut send) = client.begin_session("/silent").await;
+        // As much as a handshake holds, and nearly a window.
+        send_all(&mut send, vec![0; 120_000], false).await;
+        stalled.push((response, send));
+    }
+    assert_eq!(post(&mut client, "/other", b"abc").await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_response_that_is_cut_short_is_reset() {
+    let origin = Origin::start(|request| match request.target() {
+        "/length" => Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut").close(),
+        _ => {
+            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\ncut\r\n";
+            Answer::raw(head).close()
+        }
+    })
+    .await;
+    let site = Site::start(origin, |config| config).await;
+    let mut client = site.client().await;
+    for target in ["/length", "/chunks"] {
+        let request = Request::get(format!("https://{NAME}{target}"));
+        let (response, _) = client.begin(request.body(()).unwrap(), true).await;
+        let response = within("a response", response).await.unwrap();
+        let mut body = response.into_body();
+        let mut said = Vec::new();
+        let end = loop {
+            match within("the body", body.data()).await {
+                Some(Ok(data)) => said.extend_from_slice(&data),
+                end => break end,
+            }
+        };
+        assert!(
+            matches!(&end, Some(Err(error)) if error.is_reset()),
+            "{target}: {end:?}"
+        );
+        assert!(b"cut".starts_with(&said[..]), "{target}: {said:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_sent_away_and_one_with_a_session_stays() {
+    let site = Site::start(Origin::chat().await, |config| {
+        config.listener("limits: { idle: 1s }")
+    })
+    .await;
+    let mut busy = site.client().await;
+    let (_, mut receive, mut send) = busy.connect("/").await;
+    let mut idle = site.client().await;
+    assert_eq!(idle.get("/").await.0.status(), 200);
+    within("it is sent away", idle.connection)
+        .await
+        .unwrap()
+        .expect("with a GOAWAY");
+    send_all(&mut send, client_frame(1, b"still here"), false).await;
+    assert_eq!(
+        frame(&mut receive, &mut Vec::new()).await,
+        Frame::text("still here")
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_answers_nothing_keeps_no_process() {
+    let drain = "server: { drain: { window: 0s, deadline: 10m } }";
+    let origin = Origin::start(|_| Answer::text("hello")).await;
+    let mut site = Site::start(origin, |config| config.top(drain)).await;
+    let mut raw = site.tls().await;
+    let request = raw_frame(
+        HEADERS,
+        END_HEADERS | END_STREAM,
+        1,
+        &request_fields("GET", "/"),
+    );
+    let opening = [PREFACE, &raw_frame(SETTINGS, 0, 0, &[]), &request].concat();
+    raw.write_all(&opening).await.unwrap();
+    site.prusik
+        .wait_log("it was served", |entry| entry["status"] == 200)
+        .await;
+    site.prusik.signal("TERM");
+    assert_eq!(site.prusik.exit_code().await, Some(0));
+}
+
+#[tokio::test]
+async fn limits_of_sessions_hold_over_http_2() {
+    let site = Site::start(Origin::chat().await, |config| {
+        config.route("websocket: { max_sessions_per_client: 1, max_message: 1KiB }")
+    })
+    .await;
+    let mut client = site.client().await;
+    let (response, mut receive, mut send) = client.connect("/").await;
+    assert_eq!(response.status(), 200);
+    let (refused, ..) = client.connect("/").await;
+    assert_eq!(refused.status(), 429);
+    assert!(refused.headers().contains_key("retry-after"));
+    send_all(&mut send, client_frame(2, &[0; 2000]), false).await;
+    let goodbye = frame(&mut receive, &mut Vec::new()).await;
+    assert_eq!(
+        (goodbye.opcode, &goodbye.payload[..2]),
+        (8, &1009_u16.to_be_bytes()[..])
+    );
+    assert_eq!(site.prusik.session_close().await["closed_by"], "limit");
+}
+
+/// Each of its requests needs a descriptor for its server.
+#[tokio::test]
+async fn one_connection_cannot_use_up_the_descriptors() {
+    let origin = Origin::start(|request| match request.target() {
+        "/silent" => Answer::silence(),
+        _ => Answer::text("hello"),
+    })
+    .await;
+    let site = Site::start_limited(origin, "-n 96").await;
+    let mut client = site.client().await;
+    let mut answers = Vec::new();
+    for _ in 0..150 {
+        let request = Request::get(format!("https://{NAME}/silent"));
+        answers.push(client.begin(request.body(()).unwrap(), true).await.0);
+    }
+    let last = answers.pop().unwrap();
+    let (response, _) = whole(last).await;
+    assert_eq!(response.status(), 503);
+    assert!(response.headers().contains_key("retry-after"));
+    site.prusik
+        .wait_log("a refusal", |entry| {
+            let said = entry["error"].as_str().unwrap_or_default();
+            entry["status"] == 503 && said.contains("descriptors")
+        })
+        .await;
+    let failed = |entry: &serde_json::Value| entry["status"] == 502;
+    assert!(!site.prusik.access_log().iter().any(failed));
+    drop((client, answers));
+    eventually("its requests are gone", async || site.origin.open() == 0).await;
+    assert_eq!(site.client().await.get("/").await.0.status(), 200);
+}
+
+/// Frames that cost their sender little.
+struct Flood {
+    name: &'static str,
+    opening: Vec<u8>,
+    part: fn(u32) -> Vec<u8>,
+    is_cut: bool,
+}
+
+fn headers(flags: u8, stream: u32, target: &str) -> Vec<u8> {
+    raw_frame(
+        HEADERS,
+        END_HEADERS | flags,
+        stream,
+        &request_fields("POST", target),
+    )
+}
+
+#[tokio::test]
+async fn floods_are_cut_or_cost_nothing() {
+    const MOST: usize = 4 << 20;
+    /// PRIORITY (RFC 7540 section 6.3), which RFC 9113 has done away with.
+    const PRIORITY: u8 = 2;
+    let floods = [
+        // CVE-2025-8671: it is the server that is made to reset.
+        Flood {
+            name: "streams whose window is broken",
+            opening: vec![],
+            part: |number| {
+                let stream = 2 * number + 1;
+                let broken = raw_frame(WINDOW_UPDATE, 0, stream, &0x7fff_ffff_u32.to_be_bytes());
+                [headers(0, stream, "/silent"), broken].concat()
+            },
+            is_cut: true,
+        },
+        // CVE-2019-9518.
+        Flood {
+            name: "empty DATA",
+            opening: headers(0, 1, "/silent"),
+            part: |_| raw_frame(DATA, 0, 1, &[]).repeat(100),
+            is_cut: true,
+        },
+        Flood {
+            name: "empty CONTINUATION",
+            opening: raw_frame(HEADERS, 0, 1, &request_fields("GET", "/")),
+            part: |_| raw_frame(CONTINUATION, 0, 1, &[]),
+            is_cut: true,
+        },
+        Flood {
+            name: "trailers without end",
+            opening: [
+                headers(0, 1, "/silent"),
+                raw_frame(HEADERS, END_STREAM, 1, &literal("x", "y")),
+            ]
+            .concat(),
+            part: |_| raw_frame(CONTINUATION, 0, 1, &literal("x", "y")),
+            is_cut: true,
+        },
+        // A field of 4000 bytes is remembered, then named by one byte again and again.
+        Flood {
+            name: "an HPACK bomb",
+            opening: {
+                let mut fields = request_fields("GET", "/");
+                fields.extend([0x40, 1, b'x', 0x7f, 0xa1, 0x1e]);
+                fields.extend([b'y'; 4000]);
+                raw_frame(HEADERS, 0, 1, &fields)
+            },
+            part: |_| raw_frame(CONTINUATION, 0, 1, &[0xbe; 16_000]),
+            is_cut: true,
+        },
+        // CVE-2019-9512, CVE-2019-9515: each wants an answer.
+        Flood {
+            name: "PING",
+            opening: vec![],
+            part: |_| raw_frame(PING, 0, 0, &[0; 8]).repeat(100),
+            is_cut: false,
+        },
+        Flood {
+            name: "SETTINGS",
+            opening: vec![],
+            part: |_| raw_frame(SETTINGS, 0, 0, &[]).repeat(100),
+            is_cut: false,
+        },
+        Flood {
+            name: "PRIORITY",
+            opening: vec![],
+            part: |_| raw_frame(PRIORITY, 0, 1, &[0; 5]).repeat(100),
+            is_cut: false,
+        },
+    ];
+    let origin = Origin::start(|request| match request.target() {
+        "/silent" => Answer::silence(),
+        _ => Answer::text("hello"),
+    })
+    .await;
+    let site = Site::start(origin, |config| config).await;
+    let mut other = site.client().await;
+    assert_eq!(other.get("/").await.0.status(), 200);
+    let before = site.prusik.anonymous_kib();
+    for flood in floods {
+        let raw = site.tls().await;
+        let (mut read, mut write) = tokio::io::split(raw);
+        // Nothing that is answered stands in the way.
+        let reading = tokio::spawn(async move {
+            let mut heard = [0; 4096];
+            while read.read(&mut heard).await.is_ok_and(|count| count > 0) {}
+        });
+        let name = flood.name;
+        let sending = async {
+            let opening = [PREFACE, &raw_frame(SETTINGS, 0, 0, &[]), &flood.opening].concat();
+            write.write_all(&opening).await?;
+            let mut sent = 0;
+            for number in 0.. {
+                let part = (flood.part)(number);
+                sent += part.len();
+                if sent > MOST {
+                    break;
+                }
+                write.write_all(&part).await?;
+            }
+            write.flush().await
+        };
+        let sent = within(name, sending).await;
+        assert_eq!(sent.is_err(), flood.is_cut, "{name}: {sent:?}");
+        assert_eq!(other.get("/").await.0.status(), 200, "beside {name}");
+        let grown = site.prusik.anonymous_kib().saturating_sub(before);
+        assert!(grown < 16 * 1024, "{name} costs {grown} KiB");
+        drop(write);
+        reading.abort();
+    }
+}
