@@ -15,6 +15,8 @@ build: tools
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc
 UNITDIR ?= $(PREFIX)/lib/systemd/system
+DATADIR ?= $(PREFIX)/share
+MANDIR ?= $(DATADIR)/man
 
 # The binary, the units and a file to start with: `make pgo && sudo make install`, or `make build`
 # instead of `make pgo`. Of the two binaries the newer one goes in.
@@ -22,6 +24,12 @@ BINARY = $(firstword $(shell ls -t target/pgo/prusik target/release/prusik 2>/de
 install:
 	@test -x "$(BINARY)" || { echo "there is no binary yet: make pgo, or make build" >&2; exit 1; }
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/prusik
+	install -d $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(DATADIR)/bash-completion/completions \
+		$(DESTDIR)$(DATADIR)/zsh/site-functions $(DESTDIR)$(DATADIR)/fish/vendor_completions.d
+	$(BINARY) man $(DESTDIR)$(MANDIR)/man1
+	$(BINARY) completions bash > $(DESTDIR)$(DATADIR)/bash-completion/completions/prusik
+	$(BINARY) completions zsh > $(DESTDIR)$(DATADIR)/zsh/site-functions/_prusik
+	$(BINARY) completions fish > $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/prusik.fish
 	install -d $(DESTDIR)$(UNITDIR)
 	@# The unit names the binary by its path.
 	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' systemd/prusik.service > $(DESTDIR)$(UNITDIR)/prusik.service

@@ -134,6 +134,27 @@ fn the_shipped_files_pass() {
 }
 
 #[test]
+fn shells_get_completions_and_people_man_pages() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = prusik(&["completions", shell]);
+        assert_eq!(output.status.code(), Some(0));
+        let script = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            script.contains("upgrade") && script.contains("window"),
+            "{shell}"
+        );
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    assert_eq!(prusik(&["man", path]).status.code(), Some(0));
+    let page = std::fs::read_to_string(folder.path().join("prusik-drain.1")).unwrap();
+    assert!(page.contains("window"), "{page}");
+    let output = prusik(&["man", "/nowhere/at/all"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("/nowhere/at/all"));
+}
+
+#[test]
 fn the_schema_is_json_that_describes_the_file() {
     let output = prusik(&["schema"]);
     assert_eq!(output.status.code(), Some(0));

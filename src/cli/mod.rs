@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use log::error;
 use pingora::prelude::fast_timeout::set_fast_timeout_to_tokio_threshold;
 
@@ -65,6 +65,10 @@ enum Command {
     Enable(EnableArgs),
     /// End one session with a Close frame
     Close(CloseArgs),
+    /// Print what makes a shell complete prusik's commands
+    Completions { shell: clap_complete::Shell },
+    /// Write the man pages into a folder
+    Man { folder: PathBuf },
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
@@ -102,6 +106,11 @@ pub fn main() -> ExitCode {
         Command::Drain(args) => ask(operate::drain(args)),
         Command::Enable(args) => ask(operate::enable(args)),
         Command::Close(args) => ask(operate::close(args)),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "prusik", &mut io::stdout());
+            ExitCode::SUCCESS
+        }
+        Command::Man { folder } => write_man(&folder),
     }
 }
 
@@ -147,6 +156,16 @@ fn run_demo(port: u16) -> ExitCode {
     log_to_stderr("warn");
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     finish(threads, demo::run(port))
+}
+
+fn write_man(folder: &Path) -> ExitCode {
+    match clap_mangen::generate_to(Cli::command(), folder) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("prusik: cannot write into {}: {error}", folder.display());
+            ExitCode::from(FAILED)
+        }
+    }
 }
 
 fn print_schema(format: SchemaFormat) -> ExitCode {
@@ -241,8 +260,6 @@ fn log_to_stderr(default: &str) {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
