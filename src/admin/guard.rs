@@ -171,7 +171,8 @@ fn check_site(call: &Parts) -> Result<(), Problem> {
     Ok(())
 }
 
-/// `Host` has been found to be an address or `localhost`, so that its page can only be ours.
+/// A page of an address or of `localhost` can only be ours; one of a name could be anybody's, also on
+/// a unix socket that somebody has put a TCP port before.
 fn is_own_page(call: &Parts) -> bool {
     let only = |name| {
         let mut values = call.headers.get_all(name).iter();
@@ -181,7 +182,7 @@ fn is_own_page(call: &Parts) -> bool {
         }
     };
     let origin = only(ORIGIN).and_then(|origin| origin.strip_prefix("http://"));
-    origin.is_some()
+    origin.is_some_and(is_safe_host)
         && origin == only(HOST)
         && only(X_REQUESTED_WITH).is_some_and(|by| by == "prusik")
 }
@@ -350,6 +351,14 @@ mod tests {
         assert_eq!(by_tcp("POST", &[host, page, own, own]), 403);
         let site = ("sec-fetch-site", "cross-site");
         assert_eq!(by_tcp("POST", &[host, page, own, site]), 403);
+        // Through a port that leads to the socket, after DNS rebinding.
+        let fields = [
+            ("host", "evil.test:9900"),
+            page,
+            ("origin", "http://evil.test:9900"),
+        ];
+        let rebound = call("POST", "/api/v1/reload", &fields);
+        assert_eq!(status(&Access::new(None), &rebound, Transport::Unix), 403);
     }
 
     #[test]
