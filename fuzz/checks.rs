@@ -1,14 +1,18 @@
-//! What must hold of anything that comes from outside and is text: shared by the fuzz targets and by
+//! What must hold of anything that comes from outside: shared by the fuzz targets and by
 //! `tests/corpora.rs`, which replays `fuzz/seeds/`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderValue, Method};
 use prusik::config;
 use prusik::forward::client_address::{ClientAddress, TrustedProxies};
+use prusik::forward::proxy_protocol::{Ends, Header, LONGEST, Preamble, Source, Version, parse};
 use prusik::forward::template::{RequestVariables, Template};
 use prusik::hygiene::target;
-use prusik::route::{HostPattern, PathRegex, lenient, normalise};
+use prusik::route::{
+    HostPattern, Matcher, PathMatch, PathRegex, RequestKey, RouteIndex, first_cover, lenient,
+    normalise,
+};
 
 /// A file is taken or refused, and each refusal names a place in it.
 pub fn config(bytes: &[u8]) {
@@ -54,48 +58,145 @@ pub fn template(bytes: &[u8]) {
     assert!(HeaderValue::from_bytes(&out).is_ok() || !is_value(source.as_bytes()));
 }
 
-/// Forwarding fields: nobody but a trusted peer makes a client another than who has connected.
+/// Forwarding fields: nobody but a trusted peer makes a client another than who has connected, and
+/// what a client writes in front of what proxies wrote changes nothing.
 pub fn client_address(bytes: &[u8]) {
     let headers = fields(bytes.split(|byte| *byte == b'\n'));
     let peer: SocketAddr = ([192, 0, 2, 7], 41_000).into();
     let nobody = TrustedProxies::default();
     let found = ClientAddress::find(Some(peer), &headers, &nobody);
     assert_eq!(found, ClientAddress::Ip(peer.ip()));
+
+    let proxies = TrustedProxies(vec!["192.0.2.0/24".parse().expect("a network")]);
     let everybody = ["0.0.0.0/0", "::/0"].map(|net| net.parse().expect("a network"));
-    for trusted in [
-        TrustedProxies(everybody.to_vec()),
-        TrustedProxies(vec!["192.0.2.0/24".parse().expect("a network")]),
-    ] {
-        if let ClientAddress::Ip(address) = ClientAddress::find(Some(peer), &headers, &trusted) {
-            assert_eq!(address, address.to_canonical());
+    for trusted in [&TrustedProxies(everybody.to_vec()), &proxies] {
+        let ClientAddress::Ip(found) = ClientAddress::find(Some(peer), &headers, trusted) else {
+            panic!("the peer is an address");
+        };
+        assert_eq!(found, found.to_canonical());
+        let pretended = IpAddr::from([198, 51, 100, 66]);
+        let pretence = pretend(&headers, pretended);
+        let believed = ClientAddress::find(Some(peer), &pretence, trusted);
+        // When all others are trusted proxies, it is the client that the first of them names.
+        let is_named = trusted.contains(found) && believed == ClientAddress::Ip(pretended);
+        assert!(believed == ClientAddress::Ip(found) || is_named);
+    }
+}
+
+/// The fields as they are when the client has sent one that names somebody else.
+fn pretend(headers: &HeaderMap, pretended: IpAddr) -> HeaderMap {
+    let (name, entry) = match headers.contains_key("x-forwarded-for") {
+        true => ("x-forwarded-for", pretended.to_string()),
+        false => ("forwarded", format!("for={pretended}")),
+    };
+    let mut pretence = headers.clone();
+    pretence.remove(name);
+    pretence.append(name, entry.parse().expect("a value"));
+    for value in headers.get_all(name) {
+        pretence.append(name, value.clone());
+    }
+    pretence
+}
+
+/// A target, the host that is asked for, and routes, a line each: `HOST PATH`, in which `-` is any,
+/// `=/x` exact, `~x` a regular expression and all else a prefix.
+pub fn route(bytes: &[u8]) {
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    let sent = lines.next().unwrap_or_default();
+    if target::authority_of(b"GET", sent) != Ok(None) || !sent.starts_with(b"/") {
+        return;
+    }
+    let path = sent.split(|byte| *byte == b'?').next().unwrap_or_default();
+    let normal = normalise(path);
+    assert!(normal.starts_with('/'), "{normal}");
+    assert_eq!(normalise(&*normal), normal, "normal is normal");
+    assert!(
+        !normal.contains("//") && !normal.contains("/../"),
+        "{normal}"
+    );
+    if let Ok(Some(read)) = lenient(&normal) {
+        assert!(read.starts_with('/'), "{read}");
+    }
+
+    let host = String::from_utf8_lossy(lines.next().unwrap_or_default());
+    let matchers: Vec<Matcher> = lines.take(16).filter_map(matcher).collect();
+    let headers = HeaderMap::new();
+    let request = RequestKey {
+        listener: 0,
+        host: &host,
+        path: &normal,
+        method: &Method::GET,
+        headers: &headers,
+    };
+    let serves: Vec<bool> = matchers
+        .iter()
+        .map(|alone| RouteIndex::build([alone]).lookup(&request).is_some())
+        .collect();
+    let first = serves.iter().position(|serves| *serves);
+    assert_eq!(RouteIndex::build(&matchers).lookup(&request), first);
+    let all: Vec<&Matcher> = matchers.iter().collect();
+    for (number, later) in all.iter().enumerate() {
+        if let Some(cover) = first_cover(&all[..number], later) {
+            assert!(serves[cover] || !serves[number], "{later:?} is not covered");
         }
     }
 }
 
-/// A target, and patterns that it may be compared with, a line each.
-pub fn route(bytes: &[u8]) {
-    let mut lines = bytes.split(|byte| *byte == b'\n');
-    let sent = lines.next().unwrap_or_default();
-    if target::authority_of(b"GET", sent) == Ok(None) && sent.starts_with(b"/") {
-        let path = sent.split(|byte| *byte == b'?').next().unwrap_or_default();
-        let normal = normalise(path);
-        assert!(normal.starts_with('/'), "{normal}");
-        assert_eq!(normalise(&*normal), normal, "normal is normal");
-        assert!(
-            !normal.contains("//") && !normal.contains("/../"),
-            "{normal}"
-        );
-        if let Ok(Some(read)) = lenient(&normal) {
-            assert!(read.starts_with('/'), "{read}");
+fn matcher(line: &[u8]) -> Option<Matcher> {
+    let line = str::from_utf8(line).ok()?;
+    let (host, path) = line.split_once(' ')?;
+    let is_normal = |path: &str| path.starts_with('/') && normalise(path) == path;
+    let path = match path.split_at_checked(1)? {
+        ("-", "") => PathMatch::Any,
+        // One that is slow to build finds nothing that a short one does not.
+        ("~", pattern) if pattern.len() <= 64 => PathMatch::Regex(PathRegex::parse(pattern).ok()?),
+        ("=", exact) if is_normal(exact) => PathMatch::Exact(exact.to_owned()),
+        _ if is_normal(path) => PathMatch::Prefix(path.to_owned()),
+        _ => return None,
+    };
+    Some(Matcher {
+        listener: None,
+        host: match host {
+            "-" => None,
+            host => Some(HostPattern::parse(host).ok()?),
+        },
+        path,
+        headers: Vec::new(),
+        methods: Vec::new(),
+    })
+}
+
+/// A PROXY header: cutting changes no verdict, what is read has the length that is said, and what
+/// is sent for it is read as the same.
+pub fn proxy_header(bytes: &[u8]) {
+    let whole = parse(bytes);
+    // Nobody waits for more than this.
+    assert!(whole != Ok(None) || bytes.len() < LONGEST);
+    for cut in (0..bytes.len()).step_by(bytes.len() / 128 + 1) {
+        match parse(&bytes[..cut]) {
+            Ok(None) => {}
+            found => assert_eq!(found, whole, "cut at {cut}"),
         }
     }
-    for line in lines {
-        let pattern = String::from_utf8_lossy(line);
-        if let Ok(pattern) = HostPattern::parse(&pattern) {
-            pattern.matches("chat.example.com");
-        }
-        // Nothing is compared: a pattern may be made to be slow to build, not to run.
-        let _ = PathRegex::parse(&pattern.chars().take(64).collect::<String>());
+    let Ok(Some((header, length))) = whole else {
+        return;
+    };
+    assert!(length <= bytes.len() && length <= LONGEST);
+    assert_eq!(parse(&bytes[..length]), whole);
+    let Header::Proxied(ends) = header else {
+        return;
+    };
+    for version in [Version::V1, Version::V2] {
+        let source = Source::Client(ends);
+        let sent = Preamble { version, source }.to_bytes();
+        let (header, length) = parse(&sent).expect("it is one").expect("and whole");
+        assert_eq!(length, sent.len());
+        let Header::Proxied(read) = header else {
+            panic!("it names somebody");
+        };
+        let plain = |ends: Ends| [ends.peer, ends.local].map(|end| end.ip().to_canonical());
+        assert_eq!(plain(read), plain(ends));
+        assert_eq!(read.peer.port(), ends.peer.port());
     }
 }
 

@@ -3,13 +3,14 @@
 
 mod support;
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use socket2::SockRef;
 use support::{
-    Answer, Authority, Client, Config, Origin, PATIENCE, Prusik, RawSession, certificates,
-    client_frame, eventually, handshake, status_of,
+    ACCEPT, Answer, Authority, Client, Config, Origin, PATIENCE, Prusik, RawSession, certificates,
+    client_frame, eventually, handshake, listen, status_of, within,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -135,6 +136,145 @@ async fn half_open_tls_handshakes_hold_nobody_up_and_leave_nothing() {
     served().await;
     drop(open);
     level.is_back(&prusik).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_stop_within_a_head_hold_nobody_up_and_leave_nothing() {
+    let origin = Origin::chat().await;
+    // Longer than the test takes: what ends them is that they go.
+    let config = Config::to(&[&origin]).listener("limits: { header_timeout: 60s }");
+    let prusik = Prusik::start(config).await;
+    let public = prusik.public();
+    assert_eq!(status_of(public, "/").await, 200);
+    let level = Level::of(&prusik);
+    let head = handshake("/");
+    let mut open = Vec::new();
+    for number in 0..300 {
+        let mut stream = connect(public).await;
+        let part = &head[..number * 7 % (head.len() - 1)];
+        stream.write_all(part.as_ref()).await.expect("it is taken");
+        open.push(stream);
+    }
+    eventually("they are all accepted", async || prusik.fds() > open.len()).await;
+    assert_eq!(status_of(public, "/").await, 200);
+    for (number, stream) in open.into_iter().enumerate() {
+        match number % 2 {
+            0 => drop(stream),
+            _ => reset(stream),
+        }
+    }
+    level.is_back(&prusik).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes_that_no_server_answers_end_with_their_clients() {
+    let origin = Origin::start(|request| match request.target() {
+        "/silent" => Answer::silence(),
+        "/half" => Answer::raw("HTTP/1.1 101 Switching Protocols\r\nUpgrade: webs").hang(),
+        _ => Answer::upgrade(&request.head),
+    })
+    .await;
+    let prusik = Prusik::start(Config::to(&[&origin])).await;
+    let public = prusik.public();
+    let wait_in_vain = async |count: usize| {
+        let mut open = Vec::new();
+        for number in 0..count {
+            let mut stream = connect(public).await;
+            let path = ["/silent", "/half"][number % 2];
+            stream
+                .write_all(handshake(path).as_ref())
+                .await
+                .expect("it is taken");
+            open.push(stream);
+        }
+        eventually("the server has them all", async || origin.open() >= count).await;
+        let mut other = RawSession::open(public, handshake("/")).await;
+        other.send(client_frame(1, b"meanwhile")).await;
+        assert_eq!(other.frame().await.payload, b"meanwhile");
+        drop(other);
+        for (number, stream) in open.into_iter().enumerate() {
+            match number % 3 {
+                0 => drop(stream),
+                _ => reset(stream),
+            }
+        }
+        eventually("the server has none", async || origin.open() == 0).await;
+    };
+    wait_in_vain(60).await;
+    let level = Level::of(&prusik);
+    wait_in_vain(200).await;
+    level.is_back(&prusik).await;
+}
+
+#[tokio::test]
+async fn servers_that_reset_within_messages_end_only_their_sessions() {
+    let listener = listen();
+    let address = listener.local_addr().expect("it is bound");
+    let prusik = Prusik::start(Config::to(&[]).server(address)).await;
+    // Both ends: the client's has the 101 and whatever has come behind it.
+    let session = async |behind: &[u8]| {
+        let mut client = connect(prusik.public()).await;
+        let request = handshake("/");
+        client
+            .write_all(request.as_ref())
+            .await
+            .expect("it is taken");
+        let (mut server, _) = listener.accept().await.expect("a connection");
+        take_head(&mut server).await;
+        let switch = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+             Connection: Upgrade\r\nSec-WebSocket-Accept: {ACCEPT}\r\n\r\n"
+        );
+        let bytes = [switch.as_bytes(), behind].concat();
+        server.write_all(&bytes).await.expect("it is taken");
+        take_head(&mut client).await;
+        (client, server)
+    };
+    let (mut stays, mut its_server) = within("a session", session(b"")).await;
+    // A message of 60,000 bytes, cut anywhere from its first one on.
+    let message = [&[0x82, 126, 0xea, 0x60][..], &[7; 60_000]].concat();
+    let broken = async |number: usize| {
+        let part = &message[..1 + number * 997 % 60_000];
+        let (mut client, server) = session(part).await;
+        reset(server);
+        // To its end, whichever that is.
+        let mut rest = Vec::new();
+        match client.read_to_end(&mut rest).await {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+        }
+    };
+    for number in 0..60 {
+        within("the end of a session", broken(number)).await;
+    }
+    let level = Level::of(&prusik);
+    for number in 0..200 {
+        within("the end of a session", broken(number)).await;
+    }
+    level.is_back(&prusik).await;
+    let closed = |entry: &serde_json::Value| entry["kind"] == "session_close";
+    eventually("each is in the log", async || {
+        prusik.access_log().iter().filter(|e| closed(e)).count() == 260
+    })
+    .await;
+    for entry in prusik.access_log().iter().filter(|e| closed(e)) {
+        assert_eq!(entry["closed_by"], "server");
+    }
+    its_server
+        .write_all(b"\x81\x05still")
+        .await
+        .expect("it is taken");
+    let mut heard = [0; 7];
+    let hearing = stays.read_exact(&mut heard);
+    within("the other session", hearing).await.expect("a frame");
+    assert_eq!(&heard, b"\x81\x05still");
+}
+
+async fn take_head(stream: &mut TcpStream) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.expect("a head"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

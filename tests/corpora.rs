@@ -40,6 +40,11 @@ fn client_addresses() {
 }
 
 #[test]
+fn proxy_headers() {
+    replay("proxy_header", 20, checks::proxy_header);
+}
+
+#[test]
 fn routes() {
     replay("route", 15, checks::route);
 }

@@ -281,7 +281,8 @@ pub struct ServerTable {
     /// Share of the traffic, relative to the other servers.
     #[schemars(extend("default" = 1, "maximum" = 65535))]
     pub weight: Option<NonZeroU32>,
-    /// Live sessions and requests beyond which the server gets no more. 0: no limit.
+    /// Live sessions, handshakes under way among them, beyond which the server gets no more.
+    /// Requests are not limited by it. 0: no limit.
     #[schemars(extend("default" = 0))]
     pub max_sessions: Option<usize>,
     /// Gets traffic only while no other server can.

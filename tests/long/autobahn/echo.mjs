@@ -5,7 +5,8 @@ import { WebSocketServer } from "ws";
 const server = new WebSocketServer({
   host: "127.0.0.1",
   port: 0,
-  perMessageDeflate: true,
+  // Below ws's threshold of 1024 B some answers would come uncompressed: kosoku itself fails on those.
+  perMessageDeflate: { threshold: 0 },
   maxPayload: 0,
   maxFragments: 0,
   maxBufferedChunks: 0,
