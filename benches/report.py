@@ -136,7 +136,7 @@ PAGE = """\
 def page(table, facts, columns, directory):
     blocks = []
     for kind in columns:
-        path = Path(directory) / f"{kind.name}.conf"
+        path = Path(directory) / f"{kind.name}.{kind.suffix}"
         command = " ".join(kind.command(path)).replace(str(directory), "target/bench")
         config = path.read_text().replace(str(directory), "target/bench").rstrip()
         blocks.append(f"\n### {kind.name}\n\n{kind.version}\n\n```text\n$ {command}\n\n{config}\n```\n")
@@ -148,7 +148,8 @@ def page(table, facts, columns, directory):
 
 # ------------------------------------------------------------------------------------------ plot
 
-COLOURS = {"prusik": "#c2410c", "prusik-pingora": "#fdba74", "nginx": "#475569", "haproxy": "#94a3b8", "caddy": "#cbd5e1"}
+COLOURS = {"prusik": "#c2410c", "prusik-plain": "#fb923c", "prusik-pingora": "#fed7aa", "nginx": "#475569",
+           "haproxy": "#94a3b8", "caddy": "#cbd5e1", "envoy": "#a8a29e"}
 LEFT, TOP, PANEL, BAR, GAP = 44, 66, 170, 26, 26
 
 
