@@ -47,16 +47,19 @@ install:
 demo: build
 	./target/release/prusik demo
 
-# What CI runs: format, lints, unit and end-to-end tests, every shipped file checked.
+# What CI runs: format, lints, unit and end-to-end tests, every shipped file checked. The lints see the code without
+# features, the tests that with all of them; test-long the other way round.
 test: tools
 	$(CARGO) fmt --all --check
 	@# Warnings are errors here, never in the sources.
 	$(CARGO) clippy --all-targets --locked -- -D warnings
-	$(CARGO) test --locked
+	$(CARGO) test --locked --all-features
 	$(MAKE) check-conf
 
 # Proofs that take minutes: quiet sessions, dead peers, a browser, real Tomcats with the shipped files, a soak.
 test-long: build long-tools
+	$(CARGO) clippy --all-targets --all-features --locked -- -D warnings
+	$(CARGO) test --locked --test tracing
 	$(CARGO) test --locked -- --ignored
 	$(PYTHON) tests/long/dead_peer.py target/release/prusik
 	$(PYTHON) tests/long/proxy_protocol.py target/release/prusik
@@ -89,14 +92,14 @@ bench: build pgo
 # Every file in conf/ and every yaml block in the README passes `prusik check`; the schema that
 # the shipped files point editors at is the one that the binary prints.
 check-conf:
-	$(CARGO) build --locked
+	$(CARGO) build --locked --all-features
 	tests/check-shipped.sh target/debug/prusik
 
 # Made from the types that read the file, and from what they say of themselves.
 schema:
-	$(CARGO) run --quiet -- schema > conf/prusik.schema.json
-	$(CARGO) run --quiet -- schema --format yaml > conf/reference.yaml
-	$(CARGO) run --quiet -- schema --format markdown > docs/reference.md
+	$(CARGO) run --quiet --all-features -- schema > conf/prusik.schema.json
+	$(CARGO) run --quiet --all-features -- schema --format yaml > conf/reference.yaml
+	$(CARGO) run --quiet --all-features -- schema --format markdown > docs/reference.md
 
 fmt:
 	$(CARGO) fmt --all

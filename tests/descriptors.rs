@@ -3,7 +3,9 @@
 mod support;
 
 use std::fs;
+use std::time::Duration;
 
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use support::{Answer, Client, Config, Origin, Outcome, Prusik, Session, eventually, status_of};
 
 #[tokio::test]
@@ -73,4 +75,42 @@ async fn without_descriptors_for_more_those_who_are_there_are_served_and_it_reco
     assert_eq!(status_of(prusik.public(), "/").await, 200);
     // Its server was killed with the others of its kind.
     session.ended().await;
+}
+
+/// It is not the clients who have used them up: accept(2) itself fails, as connections are counted
+/// in vain.
+#[tokio::test]
+async fn when_accept_fails_new_clients_wait_and_the_old_are_served() {
+    let origin = Origin::chat().await;
+    let prusik = Prusik::start(Config::to(&[&origin])).await;
+    let mut session = Session::open(prusik.public(), "/").await;
+    let mut old = Client::connect(prusik.public()).await;
+    assert_eq!(old.get("/").await.status(), 200);
+    let pid = Pid::from_raw(i32::try_from(prusik.pid()).unwrap());
+    let allow = |most| prlimit(pid, Resource::Nofile, most).unwrap();
+    let hard = getrlimit(Resource::Nofile).maximum;
+    let none = Rlimit {
+        current: Some(3),
+        maximum: hard,
+    };
+    let before = allow(none);
+
+    let mut waiting = Client::connect(prusik.public()).await;
+    waiting.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    prusik.wait_stderr("cannot accept").await;
+    assert!(prusik.stderr().contains("raise LimitNOFILE"));
+    let cpu = prusik.cpu();
+    for _ in 0..10 {
+        assert!(session.is_alive().await);
+        assert_eq!(old.get("/").await.status(), 200);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let spent = prusik.cpu() - cpu;
+    assert!(spent < Duration::from_millis(500), "it spins: {spent:?}");
+
+    allow(before);
+    assert_eq!(waiting.response().await.status(), 200);
+    prusik.wait_stderr("accepting again").await;
+    assert_eq!(prusik.stderr().matches("cannot accept").count(), 1);
+    assert!(session.is_alive().await);
 }

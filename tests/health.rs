@@ -161,3 +161,29 @@ async fn a_server_that_comes_back_warms_up() {
     let share = share().await;
     assert!((1..10).contains(&share), "{share} of 40");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_put_back_warms_up_too() {
+    let origin = Origin::start(|_| Answer::text("back")).await;
+    let other = Origin::start(|_| Answer::text("other")).await;
+    let config = Config::to(&[&origin, &other])
+        .upstream("slow_start: 10m")
+        .top("admin: { listen: \"127.0.0.1:0\" }");
+    let prusik = Prusik::start(config).await;
+    let share = async || {
+        let mut share = 0;
+        for _ in 0..40 {
+            share += usize::from(get(prusik.public(), "/").await.text() == "back");
+        }
+        share
+    };
+    // Enabled as it is, it loses nothing.
+    let name = format!("origin/{}", origin.address());
+    prusik.order(&["enable", &name]).await;
+    assert_eq!(share().await, 20);
+    prusik.order(&["drain", &name]).await;
+    assert_eq!(share().await, 0);
+    prusik.order(&["enable", &name]).await;
+    let share = share().await;
+    assert!((1..10).contains(&share), "{share} of 40");
+}

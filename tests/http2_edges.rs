@@ -168,8 +168,8 @@ async fn an_idle_connection_is_sent_away_and_one_with_a_session_stays() {
     let (_, mut receive, mut send) = busy.connect("/").await;
     let mut idle = site.client().await;
     assert_eq!(idle.get("/").await.0.status(), 200);
-    // By a GOAWAY, or by the end of the socket under what it was just about to say.
-    let _ = within("it is sent away", idle.connection).await.unwrap();
+    let sent_away = within("it is sent away", idle.connection).await;
+    sent_away.unwrap().expect("a GOAWAY, and time to read it");
     send_all(&mut send, client_frame(1, b"still here"), false).await;
     assert_eq!(
         frame(&mut receive, &mut Vec::new()).await,

@@ -53,6 +53,7 @@ impl Control for Fake {
             sessions: 1,
             connections: 0,
             drains: vec![],
+            operations: vec![],
         }
     }
 
@@ -120,6 +121,7 @@ impl Control for Fake {
         self.note(format!("drain {server} {order:?}"));
         known(server)?;
         Ok(DrainStarted {
+            what: format!("drain of {server}"),
             sessions: 1,
             window_ms: order.window.map_or(0, |window| window.as_millis() as u64),
             code: order.code.unwrap_or(1012),

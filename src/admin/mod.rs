@@ -106,10 +106,19 @@ pub struct SessionFilter {
     pub server: Option<SocketAddr>,
     pub client: Option<IpAddr>,
     pub older_than: Option<Duration>,
-    /// Only those whose id comes after it: ids are ordered by the time of the handshake.
+    /// Only those that come after the one with this id.
     pub after: Option<Uuid>,
     /// At most so many.
     pub limit: usize,
+    pub order: SessionOrder,
+}
+
+/// By id: ids are ordered by the time of the handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SessionOrder {
+    #[default]
+    OldestFirst,
+    NewestFirst,
 }
 
 /// Why something was not done, and what the operator can do.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::answer::Problem;
-use super::{DrainOrder, SessionFilter};
+use super::{DrainOrder, SessionFilter, SessionOrder};
 use crate::session::frames::may_be_sent;
 
 const DEFAULT_LIMIT: usize = 1000;
@@ -45,6 +45,7 @@ pub fn filter(query: Option<&str>) -> Result<SessionFilter, Problem> {
         "older_than",
         "limit",
         "after",
+        "order",
     ];
     let query = Query::parse(query, &names)?;
     let filter = SessionFilter {
@@ -57,6 +58,7 @@ pub fn filter(query: Option<&str>) -> Result<SessionFilter, Problem> {
         older_than: query.read("older_than", duration)?,
         after: query.parsed("after", "take it from \"next\" of the page before")?,
         limit: query.read("limit", limit)?.unwrap_or(DEFAULT_LIMIT),
+        order: query.read("order", order)?.unwrap_or_default(),
     };
     Ok(filter)
 }
@@ -115,6 +117,14 @@ pub fn drain_order(body: &[u8]) -> Result<DrainOrder, Problem> {
         window: window.transpose()?,
         code: code.transpose()?,
     })
+}
+
+fn order(text: &str) -> Result<SessionOrder, &'static str> {
+    match text {
+        "oldest" => Ok(SessionOrder::OldestFirst),
+        "newest" => Ok(SessionOrder::NewestFirst),
+        _ => Err("write oldest or newest, which comes first"),
+    }
 }
 
 fn limit(text: &str) -> Result<usize, &'static str> {
@@ -201,7 +211,7 @@ mod tests {
     #[test]
     fn every_parameter_of_the_filter_is_read() {
         let query = "upstream=chat%20a&server=%5B::1%5D:9080&client=192.0.2.7&older_than=1h+30m\
-                     &limit=10000&after=0190aaaa-0000-7000-8000-000000000001";
+                     &limit=10000&after=0190aaaa-0000-7000-8000-000000000001&order=newest";
         let expected = SessionFilter {
             upstream: Some("chat a".to_owned()),
             server: Some("[::1]:9080".parse().unwrap()),
@@ -209,6 +219,7 @@ mod tests {
             older_than: Some(Duration::from_secs(90 * 60)),
             after: Some("0190aaaa-0000-7000-8000-000000000001".parse().unwrap()),
             limit: 10_000,
+            order: SessionOrder::NewestFirst,
         };
         assert_eq!(filter(Some(query)).unwrap(), expected);
     }
@@ -224,6 +235,7 @@ mod tests {
             ("limit=10001", "\"limit\""),
             ("limit=-1", "\"limit\""),
             ("after=1", "\"after\""),
+            ("order=first", "\"order\""),
             ("sever=127.0.0.1:1", "\"sever\""),
             ("limit=1&limit=2", "\"limit\""),
         ] {

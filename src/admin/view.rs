@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::observe::operations::Done;
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     pub version: String,
@@ -18,6 +20,9 @@ pub struct Status {
     pub connections: usize,
     /// Those that are not done yet.
     pub drains: Vec<Drain>,
+    /// The last reloads and upgrades, the newest first; of the processes before, too.
+    #[serde(default)]
+    pub operations: Vec<Done>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +139,9 @@ pub struct UpgradeReport {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrainStarted {
+    /// As the status names it while it lasts.
+    #[serde(default)]
+    pub what: String,
     /// Sessions that are told to go.
     pub sessions: usize,
     pub window_ms: u64,

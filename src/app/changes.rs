@@ -9,6 +9,7 @@ pub fn between(old: &Config, new: &Config) -> Vec<String> {
         ("server.drain", old.server.drain == new.server.drain),
         ("admin", old.admin == new.admin),
         ("access_log", old.access_log == new.access_log),
+        ("tracing", old.tracing == new.tracing),
         (
             "trusted_proxies",
             old.trusted_proxies == new.trusted_proxies,

@@ -27,7 +27,7 @@ use crate::listener::{
     self, Accepting, BindError, BoundListener, ClientEnd, Connections, Edge, Inherited, Ticket,
 };
 use crate::observe::access_log::AccessLog;
-use crate::observe::metrics::Operations;
+use crate::observe::operations::Operations;
 use crate::proxy::{Gateway, Generation, GenerationError};
 use crate::session::drain::{Drains, Manner};
 use crate::session::registry::Registry;
@@ -107,7 +107,7 @@ impl App {
             .iter()
             .map(|listener| listener::bind(listener, inherited).map(Arc::new))
             .collect::<Result<Vec<_>, BindError>>()?;
-        let log = Arc::new(AccessLog::open(&config.access_log)?);
+        let log = Arc::new(AccessLog::open(&config)?);
         let sessions = Arc::new(Registry::default());
         let server_conf = Arc::new(server_conf(&config));
         let (departures, departed) = unbounded_channel();
@@ -212,7 +212,7 @@ impl App {
     pub fn reload(&self, config: Config) -> Result<Vec<String>, ReloadError> {
         let before = self.current.load_full();
         let next = before.next(config)?;
-        self.log.reopen(&next.config.access_log)?;
+        self.log.reopen(&next.config)?;
         warn_of(&next.config, self.edge.ceiling());
         let changes = changes::between(&before.config, &next.config);
         next.take_over(Some(&before));
@@ -252,7 +252,7 @@ impl App {
         self.close_idle();
         self.wait_for_connections(limit).await;
         self.cut().await;
-        self.log.close();
+        self.close_log().await;
     }
 
     /// What is left when a new process serves: it ends here, or when its time is up.
@@ -268,8 +268,10 @@ impl App {
     }
 
     /// Writes what is left of the log. Nothing is logged after this.
-    pub fn close_log(&self) {
-        self.log.close();
+    pub async fn close_log(&self) {
+        let log = self.log.clone();
+        // It goes on writing should nobody wait any more.
+        let _ = tokio::task::spawn_blocking(move || log.close()).await;
     }
 
     /// Accepts nothing more; the rest is [`App::stop`]'s.

@@ -16,6 +16,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::reach::Address;
+use super::table;
+use crate::admin::ServerName;
 use crate::admin::token::{Token, TokenError};
 use crate::admin::view::Failure;
 use crate::config::ConfigErrors;
@@ -42,6 +44,11 @@ pub struct Call {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
+    #[error(
+        "the drain of {server} was called off: it has {} still",
+        table::count(*sessions, "session")
+    )]
+    CalledOff { server: ServerName, sessions: usize },
     #[error(
         "{0}\nthe running process's address was to be read from this file; --admin ADDR does \
          without it"

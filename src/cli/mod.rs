@@ -1,10 +1,11 @@
 //! The command line, and the exit codes that scripts rely on.
 //!
 //! [`operate`] has the commands that talk to a running process, [`reach`] the way to it,
-//! [`client`] the calls, and [`table`] what people get to see.
+//! [`client`] the calls, [`table`] and [`progress`] what people get to see.
 
 mod client;
 mod operate;
+mod progress;
 mod reach;
 mod table;
 
@@ -22,8 +23,7 @@ use crate::lifecycle::Origin;
 use crate::{demo, lifecycle};
 
 use client::ClientError;
-use operate::{CloseArgs, DrainArgs, EnableArgs, SessionsArgs, StatusArgs};
-use reach::Reach;
+use operate::{ChangeArgs, CloseArgs, DrainArgs, EnableArgs, SessionsArgs, StatusArgs};
 
 /// A WebSocket-first reverse proxy and load balancer.
 #[derive(Debug, Parser)]
@@ -52,9 +52,9 @@ enum Command {
         format: SchemaFormat,
     },
     /// Make the running process read its file again; returns when done
-    Reload(Reach),
+    Reload(ChangeArgs),
     /// Make the binary on disk take over; returns when it serves, or the old process has kept on
-    Upgrade(Reach),
+    Upgrade(ChangeArgs),
     /// Show listeners, routes, upstreams, servers and how many sessions they have
     Status(StatusArgs),
     /// List the live sessions
@@ -99,11 +99,11 @@ pub fn main() -> ExitCode {
         Command::Check(file) => check(&file.config),
         Command::Demo { port } => run_demo(port),
         Command::Schema { format } => print_schema(format),
-        Command::Reload(reach) => ask(operate::reload(reach)),
-        Command::Upgrade(reach) => ask(operate::upgrade(reach)),
+        Command::Reload(args) => ask(operate::reload(args)),
+        Command::Upgrade(args) => ask(operate::upgrade(args)),
         Command::Status(args) => ask(operate::status(args)),
         Command::Sessions(args) => ask(operate::sessions(args)),
-        Command::Drain(args) => ask(operate::drain(args)),
+        Command::Drain(args) => ask(operate::drain(args, progress::is_watched())),
         Command::Enable(args) => ask(operate::enable(args)),
         Command::Close(args) => ask(operate::close(args)),
         Command::Completions { shell } => {

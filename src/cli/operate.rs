@@ -12,11 +12,14 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::client::{Call, Client, ClientError};
+use super::progress::Progress;
 use super::reach::{Reach, WrongFile};
 use super::table;
 use crate::admin::view::{DrainStarted, ReloadReport, SessionPage, Status, UpgradeReport};
 use crate::admin::{ServerName, params};
 
+/// How often a drain is looked at.
+const FOLLOW: Duration = Duration::from_millis(250);
 /// What is answered out of memory.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A new process must start, and take thousands of sessions over.
@@ -24,6 +27,16 @@ const LONG_PATIENCE: Duration = Duration::from_secs(180);
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
+    /// Print the API's JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+/// Of what changes the process as a whole.
+#[derive(Debug, Args)]
+pub struct ChangeArgs {
     /// Print the API's JSON
     #[arg(long)]
     json: bool,
@@ -63,6 +76,12 @@ pub struct DrainArgs {
     /// The Close frame's code [default: server.drain.code]
     #[arg(long, value_name = "N", value_parser = params::code)]
     code: Option<u16>,
+    /// Return when the server has no sessions any more; on a terminal that is so without it
+    #[arg(long)]
+    wait: bool,
+    /// Print the API's JSON
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     reach: Reach,
 }
@@ -72,6 +91,9 @@ pub struct EnableArgs {
     /// The server
     #[arg(value_name = "U/ADDR")]
     server: ServerName,
+    /// Print the API's JSON
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     reach: Reach,
 }
@@ -83,15 +105,21 @@ pub struct CloseArgs {
     /// The Close frame's code [default: server.drain.code]
     #[arg(long, value_name = "N", value_parser = params::code)]
     code: Option<u16>,
+    /// Print the API's JSON
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     reach: Reach,
 }
 
 /// What these yield is what goes to stdout.
-pub async fn reload(reach: Reach) -> Result<String, ClientError> {
+pub async fn reload(args: ChangeArgs) -> Result<String, ClientError> {
     // It is the running process that must refuse a wrong file, with every error in it.
-    let client = reach.client(WrongFile::Judged)?;
+    let client = args.reach.client(WrongFile::Judged)?;
     let body = client.call(post("/api/v1/reload", LONG_PATIENCE)).await?;
+    if args.json {
+        return as_json(&client, &body);
+    }
     let report: ReloadReport = client.read(&body)?;
     if report.changes.is_empty() {
         return Ok("nothing changed\n".to_owned());
@@ -99,9 +127,12 @@ pub async fn reload(reach: Reach) -> Result<String, ClientError> {
     Ok(report.changes.join("\n") + "\n")
 }
 
-pub async fn upgrade(reach: Reach) -> Result<String, ClientError> {
-    let client = reach.client(WrongFile::Judged)?;
+pub async fn upgrade(args: ChangeArgs) -> Result<String, ClientError> {
+    let client = args.reach.client(WrongFile::Judged)?;
     let body = client.call(post("/api/v1/upgrade", LONG_PATIENCE)).await?;
+    if args.json {
+        return as_json(&client, &body);
+    }
     let report: UpgradeReport = client.read(&body)?;
     let mut text = format!(
         "upgraded: pid {}, version {}, {} moved\n",
@@ -122,8 +153,7 @@ pub async fn status(args: StatusArgs) -> Result<String, ClientError> {
     let client = args.reach.client(WrongFile::Fatal)?;
     let body = client.call(get("/api/v1/status".to_owned())).await?;
     if args.json {
-        let status: Value = client.read(&body)?;
-        return Ok(format!("{status}\n"));
+        return as_json(&client, &body);
     }
     let status: Status = client.read(&body)?;
     Ok(table::status(&status, table::terminal_width()))
@@ -147,7 +177,8 @@ pub async fn sessions(args: SessionsArgs) -> Result<String, ClientError> {
     Ok(table::sessions(&page.sessions, table::terminal_width()))
 }
 
-pub async fn drain(args: DrainArgs) -> Result<String, ClientError> {
+/// `watched`: somebody looks on.
+pub async fn drain(args: DrainArgs, watched: bool) -> Result<String, ClientError> {
     let client = args.reach.client(WrongFile::Fatal)?;
     let mut order = serde_json::Map::new();
     if let Some(window) = args.window {
@@ -161,27 +192,93 @@ pub async fn drain(args: DrainArgs) -> Result<String, ClientError> {
         body: Value::from(order).to_string(),
         ..post(&path_of(&args.server, "drain"), PATIENCE)
     };
-    let started: DrainStarted = client.read(&client.call(call).await?)?;
-    let server = &args.server;
+    let body = client.call(call).await?;
+    let started: DrainStarted = client.read(&body)?;
+    let begun = match args.json {
+        true => as_json(&client, &body)?,
+        false => begun(&args.server, &started),
+    };
+    let follows = args.wait || watched && !args.json;
+    if started.sessions == 0 || !follows {
+        return Ok(begun);
+    }
+    // It may take minutes until there is more to say.
+    print!("{begun}");
+    let ended = follow(&client, &args.server, &started).await?;
+    Ok(if args.json { String::new() } else { ended })
+}
+
+fn begun(server: &ServerName, started: &DrainStarted) -> String {
     if started.sessions == 0 {
-        return Ok(format!("draining {server}: it has no sessions\n"));
+        return format!("draining {server}: it has no sessions\n");
     }
     let verb = if started.sessions == 1 { "is" } else { "are" };
     let when = match started.window_ms {
         0 => "at once".to_owned(),
         window => format!("within {}", table::period(window)),
     };
-    Ok(format!(
+    format!(
         "draining {server}: {} {verb} told to go {when}, with code {}\n",
         table::count(started.sessions, "session"),
         started.code
-    ))
+    )
+}
+
+/// Shows how far a drain is until the process knows of it no more.
+async fn follow(
+    client: &Client,
+    server: &ServerName,
+    started: &DrainStarted,
+) -> Result<String, ClientError> {
+    let progress = Progress::new(started.sessions);
+    let status = loop {
+        let body = client.call(get("/api/v1/status".to_owned())).await?;
+        let status: Status = client.read(&body)?;
+        let drain = status
+            .drains
+            .iter()
+            .find(|drain| drain.what == started.what);
+        match drain {
+            Some(drain) => progress.show(drain.left),
+            None => break status,
+        }
+        tokio::time::sleep(FOLLOW).await;
+    };
+    drop(progress);
+    match sessions_on(server, &status) {
+        0 => Ok(format!("drained {server}: it has no sessions any more\n")),
+        sessions => Err(ClientError::CalledOff {
+            server: server.clone(),
+            sessions,
+        }),
+    }
+}
+
+fn sessions_on(server: &ServerName, status: &Status) -> usize {
+    let upstreams = status.upstreams.iter();
+    let servers = upstreams
+        .filter(|upstream| upstream.name == server.upstream)
+        .flat_map(|upstream| &upstream.servers);
+    let wanted: Option<SocketAddr> = server.address.parse().ok();
+    servers
+        .filter(|server| server.address.parse().ok() == wanted)
+        .map(|server| server.sessions)
+        .sum()
+}
+
+/// What the API said, on a line of its own.
+fn as_json(client: &Client, body: &Bytes) -> Result<String, ClientError> {
+    let value: Value = client.read(body)?;
+    Ok(format!("{value}\n"))
 }
 
 pub async fn enable(args: EnableArgs) -> Result<String, ClientError> {
     let client = args.reach.client(WrongFile::Fatal)?;
     let path = path_of(&args.server, "enable");
-    client.call(post(&path, PATIENCE)).await?;
+    let body = client.call(post(&path, PATIENCE)).await?;
+    if args.json {
+        return as_json(&client, &body);
+    }
     Ok(format!("enabled {}\n", args.server))
 }
 
@@ -194,7 +291,10 @@ pub async fn close(args: CloseArgs) -> Result<String, ClientError> {
         body: String::new(),
         patience: PATIENCE,
     };
-    client.call(call).await?;
+    let body = client.call(call).await?;
+    if args.json {
+        return as_json(&client, &body);
+    }
     Ok(format!("closed {}\n", args.id))
 }
 
@@ -396,12 +496,12 @@ mod tests {
     async fn a_server_is_drained_and_enabled() {
         let process = Process::start();
         let words = [SERVER, "--window", "1m 30s", "--code", "1001"];
-        let said = drain(process.line(&words)).await.unwrap();
+        let said = drain(process.line(&words), false).await.unwrap();
         assert_eq!(
             said,
             format!("draining {SERVER}: 1 session is told to go within 1m 30s, with code 1001\n")
         );
-        drain(process.line(&[SERVER])).await.unwrap();
+        drain(process.line(&[SERVER]), false).await.unwrap();
         let said = enable(process.line(&[SERVER])).await.unwrap();
         assert_eq!(said, format!("enabled {SERVER}\n"));
         let asked = [

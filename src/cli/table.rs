@@ -1,13 +1,17 @@
 //! Tables and figures for people. What is for programs is JSON.
 
-use std::io;
 use std::time::Duration;
+use std::{env, io};
 
 use bytesize::ByteSize;
 use comfy_table::presets::NOTHING;
-use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table};
+use comfy_table::{Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table};
 
 use crate::admin::view::{Drain, Server, ServerState, Session, State, Status, Upstream};
+use crate::observe::operations::{Done, Operation};
+
+/// So many of the last reloads and upgrades.
+const OPERATIONS: usize = 5;
 
 /// The columns of the terminal; `None` when the output goes elsewhere: then lines are as long as
 /// they are.
@@ -61,6 +65,11 @@ pub fn status(status: &Status, width: Option<u16>) -> String {
         table(
             &["DRAIN", "CODE", "AGE", "WINDOW", "TOLD", "LEFT"],
             status.drains.iter().map(drain_row),
+            width,
+        ),
+        table(
+            &["OPERATION", "TIME", "OUTCOME"],
+            status.operations.iter().take(OPERATIONS).map(operation_row),
             width,
         ),
     ];
@@ -120,15 +129,15 @@ pub fn period(milliseconds: u64) -> String {
 }
 
 fn server_row(upstream: &Upstream, server: &Server) -> Vec<Cell> {
-    let mut state = match server.state {
-        ServerState::Up => "up",
-        ServerState::Down => "down",
-        ServerState::Unchecked => "unchecked",
-        ServerState::Ejected => "ejected",
-        ServerState::Drained => "drained",
-        ServerState::Removed => "removed",
-    }
-    .to_owned();
+    let (state, colour) = match server.state {
+        ServerState::Up => ("up", Some(Color::Green)),
+        ServerState::Down => ("down", Some(Color::Red)),
+        ServerState::Unchecked => ("unchecked", None),
+        ServerState::Ejected => ("ejected", Some(Color::Red)),
+        ServerState::Drained => ("drained", Some(Color::Yellow)),
+        ServerState::Removed => ("removed", Some(Color::Yellow)),
+    };
+    let mut state = state.to_owned();
     if server.backup {
         state.push_str(", backup");
     }
@@ -136,7 +145,7 @@ fn server_row(upstream: &Upstream, server: &Server) -> Vec<Cell> {
         text(&upstream.name),
         text(&upstream.balance),
         text(&server.address),
-        text(&state),
+        coloured(text(&state), colour),
         right(server.weight.to_string()),
         number(server.sessions),
         number(server.requests),
@@ -151,6 +160,31 @@ fn drain_row(drain: &Drain) -> Vec<Cell> {
         right(period(drain.window_ms)),
         number(drain.total),
         number(drain.left),
+    ]
+}
+
+fn operation_row(done: &Done) -> Vec<Cell> {
+    let operation = match done.operation {
+        Operation::Reload => "reload",
+        Operation::Upgrade => "upgrade",
+    };
+    let mut lines = done.outcome.lines();
+    let mut outcome = lines.next().unwrap_or_default().to_owned();
+    match lines.count() {
+        0 => {}
+        more => outcome.push_str(&format!(" (and {})", count(more, "more line"))),
+    }
+    let colour = match done.succeeded {
+        true => None,
+        false => Some(Color::Red),
+    };
+    if !done.succeeded {
+        outcome.insert_str(0, "refused: ");
+    }
+    vec![
+        text(operation),
+        text(&done.time),
+        coloured(text(&outcome), colour),
     ]
 }
 
@@ -173,9 +207,20 @@ fn table(head: &[&str], rows: impl Iterator<Item = Vec<Cell>>, width: Option<u16
     if let Some(first) = table.column_mut(0) {
         first.set_constraint(ColumnConstraint::ContentWidth);
     }
+    // Colours are for terminals alone, and not for those who want none (no-color.org).
+    if width.is_none() || env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) {
+        table.force_no_tty();
+    }
     let mut text = table.trim_fmt();
     text.push('\n');
     text
+}
+
+fn coloured(cell: Cell, colour: Option<Color>) -> Cell {
+    match colour {
+        Some(colour) => cell.fg(colour),
+        None => cell,
+    }
 }
 
 fn text(text: &str) -> Cell {
@@ -266,6 +311,7 @@ mod tests {
             sessions: 4500,
             connections: 1,
             drains: vec![],
+            operations: vec![],
         }
     }
 
@@ -331,6 +377,28 @@ DRAIN                CODE  AGE  WINDOW  TOLD   LEFT
 chat/127.0.0.1:9080  1012   4s  1m 30s  4,500  1,200
 ";
         assert!(status.ends_with(expected), "{status}");
+    }
+
+    #[test]
+    fn the_last_reloads_and_upgrades_are_shown_with_their_outcome() {
+        let refused = Done {
+            time: "2026-11-23T03:00:00.000Z".to_owned(),
+            operation: Operation::Reload,
+            succeeded: false,
+            outcome: "prusik.yaml:3:1: no\nprusik.yaml:4:1: no".to_owned(),
+        };
+        let operations = vec![refused; OPERATIONS + 1];
+        let status = status(
+            &Status {
+                operations,
+                ..process()
+            },
+            None,
+        );
+        let row =
+            "reload     2026-11-23T03:00:00.000Z  refused: prusik.yaml:3:1: no (and 1 more line)\n";
+        assert!(status.ends_with(&row.repeat(OPERATIONS)), "{status}");
+        assert!(status.contains("\n\nOPERATION  TIME "), "{status}");
     }
 
     #[test]

@@ -100,6 +100,8 @@ pub struct Config {
     /// `None`: no operator's API.
     pub admin: Option<Admin>,
     pub access_log: AccessLog,
+    /// `None`: no spans are made.
+    pub tracing: Option<Tracing>,
     /// Peers whose forwarding headers are believed.
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// Never empty.
@@ -165,6 +167,17 @@ pub struct Admin {
 pub struct AccessLog {
     pub output: LogOutput,
     pub format: LogFormat,
+}
+
+/// Where spans go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tracing {
+    /// Takes OTLP over HTTP.
+    pub endpoint: String,
+    /// The share of traces that are exported, 0 to 1.
+    pub sample: f64,
+    /// What the collector knows us by.
+    pub service: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

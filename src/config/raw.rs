@@ -30,6 +30,9 @@ pub struct File {
     pub admin: Option<OffOr<Admin>>,
     /// A line for each request and session, or `off`. Default: JSON, on stdout.
     pub access_log: Option<OffOr<AccessLog>>,
+    /// Spans of requests, handshakes and sessions for a collector of OpenTelemetry. Needs a binary that
+    /// was built with `--features otlp`. Default: none; a `traceparent` passes unchanged.
+    pub tracing: Option<OffOr<Tracing>>,
     /// Networks (`10.0.0.0/8`) or addresses whose forwarding headers, and PROXY headers, are
     /// believed. Default: none.
     /// Who connects to a unix socket is always believed.
@@ -108,6 +111,21 @@ pub struct AccessLog {
     #[serde(default, deserialize_with = "word")]
     #[schemars(extend("default" = "json"))]
     pub format: Option<LogFormat>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tracing {
+    /// Where the collector takes OTLP over HTTP (as JSON). Required.
+    #[schemars(required, extend("examples" = ["http://127.0.0.1:4318/v1/traces"]))]
+    pub endpoint: Option<String>,
+    /// The share of traces that are exported: 0 to 1. A trusted proxy that sends a `traceparent` has
+    /// decided already.
+    #[schemars(extend("default" = 1.0, "minimum" = 0, "maximum" = 1, "examples" = [0.1]))]
+    pub sample: Option<f64>,
+    /// What the collector knows this process by.
+    #[schemars(extend("default" = "prusik"))]
+    pub service: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]

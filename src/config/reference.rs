@@ -4,8 +4,9 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value};
 
-/// Keys that stand beside others only in words: one of the two may be given.
-const ALTERNATIVES: [&str; 4] = [
+/// Keys that stand in the file only in words: one of two may be given, or it is not for every binary.
+const ALTERNATIVES: [&str; 5] = [
+    "tracing",
     "routes[].match.path",
     "routes[].match.path_regex",
     "routes[].redirect",

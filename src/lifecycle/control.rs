@@ -1,5 +1,6 @@
 //! What the operator's API asks of the process.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::admin::view::{
     self, DrainStarted, ReloadReport, ServerState, SessionPage, State, Status, UpgradeReport,
 };
 use crate::admin::{
-    Control, ControlError, ControlErrorKind, DrainOrder, ServerName, SessionFilter,
+    Control, ControlError, ControlErrorKind, DrainOrder, ServerName, SessionFilter, SessionOrder,
 };
 use crate::app::manner;
 use crate::config::{Action, Balance};
@@ -65,6 +66,7 @@ impl Control for Process {
             sessions,
             connections: self.app.connections().saturating_sub(sessions),
             drains: self.drains(),
+            operations: self.app.operations().recent(),
         }
     }
 
@@ -79,7 +81,12 @@ impl Control for Process {
 
     fn sessions(&self, filter: &SessionFilter) -> SessionPage {
         let mut found = self.app.sessions().select(|live| is_wanted(live, filter));
-        found.sort_unstable_by_key(|live| live.identity.id);
+        match filter.order {
+            SessionOrder::OldestFirst => found.sort_unstable_by_key(|live| live.identity.id),
+            SessionOrder::NewestFirst => {
+                found.sort_unstable_by_key(|live| Reverse(live.identity.id));
+            }
+        }
         let is_cut = found.len() > filter.limit;
         found.truncate(filter.limit);
         let next = found.last().filter(|_| is_cut);
@@ -121,8 +128,10 @@ impl Control for Process {
         }
         manner.code = order.code.unwrap_or(manner.code);
         let (window_ms, code) = (manner.window.as_millis() as u64, manner.code);
-        self.app.drains().cancel(&manner.what);
+        let what = manner.what.clone();
+        self.app.drains().cancel(&what);
         Ok(DrainStarted {
+            what,
             sessions: self.app.drains().start(on_it, manner),
             window_ms,
             code,
@@ -286,7 +295,10 @@ fn is_wanted(live: &Live, filter: &SessionFilter) -> bool {
         && filter.server.is_none_or(|server| identity.server == server)
         && filter.client.is_none_or(|wanted| client() == Some(wanted))
         && filter.older_than.is_none_or(|age| live.age() > age)
-        && filter.after.is_none_or(|after| identity.id > after)
+        && filter.after.is_none_or(|after| match filter.order {
+            SessionOrder::OldestFirst => identity.id > after,
+            SessionOrder::NewestFirst => identity.id < after,
+        })
 }
 
 fn session(live: &Live) -> view::Session {

@@ -34,6 +34,7 @@ use crate::admin::{self, Access, AdminSocket};
 use crate::app::{App, StartError, Stop};
 use crate::config::{self, Config};
 use crate::listener::{Binder, Inherited};
+use crate::observe::operations::Operation;
 use descriptors::Named;
 use duties::{Duties, PidFile};
 use start::Started;
@@ -194,7 +195,7 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
             () = process.replaced.notified() => {
                 duties.end().await;
                 if wind_down(&process, &mut signals).await == Wound::Down {
-                    process.app.close_log();
+                    process.app.close_log().await;
                     info!("stopped");
                     return Ok(());
                 }
@@ -261,11 +262,11 @@ async fn wind_down(process: &Process, signals: &mut Signals) -> Wound {
     match ended {
         Ok(()) => Wound::Down,
         Err(died) => {
+            let outcome = format!("the process that took over has died ({died})");
             process
                 .app
                 .operations()
-                .upgrades
-                .count(&Err::<(), _>(&died));
+                .record(Operation::Upgrade, Err(outcome));
             error!("the process that took over has died ({died}): this one serves again");
             *process.succession.lock().await = Succession::Ours;
             if let Some(admin) = process
@@ -383,7 +384,11 @@ impl Process {
             }
             Err(errors) => Err(errors.to_string()),
         };
-        self.app.operations().reloads.count(&outcome);
+        let in_words = outcome.clone().map(|changes| match changes.is_empty() {
+            true => "nothing changed".to_owned(),
+            false => changes.join("\n"),
+        });
+        self.app.operations().record(Operation::Reload, in_words);
         match &outcome {
             Ok(changes) if changes.is_empty() => info!("reload done: nothing changed"),
             Ok(changes) => {
@@ -454,7 +459,9 @@ impl Process {
                 Ok(report)
             }
             Err(error) => {
-                self.app.operations().upgrades.count(&Err::<(), _>(&error));
+                self.app
+                    .operations()
+                    .record(Operation::Upgrade, Err(error.to_string()));
                 error!("upgrade failed, this process goes on: {error}");
                 // The new process may have got as far as that.
                 self.pid_file.claim();

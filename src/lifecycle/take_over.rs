@@ -19,6 +19,7 @@ use crate::admin::view::State;
 use crate::app::{App, manner};
 use crate::forward::proxy_protocol::Ends;
 use crate::listener::{Binder, ClientEnd, Inherited};
+use crate::observe::operations::Operation;
 use crate::session::Session;
 use crate::session::drain::Manner;
 use crate::session::live::Live;
@@ -76,7 +77,9 @@ impl Predecessor {
             }
         }
         app.operations().go_on_from(tally);
-        app.operations().upgrades.count(&Ok::<(), ()>(()));
+        let (pid, version) = (std::process::id(), env!("CARGO_PKG_VERSION"));
+        let outcome = format!("version {version} has taken over as {pid}");
+        app.operations().record(Operation::Upgrade, Ok(outcome));
         Ok(())
     }
 

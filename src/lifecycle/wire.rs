@@ -33,7 +33,7 @@ use uuid::Uuid;
 
 use crate::forward::proxy_protocol::Ends;
 use crate::listener::Binder;
-use crate::observe::metrics::Tally;
+use crate::observe::operations::Tally;
 use crate::session::frames::FrameScanner;
 use crate::session::live::Identity;
 use crate::session::traffic::Counts;

@@ -10,6 +10,7 @@ use bytes::BytesMut;
 use http::{StatusCode, Version};
 use log::{debug, warn};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
 use uuid::Uuid;
 
@@ -27,6 +28,9 @@ use crate::tls::Acceptor;
 /// How long it may go on sending, so that it reads why: closed with bytes unread, the connection
 /// would be reset and the answer with it.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// And what it may send in that time: who floods us is cut.
+const LINGER_BYTES: u64 = 256 * 1024;
 
 /// Those who linger at one time; others are cut. Their descriptors are set apart.
 pub(super) const LINGERING_MAX: usize = 32;
@@ -217,19 +221,30 @@ impl Edge {
             return;
         }
         transport.send_at_once(&answer(refusal));
+        self.see_off(transport);
+    }
+
+    /// Closes a connection whose client has not read its last word yet, or goes on sending.
+    pub(super) fn see_off(&self, mut transport: Transport) {
         let Ok(place) = self.lingering.clone().try_acquire_owned() else {
             return;
         };
-        self.connections.spawn(async move {
+        // None: the process ends.
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        let going = async move {
             let rest = async {
                 transport.shutdown().await?;
-                while transport.read(&mut [0; 4096]).await? > 0 {}
+                let mut rest = transport.take(LINGER_BYTES);
+                while rest.read(&mut [0; 4096]).await? > 0 {}
                 io::Result::Ok(())
             };
             // Whoever is not done by then is cut.
             let _ = timeout(LINGER, rest).await;
             drop(place);
-        });
+        };
+        self.connections.spawn_on(going, &runtime);
     }
 
     /// Every refusal of a connection comes by here.
@@ -248,6 +263,7 @@ impl Edge {
             kind: Kind::Request,
             id: Uuid::now_v7(),
             request_id: None,
+            trace: None,
             listener: &generation.config.listeners[generation.listener(entrance.number)].name,
             route: None,
             upstream: None,

@@ -1,7 +1,10 @@
 //! An HTTP/2 connection: its streams become connections of their own.
 
+use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +12,7 @@ use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use log::{debug, warn};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::accept::{Arrival, Edge};
@@ -66,7 +70,11 @@ impl Edge {
             .max_header_list_size(entrance.limits().head.size.try_into().unwrap_or(u32::MAX))
             .max_send_buffer_size(SEND_BUFFER)
             .enable_connect_protocol();
-        let connection = match timeout_at(deadline, builder.handshake(transport)).await {
+        let bearer = Bearer {
+            transport: Some(transport),
+            edge: self.clone(),
+        };
+        let connection = match timeout_at(deadline, builder.handshake(bearer)).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return debug!("HTTP/2 with {peer:?}: {error}"),
             Err(_) => return debug!("HTTP/2 with {peer:?}: no preface in time"),
@@ -78,7 +86,7 @@ impl Edge {
     async fn serve_streams(
         self: &Arc<Self>,
         entrance: Arc<Entrance>,
-        mut connection: Connection<Transport, Bytes>,
+        mut connection: Connection<Bearer, Bytes>,
         facts: Arc<Facts>,
         ticket: Ticket,
     ) {
@@ -182,5 +190,72 @@ impl Edge {
         }
         // If the client is gone there is nobody to tell.
         let _ = respond.send_response(answer, true);
+    }
+}
+
+/// What carries a connection. h2 drops it right behind its last frame, which says why: then the client gets the
+/// time to read that.
+struct Bearer {
+    /// There until it is dropped.
+    transport: Option<Transport>,
+    edge: Arc<Edge>,
+}
+
+impl Bearer {
+    fn transport(self: Pin<&mut Self>) -> io::Result<Pin<&mut Transport>> {
+        let transport = self.get_mut().transport.as_mut();
+        transport
+            .map(Pin::new)
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl AsyncRead for Bearer {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.transport()?.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Bearer {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.transport()?.poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.transport()?.poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.transport
+            .as_ref()
+            .is_some_and(AsyncWrite::is_write_vectored)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.transport()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.transport()?.poll_shutdown(cx)
+    }
+}
+
+impl Drop for Bearer {
+    fn drop(&mut self) {
+        if let Some(transport) = self.transport.take() {
+            self.edge.see_off(transport);
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use arc_swap::ArcSwapOption;
-use http::Version;
+use http::{HeaderMap, Version};
 use jiff::Timestamp;
 use log::warn;
 use serde::Serialize;
@@ -18,7 +18,9 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 use uuid::Uuid;
 
 use super::combined;
-use crate::config::{self, LogFormat, LogOutput};
+use super::trace::{TraceContext, Tracer, as_trace_id};
+use crate::config::{self, Config, LogFormat, LogOutput};
+use crate::forward::Trust;
 
 /// What ended or began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -39,6 +41,13 @@ pub struct Entry<'a> {
     /// What a trusted proxy calls it, if that is no UUID or is somebody else's already.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<&'a str>,
+    /// Only where tracing is on.
+    #[serde(
+        rename = "trace_id",
+        serialize_with = "as_trace_id",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub trace: Option<TraceContext>,
     pub listener: &'a str,
     pub route: Option<&'a str>,
     pub upstream: Option<&'a str>,
@@ -81,6 +90,8 @@ pub struct AccessLog {
     sink: ArcSwapOption<Sink>,
     /// Dropped lines of sinks that were replaced, and of the present one when last told.
     told: AtomicUsize,
+    /// Makes spans of the same, as this configuration has it.
+    tracer: ArcSwapOption<(config::Tracing, Tracer)>,
 }
 
 #[derive(Debug)]
@@ -93,19 +104,20 @@ struct Sink {
 }
 
 impl AccessLog {
-    pub fn open(config: &config::AccessLog) -> io::Result<Self> {
+    pub fn open(config: &Config) -> io::Result<Self> {
         let log = Self {
             sink: ArcSwapOption::empty(),
             told: AtomicUsize::new(0),
+            tracer: ArcSwapOption::empty(),
         };
         log.reopen(config)?;
         Ok(log)
     }
 
     /// Opens what the configuration names now: also the way to let go of a rotated file.
-    pub fn reopen(&self, config: &config::AccessLog) -> io::Result<()> {
-        let format = config.format;
-        let sink = match &config.output {
+    pub fn reopen(&self, config: &Config) -> io::Result<()> {
+        let format = config.access_log.format;
+        let sink = match &config.access_log.output {
             LogOutput::Off => None,
             LogOutput::Stdout => Some(Sink::new(io::stdout(), format)),
             LogOutput::Stderr => Some(Sink::new(io::stderr(), format)),
@@ -116,20 +128,45 @@ impl AccessLog {
         self.told.store(0, Relaxed);
         // Writing out what waits may block for a second: nobody here has to wait for that.
         std::thread::spawn(move || drop(before));
+        self.trace_to(config.tracing.as_ref());
         Ok(())
     }
 
-    /// Writes out what waits and writes nothing more. Blocks for a second at most.
+    fn trace_to(&self, config: Option<&config::Tracing>) {
+        let present = self.tracer.load_full();
+        if present.as_ref().map(|present| &present.0) == config {
+            return;
+        }
+        let next = config.and_then(|config| Some((config.clone(), Tracer::new(config)?)));
+        self.tracer.store(next.map(Arc::new));
+        // Exports what waits, which may take a while.
+        std::thread::spawn(move || drop(present));
+    }
+
+    /// The place of a request that has just come in its trace; `None`: nothing is traced.
+    pub fn trace(&self, headers: &HeaderMap, trust: Trust) -> Option<TraceContext> {
+        let tracer = self.tracer.load();
+        tracer.as_ref().map(|tracer| tracer.1.begin(headers, trust))
+    }
+
+    /// Writes out what waits and writes nothing more. Blocks for a second at most, and with a
+    /// collector of spans that is slow for another.
     pub fn close(&self) {
         self.tell_dropped();
         self.sink.store(None);
+        if let Some(tracer) = self.tracer.swap(None) {
+            tracer.1.finish();
+        }
     }
 
     pub fn is_on(&self) -> bool {
-        self.sink.load().is_some()
+        self.sink.load().is_some() || self.tracer.load().is_some()
     }
 
     pub fn write(&self, entry: &Entry<'_>) {
+        if let (Some(trace), Some(tracer)) = (entry.trace, &*self.tracer.load()) {
+            tracer.1.record(entry, trace);
+        }
         let Some(sink) = &*self.sink.load() else {
             return;
         };

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use prometheus::{Histogram, HistogramOpts};
-use serde::{Deserialize, Serialize};
 
 use super::exposition::Family;
 
@@ -179,83 +178,6 @@ impl RouteFamilies {
     }
 }
 
-/// What operators had done, and how it went.
-#[derive(Debug, Default)]
-pub struct Operations {
-    pub reloads: Outcomes,
-    pub upgrades: Outcomes,
-}
-
-#[derive(Debug, Default)]
-pub struct Outcomes {
-    succeeded: AtomicU64,
-    failed: AtomicU64,
-}
-
-/// [`Operations`] as they go to the next process: an upgrade that began at zero again could never
-/// be seen to rise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Tally {
-    pub reloads: [u64; 2],
-    pub upgrades: [u64; 2],
-}
-
-impl Outcomes {
-    pub fn count<T, E>(&self, outcome: &Result<T, E>) {
-        let count = match outcome {
-            Ok(_) => &self.succeeded,
-            Err(_) => &self.failed,
-        };
-        count.fetch_add(1, Relaxed);
-    }
-
-    fn tally(&self) -> [u64; 2] {
-        [self.succeeded.load(Relaxed), self.failed.load(Relaxed)]
-    }
-
-    fn go_on_from(&self, [succeeded, failed]: [u64; 2]) {
-        self.succeeded.fetch_add(succeeded, Relaxed);
-        self.failed.fetch_add(failed, Relaxed);
-    }
-}
-
-impl Operations {
-    pub fn tally(&self) -> Tally {
-        Tally {
-            reloads: self.reloads.tally(),
-            upgrades: self.upgrades.tally(),
-        }
-    }
-
-    /// Takes over the counts of the process before.
-    pub fn go_on_from(&self, before: Tally) {
-        self.reloads.go_on_from(before.reloads);
-        self.upgrades.go_on_from(before.upgrades);
-    }
-
-    pub fn families(&self) -> [Family; 2] {
-        let mut reloads = Family::counter(
-            "prusik_config_reloads_total",
-            "Times the file was read again, since the first of the processes that handed over.",
-        );
-        let mut upgrades = Family::counter(
-            "prusik_upgrades_total",
-            "Upgrades, since the first of the processes that handed over.",
-        );
-        let tally = self.tally();
-        for (family, counts) in [
-            (&mut reloads, tally.reloads),
-            (&mut upgrades, tally.upgrades),
-        ] {
-            for (result, count) in ["success", "failure"].into_iter().zip(counts) {
-                family.add(&[("result", result)], count as f64);
-            }
-        }
-        [reloads, upgrades]
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -287,21 +209,5 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
-    }
-
-    #[test]
-    fn the_next_process_goes_on_with_the_counts_of_the_one_before() {
-        let old = Operations::default();
-        old.reloads.count(&Err::<(), ()>(()));
-        old.upgrades.count(&Ok::<(), ()>(()));
-        let sent = serde_json::to_string(&old.tally()).unwrap();
-        let new = Operations::default();
-        new.go_on_from(serde_json::from_str(&sent).unwrap());
-        assert_eq!(new.tally(), old.tally());
-        assert_eq!(new.tally().reloads, [0, 1]);
-        assert_eq!(
-            serde_json::from_str::<Tally>("{}").unwrap(),
-            Tally::default()
-        );
     }
 }

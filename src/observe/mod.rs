@@ -4,7 +4,9 @@ pub mod access_log;
 mod combined;
 pub mod exposition;
 pub mod metrics;
+pub mod operations;
 pub mod record;
+pub mod trace;
 
 /// What kind of error, and its first cause: without Pingora's account of the peer and all its
 /// options, which fills a kilobyte at each step of the chain.

@@ -16,6 +16,7 @@ use crate::forward::proxy_protocol::{Ends, Source};
 use crate::forward::request_id;
 use crate::limits::Seat;
 use crate::listener::{Connection, Refused};
+use crate::observe::trace::TraceContext;
 use crate::session::handshake::ServerEnd;
 use crate::session::registry::Registered;
 use crate::session::traffic::Traffic;
@@ -26,6 +27,8 @@ pub struct Exchange {
     pub id: Uuid,
     /// What server and client know it by: `id`, or what a trusted proxy calls it.
     pub request_id: HeaderValue,
+    /// Its place in a trace, where tracing is on.
+    pub trace: Option<TraceContext>,
     pub started: Instant,
     pub generation: Arc<Generation>,
     /// `None` only until the first phase has run.
@@ -91,6 +94,7 @@ impl Exchange {
         Self {
             id: Uuid::now_v7(),
             request_id: HeaderValue::from_static(""),
+            trace: None,
             started: Instant::now(),
             generation,
             connection: None,

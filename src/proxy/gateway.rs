@@ -34,6 +34,7 @@ use crate::forward::proxy_protocol::Source;
 use crate::forward::{self, Trust, request_id};
 use crate::listener::{ClientStream, Connection, Reading, Refused};
 use crate::observe::access_log::AccessLog;
+use crate::observe::trace::{TRACEPARENT, TraceContext};
 use crate::session::registry::Registry;
 use crate::upstream::{Load, Pick, Repeatable, Shortage};
 
@@ -119,6 +120,7 @@ impl ProxyHttp for Gateway {
         };
         let is_trusted = exchange.trust == Trust::Trusted;
         exchange.identify(request_id::taken_over(headers).filter(|_| is_trusted));
+        exchange.trace = self.log.trace(headers, exchange.trust);
         exchange.connection = Some(connection);
         Ok(())
     }
@@ -260,6 +262,9 @@ impl ProxyHttp for Gateway {
             _ => None,
         };
         set_path(request, exchange.path.as_deref(), prefix)?;
+        if let Some(traceparent) = exchange.trace.and_then(TraceContext::to_header) {
+            request.insert_header(TRACEPARENT, traceparent)?;
+        }
         forward::request_headers(
             &mut RequestFields(request),
             &variables(session, exchange),

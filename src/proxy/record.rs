@@ -101,6 +101,7 @@ pub fn identity(session: &Session, exchange: &Exchange) -> Option<Identity> {
     Some(Identity {
         id: exchange.id,
         request_id: exchange.foreign_id().map(Into::into),
+        trace: exchange.trace,
         listener: labels.listeners[exchange.listener()].clone(),
         route: labels.routes[exchange.route?].clone(),
         upstream: exchange.group.as_ref()?.label().clone(),
@@ -122,6 +123,7 @@ fn entry<'a>(session: &'a Session, exchange: &'a Exchange) -> Entry<'a> {
         kind: Kind::Request,
         id: exchange.id,
         request_id: exchange.foreign_id(),
+        trace: exchange.trace,
         listener: &exchange.generation.config.listeners[exchange.listener()].name,
         route: exchange.route().map(|route| route.name.as_str()),
         upstream: exchange.group.as_ref().map(|group| group.name()),

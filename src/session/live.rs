@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::traffic::Traffic;
+use crate::observe::trace::TraceContext;
 
 /// What is known of a session from its handshake. Kept small: there are many.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +18,9 @@ pub struct Identity {
     /// What a trusted proxy calls the handshake, where that is not the id.
     #[serde(default)]
     pub request_id: Option<Box<str>>,
+    /// Where tracing is on.
+    #[serde(default)]
+    pub trace: Option<TraceContext>,
     pub listener: Arc<str>,
     pub route: Arc<str>,
     pub upstream: Arc<str>,

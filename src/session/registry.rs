@@ -175,6 +175,7 @@ pub mod tests {
             identity: Identity {
                 id: Uuid::now_v7(),
                 request_id: None,
+                trace: None,
                 listener: "public".into(),
                 route: "chat".into(),
                 upstream: "ims_svr".into(),

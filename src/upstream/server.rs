@@ -104,8 +104,12 @@ impl Server {
         self.drained.load(Relaxed)
     }
 
+    /// Put back, it warms up as after a failed check.
     pub fn set_drained(&self, drained: bool) {
-        self.drained.store(drained, Relaxed);
+        let was_drained = self.drained.swap(drained, Relaxed);
+        if was_drained && !drained {
+            self.start_slowly();
+        }
     }
 
     pub fn is_ejected(&self) -> bool {

@@ -50,6 +50,11 @@ class Browser:
     def click(self, element):
         self.run("document.getElementById(arguments[0]).click()", element)
 
+    def keys(self, *keys):
+        """Pressed one after the other, wherever the focus is."""
+        strokes = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
+        self.call("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]})
+
     def shot(self, name):
         if self.shots:
             self.shots.mkdir(parents=True, exist_ok=True)

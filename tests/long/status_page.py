@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""The status page in headless Chromium: the token, live figures, a drain, a close; dark and on a phone.
+"""The status page in headless Chromium: the token, live figures, a drain, a close, reloads and an upgrade under
+load; by keyboard, dark, and on a phone.
 
 usage: status_page.py PRUSIK [FOLDER FOR SCREENSHOTS]
 Needs: apt-get install chromium chromium-driver, pip install websockets. Loopback only.
 """
-import asyncio, logging, pathlib, subprocess, sys, tempfile, threading
+import asyncio, json, logging, os, pathlib, signal, subprocess, sys, tempfile, threading
 
 from browser import Browser
 from tiers import free_port, wait_for
@@ -17,6 +18,8 @@ logging.disable(logging.CRITICAL)
 PRUSIK = str(pathlib.Path(sys.argv[1]).resolve())
 SHOTS = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else None
 SESSIONS = 40
+# https://www.w3.org/TR/webdriver2/#keyboard-actions
+ENTER, ESCAPE, TAB = "\ue007", "\ue00c", "\ue004"
 CONFIG = """\
 server: {{ drain: {{ window: 4s }} }}
 access_log: off
@@ -36,6 +39,7 @@ class Chat:
 
     def __init__(self):
         self.first, self.second, self.port = free_port(), free_port(), free_port()
+        self.ended = 0
         self.loop = asyncio.new_event_loop()
         self.stop = None
         self.thread = threading.Thread(target=lambda: self.loop.run_until_complete(self.run()))
@@ -66,6 +70,7 @@ class Chat:
             except OSError:
                 pass
             except Exception as end:
+                self.ended += 1
                 if isinstance(end, asyncio.CancelledError):
                     raise
             await asyncio.sleep(0.1)
@@ -88,15 +93,27 @@ def main():
         prusik = subprocess.Popen([PRUSIK, "run", "--config", str(config)], stderr=log)
         browser = Browser(1280, 1100, SHOTS)
         try:
-            look(browser, admin, chat)
+            look(browser, admin, chat, config)
         finally:
             browser.close()
             chat.end()
-            prusik.terminate()
+            operate("stop", config)
             prusik.wait()
 
 
-def look(browser, admin, chat):
+def operate(command, config):
+    """`prusik reload`, `prusik upgrade`; or the end of whoever serves now."""
+    pid = json.loads(run("status", "--json", "--config", config).stdout)["pid"]
+    if command == "stop":
+        return os.kill(pid, signal.SIGINT)
+    return run(command, "--config", config)
+
+
+def run(*arguments):
+    return subprocess.run([PRUSIK, *map(str, arguments)], capture_output=True, text=True)
+
+
+def look(browser, admin, chat, config):
     def is_there():
         try:
             browser.call("POST", "/url", {"url": f"http://127.0.0.1:{admin}/"})
@@ -127,7 +144,8 @@ def look(browser, admin, chat):
     press(f"chat/{first}", "no")
     assert of(first)[2] == "up", "an answer of no drained it"
     press(f"chat/{first}", "yes")
-    wait_for("the drain shows", lambda: browser.run("return !document.getElementById('drains').hidden"), 10)
+    wait_for("the drain is half way", lambda: browser.run(
+        "const bar = document.querySelector('#drain-list progress'); return bar && bar.value >= bar.max / 3"), 10)
     browser.shot("status-drain")
     wait_for("all are on the other", lambda: (of(first)[2], of(first)[5], of(second)[5]) == ("drained", "0", str(SESSIONS)), 20)
     press(f"chat/{first}", "yes")
@@ -142,6 +160,33 @@ def look(browser, admin, chat):
     wait_for("the charts", lambda: browser.run("return document.querySelectorAll('polyline').length") == 4, 5)
     wait_for("all are back", lambda: len(rows("sessions")) == SESSIONS, 20)
     assert not browser.text("failure"), browser.text("failure")
+
+    before, chat.ended = config.read_text(), 0
+    config.write_text(before.replace("4s", "5s"))
+    assert operate("reload", config).returncode == 0
+    config.write_text(before.replace("upstream: chat }]", "upstream: chta }]"))
+    assert operate("reload", config).returncode == 1
+    config.write_text(before)
+    done = operate("upgrade", config)
+    assert done.returncode == 0, done.stderr
+    wait_for("what was done is listed", lambda: [row[1] for row in rows("operations")] == ["upgrade", "reload", "reload"], 10)
+    outcomes = [row[2] for row in rows("operations")]
+    assert outcomes[0].startswith("version ") and "chta" in outcomes[1] and outcomes[2] == "server.drain changed", outcomes
+    assert outcomes[1].startswith("refused: "), outcomes
+    assert len(rows("sessions")) == SESSIONS and chat.ended == 0, f"{chat.ended} sessions fell"
+    browser.run("document.getElementById('operations').scrollIntoView()")
+    browser.shot("status-upgrade")
+    browser.run("scrollTo(0, 0)")
+
+    browser.run("document.querySelector(`[data-key='${arguments[0]}']`).focus()", f"chat/{second}")
+    browser.keys(ENTER)
+    wait_for("the question", lambda: browser.run("return document.getElementById('confirm').open"), 5)
+    browser.keys(ESCAPE)
+    wait_for("no question", lambda: not browser.run("return document.getElementById('confirm').open"), 5)
+    assert of(second)[2] == "up", "Escape drained it"
+    # However often the rows change: the focus is where it was.
+    browser.keys(TAB)
+    wait_for("the next is a session's", lambda: browser.run("return document.activeElement.id") == "order", 5)
 
     browser.shot("status-light")
     browser.emulate("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])

@@ -30,7 +30,7 @@ use super::source::Node;
 use super::units::{OffOr, Section};
 use super::{
     AcceptProxy, AccessLog, Config, ListenAddress, Listener, LogFormat, LogOutput, Route, Server,
-    Tunnel,
+    Tracing, Tunnel,
 };
 
 type Errors = Vec<ConfigError>;
@@ -50,6 +50,10 @@ pub fn resolve(file: raw::File, root: &Node, errors: &mut Errors) -> Option<Conf
         Some(OffOr::Off) | None => Some(None),
     };
     let access_log = access_log(file.access_log, at.key("access_log"), errors);
+    let tracing = match file.tracing {
+        Some(OffOr::On(raw)) => tracing(raw, at.key("tracing"), errors).map(Some),
+        Some(OffOr::Off) | None => Some(None),
+    };
     let trusted_proxies = networks(
         file.trusted_proxies.unwrap_or_default(),
         at.key("trusted_proxies"),
@@ -97,6 +101,7 @@ pub fn resolve(file: raw::File, root: &Node, errors: &mut Errors) -> Option<Conf
         server: server?,
         admin: admin?,
         access_log: access_log?,
+        tracing: tracing?,
         trusted_proxies: trusted_proxies?,
         listeners: listeners.into_iter().collect::<Option<_>>()?,
         upstreams: upstreams?,
@@ -131,6 +136,42 @@ fn access_log(
     Some(AccessLog {
         output,
         format: raw.format.unwrap_or(LogFormat::Json),
+    })
+}
+
+fn tracing(raw: raw::Tracing, at: At<'_>, errors: &mut Errors) -> Option<Tracing> {
+    if !cfg!(feature = "otlp") {
+        let error = at.error("this binary makes no spans");
+        errors.push(error.hint("build it with `--features otlp`, or take tracing out"));
+        return None;
+    }
+    let Some(endpoint) = raw.endpoint else {
+        let error = at.error("tracing needs an endpoint");
+        errors.push(error.hint("write endpoint: http://127.0.0.1:4318/v1/traces, say"));
+        return None;
+    };
+    let uri = endpoint.parse::<http::Uri>().ok();
+    if !uri.is_some_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some()) {
+        let error = at
+            .key("endpoint")
+            .error(format!("\"{endpoint}\" is not the address of a collector"));
+        errors.push(
+            error.hint("write one such as http://127.0.0.1:4318/v1/traces; https is not spoken"),
+        );
+        return None;
+    }
+    let sample = raw.sample.unwrap_or(1.0);
+    if !(0.0..=1.0).contains(&sample) {
+        let error = at
+            .key("sample")
+            .error(format!("sample must be from 0 to 1, not {sample}"));
+        errors.push(error.hint("write 0.1 to export one trace in ten"));
+        return None;
+    }
+    Some(Tracing {
+        endpoint,
+        sample,
+        service: raw.service.unwrap_or_else(|| "prusik".to_owned()),
     })
 }
 

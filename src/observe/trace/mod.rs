@@ -1,0 +1,53 @@
+//! Distributed tracing: to whose trace a request belongs (W3C Trace Context), and its spans for a
+//! collector of OpenTelemetry, in a binary that is built with the feature `otlp`.
+//!
+//! A span is made of what the access log is told, when it is told: of a request at its end, of a
+//! handshake at its 101, of a session at its end, wherever that was handed over to in between.
+
+#[cfg(not(feature = "otlp"))]
+mod none;
+#[cfg(feature = "otlp")]
+mod otlp;
+
+use http::{HeaderName, HeaderValue};
+use serde::{Deserialize, Serialize, Serializer};
+use uuid::Uuid;
+
+#[cfg(not(feature = "otlp"))]
+pub use none::Tracer;
+#[cfg(feature = "otlp")]
+pub use otlp::Tracer;
+
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// The span of a request or a handshake, and its place in a trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceContext {
+    /// Sixteen bytes, in no form of RFC 9562.
+    pub trace: Uuid,
+    pub span: u64,
+    /// Whose span it is below; `None`: the trace begins here.
+    pub parent: Option<u64>,
+    /// Whether spans of this trace are exported.
+    pub sampled: bool,
+}
+
+impl TraceContext {
+    /// What the server gets as its `traceparent` (W3C Trace Context section 3.2).
+    pub fn to_header(self) -> Option<HeaderValue> {
+        let (trace, span) = (self.trace.simple(), self.span);
+        let flags = u8::from(self.sampled);
+        HeaderValue::try_from(format!("00-{trace}-{span:016x}-{flags:02x}")).ok()
+    }
+}
+
+/// For the access log: under what a trace is found.
+pub fn as_trace_id<S: Serializer>(
+    context: &Option<TraceContext>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match context {
+        Some(context) => serializer.collect_str(&context.trace.simple()),
+        None => serializer.serialize_none(),
+    }
+}

@@ -1,0 +1,155 @@
+//! What the commands that talk to a running process say: to scripts, and to people on a terminal.
+
+mod support;
+
+use std::process::Command;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use support::{Config, Ended, Origin, Prusik, Session, eventually};
+
+const ADMIN: &str = "admin: { listen: \"127.0.0.1:0\" }";
+
+async fn with_sessions(count: usize) -> (Origin, Prusik, Vec<Session>, String) {
+    let origin = Origin::chat().await;
+    let prusik = Prusik::start(Config::to(&[&origin]).top(ADMIN)).await;
+    let sessions = join_all((0..count).map(|_| Session::open(prusik.public(), "/"))).await;
+    let name = format!("origin/{}", origin.address());
+    (origin, prusik, sessions, name)
+}
+
+async fn json_of(prusik: &Prusik, arguments: &[&str]) -> Value {
+    let said = prusik.order(&[arguments, &["--json"]].concat()).await;
+    assert_eq!(said.lines().count(), 1, "{said}");
+    serde_json::from_str(&said).expect("JSON")
+}
+
+/// On a terminal of its own (util-linux' script(1)): what that was sent.
+async fn on_a_terminal(prusik: &Prusik, environment: &str, arguments: &str) -> String {
+    let (program, admin) = (env!("CARGO_BIN_EXE_prusik"), prusik.admin());
+    let line = format!("{environment} {program} {arguments} --admin {admin}");
+    let mut command = Command::new("script");
+    command.args(["-qec", &line, "/dev/null"]);
+    let output = tokio::task::block_in_place(|| command.output()).expect("script runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{line}: {said}");
+    said
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_command_has_json_for_scripts() {
+    let (_origin, prusik, sessions, server) = with_sessions(3).await;
+    assert_eq!(
+        json_of(&prusik, &["reload"]).await,
+        json!({ "changes": [] })
+    );
+    let id = json_of(&prusik, &["sessions"]).await["sessions"][0]["id"].clone();
+    let closed = json_of(&prusik, &["close", id.as_str().unwrap()]).await;
+    assert_eq!(closed, json!({ "closed": id }));
+    eventually("it is gone", async || {
+        prusik.status().await["sessions"] == 2
+    })
+    .await;
+    let drained = json_of(&prusik, &["drain", &server, "--window", "0s", "--wait"]).await;
+    assert_eq!(
+        (&drained["sessions"], &drained["code"]),
+        (&json!(2), &json!(1012))
+    );
+    // It has waited.
+    assert_eq!(prusik.status().await["sessions"], 0);
+    for mut session in sessions {
+        assert_eq!(session.ended().await, Ended::Close(1012));
+    }
+    assert_eq!(
+        json_of(&prusik, &["enable", &server]).await,
+        json!({ "enabled": server })
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_drain_that_is_called_off_is_told_so() {
+    let (_origin, prusik, mut sessions, server) = with_sessions(1).await;
+    let words = ["drain", &server, "--window", "10m", "--wait"];
+    let admin = prusik.admin().to_string();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_prusik"));
+    command.args(words).args(["--admin", &admin]);
+    let waiting = tokio::task::spawn_blocking(move || command.output());
+    eventually("it is drained", async || {
+        prusik.status().await["drains"].as_array().unwrap().len() == 1
+    })
+    .await;
+    prusik.order(&["enable", &server]).await;
+    let output = waiting.await.unwrap().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("was called off: it has 1 session still"),
+        "{said}"
+    );
+    assert!(sessions[0].is_alive().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_terminal_gets_progress_and_colours_and_nobody_else_does() {
+    let (_origin, prusik, sessions, server) = with_sessions(4).await;
+    let ending = tokio::spawn(async move {
+        for mut session in sessions {
+            session.ended().await;
+        }
+    });
+    let said = on_a_terminal(&prusik, "", &format!("drain {server} --window 1s")).await;
+    assert!(said.contains("of 4 sessions are gone"), "{said:?}");
+    assert!(said.contains("it has no sessions any more"), "{said:?}");
+    ending.await.unwrap();
+
+    let yellow = |said: &str| {
+        said.lines()
+            .any(|line| line.contains("drained") && line.contains("\x1b[38;5;"))
+    };
+    let said = on_a_terminal(&prusik, "", "status").await;
+    assert!(yellow(&said), "{said:?}");
+    let said = on_a_terminal(&prusik, "NO_COLOR=1", "status").await;
+    assert!(
+        said.contains("drained") && !said.contains('\x1b'),
+        "{said:?}"
+    );
+    let said = prusik.order(&["status"]).await;
+    assert!(
+        said.contains("drained") && !said.contains('\x1b'),
+        "{said:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reloads_and_upgrades_are_remembered_with_their_outcome_also_by_the_next_process() {
+    let origin = Origin::chat().await;
+    let config = Config::to(&[&origin]).top(ADMIN);
+    let mut prusik = Prusik::start(&config).await;
+    prusik
+        .reload_with(config.clone().route("timeouts: { idle: 7s }"))
+        .await;
+    prusik.reload_with("listeners: nonsense\n").await;
+    prusik.write_config(&config);
+    prusik.upgrade().await;
+    let status = prusik.status().await;
+    let operations = status["operations"].as_array().unwrap();
+    let told: Vec<_> = operations
+        .iter()
+        .map(|done| {
+            (
+                done["operation"].as_str().unwrap(),
+                done["succeeded"].as_bool().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [("upgrade", true), ("reload", false), ("reload", true)]
+    );
+    let outcome = |number: usize| operations[number]["outcome"].as_str().unwrap();
+    assert!(outcome(0).contains(&format!("has taken over as {}", prusik.pid())));
+    assert!(outcome(1).contains("prusik.yaml:1:"), "{}", outcome(1));
+    assert!(outcome(2).contains("route"), "{}", outcome(2));
+    let table = prusik.order(&["status"]).await;
+    assert!(table.contains("refused: "), "{table}");
+}
