@@ -178,7 +178,7 @@ async fn a_server_that_is_put_back_warms_up_too() {
         share
     };
     // Enabled as it is, it loses nothing.
-    let name = format!("origin/{}", origin.address());
+    let name = format!("backend/{}", origin.address());
     prusik.order(&["enable", &name]).await;
     assert_eq!(share().await, 20);
     prusik.order(&["drain", &name]).await;

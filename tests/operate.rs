@@ -14,7 +14,7 @@ async fn with_sessions(count: usize) -> (Origin, Prusik, Vec<Session>, String) {
     let origin = Origin::chat().await;
     let prusik = Prusik::start(Config::to(&[&origin]).top(ADMIN)).await;
     let sessions = join_all((0..count).map(|_| Session::open(prusik.public(), "/"))).await;
-    let name = format!("origin/{}", origin.address());
+    let name = format!("backend/{}", origin.address());
     (origin, prusik, sessions, name)
 }
 

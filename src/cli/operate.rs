@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::client::{Call, Client, ClientError};
 use super::progress::Progress;
 use super::reach::{Reach, WrongFile};
-use super::table;
+use super::table::{self, Screen};
 use crate::admin::view::{DrainStarted, ReloadReport, SessionPage, Status, UpgradeReport};
 use crate::admin::{ServerName, params};
 
@@ -156,7 +156,7 @@ pub async fn status(args: StatusArgs) -> Result<String, ClientError> {
         return as_json(&client, &body);
     }
     let status: Status = client.read(&body)?;
-    Ok(table::status(&status, table::terminal_width()))
+    Ok(table::status(&status, Screen::of_stdout()))
 }
 
 pub async fn sessions(args: SessionsArgs) -> Result<String, ClientError> {
@@ -174,7 +174,7 @@ pub async fn sessions(args: SessionsArgs) -> Result<String, ClientError> {
         return Ok(format!("{all}\n"));
     }
     let page: SessionPage = client.read(&Bytes::from(all.to_string()))?;
-    Ok(table::sessions(&page.sessions, table::terminal_width()))
+    Ok(table::sessions(&page.sessions, Screen::of_stdout()))
 }
 
 /// `watched`: somebody looks on.

@@ -1,7 +1,8 @@
 //! Tables and figures for people. What is for programs is JSON.
 
+use std::env;
+use std::io::{self, IsTerminal};
 use std::time::Duration;
-use std::{env, io};
 
 use bytesize::ByteSize;
 use comfy_table::presets::NOTHING;
@@ -13,14 +14,28 @@ use crate::observe::operations::{Done, Operation};
 /// So many of the last reloads and upgrades.
 const OPERATIONS: usize = 5;
 
-/// The columns of the terminal; `None` when the output goes elsewhere: then lines are as long as
-/// they are.
-pub fn terminal_width() -> Option<u16> {
-    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
-    (size.ws_col > 0).then_some(size.ws_col)
+/// What a table is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Screen {
+    /// Its columns; `None`: lines are as long as they are.
+    width: Option<u16>,
+    coloured: bool,
 }
 
-pub fn status(status: &Status, width: Option<u16>) -> String {
+impl Screen {
+    /// Where stdout goes. Colours are for terminals alone, and not for those who want none
+    /// (no-color.org).
+    pub fn of_stdout() -> Self {
+        let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
+        let wants_none = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self {
+            width: size.map(|size| size.ws_col).filter(|columns| *columns > 0),
+            coloured: io::stdout().is_terminal() && !wants_none,
+        }
+    }
+}
+
+pub fn status(status: &Status, screen: Screen) -> String {
     let state = match status.state {
         State::Serving => "serving",
         State::Upgrading => "serving, about to be upgraded",
@@ -53,24 +68,24 @@ pub fn status(status: &Status, width: Option<u16>) -> String {
     });
     let parts = [
         summary,
-        table(&["LISTENER", "ADDRESS"], listeners, width),
-        table(&["ROUTE", "UPSTREAM", "SESSIONS"], routes, width),
+        table(&["LISTENER", "ADDRESS"], listeners, screen),
+        table(&["ROUTE", "UPSTREAM", "SESSIONS"], routes, screen),
         table(
             &[
                 "UPSTREAM", "BALANCE", "SERVER", "STATE", "WEIGHT", "SESSIONS", "REQUESTS",
             ],
             servers,
-            width,
+            screen,
         ),
         table(
             &["DRAIN", "CODE", "AGE", "WINDOW", "TOLD", "LEFT"],
             status.drains.iter().map(drain_row),
-            width,
+            screen,
         ),
         table(
             &["OPERATION", "TIME", "OUTCOME"],
             status.operations.iter().take(OPERATIONS).map(operation_row),
-            width,
+            screen,
         ),
     ];
     let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
@@ -78,7 +93,7 @@ pub fn status(status: &Status, width: Option<u16>) -> String {
 }
 
 /// The oldest first, as their ids are.
-pub fn sessions(sessions: &[Session], width: Option<u16>) -> String {
+pub fn sessions(sessions: &[Session], screen: Screen) -> String {
     if sessions.is_empty() {
         return "no sessions\n".to_owned();
     }
@@ -96,7 +111,7 @@ pub fn sessions(sessions: &[Session], width: Option<u16>) -> String {
     table(
         &["ID", "CLIENT", "ROUTE", "SERVER", "AGE", "IN", "OUT"],
         rows,
-        width,
+        screen,
     )
 }
 
@@ -189,14 +204,14 @@ fn operation_row(done: &Done) -> Vec<Cell> {
 }
 
 /// Nothing at all without rows. The first column stays in one piece: it is what gets copied.
-fn table(head: &[&str], rows: impl Iterator<Item = Vec<Cell>>, width: Option<u16>) -> String {
+fn table(head: &[&str], rows: impl Iterator<Item = Vec<Cell>>, screen: Screen) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(head.to_vec());
     table.add_rows(rows);
     if table.is_empty() {
         return String::new();
     }
-    if let Some(width) = width {
+    if let Some(width) = screen.width {
         table
             .set_width(width)
             .set_content_arrangement(ContentArrangement::Dynamic);
@@ -207,10 +222,10 @@ fn table(head: &[&str], rows: impl Iterator<Item = Vec<Cell>>, width: Option<u16
     if let Some(first) = table.column_mut(0) {
         first.set_constraint(ColumnConstraint::ContentWidth);
     }
-    // Colours are for terminals alone, and not for those who want none (no-color.org).
-    if width.is_none() || env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) {
-        table.force_no_tty();
-    }
+    match screen.coloured {
+        true => table.enforce_styling(),
+        false => table.force_no_tty(),
+    };
     let mut text = table.trim_fmt();
     text.push('\n');
     text
@@ -352,7 +367,7 @@ gone   -                0
 UPSTREAM  BALANCE      SERVER          STATE            WEIGHT  SESSIONS  REQUESTS
 chat      round_robin  127.0.0.1:9080  drained, backup       2     4,500         0
 ";
-        assert_eq!(status(&process(), None), expected);
+        assert_eq!(status(&process(), Screen::default()), expected);
     }
 
     #[test]
@@ -370,7 +385,7 @@ chat      round_robin  127.0.0.1:9080  drained, backup       2     4,500        
                 drains: vec![drain],
                 ..process()
             },
-            None,
+            Screen::default(),
         );
         let expected = "\
 DRAIN                CODE  AGE  WINDOW  TOLD   LEFT
@@ -393,7 +408,7 @@ chat/127.0.0.1:9080  1012   4s  1m 30s  4,500  1,200
                 operations,
                 ..process()
             },
-            None,
+            Screen::default(),
         );
         let row =
             "reload     2026-11-23T03:00:00.000Z  refused: prusik.yaml:3:1: no (and 1 more line)\n";
@@ -407,13 +422,17 @@ chat/127.0.0.1:9080  1012   4s  1m 30s  4,500  1,200
 ID                                    CLIENT     ROUTE  SERVER                  AGE     IN     OUT
 0190aaaa-0000-7000-8000-000000000001  192.0.2.7  chat   ims_svr/127.0.0.1:9080  3h 12m  512 B  1.5 KiB
 ";
-        assert_eq!(sessions(&[session()], None), expected);
-        assert_eq!(sessions(&[], None), "no sessions\n");
+        assert_eq!(sessions(&[session()], Screen::default()), expected);
+        assert_eq!(sessions(&[], Screen::default()), "no sessions\n");
     }
 
     #[test]
     fn a_table_fits_the_terminal_and_leaves_ids_whole() {
-        let table = sessions(&[session()], Some(80));
+        let narrow = Screen {
+            width: Some(80),
+            coloured: false,
+        };
+        let table = sessions(&[session()], narrow);
         for line in table.lines() {
             assert!(line.chars().count() <= 80, "{table}");
         }
@@ -426,7 +445,7 @@ ID                                    CLIENT     ROUTE  SERVER                  
             client: "\u{1b}[2J\u{9b}31m\r\n".to_owned(),
             ..session()
         };
-        let table = sessions(&[session], None);
+        let table = sessions(&[session], Screen::default());
         assert!(!table.contains(['\u{1b}', '\u{9b}', '\r']), "{table:?}");
         assert_eq!(table.lines().count(), 2);
     }
