@@ -5,7 +5,7 @@ load; by keyboard, dark, and on a phone.
 usage: status_page.py PRUSIK [FOLDER FOR SCREENSHOTS]
 Needs: apt-get install chromium chromium-driver, pip install websockets. Loopback only.
 """
-import asyncio, json, logging, os, pathlib, signal, subprocess, sys, tempfile, threading
+import asyncio, json, logging, os, pathlib, signal, subprocess, sys, tempfile, threading, time
 
 from browser import Browser
 from tiers import free_port, wait_for
@@ -97,20 +97,19 @@ def main():
         finally:
             browser.close()
             chat.end()
-            operate("stop", config)
+            stop(config, admin)
             prusik.wait()
 
 
-def operate(command, config):
-    """`prusik reload`, `prusik upgrade`; or the end of whoever serves now."""
-    pid = json.loads(run("status", "--json", "--config", config).stdout)["pid"]
-    if command == "stop":
-        return os.kill(pid, signal.SIGINT)
-    return run(command, "--config", config)
+def operate(config, admin, *command):
+    """`prusik reload`, `prusik upgrade`, also while the file is wrong."""
+    way = ["--admin", f"127.0.0.1:{admin}", "--token-file", str(config.parent / "token")]
+    return subprocess.run([PRUSIK, *command, *way], capture_output=True, text=True)
 
 
-def run(*arguments):
-    return subprocess.run([PRUSIK, *map(str, arguments)], capture_output=True, text=True)
+def stop(config, admin):
+    """Whoever serves now."""
+    os.kill(json.loads(operate(config, admin, "status", "--json").stdout)["pid"], signal.SIGINT)
 
 
 def look(browser, admin, chat, config):
@@ -163,20 +162,19 @@ def look(browser, admin, chat, config):
 
     before, chat.ended = config.read_text(), 0
     config.write_text(before.replace("4s", "5s"))
-    assert operate("reload", config).returncode == 0
+    assert operate(config, admin, "reload").returncode == 0
     config.write_text(before.replace("upstream: chat }]", "upstream: chta }]"))
-    assert operate("reload", config).returncode == 1
+    assert operate(config, admin, "reload").returncode == 1
     config.write_text(before)
-    done = operate("upgrade", config)
+    done = operate(config, admin, "upgrade")
     assert done.returncode == 0, done.stderr
     wait_for("what was done is listed", lambda: [row[1] for row in rows("operations")] == ["upgrade", "reload", "reload"], 10)
     outcomes = [row[2] for row in rows("operations")]
     assert outcomes[0].startswith("version ") and "chta" in outcomes[1] and outcomes[2] == "server.drain changed", outcomes
     assert outcomes[1].startswith("refused: "), outcomes
     assert len(rows("sessions")) == SESSIONS and chat.ended == 0, f"{chat.ended} sessions fell"
-    browser.run("document.getElementById('operations').scrollIntoView()")
+    time.sleep(2.5)  # until the charts have something of the new process
     browser.shot("status-upgrade")
-    browser.run("scrollTo(0, 0)")
 
     browser.run("document.querySelector(`[data-key='${arguments[0]}']`).focus()", f"chat/{second}")
     browser.keys(ENTER)

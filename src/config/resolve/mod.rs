@@ -29,8 +29,8 @@ use super::raw;
 use super::source::Node;
 use super::units::{OffOr, Section};
 use super::{
-    AcceptProxy, AccessLog, Config, ListenAddress, Listener, LogFormat, LogOutput, Route, Server,
-    Tracing, Tunnel,
+    AcceptProxy, AccessLog, Admin, Config, ListenAddress, Listener, LogFormat, LogOutput, Route,
+    Server, ServerAddress, Tracing, Tunnel, Upstream,
 };
 
 type Errors = Vec<ConfigError>;
@@ -81,6 +81,9 @@ pub fn resolve(file: raw::File, root: &Node, errors: &mut Errors) -> Option<Conf
         }
     }
     let upstreams = upstream::upstreams(file.upstreams, at.key("upstreams"), errors);
+    if let (Some(Some(admin)), Some(upstreams)) = (&admin, &upstreams) {
+        exposed(admin, upstreams, at.key("upstreams"), errors);
+    }
     let not_decoded = |at: At<'_>, key: &str| !at.has(key) && !at.lacks(key);
     let names = route::Names {
         listeners: listener_names(&listeners, at.key("listeners")),
@@ -107,6 +110,24 @@ pub fn resolve(file: raw::File, root: &Node, errors: &mut Errors) -> Option<Conf
         upstreams: upstreams?,
         routes: routes?,
     })
+}
+
+/// The operator's API as a server: whoever can reach a listener could reach it.
+fn exposed(admin: &Admin, upstreams: &[Upstream], at: At<'_>, errors: &mut Errors) {
+    let ListenAddress::Tcp(listen) = &admin.listen else {
+        return;
+    };
+    for upstream in upstreams {
+        let address = ServerAddress::Socket(*listen);
+        let mut servers = upstream.servers.iter();
+        if let Some(number) = servers.position(|server| server.address == address) {
+            let at = at.key(&upstream.name).key("servers").index(number);
+            errors.push(
+                at.error(format!("{listen} is the address of admin"))
+                    .hint("who can reach a listener must not reach the API: take it out"),
+            );
+        }
+    }
 }
 
 fn access_log(
