@@ -199,7 +199,9 @@ async fn a_pipelined_request_does_not_delay_the_answer_before_it() {
 async fn sessions_are_told_to_go_when_the_process_stops() {
     let origin = Origin::chat().await;
     for signal in ["TERM", "QUIT"] {
-        let config = Config::to(&[&origin]).top("access_log: { path: access.log }");
+        let config = Config::to(&[&origin])
+            .top("access_log: { path: access.log }")
+            .top("server: { drain: { window: 2s } }");
         let mut prusik = Prusik::start(config).await;
         let mut sessions = Vec::new();
         for _ in 0..5 {
