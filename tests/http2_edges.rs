@@ -219,6 +219,35 @@ async fn limits_of_sessions_hold_over_http_2() {
     assert_eq!(site.prusik.session_close().await["closed_by"], "limit");
 }
 
+#[tokio::test]
+async fn a_head_that_is_too_large_is_answered_and_logged() {
+    let site = Site::start(Origin::chat().await, |config| {
+        config.listener("limits: { header_size: 4KiB, header_count: 20 }")
+    })
+    .await;
+    let mut client = site.client().await;
+    let request = || Request::get(format!("https://{NAME}/"));
+    let large = request().header("x-large", "x".repeat(5000));
+    let many = (0..30).fold(request(), |many, number| {
+        many.header(format!("x-{number}"), "x")
+    });
+    for refused in [large, many] {
+        let (response, _) = client.ask(refused.body(()).unwrap()).await;
+        assert_eq!(response.status(), 431);
+    }
+    eventually("both are in the log", async || {
+        let log = site.prusik.access_log();
+        log.iter().filter(|entry| entry["status"] == 431).count() == 2
+    })
+    .await;
+    // By h2 itself.
+    let larger = request().header("x-larger", "x".repeat(12_000));
+    let (response, _) = client.ask(larger.body(()).unwrap()).await;
+    assert_eq!(response.status(), 431);
+    assert_eq!(client.get("/").await.0.status(), 200);
+    assert_eq!(site.origin.received().len(), 1);
+}
+
 /// Each of its requests needs a descriptor for its server.
 #[tokio::test]
 async fn one_connection_cannot_use_up_the_descriptors() {

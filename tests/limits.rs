@@ -166,6 +166,25 @@ async fn the_size_and_the_fields_of_a_head_are_bounded_as_the_file_has_it() {
     }
 }
 
+/// One that came together with the request before it is no exception.
+#[tokio::test]
+async fn the_size_of_a_pipelined_head_is_bounded_too() {
+    let origin = hello().await;
+    let prusik = Prusik::start(limited(&origin, "header_size: 1KiB")).await;
+    let mut client = Client::connect(prusik.public()).await;
+    let large = format!(
+        "GET / HTTP/1.1\r\nHost: test\r\nX: {}\r\n\r\n",
+        "x".repeat(1100)
+    );
+    client.send(format!("{GET}{GET}{large}")).await;
+    let mut statuses = Vec::new();
+    for _ in 0..3 {
+        statuses.push(client.response().await.status());
+    }
+    assert_eq!(statuses, [200, 200, 431]);
+    assert_eq!(origin.received().len(), 2);
+}
+
 #[tokio::test]
 async fn a_head_that_comes_too_slowly_gets_408_and_silence_just_ends() {
     let origin = hello().await;

@@ -81,6 +81,11 @@ impl HeadCheck {
         }
     }
 
+    /// It has seen nothing yet.
+    pub fn is_new(&self) -> bool {
+        self.looked == 0
+    }
+
     /// `bytes` are all that have come, from the head's first on; call it again with more of them
     /// as long as there is neither a sound head nor a refusal.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Option<Sound>, Refusal> {

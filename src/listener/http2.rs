@@ -32,6 +32,10 @@ const STREAMS_MAX: u32 = 256;
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = STREAMS_MAX * STREAM_WINDOW;
 
+/// A head that is too large is refused where all heads are, and logged; only one of so many times the limit
+/// is by h2, which counts otherwise and says nothing of it.
+const HEAD_ROOM: u32 = 2;
+
 /// What may wait to be sent on one stream.
 const SEND_BUFFER: usize = 64 * 1024;
 
@@ -62,12 +66,13 @@ impl Edge {
             security: transport.security(),
             abandoned: AtomicUsize::new(0),
         });
+        let size = u32::try_from(entrance.limits().head.size).unwrap_or(u32::MAX / HEAD_ROOM);
         let mut builder = Builder::new();
         builder
             .max_concurrent_streams(STREAMS_MAX)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(entrance.limits().head.size.try_into().unwrap_or(u32::MAX))
+            .max_header_list_size(HEAD_ROOM * size)
             .max_send_buffer_size(SEND_BUFFER)
             .enable_connect_protocol();
         let bearer = Bearer {

@@ -259,7 +259,7 @@ impl ClientStream {
 
     /// Gives out a head when it is whole and sound, and its substitute when it is refused.
     fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.intake.ahead.is_empty() {
+        if self.intake.head.is_new() {
             self.intake.head = HeadCheck::new(self.connection.entrance.limits().head);
         }
         if self.intake.ahead.is_empty() && !self.intake.ended {
