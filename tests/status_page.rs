@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt;
+
 use support::{Client, Config, Origin, Prusik};
 
 #[tokio::test]
@@ -72,4 +74,42 @@ async fn the_page_comes_without_the_token_and_nothing_else_does() {
     // The proxy's own listeners know nothing of it.
     let proxied = Client::connect(prusik.public()).await.get("/").await;
     assert_eq!(proxied.text(), server.to_string());
+}
+
+/// DNS rebinding: a page of somebody else's, whose name was pointed at this address.
+#[tokio::test]
+async fn who_comes_by_a_name_gets_nothing() {
+    let origin = Origin::chat().await;
+    let config = Config::to(&[&origin]).top("admin: { listen: \"127.0.0.1:0\" }");
+    let prusik = Prusik::start(config).await;
+    let address = prusik.admin();
+    let port = address.port();
+    for path in ["/", "/metrics", "/api/v1/status", "/api/v1/sessions"] {
+        for (host, is_taken) in [
+            ("evil.test".to_owned(), false),
+            (format!("evil.test:{port}"), false),
+            (format!("127.0.0.1.evil.test:{port}"), false),
+            (format!("localhost:{port}"), true),
+            (address.to_string(), true),
+        ] {
+            let mut client = Client::connect(address).await;
+            let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            let status = client.ask(request).await.status();
+            assert_eq!(status == 200, is_taken, "{path} for {host}: {status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_its_owners_alone() {
+    let origin = Origin::chat().await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let socket = folder.path().join("admin.sock");
+    let admin = format!("admin: {{ listen: \"unix:{}\" }}", socket.display());
+    let _prusik = Prusik::start(Config::to(&[&origin]).top(admin)).await;
+    let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let mut client = Client::connect_unix(&socket).await;
+    let request = "GET /api/v1/status HTTP/1.1\r\nHost: prusik\r\n\r\n";
+    assert_eq!(client.ask(request).await.status(), 200);
 }
