@@ -28,7 +28,7 @@ pub struct AdminSocket(Arc<Inner>);
 struct Inner {
     listener: Listener,
     /// `None` for TCP, and for a unix socket without a name.
-    file: Option<SocketFile>,
+    file: Option<Arc<SocketFile>>,
 }
 
 #[derive(Debug)]
@@ -71,8 +71,22 @@ impl AdminSocket {
         let address = listener.local_addr()?;
         Ok(Self(Arc::new(Inner {
             listener: Listener::Unix(UnixListener::from_std(listener)?),
-            file: address.as_pathname().and_then(SocketFile::find),
+            file: address
+                .as_pathname()
+                .and_then(SocketFile::find)
+                .map(Arc::new),
         })))
+    }
+
+    /// The same socket, for the runtime that this is called in.
+    pub fn registered_here(&self) -> io::Result<Self> {
+        let again = self.as_fd().try_clone_to_owned()?;
+        let listener = match &self.0.listener {
+            Listener::Tcp(_) => Listener::Tcp(TcpListener::from_std(again.into())?),
+            Listener::Unix(_) => Listener::Unix(UnixListener::from_std(again.into())?),
+        };
+        let file = self.0.file.clone();
+        Ok(Self(Arc::new(Inner { listener, file })))
     }
 
     /// In the configuration's own form, with the port that the kernel chose.

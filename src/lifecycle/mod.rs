@@ -5,7 +5,10 @@
 //!                             │
 //!                  upgrade ───┴── wire ── take_over      the old process and the new one
 //! ```
+//!
+//! [`control`] is what the API asks, [`apart`] the thread that it is asked on.
 
+mod apart;
 mod control;
 mod descriptors;
 mod duties;
@@ -30,7 +33,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::view::{State, UpgradeReport};
-use crate::admin::{self, Access, AdminSocket};
+use crate::admin::{Access, AdminSocket};
 use crate::app::{App, StartError, Stop};
 use crate::config::{self, Config};
 use crate::listener::{Binder, Inherited};
@@ -351,13 +354,8 @@ impl Process {
         if let Ok(address) = socket.address() {
             info!("admin API on {address}");
         }
-        let access = self.access.clone();
-        Some(tokio::spawn(admin::serve(
-            socket,
-            self.clone(),
-            access,
-            stops,
-        )))
+        let control = Arc::new(apart::Apart::new(self.clone()));
+        Some(apart::serve(socket, control, self.access.clone(), stops))
     }
 
     /// All of the file, or nothing of it. Returns what changed, an item a line.
