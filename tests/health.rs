@@ -137,6 +137,15 @@ async fn a_server_that_fails_its_very_first_check_is_out_at_once() {
     }
 }
 
+/// How many of forty requests the server got whose answer is `back`.
+async fn share(prusik: &Prusik) -> usize {
+    let mut share = 0;
+    for _ in 0..40 {
+        share += usize::from(get(prusik.public(), "/").await.text() == "back");
+    }
+    share
+}
+
 #[tokio::test]
 async fn a_server_that_comes_back_warms_up() {
     let origin = Origin::start(|_| Answer::text("back")).await;
@@ -146,19 +155,12 @@ async fn a_server_that_comes_back_warms_up() {
         .upstream("slow_start: 10m");
     let prusik = Prusik::start(config).await;
     // From the start all are equal: it is not as if they all had come back.
-    let share = async || {
-        let mut share = 0;
-        for _ in 0..40 {
-            share += usize::from(get(prusik.public(), "/").await.text() == "back");
-        }
-        share
-    };
-    assert_eq!(share().await, 20);
+    assert_eq!(share(&prusik).await, 20);
     origin.kill().await;
     prusik.wait_stderr("is down").await;
     origin.restart().await;
     prusik.wait_stderr("is up again").await;
-    let share = share().await;
+    let share = share(&prusik).await;
     assert!((1..10).contains(&share), "{share} of 40");
 }
 
@@ -170,20 +172,13 @@ async fn a_server_that_is_put_back_warms_up_too() {
         .upstream("slow_start: 10m")
         .top("admin: { listen: \"127.0.0.1:0\" }");
     let prusik = Prusik::start(config).await;
-    let share = async || {
-        let mut share = 0;
-        for _ in 0..40 {
-            share += usize::from(get(prusik.public(), "/").await.text() == "back");
-        }
-        share
-    };
     // Enabled as it is, it loses nothing.
     let name = format!("backend/{}", origin.address());
     prusik.order(&["enable", &name]).await;
-    assert_eq!(share().await, 20);
+    assert_eq!(share(&prusik).await, 20);
     prusik.order(&["drain", &name]).await;
-    assert_eq!(share().await, 0);
+    assert_eq!(share(&prusik).await, 0);
     prusik.order(&["enable", &name]).await;
-    let share = share().await;
+    let share = share(&prusik).await;
     assert!((1..10).contains(&share), "{share} of 40");
 }
