@@ -1,7 +1,6 @@
 //! Spans to a collector, by OTLP over HTTP. They wait in a queue that a thread of the SDK empties; what has no
 //! room there is dropped, and no request waits.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
@@ -50,7 +49,7 @@ impl Tracer {
             client: HyperClient::with_default_connector(EXPORT, None),
             runtime: Handle::current(),
             endpoint: config.endpoint.clone(),
-            fails: Arc::default(),
+            fails: AtomicBool::new(false),
         };
         let exporter = SpanExporter::builder()
             .with_http()
@@ -223,7 +222,7 @@ struct Client {
     client: HyperClient,
     runtime: Handle,
     endpoint: String,
-    fails: Arc<AtomicBool>,
+    fails: AtomicBool,
 }
 
 #[async_trait]
