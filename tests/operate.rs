@@ -3,10 +3,11 @@
 mod support;
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use support::{Config, Ended, Origin, Prusik, Session, eventually};
+use support::{Answer, Config, Ended, Origin, Prusik, Session, eventually};
 
 const ADMIN: &str = "admin: { listen: \"127.0.0.1:0\" }";
 
@@ -87,6 +88,39 @@ async fn who_waits_for_a_drain_that_is_called_off_is_told_so() {
         "{said}"
     );
     assert!(sessions[0].is_alive().await);
+}
+
+/// Its session begins when all others have gone: it is not that the drain was called off.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_drain_also_waits_for_a_handshake_that_was_under_way() {
+    let origin = Origin::start(|request| {
+        let pause = match request.target() {
+            "/late" => Duration::from_secs(1),
+            _ => Duration::ZERO,
+        };
+        Answer::upgrade(&request.head).after(pause)
+    })
+    .await;
+    let prusik = Prusik::start(Config::to(&[&origin]).top(ADMIN)).await;
+    let public = prusik.public();
+    let mut early = Session::open(public, "/").await;
+    let late = tokio::spawn(async move { Session::open(public, "/late").await.ended().await });
+    eventually("both handshakes are there", async || {
+        origin.received().len() == 2
+    })
+    .await;
+    let server = format!("backend/{}", origin.address());
+    let begun = Instant::now();
+    let said = prusik
+        .order(&["drain", &server, "--window", "0s", "--wait"])
+        .await;
+    assert!(said.contains("it has no sessions any more"), "{said}");
+    assert!(
+        begun.elapsed() > Duration::from_millis(500),
+        "it has not waited"
+    );
+    assert_eq!(early.ended().await, Ended::Close(1012));
+    assert_eq!(late.await.unwrap(), Ended::Close(1012));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -121,7 +121,6 @@ impl Control for Fake {
         self.note(format!("drain {server} {order:?}"));
         known(server)?;
         Ok(DrainStarted {
-            what: format!("drain of {server}"),
             sessions: 1,
             window_ms: order.window.map_or(0, |window| window.as_millis() as u64),
             code: order.code.unwrap_or(1012),

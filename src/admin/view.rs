@@ -139,9 +139,6 @@ pub struct UpgradeReport {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrainStarted {
-    /// As the status names it while it lasts.
-    #[serde(default)]
-    pub what: String,
     /// Sessions that are told to go.
     pub sessions: usize,
     pub window_ms: u64,

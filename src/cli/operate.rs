@@ -1,5 +1,6 @@
 //! The commands that talk to a running process: what each asks, and what it says about the answer.
 
+use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -15,7 +16,9 @@ use super::client::{Call, Client, ClientError};
 use super::progress::Progress;
 use super::reach::{Reach, WrongFile};
 use super::table::{self, Screen};
-use crate::admin::view::{DrainStarted, ReloadReport, SessionPage, Status, UpgradeReport};
+use crate::admin::view::{
+    DrainStarted, ReloadReport, Server, ServerState, SessionPage, Status, UpgradeReport,
+};
 use crate::admin::{ServerName, params};
 
 /// How often a drain is looked at.
@@ -202,8 +205,8 @@ pub async fn drain(args: DrainArgs, watched: bool) -> Result<String, ClientError
     if started.sessions == 0 || !follows {
         return Ok(begun);
     }
-    // It may take minutes until there is more to say.
-    print!("{begun}");
+    // It may take minutes until there is more to say. Who has closed stdout still waits.
+    let _ = io::stdout().write_all(begun.as_bytes());
     let ended = follow(&client, &args.server, &started).await?;
     Ok(if args.json { String::new() } else { ended })
 }
@@ -224,46 +227,42 @@ fn begun(server: &ServerName, started: &DrainStarted) -> String {
     )
 }
 
-/// Shows how far a drain is until the process knows of it no more.
+/// Shows how far a drain is until the server has no sessions, those among them whose handshake was
+/// under way when it began.
 async fn follow(
     client: &Client,
-    server: &ServerName,
+    name: &ServerName,
     started: &DrainStarted,
 ) -> Result<String, ClientError> {
     let progress = Progress::new(started.sessions);
-    let status = loop {
+    loop {
         let body = client.call(get("/api/v1/status".to_owned())).await?;
         let status: Status = client.read(&body)?;
-        let drain = status
-            .drains
-            .iter()
-            .find(|drain| drain.what == started.what);
-        match drain {
-            Some(drain) => progress.show(drain.left),
-            None => break status,
+        let (sessions, state) = match find(name, &status) {
+            Some(server) => (server.sessions, server.state),
+            // The file has it no more, and it has no sessions.
+            None => (0, ServerState::Removed),
+        };
+        if sessions == 0 {
+            return Ok(format!("drained {name}: it has no sessions any more\n"));
         }
+        if !matches!(state, ServerState::Drained | ServerState::Removed) {
+            return Err(ClientError::CalledOff {
+                server: name.clone(),
+                sessions,
+            });
+        }
+        progress.show(sessions);
         tokio::time::sleep(FOLLOW).await;
-    };
-    drop(progress);
-    match sessions_on(server, &status) {
-        0 => Ok(format!("drained {server}: it has no sessions any more\n")),
-        sessions => Err(ClientError::CalledOff {
-            server: server.clone(),
-            sessions,
-        }),
     }
 }
 
-fn sessions_on(server: &ServerName, status: &Status) -> usize {
-    let upstreams = status.upstreams.iter();
-    let servers = upstreams
-        .filter(|upstream| upstream.name == server.upstream)
-        .flat_map(|upstream| &upstream.servers);
-    let wanted: Option<SocketAddr> = server.address.parse().ok();
-    servers
-        .filter(|server| server.address.parse().ok() == wanted)
-        .map(|server| server.sessions)
-        .sum()
+fn find<'s>(name: &ServerName, status: &'s Status) -> Option<&'s Server> {
+    let wanted: SocketAddr = name.address.parse().ok()?;
+    let mut upstreams = status.upstreams.iter();
+    let upstream = upstreams.find(|upstream| upstream.name == name.upstream)?;
+    let mut servers = upstream.servers.iter();
+    servers.find(|server| server.address.parse() == Ok(wanted))
 }
 
 /// What the API said, on a line of its own.

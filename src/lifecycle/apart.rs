@@ -123,17 +123,16 @@ impl Control for Apart {
     }
 
     fn drain(&self, server: &ServerName, order: DrainOrder) -> Result<DrainStarted, ControlError> {
+        // It starts a task.
         let _inside = self.workers.enter();
         self.process.drain(server, order)
     }
 
     fn enable(&self, server: &ServerName) -> Result<(), ControlError> {
-        let _inside = self.workers.enter();
         self.process.enable(server)
     }
 
     fn close(&self, id: Uuid, code: Option<u16>) -> Result<(), ControlError> {
-        let _inside = self.workers.enter();
         self.process.close(id, code)
     }
 }

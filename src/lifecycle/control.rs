@@ -128,10 +128,8 @@ impl Control for Process {
         }
         manner.code = order.code.unwrap_or(manner.code);
         let (window_ms, code) = (manner.window.as_millis() as u64, manner.code);
-        let what = manner.what.clone();
-        self.app.drains().cancel(&what);
+        self.app.drains().cancel(&manner.what);
         Ok(DrainStarted {
-            what,
             sessions: self.app.drains().start(on_it, manner),
             window_ms,
             code,

@@ -43,7 +43,7 @@ fn entry(live: &Live, duration: Duration) -> Entry<'_> {
         kind: Kind::SessionOpen,
         id: identity.id,
         request_id: identity.request_id.as_deref(),
-        trace: identity.trace,
+        trace: identity.trace.as_deref().copied(),
         listener: &identity.listener,
         route: Some(&identity.route),
         upstream: Some(&identity.upstream),

@@ -101,7 +101,7 @@ pub fn identity(session: &Session, exchange: &Exchange) -> Option<Identity> {
     Some(Identity {
         id: exchange.id,
         request_id: exchange.foreign_id().map(Into::into),
-        trace: exchange.trace,
+        trace: exchange.trace.map(Box::new),
         listener: labels.listeners[exchange.listener()].clone(),
         route: labels.routes[exchange.route?].clone(),
         upstream: exchange.group.as_ref()?.label().clone(),

@@ -18,9 +18,9 @@ pub struct Identity {
     /// What a trusted proxy calls the handshake, where that is not the id.
     #[serde(default)]
     pub request_id: Option<Box<str>>,
-    /// Where tracing is on.
+    /// Where tracing is on. Boxed: where it is off an idle session must not pay for it.
     #[serde(default)]
-    pub trace: Option<TraceContext>,
+    pub trace: Option<Box<TraceContext>>,
     pub listener: Arc<str>,
     pub route: Arc<str>,
     pub upstream: Arc<str>,
