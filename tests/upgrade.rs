@@ -62,6 +62,17 @@ async fn keep_connecting(address: std::net::SocketAddr, load: Arc<Load>) {
     }
 }
 
+/// Whoever is asked has accepted at once, and may be replaced before the call arrives.
+async fn keep_operating(admin: std::net::SocketAddr, load: Arc<Load>) {
+    while !load.is_over.load(SeqCst) {
+        let mut operator = Client::connect(admin).await;
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let call = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        assert_eq!(operator.ask(call).await.status(), 200);
+        load.connects.fetch_add(1, SeqCst);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_requests_and_connects_survive_upgrades_and_reloads() {
     let origin = Origin::chat().await;
@@ -113,6 +124,26 @@ async fn sessions_requests_and_connects_survive_upgrades_and_reloads() {
         prusik.status().await["upstreams"][0]["servers"][0]["sessions"],
         0
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_are_answered_through_upgrades() {
+    let origin = Origin::chat().await;
+    let mut prusik = Prusik::start(config(&[&origin])).await;
+    let load = Arc::new(Load::default());
+    let asking = [(); 4].map(|()| tokio::spawn(keep_operating(prusik.admin(), load.clone())));
+    for _ in 0..5 {
+        let before = load.connects.load(SeqCst);
+        prusik.upgrade().await;
+        eventually("calls are answered", async || {
+            load.connects.load(SeqCst) > before + 8
+        })
+        .await;
+    }
+    load.is_over.store(true, SeqCst);
+    for asking in asking {
+        asking.await.expect("every call is answered");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use log::{debug, error, warn};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 
@@ -32,6 +32,10 @@ const HEAD_SIZE: usize = 32 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What calls in flight get to end: one of them may be the very order to stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Whoever has connected just before a stop has this long to ask: another process that serves the
+/// same socket by now cannot answer here.
+const FIRST_CALL: Duration = Duration::from_secs(1);
 
 /// Returns when `shutdown` says true (or its sender is gone) and the calls in flight have been
 /// answered. The file of a unix socket goes then, unless it was left to another process.
@@ -79,7 +83,9 @@ async fn converse<S>(stream: S, api: Api, mut shutdown: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let asked = Notify::new();
     let service = service_fn(|request| {
+        asked.notify_one();
         let api = &api;
         async move { Ok::<_, Infallible>(api.answer(request).await) }
     });
@@ -92,7 +98,8 @@ where
     );
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = stopped(&mut shutdown) => {
+        () = last_call(&mut shutdown, &asked) => {
+            // hyper hangs up on who has not asked yet, and answers who has.
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -101,6 +108,12 @@ where
     if let Err(error) = ended {
         debug!("admin: a connection broke: {error}");
     }
+}
+
+/// Comes when the process stops and there was a call, or should have been one.
+async fn last_call(shutdown: &mut watch::Receiver<bool>, asked: &Notify) {
+    stopped(shutdown).await;
+    let _ = timeout(FIRST_CALL, asked.notified()).await;
 }
 
 async fn stopped(shutdown: &mut watch::Receiver<bool>) {
@@ -235,6 +248,37 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         running.task.await.unwrap();
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn who_has_connected_before_a_stop_may_still_ask() {
+        let (running, address) = on_tcp();
+        let mut fresh = TcpStream::connect(address).await.unwrap();
+        // Connections are accepted in their order: with this one answered, the other is in.
+        let call = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        exchange(TcpStream::connect(address).await.unwrap(), call).await;
+        running.stop.send_replace(true);
+        // So much that a server that hangs up has done so.
+        let mut byte = [0];
+        let hung_up = timeout(FIRST_CALL / 10, fresh.read(&mut byte)).await;
+        assert!(hung_up.is_err(), "{hung_up:?}");
+        let keeps = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        let answer = exchange(fresh, keeps).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        running.task.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_waits_a_moment_for_who_asks_nothing() {
+        let (running, address) = on_tcp();
+        let silent = TcpStream::connect(address).await.unwrap();
+        let call = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        exchange(TcpStream::connect(address).await.unwrap(), call).await;
+        let told = tokio::time::Instant::now();
+        running.stop.send_replace(true);
+        running.task.await.unwrap();
+        assert!(told.elapsed() < 2 * FIRST_CALL);
+        drop(silent);
     }
 
     #[tokio::test]

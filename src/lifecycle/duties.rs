@@ -13,8 +13,9 @@ use tokio::task::JoinHandle;
 use super::{Process, notify};
 use crate::app::StartError;
 
-/// How long a process that ends waits for answers of its admin API.
-const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// How long a process that ends waits for answers of its admin API, and for calls that have just
+/// begun.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// It answers operators, feeds systemd's watchdog, and has its number in the file for it.
 pub struct Duties {
