@@ -40,13 +40,18 @@ fn is_protected(name: &HeaderName) -> bool {
         || forwarded::is_forwarding(name)
 }
 
-/// Whether [`remove`] could find anything: most responses carry nothing of the kind.
+/// Whether [`remove`] could find anything: most messages carry nothing of the kind. A look at each
+/// name costs less than a search for each of ours.
 pub fn are_there(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::CONNECTION) || ALWAYS.iter().any(|name| headers.contains_key(name))
+    let mut names = headers.keys();
+    names.any(|name| *name == header::CONNECTION || ALWAYS.contains(name))
 }
 
-/// Takes out of `out` what `arrived` marks as hop-by-hop.
+/// Takes out of `out`, which has no others than `arrived`, what that marks as hop-by-hop.
 pub fn remove(out: &mut impl Fields, arrived: &HeaderMap) {
+    if !are_there(arrived) {
+        return;
+    }
     for name in &ALWAYS {
         if out.map().contains_key(name) {
             out.remove(name);
