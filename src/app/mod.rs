@@ -343,7 +343,7 @@ impl App {
 
     /// Counts such a connection, whatever the limits say.
     pub fn adopt(&self, listener: usize, transport: &Transport, proxied: Option<Ends>) -> Ticket {
-        let peer = transport.addresses().0;
+        let peer = transport.peer();
         let generation = self.current.load();
         self.edge.entrances()[listener].adopt(peer, proxied, generation.trusted())
     }

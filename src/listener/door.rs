@@ -113,7 +113,7 @@ impl Edge {
         seat: Seat,
         (proxied, tls): (AcceptProxy, Option<Arc<Acceptor>>),
     ) {
-        let peer = newcomer.transport.addresses().0;
+        let peer = newcomer.transport.peer();
         let ends = match proxied {
             AcceptProxy::Off => None,
             AcceptProxy::Required => match self.read_header(&mut newcomer).await {
@@ -147,7 +147,7 @@ impl Edge {
     ) -> Option<(Newcomer, Ticket)> {
         let peer = match proxied {
             Some(ends) => Some(ends.peer),
-            None => newcomer.transport.addresses().0,
+            None => newcomer.transport.peer(),
         };
         let generation = self.current.load();
         let named = newcomer
@@ -181,7 +181,7 @@ impl Edge {
     }
 
     async fn read_header(&self, newcomer: &mut Newcomer) -> Opening {
-        let peer = newcomer.transport.addresses().0;
+        let peer = newcomer.transport.peer();
         if !self.current.load().trusted().trusts_peer(peer) {
             return Opening::Refused(NOT_A_PROXY);
         }
@@ -215,7 +215,7 @@ impl Edge {
             mut transport,
             ..
         } = newcomer;
-        let peer = peer.or_else(|| transport.addresses().0);
+        let peer = peer.or_else(|| transport.peer());
         self.record(&entrance, peer, refusal);
         if self.current.load().tls_of(entrance.number).is_some() {
             return;

@@ -59,7 +59,7 @@ impl Edge {
         ticket: Ticket,
         deadline: Instant,
     ) {
-        let (peer, local) = transport.addresses();
+        let (peer, local) = (transport.peer(), transport.local());
         let facts = Arc::new(Facts {
             peer,
             local,

@@ -112,7 +112,7 @@ impl Connection {
     fn new(entrance: Arc<Entrance>, transport: &Transport, ticket: &Ticket) -> Self {
         let (peer, local) = match &ticket.proxied {
             Some(ends) => (Some(ends.peer), Some(ends.local)),
-            None => transport.addresses(),
+            None => (transport.peer(), transport.local()),
         };
         Self {
             listener: entrance.number,

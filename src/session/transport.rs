@@ -45,13 +45,23 @@ pub enum TransportKind {
 }
 
 impl Transport {
-    /// The peer's and our own address; `None` on a unix socket.
-    pub fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
+    /// `None` on a unix socket.
+    pub fn peer(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp(tcp) => (tcp.peer_addr().ok(), tcp.local_addr().ok()),
-            Self::Unix(_) => (None, None),
-            Self::Tls(tls) => tls.transport().addresses(),
-            Self::Http2(stream) => (stream.facts().peer, stream.facts().local),
+            Self::Tcp(tcp) => tcp.peer_addr().ok(),
+            Self::Unix(_) => None,
+            Self::Tls(tls) => tls.transport().peer(),
+            Self::Http2(stream) => stream.facts().peer,
+        }
+    }
+
+    /// Our own address; `None` on a unix socket.
+    pub fn local(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(tcp) => tcp.local_addr().ok(),
+            Self::Unix(_) => None,
+            Self::Tls(tls) => tls.transport().local(),
+            Self::Http2(stream) => stream.facts().local,
         }
     }
 

@@ -367,7 +367,7 @@ mod tests {
     use super::*;
 
     fn local(taken: &Open) -> SocketAddr {
-        taken.io.addresses().1.unwrap()
+        taken.io.local().unwrap()
     }
 
     struct Upstream {
