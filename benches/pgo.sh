@@ -22,22 +22,23 @@ build() {
   RUSTFLAGS="$1" "$cargo" build --release --locked --bin prusik --target "$target" --target-dir "$work/$2"
 }
 
+bolt=$(command -v "${BOLT:-llvm-bolt-19}" || true)
+# By its real path: it finds its library beside that.
+[ -z "$bolt" ] || bolt=$(readlink -f "$bolt")
+
 rm -rf "$work/raw"
 build "-Cprofile-generate=$work/raw" trained
 "$(dirname "$0")/train.py" "$work/trained/$target/release/prusik"
 "$profdata" merge -o "$work/prusik.profdata" "$work/raw"
 # BOLT needs the relocations that the linker would leave out.
-build "-Cprofile-use=$work/prusik.profdata -Clink-arg=-Wl,--emit-relocs" used
+build "-Cprofile-use=$work/prusik.profdata${bolt:+ -Clink-arg=-Wl,--emit-relocs}" used
 used=$work/used/$target/release/prusik
 
-bolt=$(command -v "${BOLT:-llvm-bolt-19}" || true)
 if [ -z "$bolt" ]; then
   echo "left out: BOLT, which saves some 4 % more; there is no llvm-bolt-19 (Debian: bolt-19 libbolt-19-dev)" >&2
-  strip --strip-debug -o "$out" "$used"
+  cp "$used" "$out"
   exit
 fi
-# By its real path: it finds its library beside that.
-bolt=$(readlink -f "$bolt")
 log=$work/bolt.log
 # The assembly of ring and zstd has tables of its own; there is nothing to gain in it.
 optimise() {
