@@ -141,6 +141,7 @@ async fn a_stopping_process_answers_what_it_has_begun_and_is_not_ready() {
     assert_eq!(status["drains"][0]["total"], 1);
     let response = busy.response().await;
     assert_eq!(response.text(), "slow");
+    assert_eq!(response.field("connection"), Some("close"));
     busy.expect_end().await;
     assert_eq!(session.ended().await, Ended::Close(1012));
     assert_eq!(prusik.exit_code().await, Some(0));

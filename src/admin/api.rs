@@ -98,7 +98,10 @@ impl Api {
             Resource::Upstreams => {
                 params::none(query)?;
                 let upstreams = self.control.upstreams();
-                Ok(json(StatusCode::OK, &json!({ "upstreams": upstreams })))
+                Ok(json(
+                    StatusCode::OK,
+                    &json!({ "upstreams": upstreams, "next": null }),
+                ))
             }
             Resource::Sessions => {
                 let page = self.control.sessions(&params::filter(query)?);

@@ -361,6 +361,11 @@ impl ProxyHttp for Gateway {
                 exchange.place = None;
             }
             exchange.renew_deadline();
+            // The process may have begun to stop since the request came.
+            let connection = exchange.connection.as_ref();
+            if self.is_stopping() || connection.is_some_and(|connection| connection.is_to_end()) {
+                session.set_keepalive(None);
+            }
         }
         Ok(())
     }

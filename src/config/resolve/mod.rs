@@ -336,19 +336,25 @@ fn closed_to_all(listeners: &[Option<Listener>], at: At<'_>, errors: &mut Errors
     }
 }
 
-/// What Pingora's tunnel has passed on cannot be held back.
+/// What Pingora's tunnel has passed on cannot be held back, and nothing can be put in.
 fn unwatched(server: &Server, routes: &[Route], at: At<'_>, errors: &mut Errors) {
-    let limits = |route: &Route| route.websocket.as_ref().and_then(|ws| ws.max_message);
     if server.tunnel == Tunnel::Relay {
         return;
     }
     for (i, route) in routes.iter().enumerate() {
-        if limits(route).is_some() {
+        let Some(websocket) = &route.websocket else {
+            continue;
+        };
+        let keys = [
+            ("max_message", websocket.max_message.is_some()),
+            ("ping", websocket.ping.is_some()),
+        ];
+        for (key, _) in keys.into_iter().filter(|(_, is_set)| *is_set) {
             errors.push(
                 at.index(i)
                     .key("websocket")
-                    .key("max_message")
-                    .error("\"max_message\" has no effect with tunnel: pingora")
+                    .key(key)
+                    .error(format!("{key:?} has no effect with tunnel: pingora"))
                     .hint("leave server.tunnel out, or this key"),
             );
         }
