@@ -18,7 +18,7 @@ mod upstream;
 mod websocket;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -118,14 +118,33 @@ fn exposed(admin: &Admin, upstreams: &[Upstream], at: At<'_>, errors: &mut Error
         return;
     };
     for upstream in upstreams {
-        let address = ServerAddress::Socket(*listen);
-        let mut servers = upstream.servers.iter();
-        if let Some(number) = servers.position(|server| server.address == address) {
-            let at = at.key(&upstream.name).key("servers").index(number);
-            errors.push(
-                at.error(format!("{listen} is the address of admin"))
-                    .hint("who can reach a listener must not reach the API: take it out"),
-            );
+        for (number, server) in upstream.servers.iter().enumerate() {
+            if leads_to(&server.address, *listen) {
+                let at = at.key(&upstream.name).key("servers").index(number);
+                errors.push(
+                    at.error(format!("{} is the address of admin", server.address))
+                        .hint("who can reach a listener must not reach the API: take it out"),
+                );
+            }
+        }
+    }
+}
+
+/// Whether who connects to `server` meets the socket on `listen`, as far as the file tells: what a
+/// name means is known later.
+fn leads_to(server: &ServerAddress, listen: SocketAddr) -> bool {
+    let is_here = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
+    match server {
+        ServerAddress::Socket(server) => {
+            let any = listen.ip().is_unspecified() || server.ip().is_unspecified();
+            *server == listen
+                || any
+                    && server.port() == listen.port()
+                    && is_here(server.ip())
+                    && is_here(listen.ip())
+        }
+        ServerAddress::Name { host, port } => {
+            host.eq_ignore_ascii_case("localhost") && *port == listen.port() && is_here(listen.ip())
         }
     }
 }
