@@ -141,3 +141,10 @@ async fn error() {
     talk.session.send([0x81, 0x01, b'x']).await;
     talk.expect("error", Some(1002)).await;
 }
+
+#[tokio::test]
+async fn limit() {
+    let mut talk = Talk::begin(|config| config.route("websocket: { max_message: 1KiB }")).await;
+    talk.session.send(client_frame(1, &[b'x'; 2048])).await;
+    talk.expect("limit", Some(1009)).await;
+}
