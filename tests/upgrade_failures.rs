@@ -104,6 +104,33 @@ async fn a_new_process_that_dies_while_the_old_one_ends_is_replaced_by_the_old_o
     assert!(session.is_alive().await);
 }
 
+/// Its file lacks a listener: nobody waits there for an accept that never comes, while the old process
+/// still ends what could not move.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_connects_to_a_listener_that_is_gone_is_refused_until_the_old_process_serves_again() {
+    let origin = Origin::chat().await;
+    let server = "server: { tunnel: pingora, drain: { window: 60s } }";
+    let config = config(&[&origin]).top(server).to_string();
+    // The kernel takes another port for one that was not asked for by its number.
+    let free = tokio::net::TcpListener::bind("127.0.0.4:0").await;
+    let second = free.expect("a port").local_addr().expect("its number");
+    let two = format!("listeners: [{{ listen: \"{second}\" }}, ");
+    let prusik = Prusik::start(config.replace("listeners: [", &two)).await;
+    let old = prusik.pid();
+    let mut session = Session::open(second, "/").await;
+    prusik.write_config(&config);
+    prusik.order(&["upgrade"]).await;
+    let refused = tokio::net::TcpStream::connect(second).await.unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    assert!(session.is_alive().await);
+    let new = prusik.pids().into_iter().find(|pid| *pid != old);
+    signal(new.expect("both live"), "KILL");
+    prusik.wait_stderr("this one serves again").await;
+    assert_eq!(status_of(second, "/").await, 200);
+    assert_eq!(status_of(prusik.public(), "/").await, 200);
+    assert!(session.is_alive().await);
+}
+
 /// Its listeners are bound by then, and its servers checked.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_process_that_fails_late_takes_no_file_with_it() {

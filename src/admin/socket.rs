@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::guard::Transport;
 use crate::config::ListenAddress;
-use crate::listener::is_stale;
+use crate::listener::{self, is_stale};
 
 /// More callers than the API serves at a time.
 const BACKLOG: i32 = 128;
@@ -114,6 +114,20 @@ impl AdminSocket {
     pub fn leave_file(&self) {
         if let Some(file) = &self.0.file {
             file.is_ours.store(false, Ordering::Release);
+        }
+    }
+
+    /// Whoever connects by TCP is refused from now on, though clones of the socket are alive.
+    pub fn shut(&self) {
+        if let Listener::Tcp(listener) = &self.0.listener {
+            listener::shut(listener);
+        }
+    }
+
+    /// Undoes [`AdminSocket::shut`].
+    pub fn open(&self) {
+        if let Listener::Tcp(listener) = &self.0.listener {
+            listener::open(listener, BACKLOG);
         }
     }
 

@@ -375,10 +375,21 @@ impl App {
         }
     }
 
+    /// The new process does not listen on these: while this one ends, nobody does.
+    pub fn shut(&self, addresses: &[String]) {
+        for listener in &self.listeners {
+            let address = listener.address().map(|address| address.to_string());
+            if address.is_ok_and(|address| addresses.contains(&address)) {
+                listener.shut();
+            }
+        }
+    }
+
     /// The new process has failed: this one serves again.
     pub fn stay(&self) {
         for listener in &self.listeners {
             listener.keep_file(false);
+            listener.open();
         }
         self.accepting.send_replace(Accepting::Accept);
     }

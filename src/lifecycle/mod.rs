@@ -253,6 +253,13 @@ async fn wind_down(process: &Process, signals: &mut Signals) -> Wound {
         return Wound::Down;
     };
     info!("replaced by another process, ending with what cannot move");
+    if let Some(admin) = process.own_admin()
+        && admin
+            .address()
+            .is_ok_and(|address| successor.unused.contains(&address.to_string()))
+    {
+        admin.shut();
+    }
     let ended = tokio::select! {
         ended = successor.wind_down(&process.app) => ended,
         // TERM and QUIT ask for no more than what is done already.
@@ -272,12 +279,9 @@ async fn wind_down(process: &Process, signals: &mut Signals) -> Wound {
                 .record(Operation::Upgrade, Err(outcome));
             error!("the process that took over has died ({died}): this one serves again");
             *process.succession.lock().await = Succession::Ours;
-            if let Some(admin) = process
-                .admin
-                .as_ref()
-                .filter(|_| !process.admin_is_systemds)
-            {
+            if let Some(admin) = process.own_admin() {
                 admin.take_file();
+                admin.open();
             }
             Wound::Up
         }
@@ -356,6 +360,11 @@ impl Process {
         }
         let control = Arc::new(apart::Apart::new(self.clone()));
         Some(apart::serve(socket, control, self.access.clone(), stops))
+    }
+
+    /// The operator's socket, unless systemd has bound it.
+    fn own_admin(&self) -> Option<&AdminSocket> {
+        self.admin.as_ref().filter(|_| !self.admin_is_systemds)
     }
 
     /// All of the file, or nothing of it. Returns what changed, an item a line.
@@ -451,6 +460,7 @@ impl Process {
                 if let Some(admin) = &self.admin {
                     admin.leave_file();
                 }
+                self.app.shut(&taken.unused);
                 let report = taken.report.clone();
                 *succession = Succession::Theirs(report.pid, Some(taken));
                 self.replaced.notify_one();

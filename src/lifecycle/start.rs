@@ -17,7 +17,9 @@ use crate::listener::{Binder, Inherited};
 pub struct Started {
     pub app: Arc<App>,
     pub admin: Option<(AdminSocket, Binder)>,
-    /// Files of inherited sockets that the configuration no longer has.
+    /// Inherited sockets that the configuration no longer has.
+    unused: Vec<ListenAddress>,
+    /// The files of those that are ours to remove.
     pub leftover: Vec<PathBuf>,
 }
 
@@ -30,16 +32,18 @@ impl Started {
             Some(admin) => Some(bind_admin(admin, &mut inherited)?),
             None => None,
         };
-        let mut leftover = Vec::new();
+        let (mut unused, mut leftover) = (Vec::new(), Vec::new());
         for (address, binder) in inherited.unused() {
             info!("the inherited socket on {address} is not in the file and is closed");
             if let (ListenAddress::Unix(path), Binder::Us) = (address, binder) {
                 leftover.push(path.clone());
             }
+            unused.push(address.clone());
         }
         Ok(Self {
             app,
             admin,
+            unused,
             leftover,
         })
     }
@@ -53,7 +57,7 @@ impl Started {
     ) -> Result<(), StartError> {
         self.app.prove().await?;
         pid_file.check()?;
-        tokio::task::block_in_place(|| predecessor.ask_to_serve(&self.app))?;
+        tokio::task::block_in_place(|| predecessor.ask_to_serve(&self.app, &self.unused))?;
         Ok(())
     }
 

@@ -17,6 +17,7 @@ use super::packing;
 use super::wire::{self, Frame, Message};
 use crate::admin::view::State;
 use crate::app::{App, manner};
+use crate::config::ListenAddress;
 use crate::forward::proxy_protocol::Ends;
 use crate::listener::{Binder, ClientEnd, Inherited};
 use crate::observe::operations::Operation;
@@ -59,10 +60,11 @@ impl Predecessor {
 
     /// Asks to serve, and takes over what operators have done. Blocks until the old process says
     /// so.
-    pub fn ask_to_serve(&self, app: &App) -> io::Result<()> {
+    pub fn ask_to_serve(&self, app: &App, unused: &[ListenAddress]) -> io::Result<()> {
         let ready = Message::Ready {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            unused: unused.iter().map(ListenAddress::to_string).collect(),
         };
         wire::send(&self.stream, &ready)?;
         let answer = wire::receive(&self.stream)?

@@ -122,6 +122,8 @@ async fn exit_of(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
 /// The new process serves. The old one has to [wind down](Successor::wind_down).
 pub struct Successor {
     pub report: UpgradeReport,
+    /// The addresses that it does not listen on: nobody does from now on.
+    pub unused: Vec<String>,
     child: Option<Child>,
     link: Arc<Link>,
     events: UnboundedReceiver<Event>,
@@ -189,8 +191,9 @@ pub async fn hand_over(
         served = serve_with(app, &link, &mut events, &mut process, pid) => served,
     };
     match served {
-        Ok(report) => Ok(Successor {
+        Ok((report, unused)) => Ok(Successor {
             report,
+            unused,
             child: process.let_go(),
             link,
             events,
@@ -229,9 +232,13 @@ async fn serve_with(
     events: &mut UnboundedReceiver<Event>,
     process: &mut NewProcess,
     pid: u32,
-) -> Result<UpgradeReport, UpgradeError> {
-    let version = match next(events, "get ready", READY_WITHIN).await? {
-        Message::Ready { pid: said, version } if said == pid => version,
+) -> Result<(UpgradeReport, Vec<String>), UpgradeError> {
+    let (version, unused) = match next(events, "get ready", READY_WITHIN).await? {
+        Message::Ready {
+            pid: said,
+            version,
+            unused,
+        } if said == pid => (version, unused),
         other => return Err(unexpected(&other)),
     };
     link.send(&Message::Go {
@@ -274,7 +281,7 @@ async fn serve_with(
     if let Ok(Err(error)) = told.await {
         warn!("upgrade: the new process listens no more: {error}");
     }
-    Ok(report)
+    Ok((report, unused))
 }
 
 enum Moved {

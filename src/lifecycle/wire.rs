@@ -67,6 +67,9 @@ pub enum Message {
     Ready {
         pid: u32,
         version: String,
+        /// Addresses of inherited sockets that its file no longer has.
+        #[serde(default)]
+        unused: Vec<String>,
     },
     /// The new process gives up.
     Failed {

@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use super::door::LINGERING_MAX;
 use super::entrance::{Entrance, Ticket};
-use super::socket::{BoundListener, ListeningSocket};
+use super::socket::{Acceptor, BoundListener};
 use super::stream::{ClientEnd, ClientStream};
 use crate::observe::access_log::AccessLog;
 use crate::proxy::{Gateway, Generation};
@@ -242,18 +242,29 @@ pub async fn serve(
     mut accepting: watch::Receiver<Accepting>,
 ) {
     let mut exhausted = false;
+    let mut acceptor: Option<Acceptor> = None;
     loop {
         let told = *accepting.borrow_and_update();
-        if told == Accepting::Stop {
-            return;
+        match told {
+            Accepting::Stop => return,
+            Accepting::Pause => acceptor = None,
+            Accepting::Accept => {}
         }
+        let accept = async {
+            match &mut acceptor {
+                Some(acceptor) => acceptor,
+                none => none.insert(listener.acceptor()?),
+            }
+            .accept()
+            .await
+        };
         let accepted = tokio::select! {
             biased;
             changed = accepting.changed() => match changed {
                 Ok(()) => continue,
                 Err(_) => return,
             },
-            accepted = accept(&listener.socket), if told == Accepting::Accept => accepted,
+            accepted = accept, if told == Accepting::Accept => accepted,
         };
         match accepted {
             Ok(socket) => {
@@ -274,13 +285,6 @@ pub async fn serve(
                 tokio::time::sleep(EXHAUSTED_PAUSE).await;
             }
         }
-    }
-}
-
-async fn accept(socket: &ListeningSocket) -> io::Result<Transport> {
-    match socket {
-        ListeningSocket::Tcp(socket) => Ok(Transport::Tcp(socket.accept().await?.0)),
-        ListeningSocket::Unix(socket, _) => Ok(Transport::Unix(socket.accept().await?.0)),
     }
 }
 

@@ -18,5 +18,5 @@ pub mod stream;
 pub use accept::{Accepting, Arrival, Connections, Edge, serve};
 pub use entrance::{Entrance, Ticket};
 pub use reading::Refused;
-pub use socket::{BindError, Binder, BoundListener, Inherited, bind, is_stale};
+pub use socket::{BindError, Binder, BoundListener, Inherited, bind, is_stale, open, shut};
 pub use stream::{ClientEnd, ClientStream, Connection, Reading};

@@ -13,6 +13,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::{ListenAddress, Listener};
+use crate::session::transport::Transport;
 use crate::upstream::TCP_KEEPALIVE;
 
 /// Connections that the kernel holds until they are accepted (it caps this by somaxconn).
@@ -21,14 +22,30 @@ const BACKLOG: i32 = 4096;
 #[derive(Debug)]
 pub struct BoundListener {
     pub name: String,
-    pub socket: ListeningSocket,
+    socket: ListeningSocket,
     binder: Binder,
 }
 
 #[derive(Debug)]
-pub enum ListeningSocket {
+enum ListeningSocket {
+    Tcp(net::TcpListener),
+    Unix(unix::UnixListener, SocketFile),
+}
+
+/// A listening socket at the runtime, for as long as connections are accepted.
+#[derive(Debug)]
+pub enum Acceptor {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
+    Unix(UnixListener),
+}
+
+impl Acceptor {
+    pub async fn accept(&self) -> io::Result<Transport> {
+        match self {
+            Self::Tcp(socket) => Ok(Transport::Tcp(socket.accept().await?.0)),
+            Self::Unix(socket) => Ok(Transport::Unix(socket.accept().await?.0)),
+        }
+    }
 }
 
 /// The socket's file goes when the listener does, unless somebody else listens on it then.
@@ -140,8 +157,7 @@ fn remedy(cause: &io::Error, address: &ListenAddress) -> &'static str {
     }
 }
 
-/// Takes over the socket if it was inherited, else binds one. Must run inside the runtime, which
-/// the sockets are registered with.
+/// Takes over the socket if it was inherited, else binds one.
 pub fn bind(listener: &Listener, inherited: &mut Inherited) -> Result<BoundListener, BindError> {
     let mut binder = Binder::Us;
     let inherited = inherited.take(&listener.address).map(|(socket, by)| {
@@ -190,6 +206,34 @@ impl BoundListener {
         }
     }
 
+    /// Whoever connects is refused from now on, in whichever process the socket is open. A unix
+    /// socket could not be opened again, and stays; what systemd has bound is not ours to close.
+    pub fn shut(&self) {
+        if let (ListeningSocket::Tcp(socket), Binder::Us) = (&self.socket, self.binder) {
+            shut(socket);
+        }
+    }
+
+    /// Undoes [`BoundListener::shut`].
+    pub fn open(&self) {
+        if let ListeningSocket::Tcp(socket) = &self.socket {
+            open(socket, BACKLOG);
+        }
+    }
+
+    /// Anew each time that accepting begins: once it was [shut](BoundListener::shut), a socket stays
+    /// closed to the runtime. Must run inside it.
+    pub fn acceptor(&self) -> io::Result<Acceptor> {
+        Ok(match &self.socket {
+            ListeningSocket::Tcp(socket) => {
+                Acceptor::Tcp(TcpListener::from_std(socket.try_clone()?)?)
+            }
+            ListeningSocket::Unix(socket, _) => {
+                Acceptor::Unix(UnixListener::from_std(socket.try_clone()?)?)
+            }
+        })
+    }
+
     /// Another descriptor of the socket, for another process.
     pub fn descriptor(&self) -> io::Result<OwnedFd> {
         match &self.socket {
@@ -199,22 +243,36 @@ impl BoundListener {
     }
 }
 
+/// The socket keeps its address but listens no more (shutdown(2), as Linux has it).
+pub fn shut(socket: &impl AsFd) {
+    if let Err(error) = SockRef::from(&socket.as_fd()).shutdown(net::Shutdown::Read) {
+        warn!("cannot shut a listening socket: {error}");
+    }
+}
+
+/// It listens, whether or not it was [`shut`].
+pub fn open(socket: &impl AsFd, backlog: i32) {
+    if let Err(error) = SockRef::from(&socket.as_fd()).listen(backlog) {
+        warn!("cannot listen again: {error}");
+    }
+}
+
 /// Whoever bound it may have left it blocking, and without the options that its connections
 /// inherit.
-fn adopt_tcp(descriptor: OwnedFd) -> io::Result<TcpListener> {
+fn adopt_tcp(descriptor: OwnedFd) -> io::Result<net::TcpListener> {
     let socket = Socket::from(descriptor);
     socket.set_nonblocking(true)?;
     inherited_options(&socket)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
-fn adopt_unix(descriptor: OwnedFd) -> io::Result<UnixListener> {
+fn adopt_unix(descriptor: OwnedFd) -> io::Result<unix::UnixListener> {
     let socket = unix::UnixListener::from(descriptor);
     socket.set_nonblocking(true)?;
-    UnixListener::from_std(socket)
+    Ok(socket)
 }
 
-fn bind_tcp(address: net::SocketAddr) -> io::Result<TcpListener> {
+fn bind_tcp(address: net::SocketAddr) -> io::Result<net::TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -230,7 +288,7 @@ fn bind_tcp(address: net::SocketAddr) -> io::Result<TcpListener> {
     inherited_options(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
 /// On Linux an accepted socket starts with its listener's options: set here once, they cost no
@@ -246,18 +304,16 @@ fn inherited_options(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)
 }
 
-fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    match unix::UnixListener::bind(path) {
+fn bind_unix(path: &Path) -> io::Result<unix::UnixListener> {
+    let socket = match unix::UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
             fs::remove_file(path)?;
-            UnixListener::bind(path)
+            unix::UnixListener::bind(path)?
         }
-        bound => {
-            let socket = bound?;
-            socket.set_nonblocking(true)?;
-            UnixListener::from_std(socket)
-        }
-    }
+        bound => bound?,
+    };
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 /// A socket file that nobody listens on is left over from a process that was killed.

@@ -1,5 +1,6 @@
 //! The binary under test: started on a file, watched by what it writes, gone with the value.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, Read};
@@ -35,6 +36,8 @@ pub struct Prusik {
     stdout: Text,
     /// Who serves now, if upgrades have put another process in the child's place.
     successors: Mutex<Vec<u32>>,
+    /// Every process that was met in the folder.
+    met: Mutex<BTreeSet<u32>>,
 }
 
 /// What the process has written so far.
@@ -116,6 +119,7 @@ impl Prusik {
             stderr,
             stdout,
             successors: Mutex::default(),
+            met: Mutex::default(),
         };
         eventually("prusik is ready", async || {
             let ended = prusik.child.try_wait().expect("a child can be asked");
@@ -157,18 +161,21 @@ impl Prusik {
         successors.last().copied().unwrap_or(self.child.id())
     }
 
-    /// Every process of it that lives: its folder is theirs alone.
+    /// Every process of it that lives: its folder is theirs alone. One that ends leaves the folder
+    /// before it closes its sockets, and is in the list until it has.
     pub fn pids(&self) -> Vec<u32> {
         let folder = fs::canonicalize(self.folder.path()).expect("the folder is there");
         let processes = fs::read_dir("/proc").expect("this is Linux");
-        processes
-            .filter_map(|entry| {
-                let entry = entry.ok()?;
-                let pid = entry.file_name().to_str()?.parse().ok()?;
-                let cwd = fs::read_link(entry.path().join("cwd")).ok()?;
-                (cwd == folder).then_some(pid)
-            })
-            .collect()
+        let there = processes.filter_map(|entry| {
+            let entry = entry.ok()?;
+            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let cwd = fs::read_link(entry.path().join("cwd")).ok()?;
+            (cwd == folder).then_some(pid)
+        });
+        let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
+        met.extend(there);
+        met.retain(|&pid| !has_ended(pid));
+        met.iter().copied().collect()
     }
 
     /// Where operators are served.
@@ -210,7 +217,6 @@ impl Prusik {
             .unwrap_or_else(PoisonError::into_inner)
             .push(pid);
         eventually("the old process has ended", async || {
-            // A child that nobody waits for stays in the list.
             let _ = self.child.try_wait();
             self.pids() == [pid]
         })
@@ -218,14 +224,16 @@ impl Prusik {
         said
     }
 
-    /// An old process that has ended is still in [`Prusik::pids`] until this is called.
+    /// Takes the exit status of the first process, if it has ended.
     pub fn reap(&mut self) {
         let _ = self.child.try_wait();
     }
 
-    /// To every process of it, whoever serves.
+    /// To every process of it, whoever serves; one may end meanwhile.
     pub fn signal_all(&self, name: &str) {
-        self.pids().into_iter().for_each(|pid| signal(pid, name));
+        for pid in self.pids() {
+            try_signal(pid, name);
+        }
     }
 
     /// Waits until no process of it is left.
@@ -381,9 +389,7 @@ impl Drop for Prusik {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        for pid in self.pids() {
-            signal(pid, "KILL");
-        }
+        self.signal_all("KILL");
         if thread::panicking() {
             eprintln!("--- prusik's stderr\n{}---", self.stderr());
         }
@@ -391,11 +397,29 @@ impl Drop for Prusik {
 }
 
 pub fn signal(pid: u32, name: &str) {
+    assert!(try_signal(pid, name), "kill -{name}");
+}
+
+/// Whether there is such a process.
+fn try_signal(pid: u32, name: &str) -> bool {
     // The shell's own kill: there is no binary of that name on a small system.
-    let status = Command::new("sh")
+    let output = Command::new("sh")
         .args(["-c", &format!("kill -{name} {pid}")])
-        .status();
-    assert!(status.is_ok_and(|status| status.success()), "kill -{name}");
+        .output();
+    output.is_ok_and(|output| output.status.success())
+}
+
+/// Whether it holds no descriptor any more: it is gone, or nothing but its exit status is left.
+fn has_ended(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return true;
+    };
+    let is_zombie = stat
+        .rsplit(')')
+        .next()
+        .is_some_and(|fields| fields.trim_start().starts_with(['Z', 'X']));
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    is_zombie && threads <= 1
 }
 
 /// Runs the binary to its end.
