@@ -7,6 +7,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use socket2::SockRef;
 use support::{
     ACCEPT, Answer, Authority, Client, Config, Origin, PATIENCE, Prusik, RawSession, certificates,
@@ -39,14 +40,19 @@ impl Level {
     }
 
     async fn is_back(&self, prusik: &Prusik) {
+        self.is_back_with(prusik, async || drop(connect(prusik.public()).await))
+            .await;
+    }
+
+    /// The allocator gives back what it has kept when it is next asked for something of the kind.
+    async fn is_back_with(&self, prusik: &Prusik, traffic: impl AsyncFn()) {
         eventually(format!("{} descriptors again", self.fds), async || {
             prusik.fds() <= self.fds
         })
         .await;
-        // The allocator gives back what it has kept when it is next asked for something.
         let most = self.kib + SLACK_KIB;
         eventually(format!("at most {most} KiB again"), async || {
-            drop(connect(prusik.public()).await);
+            traffic().await;
             prusik.anonymous_kib() <= most
         })
         .await;
@@ -168,6 +174,54 @@ async fn clients_that_stop_within_a_head_hold_nobody_up_and_leave_nothing() {
         }
     }
     level.is_back(&prusik).await;
+}
+
+/// Half of them go by themselves, and half are too slow for the file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_that_stall_hold_nobody_up_and_leave_nothing() {
+    let origin = Origin::chat().await;
+    let config = Config::to(&[&origin]).listener("limits: { body_rate: 1MiB }");
+    let prusik = Prusik::start(config).await;
+    let public = prusik.public();
+    let head = "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 100000\r\n\r\n";
+    let whole = format!("{head}{}", "x".repeat(100_000));
+    assert_eq!(
+        Client::connect(public).await.ask(&whole).await.status(),
+        200
+    );
+    let level = Level::of(&prusik);
+    let mut open = Vec::new();
+    for number in 0..300 {
+        let mut stream = connect(public).await;
+        let part = &whole[..head.len() + number * 331];
+        stream.write_all(part.as_ref()).await.expect("it is taken");
+        open.push(stream);
+    }
+    eventually("they are all accepted", async || prusik.fds() > open.len()).await;
+    assert_eq!(status_of(public, "/").await, 200);
+    let stay = open.split_off(150);
+    for (number, stream) in open.into_iter().enumerate() {
+        match number % 2 {
+            0 => drop(stream),
+            _ => reset(stream),
+        }
+    }
+    eventually("each that stays is told", async || {
+        let too_slow = |entry: &serde_json::Value| entry["status"] == 408;
+        let log = prusik.access_log();
+        log.into_iter().filter(too_slow).count() >= stay.len()
+    })
+    .await;
+    level
+        .is_back_with(&prusik, async || {
+            let clients =
+                (0..16).map(|_| async { Client::connect(public).await.ask(&whole).await });
+            for answer in join_all(clients).await {
+                assert_eq!(answer.status(), 200);
+            }
+        })
+        .await;
+    drop(stay);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

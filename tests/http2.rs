@@ -366,6 +366,8 @@ async fn who_only_opens_and_resets_streams_is_sent_away() {
         tokio::task::yield_now().await;
     };
     assert_eq!(ended.reason(), Some(Reason::ENHANCE_YOUR_CALM), "{ended}");
+    // By us, or by h2 for those that it has not shown us.
+    site.refused(429, "").await;
     let mut other = site.client().await;
     let request = Request::builder()
         .method(Method::TRACE)
@@ -397,6 +399,7 @@ async fn a_flood_of_continuations_is_cut_and_costs_no_memory() {
         }
     };
     within("the connection is cut", cut).await;
+    site.refused(429, "").await;
     assert!(site.prusik.anonymous_kib() < before + 8 * 1024);
     assert_eq!(site.client().await.get("/").await.0.status(), 200);
 }
@@ -415,4 +418,12 @@ async fn a_client_without_http_2_gets_http_1_and_no_preface_no_answer() {
     let mut rest = Vec::new();
     // However it ends, it does: nobody waits for the rest of a preface.
     let _ = within("it is cut", raw.read_to_end(&mut rest)).await;
+    site.refused(408, "the HTTP/2 preface did not arrive").await;
+    let mut other = site.tls().await;
+    other
+        .write_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+        .await
+        .unwrap();
+    let _ = within("it is cut", other.read_to_end(&mut rest)).await;
+    site.refused(400, "HTTP/2 failed: ").await;
 }

@@ -270,17 +270,59 @@ async fn one_connection_cannot_use_up_the_descriptors() {
     let (response, _) = whole(last).await;
     assert_eq!(response.status(), 503);
     assert!(response.headers().contains_key("retry-after"));
-    site.prusik
-        .wait_log("a refusal", |entry| {
-            let said = entry["error"].as_str().unwrap_or_default();
-            entry["status"] == 503 && said.contains("descriptors")
-        })
-        .await;
+    site.refused(503, "descriptors").await;
     let failed = |entry: &serde_json::Value| entry["status"] == 502;
     assert!(!site.prusik.access_log().iter().any(failed));
     drop((client, answers));
     eventually("its requests are gone", async || site.origin.open() == 0).await;
     assert_eq!(site.client().await.get("/").await.0.status(), 200);
+}
+
+/// More than the 256 that it is told (RFC 9113 section 5.1.2): those that are too many are refused, so
+/// that they may be repeated (section 8.7), and no server hears of them.
+#[tokio::test]
+async fn streams_beyond_what_is_allowed_at_once_are_refused_one_by_one() {
+    const RST_STREAM: u8 = 3;
+    const GOAWAY: u8 = 7;
+    const REFUSED_STREAM: u32 = 7;
+    const ALLOWED: u32 = 256;
+    let origin = Origin::start(|request| match request.target() {
+        "/silent" => Answer::silence(),
+        _ => Answer::text("hello"),
+    })
+    .await;
+    let site = Site::start(origin, |config| config).await;
+    let mut raw = site.tls().await;
+    let mut opening = [PREFACE, &raw_frame(SETTINGS, 0, 0, &[])].concat();
+    for number in 0..ALLOWED + 44 {
+        let fields = request_fields("GET", "/silent");
+        let flags = END_HEADERS | END_STREAM;
+        opening.extend(raw_frame(HEADERS, flags, 2 * number + 1, &fields));
+    }
+    raw.write_all(&opening).await.unwrap();
+    let mut refused = Vec::new();
+    while refused.len() < 44 {
+        let mut head = [0; 9];
+        within("a frame", raw.read_exact(&mut head)).await.unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        raw.read_exact(&mut payload).await.unwrap();
+        assert_ne!(head[3], GOAWAY, "{payload:?}");
+        if head[3] == RST_STREAM {
+            assert_eq!(payload, REFUSED_STREAM.to_be_bytes());
+            let stream = [head[5], head[6], head[7], head[8]];
+            refused.push(u32::from_be_bytes(stream));
+        }
+    }
+    let last = (0..44).map(|number| 2 * (ALLOWED + number) + 1);
+    assert_eq!(refused, last.collect::<Vec<u32>>());
+    eventually("the others are at the server", async || {
+        site.origin.open() == ALLOWED as usize
+    })
+    .await;
+    assert_eq!(site.client().await.get("/").await.0.status(), 200);
+    drop(raw);
+    eventually("its requests are gone", async || site.origin.open() <= 1).await;
 }
 
 /// Frames that cost their sender little.
@@ -381,6 +423,7 @@ async fn floods_are_cut_or_cost_nothing() {
     let mut other = site.client().await;
     assert_eq!(other.get("/").await.0.status(), 200);
     let before = site.prusik.anonymous_kib();
+    let mut cut = 0;
     for flood in floods {
         let raw = site.tls().await;
         let (mut read, mut write) = tokio::io::split(raw);
@@ -411,5 +454,14 @@ async fn floods_are_cut_or_cost_nothing() {
         assert!(grown < 16 * 1024, "{name} costs {grown} KiB");
         drop(write);
         reading.abort();
+        if flood.is_cut {
+            cut += 1;
+            eventually(format!("a line for {name}"), async || {
+                let log = site.prusik.access_log();
+                let lines = log.iter().filter(|entry| entry["path"] == "");
+                lines.count() == cut
+            })
+            .await;
+        }
     }
 }

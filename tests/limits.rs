@@ -254,6 +254,7 @@ async fn a_tls_handshake_has_to_be_done_in_the_time_for_a_head() {
     let mut half_open = Client::connect(prusik.public()).await;
     half_open.send(b"\x16\x03\x01").await;
     half_open.expect_end().await;
+    refused(&prusik, 408, "the TLS handshake was not done in time").await;
 }
 
 #[tokio::test]

@@ -114,7 +114,7 @@ async fn a_reload_takes_new_certificates_and_leaves_sessions_alone() {
     let old = client.certificate(prusik.public(), "chat.test").await;
     chat.authority.issue("chat", &["chat.test"]);
     assert_eq!(prusik.reload().await, Outcome::Done);
-    prusik.wait_stderr("listeners changed").await;
+    prusik.wait_stderr("listener \"public\": tls changed").await;
     let new = client.certificate(prusik.public(), "chat.test").await;
     assert_ne!(new, old);
     assert_eq!(new, chat.pair.chain()[0]);
@@ -268,6 +268,15 @@ async fn with_client_ca_only_certified_clients_get_in_and_servers_hear_who() {
         );
         assert!(is_served(&client.with(&certified), &prusik).await.unwrap());
     }
+    for why in ["peer sent no certificates", "certificate"] {
+        let reason = format!("the TLS handshake failed: {why}");
+        prusik
+            .wait_log(&reason, |entry| {
+                let said = entry["error"].as_str().unwrap_or_default();
+                entry["status"] == 400 && said.contains(why)
+            })
+            .await;
+    }
     assert_eq!(origin.received().len(), 2);
     for request in origin.received() {
         let subject = r"CN=app 1,O=M\C3\BCller\, S\C3\B6hne,C=DE";
@@ -372,7 +381,8 @@ async fn port_80_redirects_to_tls() {
 
 #[tokio::test]
 async fn what_speaks_no_tls_is_dropped_and_costs_nobody_else() {
-    let (chat, prusik) = SecureChat::start().await;
+    let (chat, prusik) =
+        SecureChat::start_with(|config| config.top("admin: { listen: \"127.0.0.1:0\" }")).await;
     let before = prusik.fds();
     let mut silent = Vec::new();
     for number in 0..20 {
@@ -388,7 +398,25 @@ async fn what_speaks_no_tls_is_dropped_and_costs_nobody_else() {
         prusik.fds() <= before + 10 + 2
     })
     .await;
+    let failed = |entry: &serde_json::Value| {
+        let said = entry["error"].as_str().unwrap_or_default();
+        entry["status"] == 400 && said.starts_with("the TLS handshake failed: ")
+    };
+    eventually("each of them has a line", async || {
+        prusik.access_log().into_iter().filter(failed).count() == 10
+    })
+    .await;
+    let metrics = Client::connect(prusik.admin())
+        .await
+        .ask("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .await
+        .text();
+    let count = "prusik_requests_total{route=\"none\",status=\"400\"} 10\n";
+    assert!(metrics.contains(count), "{metrics}");
+    // Who goes without a word is no news.
     drop(silent);
+    assert!(session.is_alive().await);
+    assert_eq!(prusik.access_log().into_iter().filter(failed).count(), 10);
 }
 
 /// An HTTP/1.0 client's answer ends with its connection: only close_notify makes it a whole one.

@@ -1,6 +1,6 @@
 //! What a reload changes, an item a line, for the operator to see that it is what was meant.
 
-use crate::config::{Config, Route, Upstream};
+use crate::config::{Config, Listener, Route, Upstream};
 
 /// Empty: the new one says what the old one said.
 pub fn between(old: &Config, new: &Config) -> Vec<String> {
@@ -14,13 +14,13 @@ pub fn between(old: &Config, new: &Config) -> Vec<String> {
             "trusted_proxies",
             old.trusted_proxies == new.trusted_proxies,
         ),
-        ("listeners", old.listeners == new.listeners),
     ];
     for (section, is_same) in sections {
         if !is_same {
             changes.push(format!("{section} changed"));
         }
     }
+    changes.extend(listeners(&old.listeners, &new.listeners));
     compare(
         &mut changes,
         &old.upstreams,
@@ -40,6 +40,26 @@ pub fn between(old: &Config, new: &Config) -> Vec<String> {
     };
     if common(&old.routes, &new.routes) != common(&new.routes, &old.routes) {
         changes.push("the order of the routes changed".to_owned());
+    }
+    changes
+}
+
+/// Both have the same addresses: others would need an upgrade.
+fn listeners(old: &[Listener], new: &[Listener]) -> Vec<String> {
+    let mut rest: Vec<&Listener> = new.iter().collect();
+    let mut changes = Vec::new();
+    for listener in old {
+        let same = |other: &&Listener| other.address == listener.address;
+        let Some(at) = rest.iter().position(same) else {
+            continue;
+        };
+        let other = rest.remove(at);
+        let keys = [
+            ("name", listener.name == other.name),
+            ("tls", listener.tls == other.tls),
+            ("limits", listener.limits == other.limits),
+        ];
+        changes.extend(changed(keys).map(|key| format!("listener {:?}: {key}", listener.name)));
     }
     changes
 }
@@ -170,11 +190,31 @@ mod tests {
     use super::*;
 
     fn config(servers: &str, routes: &str) -> Config {
+        with_listener("", servers, routes)
+    }
+
+    fn with_listener(keys: &str, servers: &str, routes: &str) -> Config {
         let text = format!(
-            "listeners: [{{ listen: \"127.0.0.1:9090\" }}]\nupstreams:\n  chat: {{ servers: \
+            "listeners: [{{ listen: \"127.0.0.1:9090\"{keys} }}]\nupstreams:\n  chat: {{ servers: \
              [{servers}] }}\nroutes:\n{routes}"
         );
         crate::config::parse("test", &text).unwrap()
+    }
+
+    #[test]
+    fn a_listener_is_named_with_what_changed_of_it() {
+        let route = "  - { match: { path: /a }, upstream: chat }\n";
+        let with = |keys| with_listener(keys, "127.0.0.1:1", route);
+        let old = with(", name: public");
+        let new = with(", name: web, limits: { idle: 5s }");
+        assert_eq!(
+            between(&old, &new),
+            [
+                "listener \"public\": name changed",
+                "listener \"public\": limits changed"
+            ]
+        );
+        assert_eq!(between(&old, &with(", name: public")), Vec::<String>::new());
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! From the accepted socket to the first byte of HTTP: who may come in, whose connection it is, and
 //! TLS. The listener's `header_timeout` is for all of it and the first head.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
 use bytes::BytesMut;
 use http::{StatusCode, Version};
@@ -49,7 +49,22 @@ pub(super) const NO_DESCRIPTORS: Refusal = Refusal::new(
 );
 const NOT_A_PROXY: Refusal =
     Refusal::bad("who is not in trusted_proxies may not send a PROXY header");
+const LATE_TLS: Refusal = Refusal::new(
+    StatusCode::REQUEST_TIMEOUT,
+    "the TLS handshake was not done in time",
+);
 const NO_HEADER: Refusal = Refusal::bad("the connection does not begin with a PROXY header");
+
+/// Whether a connection has ended without a word of why.
+pub(super) fn has_left(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::TimedOut
+    )
+}
 
 /// A connection on its way in.
 struct Newcomer {
@@ -128,11 +143,15 @@ impl Edge {
         };
         if let Some(tls) = tls {
             let accepted = timeout_at(newcomer.deadline, tls.accept(newcomer.transport)).await;
+            let (peer, entrance) = (ticket.peer(peer), &newcomer.entrance);
             newcomer.transport = match accepted {
                 Ok(Ok(transport)) => transport,
-                // Everyday: port scanners, health checks, old clients.
-                Ok(Err(error)) => return debug!("TLS handshake with {peer:?}: {error}"),
-                Err(_) => return debug!("TLS handshake with {peer:?}: not done in time"),
+                // Everyday: who looks whether we are here.
+                Ok(Err(error)) if has_left(&error) => {
+                    return debug!("{peer:?} has left within its TLS handshake");
+                }
+                Ok(Err(error)) => return self.fail(entrance, peer, "the TLS handshake", &error),
+                Err(_) => return self.record(entrance, peer, LATE_TLS),
             };
         }
         self.let_in(newcomer, ticket);
@@ -247,12 +266,34 @@ impl Edge {
         self.connections.spawn_on(going, &runtime);
     }
 
-    /// Every refusal of a connection comes by here.
+    /// What has to come before HTTP did not.
+    pub(super) fn fail(
+        &self,
+        entrance: &Entrance,
+        peer: Option<SocketAddr>,
+        what: &str,
+        why: &dyn fmt::Display,
+    ) {
+        let reason = format!("{what} failed: {why}");
+        self.record_as(entrance, peer, StatusCode::BAD_REQUEST, &reason);
+    }
+
     pub(super) fn record(&self, entrance: &Entrance, peer: Option<SocketAddr>, refusal: Refusal) {
+        self.record_as(entrance, peer, refusal.status, refusal.reason);
+    }
+
+    /// Every connection that is refused, or fails before HTTP, comes by here.
+    fn record_as(
+        &self,
+        entrance: &Entrance,
+        peer: Option<SocketAddr>,
+        status: StatusCode,
+        reason: &str,
+    ) {
         let generation = self.current.load();
         generation
             .metrics_of(None)
-            .count_request(refusal.status.as_u16(), Duration::ZERO);
+            .count_request(status.as_u16(), Duration::ZERO);
         if !self.log.is_on() {
             return;
         }
@@ -273,7 +314,7 @@ impl Edge {
             host: None,
             path: "",
             version: Version::HTTP_11,
-            status: refusal.status.as_u16(),
+            status: status.as_u16(),
             duration_ms: 0.0,
             handshake_ms: None,
             bytes_in: 0,
@@ -285,7 +326,7 @@ impl Edge {
             attempts: 0,
             user_agent: None,
             referer: None,
-            error: Some(refusal.reason),
+            error: Some(reason),
         });
     }
 

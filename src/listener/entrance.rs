@@ -31,6 +31,13 @@ pub struct Ticket {
     pub proxied: Option<Box<Ends>>,
 }
 
+impl Ticket {
+    /// Whose connection it is, where its socket says `own`.
+    pub fn peer(&self, own: Option<SocketAddr>) -> Option<SocketAddr> {
+        self.proxied.as_ref().map(|ends| ends.peer).or(own)
+    }
+}
+
 impl Entrance {
     pub fn new(number: usize, limits: ListenerLimits) -> Self {
         Self {

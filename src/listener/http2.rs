@@ -1,6 +1,7 @@
 //! An HTTP/2 connection: its streams become connections of their own.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -16,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::accept::{Arrival, Edge};
-use super::door::NO_DESCRIPTORS;
+use super::door::{NO_DESCRIPTORS, has_left};
 use super::entrance::{Entrance, Ticket};
 use crate::http2::request::{Unspeakable, head_of};
 use crate::http2::{Facts, Http2Stream};
@@ -45,6 +46,18 @@ const ABANDONED_MAX: usize = 100;
 /// How long a client may take to answer its GOAWAY, and to read what was left of its last stream.
 const PARTING: Duration = Duration::from_secs(10);
 
+const LATE_PREFACE: Refusal = Refusal::new(
+    StatusCode::REQUEST_TIMEOUT,
+    "the HTTP/2 preface did not arrive in time",
+);
+const ABANDONS: Refusal = Refusal::new(
+    StatusCode::TOO_MANY_REQUESTS,
+    "most requests of this connection were given up before an answer",
+);
+const TOO_MUCH: Refusal = Refusal::new(
+    StatusCode::TOO_MANY_REQUESTS,
+    "more HTTP/2 frames without use than one connection may send",
+);
 const OTHER_PROTOCOL: Refusal = Refusal::new(
     StatusCode::NOT_IMPLEMENTED,
     "of the protocols on a stream only websocket is known",
@@ -81,8 +94,8 @@ impl Edge {
         };
         let connection = match timeout_at(deadline, builder.handshake(bearer)).await {
             Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => return debug!("HTTP/2 with {peer:?}: {error}"),
-            Err(_) => return debug!("HTTP/2 with {peer:?}: no preface in time"),
+            Ok(Err(error)) => return self.end(&entrance, ticket.peer(peer), &error),
+            Err(_) => return self.record(&entrance, ticket.peer(peer), LATE_PREFACE),
         };
         self.serve_streams(entrance, connection, facts, ticket)
             .await;
@@ -110,16 +123,17 @@ impl Edge {
                         is_idle = false;
                         let abandoned = facts.abandoned.load(Relaxed);
                         if abandoned > ABANDONED_MAX && abandoned > asked / 2 {
-                            warn!("HTTP/2 with {:?}: {abandoned} of {asked} requests were given up \
-                                   before an answer; the connection ends", facts.peer);
+                            let peer = ticket.peer(facts.peer);
+                            warn!("HTTP/2 with {peer:?}: {abandoned} of {asked} requests were given \
+                                   up before an answer; the connection ends");
+                            self.record(&entrance, peer, ABANDONS);
                             connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                             continue;
                         }
                         self.begin(&entrance, &facts, &ticket, request, respond);
                     }
                     Some(Err(error)) => {
-                        debug!("HTTP/2 with {:?}: {error}", facts.peer);
-                        return;
+                        return self.end(&entrance, ticket.peer(facts.peer), &error);
                     }
                     None => return,
                 },
@@ -145,6 +159,17 @@ impl Edge {
         }
     }
 
+    /// Its client has left, or has sent what ends the connection.
+    fn end(&self, entrance: &Entrance, peer: Option<SocketAddr>, error: &h2::Error) {
+        if error.is_remote() || error.get_io().is_some_and(has_left) {
+            return debug!("HTTP/2 with {peer:?}: {error}");
+        }
+        match error.reason() {
+            Some(Reason::ENHANCE_YOUR_CALM) => self.record(entrance, peer, TOO_MUCH),
+            _ => self.fail(entrance, peer, "HTTP/2", error),
+        }
+    }
+
     fn begin(
         self: &Arc<Self>,
         entrance: &Arc<Entrance>,
@@ -158,11 +183,11 @@ impl Edge {
             Err(Unspeakable::Scheme) => return respond.send_reset(Reason::PROTOCOL_ERROR),
             // RFC 9220 section 3.
             Err(Unspeakable::Protocol) => {
-                return self.refuse(entrance, facts, respond, OTHER_PROTOCOL);
+                return self.refuse(entrance, ticket.peer(facts.peer), respond, OTHER_PROTOCOL);
             }
         };
         if !self.has_descriptors() {
-            return self.refuse(entrance, facts, respond, NO_DESCRIPTORS);
+            return self.refuse(entrance, ticket.peer(facts.peer), respond, NO_DESCRIPTORS);
         }
         let method = request.method().clone();
         let stream = Http2Stream::new(facts.clone(), request.into_body(), body, &method, respond);
@@ -181,11 +206,11 @@ impl Edge {
     fn refuse(
         &self,
         entrance: &Entrance,
-        facts: &Facts,
+        peer: Option<SocketAddr>,
         mut respond: SendResponse<Bytes>,
         refusal: Refusal,
     ) {
-        self.record(entrance, facts.peer, refusal);
+        self.record(entrance, peer, refusal);
         let mut answer = Response::new(());
         *answer.status_mut() = refusal.status;
         if refusal.status == StatusCode::SERVICE_UNAVAILABLE {

@@ -63,6 +63,16 @@ impl Http2Site {
         }
     }
 
+    /// Waits for the line of a refusal in the access log.
+    pub async fn refused(&self, status: u16, reason: &str) {
+        self.prusik
+            .wait_log(reason, |entry| {
+                let said = entry["error"].as_str().unwrap_or_default();
+                entry["status"] == status && said.contains(reason)
+            })
+            .await;
+    }
+
     /// After a handshake in which both wanted HTTP/2.
     pub async fn tls(&self) -> TlsStream<TcpStream> {
         let mut config = (*self.authority.client().config()).clone();

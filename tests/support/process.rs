@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::fs;
 use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -98,7 +99,28 @@ impl Prusik {
         fs::write(self.folder.path().join(HOSTS), hosts).expect("the file can be written");
     }
 
-    async fn start_by(mut command: Command, yaml: &str, files: &[(&str, &str)]) -> Self {
+    /// As systemd does for a unit with a socket: the process inherits `socket`, and says how it is
+    /// doing on `notify`.
+    pub async fn start_activated(config: impl Display, socket: &OwnedFd, notify: &Path) -> Self {
+        let mut command = Command::new("sh");
+        let script = "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=prusik.socket; \
+                      exec \"$0\" run --config \"$1\" 3<&0 </dev/null";
+        command.args(["-c", script, env!("CARGO_BIN_EXE_prusik"), FILE]);
+        command.env("NOTIFY_SOCKET", notify);
+        let socket = socket.try_clone().expect("a descriptor");
+        Self::start_from(command, &config.to_string(), &[], socket.into()).await
+    }
+
+    async fn start_by(command: Command, yaml: &str, files: &[(&str, &str)]) -> Self {
+        Self::start_from(command, yaml, files, Stdio::null()).await
+    }
+
+    async fn start_from(
+        mut command: Command,
+        yaml: &str,
+        files: &[(&str, &str)],
+        stdin: Stdio,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         for (name, text) in files.iter().chain([&(FILE, yaml)]) {
             fs::write(folder.path().join(name), text).expect("the file can be written");
@@ -106,7 +128,7 @@ impl Prusik {
         let mut child = command
             .current_dir(folder.path())
             .env_remove("RUST_LOG")
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
