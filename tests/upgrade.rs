@@ -286,6 +286,62 @@ async fn what_operators_have_drained_stays_drained() {
     );
 }
 
+/// To the new process its first check is all that it knows; the old one knows better.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_check_that_fails_at_an_upgrade_takes_no_server_out() {
+    static FAILS: AtomicBool = AtomicBool::new(false);
+    let origin = Origin::start(|request| match request.target() {
+        "/healthz" if FAILS.load(SeqCst) => Answer::status(500, &[], ""),
+        "/healthz" => Answer::text("well"),
+        _ => Answer::upgrade(request),
+    })
+    .await;
+    let check = "health_check: { type: http, path: /healthz, interval: 60s, fall: 3 }";
+    let upstream = config(&[&origin])
+        .upstream(check)
+        .upstream("on_down: close");
+    let mut prusik = Prusik::start(upstream.top("server: { drain: { window: 0s } }")).await;
+    let state = async |prusik: &Prusik| {
+        let server = &prusik.status().await["upstreams"][0]["servers"][0];
+        server["state"].as_str().map(str::to_owned)
+    };
+    eventually("it is checked", async || {
+        state(&prusik).await.as_deref() == Some("up")
+    })
+    .await;
+    let mut session = Session::open(prusik.public(), "/").await;
+    FAILS.store(true, SeqCst);
+    prusik.upgrade().await;
+    prusik.wait_stderr("is down: ").await;
+    assert_eq!(state(&prusik).await.as_deref(), Some("up"));
+    assert!(session.is_alive().await);
+    let mut next = Session::open(prusik.public(), "/").await;
+    assert!(next.is_alive().await);
+}
+
+/// Needs the right to make a mount namespace.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_cannot_be_resolved_just_then_keeps_its_addresses() {
+    let origin = Origin::chat().await;
+    let config = Config::default()
+        .server(format!("chat.test:{}", origin.address().port()))
+        .top(ADMIN)
+        .to_string();
+    let hosts = format!("{} chat.test\n", origin.address().ip());
+    let Some(mut prusik) = Prusik::start_with_hosts(&config, &hosts).await else {
+        return eprintln!("skipped: no right to make a mount namespace");
+    };
+    prusik
+        .wait_stderr(&format!(" is {}", origin.address()))
+        .await;
+    let mut session = Session::open(prusik.public(), "/").await;
+    prusik.write_hosts("# nobody\n");
+    prusik.upgrade().await;
+    assert!(prusik.stderr().contains("cannot resolve chat.test"));
+    assert!(session.is_alive().await);
+    assert_eq!(status_of(prusik.public(), "/").await, 200);
+}
+
 /// Half of the window is left for those who move, and nobody is forgotten.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_goes_on_in_the_new_process() {

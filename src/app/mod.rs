@@ -42,8 +42,12 @@ pub const UPGRADE: &str = "upgrade";
 /// How often the access log is asked for dropped lines.
 const WATCH_LOG: Duration = Duration::from_secs(5);
 
-/// How long a process that is about to serve waits for names and first health checks.
-const WARM_UP: Duration = Duration::from_secs(5);
+/// How long a process that is about to serve waits for names and first health checks, if it must;
+/// what it has not heard of then it has from the process before.
+const WARM_UP: Duration = Duration::from_secs(12);
+
+/// And for the answer to a request of its own.
+const PROBE: Duration = Duration::from_secs(5);
 
 /// A prusik at work. Several may run in one process (the demo's two tiers do).
 pub struct App {
@@ -185,25 +189,21 @@ impl App {
         self.current.load().config.clone()
     }
 
-    /// Waits until every name was looked up and every server checked, for a while; then sends a
-    /// request through the whole of the process.
+    /// Waits until every name was looked up and every server checked; then sends a request through
+    /// the whole of the process.
     pub async fn prove(&self) -> io::Result<()> {
+        let groups = self.current.load().groups().to_vec();
+        let slowest = groups.iter().map(|group| group.warms_within()).max();
+        let limit = (slowest.unwrap_or_default() + AT_ONCE).min(WARM_UP);
         let warm = async {
-            let is_warm = || {
-                self.current
-                    .load()
-                    .groups()
-                    .iter()
-                    .all(|group| group.is_warm())
-            };
-            while !is_warm() {
+            while !groups.iter().all(|group| group.is_warm()) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        if tokio::time::timeout(WARM_UP, warm).await.is_err() {
-            info!("not every server was checked within {WARM_UP:?}: going on without");
+        if tokio::time::timeout(limit, warm).await.is_err() {
+            info!("not every server was checked within {limit:?}: going on by what is known");
         }
-        tokio::time::timeout(WARM_UP, self.edge.probe())
+        tokio::time::timeout(PROBE, self.edge.probe())
             .await
             .unwrap_or_else(|_| Err(io::Error::other("no answer to a request of its own")))
     }

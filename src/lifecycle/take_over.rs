@@ -58,7 +58,7 @@ impl Predecessor {
         }
     }
 
-    /// Asks to serve, and takes over what operators have done. Blocks until the old process says
+    /// Asks to serve, and takes over what operators have done and what was found out of servers. Blocks until the old process says
     /// so.
     pub fn ask_to_serve(&self, app: &App, unused: &[ListenAddress]) -> io::Result<()> {
         let ready = Message::Ready {
@@ -69,10 +69,20 @@ impl Predecessor {
         wire::send(&self.stream, &ready)?;
         let answer = wire::receive(&self.stream)?
             .ok_or_else(|| io::Error::other("the old process has closed the link"))?;
-        let Message::Go { drained, tally } = answer.message else {
+        let Message::Go {
+            drained,
+            tally,
+            known,
+        } = answer.message
+        else {
             return Err(out_of_turn(&answer.message));
         };
         let generation = app.generation();
+        for (upstream, knowledge) in known {
+            if let Some(group) = generation.find_group(&upstream) {
+                group.learn(knowledge);
+            }
+        }
         for (upstream, address) in drained {
             if let Some(group) = generation.find_group(&upstream) {
                 group.server(address).set_drained(true);

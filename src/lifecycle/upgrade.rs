@@ -23,6 +23,7 @@ use super::{Refusal, descriptors, notify};
 use crate::admin::view::UpgradeReport;
 use crate::app::{App, Stop, UPGRADE};
 use crate::listener::Binder;
+use crate::upstream::Knowledge;
 
 /// How long the new process may take until it is ready to serve.
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -244,6 +245,7 @@ async fn serve_with(
     link.send(&Message::Go {
         tally: app.operations().tally(),
         drained: drained(app),
+        known: known(app),
     })?;
     match next(events, "serve", SERVING_WITHIN).await? {
         Message::Serving => {}
@@ -335,6 +337,14 @@ fn drained(app: &App) -> Vec<(String, std::net::SocketAddr)> {
         drained.map(|server| (group.name().to_owned(), server.address))
     });
     drained.collect()
+}
+
+fn known(app: &App) -> Vec<(String, Knowledge)> {
+    let generation = app.generation();
+    let groups = generation.groups().iter();
+    groups
+        .map(|group| (group.name().to_owned(), group.knowledge()))
+        .collect()
 }
 
 async fn next(

@@ -5,7 +5,7 @@
 //!   old                                   new
 //!    │                                Ready │  adopted the listeners, servers checked, a request
 //!    │                                      │  of its own answered; nothing can fail from here on
-//!    │  Go (what operators have done)       │
+//!    │  Go (what operators have done, …)    │
 //!    │                              Serving │  accepts; the old one no longer does
 //!    │  Session, Idle … (descriptors)       │
 //!    │                            Adopted … │  said before a byte of it is read there
@@ -38,6 +38,7 @@ use crate::session::frames::FrameScanner;
 use crate::session::live::Identity;
 use crate::session::traffic::Counts;
 use crate::session::transport::TransportKind;
+use crate::upstream::Knowledge;
 
 /// The name of the socket among the inherited descriptors.
 pub const SOCKET: &str = "prusik-upgrade";
@@ -80,6 +81,9 @@ pub enum Message {
         drained: Vec<(String, SocketAddr)>,
         #[serde(default)]
         tally: Tally,
+        /// By the upstream's name.
+        #[serde(default)]
+        known: Vec<(String, Knowledge)>,
     },
     Serving,
     /// With two descriptors: the client's, then the server's.

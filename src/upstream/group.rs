@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use log::info;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
@@ -20,6 +21,15 @@ use super::resolve::{self, Name};
 use super::server::{Lease, Load, Member, Server};
 use crate::config::{self, Fate, ServerAddress};
 use crate::forward::proxy_protocol::{Preamble, Source};
+
+/// What a process has found out of an upstream, for the next.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Knowledge {
+    /// The last good answer for each name.
+    pub names: Vec<(Name, Vec<SocketAddr>)>,
+    /// Whether each server that was checked is up.
+    pub servers: Vec<(SocketAddr, bool)>,
+}
 
 pub struct Group {
     config: config::Upstream,
@@ -280,6 +290,63 @@ impl Group {
                 .all
                 .iter()
                 .all(|member| !member.checked || member.server.health() != Health::Unchecked)
+    }
+
+    pub fn knowledge(&self) -> Knowledge {
+        let addresses = self
+            .addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let names = addresses.resolved.iter();
+        let health_of = |member: &Arc<Member>| {
+            let health = member.server.health();
+            let is_known = member.checked && health != Health::Unchecked;
+            is_known.then_some((member.server.address, health == Health::Up))
+        };
+        Knowledge {
+            names: names
+                .map(|(name, found)| (name.clone(), found.clone()))
+                .collect(),
+            servers: self.members().iter().filter_map(health_of).collect(),
+        }
+    }
+
+    /// Takes over what is not known here, or not as surely.
+    pub fn learn(&self, before: Knowledge) {
+        let unknown = |name: &Name| {
+            let addresses = self
+                .addresses
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            !addresses.resolved.contains_key(name)
+        };
+        let ours = self.names();
+        for (name, found) in before.names {
+            if ours.contains(&name) && unknown(&name) {
+                self.set_resolved(&name, found);
+            }
+        }
+        let Some(check) = &self.config.health_check else {
+            return;
+        };
+        for member in self.members() {
+            let known = before.servers.iter();
+            let mut of_it = known.filter(|(address, _)| *address == member.server.address);
+            if let Some((_, was_up)) = of_it.next() {
+                member.server.inherit_health(*was_up, check);
+            }
+        }
+    }
+
+    /// How long until it [is warm](Group::is_warm), at most.
+    pub fn warms_within(&self) -> Duration {
+        let check = self.config.health_check.as_ref();
+        check.map_or(Duration::ZERO, |check| check.timeout)
+            + if self.names().is_empty() {
+                Duration::ZERO
+            } else {
+                resolve::TIMEOUT
+            }
     }
 
     pub(super) fn names_are_tried(&self) {

@@ -21,5 +21,5 @@ mod server;
 
 pub use connect::{Connecting, Shortage, Sources, Way};
 pub use connection::{KeptConnector, Repeatable, TCP_KEEPALIVE};
-pub use group::{Departed, Departure, Departures, Group, Pick};
+pub use group::{Departed, Departure, Departures, Group, Knowledge, Pick};
 pub use server::{Lease, Load, Member, Server};

@@ -12,6 +12,7 @@ use futures_util::future::join_all;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::net::NetError;
 use log::{info, warn};
+use serde::{Deserialize, Serialize};
 
 use super::group::Group;
 
@@ -19,9 +20,9 @@ use super::group::Group;
 pub const REFRESH: Duration = Duration::from_secs(10);
 
 /// How long one lookup may take.
-const TIMEOUT: Duration = Duration::from_secs(5);
+pub const TIMEOUT: Duration = Duration::from_secs(5);
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Name {
     pub host: String,
     pub port: u16,

@@ -73,6 +73,13 @@ impl Server {
         transition
     }
 
+    /// What the process before found of it.
+    pub fn inherit_health(&self, was_up: bool, check: &config::HealthCheck) {
+        let mut counter = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        counter.inherit(was_up, check.fall);
+        self.health_now.store(counter.health() as usize, Relaxed);
+    }
+
     /// For an upstream that is checked again after a configuration without checks.
     pub fn forget_health(&self) {
         let mut counter = self.health.lock().unwrap_or_else(PoisonError::into_inner);

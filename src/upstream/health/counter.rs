@@ -46,6 +46,20 @@ impl Counter {
         self.health
     }
 
+    /// What another process has found in many checks counts as much as the first of our own: while
+    /// there is none it is taken over, and a first failure is one of `fall`.
+    pub fn inherit(&mut self, was_up: bool, fall: u32) {
+        match (self.health, was_up) {
+            (Health::Unchecked, true) => self.health = Health::Up,
+            (Health::Unchecked, false) => self.health = Health::Down,
+            (Health::Down, true) if fall > 1 => {
+                self.health = Health::Up;
+                self.against = 1;
+            }
+            _ => {}
+        }
+    }
+
     pub fn observe(&mut self, passed: bool, rise: u32, fall: u32) -> Option<Transition> {
         let (needed, next, transition) = match (self.health, passed) {
             (Health::Up, true) | (Health::Down, false) => {
@@ -88,6 +102,28 @@ mod tests {
             .map(|passed| counter.observe(passed, 2, 3))
             .into();
         assert_eq!(seen, [None, None, None, None, None, Some(Transition::Down)]);
+    }
+
+    #[test]
+    fn what_is_inherited_stands_until_fall_failures_in_a_row() {
+        let mut unchecked = Counter::default();
+        unchecked.inherit(false, 3);
+        assert_eq!(unchecked.health(), Health::Down);
+        let mut failed_once = Counter::default();
+        failed_once.observe(false, 2, 3);
+        failed_once.inherit(true, 3);
+        assert_eq!(failed_once.health(), Health::Up);
+        assert_eq!(failed_once.observe(false, 2, 3), None);
+        assert_eq!(failed_once.observe(false, 2, 3), Some(Transition::Down));
+        // Here one failure is enough, and a success is no less.
+        let mut strict = Counter::default();
+        strict.observe(false, 2, 1);
+        strict.inherit(true, 1);
+        assert_eq!(strict.health(), Health::Down);
+        let mut passed = Counter::default();
+        passed.observe(true, 2, 3);
+        passed.inherit(false, 3);
+        assert_eq!(passed.health(), Health::Up);
     }
 
     #[test]
