@@ -44,6 +44,20 @@ const ALIASES: [&str; 14] = [
     "x-rewrite-url",
 ];
 
+/// Most fields begin with another letter.
+const fn may_begin_one(first: u8) -> bool {
+    matches!(first, b'c' | b'f' | b't' | b'x')
+}
+
+const _: () = {
+    let mut number = 0;
+    while number < ALIASES.len() {
+        assert!(may_begin_one(ALIASES[number].as_bytes()[0]));
+        number += 1;
+    }
+    assert!(may_begin_one(FAMILY.as_bytes()[0]));
+};
+
 /// `X-Forwarded-` anything, `X-Real-IP`, `Forwarded`, and what else goes by these meanings. With
 /// other bytes for the dashes too: many servers hand `X_Real_IP` and `X-Real-IP` to the
 /// application as one variable.
@@ -59,6 +73,9 @@ pub fn is_forwarding(name: &HeaderName) -> bool {
         found.len() == wanted.len() && found.bytes().map(dashed).eq(wanted.bytes())
     };
     let name = name.as_str();
+    if !name.bytes().next().is_some_and(may_begin_one) {
+        return false;
+    }
     ALIASES.iter().any(|wanted| is(wanted, name))
         || name
             .get(..FAMILY.len())

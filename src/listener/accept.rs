@@ -22,6 +22,7 @@ use super::door::LINGERING_MAX;
 use super::entrance::{Entrance, Ticket};
 use super::socket::{Acceptor, BoundListener};
 use super::stream::{ClientEnd, ClientStream};
+use crate::forward::proxy_protocol::Ends;
 use crate::observe::access_log::AccessLog;
 use crate::proxy::{Gateway, Generation};
 use crate::session::transport::Transport;
@@ -56,6 +57,8 @@ pub enum Arrival {
     New {
         /// By when its first head must be there.
         deadline: Instant,
+        /// As the kernel had them; `None`: it is asked, or has none.
+        ends: Option<Ends>,
     },
     /// It had been served already, here or by another process.
     Moved,
@@ -267,11 +270,11 @@ pub async fn serve(
             accepted = accept, if told == Accepting::Accept => accepted,
         };
         match accepted {
-            Ok(socket) => {
+            Ok((socket, ends)) => {
                 if std::mem::take(&mut exhausted) {
                     warn!("listener {:?}: accepting again", listener.name);
                 }
-                edge.admit(index, socket);
+                edge.admit(index, socket, ends);
             }
             Err(error) if is_the_clients_fault(&error) => {}
             Err(error) => {

@@ -70,8 +70,16 @@ pub(super) fn has_left(error: &io::Error) -> bool {
 struct Newcomer {
     entrance: Arc<Entrance>,
     transport: Transport,
+    /// As the kernel has them; `None` on a unix socket.
+    ends: Option<Ends>,
     /// By when its first head must be there.
     deadline: Instant,
+}
+
+impl Newcomer {
+    fn peer(&self) -> Option<SocketAddr> {
+        self.ends.map(|ends| ends.peer)
+    }
 }
 
 /// What a connection on a listener with `proxy_protocol` begins with.
@@ -86,7 +94,7 @@ enum Opening {
 
 impl Edge {
     /// Lets a connection in that was just accepted, or turns it away.
-    pub fn admit(self: &Arc<Self>, listener: usize, transport: Transport) {
+    pub fn admit(self: &Arc<Self>, listener: usize, transport: Transport, ends: Option<Ends>) {
         let entrance = self.entrances[listener].clone();
         let (most, timeout) = {
             let limits = entrance.limits();
@@ -95,6 +103,7 @@ impl Edge {
         let newcomer = Newcomer {
             entrance,
             transport,
+            ends,
             deadline: Instant::now() + timeout,
         };
         let seat = match newcomer.entrance.gate.enter_unnamed(most) {
@@ -128,7 +137,7 @@ impl Edge {
         seat: Seat,
         (proxied, tls): (AcceptProxy, Option<Arc<Acceptor>>),
     ) {
-        let peer = newcomer.transport.peer();
+        let peer = newcomer.peer();
         let ends = match proxied {
             AcceptProxy::Off => None,
             AcceptProxy::Required => match self.read_header(&mut newcomer).await {
@@ -164,10 +173,7 @@ impl Edge {
         mut seat: Seat,
         proxied: Option<Ends>,
     ) -> Option<(Newcomer, Ticket)> {
-        let peer = match proxied {
-            Some(ends) => Some(ends.peer),
-            None => newcomer.transport.peer(),
-        };
+        let peer = proxied.or(newcomer.ends).map(|ends| ends.peer);
         let generation = self.current.load();
         let named = newcomer
             .entrance
@@ -187,6 +193,7 @@ impl Edge {
         let Newcomer {
             entrance,
             transport,
+            ends,
             deadline,
         } = newcomer;
         if transport.is_http2() {
@@ -195,12 +202,12 @@ impl Edge {
             self.connections.spawn(serving);
             return;
         }
-        let arrival = Arrival::New { deadline };
+        let arrival = Arrival::New { deadline, ends };
         self.serve(entrance.number, transport, BytesMut::new(), ticket, arrival);
     }
 
     async fn read_header(&self, newcomer: &mut Newcomer) -> Opening {
-        let peer = newcomer.transport.peer();
+        let peer = newcomer.peer();
         if !self.current.load().trusted().trusts_peer(peer) {
             return Opening::Refused(NOT_A_PROXY);
         }
@@ -232,9 +239,10 @@ impl Edge {
         let Newcomer {
             entrance,
             mut transport,
+            ends,
             ..
         } = newcomer;
-        let peer = peer.or_else(|| transport.peer());
+        let peer = peer.or(ends.map(|ends| ends.peer));
         self.record(&entrance, peer, refusal);
         if self.current.load().tls_of(entrance.number).is_some() {
             return;

@@ -198,7 +198,10 @@ impl Edge {
         };
         let deadline = Instant::now() + entrance.limits().header_timeout;
         let transport = Transport::Http2(Box::new(stream));
-        let arrival = Arrival::New { deadline };
+        let arrival = Arrival::New {
+            deadline,
+            ends: None,
+        };
         self.serve(entrance.number, transport, head, ticket, arrival);
     }
 

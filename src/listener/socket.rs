@@ -1,6 +1,7 @@
 //! Binding listeners, with the socket options that accepted connections inherit.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net as unix;
@@ -13,6 +14,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::{ListenAddress, Listener};
+use crate::forward::proxy_protocol::Ends;
 use crate::session::transport::Transport;
 use crate::upstream::TCP_KEEPALIVE;
 
@@ -35,15 +37,22 @@ enum ListeningSocket {
 /// A listening socket at the runtime, for as long as connections are accepted.
 #[derive(Debug)]
 pub enum Acceptor {
-    Tcp(TcpListener),
+    /// With the address that every connection comes to; `None`: to any of the machine's.
+    Tcp(TcpListener, Option<SocketAddr>),
     Unix(UnixListener),
 }
 
 impl Acceptor {
-    pub async fn accept(&self) -> io::Result<Transport> {
+    /// A connection, and by TCP its ends: the kernel is not asked again for what it says here.
+    pub async fn accept(&self) -> io::Result<(Transport, Option<Ends>)> {
         match self {
-            Self::Tcp(socket) => Ok(Transport::Tcp(socket.accept().await?.0)),
-            Self::Unix(socket) => Ok(Transport::Unix(socket.accept().await?.0)),
+            Self::Tcp(socket, local) => {
+                let (socket, peer) = socket.accept().await?;
+                let local = local.or_else(|| socket.local_addr().ok());
+                let ends = local.map(|local| Ends { peer, local });
+                Ok((Transport::Tcp(socket), ends))
+            }
+            Self::Unix(socket) => Ok((Transport::Unix(socket.accept().await?.0), None)),
         }
     }
 }
@@ -226,7 +235,10 @@ impl BoundListener {
     pub fn acceptor(&self) -> io::Result<Acceptor> {
         Ok(match &self.socket {
             ListeningSocket::Tcp(socket) => {
-                Acceptor::Tcp(TcpListener::from_std(socket.try_clone()?)?)
+                let local = socket.local_addr()?;
+                let is_one = !local.ip().is_unspecified();
+                let socket = TcpListener::from_std(socket.try_clone()?)?;
+                Acceptor::Tcp(socket, is_one.then_some(local))
             }
             ListeningSocket::Unix(socket, _) => {
                 Acceptor::Unix(UnixListener::from_std(socket.try_clone()?)?)
@@ -272,7 +284,7 @@ fn adopt_unix(descriptor: OwnedFd) -> io::Result<unix::UnixListener> {
     Ok(socket)
 }
 
-fn bind_tcp(address: net::SocketAddr) -> io::Result<net::TcpListener> {
+fn bind_tcp(address: SocketAddr) -> io::Result<net::TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,

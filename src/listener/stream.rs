@@ -37,6 +37,7 @@ use tokio::time::{Instant, Sleep};
 use super::accept::Arrival;
 use super::entrance::{Entrance, Ticket};
 use super::reading::{Intake, Refused};
+use crate::forward::proxy_protocol::Ends;
 use crate::session::Upgraded;
 use crate::session::transport::{Security, Transport};
 
@@ -109,8 +110,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    fn new(entrance: Arc<Entrance>, transport: &Transport, ticket: &Ticket) -> Self {
-        let (peer, local) = match &ticket.proxied {
+    fn new(entrance: Arc<Entrance>, transport: &Transport, ends: Option<Ends>) -> Self {
+        let (peer, local) = match ends {
             Some(ends) => (Some(ends.peer), Some(ends.local)),
             None => (transport.peer(), transport.local()),
         };
@@ -297,9 +298,14 @@ impl ClientStream {
         ticket: Ticket,
         arrival: Arrival,
     ) -> Self {
-        let connection = Connection::new(entrance, &transport, &ticket);
+        let ends = match (&ticket.proxied, arrival) {
+            (Some(proxied), _) => Some(**proxied),
+            (None, Arrival::New { ends, .. }) => ends,
+            (None, Arrival::Moved) => None,
+        };
+        let connection = Connection::new(entrance, &transport, ends);
         match arrival {
-            Arrival::New { deadline } => {
+            Arrival::New { deadline, .. } => {
                 connection.set_end(deadline.saturating_duration_since(connection.born));
             }
             Arrival::Moved if early.is_empty() => connection.set_deadline_for_idle(),

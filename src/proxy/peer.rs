@@ -36,6 +36,7 @@ pub fn for_request(
     timeouts: &Timeouts,
 ) -> Box<HttpPeer> {
     let mut peer = peer(address, timeouts);
+    peer.options.tcp_keepalive = Some(TCP_KEEPALIVE);
     peer.options.custom_l4 = Some(connector);
     // What the server takes to answer is the exchange's own deadline. A server that takes nothing
     // for longer than this is given up by TCP (`TCP_KEEPALIVE`) anyway.
@@ -57,6 +58,7 @@ pub fn for_handshake(
     let response = route.timeouts.response;
     let way = group.way(client);
     let connector: Arc<dyn Connect + Send + Sync> = match tunnel {
+        // The relay sees to keep-alive itself.
         Tunnel::Relay => Arc::new(HandshakeConnector {
             response,
             way,
@@ -64,6 +66,7 @@ pub fn for_handshake(
             server_end: handshake.server_end.clone(),
         }),
         Tunnel::Pingora => {
+            peer.options.tcp_keepalive = Some(TCP_KEEPALIVE);
             let websocket = route.websocket.as_ref();
             let limits = Limits {
                 response,
@@ -92,7 +95,6 @@ fn peer(address: SocketAddr, timeouts: &Timeouts) -> Box<HttpPeer> {
     let options: &mut PeerOptions = &mut peer.options;
     options.connection_timeout = Some(timeouts.connect);
     options.total_connection_timeout = Some(timeouts.connect);
-    options.tcp_keepalive = Some(TCP_KEEPALIVE);
     options.http_upstream_request_policy = REQUEST_POLICY;
     Box::new(peer)
 }

@@ -8,6 +8,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use log::warn;
+use pingora::protocols::l4::ext::set_tcp_keepalive;
 use rustix::net::{RecvFlags, recv};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -15,6 +17,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::http2::Http2Stream;
 use crate::tls::TlsStream;
+use crate::upstream::TCP_KEEPALIVE;
 
 #[derive(Debug)]
 pub enum Transport {
@@ -150,6 +153,15 @@ impl Transport {
                 let _ = Pin::new(tls).poll_shutdown(&mut nobody_waits);
             }
             Self::Http2(stream) => stream.finish(),
+        }
+    }
+
+    /// From now on the kernel looks whether the other machine is there, as [`TCP_KEEPALIVE`] says.
+    pub fn watch_peer(&self) {
+        if let Some(tcp) = self.tcp()
+            && let Err(error) = set_tcp_keepalive(tcp, &TCP_KEEPALIVE)
+        {
+            warn!("a server that vanishes will not be noticed: {error}");
         }
     }
 

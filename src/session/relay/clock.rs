@@ -18,7 +18,7 @@ impl Relay {
         let quiet = self.half_closed().into_iter().chain(idle).min();
         let idle = quiet.map(|quiet| self.last_activity + quiet);
         let ping = ping.map(|ping| self.pinged.unwrap_or(self.last_heard) + ping);
-        [idle, end, ping].into_iter().flatten().min()
+        [idle, end, ping, self.settles].into_iter().flatten().min()
     }
 
     /// None can be put in within a frame of the server's, nor behind its Close frame.
@@ -46,6 +46,11 @@ impl Relay {
             ending.tell_server = true;
             ending.hears_server = false;
             ending.due = now + LAST_WAIT;
+            return false;
+        }
+        if self.settles.is_some_and(|settles| settles <= now) {
+            self.settles = None;
+            self.server.transport.watch_peer();
             return false;
         }
         if self.limits.end.is_some_and(|end| end <= now) {
