@@ -3,11 +3,13 @@
 mod support;
 
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use support::{Answer, Config, Ended, Origin, Prusik, Session, eventually};
+use support::{Answer, Config, Ended, Origin, Outcome, Prusik, Session, eventually, status_of};
 
 const ADMIN: &str = "admin: { listen: \"127.0.0.1:0\" }";
 
@@ -186,4 +188,115 @@ async fn reloads_and_upgrades_are_remembered_with_their_outcome_also_by_the_next
     assert!(outcome(2).contains("route"), "{}", outcome(2));
     let table = prusik.order(&["status"]).await;
     assert!(table.contains("refused: "), "{table}");
+}
+
+/// As an operator who comes late sees it: over a reload and an upgrade.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_became_of_a_server_is_told_with_its_times() {
+    let is_well = Arc::new(AtomicBool::new(true));
+    let switch = is_well.clone();
+    let origin = Origin::start(move |request| match request.target() {
+        "/healthz" if switch.load(SeqCst) => Answer::text("well"),
+        "/healthz" => Answer::status(500, &[], ""),
+        "/cut" => Answer::nothing(),
+        _ => Answer::text("hello"),
+    })
+    .await;
+    let check = "health_check: { type: http, path: /healthz, interval: 100ms, rise: 1, fall: 1 }";
+    let eject = "eject: { failures: 1, within: 10s, for: 500ms }";
+    let config = Config::to(&[&origin])
+        .upstream(check)
+        .upstream(eject)
+        .top(ADMIN);
+    let mut prusik = Prusik::start(&config).await;
+    let history = async |prusik: &Prusik| -> Vec<(String, String)> {
+        let server = prusik.status().await["upstreams"][0]["servers"][0].clone();
+        let changes = server["history"].as_array().expect("a list").iter();
+        let text = |value: &Value| value.as_str().expect("text").to_owned();
+        changes
+            .map(|change| (text(&change["state"]), text(&change["since"])))
+            .collect()
+    };
+    let mut expected = vec!["unchecked", "up"];
+    let is = async |prusik: &Prusik, expected: &[&str]| {
+        eventually(format!("its history is {expected:?}"), async || {
+            let seen = history(prusik).await;
+            seen.iter().map(|(state, _)| state).eq(expected)
+        })
+        .await;
+    };
+    is(&prusik, &expected).await;
+    is_well.store(false, SeqCst);
+    expected.push("down");
+    is(&prusik, &expected).await;
+    is_well.store(true, SeqCst);
+    expected.push("up");
+    is(&prusik, &expected).await;
+    let name = format!("backend/{}", origin.address());
+    prusik.order(&["drain", &name]).await;
+    prusik.order(&["enable", &name]).await;
+    expected.extend(["drained", "up"]);
+    is(&prusik, &expected).await;
+    // Its end comes by itself, and has its time though nobody looks then.
+    assert_eq!(status_of(prusik.public(), "/cut").await, 502);
+    expected.extend(["ejected", "up"]);
+    is(&prusik, &expected).await;
+    let seen = history(&prusik).await;
+    let times: Vec<jiff::Timestamp> = seen
+        .iter()
+        .map(|(_, since)| since.parse().expect("RFC 3339"))
+        .collect();
+    assert!(times.is_sorted(), "{times:?}");
+    let [.., ejected, back] = times[..] else {
+        panic!("{times:?}");
+    };
+    let out = back.duration_since(ejected).as_millis();
+    assert!((400..=500).contains(&out), "{out} ms");
+    assert_eq!(prusik.reload().await, Outcome::Done);
+    assert_eq!(history(&prusik).await, seen);
+    prusik.upgrade().await;
+    assert_eq!(history(&prusik).await, seen);
+}
+
+/// Each process counts from its own beginning, as its metrics do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_servers_handshakes_and_messages_are_counted_while_sessions_live() {
+    let origins = [Origin::chat().await, Origin::chat().await];
+    let [first, second] = &origins;
+    let mut prusik = Prusik::start(Config::to(&[first, second]).top(ADMIN)).await;
+    let counts = async |prusik: &Prusik| -> Vec<(u64, u64)> {
+        let status = prusik.status().await;
+        let servers = status["upstreams"][0]["servers"].as_array().unwrap();
+        let count = |server: &Value, what: &str| server[what].as_u64().expect("a count");
+        let of = |server: &Value| (count(server, "handshakes"), count(server, "messages"));
+        servers.iter().map(of).collect()
+    };
+    assert_eq!(counts(&prusik).await, [(0, 0), (0, 0)]);
+    let mut sessions = join_all((0..4).map(|_| Session::open(prusik.public(), "/"))).await;
+    for session in &mut sessions {
+        for _ in 0..5 {
+            session.ask("hello").await;
+        }
+    }
+    assert_eq!(counts(&prusik).await, [(2, 20), (2, 20)]);
+    for session in sessions.drain(..2) {
+        session.close(1000).await;
+    }
+    eventually("two have ended", async || {
+        prusik.status().await["sessions"] == 2
+    })
+    .await;
+    assert_eq!(counts(&prusik).await, [(2, 20), (2, 20)]);
+    prusik.upgrade().await;
+    assert_eq!(counts(&prusik).await, [(0, 0), (0, 0)]);
+    for session in &mut sessions {
+        session.ask("hello").await;
+    }
+    assert_eq!(counts(&prusik).await, [(0, 2), (0, 2)]);
+    drop(sessions);
+    eventually("all have ended", async || {
+        prusik.status().await["sessions"] == 0
+    })
+    .await;
+    assert_eq!(counts(&prusik).await, [(0, 2), (0, 2)]);
 }

@@ -110,6 +110,8 @@ async fn a_unix_socket_is_its_owners_alone() {
     let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let mut client = Client::connect_unix(&socket).await;
-    let request = "GET /api/v1/status HTTP/1.1\r\nHost: prusik\r\n\r\n";
-    assert_eq!(client.ask(request).await.status(), 200);
+    for (host, expected) in [("localhost", 200), ("prusik.example", 403)] {
+        let request = format!("GET /api/v1/status HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        assert_eq!(client.ask(request).await.status(), expected, "{host}");
+    }
 }

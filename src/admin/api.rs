@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::answer::{Answer, Problem, json, metrics, page, text};
-use super::guard::{Access, Transport};
+use super::guard::Access;
 use super::{Control, ControlError, ServerName, params};
 
 /// No order needs a hundredth of it.
@@ -32,7 +32,6 @@ const BODY_DEADLINE: Duration = Duration::from_secs(10);
 pub struct Api {
     control: Arc<dyn Control>,
     access: Access,
-    transport: Transport,
 }
 
 /// What a path names. Each has one thing that can be done with it.
@@ -53,12 +52,8 @@ enum Resource {
 }
 
 impl Api {
-    pub fn new(control: Arc<dyn Control>, access: Access, transport: Transport) -> Self {
-        Self {
-            control,
-            access,
-            transport,
-        }
+    pub fn new(control: Arc<dyn Control>, access: Access) -> Self {
+        Self { control, access }
     }
 
     pub async fn answer<B>(&self, request: Request<B>) -> Answer
@@ -75,7 +70,7 @@ impl Api {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (head, body) = request.into_parts();
-        self.access.check(&head, self.transport)?;
+        self.access.check(&head)?;
         let resource = Resource::find(head.uri.path())?;
         resource.check_method(&head.method)?;
         let query = head.uri.query();

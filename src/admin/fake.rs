@@ -68,6 +68,9 @@ impl Control for Fake {
                 backup: false,
                 sessions: 1,
                 requests: 0,
+                handshakes: 0,
+                messages: 0,
+                history: vec![],
             }],
         }]
     }

@@ -1,9 +1,9 @@
 //! Who may call. The API has no users, only a place and perhaps a token; what must be kept out is
 //! the operator's own browser, driven by a page that the operator happens to look at.
 //!
-//! 1. By TCP, `Host` must be an IP address or `localhost`. A name could be the attacker's own,
-//!    pointed at this address after the page was loaded (DNS rebinding), and then the browser
-//!    would hold page and API for one site. Browsers can't reach a unix socket.
+//! 1. `Host` must be an IP address or `localhost`. A name could be the attacker's own, pointed at this
+//!    address after the page was loaded (DNS rebinding), and then the browser would hold page and API
+//!    for one site. On a unix socket, too: browsers can't reach it, but what passes calls on to it may.
 //! 2. What changes something must not come from a page but our own: browsers add `Origin` to it, and
 //!    tools don't. Our own page is at the address that the call is for, and adds a field that no other
 //!    page can add without asking first.
@@ -23,13 +23,6 @@ use log::{error, info};
 
 use super::answer::Problem;
 use super::token::{Token, TokenError};
-
-/// What a call came by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
-    Tcp,
-    Unix,
-}
 
 /// The token that calls must carry. Clones share it.
 #[derive(Debug, Clone)]
@@ -61,8 +54,8 @@ impl Access {
     }
 
     /// The three rules above, in their order.
-    pub fn check(&self, call: &Parts, transport: Transport) -> Result<(), Problem> {
-        check_host(call, transport)?;
+    pub fn check(&self, call: &Parts) -> Result<(), Problem> {
+        check_host(call)?;
         check_site(call)?;
         if is_open(call.uri.path()) {
             return Ok(());
@@ -107,10 +100,7 @@ fn is_open(path: &str) -> bool {
     matches!(path, "/" | "/healthz" | "/readyz")
 }
 
-fn check_host(call: &Parts, transport: Transport) -> Result<(), Problem> {
-    if transport == Transport::Unix {
-        return Ok(());
-    }
+fn check_host(call: &Parts) -> Result<(), Problem> {
     let mut hosts = call.headers.get_all(HOST).iter();
     let is_safe = match (hosts.next(), hosts.next()) {
         (Some(host), None) => host.to_str().is_ok_and(is_safe_host),
@@ -128,7 +118,7 @@ fn check_host(call: &Parts, transport: Transport) -> Result<(), Problem> {
     Err(Problem::new(
         StatusCode::FORBIDDEN,
         "the call's Host is neither an IP address nor localhost",
-        "call prusik by its address, such as http://127.0.0.1:9900",
+        "call prusik by its address, such as http://127.0.0.1:9900, or on a unix socket http://localhost",
     ))
 }
 
@@ -233,20 +223,15 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
-    fn status(access: &Access, call: &Parts, transport: Transport) -> u16 {
-        match access.check(call, transport) {
+    fn status(access: &Access, call: &Parts) -> u16 {
+        match access.check(call) {
             Ok(()) => 200,
             Err(problem) => problem.status.as_u16(),
         }
     }
 
-    fn by_tcp(method: &str, fields: &[(&str, &str)]) -> u16 {
-        let access = Access::new(None);
-        status(
-            &access,
-            &call(method, "/api/v1/status", fields),
-            Transport::Tcp,
-        )
+    fn status_of(method: &str, fields: &[(&str, &str)]) -> u16 {
+        status(&Access::new(None), &call(method, "/api/v1/status", fields))
     }
 
     #[test]
@@ -260,7 +245,7 @@ mod tests {
             "[::1]",
             "[fe80::1]:9900",
         ] {
-            assert_eq!(by_tcp("GET", &[("host", host)]), 200, "{host}");
+            assert_eq!(status_of("GET", &[("host", host)]), 200, "{host}");
         }
     }
 
@@ -283,59 +268,47 @@ mod tests {
             "localhost:http",
             "localhost, evil.example",
         ] {
-            assert_eq!(by_tcp("GET", &[("host", host)]), 403, "{host}");
+            assert_eq!(status_of("GET", &[("host", host)]), 403, "{host}");
         }
     }
 
     #[test]
     fn a_host_is_named_once_and_everywhere_safely() {
-        assert_eq!(by_tcp("GET", &[]), 403);
+        assert_eq!(status_of("GET", &[]), 403);
         let twice = [("host", "127.0.0.1"), ("host", "127.0.0.1")];
-        assert_eq!(by_tcp("GET", &twice), 403);
+        assert_eq!(status_of("GET", &twice), 403);
         let access = Access::new(None);
         let target = call("GET", "http://evil.example/", &[("host", "127.0.0.1")]);
-        assert_eq!(status(&access, &target, Transport::Tcp), 403);
+        assert_eq!(status(&access, &target), 403);
         let mut old = call("GET", "/readyz", &[]);
         old.version = Version::HTTP_10;
-        assert_eq!(status(&access, &old, Transport::Tcp), 200);
-    }
-
-    #[test]
-    fn on_a_unix_socket_any_host_or_none_is_fine() {
-        let access = Access::new(None);
-        for fields in [&[][..], &[("host", "evil.example")]] {
-            let call = call("GET", "/api/v1/status", fields);
-            assert_eq!(status(&access, &call, Transport::Unix), 200);
-        }
+        assert_eq!(status(&access, &old), 200);
     }
 
     #[test]
     fn what_changes_something_must_not_come_from_a_page() {
         let host = ("host", "127.0.0.1:9900");
         for method in ["POST", "DELETE", "PUT", "OPTIONS"] {
-            assert_eq!(by_tcp(method, &[host]), 200, "{method}");
+            assert_eq!(status_of(method, &[host]), 200, "{method}");
             for field in [
                 ("origin", "https://evil.example"),
                 ("origin", "null"),
                 ("origin", "http://127.0.0.1:9900"),
                 ("sec-fetch-site", "cross-site"),
             ] {
-                assert_eq!(by_tcp(method, &[host, field]), 403, "{method} {field:?}");
+                assert_eq!(status_of(method, &[host, field]), 403, "{method} {field:?}");
             }
         }
         let fields = [host, ("origin", "https://evil.example")];
-        assert_eq!(by_tcp("GET", &fields), 200);
-        assert_eq!(by_tcp("HEAD", &fields), 200);
-        let on_unix = call("POST", "/api/v1/reload", &[("origin", "null")]);
-        let access = Access::new(None);
-        assert_eq!(status(&access, &on_unix, Transport::Unix), 403);
+        assert_eq!(status_of("GET", &fields), 200);
+        assert_eq!(status_of("HEAD", &fields), 200);
     }
 
     #[test]
     fn our_own_page_may_and_no_other_that_says_it_is() {
         let host = ("host", "127.0.0.1:9900");
         let page = ("x-requested-with", "prusik");
-        let post = |origin: &'static str| by_tcp("POST", &[host, page, ("origin", origin)]);
+        let post = |origin: &'static str| status_of("POST", &[host, page, ("origin", origin)]);
         assert_eq!(post("http://127.0.0.1:9900"), 200);
         for origin in [
             "http://127.0.0.1:9901",
@@ -347,10 +320,13 @@ mod tests {
             assert_eq!(post(origin), 403, "{origin}");
         }
         let own = ("origin", "http://127.0.0.1:9900");
-        assert_eq!(by_tcp("POST", &[host, own, ("x-requested-with", "x")]), 403);
-        assert_eq!(by_tcp("POST", &[host, page, own, own]), 403);
+        assert_eq!(
+            status_of("POST", &[host, own, ("x-requested-with", "x")]),
+            403
+        );
+        assert_eq!(status_of("POST", &[host, page, own, own]), 403);
         let site = ("sec-fetch-site", "cross-site");
-        assert_eq!(by_tcp("POST", &[host, page, own, site]), 403);
+        assert_eq!(status_of("POST", &[host, page, own, site]), 403);
         // Through a port that leads to the socket, after DNS rebinding.
         let fields = [
             ("host", "evil.test:9900"),
@@ -358,7 +334,7 @@ mod tests {
             ("origin", "http://evil.test:9900"),
         ];
         let rebound = call("POST", "/api/v1/reload", &fields);
-        assert_eq!(status(&Access::new(None), &rebound, Transport::Unix), 403);
+        assert_eq!(status(&Access::new(None), &rebound), 403);
     }
 
     #[test]
@@ -368,8 +344,8 @@ mod tests {
         fs::write(&path, "s3cret\n").unwrap();
         let access = Access::new(Some(path.clone()));
         let try_with = |uri, fields: &[_]| {
-            let call = call("GET", uri, fields);
-            match access.check(&call, Transport::Unix) {
+            let fields = [&[("host", "localhost")], fields].concat();
+            match access.check(&call("GET", uri, &fields)) {
                 Ok(()) => 200,
                 Err(problem) => {
                     let (name, value) = problem.field.unwrap();

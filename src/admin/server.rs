@@ -45,7 +45,7 @@ pub async fn serve(
     access: Access,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    let api = Api::new(control, access, socket.transport());
+    let api = Api::new(control, access);
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -233,11 +233,11 @@ mod tests {
         let stream = UnixStream::connect(&path).await.unwrap();
         // It keeps its connection: the stop must not wait until it has idled enough.
         let mut idle = UnixStream::connect(&path).await.unwrap();
-        idle.write_all(b"GET /healthz HTTP/1.1\r\n\r\n")
+        idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
             .await
             .unwrap();
         idle.readable().await.unwrap();
-        let call = "POST /api/v1/reload HTTP/1.1\r\n\r\n";
+        let call = "POST /api/v1/reload HTTP/1.1\r\nhost: localhost\r\n\r\n";
         let reload = tokio::spawn(async move { exchange(stream, call).await });
         running.control.reload_began.notified().await;
         running.stop.send_replace(true);

@@ -13,7 +13,6 @@ use rustix::fs::{Mode, fchmod};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-use super::guard::Transport;
 use crate::config::ListenAddress;
 use crate::listener::{self, is_stale};
 
@@ -142,13 +141,6 @@ impl AdminSocket {
         match &self.0.listener {
             Listener::Tcp(listener) => Ok(Connection::Tcp(listener.accept().await?.0)),
             Listener::Unix(listener) => Ok(Connection::Unix(listener.accept().await?.0)),
-        }
-    }
-
-    pub(super) fn transport(&self) -> Transport {
-        match self.0.listener {
-            Listener::Tcp(_) => Transport::Tcp,
-            Listener::Unix(_) => Transport::Unix,
         }
     }
 }

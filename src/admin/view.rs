@@ -39,6 +39,9 @@ pub enum State {
 pub struct Listener {
     pub name: String,
     pub listen: String,
+    /// Of clients, those of sessions among them.
+    #[serde(default)]
+    pub connections: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +69,22 @@ pub struct Server {
     pub sessions: usize,
     /// Requests in flight.
     pub requests: usize,
+    /// Sessions that began on it since this process serves.
+    #[serde(default)]
+    pub handshakes: u64,
+    /// Messages of its sessions in both directions, since this process serves.
+    #[serde(default)]
+    pub messages: u64,
+    /// Its last changes of state, the present one last.
+    #[serde(default)]
+    pub history: Vec<Change>,
+}
+
+/// From `since` (RFC 3339) on a server was in this state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    pub since: String,
+    pub state: ServerState,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

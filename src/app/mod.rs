@@ -19,7 +19,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::view::State;
+use crate::admin::view::{self, State};
 use crate::config::{Config, ListenAddress};
 use crate::forward::proxy_protocol::Ends;
 use crate::limits::descriptors;
@@ -182,6 +182,23 @@ impl App {
         self.listeners
             .iter()
             .filter_map(|listener| Some((listener.name.clone(), listener.address().ok()?)))
+            .collect()
+    }
+
+    /// As operators see them.
+    pub fn listening_now(&self) -> Vec<view::Listener> {
+        let generation = self.generation();
+        let entrances = self.edge.entrances().iter();
+        let listening = self.listeners.iter().zip(entrances);
+        listening
+            .filter_map(|(listener, entrance)| {
+                let number = generation.listener(entrance.number);
+                Some(view::Listener {
+                    name: generation.config.listeners[number].name.clone(),
+                    listen: listener.address().ok()?.to_string(),
+                    connections: entrance.gate.taken(),
+                })
+            })
             .collect()
     }
 

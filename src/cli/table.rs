@@ -305,6 +305,7 @@ mod tests {
             listeners: vec![Listener {
                 name: "public".to_owned(),
                 listen: "0.0.0.0:9090".to_owned(),
+                connections: 4501,
             }],
             routes: vec![Route {
                 name: "gone".to_owned(),
@@ -321,6 +322,9 @@ mod tests {
                     backup: true,
                     sessions: 4500,
                     requests: 0,
+                    handshakes: 0,
+                    messages: 0,
+                    history: vec![],
                 }],
             }],
             sessions: 4500,

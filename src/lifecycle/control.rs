@@ -18,10 +18,11 @@ use crate::admin::{
 };
 use crate::app::manner;
 use crate::config::{Action, Balance};
+use crate::proxy::Generation;
 use crate::session::live::Live;
 use crate::session::traffic::{ClosedBy, Order};
-use crate::upstream::health::counter::Health;
-use crate::upstream::{Group, Server};
+use crate::upstream::history::Standing;
+use crate::upstream::{Group, Member, Server};
 
 #[async_trait]
 impl Control for Process {
@@ -33,10 +34,11 @@ impl Control for Process {
         let generation = self.app.generation();
         let config = &generation.config;
         let mut on_route: HashMap<Arc<str>, usize> = HashMap::new();
+        let mut messages = Messages::before(&generation);
         self.app.sessions().for_each(|live| {
             *on_route.entry(live.identity.route.clone()).or_default() += 1;
+            messages.add(live);
         });
-        let listeners = self.app.listening().into_iter();
         let routes = config.routes.iter().map(|route| view::Route {
             name: route.name.clone(),
             upstream: match &route.action {
@@ -55,14 +57,9 @@ impl Control for Process {
                 Some(file) => file.display().to_string(),
                 None => String::new(),
             },
-            listeners: listeners
-                .map(|(name, address)| view::Listener {
-                    name,
-                    listen: address.to_string(),
-                })
-                .collect(),
+            listeners: self.app.listening_now(),
             routes: routes.collect(),
-            upstreams: self.upstreams(),
+            upstreams: upstreams(&generation, &messages),
             sessions,
             connections: self.app.connections().saturating_sub(sessions),
             drains: self.drains(),
@@ -72,11 +69,9 @@ impl Control for Process {
 
     fn upstreams(&self) -> Vec<view::Upstream> {
         let generation = self.app.generation();
-        generation
-            .groups()
-            .iter()
-            .map(|group| upstream(group))
-            .collect()
+        let mut messages = Messages::before(&generation);
+        self.app.sessions().for_each(|live| messages.add(live));
+        upstreams(&generation, &messages)
     }
 
     fn sessions(&self, filter: &SessionFilter) -> SessionPage {
@@ -116,7 +111,7 @@ impl Control for Process {
     fn drain(&self, name: &ServerName, order: DrainOrder) -> Result<DrainStarted, ControlError> {
         self.stands_still()?;
         let (group, server) = self.find_server(name)?;
-        server.set_drained(true);
+        group.set_drained(server.address, true);
         let on_it = self.app.sessions().select(|live| {
             live.identity.server == server.address && live.identity.upstream == *group.label()
         });
@@ -139,7 +134,7 @@ impl Control for Process {
     fn enable(&self, name: &ServerName) -> Result<(), ControlError> {
         self.stands_still()?;
         let (group, server) = self.find_server(name)?;
-        server.set_drained(false);
+        group.set_drained(server.address, false);
         self.app.drains().cancel(&drain_of(&group, &server));
         Ok(())
     }
@@ -235,41 +230,64 @@ fn refused(error: String, hint: &str) -> ControlError {
     }
 }
 
-fn upstream(group: &Group) -> view::Upstream {
+/// How many messages each server's sessions have carried. Those that have left are looked at first:
+/// one that ends meanwhile may be missing, and is not counted twice.
+struct Messages(HashMap<*const Server, u64>);
+
+impl Messages {
+    fn before(generation: &Generation) -> Self {
+        let servers = generation.groups().iter().flat_map(|group| group.servers());
+        Self(
+            servers
+                .map(|server| (Arc::as_ptr(&server), server.messages()))
+                .collect(),
+        )
+    }
+
+    fn add(&mut self, live: &Live) {
+        if let Some(sum) = self.0.get_mut(&Arc::as_ptr(&live.server)) {
+            *sum = sum.wrapping_add(live.traffic.carried().messages());
+        }
+    }
+
+    fn of(&self, server: &Arc<Server>) -> u64 {
+        self.0.get(&Arc::as_ptr(server)).copied().unwrap_or(0)
+    }
+}
+
+fn upstreams(generation: &Generation, messages: &Messages) -> Vec<view::Upstream> {
+    let groups = generation.groups().iter();
+    groups.map(|group| upstream(group, messages)).collect()
+}
+
+fn upstream(group: &Group, messages: &Messages) -> view::Upstream {
     let config = group.config();
+    let of = |server: &Arc<Server>, state| view::Server {
+        address: server.address.to_string(),
+        state,
+        weight: 0,
+        backup: false,
+        sessions: server.sessions(),
+        requests: server.load().saturating_sub(server.sessions()),
+        handshakes: server.handshakes(),
+        messages: messages.of(server),
+        history: Vec::new(),
+    };
     let members = group.members();
     let mut servers: Vec<view::Server> = members
         .iter()
         .map(|member| view::Server {
-            address: member.server.address.to_string(),
-            state: match () {
-                () if member.server.is_drained() => ServerState::Drained,
-                () if !member.is_healthy() => ServerState::Down,
-                () if member.ejectable && member.server.is_ejected() => ServerState::Ejected,
-                () if member.checked && member.server.health() == Health::Up => ServerState::Up,
-                () => ServerState::Unchecked,
-            },
             weight: member.weight,
             backup: member.backup,
-            sessions: member.server.sessions(),
-            requests: member
-                .server
-                .load()
-                .saturating_sub(member.server.sessions()),
+            history: history(member),
+            ..of(&member.server, member.standing().into())
         })
         .collect();
     let removed = group
         .servers()
         .into_iter()
         .filter(|server| server.sessions() > 0 && !group.has_member(server.address));
-    servers.extend(removed.map(|server| view::Server {
-        address: server.address.to_string(),
-        state: ServerState::Removed,
-        weight: 0,
-        backup: false,
-        sessions: server.sessions(),
-        requests: server.load().saturating_sub(server.sessions()),
-    }));
+    servers.extend(removed.map(|server| of(&server, ServerState::Removed)));
     view::Upstream {
         name: config.name.clone(),
         balance: match config.balance {
@@ -281,6 +299,28 @@ fn upstream(group: &Group) -> view::Upstream {
         .to_owned(),
         servers,
     }
+}
+
+impl From<Standing> for ServerState {
+    fn from(standing: Standing) -> Self {
+        match standing {
+            Standing::Unchecked => Self::Unchecked,
+            Standing::Up => Self::Up,
+            Standing::Down => Self::Down,
+            Standing::Ejected => Self::Ejected,
+            Standing::Drained => Self::Drained,
+        }
+    }
+}
+
+fn history(member: &Member) -> Vec<view::Change> {
+    let changes = member.history().into_iter();
+    changes
+        .map(|change| view::Change {
+            since: change.since.to_string(),
+            state: change.standing.into(),
+        })
+        .collect()
 }
 
 fn is_wanted(live: &Live, filter: &SessionFilter) -> bool {

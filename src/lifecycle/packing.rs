@@ -100,7 +100,11 @@ pub fn unpack(state: wire::Session, frame: Frame, app: &App) -> io::Result<Sessi
         },
         now.checked_sub(state.quiet).unwrap_or(now),
     );
-    let live = app.sessions().adopt(Live { identity, traffic });
+    let live = app.sessions().adopt(Live {
+        identity,
+        traffic,
+        server: lease.server().clone(),
+    });
     Ok(Session {
         relay,
         live,

@@ -85,7 +85,7 @@ impl Predecessor {
         }
         for (upstream, address) in drained {
             if let Some(group) = generation.find_group(&upstream) {
-                group.server(address).set_drained(true);
+                group.set_drained(address, true);
             }
         }
         app.operations().go_on_from(tally);

@@ -54,9 +54,13 @@ impl Gateway {
         handshake.extended = response
             .headers
             .contains_key(header::SEC_WEBSOCKET_EXTENSIONS);
+        let Some(lease) = &exchange.lease else {
+            return;
+        };
         let live = self.sessions.register(Live {
             identity,
             traffic: handshake.traffic.clone(),
+            server: lease.server().clone(),
         });
         if self.is_stopping() {
             // It was under way when the stop began, and comes too late for the window.

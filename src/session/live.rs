@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::traffic::Traffic;
 use crate::observe::trace::TraceContext;
+use crate::upstream::Server;
 
 /// What is known of a session from its handshake. Kept small: there are many.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +42,8 @@ pub struct Identity {
 pub struct Live {
     pub identity: Identity,
     pub traffic: Arc<Traffic>,
+    /// Where its messages count once it has left.
+    pub server: Arc<Server>,
 }
 
 impl Live {

@@ -50,6 +50,7 @@ pub struct Registered {
 
 impl Registry {
     pub fn register(self: &Arc<Self>, live: Live) -> Registered {
+        live.server.count_handshake();
         self.admit(live, Carried::default())
     }
 
@@ -60,6 +61,7 @@ impl Registry {
             match shard.live.entry(id) {
                 Entry::Vacant(place) => {
                     shard.left_behind.take_off(counted_elsewhere);
+                    live.server.take_off_messages(counted_elsewhere.messages());
                     break place.insert(Arc::new(live)).clone();
                 }
                 Entry::Occupied(_) => {
@@ -162,7 +164,9 @@ impl Drop for Registered {
         let id = self.live.identity.id;
         let mut shard = self.registry.shard(id);
         if let Some(live) = shard.live.remove(&id) {
-            shard.left_behind.add(live.traffic.carried());
+            let carried = live.traffic.carried();
+            shard.left_behind.add(carried);
+            live.server.add_messages(carried.messages());
             self.registry.len.fetch_sub(1, Relaxed);
         }
     }
@@ -172,6 +176,7 @@ impl Drop for Registered {
 pub mod tests {
     use super::super::live::Identity;
     use super::*;
+    use crate::upstream::Server;
 
     pub fn live() -> Live {
         Live {
@@ -192,6 +197,7 @@ pub mod tests {
                 attempts: 1,
             },
             traffic: Arc::default(),
+            server: Arc::new(Server::new(([127, 0, 0, 1], 9080).into())),
         }
     }
 

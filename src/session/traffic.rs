@@ -143,6 +143,11 @@ pub struct Carried {
 }
 
 impl Carried {
+    /// Both ways.
+    pub fn messages(&self) -> u64 {
+        self.messages_in.wrapping_add(self.messages_out)
+    }
+
     pub fn add(&mut self, other: Self) {
         self.combine(other, u64::wrapping_add);
     }

@@ -33,6 +33,12 @@ impl Ejection {
         true
     }
 
+    /// How long it still lasts, in milliseconds.
+    pub fn left(&self, now: u64) -> Option<u64> {
+        let left = self.until.load(Relaxed).saturating_sub(now);
+        (left > 0).then_some(left)
+    }
+
     pub fn is_active(&self, now: u64) -> bool {
         now < self.until.load(Relaxed)
     }

@@ -17,6 +17,7 @@ use super::balance::{Balancer, Ejected, Wanted};
 use super::connect::{Sources, Way};
 use super::connection::{Connections, KeptConnector, Repeatable, SWEEP};
 use super::health::{self, counter::Health};
+use super::history::Change;
 use super::resolve::{self, Name};
 use super::server::{Lease, Load, Member, Server};
 use crate::config::{self, Fate, ServerAddress};
@@ -29,6 +30,8 @@ pub struct Knowledge {
     pub names: Vec<(Name, Vec<SocketAddr>)>,
     /// Whether each server that was checked is up.
     pub servers: Vec<(SocketAddr, bool)>,
+    #[serde(default)]
+    pub history: Vec<(SocketAddr, Vec<Change>)>,
 }
 
 pub struct Group {
@@ -145,6 +148,7 @@ impl Group {
             }
             tasks.spawn(health::run(Arc::downgrade(self), check.clone()));
         }
+        self.members().iter().for_each(|member| member.note());
         // With `keepalive: 0` as well: the configuration before may have left some.
         tasks.spawn(sweep(Arc::downgrade(self)));
         let names = self.names();
@@ -265,11 +269,21 @@ impl Group {
     }
 
     pub fn has_member(&self, address: SocketAddr) -> bool {
+        self.member(address).is_some()
+    }
+
+    pub fn member(&self, address: SocketAddr) -> Option<Arc<Member>> {
         let members = self.members.load();
-        members
-            .all
-            .iter()
-            .any(|member| member.server.address == address)
+        let mut all = members.all.iter();
+        all.find(|member| member.server.address == address).cloned()
+    }
+
+    /// By the operator's word: whatever its health is, or no matter what it was.
+    pub fn set_drained(&self, address: SocketAddr, drained: bool) {
+        self.server(address).set_drained(drained);
+        if let Some(member) = self.member(address) {
+            member.note();
+        }
     }
 
     /// Every server that is a member or still has sessions.
@@ -308,6 +322,11 @@ impl Group {
                 .map(|(name, found)| (name.clone(), found.clone()))
                 .collect(),
             servers: self.members().iter().filter_map(health_of).collect(),
+            history: self
+                .members()
+                .iter()
+                .map(|member| (member.server.address, member.history()))
+                .collect(),
         }
     }
 
@@ -326,14 +345,17 @@ impl Group {
                 self.set_resolved(&name, found);
             }
         }
-        let Some(check) = &self.config.health_check else {
-            return;
-        };
+        let servers: HashMap<_, _> = before.servers.into_iter().collect();
+        let mut history: HashMap<_, _> = before.history.into_iter().collect();
         for member in self.members() {
-            let known = before.servers.iter();
-            let mut of_it = known.filter(|(address, _)| *address == member.server.address);
-            if let Some((_, was_up)) = of_it.next() {
-                member.server.inherit_health(*was_up, check);
+            let server = &member.server;
+            if let (Some(check), Some(was_up)) =
+                (&self.config.health_check, servers.get(&server.address))
+            {
+                server.inherit_health(*was_up, check);
+            }
+            if let Some(history) = history.remove(&server.address) {
+                member.go_on_from(history);
             }
         }
     }
@@ -395,6 +417,9 @@ impl Group {
         if let Some(rule) = &self.config.eject
             && server.record_failure(rule)
         {
+            if let Some(member) = self.member(server.address) {
+                member.note();
+            }
             log::warn!(
                 "upstream {:?}: {} is ejected for {:?} after {} failures within {:?}",
                 self.config.name,
@@ -428,6 +453,7 @@ impl Group {
         }
         let before = self.members();
         self.rebuild(true);
+        self.members().iter().for_each(|member| member.note());
         self.members_changed.notify_one();
         let gone = before
             .iter()

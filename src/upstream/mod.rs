@@ -16,6 +16,7 @@ mod connection;
 mod eject;
 mod group;
 pub mod health;
+pub mod history;
 mod resolve;
 mod server;
 

@@ -5,9 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 use super::balance::Ejected;
 use super::eject::Ejection;
 use super::health::counter::{Counter, Health, Transition};
+use super::history::{Change, History, Standing};
 use crate::config;
 
 /// What a [`Lease`] stands for. A session counts against `max_sessions`, a request doesn't.
@@ -31,6 +34,11 @@ pub struct Server {
     /// Taken out by the operator.
     drained: AtomicBool,
     connect_errors: AtomicU64,
+    /// Sessions that began on it in this process.
+    handshakes: AtomicU64,
+    /// Messages, both ways, of its sessions that have left. Those that live have their own.
+    messages: AtomicU64,
+    history: History,
     /// Where the slow start began, in [`now_ms`]; 0: no slow start.
     started_ms: AtomicU64,
 }
@@ -46,6 +54,9 @@ impl Server {
             ejection: Ejection::default(),
             drained: AtomicBool::new(false),
             connect_errors: AtomicU64::new(0),
+            handshakes: AtomicU64::new(0),
+            messages: AtomicU64::new(0),
+            history: History::default(),
             started_ms: AtomicU64::new(0),
         }
     }
@@ -106,6 +117,31 @@ impl Server {
         self.connect_errors.load(Relaxed)
     }
 
+    pub fn count_handshake(&self) {
+        self.handshakes.fetch_add(1, Relaxed);
+    }
+
+    pub fn handshakes(&self) -> u64 {
+        self.handshakes.load(Relaxed)
+    }
+
+    /// A session has left with these.
+    pub fn add_messages(&self, count: u64) {
+        self.messages.fetch_add(count, Relaxed);
+    }
+
+    /// A session came with these from another process, and will leave with them. Wraps below zero
+    /// until then.
+    pub fn take_off_messages(&self, count: u64) {
+        self.messages.fetch_sub(count, Relaxed);
+    }
+
+    /// Of sessions that have left, less what those that live had brought along: add, wrapping, what
+    /// those have carried.
+    pub fn messages(&self) -> u64 {
+        self.messages.load(Relaxed)
+    }
+
     /// Whether the operator has taken it out: then nobody picks it, whoever else is left.
     pub fn is_drained(&self) -> bool {
         self.drained.load(Relaxed)
@@ -162,6 +198,38 @@ pub struct Member {
 }
 
 impl Member {
+    pub fn standing(&self) -> Standing {
+        match () {
+            () if self.server.is_drained() => Standing::Drained,
+            () if !self.is_healthy() => Standing::Down,
+            () if self.ejectable && self.server.is_ejected() => Standing::Ejected,
+            () if self.checked && self.server.health() == Health::Up => Standing::Up,
+            () => Standing::Unchecked,
+        }
+    }
+
+    /// Remembers what it is now, if that is news.
+    pub fn note(&self) {
+        let (standing, now) = (self.standing(), Timestamp::now());
+        let left = self.server.ejection.left(now_ms());
+        let until = left
+            .filter(|_| standing == Standing::Ejected)
+            .and_then(|left| now.checked_add(Duration::from_millis(left)).ok());
+        self.server.history.note(standing, until, now);
+    }
+
+    /// The last of them is what it is now.
+    pub fn history(&self) -> Vec<Change> {
+        let standing = self.standing();
+        self.server.history.changes(standing, Timestamp::now())
+    }
+
+    /// What the process before has seen of it comes first.
+    pub fn go_on_from(&self, history: Vec<Change>) {
+        self.server.history.go_on_from(history);
+        self.note();
+    }
+
     pub fn is_healthy(&self) -> bool {
         !self.checked || self.server.health() != Health::Down
     }

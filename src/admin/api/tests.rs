@@ -46,12 +46,15 @@ impl Process {
         let control = Arc::clone(&fake) as Arc<dyn Control>;
         Self {
             fake,
-            api: Api::new(control, Access::new(None), Transport::Unix),
+            api: Api::new(control, Access::new(None)),
         }
     }
 
     async fn call(&self, method: &str, uri: &str, body: impl Into<Bytes>) -> Answered {
-        let request = Request::builder().method(method).uri(uri);
+        let request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .header("host", "localhost");
         let request = request.body(Full::new(body.into())).unwrap();
         read(self.api.answer(request).await).await
     }
@@ -205,7 +208,8 @@ async fn a_wrong_order_changes_nothing() {
 async fn a_body_that_never_comes_is_not_waited_for() {
     let process = Process::new();
     let endless = StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
-    let request = Request::post("/api/v1/upstreams/chat/servers/[::1]:9080/drain");
+    let request = Request::post("/api/v1/upstreams/chat/servers/[::1]:9080/drain")
+        .header("host", "localhost");
     let answer = process.api.answer(request.body(endless).unwrap()).await;
     assert_eq!(answer.status(), 408);
     assert_eq!(answer.headers()[CONNECTION], "close");

@@ -81,7 +81,11 @@ async fn check_one(
     };
     let server = &member.server;
     let name = group.name();
-    match (server.observe_check(failure.is_none(), config), failure) {
+    let transition = server.observe_check(failure.is_none(), config);
+    if transition.is_some() {
+        member.note();
+    }
+    match (transition, failure) {
         (Some(Transition::Down), failure) => {
             let failure = failure.unwrap_or_default();
             warn!("upstream {name:?}: {} is down: {failure}", server.address);
