@@ -16,7 +16,7 @@ struct Demo {
 
 impl Demo {
     async fn start() -> Self {
-        let client_lb = free_pair();
+        let client_lb = free_ports();
         let child = Command::new(env!("CARGO_BIN_EXE_prusik"))
             .args(["demo", "--port", &client_lb.port().to_string()])
             .stdout(Stdio::null())
@@ -27,6 +27,14 @@ impl Demo {
         })
         .await;
         Self { child, client_lb }
+    }
+
+    /// What the admin API at this offset says of its tier.
+    async fn status(&self, offset: u16) -> Value {
+        let admin = SocketAddr::new(self.client_lb.ip(), self.client_lb.port() + offset);
+        let request = "GET /api/v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        let answer = Client::connect(admin).await.ask(request).await;
+        serde_json::from_str(&answer.text()).expect("JSON")
     }
 
     async fn servers(&self) -> Vec<Value> {
@@ -47,14 +55,19 @@ impl Drop for Demo {
     }
 }
 
-/// A port whose neighbour is free too: the server LB takes it.
-fn free_pair() -> SocketAddr {
+/// From the client LB's port: the server LB, and the admin APIs of server LB and client LB.
+const OTHERS: [u16; 3] = [1, 810, 811];
+
+/// A port that has the others free too.
+fn free_ports() -> SocketAddr {
     loop {
         let first = free_port_on(Ipv4Addr::LOCALHOST);
-        let next = first.port().checked_add(1);
-        if let Some(next) = next
-            && std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, next)).is_ok()
-        {
+        let is_free = |offset: &u16| {
+            first.port().checked_add(*offset).is_some_and(|port| {
+                std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+            })
+        };
+        if OTHERS.iter().all(is_free) {
             return first;
         }
     }
@@ -117,11 +130,25 @@ async fn the_page_is_served_and_a_session_moves_on_when_its_server_is_killed() {
 
 #[tokio::test]
 async fn a_taken_port_is_an_error_that_says_what_to_do() {
-    let address = free_pair();
+    let address = free_ports();
     let _taken = std::net::TcpListener::bind(address).expect("it was free");
     let port = address.port().to_string();
     let output = support::prusik(&["demo", "--port", &port]);
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains(&port) && said.contains("--port"), "{said}");
+}
+
+#[tokio::test]
+async fn each_tier_has_its_admin_api() {
+    let demo = Demo::start().await;
+    let mut session = Session::open(demo.client_lb, "/IMS_SVR/websocket/chat?userId=test").await;
+    welcome(&mut session).await;
+    let [_, server_lb, client_lb] = OTHERS;
+    for (admin, offset) in [(server_lb, 1), (client_lb, 0)] {
+        let status = demo.status(admin).await;
+        let listen = format!("127.0.0.1:{}", demo.client_lb.port() + offset);
+        assert_eq!(status["listeners"][0]["listen"], listen);
+        assert_eq!(status["sessions"], 1);
+    }
 }

@@ -84,3 +84,32 @@ async fn addresses_are_followed_as_they_change_and_the_last_answer_is_kept() {
     assert_eq!(answers().await, ["two"]);
     drop(two);
 }
+
+/// What a name means is known only once it is resolved.
+#[tokio::test]
+async fn a_name_that_leads_to_the_admin_api_reaches_nobody() {
+    for (listen, name) in [
+        ("127.0.0.1", "admin.test"),
+        ("127.0.0.1", "mapped.test"),
+        ("0.0.0.0", "admin.test"),
+    ] {
+        let port = local().port();
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let token = folder.path().join("token");
+        std::fs::write(&token, "secret\n").expect("it is ours");
+        let admin = format!(
+            "admin: {{ listen: '{listen}:{port}', token_file: {} }}\n",
+            token.display()
+        );
+        let upstream = format!("{{ servers: ['{name}:{port}'] }}");
+        let hosts = "127.0.0.1 admin.test\n::ffff:127.0.0.1 mapped.test\n";
+        let config = admin + &config(&upstream);
+        let Some(prusik) = Prusik::start_with_hosts(&config, hosts).await else {
+            return eprintln!("skipped: no right to make a mount namespace");
+        };
+        prusik
+            .wait_stderr("is the address of admin and is left out")
+            .await;
+        assert_eq!(status_of(prusik.public(), "/healthz").await, 503);
+    }
+}

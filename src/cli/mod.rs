@@ -41,7 +41,8 @@ enum Command {
     Check(ConfigFile),
     /// Run the two-tier example on loopback, with chat servers and a page to watch it
     Demo {
-        /// The client LB's port; the server LB takes the next one
+        /// The client LB's port; the server LB takes the next one, the admin APIs of server LB and client LB those 810 and
+        /// 811 above
         #[arg(long, default_value_t = 9090)]
         port: u16,
     },

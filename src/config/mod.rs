@@ -19,6 +19,8 @@ mod raw;
 mod reader;
 pub mod reference;
 mod resolve;
+
+pub use resolve::is_met_at;
 mod source;
 mod units;
 
@@ -113,6 +115,14 @@ pub struct Config {
 }
 
 impl Config {
+    /// Where the operator's API is, if it is reached by TCP.
+    pub fn admin_socket(&self) -> Option<SocketAddr> {
+        match &self.admin.as_ref()?.listen {
+            ListenAddress::Tcp(address) => Some(*address),
+            ListenAddress::Unix(_) => None,
+        }
+    }
+
     /// What can be served, and that an operator should hear of.
     pub fn warnings(&self) -> Vec<String> {
         let now = SystemTime::now();

@@ -35,21 +35,23 @@ pub enum DemoError {
     #[error("{0}; `--port` moves the demo to other ports")]
     Start(#[from] StartError),
     #[error(
-        "--port {0} leaves no ports for the server LB, which takes the next one, and the admin API, \
-         {ADMIN_OFFSET} above"
+        "--port {0} leaves no ports for the server LB, which takes the next one, and the two admin \
+         APIs, from {ADMIN_OFFSET} above"
     )]
     Port(u16),
     #[error("signals cannot be waited for: {0}")]
     Signal(#[source] io::Error),
 }
 
-/// The admin API's port, counted from the client LB's: 9900 beside 9090.
+/// The server LB's admin API, counted from the client LB's port: 9900 beside 9090. The client LB's own
+/// is on the next.
 const ADMIN_OFFSET: u16 = 810;
 
 /// Serves until Ctrl-C. The client LB takes `port`, the server LB the next one.
 pub async fn run(port: u16) -> Result<(), DemoError> {
-    let ports = (port.checked_add(1), port.checked_add(ADMIN_OFFSET));
-    let (Some(next), Some(admin), 1..) = (ports.0, ports.1, port) else {
+    let above = |offset| port.checked_add(offset).filter(|_| port > 0);
+    let ports = [1, ADMIN_OFFSET, ADMIN_OFFSET + 1].map(above);
+    let [Some(next), Some(server_admin), Some(client_admin)] = ports else {
         return Err(DemoError::Port(port));
     };
     let anywhere = DemoPorts {
@@ -60,7 +62,7 @@ pub async fn run(port: u16) -> Result<(), DemoError> {
         .await
         .map_err(DemoError::Backends)?;
     let ours = addresses(port, next, &backends);
-    let admin = admin_socket(admin)?;
+    let admins = [admin_socket(server_admin)?, admin_socket(client_admin)?];
     let server_lb = App::start(
         shipped("server-lb.yaml", SERVER_LB, &ours)?,
         &mut Inherited::default(),
@@ -71,30 +73,32 @@ pub async fn run(port: u16) -> Result<(), DemoError> {
     )?;
     server_lb.accept();
     client_lb.accept();
-    let server_lb = Arc::new(server_lb);
-    println!(
-        "{}",
-        Welcome(ours, admin.address().map_err(DemoError::Backends)?)
-    );
+    let tiers = [Arc::new(server_lb), Arc::new(client_lb)];
+    println!("{}", Welcome(ours, [server_admin, client_admin].map(local)));
     let (_ends, stops) = watch::channel(false);
-    let process = Process::new(server_lb.clone(), Some(admin), Access::new(None));
-    let _serving = Arc::new(process).serve_admin(stops);
+    for (tier, admin) in tiers.iter().zip(admins) {
+        let process = Process::new(tier.clone(), Some(admin), Access::new(None));
+        Arc::new(process).serve_admin(stops.clone());
+    }
     tokio::signal::ctrl_c().await.map_err(DemoError::Signal)?;
-    client_lb.stop(Stop::Now).await;
-    server_lb.stop(Stop::Now).await;
+    for tier in tiers.iter().rev() {
+        tier.stop(Stop::Now).await;
+    }
     Ok(())
 }
 
-/// For the server LB, which has the sessions.
+fn local(port: u16) -> SocketAddr {
+    ([127, 0, 0, 1], port).into()
+}
+
 fn admin_socket(port: u16) -> Result<AdminSocket, StartError> {
-    let address = ListenAddress::Tcp(([127, 0, 0, 1], port).into());
+    let address = ListenAddress::Tcp(local(port));
     admin::bind(&address).map_err(|cause| StartError::Admin { address, cause })
 }
 
 fn addresses(port: u16, next: u16, backends: &DemoBackends) -> [SocketAddr; 6] {
     let [app_one, app_two] = backends.client_apps();
     let chat = backends.chat_servers();
-    let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
     [local(port), local(next), app_one, app_two, chat[0], chat[1]]
 }
 
@@ -111,7 +115,8 @@ fn shipped(name: &str, text: &str, ours: &[SocketAddr; 6]) -> Result<Config, Dem
     config::parse(name, &text).map_err(DemoError::Config)
 }
 
-struct Welcome([SocketAddr; 6], ListenAddress);
+/// The tiers and their servers, and the admin APIs of the server LB and the client LB.
+struct Welcome([SocketAddr; 6], [SocketAddr; 2]);
 
 impl fmt::Display for Welcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -124,7 +129,11 @@ impl fmt::Display for Welcome {
         writeln!(f, "{below}└─► server LB   {server_lb}")?;
         writeln!(f, "{below}      └─► chat  {chat_one}, {chat_two}")?;
         writeln!(f)?;
-        let admin = &self.1;
+        let [admin, client_admin] = self.1;
+        writeln!(
+            f,
+            "  http://{admin}/, http://{client_admin}/      the status pages of server LB and client LB"
+        )?;
         writeln!(
             f,
             "  prusik status --admin {admin}      what the server LB has; also sessions,"

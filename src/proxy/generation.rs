@@ -55,7 +55,10 @@ impl Generation {
         let groups = config
             .upstreams
             .iter()
-            .map(|upstream| Group::new(upstream.clone(), None, departures.clone()))
+            .map(|upstream| {
+                let departures = departures.clone();
+                Group::new(upstream.clone(), None, departures, config.admin_socket())
+            })
             .collect();
         let listeners = (0..config.listeners.len()).collect();
         let gates = config.routes.iter().map(|_| Arc::default()).collect();
@@ -96,7 +99,8 @@ impl Generation {
                     Some(same) if same.config() == upstream => same.clone(),
                     before => {
                         let departures = self.departures.clone();
-                        Group::new(upstream.clone(), before.map(Arc::as_ref), departures)
+                        let before = before.map(Arc::as_ref);
+                        Group::new(upstream.clone(), before, departures, config.admin_socket())
                     }
                 }
             })

@@ -1,13 +1,13 @@
 //! An upstream at work: its members, its balancer, and the tasks that keep both current.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use log::info;
+use log::{info, warn};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
@@ -50,6 +50,8 @@ pub struct Group {
     health_is_stale: bool,
     are_names_tried: AtomicBool,
     departures: Departures,
+    /// The operator's API, which is nobody's server, whatever a name resolves to.
+    admin: Option<SocketAddr>,
 }
 
 /// A server whose sessions are to go.
@@ -101,6 +103,7 @@ impl Group {
         config: config::Upstream,
         before: Option<&Group>,
         departures: Departures,
+        admin: Option<SocketAddr>,
     ) -> Arc<Self> {
         let (addresses, connections) = match before {
             Some(before) => {
@@ -129,6 +132,7 @@ impl Group {
             tasks: Mutex::default(),
             are_names_tried: AtomicBool::new(false),
             departures,
+            admin,
         });
         if group.names().is_empty() {
             group.names_are_tried();
@@ -501,6 +505,17 @@ impl Group {
             if all.iter().any(|member| member.server.address == address) {
                 continue;
             }
+            if self
+                .admin
+                .is_some_and(|admin| config::is_met_at(admin, address, is_here))
+            {
+                warn!(
+                    "upstream {:?}: {address} is the address of admin and is left out: who can \
+                     reach a listener must not reach the API; give one of them another port",
+                    self.config.name
+                );
+                continue;
+            }
             let server = addresses.servers.entry(address).or_insert_with(|| {
                 let server = Server::new(address);
                 if late {
@@ -590,4 +605,9 @@ async fn sweep(group: Weak<Group>) {
                 group.has_member(address)
             });
     }
+}
+
+/// Only an address of this machine can be bound to.
+fn is_here(ip: IpAddr) -> bool {
+    ip.is_unspecified() || UdpSocket::bind((ip, 0)).is_ok()
 }

@@ -130,19 +130,23 @@ fn exposed(admin: &Admin, upstreams: &[Upstream], at: At<'_>, errors: &mut Error
     }
 }
 
+/// Whether who connects to `server` meets the socket on `listen`; `is_here`: an address of this
+/// machine, or any of them.
+pub fn is_met_at(listen: SocketAddr, server: SocketAddr, is_here: impl Fn(IpAddr) -> bool) -> bool {
+    // `::ffff:127.0.0.1` is `127.0.0.1` by another name.
+    let [listen, server] =
+        [listen, server].map(|end| SocketAddr::new(end.ip().to_canonical(), end.port()));
+    let any = listen.ip().is_unspecified() || server.ip().is_unspecified();
+    server == listen
+        || any && server.port() == listen.port() && is_here(server.ip()) && is_here(listen.ip())
+}
+
 /// Whether who connects to `server` meets the socket on `listen`, as far as the file tells: what a
 /// name means is known later.
 fn leads_to(server: &ServerAddress, listen: SocketAddr) -> bool {
     let is_here = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
     match server {
-        ServerAddress::Socket(server) => {
-            let any = listen.ip().is_unspecified() || server.ip().is_unspecified();
-            *server == listen
-                || any
-                    && server.port() == listen.port()
-                    && is_here(server.ip())
-                    && is_here(listen.ip())
-        }
+        ServerAddress::Socket(server) => is_met_at(listen, *server, is_here),
         ServerAddress::Name { host, port } => {
             host.eq_ignore_ascii_case("localhost") && *port == listen.port() && is_here(listen.ip())
         }
