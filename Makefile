@@ -66,6 +66,8 @@ test-long: build long-tools
 	$(PYTHON) tests/long/ports.py target/release/prusik
 	$(PYTHON) tests/long/upgrades.py target/release/prusik 2000 20
 	$(PYTHON) tests/long/drain.py target/release/prusik
+	$(CARGO) test --release --locked --lib a_hundred_thousand_sessions -- --nocapture
+	$(PYTHON) tests/long/scrape.py target/release/prusik
 	$(PYTHON) tests/long/autobahn.py target/release/prusik target/autobahn
 	$(PYTHON) tests/long/systemd.py target/release/prusik target/systemd
 	$(PYTHON) tests/long/demo_page.py target/release/prusik target/screenshots
