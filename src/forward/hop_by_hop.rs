@@ -52,10 +52,8 @@ pub fn remove(out: &mut impl Fields, arrived: &HeaderMap) {
     if !are_there(arrived) {
         return;
     }
-    for name in &ALWAYS {
-        if out.map().contains_key(name) {
-            out.remove(name);
-        }
+    for name in arrived.keys().filter(|name| ALWAYS.contains(name)) {
+        out.remove(name);
     }
     for name in arrived
         .get_all(header::CONNECTION)

@@ -1,5 +1,6 @@
 //! The accept loop, and what each accepted connection goes through.
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -244,15 +245,25 @@ pub async fn serve(
     edge: Arc<Edge>,
     mut accepting: watch::Receiver<Accepting>,
 ) {
+    loop {
+        let told = *accepting.borrow_and_update();
+        if told == Accepting::Stop {
+            return;
+        }
+        tokio::select! {
+            biased;
+            changed = accepting.changed() => if changed.is_err() {
+                return;
+            },
+            never = accept_all(&listener, index, &edge), if told == Accepting::Accept => match never {},
+        }
+    }
+}
+
+async fn accept_all(listener: &BoundListener, index: usize, edge: &Arc<Edge>) -> Infallible {
     let mut exhausted = false;
     let mut acceptor: Option<Acceptor> = None;
     loop {
-        let told = *accepting.borrow_and_update();
-        match told {
-            Accepting::Stop => return,
-            Accepting::Pause => acceptor = None,
-            Accepting::Accept => {}
-        }
         let accept = async {
             match &mut acceptor {
                 Some(acceptor) => acceptor,
@@ -261,15 +272,7 @@ pub async fn serve(
             .accept()
             .await
         };
-        let accepted = tokio::select! {
-            biased;
-            changed = accepting.changed() => match changed {
-                Ok(()) => continue,
-                Err(_) => return,
-            },
-            accepted = accept, if told == Accepting::Accept => accepted,
-        };
-        match accepted {
+        match accept.await {
             Ok((socket, ends)) => {
                 if std::mem::take(&mut exhausted) {
                     warn!("listener {:?}: accepting again", listener.name);
