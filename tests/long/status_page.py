@@ -156,7 +156,16 @@ def look(browser, admin, chat, config):
     browser.run("document.getElementById('server').value = arguments[0]", first)
     wait_for("the filter holds", lambda: rows("sessions") and all(row[1] == f"chat/{first}" for row in rows("sessions")), 10)
     browser.run("document.getElementById('server').value = ''")
-    wait_for("the charts", lambda: browser.run("return document.querySelectorAll('polyline').length") == 4, 5)
+    wait_for("the charts", lambda: browser.run("return document.querySelectorAll('polyline').length") == 8, 5)
+    wait_for("messages of each server", lambda: all(float(row[8]) > 0 for row in rows("servers")), 10)
+    # Also for who comes now: it is the process that remembers.
+    browser.call("POST", "/refresh", {})
+    wait_for("the history", lambda: rows("servers") and browser.run(
+        "return [...document.querySelectorAll('.history')].map(one => one.getAttribute('aria-label').match(/[a-z]+(?= since)/g))")
+        == [["up", "drained", "up", "unchecked"], ["up", "unchecked"]], 10)
+    tiers = browser.run("return [...document.querySelectorAll('#tiers > div')].map(one => one.textContent)")
+    wait_for("the tiers", lambda: browser.text("tiers") and "2 of 2 servers usable" in browser.text("tiers"), 5)
+    assert tiers[0].startswith("Listeners") and "connections" in tiers[0] and "chat" in tiers[1], tiers
     wait_for("all are back", lambda: len(rows("sessions")) == SESSIONS, 20)
     assert not browser.text("failure"), browser.text("failure")
 
