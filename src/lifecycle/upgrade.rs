@@ -34,6 +34,9 @@ const SERVING_WITHIN: Duration = Duration::from_secs(5);
 /// When nothing has moved for so long, nothing more can for now.
 const SETTLED: Duration = Duration::from_millis(500);
 
+/// With more servers than these their history would not fit into one message, and stays behind.
+const HISTORIES: usize = 1000;
+
 /// How long a process whose link is closed may take to end.
 const GONE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -342,9 +345,14 @@ fn drained(app: &App) -> Vec<(String, std::net::SocketAddr)> {
 fn known(app: &App) -> Vec<(String, Knowledge)> {
     let generation = app.generation();
     let groups = generation.groups().iter();
-    groups
+    let mut known: Vec<_> = groups
         .map(|group| (group.name().to_owned(), group.knowledge()))
-        .collect()
+        .collect();
+    let servers: usize = known.iter().map(|(_, of)| of.history.len()).sum();
+    if servers > HISTORIES {
+        known.iter_mut().for_each(|(_, of)| of.history.clear());
+    }
+    known
 }
 
 async fn next(
