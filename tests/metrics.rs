@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use support::{
     Client, Config, Ended, Origin, Outcome, Prusik, Session, eventually, free_address, get,
@@ -328,4 +329,49 @@ fn the_dashboard_is_json_and_promtool_accepts_the_alerts() {
             String::from_utf8_lossy(&output.stderr)
         );
     }
+}
+
+/// A few thousand here; `tests/long/scrape.py` has as many as there are descriptors for, and a limit in milliseconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_keep_passing_while_many_sessions_are_gathered() {
+    let origin = Origin::chat().await;
+    let prusik = Prusik::start(Config::to(&[&origin]).route("name: chat").top(ADMIN)).await;
+    let mut sessions = Vec::new();
+    while sessions.len() < many() {
+        let some = (0..100).map(|_| Session::open(prusik.public(), "/"));
+        sessions.extend(futures_util::future::join_all(some).await);
+    }
+    let active = format!(
+        "prusik_sessions_active{{route=\"chat\",upstream=\"backend\",server=\"{}\"}}",
+        origin.address()
+    );
+    let mut talker = sessions.pop().expect("there are many");
+    let (over, mut is_over) = tokio::sync::watch::channel(false);
+    let talking = tokio::spawn(async move {
+        let (mut count, mut slowest) = (0, Duration::ZERO);
+        while !*is_over.borrow_and_update() {
+            let begun = Instant::now();
+            let text = "x".repeat(64);
+            assert_eq!(talker.ask(&text).await, text);
+            slowest = slowest.max(begun.elapsed());
+            count += 1;
+        }
+        (count, slowest)
+    });
+    for _ in 0..20 {
+        let scrape = Scrape::of(&prusik).await;
+        assert_eq!(scrape.value(&active), sessions.len() as f64 + 1.0);
+    }
+    over.send_replace(true);
+    let (count, slowest) = talking.await.expect("every message came back");
+    println!("{count} echoes beside 20 scrapes, the slowest within {slowest:?}");
+    assert!(count >= 20, "{count} messages");
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+}
+
+/// As many sessions as descriptors allow, at most: both ends of each are this process's.
+fn many() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let descriptors = limit.current.unwrap_or(u64::MAX);
+    usize::try_from(descriptors / 4).map_or(3000, |most| most.min(3000))
 }

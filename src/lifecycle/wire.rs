@@ -304,6 +304,20 @@ mod tests {
     }
 
     #[test]
+    fn what_an_older_version_does_not_send_is_nothing() {
+        let message = decode(br#"{"go": {"drained": []}}"#).unwrap();
+        let Message::Go { known, .. } = message else {
+            panic!("{message:?}");
+        };
+        assert!(known.is_empty());
+        let message = decode(br#"{"ready": {"pid": 7, "version": "0.0.9"}}"#).unwrap();
+        let Message::Ready { unused, .. } = message else {
+            panic!("{message:?}");
+        };
+        assert!(unused.is_empty());
+    }
+
+    #[test]
     fn a_message_that_is_too_long_or_no_message_is_an_error() {
         let (mut old, new) = UnixStream::pair().unwrap();
         old.write_all(&[0xff; HEADER]).unwrap();

@@ -144,15 +144,16 @@ impl Group {
     /// Starts the checks and the resolution; must run inside the runtime, once.
     pub fn start(self: &Arc<Self>) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(check) = &self.config.health_check {
-            if self.health_is_stale {
-                self.members()
-                    .iter()
-                    .for_each(|member| member.server.forget_health());
+        let check = self.config.health_check.as_ref();
+        for member in self.members() {
+            if check.is_some() && self.health_is_stale {
+                member.server.forget_health();
             }
+            member.note();
+        }
+        if let Some(check) = check {
             tasks.spawn(health::run(Arc::downgrade(self), check.clone()));
         }
-        self.members().iter().for_each(|member| member.note());
         // With `keepalive: 0` as well: the configuration before may have left some.
         tasks.spawn(sweep(Arc::downgrade(self)));
         let names = self.names();

@@ -121,13 +121,25 @@ fn exposed(admin: &Admin, upstreams: &[Upstream], at: At<'_>, errors: &mut Error
         for (number, server) in upstream.servers.iter().enumerate() {
             if leads_to(&server.address, *listen) {
                 let at = at.key(&upstream.name).key("servers").index(number);
-                errors.push(
-                    at.error(format!("{} is the address of admin", server.address))
-                        .hint("who can reach a listener must not reach the API: take it out"),
-                );
+                errors.push(exposure(at, &server.address));
+            }
+        }
+        if let Some(discover) = &upstream.discover {
+            let name = ServerAddress::Name {
+                host: discover.host.clone(),
+                port: discover.port,
+            };
+            if leads_to(&name, *listen) {
+                let at = at.key(&upstream.name).key("discover").key("dns");
+                errors.push(exposure(at, &name));
             }
         }
     }
+}
+
+fn exposure(at: At<'_>, address: &ServerAddress) -> ConfigError {
+    at.error(format!("{address} is the address of admin"))
+        .hint("who can reach a listener must not reach the API: take it out")
 }
 
 /// Whether who connects to `server` meets the socket on `listen`; `is_here`: an address of this
