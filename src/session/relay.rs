@@ -36,6 +36,7 @@ use tokio::time::{Instant, Sleep};
 use super::frames::{CloseCode, PING_TO_CLIENT, close_to_client, close_to_server};
 use super::leg::Leg;
 use super::traffic::{ClosedBy, Order, Traffic};
+use crate::upstream::TCP_KEEPALIVE;
 
 /// What one read takes at most, and so what may wait in one direction.
 const CHUNK: usize = 64 * 1024;
@@ -58,8 +59,9 @@ const HALF_CLOSED: Duration = Duration::from_secs(60);
 const SERVER_GONE: Duration = Duration::from_secs(5);
 
 /// A session that ends sooner never needed to know whether its server's machine had vanished, and
-/// is spared five system calls. (A client's socket has this from its listener.)
-const SETTLED: Duration = Duration::from_secs(5);
+/// is spared five system calls. Nothing is noticed later for it: the kernel would begin to probe no
+/// sooner, and counts from when the peer was last heard. (A client's socket has this from its listener.)
+const SETTLED: Duration = TCP_KEEPALIVE.idle;
 
 /// Going away: what a session is told that prusik ends by itself (RFC 6455 section 7.4.1).
 const GOING_AWAY: u16 = 1001;
