@@ -7,15 +7,21 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use support::{Client, Session, eventually, free_port_on, get, within};
+use support::{Client, Session, eventually, get, within};
+use tokio::sync::{Mutex, MutexGuard};
 
 struct Demo {
     child: Child,
     client_lb: SocketAddr,
+    _alone: MutexGuard<'static, ()>,
 }
+
+/// Ports are looked for and taken by one test at a time.
+static ONE: Mutex<()> = Mutex::const_new(());
 
 impl Demo {
     async fn start() -> Self {
+        let alone = ONE.lock().await;
         let client_lb = free_ports();
         let child = Command::new(env!("CARGO_BIN_EXE_prusik"))
             .args(["demo", "--port", &client_lb.port().to_string()])
@@ -26,7 +32,11 @@ impl Demo {
             tokio::net::TcpStream::connect(client_lb).await.is_ok()
         })
         .await;
-        Self { child, client_lb }
+        Self {
+            child,
+            client_lb,
+            _alone: alone,
+        }
     }
 
     /// What the admin API at this offset says of its tier.
@@ -58,17 +68,16 @@ impl Drop for Demo {
 /// From the client LB's port: the server LB, and the admin APIs of server LB and client LB.
 const OTHERS: [u16; 3] = [1, 810, 811];
 
-/// A port that has the others free too.
+/// A port that is free with the others, below those that the kernel gives to connections: there
+/// nobody takes one meanwhile.
 fn free_ports() -> SocketAddr {
     loop {
-        let first = free_port_on(Ipv4Addr::LOCALHOST);
+        let first: u16 = rand::random_range(10_000..31_000);
         let is_free = |offset: &u16| {
-            first.port().checked_add(*offset).is_some_and(|port| {
-                std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
-            })
+            std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, first + offset)).is_ok()
         };
-        if OTHERS.iter().all(is_free) {
-            return first;
+        if [0].iter().chain(&OTHERS).all(is_free) {
+            return (Ipv4Addr::LOCALHOST, first).into();
         }
     }
 }
@@ -130,6 +139,7 @@ async fn the_page_is_served_and_a_session_moves_on_when_its_server_is_killed() {
 
 #[tokio::test]
 async fn a_taken_port_is_an_error_that_says_what_to_do() {
+    let _alone = ONE.lock().await;
     let address = free_ports();
     let _taken = std::net::TcpListener::bind(address).expect("it was free");
     let port = address.port().to_string();

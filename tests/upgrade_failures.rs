@@ -7,7 +7,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use rustix::process::{Pid, Signal, kill_process};
 use support::{
-    Answer, Client, Config, Ended, Origin, Prusik, Session, eventually, listen, signal, status_of,
+    Answer, Client, Config, Ended, Origin, Prusik, Session, eventually, free_port_on, listen,
+    signal, status_of,
 };
 
 const ADMIN: &str = "admin: { listen: \"127.0.0.1:0\" }";
@@ -112,8 +113,7 @@ async fn who_connects_to_a_listener_that_is_gone_is_refused_until_the_old_proces
     let server = "server: { tunnel: pingora, drain: { window: 60s } }";
     let config = config(&[&origin]).top(server).to_string();
     // The kernel takes another port for one that was not asked for by its number.
-    let free = tokio::net::TcpListener::bind("127.0.0.4:0").await;
-    let second = free.expect("a port").local_addr().expect("its number");
+    let second = free_port_on([127, 0, 0, 4].into());
     let two = format!("listeners: [{{ listen: \"{second}\" }}, ");
     let prusik = Prusik::start(config.replace("listeners: [", &two)).await;
     let old = prusik.pid();

@@ -286,11 +286,15 @@ pub fn free_address() -> SocketAddr {
     free_port_on(own_address())
 }
 
-/// Where nobody listens now.
+/// Where nobody listens now: below the ports that the kernel gives to connections, so that none of
+/// those takes it before the test does.
 pub fn free_port_on(address: Ipv4Addr) -> SocketAddr {
-    std::net::TcpListener::bind((address, 0))
-        .and_then(|listener| listener.local_addr())
-        .expect("the kernel has a free port")
+    loop {
+        let port: u16 = rand::random_range(10_000..31_000);
+        if std::net::TcpListener::bind((address, port)).is_ok() {
+            return (address, port).into();
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
