@@ -114,10 +114,12 @@ tools:
 		$$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq cmake build-essential; }
 
 long-tools:
+	@# npm only where there is none: other sources' Node.js has one, and conflicts with Debian's.
 	@command -v chromedriver >/dev/null && command -v npm >/dev/null && command -v tomcat10-instance-create >/dev/null || { \
 		SUDO=$$(test "$$(id -u)" = 0 || echo sudo); \
 		$$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq chromium chromium-driver \
-			haproxy nginx-light iproute2 npm tomcat10-user tomcat10-examples default-jre-headless python3-venv; }
+			haproxy nginx-light iproute2 tomcat10-user tomcat10-examples default-jre-headless python3-venv \
+			$$(command -v npm >/dev/null || echo npm); }
 	@test -x $(PYTHON) || python3 -m venv target/venv
 	@$(PYTHON) -m pip install -q websockets kosoku
 
