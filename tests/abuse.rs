@@ -24,6 +24,11 @@ const SLACK_KIB: u64 = 6 * 1024;
 /// thread and goes through all of it, and there are two threads. What floods is 64 MiB.
 const FLOODED_KIB: u64 = 16 * 1024;
 
+/// And after the first of several rounds: what the allocator keeps of so many at once is more on a busy
+/// machine, where more of them overlap: 12 MiB were seen after a first flood, 13 after a dozen. What
+/// further rounds add is held to [`SLACK_KIB`].
+const FIRST_ROUND_KIB: u64 = 16 * 1024;
+
 /// Memory and descriptors at one moment.
 struct Level {
     fds: usize,
@@ -31,7 +36,6 @@ struct Level {
 }
 
 impl Level {
-    /// With the connections of the same kind that came before: the first ones fill pools.
     fn of(prusik: &Prusik) -> Self {
         Self {
             fds: prusik.fds(),
@@ -39,33 +43,38 @@ impl Level {
         }
     }
 
-    /// Of what a first round of the same leaves to the allocator, once its descriptors are back.
-    async fn after_a_round(fds: usize, prusik: &Prusik) -> Self {
-        eventually("the first have gone", async || prusik.fds() <= fds).await;
+    /// The level for further rounds of the same.
+    async fn after_a_round(&self, prusik: &Prusik) -> Self {
+        self.is_within(FIRST_ROUND_KIB, prusik, async || look_in(prusik).await)
+            .await;
         Self {
-            fds,
+            fds: self.fds,
             ..Self::of(prusik)
         }
     }
 
     async fn is_back(&self, prusik: &Prusik) {
-        self.is_back_with(prusik, async || drop(connect(prusik.public()).await))
+        self.is_within(SLACK_KIB, prusik, async || look_in(prusik).await)
             .await;
     }
 
     /// The allocator gives back what it has kept when it is next asked for something of the kind.
-    async fn is_back_with(&self, prusik: &Prusik, traffic: impl AsyncFn()) {
+    async fn is_within(&self, slack_kib: u64, prusik: &Prusik, traffic: impl AsyncFn()) {
         eventually(format!("{} descriptors again", self.fds), async || {
             prusik.fds() <= self.fds
         })
         .await;
-        let most = self.kib + SLACK_KIB;
+        let most = self.kib + slack_kib;
         eventually(format!("at most {most} KiB again"), async || {
             traffic().await;
             prusik.anonymous_kib() <= most
         })
         .await;
     }
+}
+
+async fn look_in(prusik: &Prusik) {
+    drop(connect(prusik.public()).await);
 }
 
 async fn connect(address: SocketAddr) -> TcpStream {
@@ -121,9 +130,9 @@ async fn five_thousand_connects_and_drops_leave_nothing() {
     let public = prusik.public();
     // What a listener opens for its first accept is there then.
     assert_eq!(status_of(public, "/").await, 200);
-    let idle = prusik.fds();
+    let idle = Level::of(&prusik);
     many(2500, |number| drop_one(public, number)).await;
-    let level = Level::after_a_round(idle, &prusik).await;
+    let level = idle.after_a_round(&prusik).await;
     many(5000, |number| drop_one(public, number)).await;
     level.is_back(&prusik).await;
     assert_eq!(status_of(public, "/").await, 200);
@@ -143,7 +152,7 @@ async fn half_open_tls_handshakes_hold_nobody_up_and_leave_nothing() {
         assert_eq!(client.get("/").await.status(), 200);
     };
     served().await;
-    let fds = prusik.fds();
+    let before = Level::of(&prusik);
     let round = async || {
         let mut open = Vec::new();
         for number in 0..300 {
@@ -157,11 +166,11 @@ async fn half_open_tls_handshakes_hold_nobody_up_and_leave_nothing() {
         served().await;
     };
     round().await;
-    let level = Level::after_a_round(fds, &prusik).await;
+    let level = before.after_a_round(&prusik).await;
     for _ in 0..2 {
         round().await;
+        level.is_back(&prusik).await;
     }
-    level.is_back(&prusik).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -172,7 +181,7 @@ async fn clients_that_stop_within_a_head_hold_nobody_up_and_leave_nothing() {
     let prusik = Prusik::start(config).await;
     let public = prusik.public();
     assert_eq!(status_of(public, "/").await, 200);
-    let fds = prusik.fds();
+    let before = Level::of(&prusik);
     let head = handshake("/");
     let round = async || {
         let mut open = Vec::new();
@@ -192,16 +201,16 @@ async fn clients_that_stop_within_a_head_hold_nobody_up_and_leave_nothing() {
         }
     };
     round().await;
-    let level = Level::after_a_round(fds, &prusik).await;
+    let level = before.after_a_round(&prusik).await;
     for _ in 0..2 {
         round().await;
+        level.is_back(&prusik).await;
     }
-    level.is_back(&prusik).await;
 }
 
 /// 300 clients that stop in the middle of their bodies: half of them go by themselves, and half are too
-/// slow for the file.
-async fn stall(prusik: &Prusik, head: &str, whole: &str) {
+/// slow for the file. These have not closed their ends.
+async fn stall(prusik: &Prusik, head: &str, whole: &str) -> Vec<TcpStream> {
     let public = prusik.public();
     let too_slow = || {
         let log = prusik.access_log();
@@ -230,13 +239,17 @@ async fn stall(prusik: &Prusik, head: &str, whole: &str) {
         too_slow() >= before + stay.len()
     })
     .await;
+    stay
 }
 
 /// Once to see what the allocator keeps of so many, then again: what stays behind each time would add up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_that_stall_hold_nobody_up_and_leave_nothing() {
     let origin = Origin::chat().await;
-    let config = Config::to(&[&origin]).listener("limits: { body_rate: 1MiB }");
+    // No connection to the server outlasts its request: what is left is the clients'.
+    let config = Config::to(&[&origin])
+        .listener("limits: { body_rate: 1MiB }")
+        .upstream("keepalive: 0");
     let prusik = Prusik::start(config).await;
     let public = prusik.public();
     let head = "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 100000\r\n\r\n";
@@ -245,21 +258,22 @@ async fn bodies_that_stall_hold_nobody_up_and_leave_nothing() {
         Client::connect(public).await.ask(&whole).await.status(),
         200
     );
-    let fds = prusik.fds();
-    stall(&prusik, head, &whole).await;
-    let level = Level::after_a_round(fds, &prusik).await;
+    let before = Level::of(&prusik);
+    let traffic = async || {
+        let clients = (0..16).map(|_| async { Client::connect(public).await.ask(&whole).await });
+        for answer in join_all(clients).await {
+            assert_eq!(answer.status(), 200);
+        }
+    };
+    let stay = stall(&prusik, head, &whole).await;
+    before.is_within(FIRST_ROUND_KIB, &prusik, &traffic).await;
+    let level = before.after_a_round(&prusik).await;
+    drop(stay);
     for _ in 0..2 {
-        stall(&prusik, head, &whole).await;
+        let stay = stall(&prusik, head, &whole).await;
+        level.is_within(SLACK_KIB, &prusik, &traffic).await;
+        drop(stay);
     }
-    level
-        .is_back_with(&prusik, async || {
-            let clients =
-                (0..16).map(|_| async { Client::connect(public).await.ask(&whole).await });
-            for answer in join_all(clients).await {
-                assert_eq!(answer.status(), 200);
-            }
-        })
-        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -420,8 +434,7 @@ async fn a_client_that_floods_pings_and_reads_nothing_costs_others_nothing() {
     let origin = Origin::chat().await;
     let prusik = Prusik::start(Config::to(&[&origin])).await;
     let mut other = RawSession::open(prusik.public(), handshake("/")).await;
-    let fds = prusik.fds();
-    let before = prusik.anonymous_kib();
+    let before = Level::of(&prusik);
     let pings = client_frame(9, &[b'x'; 125]).repeat(500);
     let mut flood = async || {
         let mut client = RawSession::open(prusik.public(), handshake("/"))
@@ -435,16 +448,22 @@ async fn a_client_that_floods_pings_and_reads_nothing_costs_others_nothing() {
             }
         }
         let kib = prusik.anonymous_kib();
-        assert!(kib <= before + FLOODED_KIB, "{before} KiB, then {kib}");
+        assert!(
+            kib <= before.kib + FLOODED_KIB,
+            "{} KiB, then {kib}",
+            before.kib
+        );
         other.send(client_frame(1, b"meanwhile")).await;
         assert_eq!(other.frame().await.payload, b"meanwhile");
         drop(client);
         eventually("it has gone", async || origin.sessions() == 1).await;
     };
     flood().await;
-    let level = Level::after_a_round(fds, &prusik).await;
-    flood().await;
-    level.is_back(&prusik).await;
+    let level = before.after_a_round(&prusik).await;
+    for _ in 0..2 {
+        flood().await;
+        level.is_back(&prusik).await;
+    }
 }
 
 #[tokio::test]
@@ -460,11 +479,11 @@ async fn servers_that_break_handshakes_leave_nothing() {
         };
         // What a listener opens for its first accept is there then.
         refused().await;
-        let idle = prusik.fds();
+        let idle = Level::of(&prusik);
         for _ in 0..20 {
             refused().await;
         }
-        let level = Level::after_a_round(idle, &prusik).await;
+        let level = idle.after_a_round(&prusik).await;
         for _ in 0..100 {
             refused().await;
         }
