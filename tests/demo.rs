@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use support::{Client, Session, eventually, get, within};
+use support::{Client, Session, eventually, get, is_free, within};
 use tokio::sync::{Mutex, MutexGuard};
 
 struct Demo {
@@ -73,10 +73,8 @@ const OTHERS: [u16; 3] = [1, 810, 811];
 fn free_ports() -> SocketAddr {
     loop {
         let first: u16 = rand::random_range(10_000..31_000);
-        let is_free = |offset: &u16| {
-            std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, first + offset)).is_ok()
-        };
-        if [0].iter().chain(&OTHERS).all(is_free) {
+        let at = |offset: &u16| SocketAddr::from((Ipv4Addr::LOCALHOST, first + offset));
+        if [0].iter().chain(&OTHERS).map(at).all(is_free) {
             return (Ipv4Addr::LOCALHOST, first).into();
         }
     }

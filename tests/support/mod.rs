@@ -26,7 +26,7 @@ use tokio::time::Instant;
 pub use answer::Answer;
 pub use client::{Client, Response, get, status_of};
 pub use config::Config;
-pub use origin::{Origin, Received, free_address, free_port_on, listen};
+pub use origin::{Origin, Received, free_address, free_port_on, is_free, listen};
 pub use pattern::{Pattern, PatternCheck};
 pub use process::{Outcome, Prusik, check, prusik, signal};
 pub use tls::{Authority, Pair, SecureChat, TlsClient, certificates, connect as tls_connect};

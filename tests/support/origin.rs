@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{SinkExt, StreamExt};
 use rustls::ServerConfig;
+use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
@@ -90,7 +91,7 @@ impl Origin {
         address: SocketAddr,
         answering: impl Fn(&Received) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind(address).await.expect("it is free");
+        let listener = listen_on(address).await;
         Self::on(listener, Bodies::Keep, Box::new(answering))
     }
 
@@ -113,7 +114,7 @@ impl Origin {
         tls: Arc<ServerConfig>,
         answering: impl Fn(&Received) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind(address).await.expect("it is free");
+        let listener = listen_on(address).await;
         Self::listening(
             listener,
             Bodies::Keep,
@@ -244,10 +245,7 @@ impl Origin {
 
     /// Listens again, on the same address.
     pub async fn restart(&self) {
-        let listener = TcpListener::bind(self.shared.address)
-            .await
-            .expect("nobody else binds this address");
-        self.serve(listener);
+        self.serve(listen_on(self.shared.address).await);
     }
 }
 
@@ -291,10 +289,33 @@ pub fn free_address() -> SocketAddr {
 pub fn free_port_on(address: Ipv4Addr) -> SocketAddr {
     loop {
         let port: u16 = rand::random_range(10_000..31_000);
-        if std::net::TcpListener::bind((address, port)).is_ok() {
+        if is_free((address, port).into()) {
             return (address, port).into();
         }
     }
+}
+
+/// Whether nobody listens there. Found without listening: a program that another test starts at this
+/// moment holds our sockets too until its exec, and would go on listening.
+pub fn is_free(address: SocketAddr) -> bool {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None);
+    let socket = socket.expect("a descriptor");
+    socket.set_reuse_address(true).expect("it can be set");
+    socket.bind(&address.into()).is_ok()
+}
+
+/// Waits while a program that is just being started holds the socket that listened there before.
+async fn listen_on(address: SocketAddr) -> TcpListener {
+    let mut listener = None;
+    eventually(format!("{address} is free"), async || {
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            bound => listener = Some(bound.expect("it can be bound")),
+        }
+        listener.is_some()
+    })
+    .await;
+    listener.expect("it was awaited")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
