@@ -4,6 +4,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use support::{
     Client, Config, Origin, Outcome, Prusik, Session, eventually, free_address, get, handshake,
@@ -180,19 +181,187 @@ async fn a_hash_key_whose_server_is_dead_is_served_by_another() {
     assert_eq!(server_of(&prusik, "/?userId=7").await, home);
 }
 
-#[tokio::test]
-async fn a_bounded_load_keeps_a_popular_key_from_one_server() {
-    let origins = chats::<4>().await;
-    let config = Config::to(&origins.each_ref())
+fn by_user(origins: &[&Origin]) -> Config {
+    Config::to(origins)
         .upstream("balance: consistent_hash")
-        .upstream("hash_key: $host")
-        .upstream("load_bound: 1.25");
-    let prusik = Prusik::start(config).await;
-    // All of them with the same key.
-    let sessions = open_sessions(&prusik, 40).await;
+        .upstream("hash_key: $arg_userId")
+}
+
+fn page_of(user: &str) -> String {
+    format!("/?userId={user}")
+}
+
+/// So many users whose keys belong to this one of the servers. Found out with another prusik: this
+/// one would take it for use of the keys.
+async fn users_of(server: &Origin, all: &[&Origin], number: usize) -> Vec<String> {
+    let prusik = Prusik::start(by_user(all)).await;
+    let mut users = Vec::new();
+    for user in 0.. {
+        let user = format!("user-{user}");
+        if server_of(&prusik, &page_of(&user)).await == server.address() {
+            users.push(user);
+        }
+        if users.len() == number {
+            break;
+        }
+    }
+    users
+}
+
+async fn open_session_of(prusik: &Prusik, user: &str) -> (SocketAddr, Session) {
+    let mut session = Session::open(prusik.public(), &page_of(user)).await;
+    (session.server().await, session)
+}
+
+#[tokio::test]
+async fn a_bounded_load_keeps_a_popular_server_from_getting_them_all() {
+    let origins = chats::<4>().await;
+    let all = origins.each_ref();
+    let users = users_of(&origins[0], &all, 40).await;
+    let prusik = Prusik::start(by_user(&all).upstream("load_bound: 1.25")).await;
+    let mut sessions = Vec::new();
+    for user in &users {
+        sessions.push(open_session_of(&prusik, user).await);
+    }
     for origin in &origins {
         let share = share_of(origin, &sessions);
         assert!(share <= 13, "{share} of 40: more than 1.25 of the mean");
+    }
+}
+
+#[tokio::test]
+async fn a_bounded_load_does_not_part_the_sessions_of_one_key() {
+    let origins = chats::<4>().await;
+    let config = by_user(&origins.each_ref()).upstream("load_bound: 1.25");
+    let prusik = Prusik::start(config).await;
+    let room = open_session_of(&prusik, "room").await;
+    for _ in 0..20 {
+        let (server, session) = open_session_of(&prusik, "room").await;
+        assert_eq!(server, room.0);
+        drop(session);
+    }
+    let sessions: Vec<_> = {
+        let mut sessions = Vec::new();
+        for _ in 0..20 {
+            sessions.push(open_session_of(&prusik, "room").await);
+        }
+        sessions
+    };
+    assert!(sessions.iter().all(|(server, _)| *server == room.0));
+    assert_eq!(server_of(&prusik, &page_of("room")).await, room.0);
+}
+
+/// As socket.io does before it has a WebSocket: each poll is a short request, between two of them
+/// nothing of the client lives, and only one server knows it.
+#[tokio::test]
+async fn clients_that_poll_keep_their_server_while_the_load_passes_its_bound_and_falls() {
+    let [a, b] = chats().await;
+    let users = users_of(&a, &[&a, &b], 42).await;
+    let (crowd, pollers) = users.split_at(10);
+    let (early, late) = pollers.split_at(16);
+    let config = |attempts| {
+        by_user(&[&a, &b])
+            .upstream("load_bound: 1.25")
+            .upstream(format!("attempts: {attempts}"))
+    };
+    let prusik = Prusik::start(config(3)).await;
+    let poll = async |users: &[String], server: &Origin| {
+        for user in users {
+            assert_eq!(
+                server_of(&prusik, &page_of(user)).await,
+                server.address(),
+                "{user}"
+            );
+        }
+    };
+    poll(early, &a).await;
+    let mut sessions = Vec::new();
+    for user in crowd {
+        sessions.push(open_session_of(&prusik, user).await);
+    }
+    // Those of the other leave: 7 of 7 are far above the bound.
+    let closed = async |number: usize| {
+        eventually(format!("{number} have left"), async || {
+            let log = prusik.access_log();
+            let closed = log.iter().filter(|entry| entry["kind"] == "session_close");
+            closed.count() == number
+        })
+        .await;
+    };
+    sessions.retain(|(server, _)| *server == a.address());
+    assert_eq!(sessions.len(), 7, "of 10 at most 1.25 * 5, rounded up");
+    closed(3).await;
+    for _ in 0..3 {
+        poll(early, &a).await;
+        // Who comes now goes to the other server, and stays there.
+        poll(late, &b).await;
+    }
+    assert_eq!(prusik.reload_with(config(2)).await, Outcome::Done);
+    poll(early, &a).await;
+    poll(late, &b).await;
+    drop(sessions);
+    closed(10).await;
+    for _ in 0..3 {
+        poll(early, &a).await;
+        poll(late, &b).await;
+    }
+}
+
+#[tokio::test]
+async fn large_weights_cost_neither_time_nor_memory() {
+    let [a, b, c, d] = chats().await;
+    let weights = [(&a, 65_535), (&b, 65_534), (&c, 65_533), (&d, 1)];
+    let config = weights
+        .iter()
+        .fold(by_user(&[]), |config, (origin, weight)| {
+            config.server(format!(
+                "{{ address: \"{}\", weight: {weight} }}",
+                origin.address()
+            ))
+        });
+    let prusik = Prusik::start(config).await;
+    for (_, server) in servers_by_key(&prusik).await {
+        assert_ne!(server, d.address(), "one of 196,603");
+    }
+    // A process without servers takes some 20 MiB.
+    let peak = prusik.peak_rss_kib();
+    assert!(peak < 100 * 1024, "{peak} KiB");
+    assert!(prusik.cpu() < Duration::from_secs(10), "{:?}", prusik.cpu());
+}
+
+#[tokio::test]
+async fn a_503_costs_next_to_nothing_whatever_the_balancer_and_the_weights() {
+    for balance in [
+        "balance: consistent_hash, hash_key: $arg_userId",
+        "balance: consistent_hash, hash_key: $arg_userId, load_bound: 1.25",
+        "balance: round_robin",
+        "balance: least_sessions",
+        "balance: two_choices",
+    ] {
+        let mut config = Config::default().upstream("health_check: { interval: 1h }");
+        for key in balance.split(", ") {
+            config = config.upstream(key);
+        }
+        let dead: Vec<_> = (0..4).map(|_| free_address()).collect();
+        for (number, address) in dead.iter().enumerate() {
+            let weight = 1000 - number;
+            config = config.server(format!("{{ address: \"{address}\", weight: {weight} }}"));
+        }
+        let prusik = Prusik::start(config).await;
+        for address in dead {
+            prusik.wait_stderr(&format!("{address} is down")).await;
+        }
+        let before = prusik.cpu();
+        for user in 0..100 {
+            let page = page_of(&user.to_string());
+            assert_eq!(get(prusik.public(), &page).await.status(), 503);
+        }
+        let spent = prusik.cpu() - before;
+        // A debug build spends one or two milliseconds on each; it was a second and more.
+        assert!(
+            spent < Duration::from_secs(2),
+            "{balance}: {spent:?} for 100"
+        );
     }
 }
 

@@ -13,13 +13,14 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 
-use super::balance::{Balancer, Ejected, Wanted};
+use super::balance::{Balancer, Wanted};
 use super::connect::{Sources, Way};
 use super::connection::{Connections, KeptConnector, Repeatable, SWEEP};
 use super::health::{self, counter::Health};
 use super::history::Change;
+use super::keys_in_use::KeysInUse;
 use super::resolve::{self, Name};
-use super::server::{Lease, Load, Member, Server};
+use super::server::{Ejected, Lease, Load, Member, Server};
 use crate::config::{self, Fate, ServerAddress};
 use crate::forward::proxy_protocol::{Preamble, Source};
 
@@ -44,6 +45,7 @@ pub struct Group {
     /// Those of plain requests, to all servers together.
     connections: Arc<Connections>,
     sources: Option<Arc<Sources>>,
+    keys_in_use: Arc<KeysInUse>,
     /// Health checks and name resolution; they end with the group.
     tasks: Mutex<JoinSet<()>>,
     /// What was known of health is from before a configuration without checks.
@@ -124,6 +126,9 @@ impl Group {
             health_is_stale,
             label: config.name.as_str().into(),
             sources: Sources::new(&config.source),
+            keys_in_use: before
+                .map(|before| before.keys_in_use.clone())
+                .unwrap_or_default(),
             config,
             members: ArcSwap::default(),
             addresses: Mutex::new(addresses),
@@ -192,7 +197,7 @@ impl Group {
     pub fn pick(&self, pick: Pick<'_>) -> Option<Lease> {
         let members = self.members.load();
         // An ejected server is still better than none, and so is a backup.
-        [Ejected::Avoid, Ejected::Accept]
+        [Ejected::avoid(), Ejected::Accept]
             .into_iter()
             .find_map(|ejected| {
                 let Pick { load, key, tried } = pick;
@@ -546,7 +551,7 @@ impl Group {
         let tiers = [proper, backups]
             .into_iter()
             .filter(|tier| !tier.is_empty())
-            .map(|tier| Balancer::new(&self.config.balance, tier))
+            .map(|tier| Balancer::new(&self.config.balance, tier, &self.keys_in_use))
             .collect();
         self.members.store(Arc::new(Members { all, tiers }));
     }

@@ -17,6 +17,7 @@ mod eject;
 mod group;
 pub mod health;
 pub mod history;
+mod keys_in_use;
 mod resolve;
 mod server;
 

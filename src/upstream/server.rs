@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::balance::Ejected;
 use super::eject::Ejection;
 use super::health::counter::{Counter, Health, Transition};
 use super::history::{Change, History, Standing};
+use super::keys_in_use::KeyUse;
 use crate::config;
 
 /// What a [`Lease`] stands for. A session counts against `max_sessions`, a request doesn't.
@@ -18,6 +18,23 @@ use crate::config;
 pub enum Load {
     Request,
     Session,
+}
+
+/// Whether a pick takes ejected servers: only when nobody else is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ejected {
+    /// Those that are ejected now, in [`now_ms`]: a look at the clock for each server would cost
+    /// more than all the rest of the pick.
+    Avoid {
+        now: u64,
+    },
+    Accept,
+}
+
+impl Ejected {
+    pub fn avoid() -> Self {
+        Self::Avoid { now: now_ms() }
+    }
 }
 
 /// The lasting state of one address in one upstream. Reloads keep it while the address stays.
@@ -171,7 +188,15 @@ impl Server {
             return 1.0;
         }
         let age = now_ms().saturating_sub(started) as f64 / 1000.0;
-        (age / slow_start.as_secs_f64()).clamp(0.1, 1.0)
+        let warmth = age / slow_start.as_secs_f64();
+        if warmth >= 1.0 {
+            // It is over: no pick has to look at the clock for it again. If it has begun anew in
+            // this moment, that stands.
+            let _ = self
+                .started_ms
+                .compare_exchange(started, 0, Relaxed, Relaxed);
+        }
+        warmth.clamp(0.1, 1.0)
     }
 
     /// Adds to the load only if it is still what the caller based its choice on.
@@ -235,9 +260,11 @@ impl Member {
     }
 
     pub fn is_usable(&self, ejected: Ejected) -> bool {
-        self.is_healthy()
-            && !self.server.is_drained()
-            && (ejected == Ejected::Accept || !self.ejectable || !self.server.is_ejected())
+        let is_avoided = match ejected {
+            Ejected::Avoid { now } => self.ejectable && self.server.ejection.is_active(now),
+            Ejected::Accept => false,
+        };
+        self.is_healthy() && !self.server.is_drained() && !is_avoided
     }
 
     /// The weight in hundredths, less while the server starts slowly.
@@ -261,10 +288,7 @@ impl Member {
     pub fn lease(&self, load: Load) -> Option<Lease> {
         self.take_session(load)?;
         self.server.load.fetch_add(1, Relaxed);
-        Some(Lease {
-            server: self.server.clone(),
-            load,
-        })
+        Some(Lease::new(self.server.clone(), load))
     }
 
     /// As [`Member::lease`], but `None` also when the load is no longer `seen`: somebody else
@@ -277,10 +301,7 @@ impl Member {
             }
             return None;
         }
-        Some(Lease {
-            server: self.server.clone(),
-            load,
-        })
+        Some(Lease::new(self.server.clone(), load))
     }
 
     fn take_session(&self, load: Load) -> Option<()> {
@@ -300,17 +321,31 @@ impl Member {
 pub struct Lease {
     server: Arc<Server>,
     load: Load,
+    /// With `load_bound`: the hash key, which stays on the server as long as this lives.
+    key: Option<Arc<KeyUse>>,
 }
 
 impl Lease {
+    /// It is in the server's counts already.
+    fn new(server: Arc<Server>, load: Load) -> Self {
+        Self {
+            server,
+            load,
+            key: None,
+        }
+    }
+
+    pub fn with_key(self, key: Arc<KeyUse>) -> Self {
+        let mut lease = self;
+        lease.key = Some(key);
+        lease
+    }
+
     /// For a session that is there already, whatever the server's limits say.
     pub fn of_session(server: Arc<Server>) -> Self {
         server.load.fetch_add(1, Relaxed);
         server.sessions.fetch_add(1, Relaxed);
-        Self {
-            server,
-            load: Load::Session,
-        }
+        Self::new(server, Load::Session)
     }
 
     pub fn server(&self) -> &Arc<Server> {
@@ -320,6 +355,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if let Some(key) = &self.key {
+            key.touch(now_ms());
+        }
         self.server.load.fetch_sub(1, Relaxed);
         if self.load == Load::Session {
             self.server.sessions.fetch_sub(1, Relaxed);
@@ -328,7 +366,7 @@ impl Drop for Lease {
 }
 
 /// Milliseconds since the process first asked.
-fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     START.elapsed().as_millis() as u64
 }

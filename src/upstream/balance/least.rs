@@ -65,19 +65,25 @@ fn draw<'m>(
     except: Option<&Arc<Member>>,
     rng: &mut impl Rng,
 ) -> Option<&'m Arc<Member>> {
-    // Reservoir sampling: one pass, no list of candidates.
+    let is_candidate = |member: &&Arc<Member>| {
+        !except.is_some_and(|except| Arc::ptr_eq(except, member)) && wanted.accepts(member)
+    };
+    // Two looks at all of them cost less than a list of the candidates, or than to draw for each.
+    let candidates = || members.iter().filter(is_candidate);
+    let total: u64 = candidates().map(|member| member.weight_now()).sum();
+    if total == 0 {
+        return None;
+    }
+    let mut left = rng.random_range(0..total);
     let mut drawn = None;
-    let mut total = 0;
-    for member in members {
-        if except.is_some_and(|except| Arc::ptr_eq(except, member)) || !wanted.accepts(member) {
-            continue;
-        }
-        let weight = member.weight_now();
-        total += weight;
-        if rng.random_range(0..total) < weight {
-            drawn = Some(member);
+    for member in candidates() {
+        drawn = Some(member);
+        match left.checked_sub(member.weight_now()) {
+            Some(rest) => left = rest,
+            None => break,
         }
     }
+    // Servers may have become full between the two looks: then it is the last one that has not.
     drawn
 }
 

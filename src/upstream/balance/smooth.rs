@@ -1,19 +1,21 @@
 //! Smooth weighted round robin, as nginx orders it: weights 2 and 1 give a b a, not a a b.
 //!
-//! At each pick every usable server's credit grows by its weight; the one with the most is
-//! picked and pays the sum of all weights. Servers that are down take no part, so that those
-//! which are left keep an even rhythm.
+//! At each pick the credit of every server that could be taken grows by its weight; the one with
+//! the most is picked and pays the sum of all weights. Servers that are down or full take no part,
+//! so that those which are left keep an even rhythm.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pingora_load_balancing::Backend;
 use pingora_load_balancing::selection::{BackendIter, BackendSelection};
 
-use super::{Ejected, member_of};
+use super::carried::{Roster, SelectionKey};
 
 pub struct SmoothRoundRobin {
-    backends: Box<[Backend]>,
+    roster: Roster,
+    /// As the members; their sum is always zero.
     credit: Mutex<Box<[i64]>>,
 }
 
@@ -22,82 +24,148 @@ impl BackendSelection for SmoothRoundRobin {
     type Config = ();
 
     fn build(backends: &BTreeSet<Backend>) -> Self {
-        let backends: Box<[Backend]> = backends.iter().cloned().collect();
-        let credit = Mutex::new(vec![0; backends.len()].into_boxed_slice());
-        Self { backends, credit }
+        let roster = Roster::new(backends);
+        let credit = Mutex::new(vec![0; roster.members.len()].into_boxed_slice());
+        Self { roster, credit }
     }
 
-    fn iter(self: &Arc<Self>, _key: &[u8]) -> SmoothIter {
+    fn iter(self: &Arc<Self>, key: &[u8]) -> SmoothIter {
         SmoothIter {
             selection: self.clone(),
-            offered: Vec::new(),
+            key: SelectionKey::from_bytes(key),
+            turn: None,
+            others: None,
         }
     }
 }
 
 impl SmoothRoundRobin {
-    fn next_of(&self, offered: &[usize]) -> Option<usize> {
-        // Ejected servers come last: only a caller who found nobody else takes one.
-        [Ejected::Avoid, Ejected::Accept]
-            .into_iter()
-            .find_map(|ejected| self.next_with(offered, ejected))
-    }
-
-    fn next_with(&self, offered: &[usize], ejected: Ejected) -> Option<usize> {
-        let mut credit = self.credit.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut total = 0;
-        let mut best: Option<usize> = None;
-        for (index, backend) in self.backends.iter().enumerate() {
-            let weight = match member_of(backend) {
-                Some(member) if !member.is_usable(ejected) => continue,
-                Some(member) => member.weight_now() as i64,
-                None => backend.weight as i64,
-            };
-            if offered.contains(&index) {
+    /// Whose turn it is, who has paid for it.
+    fn next_turn(&self, key: SelectionKey) -> Option<Turn> {
+        let mut credit = self.credit();
+        let (mut price, mut best) = (0, None);
+        for (index, member) in self.roster.members.iter().enumerate() {
+            if !key.admits(member) {
                 continue;
             }
+            let weight = member.weight_now() as i64;
             credit[index] += weight;
-            total += weight;
+            price += weight;
             if best.is_none_or(|best| credit[index] > credit[best]) {
                 best = Some(index);
             }
         }
-        let best = best?;
-        credit[best] -= total;
-        Some(best)
+        let first = best?;
+        credit[first] -= price;
+        Some(Turn {
+            first,
+            holder: first,
+            price,
+        })
+    }
+
+    /// Everybody else who could be taken, the one with the most credit on top.
+    fn others(&self, key: SelectionKey, first: usize) -> BinaryHeap<(i64, Reverse<usize>)> {
+        let credit = self.credit();
+        let members = self.roster.members.iter().enumerate();
+        let others = members.filter(|(index, member)| *index != first && key.admits(member));
+        others
+            .map(|(index, _)| (credit[index], Reverse(index)))
+            .collect()
+    }
+
+    /// The turn is another's, who pays for it.
+    fn pass_on(&self, turn: &mut Turn, to: usize) {
+        let mut credit = self.credit();
+        credit[turn.holder] += turn.price;
+        credit[to] -= turn.price;
+        turn.holder = to;
+    }
+
+    fn credit(&self) -> MutexGuard<'_, Box<[i64]>> {
+        self.credit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Offers each usable server once, the one whose turn it is first.
+/// One pick's turn.
+struct Turn {
+    /// Whose it was at first.
+    first: usize,
+    /// Who has paid the price for it.
+    holder: usize,
+    price: i64,
+}
+
+/// Offers each server that could be taken once, the one whose turn it is first. A server that is
+/// not taken gets back what it paid.
 pub struct SmoothIter {
     selection: Arc<SmoothRoundRobin>,
-    offered: Vec<usize>,
+    key: SelectionKey,
+    turn: Option<Turn>,
+    /// Made when the first offer was not taken, which is rare.
+    others: Option<BinaryHeap<(i64, Reverse<usize>)>>,
 }
 
 impl BackendIter for SmoothIter {
     fn next(&mut self) -> Option<&Backend> {
-        let next = self.selection.next_of(&self.offered)?;
-        self.offered.push(next);
-        Some(&self.selection.backends[next])
+        let selection = &self.selection;
+        let Some(turn) = &mut self.turn else {
+            let turn = self.turn.insert(selection.next_turn(self.key)?);
+            return Some(selection.roster.offer(turn.holder));
+        };
+        let others = self
+            .others
+            .get_or_insert_with(|| selection.others(self.key, turn.first));
+        match others.pop() {
+            Some((_, Reverse(next))) => {
+                selection.pass_on(turn, next);
+                Some(selection.roster.offer(next))
+            }
+            None => {
+                // Nobody took it: it is over for the one whose it was. Were it given back, that
+                // server would be the first to be asked again; were it the last one's, this pick
+                // would count for a server that was only asked because all others were.
+                selection.pass_on(turn, turn.first);
+                None
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::carried::backends;
+    use super::super::tests::members;
     use super::*;
+    use crate::upstream::server::{Ejected, Load, Member};
 
-    fn order(weights: &[usize], picks: usize) -> String {
-        let backends = weights.iter().enumerate().map(|(index, weight)| {
-            Backend::new_with_weight(&format!("127.0.0.1:{}", 9000 + index), *weight).unwrap()
-        });
-        let selection = Arc::new(SmoothRoundRobin::build(&backends.collect()));
-        (0..picks)
-            .map(|_| {
-                let mut iter = selection.iter(b"");
-                let port = iter.next().unwrap().addr.as_inet().unwrap().port();
-                char::from(b'a' + (port - 9000) as u8)
-            })
-            .collect()
+    const KEY: SelectionKey = SelectionKey {
+        load: Load::Session,
+        ejected: Ejected::Avoid { now: 0 },
+        hash: 0,
+    };
+
+    fn selection(members: &[Arc<Member>]) -> Arc<SmoothRoundRobin> {
+        Arc::new(SmoothRoundRobin::build(&backends(members)))
+    }
+
+    /// The letter of the one that is offered.
+    fn letter(offer: &Backend) -> char {
+        let address = offer.addr.as_inet().unwrap();
+        let last = address
+            .ip()
+            .to_string()
+            .split('.')
+            .next_back()
+            .unwrap()
+            .parse::<u8>();
+        char::from(b'a' + last.unwrap() - 1)
+    }
+
+    fn order(weights: &[u32], picks: usize) -> String {
+        let selection = selection(&members(weights));
+        let first = |_| letter(selection.iter(&[]).next().unwrap());
+        (0..picks).map(first).collect()
     }
 
     #[test]
@@ -113,13 +181,64 @@ mod tests {
 
     #[test]
     fn the_iterator_offers_each_server_once() {
-        let backends = (0..3).map(|n| Backend::new(&format!("127.0.0.1:900{n}")).unwrap());
-        let selection = Arc::new(SmoothRoundRobin::build(&backends.collect()));
-        let mut iter = selection.iter(b"");
-        let mut seen = BTreeSet::new();
-        while let Some(backend) = iter.next() {
-            assert!(seen.insert(backend.clone()));
+        let selection = selection(&members(&[1, 3, 2]));
+        let mut iter = selection.iter(&[]);
+        let mut seen = String::new();
+        while let Some(offer) = iter.next() {
+            seen.push(letter(offer));
         }
-        assert_eq!(seen.len(), 3);
+        assert_eq!(seen, "bca");
+        assert!(iter.next().is_none());
+    }
+
+    #[test]
+    fn a_full_server_is_not_offered_to_sessions_and_the_others_alternate() {
+        let mut all = members(&[1, 1, 1]);
+        Arc::get_mut(&mut all[1]).unwrap().max_sessions = Some(0);
+        let selection = selection(&all);
+        let first = |key: SelectionKey| letter(selection.roster_first(key));
+        assert_eq!((0..6).map(|_| first(KEY)).collect::<String>(), "acacac");
+        let request = SelectionKey {
+            load: Load::Request,
+            ..KEY
+        };
+        let requests: String = (0..6).map(|_| first(request)).collect();
+        assert!(requests.contains('b'), "{requests}");
+    }
+
+    impl SmoothRoundRobin {
+        fn roster_first(self: &Arc<Self>, key: SelectionKey) -> &Backend {
+            self.roster.offer(self.next_turn(key).unwrap().holder)
+        }
+    }
+
+    #[test]
+    fn who_is_not_taken_keeps_its_credit() {
+        // The first one is passed over each time, as by a request that has tried it.
+        let selection = selection(&members(&[1, 1, 1]));
+        let mut taken = String::new();
+        for _ in 0..6 {
+            let mut iter = selection.iter(&[]);
+            let mut offer = iter.next();
+            if offer.is_some_and(|offer| letter(offer) == 'a') {
+                offer = iter.next();
+            }
+            taken.push(letter(offer.unwrap()));
+        }
+        assert_eq!(taken, "bcbcbc");
+        assert_eq!(selection.credit().iter().sum::<i64>(), 0);
+    }
+
+    #[test]
+    fn picks_that_find_nobody_leave_the_rhythm_as_it_was() {
+        let selection = selection(&members(&[2, 1]));
+        for _ in 0..1000 {
+            let mut iter = selection.iter(&[]);
+            while iter.next().is_some() {}
+        }
+        let picks = (0..6).map(|_| letter(selection.iter(&[]).next().unwrap()));
+        let picks: String = picks.collect();
+        assert_eq!(picks.matches('a').count(), 4, "{picks}");
+        assert_eq!(selection.credit().iter().sum::<i64>(), 0);
     }
 }

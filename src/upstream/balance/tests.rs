@@ -5,10 +5,15 @@ use super::*;
 use crate::forward::template::Template;
 use crate::upstream::server::Server;
 
-fn members(weights: &[u32]) -> Vec<Arc<Member>> {
+fn address(index: usize) -> SocketAddr {
+    let [.., high, low] = (index + 1).to_be_bytes();
+    ([10, 0, high, low], 9080).into()
+}
+
+pub fn members(weights: &[u32]) -> Vec<Arc<Member>> {
     let member = |(index, weight): (usize, &u32)| {
         Arc::new(Member {
-            server: Arc::new(Server::new(([10, 0, 0, index as u8 + 1], 9080).into())),
+            server: Arc::new(Server::new(address(index))),
             weight: *weight,
             max_sessions: None,
             backup: false,
@@ -20,23 +25,37 @@ fn members(weights: &[u32]) -> Vec<Arc<Member>> {
     weights.iter().enumerate().map(member).collect()
 }
 
-fn consistent_hash(load_bound: Option<f64>) -> config::Balance {
+fn new(balance: &config::Balance, members: &[Arc<Member>]) -> Balancer {
+    Balancer::new(balance, members.to_vec(), &Arc::default())
+}
+
+pub fn consistent_hash(load_bound: Option<f64>) -> config::Balance {
     let key = Template::parse("$arg_userId").expect("a known variable");
     config::Balance::ConsistentHash { key, load_bound }
 }
 
-fn wanted(key: &str) -> Wanted<'_> {
+pub fn check() -> config::HealthCheck {
+    config::HealthCheck {
+        kind: config::HealthCheckKind::Tcp,
+        interval: Duration::from_secs(1),
+        timeout: Duration::from_secs(1),
+        rise: 1,
+        fall: 1,
+    }
+}
+
+pub fn wanted(key: &str) -> Wanted<'_> {
     Wanted {
         load: Load::Session,
         key: key.as_bytes(),
         tried: &[],
-        ejected: Ejected::Avoid,
+        ejected: Ejected::Avoid { now: 0 },
     }
 }
 
 /// Which server each of many keys goes to. Nothing is kept: the load stays zero.
 fn placement(members: &[Arc<Member>]) -> HashMap<String, SocketAddr> {
-    let balancer = Balancer::new(&consistent_hash(None), members.to_vec());
+    let balancer = new(&consistent_hash(None), members);
     (0..20_000)
         .map(|n| {
             let key = format!("user-{n}");
@@ -92,25 +111,18 @@ fn adding_a_server_moves_at_most_its_share_of_the_keys_and_a_third() {
 
 #[test]
 fn a_key_of_a_server_that_is_down_comes_back_with_it() {
-    let check = config::HealthCheck {
-        kind: config::HealthCheckKind::Tcp,
-        interval: Duration::from_secs(1),
-        timeout: Duration::from_secs(1),
-        rise: 1,
-        fall: 1,
-    };
     let all = members(&[1, 1, 1]);
-    let balancer = Balancer::new(&consistent_hash(None), all.clone());
+    let balancer = new(&consistent_hash(None), &all);
     let home = |key: &str| {
         balancer
             .pick(&wanted(key))
             .map(|lease| lease.server().clone())
     };
     let first = home("alice").expect("a server is there");
-    first.observe_check(false, &check);
+    first.observe_check(false, &check());
     let second = home("alice").expect("two servers are left");
     assert_ne!(first.address, second.address);
-    first.observe_check(true, &check);
+    first.observe_check(true, &check());
     assert_eq!(home("alice").expect("all are back").address, first.address);
 }
 
@@ -145,7 +157,7 @@ fn keys_move_to_a_server_that_starts_slowly_one_by_one() {
 
 #[test]
 fn an_empty_key_falls_back_to_round_robin() {
-    let balancer = Balancer::new(&consistent_hash(None), members(&[1, 1]));
+    let balancer = new(&consistent_hash(None), &members(&[1, 1]));
     let picked: Vec<_> = (0..4)
         .filter_map(|_| balancer.pick(&wanted("")))
         .map(|l| l.server().address)
@@ -154,25 +166,172 @@ fn an_empty_key_falls_back_to_round_robin() {
     assert_ne!(picked[0], picked[1]);
 }
 
-#[test]
-fn a_load_bound_sends_the_overflow_of_a_hot_key_elsewhere() {
-    let all = members(&[1, 1, 1, 1]);
-    let balancer = Balancer::new(&consistent_hash(Some(1.25)), all.clone());
-    let leases: Vec<_> = (0..100)
-        .filter_map(|_| balancer.pick(&wanted("hot")))
+/// Keys that belong to the first of these servers.
+fn keys_of_the_first(members: &[Arc<Member>]) -> impl Iterator<Item = String> {
+    let first = members[0].server.address;
+    let balancer = new(&consistent_hash(None), members);
+    let keys = (0..).map(|n| format!("user-{n}"));
+    keys.filter(move |key| {
+        let lease = balancer.pick(&wanted(key)).expect("a server is there");
+        lease.server().address == first
+    })
+}
+
+/// How many of 100 sessions each of four servers has, whose keys all belong to the first one.
+fn bounded_loads(prepare: fn(&mut Vec<Arc<Member>>)) -> Vec<usize> {
+    let mut all = members(&[1, 1, 1, 1]);
+    prepare(&mut all);
+    let balancer = new(&consistent_hash(Some(1.25)), &all);
+    let leases: Vec<_> = keys_of_the_first(&members(&[1, 1, 1, 1]))
+        .take(100)
+        .filter_map(|key| balancer.pick(&wanted(&key)))
         .collect();
     assert_eq!(leases.len(), 100);
-    let most = all.iter().map(|member| member.server.load()).max();
-    assert!(
-        most <= Some(32),
-        "{most:?} sessions of 100 on one of four servers, bound 1.25"
+    all.iter().map(|member| member.server.load()).collect()
+}
+
+#[test]
+fn a_load_bound_sends_what_is_too_much_for_a_server_elsewhere() {
+    let loads = bounded_loads(|_| {});
+    assert_eq!(loads[0], 32, "{loads:?}, of 100 at most 1.25 * 25");
+    assert!(loads.iter().all(|load| *load <= 32), "{loads:?}");
+}
+
+#[test]
+fn a_load_bound_counts_only_servers_that_can_be_used() {
+    let down = bounded_loads(|all| {
+        for member in &all[2..] {
+            member.server.observe_check(false, &check());
+        }
+    });
+    assert_eq!(down, [63, 37, 0, 0], "two share 100 within 1.25 * 50");
+    let drained = bounded_loads(|all| all[2..].iter().for_each(|m| m.server.set_drained(true)));
+    assert_eq!(drained, [63, 37, 0, 0]);
+    // Full ones take none of the rest.
+    let full = bounded_loads(|all| {
+        for member in &mut all[2..] {
+            Arc::get_mut(member)
+                .expect("nobody else has it")
+                .max_sessions = Some(1);
+        }
+    });
+    assert_eq!(full[2..], [1, 1]);
+    assert!((60..=63).contains(&full[0]), "{full:?}");
+    // Sessions that a server which is down still has are no load to measure others by.
+    let crowd_is_down = bounded_loads(|all| {
+        let crowd: Vec<_> = (0..1000).map(|_| all[3].lease(Load::Session)).collect();
+        std::mem::forget(crowd);
+        all[3].server.observe_check(false, &check());
+    });
+    assert_eq!(
+        crowd_is_down[0], 42,
+        "{crowd_is_down:?}, of 100 at most 1.25 * 33.3"
     );
+}
+
+#[test]
+fn a_key_in_use_stays_on_its_server_whatever_the_bound_says() {
+    let all = members(&[1, 1, 1, 1]);
+    let balancer = new(&consistent_hash(Some(1.25)), &all);
+    let pick = |key: &str| balancer.pick(&wanted(key)).expect("a server is there");
+    let room: Vec<_> = (0..100).map(|_| pick("room")).collect();
+    let home = room[0].server().address;
+    assert!(room.iter().all(|lease| lease.server().address == home));
+    // Other keys do not come to where it is.
+    for n in 0..50 {
+        assert_ne!(pick(&format!("user-{n}")).server().address, home);
+    }
+    // Between two polls nothing of the key lives. Then a crowd comes to its server.
+    let polled = pick("poller").server().address;
+    let at = all.iter().find(|member| member.server.address == polled);
+    let at = at.expect("one of the four");
+    let _crowd: Vec<_> = (0..1000).filter_map(|_| at.lease(Load::Session)).collect();
+    for _ in 0..10 {
+        assert_eq!(pick("poller").server().address, polled);
+    }
+}
+
+#[test]
+fn where_a_key_went_because_of_the_bound_it_stays_too() {
+    let all = members(&[1, 1, 1, 1]);
+    let balancer = new(&consistent_hash(Some(1.25)), &all);
+    let key = keys_of_the_first(&all)
+        .next()
+        .expect("there is no end of them");
+    let pick = || balancer.pick(&wanted(&key)).expect("a server is there");
+    let crowd: Vec<_> = (0..1000)
+        .filter_map(|_| all[0].lease(Load::Session))
+        .collect();
+    let refuge = pick().server().address;
+    assert_ne!(refuge, all[0].server.address);
+    drop(crowd);
+    assert_eq!(pick().server().address, refuge);
+}
+
+#[test]
+fn a_key_in_use_leaves_only_a_server_that_cannot_be_used() {
+    let mut all = members(&[1, 1, 1]);
+    for member in &mut all {
+        Arc::get_mut(member)
+            .expect("nobody else has it")
+            .max_sessions = Some(2);
+    }
+    let balancer = new(&consistent_hash(Some(1.25)), &all);
+    let session = || balancer.pick(&wanted("room")).expect("a server has room");
+    let request = |tried: &[SocketAddr]| {
+        let wanted = Wanted {
+            load: Load::Request,
+            tried,
+            ..wanted("room")
+        };
+        let lease = balancer.pick(&wanted).expect("requests are not limited");
+        lease.server().clone()
+    };
+    let sessions = [session(), session()];
+    let home = sessions[0].server().clone();
+    assert_eq!(sessions[1].server().address, home.address);
+    // Full, or tried in vain: this session and this request go elsewhere, the key does not.
+    assert_ne!(session().server().address, home.address);
+    assert_ne!(request(&[home.address]).address, home.address);
+    assert_eq!(request(&[]).address, home.address);
+    home.observe_check(false, &check());
+    let refuge = request(&[]);
+    assert_ne!(refuge.address, home.address);
+    home.observe_check(true, &check());
+    assert_eq!(request(&[]).address, refuge.address, "it is used there now");
+}
+
+#[test]
+fn of_many_threads_that_open_a_room_none_goes_elsewhere() {
+    let all = members(&[1; 8]);
+    let balancer = new(&consistent_hash(Some(1.25)), &all);
+    for room in 0..50 {
+        let room = format!("room-{room}");
+        let start = std::sync::Barrier::new(4);
+        let leases: Vec<_> = std::thread::scope(|scope| {
+            let enter = || {
+                start.wait();
+                let enter = |_| balancer.pick(&wanted(&room)).expect("a server is there");
+                (0..5).map(enter).collect::<Vec<_>>()
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(enter)).collect();
+            let leases = threads
+                .into_iter()
+                .map(|thread| thread.join().expect("no panic"));
+            leases.flatten().collect()
+        });
+        let home = leases[0].server().address;
+        assert!(
+            leases.iter().all(|lease| lease.server().address == home),
+            "{room}"
+        );
+    }
 }
 
 #[test]
 fn least_sessions_fills_servers_by_their_weight() {
     let all = members(&[1, 3]);
-    let balancer = Balancer::new(&config::Balance::LeastSessions, all.clone());
+    let balancer = new(&config::Balance::LeastSessions, &all);
     let leases: Vec<_> = (0..40).filter_map(|_| balancer.pick(&wanted(""))).collect();
     assert_eq!(leases.len(), 40);
     assert_eq!((all[0].server.load(), all[1].server.load()), (10, 30));
@@ -181,7 +340,7 @@ fn least_sessions_fills_servers_by_their_weight() {
 #[test]
 fn least_sessions_counts_right_when_many_threads_pick_at_once() {
     let all = members(&[1; 8]);
-    let balancer = Balancer::new(&config::Balance::LeastSessions, all.clone());
+    let balancer = new(&config::Balance::LeastSessions, &all);
     let leases: Vec<_> = std::thread::scope(|scope| {
         let pick = || {
             (0..100)
@@ -203,7 +362,7 @@ fn least_sessions_counts_right_when_many_threads_pick_at_once() {
 #[test]
 fn two_choices_spreads_evenly_enough() {
     let all = members(&[1; 10]);
-    let balancer = Balancer::new(&config::Balance::TwoChoices, all.clone());
+    let balancer = new(&config::Balance::TwoChoices, &all);
     let leases: Vec<_> = (0..1000)
         .filter_map(|_| balancer.pick(&wanted("")))
         .collect();
@@ -227,7 +386,7 @@ fn no_balancer_returns_a_server_that_was_tried() {
     ];
     for kind in kinds {
         let all = members(&[1, 5]);
-        let balancer = Balancer::new(&kind, all.clone());
+        let balancer = new(&kind, &all);
         let tried = [all[1].server.address];
         for n in 0..50 {
             let key = format!("user-{n}");

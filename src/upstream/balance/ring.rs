@@ -1,0 +1,289 @@
+//! Consistent hashing on a Ketama ring: a key belongs to the first server at or behind its hash.
+//!
+//! Servers are offered in the order in which they stand behind the key, each once. Nearly always
+//! one of the next few points is of a server that can be taken. When none is (most servers are
+//! down, or one of them has nearly the whole ring), the ring is not walked any further: each server
+//! is asked for its own next point, and the nearest is next. So a pick costs the same whatever the
+//! weights are, and the order is that of the ring all the same.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
+use std::sync::Arc;
+
+use pingora_load_balancing::Backend;
+use pingora_load_balancing::selection::{BackendIter, BackendSelection};
+
+use super::carried::{Roster, SelectionKey};
+use super::points::{Point, points};
+
+/// So many points are walked before servers are asked for theirs.
+const WALK: usize = 32;
+
+pub struct Ring {
+    roster: Roster,
+    points: Box<[Point]>,
+    /// The points of each member alone, in order.
+    own: Box<[Box<[u32]>]>,
+}
+
+impl BackendSelection for Ring {
+    type Iter = RingIter;
+    type Config = ();
+
+    fn build(backends: &BTreeSet<Backend>) -> Self {
+        let roster = Roster::new(backends);
+        let servers: Vec<_> = roster
+            .members
+            .iter()
+            .map(|member| (member.server.address, member.weight))
+            .collect();
+        let points = points(&servers);
+        let own = own_points(&points, servers.len());
+        Self {
+            roster,
+            points,
+            own,
+        }
+    }
+
+    fn iter(self: &Arc<Self>, key: &[u8]) -> RingIter {
+        let key = SelectionKey::from_bytes(key);
+        RingIter {
+            next: self.points.partition_point(|point| point.hash < key.hash),
+            ring: self.clone(),
+            key,
+            walked: 0,
+            met: Met::default(),
+            others: None,
+        }
+    }
+}
+
+fn own_points(points: &[Point], members: usize) -> Box<[Box<[u32]>]> {
+    let mut counts = vec![0; members];
+    for point in points {
+        counts[point.member as usize] += 1;
+    }
+    let mut own: Vec<_> = counts.into_iter().map(Vec::with_capacity).collect();
+    for point in points {
+        own[point.member as usize].push(point.hash);
+    }
+    own.into_iter().map(Vec::into_boxed_slice).collect()
+}
+
+impl Ring {
+    /// How far it is from `hash` to the next point of this member. One that has no point, as
+    /// others have them all, is behind everybody.
+    fn distance(&self, member: usize, hash: u32) -> u64 {
+        let own = &self.own[member];
+        let next = own.partition_point(|point| *point < hash);
+        let next = own.get(next).or_else(|| own.first());
+        next.map_or(u64::MAX, |next| u64::from(next.wrapping_sub(hash)))
+    }
+}
+
+/// Offers each server that could be taken once, in the order of the ring.
+pub struct RingIter {
+    ring: Arc<Ring>,
+    key: SelectionKey,
+    /// The index of the next point.
+    next: usize,
+    walked: usize,
+    /// Who was met on the way, offered or not.
+    met: Met,
+    /// Everybody else who could be taken, the nearest on top: made when the walk is over.
+    others: Option<BinaryHeap<Reverse<(u64, usize)>>>,
+}
+
+impl RingIter {
+    fn walk(&mut self) -> Option<usize> {
+        let ring = &self.ring;
+        while self.walked < WALK && self.met.len < ring.roster.members.len() {
+            // Behind the last point comes the first.
+            let point = ring.points.get(self.next).or(ring.points.first())?;
+            self.next = (self.next + 1) % ring.points.len().max(1);
+            self.walked += 1;
+            let member = point.member as usize;
+            if self.met.insert(point.member) && self.key.admits(&ring.roster.members[member]) {
+                return Some(member);
+            }
+        }
+        None
+    }
+
+    fn nearest_other(&mut self) -> Option<usize> {
+        let (ring, key, met) = (&self.ring, self.key, &self.met);
+        let others = self.others.get_or_insert_with(|| {
+            let members = ring.roster.members.iter().enumerate();
+            let others = members.filter(|(n, member)| !met.has(*n as u32) && key.admits(member));
+            others
+                .map(|(n, _)| Reverse((ring.distance(n, key.hash), n)))
+                .collect()
+        });
+        let Reverse((_, member)) = others.pop()?;
+        Some(member)
+    }
+}
+
+impl BackendIter for RingIter {
+    fn next(&mut self) -> Option<&Backend> {
+        let member = self.walk().or_else(|| self.nearest_other())?;
+        Some(self.ring.roster.offer(member))
+    }
+}
+
+/// The members that a walk has met: few enough to be looked through.
+#[derive(Default)]
+struct Met {
+    members: [u32; WALK],
+    len: usize,
+}
+
+impl Met {
+    fn has(&self, member: u32) -> bool {
+        self.members[..self.len].contains(&member)
+    }
+
+    /// False: it was there already.
+    fn insert(&mut self, member: u32) -> bool {
+        if self.has(member) {
+            return false;
+        }
+        self.members[self.len] = member;
+        self.len += 1;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::carried::backends;
+    use super::super::tests::{check, members};
+    use super::*;
+    use crate::upstream::server::{Ejected, Load, Member};
+    use pingora_load_balancing::selection::Consistent;
+    use proptest::prelude::*;
+    use std::net::SocketAddr;
+
+    fn key_of(key: &[u8]) -> SelectionKey {
+        SelectionKey {
+            load: Load::Session,
+            ejected: Ejected::Avoid { now: 0 },
+            hash: crc32fast::hash(key),
+        }
+    }
+
+    /// Everybody whom the ring offers, in order.
+    fn offers(ring: &Arc<Ring>, key: &[u8]) -> Vec<SocketAddr> {
+        let mut iter = ring.iter(&key_of(key).to_bytes());
+        let mut offers = Vec::new();
+        while let Some(offer) = iter.next() {
+            offers.push(*offer.addr.as_inet().unwrap());
+        }
+        offers
+    }
+
+    /// What Pingora's own ring makes of the same: all members, in the order in which a walk over
+    /// all of its points meets them.
+    fn walked(members: &[Arc<Member>], keys: &[String]) -> Vec<Vec<SocketAddr>> {
+        let ring = Arc::new(Consistent::build(&backends(members)));
+        let walk = |key: &String| {
+            let (mut iter, mut met) = (ring.iter(key.as_bytes()), Vec::new());
+            while met.len() < members.len() {
+                let address = *iter.next().unwrap().addr.as_inet().unwrap();
+                if !met.contains(&address) {
+                    met.push(address);
+                }
+            }
+            met
+        };
+        keys.iter().map(walk).collect()
+    }
+
+    fn ring(members: &[Arc<Member>]) -> Arc<Ring> {
+        Arc::new(Ring::build(&backends(members)))
+    }
+
+    fn keys(count: usize) -> Vec<String> {
+        (0..count).map(|n| format!("user-{n}")).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn keys_and_their_next_servers_are_those_of_pingora(
+            weights in prop::collection::vec(1u32..=20, 0..20),
+            seed in any::<u32>(),
+        ) {
+            // A weight of 1 among them: they are in their lowest terms.
+            let weights: Vec<u32> = std::iter::once(1).chain(weights).collect();
+            let members = members(&weights);
+            let keys: Vec<_> = (0..20).map(|n| format!("{seed}-{n}")).collect();
+            let ring = ring(&members);
+            for (key, walked) in keys.iter().zip(walked(&members, &keys)) {
+                prop_assert_eq!(offers(&ring, key.as_bytes()), walked);
+            }
+        }
+
+        #[test]
+        fn who_cannot_be_taken_is_left_out_and_nothing_else_changes(
+            weights in prop::collection::vec(1u32..=5, 2..40),
+            down in prop::collection::vec(any::<bool>(), 40),
+        ) {
+            let weights: Vec<u32> = std::iter::once(1).chain(weights).collect();
+            let members = members(&weights);
+            for (member, is_down) in members.iter().zip(down) {
+                if is_down {
+                    member.server.observe_check(false, &check());
+                }
+            }
+            let keys = keys(20);
+            let ring = ring(&members);
+            for (key, mut walked) in keys.iter().zip(walked(&members, &keys)) {
+                let is_up = |address: &SocketAddr| {
+                    members.iter().any(|m| m.server.address == *address && m.is_healthy())
+                };
+                walked.retain(is_up);
+                prop_assert_eq!(offers(&ring, key.as_bytes()), walked);
+            }
+        }
+    }
+
+    #[test]
+    fn every_key_of_a_large_ring_is_where_pingora_has_it() {
+        let members = members(&[100, 99, 98, 1, 50, 7, 13, 64]);
+        let ring = ring(&members);
+        let theirs = Arc::new(Consistent::build(&backends(&members)));
+        for key in keys(50_000) {
+            let ours = offers(&ring, key.as_bytes())[0];
+            let mut iter = theirs.iter(key.as_bytes());
+            assert_eq!(iter.next().unwrap().addr.as_inet(), Some(&ours), "{key}");
+        }
+    }
+
+    #[test]
+    fn weights_that_share_a_divisor_have_the_ring_of_their_lowest_terms() {
+        let (large, small) = (ring(&members(&[200, 100, 300])), ring(&members(&[2, 1, 3])));
+        assert_eq!(large.points, small.points);
+    }
+
+    #[test]
+    fn a_server_alone_and_no_server_at_all() {
+        assert_eq!(offers(&ring(&members(&[7])), b"alice").len(), 1);
+        assert!(offers(&ring(&[]), b"alice").is_empty());
+    }
+
+    #[test]
+    fn a_small_server_is_found_behind_large_ones_that_are_down() {
+        let members = members(&[65_535, 65_535, 65_535, 1]);
+        let ring = ring(&members);
+        assert!(ring.points.len() < (1 << 20) + 4);
+        assert_eq!(offers(&ring, b"alice").len(), 4);
+        for member in &members[..3] {
+            member.server.observe_check(false, &check());
+        }
+        for key in keys(1000) {
+            assert_eq!(offers(&ring, key.as_bytes()), [members[3].server.address]);
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Which server the keys in use are on, for `load_bound`.
+//!
+//! A bound on the load moves keys to another server. It must not move a key that is being used:
+//! sessions of one chat room would part, and a socket.io client that polls has its session on the
+//! server that answered first. So a key keeps its server while a request or session of it lives
+//! there, and for [`QUIET`] after the last has ended.
+//!
+//! A lease holds the [`KeyUse`] of its key: how many hold it says whether the key is in use, and
+//! nobody has to count. Keys that are not in use are forgotten in their turn, by two generations:
+//! a table that is a minute old, or full, becomes the older one, and what the older one has is
+//! forgotten, but for the keys that are in use. Times are milliseconds of any steady clock, handed
+//! in by the caller.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How long a key keeps its server without a request. A socket.io client polls again within 25 s,
+/// and its server waits another 20 s for it.
+pub const QUIET: Duration = Duration::from_secs(60);
+
+const QUIET_MS: u64 = QUIET.as_millis() as u64;
+
+/// Locks, so that picks on many threads seldom wait for each other.
+const SHARDS: usize = 16;
+
+/// Keys of one shard in one generation: all shards together have about 12 MB of keys that are not
+/// in use, whatever clients send.
+const MAX_KEYS: usize = 4096;
+
+/// A key on the server that it is on. Each request and session of the key there holds one.
+#[derive(Debug)]
+pub struct KeyUse {
+    server: SocketAddr,
+    /// When one was last begun or ended.
+    last_ms: AtomicU64,
+}
+
+impl KeyUse {
+    fn new(server: SocketAddr, now: u64) -> Arc<Self> {
+        Arc::new(Self {
+            server,
+            last_ms: AtomicU64::new(now),
+        })
+    }
+
+    pub fn server(&self) -> SocketAddr {
+        self.server
+    }
+
+    /// A request or session of it has begun, or ends.
+    pub fn touch(&self, now: u64) {
+        self.last_ms.fetch_max(now, Relaxed);
+    }
+
+    /// By anybody but the table.
+    fn is_held(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) > 1
+    }
+
+    fn is_quiet(&self, now: u64) -> bool {
+        now.saturating_sub(self.last_ms.load(Relaxed)) >= QUIET_MS
+    }
+}
+
+/// A key, as the table knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyId(u64);
+
+#[derive(Debug, Default)]
+pub struct KeysInUse {
+    /// Seeded anew in each process: nobody can choose keys that are taken for each other.
+    hasher: RandomState,
+    shards: [Mutex<Shard>; SHARDS],
+}
+
+impl KeysInUse {
+    /// Servers and backups have keys of their own: a session that found all servers full and went
+    /// to a backup takes the key's requests along to nobody.
+    pub fn id(&self, is_backup: bool, key: &[u8]) -> KeyId {
+        KeyId(self.hasher.hash_one((is_backup, key)))
+    }
+
+    /// The server that a key is on.
+    pub fn find(&self, key: KeyId, now: u64) -> Option<Arc<KeyUse>> {
+        self.shard(key).find(key, now)
+    }
+
+    /// Puts a key on a server, unless somebody else has put it on one in the meantime: `before` is
+    /// what [`KeysInUse::find`] said of it.
+    pub fn put(
+        &self,
+        key: KeyId,
+        server: SocketAddr,
+        before: Option<&Arc<KeyUse>>,
+        now: u64,
+    ) -> Arc<KeyUse> {
+        let mut shard = self.shard(key);
+        match shard.find(key, now) {
+            Some(found) if !before.is_some_and(|before| Arc::ptr_eq(before, &found)) => found,
+            _ => {
+                let used = KeyUse::new(server, now);
+                shard.insert(key, &used, now);
+                used
+            }
+        }
+    }
+
+    fn shard(&self, key: KeyId) -> MutexGuard<'_, Shard> {
+        let shard = &self.shards[key.0 as usize % SHARDS];
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    young: HashMap<u64, Arc<KeyUse>>,
+    old: HashMap<u64, Arc<KeyUse>>,
+    /// Keys that `young` has taken in, those apart that were in use when it began.
+    taken_in: usize,
+    /// When `young` began.
+    began: u64,
+}
+
+impl Shard {
+    fn find(&mut self, key: KeyId, now: u64) -> Option<Arc<KeyUse>> {
+        let found = self.young.get(&key.0).or_else(|| self.old.get(&key.0))?;
+        if !found.is_held() && found.is_quiet(now) {
+            return None;
+        }
+        let found = found.clone();
+        found.touch(now);
+        if self.old.remove(&key.0).is_some() {
+            self.insert(key, &found, now);
+        }
+        Some(found)
+    }
+
+    fn insert(&mut self, key: KeyId, used: &Arc<KeyUse>, now: u64) {
+        if self.taken_in >= MAX_KEYS {
+            self.begin_young(now, KeyUse::is_held);
+        } else if now.saturating_sub(self.began) >= QUIET_MS {
+            self.begin_young(now, |used| used.is_held() || !used.is_quiet(now));
+        }
+        self.taken_in += 1;
+        self.old.remove(&key.0);
+        self.young.insert(key.0, used.clone());
+    }
+
+    /// Forgets the older generation but for the keys that `stays` says.
+    fn begin_young(&mut self, now: u64, stays: impl Fn(&Arc<KeyUse>) -> bool) {
+        let young = std::mem::take(&mut self.young);
+        let old = std::mem::replace(&mut self.old, young);
+        self.young = old.into_iter().filter(|(_, used)| stays(used)).collect();
+        self.taken_in = 0;
+        self.began = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: ([u8; 4], u16) = ([10, 0, 0, 1], 80);
+    const B: ([u8; 4], u16) = ([10, 0, 0, 2], 80);
+
+    fn keys_known(keys: &KeysInUse) -> usize {
+        let shards = keys.shards.iter().map(|shard| shard.lock().unwrap());
+        shards
+            .map(|shard| shard.young.len() + shard.old.len())
+            .sum()
+    }
+
+    #[test]
+    fn a_key_stays_while_it_is_held_and_a_minute_longer() {
+        let keys = KeysInUse::default();
+        let room = keys.id(false, b"room");
+        assert!(keys.find(room, 0).is_none());
+        let session = keys.put(room, A.into(), None, 0);
+        // However long it lives.
+        let hours = 3_600_000 * 5;
+        assert_eq!(keys.find(room, hours).unwrap().server(), A.into());
+        session.touch(hours + 10_000);
+        drop(session);
+        let last = hours + 10_000 + QUIET_MS;
+        assert!(keys.find(room, last).is_none());
+        assert_eq!(keys.find(room, last - 1).unwrap().server(), A.into());
+        // That was a use as well.
+        assert!(keys.find(room, last + QUIET_MS - 2).is_some());
+    }
+
+    #[test]
+    fn of_two_that_put_a_key_at_once_the_first_one_decides() {
+        let keys = KeysInUse::default();
+        let room = keys.id(false, b"room");
+        let first = keys.put(room, A.into(), None, 0);
+        assert_eq!(keys.put(room, B.into(), None, 0).server(), A.into());
+        // Who knows where it was may move it.
+        let moved = keys.put(room, B.into(), Some(&first), 0);
+        assert_eq!(moved.server(), B.into());
+        assert_eq!(keys.put(room, A.into(), Some(&first), 0).server(), B.into());
+        assert_eq!(keys.find(room, 0).unwrap().server(), B.into());
+    }
+
+    #[test]
+    fn backups_have_keys_of_their_own() {
+        let keys = KeysInUse::default();
+        let _proper = keys.put(keys.id(false, b"room"), A.into(), None, 0);
+        assert!(keys.find(keys.id(true, b"room"), 0).is_none());
+    }
+
+    #[test]
+    fn keys_in_use_outlast_any_number_of_others_and_memory_has_a_bound() {
+        let keys = KeysInUse::default();
+        let name = |n: u32| keys.id(false, &n.to_le_bytes());
+        let used: Vec<_> = (0..10_000)
+            .map(|n| keys.put(name(n), A.into(), None, 0))
+            .collect();
+        for n in 10_000..300_000 {
+            keys.put(name(n), B.into(), None, 1);
+        }
+        assert!(keys_known(&keys) <= 10_000 + 2 * SHARDS * MAX_KEYS);
+        for n in 0..10_000 {
+            assert_eq!(keys.find(name(n), 2).unwrap().server(), A.into());
+        }
+        drop(used);
+        // Time alone makes them forgotten too, when new ones come.
+        for round in 1..=3u64 {
+            for n in 0..1000 {
+                let now = round * 2 * QUIET_MS;
+                keys.put(name(1_000_000 * round as u32 + n), B.into(), None, now);
+            }
+        }
+        assert!(keys_known(&keys) <= 3000, "{}", keys_known(&keys));
+    }
+}
