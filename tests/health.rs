@@ -2,10 +2,11 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-use support::{Answer, Config, Origin, Prusik, eventually, get};
+use support::{Answer, Config, Origin, Outcome, Prusik, eventually, get, listen};
 
 /// An origin whose health the test decides; everything but the check is answered with 200.
 async fn switchable(healthy: Answer, sick: Answer) -> (Origin, Arc<AtomicBool>) {
@@ -79,6 +80,44 @@ async fn an_http_check_has_one_timeout_for_all_of_it() {
             .send(format!("X-Slow-{number}: 1\r\n"))
     });
     check_follows_the_switch("type: http, path: /healthz", Answer::text("fine"), slow).await;
+}
+
+#[tokio::test]
+async fn an_interim_answer_before_a_check_s_answer_is_no_failure() {
+    let interim = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n";
+    let sick = Answer::raw(interim).followed_by(Answer::status(503, &[], "not now"));
+    let well = Answer::raw(interim).followed_by(Answer::text("fine"));
+    check_follows_the_switch("type: http, path: /healthz", well, sick).await;
+}
+
+#[tokio::test]
+async fn an_interim_answer_alone_is_no_answer() {
+    let interim = Answer::raw("HTTP/1.1 102 Processing\r\n\r\n").hang();
+    let check = "type: http, path: /healthz, expect: [100-299]";
+    check_follows_the_switch(check, Answer::text("fine"), interim).await;
+}
+
+#[tokio::test]
+async fn an_interim_answer_before_the_101_is_no_failure() {
+    let origin = Origin::start(|request| {
+        Answer::raw("HTTP/1.1 103 Early Hints\r\n\r\n").followed_by(Answer::upgrade(request))
+    })
+    .await;
+    let check = "health_check: { type: websocket, path: /, interval: 100ms, fall: 1 }";
+    let prusik = Prusik::start(Config::to(&[&origin]).upstream(check)).await;
+    eventually("it is checked thrice", async || {
+        origin.received().len() >= 3
+    })
+    .await;
+    assert!(!prusik.stderr().contains("is down"), "{}", prusik.stderr());
+}
+
+#[tokio::test]
+async fn a_server_s_body_after_the_head_is_no_part_of_the_check() {
+    // A stream of events, say: its end never comes.
+    let endless = Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nbegun").hang();
+    let sick = Answer::status(503, &[], "not now");
+    check_follows_the_switch("type: http, path: /healthz", endless, sick).await;
 }
 
 #[tokio::test]
@@ -181,4 +220,111 @@ async fn a_server_that_is_put_back_warms_up_too() {
     prusik.order(&["enable", &name]).await;
     let share = share(&prusik).await;
     assert!((1..10).contains(&share), "{share} of 40");
+}
+
+/// A server that takes connections and never says a word.
+fn silent() -> (tokio::net::TcpListener, SocketAddr) {
+    let listener = listen();
+    let address = listener.local_addr().expect("it is bound");
+    (listener, address)
+}
+
+#[tokio::test]
+async fn a_server_s_checks_do_not_wait_for_those_of_another() {
+    let origin = Origin::start(|_| Answer::text("hello")).await;
+    let (_silent, silent) = silent();
+    let check = "health_check: { type: http, path: /, interval: 100ms, timeout: 20s, fall: 3 }";
+    let prusik = Prusik::start(Config::to(&[&origin]).server(silent).upstream(check)).await;
+    eventually("it is checked five times", async || {
+        origin.received().len() >= 5
+    })
+    .await;
+    origin.kill().await;
+    let down = format!("{} is down", origin.address());
+    prusik.wait_stderr(&down).await;
+    origin.restart().await;
+    let up = format!("{} is up again", origin.address());
+    prusik.wait_stderr(&up).await;
+    // All of this while the very first check of the other was still waited for.
+    let silent_is_out = format!("{silent} is down");
+    assert!(
+        !prusik.stderr().contains(&silent_is_out),
+        "{}",
+        prusik.stderr()
+    );
+}
+
+#[tokio::test]
+async fn new_servers_are_checked_at_once_and_those_that_left_no_more() {
+    let old = Origin::start(|_| Answer::text("old")).await;
+    let stays = Origin::start(|_| Answer::text("stays")).await;
+    let dead = support::free_address();
+    let check = "health_check: { type: http, path: /, interval: 100ms, fall: 1 }";
+    let prusik = Prusik::start(Config::to(&[&old, &stays]).upstream(check)).await;
+    eventually("both are checked", async || {
+        old.received().len() >= 2 && stays.received().len() >= 2
+    })
+    .await;
+    // With checks so rare that only the first one can be what finds it.
+    let rare = "health_check: { type: http, path: /, interval: 1h, fall: 1 }";
+    let next = Config::to(&[&stays]).server(dead).upstream(rare);
+    assert_eq!(prusik.reload_with(next).await, Outcome::Done);
+    prusik.wait_stderr(&format!("{dead} is down")).await;
+    let often = Config::to(&[&stays]).upstream(check);
+    assert_eq!(prusik.reload_with(often).await, Outcome::Done);
+    let (left, before) = (old.received().len(), stays.received().len());
+    eventually("the other one is checked ten times more", async || {
+        stays.received().len() >= before + 10
+    })
+    .await;
+    assert_eq!(old.received().len(), left);
+}
+
+#[tokio::test]
+async fn a_reload_that_leaves_an_upstream_alone_leaves_its_checks_alone() {
+    let origin = Origin::start(|_| Answer::text("hello")).await;
+    let other = Origin::start(|_| Answer::text("other")).await;
+    let file = |keys: &str| {
+        let check = "health_check: { type: http, path: /check, interval: 1h }";
+        format!(
+            "listeners: [{{ listen: \"127.0.0.1:0\", name: public }}]\nupstreams:\n  \
+             one: {{ servers: [\"{}\"], {check} }}\n  \
+             two: {{ servers: [\"{}\"], {check}, {keys} }}\nroutes:\n  \
+             - {{ match: {{ path_prefix: /two }}, upstream: two }}\n  - upstream: one\n",
+            origin.address(),
+            other.address()
+        )
+    };
+    let prusik = Prusik::start(file("attempts: 2")).await;
+    let checked = |origin: &Origin, times: usize| origin.received().len() == times;
+    eventually("both are checked", async || {
+        checked(&origin, 1) && checked(&other, 1)
+    })
+    .await;
+    assert_eq!(prusik.reload_with(file("attempts: 3")).await, Outcome::Done);
+    eventually("the one that changed is checked again", async || {
+        checked(&other, 2)
+    })
+    .await;
+    assert!(checked(&origin, 1));
+}
+
+#[tokio::test]
+async fn many_servers_have_their_first_check_at_the_same_time() {
+    // Fifty that do not answer: one after the other they would take five minutes.
+    let silent: Vec<_> = (0..50).map(|_| silent()).collect();
+    let config = silent
+        .iter()
+        .fold(Config::default(), |config, (_, address)| {
+            config.server(address)
+        });
+    let check = "health_check: { type: http, path: /, interval: 1h, timeout: 6s }";
+    let prusik = Prusik::start(config.upstream(check)).await;
+    eventually("all of them are down", async || {
+        let said = prusik.stderr();
+        silent
+            .iter()
+            .all(|(_, address)| said.contains(&format!("{address} is down")))
+    })
+    .await;
 }

@@ -3,23 +3,16 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::{Context, Poll};
 
-use async_trait::async_trait;
-use pingora::connectors::l4::{BindTo, Connect};
+use pingora::connectors::l4::BindTo;
 use pingora::protocols::l4::ext;
-use pingora::protocols::l4::socket::SocketAddr as PeerAddress;
-use pingora::protocols::l4::stream::Stream;
-use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
 use pingora::{Error, ErrorType};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::forward::proxy_protocol::Preamble;
-use crate::session::handshake::set_option;
 use crate::session::transport::Transport;
 use crate::tls::Connector;
 
@@ -185,57 +178,4 @@ impl Shortage {
 struct Short {
     shortage: Shortage,
     cause: io::Error,
-}
-
-/// For health checks, which Pingora makes by itself. Each gets a connection of its own.
-#[derive(Debug)]
-pub struct Connecting(pub Way);
-
-#[async_trait]
-impl Connect for Connecting {
-    /// Bounded by the peer's `total_connection_timeout`, which Pingora applies around this.
-    async fn connect(&self, address: &PeerAddress) -> pingora::Result<Stream> {
-        let Some(address) = address.as_inet() else {
-            return Error::e_explain(ErrorType::InternalError, "a server without an IP address");
-        };
-        let connected = Connected(self.0.connect(*address).await?);
-        Ok(VirtualSocketStream::new(Box::new(connected)).into())
-    }
-}
-
-#[derive(Debug)]
-struct Connected(Transport);
-
-impl AsyncRead for Connected {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Connected {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
-    }
-}
-
-impl VirtualSocket for Connected {
-    fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
-        set_option(&self.0, option)
-    }
 }

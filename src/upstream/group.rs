@@ -16,7 +16,6 @@ use tokio::task::JoinSet;
 use super::balance::{Balancer, Wanted};
 use super::connect::{Sources, Way};
 use super::connection::{Connections, KeptConnector, Repeatable, SWEEP};
-use super::health::{self, counter::Health};
 use super::history::Change;
 use super::keys_in_use::KeysInUse;
 use super::resolve::{self, Name};
@@ -41,15 +40,15 @@ pub struct Group {
     members: ArcSwap<Members>,
     addresses: Mutex<Addresses>,
     /// Woken when members change, so that a new server is checked at once.
-    pub(super) members_changed: Notify,
+    pub(super) members_changed: Arc<Notify>,
     /// Those of plain requests, to all servers together.
     connections: Arc<Connections>,
     sources: Option<Arc<Sources>>,
     keys_in_use: Arc<KeysInUse>,
-    /// Health checks and name resolution; they end with the group.
-    tasks: Mutex<JoinSet<()>>,
+    /// Those of [`super::tasks`]: they end with the group.
+    pub(super) tasks: Mutex<JoinSet<()>>,
     /// What was known of health is from before a configuration without checks.
-    health_is_stale: bool,
+    pub(super) health_is_stale: bool,
     are_names_tried: AtomicBool,
     departures: Departures,
     /// The operator's API, which is nobody's server, whatever a name resolves to.
@@ -132,7 +131,7 @@ impl Group {
             config,
             members: ArcSwap::default(),
             addresses: Mutex::new(addresses),
-            members_changed: Notify::new(),
+            members_changed: Arc::default(),
             connections,
             tasks: Mutex::default(),
             are_names_tried: AtomicBool::new(false),
@@ -144,36 +143,6 @@ impl Group {
         }
         group.rebuild(before.is_some());
         group
-    }
-
-    /// Starts the checks and the resolution; must run inside the runtime, once.
-    pub fn start(self: &Arc<Self>) {
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        let check = self.config.health_check.as_ref();
-        for member in self.members() {
-            if check.is_some() && self.health_is_stale {
-                member.server.forget_health();
-            }
-            member.note();
-        }
-        if let Some(check) = check {
-            tasks.spawn(health::run(Arc::downgrade(self), check.clone()));
-        }
-        // With `keepalive: 0` as well: the configuration before may have left some.
-        tasks.spawn(sweep(Arc::downgrade(self)));
-        let names = self.names();
-        if !names.is_empty() {
-            tasks.spawn(resolve::run(Arc::downgrade(self), names, self.refresh()));
-        }
-    }
-
-    /// Ends the checks and the resolution of a group that a reload has replaced: sessions that
-    /// began under it may hold on to it for days.
-    pub fn stop(&self) {
-        self.tasks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .abort_all();
     }
 
     pub fn config(&self) -> &config::Upstream {
@@ -313,7 +282,7 @@ impl Group {
                 .load()
                 .all
                 .iter()
-                .all(|member| !member.checked || member.server.health() != Health::Unchecked)
+                .all(|member| !member.checked || member.found_up().is_some())
     }
 
     pub fn knowledge(&self) -> Knowledge {
@@ -322,11 +291,7 @@ impl Group {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let names = addresses.resolved.iter();
-        let health_of = |member: &Arc<Member>| {
-            let health = member.server.health();
-            let is_known = member.checked && health != Health::Unchecked;
-            is_known.then_some((member.server.address, health == Health::Up))
-        };
+        let health_of = |member: &Arc<Member>| Some((member.server.address, member.found_up()?));
         Knowledge {
             names: names
                 .map(|(name, found)| (name.clone(), found.clone()))
@@ -493,7 +458,7 @@ impl Group {
         servers.chain(discovered).collect()
     }
 
-    fn refresh(&self) -> Duration {
+    pub(super) fn refresh(&self) -> Duration {
         self.config
             .discover
             .as_ref()
@@ -596,7 +561,7 @@ impl Group {
 }
 
 /// Looks after idle connections, for as long as the group is at work.
-async fn sweep(group: Weak<Group>) {
+pub(super) async fn sweep(group: Weak<Group>) {
     loop {
         tokio::time::sleep(SWEEP).await;
         let Some(group) = group.upgrade() else {

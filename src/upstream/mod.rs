@@ -20,8 +20,9 @@ pub mod history;
 mod keys_in_use;
 mod resolve;
 mod server;
+mod tasks;
 
-pub use connect::{Connecting, Shortage, Sources, Way};
+pub use connect::{Shortage, Sources, Way};
 pub use connection::{KeptConnector, Repeatable, TCP_KEEPALIVE};
 pub use group::{Departed, Departure, Departures, Group, Knowledge, Pick};
 pub use server::{Lease, Load, Member, Server};

@@ -259,6 +259,15 @@ impl Member {
         !self.checked || self.server.health() != Health::Down
     }
 
+    /// What its checks have found; `None`: none had a result yet, or none is made.
+    pub fn found_up(&self) -> Option<bool> {
+        match self.server.health() {
+            Health::Up if self.checked => Some(true),
+            Health::Down if self.checked => Some(false),
+            _ => None,
+        }
+    }
+
     pub fn is_usable(&self, ejected: Ejected) -> bool {
         let is_avoided = match ejected {
             Ejected::Avoid { now } => self.ejectable && self.server.ejection.is_active(now),

@@ -1,0 +1,165 @@
+//! The tasks that keep a group current: health checks, name resolution, care of idle connections.
+//! They begin and end with the group's work ([`Group::start`], [`Group::stop`]).
+//!
+//! Each server has a task of its own for its checks: one that takes long to fail keeps nobody else
+//! from being checked. A task of the group gives new servers theirs and ends those of servers that
+//! have left.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
+
+use log::{info, warn};
+use rand::Rng;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::connect::Shortage;
+use super::group::{Departure, Group, sweep};
+use super::health::check::{Check, CheckError};
+use super::health::counter::Transition;
+use super::resolve;
+use super::server::Server;
+use crate::config::HealthCheck;
+use crate::forward::proxy_protocol::Source;
+
+impl Group {
+    /// Starts the checks and the resolution; must run inside the runtime, once.
+    pub fn start(self: &Arc<Self>) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let check = self.config().health_check.as_ref();
+        for member in self.members() {
+            if check.is_some() && self.health_is_stale {
+                member.server.forget_health();
+            }
+            member.note();
+        }
+        if let Some(check) = check {
+            tasks.spawn(check_members(Arc::downgrade(self), check.clone()));
+        }
+        // With `keepalive: 0` as well: the configuration before may have left some.
+        tasks.spawn(sweep(Arc::downgrade(self)));
+        let names = self.names();
+        if !names.is_empty() {
+            tasks.spawn(resolve::run(Arc::downgrade(self), names, self.refresh()));
+        }
+    }
+
+    /// Ends the checks and the resolution of a group that a reload has replaced: sessions that
+    /// began under it may hold on to it for days.
+    pub fn stop(&self) {
+        self.tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .abort_all();
+    }
+}
+
+/// Who is checked, until the value is dropped.
+struct Checked {
+    server: Arc<Server>,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// Sees to it that each member has a task that checks it, and nobody else.
+async fn check_members(group: Weak<Group>, config: HealthCheck) {
+    let config = Arc::new(config);
+    // Dropped with this task, and every check with it.
+    let mut tasks: HashMap<SocketAddr, Checked> = HashMap::new();
+    loop {
+        let Some(now) = group.upgrade() else { return };
+        let (members, way) = (now.members(), now.way(Source::Own));
+        let changed = now.members_changed.clone();
+        // The group would live as long as this waits.
+        drop(now);
+        let servers: HashMap<SocketAddr, &Arc<Server>> = members
+            .iter()
+            .map(|member| (member.server.address, &member.server))
+            .collect();
+        // One that left and came back in the meantime is another server, which nobody has checked.
+        tasks.retain(|address, checked| {
+            let here = servers.get(address);
+            here.is_some_and(|server| Arc::ptr_eq(server, &checked.server))
+        });
+        for (address, server) in servers {
+            tasks.entry(address).or_insert_with(|| {
+                let check = Check::new(address, &config, way.clone());
+                let task = check_server(group.clone(), server.clone(), check, config.clone());
+                Checked {
+                    server: server.clone(),
+                    _task: AbortOnDropHandle::new(tokio::spawn(task)),
+                }
+            });
+        }
+        changed.notified().await;
+    }
+}
+
+/// Checks one server at once and then each interval.
+async fn check_server(
+    group: Weak<Group>,
+    server: Arc<Server>,
+    check: Check,
+    config: Arc<HealthCheck>,
+) {
+    let Some(name) = group.upgrade().map(|group| group.label().clone()) else {
+        return;
+    };
+    let mut was_short = false;
+    loop {
+        let next = Instant::now() + jittered(config.interval);
+        let shortage = check_once(&group, &server, &check, &config).await;
+        if let Some(shortage) = shortage.filter(|_| !was_short) {
+            warn!(
+                "upstream {name:?}: {} was not checked: {}",
+                server.address,
+                shortage.remedy()
+            );
+        }
+        was_short = shortage.is_some();
+        sleep_until(next).await;
+    }
+}
+
+/// One check, and what follows from its result. Nothing does when this machine lacked something
+/// for it.
+pub(super) async fn check_once(
+    group: &Weak<Group>,
+    server: &Server,
+    check: &Check,
+    config: &HealthCheck,
+) -> Option<Shortage> {
+    let failure = check.run().await.err();
+    let shortage = failure.as_ref().and_then(CheckError::shortage);
+    if shortage.is_none()
+        && let Some(group) = group.upgrade()
+    {
+        observe(&group, server, failure, config);
+    }
+    shortage
+}
+
+fn observe(group: &Group, server: &Server, failure: Option<CheckError>, config: &HealthCheck) {
+    let transition = server.observe_check(failure.is_none(), config);
+    if transition.is_some()
+        && let Some(member) = group.member(server.address)
+    {
+        member.note();
+    }
+    let (name, address) = (group.name(), server.address);
+    match (transition, failure) {
+        (Some(Transition::Down), Some(failure)) => {
+            warn!("upstream {name:?}: {address} is down: {failure}");
+            group.tell(vec![address], Departure::Down);
+        }
+        (Some(Transition::Recovered), _) => info!("upstream {name:?}: {address} is up again"),
+        _ => {}
+    }
+}
+
+/// Up to a fifth earlier, so that many proxies don't check in step, and a dead server is never
+/// noticed later than the interval says.
+fn jittered(interval: Duration) -> Duration {
+    interval.mul_f64(rand::rng().random_range(0.8..=1.0))
+}
