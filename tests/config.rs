@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use prusik::config::{
     self, Action, Balance, Forwarded, HealthCheckKind, ListenAddress, LogOutput, ServerAddress,
+    Start,
 };
 
 fn fixtures(kind: &str) -> Vec<PathBuf> {
@@ -116,6 +117,7 @@ fn what_is_left_out_gets_its_default() {
     assert_eq!(upstream.servers[0].weight, 1);
     assert_eq!(upstream.servers[0].max_sessions, None);
     let check = upstream.health_check.as_ref().expect("it is on");
+    assert_eq!((check.port, check.start), (None, Start::Up));
     assert_eq!(
         (check.interval, check.timeout),
         (Duration::from_secs(2), Duration::from_secs(1))

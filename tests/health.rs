@@ -2,11 +2,11 @@
 
 mod support;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-use support::{Answer, Config, Origin, Outcome, Prusik, eventually, get, listen};
+use support::{Answer, Client, Config, Origin, Outcome, Prusik, eventually, get, listen};
 
 /// An origin whose health the test decides; everything but the check is answered with 200.
 async fn switchable(healthy: Answer, sick: Answer) -> (Origin, Arc<AtomicBool>) {
@@ -220,6 +220,158 @@ async fn a_server_that_is_put_back_warms_up_too() {
     prusik.order(&["enable", &name]).await;
     let share = share(&prusik).await;
     assert!((1..10).contains(&share), "{share} of 40");
+}
+
+#[tokio::test]
+async fn checks_go_to_the_port_that_is_named() {
+    for kind in ["tcp", "http", "websocket"] {
+        let server = Origin::start(|_| Answer::text("served")).await;
+        // At the server's address, on a port of its own.
+        let beside = match server.address().ip() {
+            IpAddr::V4(ip) => support::free_port_on(ip),
+            IpAddr::V6(_) => unreachable!("origins are on 127.0.0.0/8"),
+        };
+        let check = Origin::start_on(beside, |request| match request.field("upgrade") {
+            Some(_) => Answer::upgrade(request),
+            None => Answer::text("checked"),
+        })
+        .await;
+        let port = beside.port();
+        let keys = format!(
+            "health_check: {{ type: {kind}, port: {port}, interval: 100ms, rise: 1, fall: 1 }}"
+        );
+        let prusik = Prusik::start(Config::to(&[&server]).upstream(keys)).await;
+        eventually("it is checked there", async || check.connections() >= 3).await;
+        assert_eq!(get(prusik.public(), "/").await.text(), "served");
+        let asked = server.received();
+        assert!(
+            asked.iter().all(|request| request.target() == "/"),
+            "{kind}: {asked:?}"
+        );
+        assert_eq!(server.connections(), 1, "{kind}: only the request's");
+        for request in check.received() {
+            assert_eq!(request.field("host"), Some(beside.to_string().as_str()));
+        }
+        // What is checked decides about the server, which is called by its own address.
+        check.kill().await;
+        let down = format!("{} is down", server.address());
+        prusik.wait_stderr(&down).await;
+        assert_eq!(get(prusik.public(), "/").await.status(), 503);
+        check.restart().await;
+        let up = format!("{} is up again", server.address());
+        prusik.wait_stderr(&up).await;
+        assert_eq!(get(prusik.public(), "/").await.text(), "served");
+    }
+}
+
+/// A server whose first check is answered when the test says so.
+async fn undecided(text: &'static str) -> (Origin, Arc<AtomicBool>) {
+    let decided = Arc::new(AtomicBool::new(false));
+    let switch = decided.clone();
+    let origin = Origin::start(move |request| match request.target() {
+        "/healthz" if !switch.load(SeqCst) => Answer::silence(),
+        _ => Answer::text(text),
+    })
+    .await;
+    (origin, decided)
+}
+
+/// What `prusik status` calls the server.
+async fn state_of(prusik: &Prusik, server: &Origin) -> String {
+    let status = prusik.status().await;
+    let servers = status["upstreams"][0]["servers"].as_array().cloned();
+    let address = server.address().to_string();
+    let found = servers
+        .into_iter()
+        .flatten()
+        .find(|entry| entry["address"] == *address);
+    let state = found.and_then(|entry| Some(entry["state"].as_str()?.to_owned()));
+    state.unwrap_or_else(|| panic!("no state of {address} in {status}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_start_down_a_server_gets_nothing_until_its_first_check_has_passed() {
+    let ready = Origin::start(|_| Answer::text("ready")).await;
+    let (starting, decided) = undecided("starting").await;
+    let config = |start: &str| {
+        // The second check, which is answered, comes when the first has had a whole second.
+        let check = format!(
+            "health_check: {{ type: http, path: /healthz, interval: 1s, timeout: 1s, {start} }}"
+        );
+        Config::to(&[&ready, &starting])
+            .upstream(check)
+            .top("admin: { listen: \"127.0.0.1:0\" }")
+    };
+    let prusik = Prusik::start(config("start: down")).await;
+    eventually("the other one is up", async || {
+        state_of(&prusik, &ready).await == "up"
+    })
+    .await;
+    for _ in 0..8 {
+        assert_eq!(get(prusik.public(), "/").await.text(), "ready");
+    }
+    prusik
+        .wait_stderr(&format!("{} is down", starting.address()))
+        .await;
+    for _ in 0..4 {
+        assert_eq!(get(prusik.public(), "/").await.text(), "ready");
+    }
+    decided.store(true, SeqCst);
+    eventually("it serves", async || {
+        get(prusik.public(), "/").await.text() == "starting"
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_held_back_is_called_unchecked_and_alone_it_is_a_503() {
+    let (origin, _undecided) = undecided("hello").await;
+    let config = |start: &str| {
+        let check = format!(
+            "health_check: {{ type: http, path: /healthz, interval: 1h, timeout: 10m{start} }}"
+        );
+        Config::to(&[&origin])
+            .upstream(check)
+            .top("admin: { listen: \"127.0.0.1:0\" }")
+    };
+    let prusik = Prusik::start(config(", start: down")).await;
+    assert_eq!(get(prusik.public(), "/").await.status(), 503);
+    assert_eq!(state_of(&prusik, &origin).await, "unchecked");
+    let mut admin = Client::connect(prusik.admin()).await;
+    let ask = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let scrape = admin.ask(ask).await.text();
+    let address = origin.address();
+    let up = format!("prusik_server_up{{upstream=\"backend\",server=\"{address}\"}} 0");
+    assert!(scrape.contains(&up), "{up} is not in {scrape}");
+    // Where it counts as up it is called so too, and serves.
+    for start in [", start: up", ""] {
+        assert_eq!(prusik.reload_with(config(start)).await, Outcome::Done);
+        assert_eq!(get(prusik.public(), "/").await.text(), "hello");
+        assert_eq!(state_of(&prusik, &origin).await, "unchecked");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_known_before_an_upgrade_or_a_reload_is_no_reason_to_hold_a_server_back() {
+    let (origin, is_well) = switchable(Answer::text("fine"), Answer::silence()).await;
+    let config = |attempts: u32| {
+        Config::to(&[&origin])
+            .upstream("health_check: { type: http, path: /healthz, interval: 1h, timeout: 10m, start: down }")
+            .upstream(format!("attempts: {attempts}"))
+            .top("admin: { listen: \"127.0.0.1:0\" }")
+    };
+    let mut prusik = Prusik::start(config(1)).await;
+    eventually("it serves", async || {
+        get(prusik.public(), "/").await.status() == 200
+    })
+    .await;
+    // From now on no check has a result.
+    is_well.store(false, SeqCst);
+    assert_eq!(prusik.reload_with(config(2)).await, Outcome::Done);
+    assert_eq!(get(prusik.public(), "/").await.status(), 200);
+    prusik.upgrade().await;
+    assert_eq!(get(prusik.public(), "/").await.status(), 200);
+    assert_eq!(state_of(&prusik, &origin).await, "up");
 }
 
 /// A server that takes connections and never says a word.

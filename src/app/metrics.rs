@@ -195,7 +195,7 @@ fn routes(generation: &Generation) -> [Family; 4] {
 fn servers(generation: &Generation) -> [Family; 3] {
     let mut up = Family::gauge(
         "prusik_server_up",
-        "0 while the server fails its health checks.",
+        "0 while the server fails its health checks, or is held back until its first one.",
     );
     let mut ejected = Family::gauge(
         "prusik_server_ejected",
@@ -210,7 +210,8 @@ fn servers(generation: &Generation) -> [Family; 3] {
             let server = member.server.address.to_string();
             let labels = &[("upstream", group.name()), ("server", &server)];
             let is_ejected = member.ejectable && member.server.is_ejected();
-            up.add(labels, f64::from(u8::from(member.is_healthy())));
+            let is_up = member.is_healthy() && !member.is_held_back();
+            up.add(labels, f64::from(u8::from(is_up)));
             ejected.add(labels, f64::from(u8::from(is_ejected)));
             errors.add(labels, member.server.connect_errors() as f64);
         }

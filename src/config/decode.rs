@@ -57,7 +57,8 @@ fn explain(root: &Node, path: &[Step], message: &str) -> ConfigError {
     }
     let value = node.to_value();
     if let Some(known) = expected_of(message, "unknown variant ") {
-        let word = value.as_str().unwrap_or_default();
+        // `word` takes `false` for the word `off`: it is the only value that is no text.
+        let word = value.as_str().unwrap_or("false");
         let error = ConfigError::new(
             node.place,
             format!("{} cannot be \"{word}\"", subject(root, path)),

@@ -299,6 +299,9 @@ pub struct Discover {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthCheck {
     pub kind: HealthCheckKind,
+    /// `None`: the server's own.
+    pub port: Option<u16>,
+    pub start: Start,
     pub interval: Duration,
     /// For the check as a whole: connect, handshake and answer.
     pub timeout: Duration,
@@ -308,10 +311,17 @@ pub struct HealthCheck {
     pub fall: u32,
 }
 
+/// What a server counts as until its first check has had a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    Up,
+    Down,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HealthCheckKind {
     Tcp,
-    /// `host: None`: the server's address.
+    /// `host: None`: the address that is checked.
     Http {
         path: String,
         host: Option<String>,

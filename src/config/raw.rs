@@ -222,8 +222,10 @@ pub struct Upstream {
     /// for which it is empty are spread round robin.
     #[schemars(extend("examples" = ["$arg_userId"]))]
     pub hash_key: Option<String>,
-    /// With `consistent_hash`: no server gets more than this multiple of the mean number of
-    /// sessions. Over 1. Default: no bound.
+    /// With `consistent_hash`: a server that has more than this multiple of its share of the
+    /// sessions and requests gets no new keys. What the share is of, and by how many it is divided,
+    /// are the servers that can be used. A key stays on its server while it has a session or
+    /// request there, and for 60s after the last. Over 1. Default: no bound.
     #[schemars(extend("exclusiveMinimum" = 1))]
     #[schemars(extend("examples" = [1.25]))]
     pub load_bound: Option<f64>,
@@ -296,7 +298,8 @@ pub struct ServerTable {
     #[schemars(required)]
     #[schemars(extend("examples" = ["127.0.0.1:9080"]))]
     pub address: Option<String>,
-    /// Share of the traffic, relative to the other servers.
+    /// Share of the traffic, relative to the other servers. With `consistent_hash` weights are
+    /// divided by their common divisor.
     #[schemars(extend("default" = 1, "maximum" = 65535))]
     pub weight: Option<NonZeroU32>,
     /// Live sessions, handshakes under way among them, beyond which the server gets no more.
@@ -331,7 +334,10 @@ pub struct HealthCheck {
     /// Path that is asked for (`http`, `websocket`).
     #[schemars(regex(pattern = "^/"), extend("default" = "/", "examples" = ["/healthz"]))]
     pub path: Option<String>,
-    /// `Host` that is sent (`http`, `websocket`). Default: the server's address.
+    /// Port that is checked instead of the server's own, at the same address.
+    #[schemars(extend("maximum" = 65535, "examples" = [8080]))]
+    pub port: Option<NonZeroU32>,
+    /// `Host` that is sent (`http`, `websocket`). Default: the address that is checked.
     #[schemars(extend("examples" = ["chat.internal"]))]
     pub host: Option<String>,
     /// Statuses that pass (`http`), each a number or a range. Default: 200-399.
@@ -350,6 +356,20 @@ pub struct HealthCheck {
     /// Failures in a row that take it out.
     #[schemars(extend("default" = 3))]
     pub fall: Option<NonZeroU32>,
+    /// What a server counts as until its first check has had a result: when prusik starts, when it
+    /// joins, when checks are added.
+    #[serde(default, deserialize_with = "word")]
+    #[schemars(extend("default" = "up"))]
+    pub start: Option<Start>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// It gets traffic.
+    Up,
+    /// It gets none until a check has passed.
+    Down,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]

@@ -20,7 +20,7 @@ use super::history::Change;
 use super::keys_in_use::KeysInUse;
 use super::resolve::{self, Name};
 use super::server::{Ejected, Lease, Load, Member, Server};
-use crate::config::{self, Fate, ServerAddress};
+use crate::config::{self, Fate, ServerAddress, Start};
 use crate::forward::proxy_protocol::{Preamble, Source};
 
 /// What a process has found out of an upstream, for the next.
@@ -501,6 +501,11 @@ impl Group {
                 backup: entry.backup,
                 slow_start: self.config.slow_start,
                 checked: self.config.health_check.is_some(),
+                start: self
+                    .config
+                    .health_check
+                    .as_ref()
+                    .map_or(Start::Up, |check| check.start),
                 ejectable: self.config.eject.is_some(),
             }));
         }

@@ -11,7 +11,7 @@ use super::eject::Ejection;
 use super::health::counter::{Counter, Health, Transition};
 use super::history::{Change, History, Standing};
 use super::keys_in_use::KeyUse;
-use crate::config;
+use crate::config::{self, Start};
 
 /// What a [`Lease`] stands for. A session counts against `max_sessions`, a request doesn't.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,6 +219,8 @@ pub struct Member {
     /// Whether this configuration checks its servers, and ejects them: state that is left from
     /// one that did counts for nothing in one that doesn't.
     pub checked: bool,
+    /// What it counts as until its first check has had a result.
+    pub start: Start,
     pub ejectable: bool,
 }
 
@@ -268,12 +270,17 @@ impl Member {
         }
     }
 
+    /// Whether it gets nothing because its first check has had no result yet.
+    pub fn is_held_back(&self) -> bool {
+        self.start == Start::Down && self.checked && self.server.health() == Health::Unchecked
+    }
+
     pub fn is_usable(&self, ejected: Ejected) -> bool {
         let is_avoided = match ejected {
             Ejected::Avoid { now } => self.ejectable && self.server.ejection.is_active(now),
             Ejected::Accept => false,
         };
-        self.is_healthy() && !self.server.is_drained() && !is_avoided
+        self.is_healthy() && !self.is_held_back() && !self.server.is_drained() && !is_avoided
     }
 
     /// The weight in hundredths, less while the server starts slowly.
@@ -392,6 +399,7 @@ mod tests {
             backup: false,
             slow_start: Duration::ZERO,
             checked: true,
+            start: Start::Up,
             ejectable: true,
         }
     }

@@ -9,7 +9,7 @@ use http::uri::{Authority, PathAndQuery};
 use crate::config::at::At;
 use crate::config::raw;
 use crate::config::units::Period;
-use crate::config::{HealthCheck, HealthCheckKind};
+use crate::config::{HealthCheck, HealthCheckKind, Start};
 
 const INTERVAL: Duration = Duration::from_secs(2);
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -67,6 +67,10 @@ pub fn check(
         Some(list) => statuses(list, at.key("expect"), errors),
         None => Some(vec![EXPECT]),
     };
+    let port = match raw.port {
+        Some(number) => port(number.get(), at.key("port"), errors).map(Some),
+        None => Some(None),
+    };
     let kind = match kind {
         raw::HealthCheckKind::Tcp => HealthCheckKind::Tcp,
         raw::HealthCheckKind::Http => HealthCheckKind::Http {
@@ -81,11 +85,27 @@ pub fn check(
     };
     Some(HealthCheck {
         kind,
+        port: port?,
+        start: match raw.start {
+            Some(raw::Start::Down) => Start::Down,
+            Some(raw::Start::Up) | None => Start::Up,
+        },
         interval: raw.interval.map_or(INTERVAL, |Period(interval)| interval),
         timeout: raw.timeout.map_or(TIMEOUT, |Period(timeout)| timeout),
         rise: raw.rise.map_or(RISE, |rise| rise.get()),
         fall: raw.fall.map_or(FALL, |fall| fall.get()),
     })
+}
+
+fn port(number: u32, at: At<'_>, errors: &mut Errors) -> Option<u16> {
+    let port = u16::try_from(number).ok();
+    if port.is_none() {
+        errors.push(
+            at.error(format!("{number} is not a port"))
+                .hint("ports are numbers from 1 to 65535"),
+        );
+    }
+    port
 }
 
 fn statuses(
@@ -121,7 +141,16 @@ fn statuses(
         }
         ranges.push(range);
     }
-    ranges.into_iter().collect()
+    let ranges: Vec<RangeInclusive<u16>> = ranges.into_iter().collect::<Option<_>>()?;
+    // RFC 9110 section 15.2: they come before the answer. 101 is one.
+    let is_interim = |status: u16| (100..200).contains(&status) && status != 101;
+    if !ranges.is_empty() && ranges.iter().cloned().flatten().all(is_interim) {
+        errors.push(
+            at.error("\"expect\" has only statuses of interim answers: no answer could pass")
+                .hint("write the statuses that pass, such as [200-399]"),
+        );
+    }
+    Some(ranges)
 }
 
 fn range(first: &str, last: &str) -> Option<RangeInclusive<u16>> {

@@ -19,6 +19,7 @@ pub fn members(weights: &[u32]) -> Vec<Arc<Member>> {
             backup: false,
             slow_start: Duration::ZERO,
             checked: true,
+            start: config::Start::Up,
             ejectable: true,
         })
     };
@@ -37,6 +38,8 @@ pub fn consistent_hash(load_bound: Option<f64>) -> config::Balance {
 pub fn check() -> config::HealthCheck {
     config::HealthCheck {
         kind: config::HealthCheckKind::Tcp,
+        port: None,
+        start: config::Start::Up,
         interval: Duration::from_secs(1),
         timeout: Duration::from_secs(1),
         rise: 1,

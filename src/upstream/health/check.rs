@@ -100,7 +100,11 @@ fn in_full(error: &hyper::Error) -> String {
 
 impl Check {
     /// Of the server at `address`.
-    pub fn new(address: SocketAddr, config: &config::HealthCheck, way: Way) -> Self {
+    pub fn new(server: SocketAddr, config: &config::HealthCheck, way: Way) -> Self {
+        let mut address = server;
+        if let Some(port) = config.port {
+            address.set_port(port);
+        }
         let kind = match &config.kind {
             HealthCheckKind::Tcp => Kind::Tcp,
             HealthCheckKind::Http { path, host, expect } => Kind::Http {

@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(usize)]
 pub enum Health {
-    /// No result yet: gets traffic until the first one.
+    /// No result yet: whether it gets traffic until the first one is for the configuration to say.
     #[default]
     Unchecked = 0,
     Up = 1,
