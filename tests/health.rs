@@ -356,7 +356,7 @@ async fn what_was_known_before_an_upgrade_or_a_reload_is_no_reason_to_hold_a_ser
     let (origin, is_well) = switchable(Answer::text("fine"), Answer::silence()).await;
     let config = |attempts: u32| {
         Config::to(&[&origin])
-            .upstream("health_check: { type: http, path: /healthz, interval: 1h, timeout: 10m, start: down }")
+            .upstream("health_check: { type: http, path: /healthz, interval: 1h, timeout: 1s, start: down }")
             .upstream(format!("attempts: {attempts}"))
             .top("admin: { listen: \"127.0.0.1:0\" }")
     };

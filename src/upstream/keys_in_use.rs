@@ -163,6 +163,8 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
 
     const A: ([u8; 4], u16) = ([10, 0, 0, 1], 80);
     const B: ([u8; 4], u16) = ([10, 0, 0, 2], 80);
@@ -210,6 +212,84 @@ mod tests {
         let keys = KeysInUse::default();
         let _proper = keys.put(keys.id(false, b"room"), A.into(), None, 0);
         assert!(keys.find(keys.id(true, b"room"), 0).is_none());
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// A key is put on a server and held.
+        Put(u8, u16),
+        /// The oldest of what is held ends.
+        End,
+        Find(u8),
+        Pass(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (any::<u8>(), 1..5u16).prop_map(|(key, server)| Step::Put(key, server)),
+            Just(Step::End),
+            any::<u8>().prop_map(Step::Find),
+            (0..50_000u64).prop_map(Step::Pass),
+        ]
+    }
+
+    /// What is known of a key by counting.
+    struct Counted {
+        port: u16,
+        held: usize,
+        last: u64,
+    }
+
+    impl Counted {
+        fn is_in_use(&self, now: u64) -> bool {
+            self.held > 0 || now - self.last < QUIET_MS
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_is_known_exactly_as_long_as_it_is_in_use(
+            steps in prop::collection::vec(step(), 1..300),
+        ) {
+            let keys = KeysInUse::default();
+            let (mut now, mut held) = (0, VecDeque::new());
+            let mut counted: HashMap<u8, Counted> = HashMap::new();
+            for step in steps {
+                counted.retain(|_, known| known.is_in_use(now));
+                match step {
+                    Step::Put(key, port) => {
+                        let id = keys.id(false, &[key]);
+                        let used = keys.find(id, now).unwrap_or_else(|| {
+                            keys.put(id, ([10, 0, 0, 1], port).into(), None, now)
+                        });
+                        let new = Counted { port, held: 0, last: now };
+                        let known = counted.entry(key).or_insert(new);
+                        (known.held, known.last) = (known.held + 1, now);
+                        prop_assert_eq!(used.server().port(), known.port);
+                        held.push_back((key, used));
+                    }
+                    Step::End => {
+                        if let Some((key, used)) = held.pop_front() {
+                            used.touch(now);
+                            let known = counted.get_mut(&key).unwrap();
+                            (known.held, known.last) = (known.held - 1, now);
+                        }
+                    }
+                    Step::Find(key) => {
+                        let found = keys.find(keys.id(false, &[key]), now);
+                        let known = counted.get_mut(&key);
+                        prop_assert_eq!(
+                            found.map(|used| used.server().port()),
+                            known.as_ref().map(|known| known.port)
+                        );
+                        if let Some(known) = known {
+                            known.last = now;
+                        }
+                    }
+                    Step::Pass(time) => now += time,
+                }
+            }
+        }
     }
 
     #[test]

@@ -20,48 +20,47 @@ use super::Wanted;
 use crate::upstream::server::{Ejected, Lease, Load, Member};
 
 /// What a selection is told of a pick.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SelectionKey {
     pub load: Load,
     pub ejected: Ejected,
     /// Of the request's key; 0 where there is none.
     pub hash: u32,
+    /// The numbers of the members that the request has tried already: few, nearly always none.
+    pub tried: Vec<u32>,
 }
 
 impl SelectionKey {
-    const LENGTH: usize = 14;
+    /// The length of all but `tried`.
+    const HEAD: usize = 14;
 
-    pub fn of(wanted: &Wanted<'_>, hash: u32) -> Self {
-        Self {
-            load: wanted.load,
-            ejected: wanted.ejected,
-            hash,
-        }
-    }
-
-    /// Whether this member can be offered. Whether it is taken is for the pick to say.
-    pub fn admits(self, member: &Member) -> bool {
-        member.is_usable(self.ejected) && member.has_room(self.load)
-    }
-
-    pub fn to_bytes(self) -> [u8; Self::LENGTH] {
+    /// As bytes for Pingora, which [`SelectionKey::from_bytes`] reads.
+    pub fn with_bytes<T>(&self, then: impl FnOnce(&[u8]) -> T) -> T {
         let (avoids, now) = match self.ejected {
             Ejected::Avoid { now } => (true, now),
             Ejected::Accept => (false, 0),
         };
-        let mut bytes = [0; Self::LENGTH];
-        bytes[0] = u8::from(self.load == Load::Session);
-        bytes[1] = u8::from(avoids);
-        bytes[2..6].copy_from_slice(&self.hash.to_le_bytes());
-        bytes[6..].copy_from_slice(&now.to_le_bytes());
-        bytes
+        let mut head = [0; Self::HEAD];
+        head[0] = u8::from(self.load == Load::Session);
+        head[1] = u8::from(avoids);
+        head[2..6].copy_from_slice(&self.hash.to_le_bytes());
+        head[6..].copy_from_slice(&now.to_le_bytes());
+        if self.tried.is_empty() {
+            return then(&head);
+        }
+        let tried = self.tried.iter().flat_map(|number| number.to_le_bytes());
+        let bytes: Vec<u8> = head.into_iter().chain(tried).collect();
+        then(&bytes)
     }
 
-    /// Of what [`SelectionKey::to_bytes`] made. There is no other caller: anything else is a
-    /// request without a key.
+    /// Nobody else makes such bytes: any others are a request without a key.
     pub fn from_bytes(bytes: &[u8]) -> Self {
-        let bytes: [u8; Self::LENGTH] = bytes.try_into().unwrap_or_default();
-        let [load, avoids, a, b, c, d, now @ ..] = bytes;
+        let (head, tried) = bytes.split_at_checked(Self::HEAD).unwrap_or_default();
+        let head: [u8; Self::HEAD] = head.try_into().unwrap_or_default();
+        let [load, avoids, a, b, c, d, now @ ..] = head;
+        let tried = tried
+            .chunks_exact(4)
+            .filter_map(|number| number.try_into().ok());
         Self {
             load: match load {
                 0 => Load::Request,
@@ -74,6 +73,7 @@ impl SelectionKey {
                 },
             },
             hash: u32::from_le_bytes([a, b, c, d]),
+            tried: tried.map(u32::from_le_bytes).collect(),
         }
     }
 }
@@ -100,6 +100,19 @@ impl Roster {
 
     pub fn offer(&self, member: usize) -> &Backend {
         &self.offers[member]
+    }
+
+    /// The members that this pick could take, with their numbers. Whether it takes one that is
+    /// offered is for the pick to say.
+    pub fn candidates(&self, key: &SelectionKey) -> impl Iterator<Item = (usize, &Arc<Member>)> {
+        let members = self.members.iter().enumerate();
+        members.filter(|(number, _)| self.admits(key, *number))
+    }
+
+    pub fn admits(&self, key: &SelectionKey, member: usize) -> bool {
+        let is_tried = key.tried.iter().any(|tried| *tried as usize == member);
+        let member = &self.members[member];
+        !is_tried && member.is_usable(key.ejected) && member.has_room(key.load)
     }
 }
 
@@ -129,30 +142,44 @@ where
     }
 
     /// A lease of the first member, in the order of the selection, that `lease` grants one of.
+    /// `hash` is that of the request's key.
     pub fn select(
         &self,
-        key: SelectionKey,
+        wanted: &Wanted<'_>,
+        hash: u32,
         lease: impl Fn(&Arc<Member>) -> Option<Lease>,
     ) -> Option<Lease> {
+        let tried = wanted.tried.iter().filter_map(|tried| self.number(*tried));
+        let key = SelectionKey {
+            load: wanted.load,
+            ejected: wanted.ejected,
+            hash,
+            tried: tried.map(|number| number as u32).collect(),
+        };
         let granted = Cell::new(None);
         // A selection offers each member once: so many steps are enough.
         let steps = self.members.len();
-        self.balancer
-            .select_with(&key.to_bytes(), steps, |backend, _| {
-                let member = backend.addr.as_inet().and_then(|addr| self.member(*addr));
-                let found = member.and_then(&lease);
-                let is_granted = found.is_some();
-                granted.set(found);
-                is_granted
-            });
+        let accept = |backend: &Backend, _| {
+            let member = backend.addr.as_inet().and_then(|addr| self.member(*addr));
+            let found = member.and_then(&lease);
+            let is_granted = found.is_some();
+            granted.set(found);
+            is_granted
+        };
+        key.with_bytes(|bytes| self.balancer.select_with(bytes, steps, accept));
         granted.take()
     }
 
     pub fn member(&self, address: SocketAddr) -> Option<&Arc<Member>> {
+        self.number(address).map(|number| &self.members[number])
+    }
+
+    /// The roster's members have the same numbers.
+    fn number(&self, address: SocketAddr) -> Option<usize> {
         let found = self
             .members
             .binary_search_by_key(&address, |member| member.server.address);
-        found.ok().map(|at| &self.members[at])
+        found.ok()
     }
 
     pub fn members(&self) -> &[Arc<Member>] {
@@ -186,13 +213,14 @@ mod tests {
     fn a_selection_is_told_what_the_pick_knows() {
         for load in [Load::Request, Load::Session] {
             for ejected in [Ejected::Avoid { now: 7 << 40 }, Ejected::Accept] {
-                for hash in [0, 1, 0xDEAD_BEEF, u32::MAX] {
+                for (hash, tried) in [(0, vec![]), (0xDEAD_BEEF, vec![7]), (1, vec![499, 0, 2])] {
                     let key = SelectionKey {
                         load,
                         ejected,
                         hash,
+                        tried,
                     };
-                    assert_eq!(SelectionKey::from_bytes(&key.to_bytes()), key);
+                    assert_eq!(key.with_bytes(SelectionKey::from_bytes), key);
                 }
             }
         }

@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use super::Wanted;
-use super::carried::{Carried, SelectionKey};
+use super::carried::Carried;
 use super::ring::Ring;
 use super::smooth::SmoothRoundRobin;
 use crate::upstream::keys_in_use::{KeyId, KeyUse, KeysInUse};
@@ -59,9 +59,9 @@ impl ConsistentHash {
 
     /// The first one behind the key.
     fn pick_by_ring(&self, wanted: &Wanted<'_>, bound: Option<LoadBound>) -> Option<Lease> {
-        let key = SelectionKey::of(wanted, crc32fast::hash(wanted.key));
+        let hash = crc32fast::hash(wanted.key);
         let first = |may_have: &dyn Fn(&Member) -> bool| {
-            self.ring.select(key, |member| {
+            self.ring.select(wanted, hash, |member| {
                 if may_have(member) {
                     wanted.lease(member)
                 } else {

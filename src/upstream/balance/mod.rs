@@ -20,7 +20,7 @@ use std::sync::Arc;
 use super::keys_in_use::KeysInUse;
 use super::server::{Ejected, Lease, Load, Member};
 use crate::config;
-use carried::{Carried, SelectionKey};
+use carried::Carried;
 use hashing::ConsistentHash;
 use smooth::SmoothRoundRobin;
 
@@ -37,7 +37,9 @@ pub struct Wanted<'a> {
 
 impl Wanted<'_> {
     fn accepts(&self, member: &Member) -> bool {
-        SelectionKey::of(self, 0).admits(member) && !self.tried.contains(&member.server.address)
+        member.is_usable(self.ejected)
+            && member.has_room(self.load)
+            && !self.tried.contains(&member.server.address)
     }
 
     /// A lease of this member, if it is acceptable.
@@ -86,7 +88,7 @@ impl Balancer {
 
 impl Carried<SmoothRoundRobin> {
     fn in_turn(&self, wanted: &Wanted<'_>) -> Option<Lease> {
-        self.select(SelectionKey::of(wanted, 0), |member| wanted.lease(member))
+        self.select(wanted, 0, |member| wanted.lease(member))
     }
 }
 

@@ -20,8 +20,9 @@ const POINTS: u64 = 160;
 /// about twice as many keys move as must.
 const MAX_POINTS: u64 = 1 << 20;
 
-/// A place on the ring, and the number of the member that has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A place on the ring, and the number of the member that has it. Not `Copy`, as Pingora's is not:
+/// the standard library sorts those in another way, and two points of one hash change places.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Point {
     pub member: u32,
     pub hash: u32,
@@ -37,8 +38,8 @@ pub fn points(servers: &[(SocketAddr, u32)]) -> Box<[Point]> {
         let hashes = hashes(*address).take(count);
         points.extend(hashes.map(|hash| Point { member, hash }));
     }
-    // Two members may have the same hash: one in 4,000 rings of 1,000 servers with weight 1. Which
-    // of them keeps it is left to this sort, which is Pingora's, so that it is the same one there.
+    // Two members may have the same hash (with 1,000 servers of weight 1 that happens some three
+    // times). Which of them keeps it is left to this sort: it is Pingora's, so it is the same one.
     points.sort_unstable_by_key(|point| point.hash);
     points.dedup_by_key(|point| point.hash);
     points.into_boxed_slice()
@@ -65,7 +66,7 @@ fn common_divisor(a: u32, b: u32) -> u32 {
 
 /// The places of one server, without an end: each is the checksum of its name and of the place
 /// before, as nginx computes it.
-fn hashes(address: SocketAddr) -> impl Iterator<Item = u32> {
+pub fn hashes(address: SocketAddr) -> impl Iterator<Item = u32> {
     let mut name = Vec::with_capacity(48);
     // Writing to memory cannot fail.
     let _ = write!(name, "{}\0{}", address.ip(), address.port());

@@ -104,7 +104,7 @@ impl RingIter {
             self.next = (self.next + 1) % ring.points.len().max(1);
             self.walked += 1;
             let member = point.member as usize;
-            if self.met.insert(point.member) && self.key.admits(&ring.roster.members[member]) {
+            if self.met.insert(point.member) && ring.roster.admits(&self.key, member) {
                 return Some(member);
             }
         }
@@ -112,12 +112,12 @@ impl RingIter {
     }
 
     fn nearest_other(&mut self) -> Option<usize> {
-        let (ring, key, met) = (&self.ring, self.key, &self.met);
+        let (ring, key, met) = (&self.ring, &self.key, &self.met);
         let others = self.others.get_or_insert_with(|| {
-            let members = ring.roster.members.iter().enumerate();
-            let others = members.filter(|(n, member)| !met.has(*n as u32) && key.admits(member));
+            let others = ring.roster.candidates(key).map(|(number, _)| number);
             others
-                .map(|(n, _)| Reverse((ring.distance(n, key.hash), n)))
+                .filter(|number| !met.has(*number as u32))
+                .map(|number| Reverse((ring.distance(number, key.hash), number)))
                 .collect()
         });
         let Reverse((_, member)) = others.pop()?;
@@ -170,12 +170,13 @@ mod tests {
             load: Load::Session,
             ejected: Ejected::Avoid { now: 0 },
             hash: crc32fast::hash(key),
+            tried: Vec::new(),
         }
     }
 
     /// Everybody whom the ring offers, in order.
     fn offers(ring: &Arc<Ring>, key: &[u8]) -> Vec<SocketAddr> {
-        let mut iter = ring.iter(&key_of(key).to_bytes());
+        let mut iter = key_of(key).with_bytes(|bytes| ring.iter(bytes));
         let mut offers = Vec::new();
         while let Some(offer) = iter.next() {
             offers.push(*offer.addr.as_inet().unwrap());
@@ -258,6 +259,46 @@ mod tests {
             let ours = offers(&ring, key.as_bytes())[0];
             let mut iter = theirs.iter(key.as_bytes());
             assert_eq!(iter.next().unwrap().addr.as_inet(), Some(&ours), "{key}");
+        }
+    }
+
+    /// Four bytes whose CRC-32 is this one.
+    fn key_with_hash(hash: u32) -> [u8; 4] {
+        let backwards = |register: u32, _| match register >> 31 {
+            0 => register << 1,
+            _ => ((register ^ 0xEDB8_8320) << 1) | 1,
+        };
+        let register = (0..32).fold(!hash, backwards);
+        (!register).to_le_bytes()
+    }
+
+    #[test]
+    fn a_place_that_two_servers_would_have_belongs_to_the_one_that_pingora_gives_it() {
+        let members = members(&[1500, 1499, 1498]);
+        let ring = ring(&members);
+        let theirs = Arc::new(Consistent::build(&backends(&members)));
+        // Places that are wanted twice: as many points as are missing from the ring.
+        let mut wanted: Vec<u32> = members
+            .iter()
+            .flat_map(|member| {
+                let count = member.weight as usize * 160;
+                super::super::points::hashes(member.server.address).take(count)
+            })
+            .collect();
+        wanted.sort_unstable();
+        let twice: Vec<u32> = wanted
+            .windows(2)
+            .filter(|pair| pair[0] == pair[1])
+            .map(|pair| pair[0])
+            .collect();
+        assert!(twice.len() > 10, "{} of {}", twice.len(), wanted.len());
+        assert_eq!(ring.points.len() + twice.len(), wanted.len());
+        for hash in twice {
+            let key = key_with_hash(hash);
+            assert_eq!(crc32fast::hash(&key), hash);
+            let mut iter = theirs.iter(&key);
+            let theirs = iter.next().unwrap().addr.as_inet().copied();
+            assert_eq!(offers(&ring, &key).first().copied(), theirs);
         }
     }
 

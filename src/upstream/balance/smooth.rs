@@ -1,8 +1,8 @@
 //! Smooth weighted round robin, as nginx orders it: weights 2 and 1 give a b a, not a a b.
 //!
 //! At each pick the credit of every server that could be taken grows by its weight; the one with
-//! the most is picked and pays the sum of all weights. Servers that are down or full take no part,
-//! so that those which are left keep an even rhythm.
+//! the most is picked and pays the sum of all weights. Servers that are down or full, or that the
+//! request has tried, take no part, so that those which are left keep an even rhythm.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -41,13 +41,10 @@ impl BackendSelection for SmoothRoundRobin {
 
 impl SmoothRoundRobin {
     /// Whose turn it is, who has paid for it.
-    fn next_turn(&self, key: SelectionKey) -> Option<Turn> {
+    fn next_turn(&self, key: &SelectionKey) -> Option<Turn> {
         let mut credit = self.credit();
         let (mut price, mut best) = (0, None);
-        for (index, member) in self.roster.members.iter().enumerate() {
-            if !key.admits(member) {
-                continue;
-            }
+        for (index, member) in self.roster.candidates(key) {
             let weight = member.weight_now() as i64;
             credit[index] += weight;
             price += weight;
@@ -65,11 +62,11 @@ impl SmoothRoundRobin {
     }
 
     /// Everybody else who could be taken, the one with the most credit on top.
-    fn others(&self, key: SelectionKey, first: usize) -> BinaryHeap<(i64, Reverse<usize>)> {
+    fn others(&self, key: &SelectionKey, first: usize) -> BinaryHeap<(i64, Reverse<usize>)> {
         let credit = self.credit();
-        let members = self.roster.members.iter().enumerate();
-        let others = members.filter(|(index, member)| *index != first && key.admits(member));
-        others
+        let candidates = self.roster.candidates(key);
+        candidates
+            .filter(|(index, _)| *index != first)
             .map(|(index, _)| (credit[index], Reverse(index)))
             .collect()
     }
@@ -110,21 +107,21 @@ impl BackendIter for SmoothIter {
     fn next(&mut self) -> Option<&Backend> {
         let selection = &self.selection;
         let Some(turn) = &mut self.turn else {
-            let turn = self.turn.insert(selection.next_turn(self.key)?);
+            let turn = self.turn.insert(selection.next_turn(&self.key)?);
             return Some(selection.roster.offer(turn.holder));
         };
         let others = self
             .others
-            .get_or_insert_with(|| selection.others(self.key, turn.first));
+            .get_or_insert_with(|| selection.others(&self.key, turn.first));
         match others.pop() {
             Some((_, Reverse(next))) => {
                 selection.pass_on(turn, next);
                 Some(selection.roster.offer(next))
             }
             None => {
-                // Nobody took it: it is over for the one whose it was. Were it given back, that
-                // server would be the first to be asked again; were it the last one's, this pick
-                // would count for a server that was only asked because all others were.
+                // Nobody was taken: the turn counts for the one whose it was at first. Were it given
+                // back, the credit of all would grow with each such pick, and those with the
+                // largest weights would have all the turns for a while when it is over.
                 selection.pass_on(turn, turn.first);
                 None
             }
@@ -138,11 +135,13 @@ mod tests {
     use super::super::tests::members;
     use super::*;
     use crate::upstream::server::{Ejected, Load, Member};
+    use proptest::prelude::*;
 
     const KEY: SelectionKey = SelectionKey {
         load: Load::Session,
         ejected: Ejected::Avoid { now: 0 },
         hash: 0,
+        tried: Vec::new(),
     };
 
     fn selection(members: &[Arc<Member>]) -> Arc<SmoothRoundRobin> {
@@ -191,30 +190,49 @@ mod tests {
         assert!(iter.next().is_none());
     }
 
+    /// Who has the next turns.
+    fn turns(selection: &SmoothRoundRobin, key: &SelectionKey, number: usize) -> String {
+        let turn = |_| {
+            let turn = selection.next_turn(key).unwrap();
+            letter(selection.roster.offer(turn.first))
+        };
+        (0..number).map(turn).collect()
+    }
+
     #[test]
-    fn a_full_server_is_not_offered_to_sessions_and_the_others_alternate() {
+    fn a_full_server_has_no_turn_with_sessions_and_the_others_alternate() {
         let mut all = members(&[1, 1, 1]);
         Arc::get_mut(&mut all[1]).unwrap().max_sessions = Some(0);
         let selection = selection(&all);
-        let first = |key: SelectionKey| letter(selection.roster_first(key));
-        assert_eq!((0..6).map(|_| first(KEY)).collect::<String>(), "acacac");
+        assert_eq!(turns(&selection, &KEY, 6), "acacac");
         let request = SelectionKey {
             load: Load::Request,
             ..KEY
         };
-        let requests: String = (0..6).map(|_| first(request)).collect();
-        assert!(requests.contains('b'), "{requests}");
+        assert_eq!(turns(&selection, &request, 3).matches('b').count(), 1);
     }
 
-    impl SmoothRoundRobin {
-        fn roster_first(self: &Arc<Self>, key: SelectionKey) -> &Backend {
-            self.roster.offer(self.next_turn(key).unwrap().holder)
+    #[test]
+    fn a_server_that_always_fails_has_no_more_than_its_share_of_first_tries() {
+        let selection = selection(&members(&[1, 1, 1]));
+        let mut first_tries = String::new();
+        for _ in 0..30 {
+            let first = turns(&selection, &KEY, 1);
+            if first == "a" {
+                let again = SelectionKey {
+                    tried: vec![0],
+                    ..KEY
+                };
+                assert_ne!(turns(&selection, &again, 1), "a");
+            }
+            first_tries.push_str(&first);
         }
+        assert_eq!(first_tries.matches('a').count(), 10, "{first_tries}");
     }
 
     #[test]
     fn who_is_not_taken_keeps_its_credit() {
-        // The first one is passed over each time, as by a request that has tried it.
+        // The first one is passed over each time, as one that has become full in that moment.
         let selection = selection(&members(&[1, 1, 1]));
         let mut taken = String::new();
         for _ in 0..6 {
@@ -227,6 +245,43 @@ mod tests {
         }
         assert_eq!(taken, "bcbcbc");
         assert_eq!(selection.credit().iter().sum::<i64>(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn in_each_cycle_everybody_is_first_as_often_as_its_weight_says(
+            weights in prop::collection::vec(1u32..=9, 1..8),
+        ) {
+            let all = members(&weights);
+            let selection = selection(&all);
+            for _ in 0..3 {
+                let mut turns = vec![0; weights.len()];
+                for _ in 0..weights.iter().sum() {
+                    turns[selection.next_turn(&KEY).unwrap().first] += 1;
+                }
+                prop_assert_eq!(&turns, &weights);
+            }
+        }
+
+        #[test]
+        fn whoever_is_passed_over_each_is_offered_once_and_no_credit_is_made_or_lost(
+            weights in prop::collection::vec(1u32..=9, 1..8),
+            passed_over in prop::collection::vec(0usize..10, 1..50),
+        ) {
+            let selection = selection(&members(&weights));
+            for refusals in passed_over {
+                let mut iter = selection.iter(&[]);
+                let mut seen = BTreeSet::new();
+                while let Some(offer) = iter.next() {
+                    prop_assert!(seen.insert(letter(offer)));
+                    if seen.len() > refusals {
+                        break;
+                    }
+                }
+                prop_assert_eq!(seen.len(), weights.len().min(refusals + 1));
+                prop_assert_eq!(selection.credit().iter().sum::<i64>(), 0);
+            }
+        }
     }
 
     #[test]
