@@ -163,3 +163,90 @@ fn observe(group: &Group, server: &Server, failure: Option<CheckError>, config: 
 fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(rand::rng().random_range(0.8..=1.0))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::super::resolve::Name;
+    use super::*;
+
+    /// A server on this address, and how often it was connected to.
+    async fn server(ip: [u8; 4], port: u16) -> (SocketAddr, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind((std::net::IpAddr::from(ip), port)).await;
+        let listener = listener.expect("the port is free on a loopback address of its own");
+        let address = listener.local_addr().unwrap();
+        let checked = Arc::new(AtomicUsize::new(0));
+        let count = checked.clone();
+        tokio::spawn(async move {
+            while listener.accept().await.is_ok() {
+                count.fetch_add(1, SeqCst);
+            }
+        });
+        (address, checked)
+    }
+
+    async fn is_checked(checked: &AtomicUsize, times: usize) {
+        let patience = Instant::now() + Duration::from_secs(30);
+        while checked.load(SeqCst) != times {
+            assert!(
+                Instant::now() < patience,
+                "{checked:?} checks and not {times}"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn group(port: u16) -> Arc<Group> {
+        let file = format!(
+            "listeners: [{{ listen: 127.0.0.1:0 }}]\nupstreams: {{ u: {{ servers: \
+             [\"chat.invalid:{port}\"], health_check: {{ type: tcp, interval: 1h }} }} }}\n\
+             routes: [{{ upstream: u }}]\n"
+        );
+        let config = crate::config::parse("test", &file).unwrap();
+        let (departures, _) = unbounded_channel();
+        Group::new(config.upstreams[0].clone(), None, departures, None)
+    }
+
+    #[tokio::test]
+    async fn who_joins_or_comes_back_is_checked_at_once_and_who_stays_is_not_checked_again() {
+        let (a, of_a) = server([127, 0, 0, 71], 0).await;
+        let (b, of_b) = server([127, 0, 0, 72], a.port()).await;
+        let group = group(a.port());
+        group.start();
+        let name = Name {
+            host: "chat.invalid".into(),
+            port: a.port(),
+        };
+        group.set_resolved(&name, vec![a]);
+        is_checked(&of_a, 1).await;
+        group.set_resolved(&name, vec![a, b]);
+        is_checked(&of_b, 1).await;
+        // Back as a server of which nothing is known.
+        group.set_resolved(&name, vec![b]);
+        group.set_resolved(&name, vec![a, b]);
+        is_checked(&of_a, 2).await;
+        assert_eq!(of_b.load(SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn tasks_do_not_outlive_the_group_nor_keep_it() {
+        let group = group(9);
+        group.start();
+        let gone = Arc::downgrade(&group);
+        let name = Name {
+            host: "chat.invalid".into(),
+            port: 9,
+        };
+        group.set_resolved(&name, vec![([127, 0, 0, 73], 9).into()]);
+        // Every task has had a turn and waits.
+        while group.members()[0].found_up().is_none() {
+            tokio::task::yield_now().await;
+        }
+        drop(group);
+        assert!(gone.upgrade().is_none());
+    }
+}

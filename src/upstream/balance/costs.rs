@@ -110,9 +110,10 @@ fn pick_costs_no_more_than_ten_microseconds_whatever_the_state() {
                 let built = began.elapsed();
                 let cost = cost(&balancer, &keys);
                 println!("{size}, {name}, {state}: a pick {cost:.1?}, made in {built:.1?}");
-                // Debug code is some twenty times slower.
-                let bound = BOUND * if cfg!(debug_assertions) { 20 } else { 1 };
-                assert!(weights.len() > 4 || cost < bound, "{size}, {name}, {state}");
+                // Debug code is some twenty times slower; many servers have a little more.
+                let slower = if cfg!(debug_assertions) { 20 } else { 1 };
+                let bound = BOUND * slower * (1 + weights.len() as u32 / 100);
+                assert!(cost < bound, "{size}, {name}, {state}: {cost:?}");
             }
         }
     }

@@ -119,8 +119,8 @@ impl BackendIter for SmoothIter {
                 Some(selection.roster.offer(next))
             }
             None => {
-                // Nobody was taken: the turn counts for the one whose it was at first. Were it given
-                // back, the credit of all would grow with each such pick, and those with the
+                // Nobody was taken: the turn counts for the one whose it was at first. Were it
+                // given back, the credit of all would grow with each such pick, and those with the
                 // largest weights would have all the turns for a while when it is over.
                 selection.pass_on(turn, turn.first);
                 None
