@@ -229,6 +229,36 @@ async fn a_bounded_load_keeps_a_popular_server_from_getting_them_all() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bounded_load_is_measured_by_the_servers_that_can_be_used() {
+    let [a, b, c] = chats().await;
+    let all = [&a, &b, &c];
+    let crowd = users_of(&c, &all, 20).await;
+    let users = users_of(&a, &all, 20).await;
+    let config = by_user(&all)
+        .upstream("load_bound: 3")
+        .top("admin: { listen: \"127.0.0.1:0\" }");
+    let prusik = Prusik::start(config).await;
+    let mut on_c = Vec::new();
+    for user in &crowd {
+        on_c.push(open_session_of(&prusik, user).await);
+    }
+    // They are told to go within an hour; until then the drained server has them.
+    let name = format!("backend/{}", c.address());
+    prusik.order(&["drain", &name, "--window", "1h"]).await;
+    let narrow = by_user(&all)
+        .upstream("load_bound: 1.25")
+        .top("admin: { listen: \"127.0.0.1:0\" }");
+    assert_eq!(prusik.reload_with(narrow).await, Outcome::Done);
+    let mut sessions = Vec::new();
+    for user in &users {
+        sessions.push(open_session_of(&prusik, user).await);
+    }
+    // 20 sessions of two servers, not 40 of three.
+    let shares = [share_of(&a, &sessions), share_of(&b, &sessions)];
+    assert!(shares[0] <= 13 && shares[1] >= 7, "{shares:?}");
+}
+
 #[tokio::test]
 async fn a_bounded_load_does_not_part_the_sessions_of_one_key() {
     let origins = chats::<4>().await;
