@@ -65,11 +65,18 @@ test-long: build long-tools
 	$(PYTHON) tests/long/proxy_protocol.py target/release/prusik
 	$(PYTHON) tests/long/ports.py target/release/prusik
 	$(PYTHON) tests/long/upgrades.py target/release/prusik 2000 20
+	$(PYTHON) tests/long/move_latency.py target/release/prusik 9000 5
+	$(PYTHON) tests/long/upgrade_kills.py target/release/prusik 600 50
+	@$(if $(shell git rev-parse --quiet --verify $(RELEASED)^{commit}),\
+		$(MAKE) target/released/release/prusik && \
+		$(PYTHON) tests/long/versions.py target/release/prusik target/released/release/prusik 500 3, \
+		echo "versions skipped: commit $(RELEASED) is not there")
 	$(PYTHON) tests/long/drain.py target/release/prusik
 	$(CARGO) test --release --locked --lib a_hundred_thousand_sessions -- --nocapture
 	$(PYTHON) tests/long/scrape.py target/release/prusik
 	$(PYTHON) tests/long/autobahn.py target/release/prusik target/autobahn
-	$(PYTHON) tests/long/systemd.py target/release/prusik target/systemd
+	$(PYTHON) tests/long/systemd.py target/release/prusik target/systemd bookworm
+	$(PYTHON) tests/long/systemd.py target/release/prusik target/systemd trixie
 	$(PYTHON) tests/long/demo_page.py target/release/prusik target/screenshots
 	$(PYTHON) tests/long/status_page.py target/release/prusik target/screenshots
 	@$(if $(wildcard $(TOMCATS)),\
@@ -78,6 +85,12 @@ test-long: build long-tools
 		status=$$?; $(PYTHON) $(TOMCATS) stop target/tomcats; exit $$status, \
 		echo "scenario skipped: $(TOMCATS) is not there")
 	$(PYTHON) tests/long/soak.py target/release/prusik $(MINUTES)
+
+# 0.1.0, for an upgrade from it and one back to it.
+RELEASED = 189209b
+target/released/release/prusik: | tools
+	git archive --prefix=target/released/src/ $(RELEASED) | tar -x
+	$(CARGO) build --release --locked --manifest-path target/released/src/Cargo.toml --target-dir target/released
 
 # The same by the profile of a load: a third less CPU time a request, for two builds of some minutes.
 pgo: target/pgo/prusik

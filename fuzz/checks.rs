@@ -9,10 +9,13 @@ use prusik::forward::client_address::{ClientAddress, TrustedProxies};
 use prusik::forward::proxy_protocol::{Ends, Header, LONGEST, Preamble, Source, Version, parse};
 use prusik::forward::template::{RequestVariables, Template};
 use prusik::hygiene::target;
+use prusik::lifecycle::upgrade::protocol::Message;
+use prusik::lifecycle::upgrade::protocol::frame::{Decoded, Framing, decode, encode, read_header};
 use prusik::route::{
     HostPattern, Matcher, PathMatch, PathRegex, RequestKey, RouteIndex, first_cover, lenient,
     normalise,
 };
+use prusik::session::frames::FrameScanner;
 
 /// A file is taken or refused, and each refusal names a place in it.
 pub fn config(bytes: &[u8]) {
@@ -27,6 +30,35 @@ pub fn config(bytes: &[u8]) {
         Err(errors) => {
             let said = errors.to_string();
             assert!(said.starts_with("FILE"), "{said}");
+        }
+    }
+}
+
+/// A message of the hand-over, in either framing: an error, or one that comes out of its own bytes as
+/// it was, with parsers that can go on.
+pub fn hand_over(bytes: &[u8]) {
+    for framing in [Framing::First, Framing::Second] {
+        let Some((head, body)) = bytes.split_at_checked(framing.header_len()) else {
+            continue;
+        };
+        let Ok(Decoded::Frame(frame)) =
+            read_header(framing, head).and_then(|header| decode(&header, body))
+        else {
+            continue;
+        };
+        let waiting = [&frame.to_client[..], &frame.to_server[..]];
+        let again = encode(Framing::Second, &frame.message, waiting, 0).expect("it has been read");
+        let (head, body) = again.split_at(Framing::Second.header_len());
+        let header = read_header(Framing::Second, head).expect("our own header");
+        let again = decode(&header, body).expect("our own message");
+        assert_eq!(again, Decoded::Frame(frame.clone()));
+        if let Message::Session { session, .. } = frame.message {
+            for leg in [session.client, session.server] {
+                if let Some(mut scanner) = FrameScanner::from_state(leg.scanner.into()) {
+                    scanner.feed(bytes);
+                    assert!(scanner.held().len() <= 14);
+                }
+            }
         }
     }
 }

@@ -103,7 +103,9 @@ fn what_is_left_out_gets_its_default() {
     let config = resolve(
         "
         listeners: [{ listen: 127.0.0.1:9090 }]
-        upstreams: { a: { servers: [127.0.0.1:9080], health_check: { type: http } } }
+        upstreams:
+          a: { servers: [127.0.0.1:9080], health_check: { type: http } }
+          b: { discover: { dns: chat.internal:9080 } }
         routes: [{ upstream: a }]
         ",
     );
@@ -111,6 +113,12 @@ fn what_is_left_out_gets_its_default() {
     assert_eq!(config.access_log.output, LogOutput::Stdout);
     assert_eq!(config.listeners[0].name, "127.0.0.1:9090");
     let upstream = &config.upstreams[0];
+    let discover = config.upstreams[1].discover.as_ref().expect("it is there");
+    let seconds = |seconds| Duration::from_secs(seconds);
+    assert_eq!(
+        (discover.refresh, discover.hold),
+        (seconds(10), seconds(30))
+    );
     assert_eq!(upstream.balance, Balance::RoundRobin);
     assert_eq!((upstream.attempts, upstream.keepalive), (3, 128));
     assert_eq!(upstream.slow_start, Duration::ZERO);

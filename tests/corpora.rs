@@ -30,6 +30,11 @@ fn configurations() {
 }
 
 #[test]
+fn messages_of_the_hand_over() {
+    replay("hand_over", 10, checks::hand_over);
+}
+
+#[test]
 fn templates() {
     replay("template", 10, checks::template);
 }

@@ -2,12 +2,16 @@
 
 mod support;
 
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use support::{
     Answer, Client, Config, Frame, Origin, Outcome, Prusik, RawSession, Session, client_frame,
     eventually, get, handshake, status_of,
 };
+
+const ADMIN: &str = "admin: { listen: \"127.0.0.1:0\" }";
 
 #[tokio::test]
 async fn routes_come_and_go_while_a_session_and_a_request_go_on() {
@@ -221,4 +225,128 @@ async fn reloads_under_traffic_cost_nothing() {
         prusik.fds() <= before + 8
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_are_checked_before_they_are_picked_at_a_start_and_at_a_reload() {
+    let origin = Origin::chat().await;
+    let (dead, silent) = (support::free_address(), support::listen());
+    // One refuses connections, one takes them and says nothing.
+    let silent_address = silent.local_addr().unwrap();
+    let check = "health_check: { type: http, interval: 1h, timeout: 500ms }";
+    let with_bad = |line: &str| {
+        let bad = Config::to(&[&origin]).server(dead).server(silent_address);
+        bad.upstream(check).upstream(line).top(ADMIN)
+    };
+    let all_at_first = async |prusik: &Prusik, count: usize| {
+        for _ in 0..6 {
+            assert_eq!(status_of(prusik.public(), "/").await, 200);
+        }
+        eventually("the requests are in the log", async || {
+            prusik.access_log().len() == count
+        })
+        .await;
+        assert!(
+            prusik
+                .access_log()
+                .iter()
+                .all(|entry| entry["attempts"] == 1)
+        );
+    };
+    let prusik = Prusik::start(with_bad("attempts: 3")).await;
+    all_at_first(&prusik, 6).await;
+    let failed = |bad: SocketAddr| format!("upstream \"backend\": {bad} failed its first check");
+    for bad in [dead, silent_address] {
+        assert!(
+            prusik.stderr().contains(&failed(bad)),
+            "{}",
+            prusik.stderr()
+        );
+    }
+    drop(prusik);
+
+    let prusik = Prusik::start(Config::to(&[&origin]).top(ADMIN)).await;
+    prusik.write_config(with_bad("attempts: 3"));
+    let said = prusik.order(&["reload"]).await;
+    all_at_first(&prusik, 6).await;
+    for bad in [dead, silent_address] {
+        assert!(said.contains(&failed(bad)), "{said}");
+    }
+    // They are known by now: nobody waits for them, or is told again.
+    let known = prusik.status().await["upstreams"][0]["servers"].clone();
+    let states: Vec<_> = (0..3)
+        .map(|number| known[number]["state"].clone())
+        .collect();
+    assert_eq!(states, ["up", "down", "down"]);
+    prusik.write_config(with_bad("attempts: 2"));
+    let said = prusik.order(&["reload"]).await;
+    assert!(!said.contains("first check"), "{said}");
+}
+
+/// Everything is done on the one worker that also carries the session, unless it is done elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_file_keeps_no_worker_from_its_sessions() {
+    let origin = Origin::chat().await;
+    let with = |name: &str, more: usize, wrong: &str| {
+        let routes = (0..more).map(|number| {
+            format!("{{ name: {name}{number}, match: {{ host: h{number}.test }}, upstream: backend{wrong} }}")
+        });
+        let top = "server: { threads: 1 }";
+        let config = Config::to(&[&origin]).top(top).top(ADMIN);
+        routes.fold(config, Config::first)
+    };
+    let prusik = Prusik::start(with("a", 1, "")).await;
+    let mut session = Session::open(prusik.public(), "/").await;
+    for (what, config) in [
+        ("many routes", with("b", 5000, "")),
+        ("as many others", with("c", 5000, "")),
+        ("many errors", with("d", 300, ", timeout: 3s")),
+    ] {
+        prusik.write_config(config);
+        let started = Instant::now();
+        let reload = prusik.reload();
+        tokio::pin!(reload);
+        let mut slowest = Duration::ZERO;
+        loop {
+            let asked = Instant::now();
+            tokio::select! {
+                biased;
+                _ = &mut reload => break,
+                answer = session.ask("still here?") => assert_eq!(answer, "still here?"),
+            }
+            slowest = slowest.max(asked.elapsed());
+        }
+        let took = started.elapsed();
+        assert!(slowest < took / 3, "{what}: {slowest:?} of {took:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_hold_for_the_sessions_of_what_leaves_the_file_and_comes_back() {
+    let origin = Origin::chat().await;
+    let limited = |max_on_route: usize| {
+        format!(
+            "server: {{ drain: {{ window: 1h, deadline: 2h }} }}\n\
+             listeners: [{{ listen: \"127.0.0.1:0\", name: public }}]\n\
+             upstreams: {{ chat: {{ servers: [{{ address: \"{}\", max_sessions: 5 }}] }} }}\n\
+             routes: [{{ name: chat, upstream: chat, websocket: {{ max_sessions: {max_on_route} }} }}]\n",
+            origin.address()
+        )
+    };
+    let without = "listeners: [{ listen: \"127.0.0.1:0\", name: public }]\n\
+                   routes: [{ name: none, respond: { status: 204 } }]\n";
+    // By the route first, then by the server.
+    for max_on_route in [5, 100] {
+        let prusik = Prusik::start(limited(max_on_route)).await;
+        let sessions = join_all((0..5).map(|_| Session::open(prusik.public(), "/"))).await;
+        assert_eq!(prusik.reload_with(without).await, Outcome::Done);
+        assert_eq!(
+            prusik.reload_with(limited(max_on_route)).await,
+            Outcome::Done
+        );
+        let mut client = Client::connect(prusik.public()).await;
+        let refused = client.ask(handshake("/")).await;
+        assert_eq!(refused.status(), 503, "{max_on_route}");
+        drop(sessions);
+    }
 }

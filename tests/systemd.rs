@@ -3,14 +3,16 @@
 
 mod support;
 
+use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
 
-use support::{Config, Origin, Prusik, Session, eventually, signal, within};
+use support::{Answer, Client, Config, Origin, Prusik, Session, eventually, signal, within};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixDatagram};
@@ -132,6 +134,44 @@ async fn under_a_socket_of_systemds_nobody_is_refused_whatever_happens() {
     within("the callers end", calling).await.unwrap();
     assert!(callers.cut.load(SeqCst) <= 1);
     drop(last);
+}
+
+/// Both processes live: the new one is the main one, and `PIDFile=` names the old one, for the case that
+/// the new one dies.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_old_process_ends_it_can_be_the_main_one_again() {
+    let slowly = |_: &_| Answer::text("slow").after(Duration::from_secs(3));
+    let origin = Origin::start(slowly).await;
+    let config = Config::to(&[&origin]).top("admin: { listen: \"127.0.0.1:0\" }");
+    let manager = Manager::new();
+    let prusik = manager.start(&config).await;
+    let old = prusik.pid();
+    let fallback = manager.folder.path().join("fallback.pid");
+    let named = || fs::read_to_string(&fallback).ok();
+    let slow = |dies: bool| {
+        let (prusik, origin, manager, named) = (&prusik, &origin, &manager, &named);
+        async move {
+            let mut busy = Client::connect(manager.address).await;
+            let target = format!("/dies-{dies}");
+            busy.send(format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n"))
+                .await;
+            origin.has_got(&target).await;
+            prusik.order(&["upgrade"]).await;
+            let new = prusik.pids().into_iter().find(|pid| *pid != old);
+            let new = new.expect("both live");
+            manager.serves(new).await;
+            assert_eq!(named(), Some(format!("{old}\n")));
+            if dies {
+                signal(new, "KILL");
+                manager.serves(old).await;
+            }
+            assert_eq!(busy.response().await.text(), "slow");
+        }
+    };
+    slow(true).await;
+    eventually("nobody is named", async || named().is_none()).await;
+    slow(false).await;
+    eventually("nobody is named", async || named().is_none()).await;
 }
 
 /// At most 2.0 of 10, by the file alone. Where there is no systemd nobody can tell.

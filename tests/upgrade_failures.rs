@@ -2,13 +2,13 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use rustix::process::{Pid, Signal, kill_process};
 use support::{
-    Answer, Client, Config, Ended, Origin, Prusik, Session, eventually, free_port_on, listen,
-    signal, status_of,
+    Answer, Client, Config, Ended, Origin, Prusik, Session, eventually, free_port_on, signal,
+    status_of,
 };
 
 const ADMIN: &str = "admin: { listen: \"127.0.0.1:0\" }";
@@ -61,6 +61,84 @@ async fn an_upgrade_that_fails_changes_nothing() {
     refused(&prusik, &mut session, "did not get ready within").await;
 
     assert_eq!(session.close(1000).await, Ended::Close(1000));
+    eventually("nobody is left who waits to be buried", async || {
+        children(prusik.pid()).is_empty()
+    })
+    .await;
+}
+
+fn children(of: u32) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{of}/task")).expect("it lives");
+    let children = tasks.map(|task| {
+        let file = task.expect("a thread").path().join("children");
+        std::fs::read_to_string(file).unwrap_or_default()
+    });
+    let children: Vec<String> = children.collect();
+    let pids = children.iter().flat_map(|pids| pids.split_whitespace());
+    pids.map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_that_fails_leaves_no_file_of_a_socket() {
+    let origin = Origin::chat().await;
+    let prusik = Prusik::start(config(&[&origin])).await;
+    let mut session = Session::open(prusik.public(), "/").await;
+    let file = prusik.folder().join("new.sock");
+    let more = config(&[&origin]).to_string().replace(
+        "listeners: [",
+        &format!("listeners: [{{ listen: \"unix:{}\" }}, ", file.display()),
+    );
+    let server = "server: { pid_file: /nonexistent/prusik.pid }\n";
+    prusik.write_config([server, &more].concat());
+    refused(&prusik, &mut session, "pid_file").await;
+    assert!(!file.exists());
+}
+
+/// The new process stands still for longer than the drain's deadline.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_that_can_move_are_not_cut_because_the_new_process_is_slow() {
+    let origin = Origin::chat().await;
+    let server = "server: { drain: { window: 0s, deadline: 1s } }";
+    let prusik = Prusik::start(config(&[&origin]).top(server)).await;
+    let mut sessions = join_all((0..500).map(|_| Session::open(prusik.public(), "/"))).await;
+    let upgrade = tokio::task::spawn_blocking({
+        let admin = prusik.admin().to_string();
+        move || support::prusik(&["upgrade", "--admin", &admin])
+    });
+    prusik.wait_stderr("sessions move").await;
+    let new = prusik.pids().into_iter().find(|pid| *pid != prusik.pid());
+    if let Some(new) = new {
+        signal(new, "STOP");
+        // What is waited for is the deadline, which nobody announces.
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        signal(new, "CONT");
+    }
+    assert!(upgrade.await.expect("no panic").status.success());
+    let alive = join_all(sessions.iter_mut().map(Session::is_alive)).await;
+    assert_eq!(alive.iter().filter(|alive| **alive).count(), 500);
+}
+
+/// Those that are on their way to the new process when it is told to stop are told so, each.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_while_sessions_move_tells_each_of_them() {
+    let origin = Origin::chat().await;
+    let server = "server: { drain: { window: 0s, deadline: 30s } }";
+    for _ in 0..3 {
+        let mut prusik = Prusik::start(config(&[&origin]).top(server)).await;
+        let mut sessions = join_all((0..200).map(|_| Session::open(prusik.public(), "/"))).await;
+        prusik.signal("USR2");
+        prusik.wait_stderr("sessions move").await;
+        prusik.signal_all("TERM");
+        let ended = join_all(sessions.iter_mut().map(Session::ended)).await;
+        assert_eq!(
+            ended
+                .iter()
+                .filter(|ended| **ended == Ended::Close(1012))
+                .count(),
+            200
+        );
+        prusik.ended().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -245,31 +323,38 @@ async fn int_during_an_upgrade_leaves_no_process() {
     prusik.ended().await;
 }
 
-/// The new process is told to stop; the old one ends what it has, as after any upgrade.
+/// A stop does not wait for the new process: that is given up, and requests have the drain's time.
 #[tokio::test(flavor = "multi_thread")]
-async fn term_during_an_upgrade_lets_requests_end() {
+async fn term_during_an_upgrade_interrupts_it_and_lets_requests_end() {
     let origin = Origin::start(|request| match request.target() {
-        "/slow" => Answer::text("slow").after(Duration::from_secs(4)),
+        "/slow" => Answer::text("slow").after(Duration::from_secs(3)),
         _ => Answer::upgrade(request),
     })
     .await;
     let server = "server: { drain: { window: 0s } }";
     let config = config(&[&origin]).top(server);
-    let mut prusik = Prusik::start(&config).await;
-    // The new process takes as long to find out about this one as the check has.
-    let silent = listen();
-    let silent = silent.local_addr().expect("it is bound");
-    let check = "health_check: { type: http, path: /healthz, interval: 1s, timeout: 2s }";
-    prusik.write_config(config.server(silent).upstream(check));
+    let mut prusik = Prusik::start_own(&config).await;
+    prusik.replace_program(Some(HANGS));
     let mut session = Session::open(prusik.public(), "/").await;
     let mut busy = Client::connect(prusik.public()).await;
     busy.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n").await;
     origin.has_got("/slow").await;
-    prusik.signal("USR2");
+    let admin = prusik.admin().to_string();
+    let upgrade =
+        tokio::task::spawn_blocking(move || support::prusik(&["upgrade", "--admin", &admin]));
     prusik.wait_stderr("starts as").await;
+    let told = Instant::now();
     prusik.signal("TERM");
-    prusik.wait_stderr("TERM: passed on to").await;
     assert_eq!(session.ended().await, Ended::Close(1012));
+    assert!(
+        told.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        told.elapsed()
+    );
+    let upgrade = upgrade.await.expect("the command does not panic");
+    let said = String::from_utf8_lossy(&upgrade.stderr).into_owned();
+    assert!(said.contains("this process is stopping"), "{said}");
     assert_eq!(busy.response().await.text(), "slow");
+    assert_eq!(prusik.exit_code().await, Some(0));
     prusik.ended().await;
 }

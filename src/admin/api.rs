@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::answer::{Answer, Problem, json, metrics, page, text};
 use super::guard::Access;
-use super::{Control, ControlError, ServerName, params};
+use super::{Command, Control, ServerName, params};
 
 /// No order needs a hundredth of it.
 const LARGEST_BODY: usize = 64 * 1024;
@@ -76,22 +76,55 @@ impl Api {
         let query = head.uri.query();
         match resource {
             // Probes may add what they like, to get past some cache.
-            Resource::Health => Ok(text(StatusCode::OK, "ok")),
-            Resource::Readiness if self.control.is_ready() => Ok(text(StatusCode::OK, "ok")),
-            Resource::Readiness => Ok(text(StatusCode::SERVICE_UNAVAILABLE, "not ready")),
-            Resource::Page => Ok(page()),
+            Resource::Health => return Ok(text(StatusCode::OK, "ok")),
+            Resource::Readiness if self.control.is_ready() => {
+                return Ok(text(StatusCode::OK, "ok"));
+            }
+            Resource::Readiness => {
+                return Ok(text(StatusCode::SERVICE_UNAVAILABLE, "not ready"));
+            }
+            Resource::Page => return Ok(page()),
+            _ => {}
+        }
+        if !resource.has_query() {
+            params::none(query)?;
+        }
+        let command = match resource {
+            Resource::Session(id) => Command::Close(id, params::close_code(query)?),
+            Resource::Reload => Command::Reload,
+            Resource::Upgrade => Command::Upgrade,
+            Resource::Drain(server) => {
+                Command::Drain(server, params::drain_order(&collect(body).await?)?)
+            }
+            Resource::Enable(server) => {
+                // One body serves both calls of a script; to enable, there is no when and how.
+                params::drain_order(&collect(body).await?)?;
+                Command::Enable(server)
+            }
+            resource => return self.show(&resource, query).await,
+        };
+        let outcome = self.control.command(command).await?;
+        Ok(json(StatusCode::OK, &outcome))
+    }
+
+    /// What is only looked at. A process that has been replaced knows nothing of it any more.
+    async fn show(&self, resource: &Resource, query: Option<&str>) -> Result<Answer, Problem> {
+        if let Some(pid) = self.control.successor() {
+            return Err(Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("{pid} has taken over"),
+                "ask again: it answers from now on",
+            )
+            .with(CONNECTION, "close"));
+        }
+        match resource {
             Resource::Metrics => {
                 // Not in the way of others who ask, nor of traffic.
                 let control = Arc::clone(&self.control);
                 let gathered = tokio::task::spawn_blocking(move || control.metrics()).await;
                 Ok(metrics(gathered.map_err(|panic| ended_badly(&panic))?))
             }
-            Resource::Status => {
-                params::none(query)?;
-                Ok(json(StatusCode::OK, &self.control.status()))
-            }
             Resource::Upstreams => {
-                params::none(query)?;
                 let upstreams = self.control.upstreams();
                 Ok(json(
                     StatusCode::OK,
@@ -102,38 +135,7 @@ impl Api {
                 let page = self.control.sessions(&params::filter(query)?);
                 Ok(json(StatusCode::OK, &page))
             }
-            Resource::Session(id) => {
-                let code = params::close_code(query)?;
-                self.control.close(id, code)?;
-                Ok(json(StatusCode::OK, &json!({ "closed": id.to_string() })))
-            }
-            Resource::Reload => {
-                params::none(query)?;
-                let control = Arc::clone(&self.control);
-                let report = to_the_end(async move { control.reload().await }).await?;
-                Ok(json(StatusCode::OK, &report))
-            }
-            Resource::Upgrade => {
-                params::none(query)?;
-                let control = Arc::clone(&self.control);
-                let report = to_the_end(async move { control.upgrade().await }).await?;
-                Ok(json(StatusCode::OK, &report))
-            }
-            Resource::Drain(server) => {
-                params::none(query)?;
-                let order = params::drain_order(&collect(body).await?)?;
-                Ok(json(StatusCode::OK, &self.control.drain(&server, order)?))
-            }
-            Resource::Enable(server) => {
-                params::none(query)?;
-                // One body serves both calls of a script; to enable, there is no when and how.
-                params::drain_order(&collect(body).await?)?;
-                self.control.enable(&server)?;
-                Ok(json(
-                    StatusCode::OK,
-                    &json!({ "enabled": server.to_string() }),
-                ))
-            }
+            _ => Ok(json(StatusCode::OK, &self.control.status())),
         }
     }
 }
@@ -166,6 +168,10 @@ impl Resource {
             _ => return Err(unknown(path)),
         };
         Ok(resource)
+    }
+
+    fn has_query(&self) -> bool {
+        matches!(self, Self::Metrics | Self::Sessions | Self::Session(_))
     }
 
     fn check_method(&self, method: &Method) -> Result<(), Problem> {
@@ -209,16 +215,6 @@ fn decoded(segment: &str) -> Result<String, Problem> {
             format!("\"{segment}\" in the path is not UTF-8"),
             "encode the name as UTF-8, and that by percent signs",
         )),
-    }
-}
-
-/// In a task of its own: a caller that hangs up must not stop a reload halfway.
-async fn to_the_end<T: Send + 'static>(
-    work: impl Future<Output = Result<T, ControlError>> + Send + 'static,
-) -> Result<T, Problem> {
-    match tokio::spawn(work).await {
-        Ok(outcome) => Ok(outcome?),
-        Err(panic) => Err(ended_badly(&panic)),
     }
 }
 

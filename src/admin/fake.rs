@@ -1,17 +1,14 @@
 //! A process for tests of the API: it does nothing, and remembers what it was asked for.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use serde_json::json;
 use tokio::sync::Notify;
-use uuid::Uuid;
 
-use super::view::{
-    DrainStarted, ReloadReport, Server, ServerState, Session, SessionPage, State, Status,
-    UpgradeReport, Upstream,
-};
-use super::{Control, ControlError, ControlErrorKind, DrainOrder, ServerName, SessionFilter};
+use super::view::{Server, ServerState, Session, SessionPage, State, Status, Upstream};
+use super::{Command, CommandOutcome, Control, ControlError, ServerName, SessionFilter};
 
 /// The one session that there is.
 pub const SESSION: &str = "0190aaaa-0000-7000-8000-000000000001";
@@ -23,9 +20,16 @@ pub struct Fake {
     pub has_two_pages: AtomicBool,
     /// In words.
     pub asked: Mutex<Vec<String>>,
-    pub reload_began: Notify,
-    pub reload_may_end: Notify,
-    pub reload_ended: Notify,
+    pub reload: Arc<Reload>,
+    pub successor: Mutex<Option<u32>>,
+}
+
+/// A reload takes as long as a test wants.
+#[derive(Debug, Default)]
+pub struct Reload {
+    pub began: Notify,
+    pub may_end: Notify,
+    pub ended: Notify,
 }
 
 impl Fake {
@@ -42,7 +46,7 @@ impl Control for Fake {
 
     fn status(&self) -> Status {
         Status {
-            version: "0.1.0".to_owned(),
+            version: "0.2.0".to_owned(),
             pid: 1,
             uptime_ms: 1,
             state: State::Serving,
@@ -100,51 +104,54 @@ impl Control for Fake {
     }
 
     fn metrics(&self) -> String {
-        "prusik_build_info{version=\"0.1.0\"} 1\n".to_owned()
+        "prusik_build_info{version=\"0.2.0\"} 1\n".to_owned()
     }
 
-    async fn reload(&self) -> Result<ReloadReport, ControlError> {
-        self.reload_began.notify_one();
-        self.reload_may_end.notified().await;
-        self.reload_ended.notify_one();
-        Ok(ReloadReport {
-            changes: vec!["route \"chat\" is new".to_owned()],
-        })
+    fn successor(&self) -> Option<u32> {
+        *self.successor.lock().unwrap()
     }
 
-    async fn upgrade(&self) -> Result<UpgradeReport, ControlError> {
-        Err(ControlError {
-            kind: ControlErrorKind::Refused,
-            error: "the new binary does not start".to_owned(),
-            hint: "see its log".to_owned(),
-        })
-    }
-
-    fn drain(&self, server: &ServerName, order: DrainOrder) -> Result<DrainStarted, ControlError> {
-        self.note(format!("drain {server} {order:?}"));
-        known(server)?;
-        Ok(DrainStarted {
-            sessions: 1,
-            window_ms: order.window.map_or(0, |window| window.as_millis() as u64),
-            code: order.code.unwrap_or(1012),
-        })
-    }
-
-    fn enable(&self, server: &ServerName) -> Result<(), ControlError> {
-        self.note(format!("enable {server}"));
-        known(server)
-    }
-
-    fn close(&self, id: Uuid, code: Option<u16>) -> Result<(), ControlError> {
-        self.note(format!("close {id} {code:?}"));
-        if id.to_string() == SESSION {
-            return Ok(());
+    async fn command(&self, command: Command) -> CommandOutcome {
+        match command {
+            Command::Reload => {
+                let reload = self.reload.clone();
+                let done = tokio::spawn(async move {
+                    reload.began.notify_one();
+                    reload.may_end.notified().await;
+                    reload.ended.notify_one();
+                });
+                done.await.unwrap();
+                Ok(json!({ "changes": ["route \"chat\" is new"] }))
+            }
+            Command::Upgrade => Err(ControlError::refused(
+                "the new binary does not start",
+                "see its log",
+            )),
+            Command::Drain(server, order) => {
+                self.note(format!("drain {server} {order:?}"));
+                known(&server)?;
+                Ok(json!({
+                    "sessions": 1,
+                    "window_ms": order.window.map_or(0, |window| window.as_millis() as u64),
+                    "code": order.code.unwrap_or(1012),
+                }))
+            }
+            Command::Enable(server) => {
+                self.note(format!("enable {server}"));
+                known(&server)?;
+                Ok(json!({ "enabled": server.to_string() }))
+            }
+            Command::Close(id, code) => {
+                self.note(format!("close {id} {code:?}"));
+                match id.to_string() == SESSION {
+                    true => Ok(json!({ "closed": id.to_string() })),
+                    false => Err(ControlError::not_found(
+                        "no such session",
+                        "it may have ended",
+                    )),
+                }
+            }
         }
-        Err(ControlError {
-            kind: ControlErrorKind::NotFound,
-            error: "no such session".to_owned(),
-            hint: "it may have ended".to_owned(),
-        })
     }
 }
 
@@ -152,9 +159,8 @@ fn known(server: &ServerName) -> Result<(), ControlError> {
     if server.upstream == "chat" && server.address == "[::1]:9080" {
         return Ok(());
     }
-    Err(ControlError {
-        kind: ControlErrorKind::NotFound,
-        error: format!("no server {server}"),
-        hint: "there is chat/[::1]:9080".to_owned(),
-    })
+    Err(ControlError::not_found(
+        format!("no server {server}"),
+        "there is chat/[::1]:9080",
+    ))
 }

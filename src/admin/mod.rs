@@ -27,11 +27,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use view::{DrainStarted, ReloadReport, SessionPage, Status, UpgradeReport, Upstream};
+use view::{SessionPage, Status, Upstream};
 
 pub use guard::Access;
-pub use server::serve;
-pub use socket::{AdminSocket, bind};
+pub use server::{Serving, serve};
+pub use socket::bind;
 
 /// What the API asks of the process.
 #[async_trait]
@@ -48,21 +48,30 @@ pub trait Control: Send + Sync + 'static {
     /// In Prometheus' text format. May take some milliseconds.
     fn metrics(&self) -> String;
 
-    /// Reads the file again: all of it is taken, or nothing.
-    async fn reload(&self) -> Result<ReloadReport, ControlError>;
+    /// Who answers instead of this process, once another has taken over.
+    fn successor(&self) -> Option<u32>;
 
-    /// Returns when the new process serves, or this one has kept on.
-    async fn upgrade(&self) -> Result<UpgradeReport, ControlError>;
-
-    /// The server gets nothing new, its sessions are told to go.
-    fn drain(&self, server: &ServerName, order: DrainOrder) -> Result<DrainStarted, ControlError>;
-
-    /// The server is used again.
-    fn enable(&self, server: &ServerName) -> Result<(), ControlError>;
-
-    /// Ends one session with a Close frame.
-    fn close(&self, id: Uuid, code: Option<u16>) -> Result<(), ControlError>;
+    /// Returns when it is done, whether or not anybody waits for that.
+    async fn command(&self, command: Command) -> CommandOutcome;
 }
+
+/// What operators have done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Read the file again: all of it is taken, or nothing.
+    Reload,
+    /// Done when the new process serves, or this one has kept on.
+    Upgrade,
+    /// The server gets nothing new, its sessions are told to go.
+    Drain(ServerName, DrainOrder),
+    /// The server is used again.
+    Enable(ServerName),
+    /// Ends one session with a Close frame.
+    Close(Uuid, Option<u16>),
+}
+
+/// What the API answers a command with.
+pub type CommandOutcome = Result<serde_json::Value, ControlError>;
 
 /// `UPSTREAM/ADDRESS`, as operators name a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,6 +137,25 @@ pub struct ControlError {
     pub kind: ControlErrorKind,
     pub error: String,
     pub hint: String,
+}
+
+impl ControlError {
+    /// Nothing has changed.
+    pub fn refused(error: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            kind: ControlErrorKind::Refused,
+            error: error.into(),
+            hint: hint.into(),
+        }
+    }
+
+    pub fn not_found(error: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            kind: ControlErrorKind::NotFound,
+            error: error.into(),
+            hint: hint.into(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

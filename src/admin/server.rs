@@ -13,14 +13,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use log::{debug, error, warn};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::Control;
 use super::api::Api;
 use super::guard::Access;
-use super::socket::{AdminSocket, Connection};
+use crate::net::{Accepted, Acceptor};
 
 /// Whoever comes beyond them waits in the kernel.
 const CONNECTIONS: usize = 64;
@@ -37,26 +37,37 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// same socket by now cannot answer here.
 const FIRST_CALL: Duration = Duration::from_secs(1);
 
-/// Returns when `shutdown` says true (or its sender is gone) and the calls in flight have been
-/// answered. The file of a unix socket goes then, unless it was left to another process.
+/// How far the end of serving has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Serving {
+    Serves,
+    /// Nobody more is accepted; who is connected may still ask, and calls go on.
+    AcceptsNoMore,
+    /// The calls in flight are answered, and then it is over.
+    Ends,
+}
+
+/// Returns when `serving` says that it ends (or its sender is gone) and the calls in flight have been
+/// answered. `accepts_no_more` is dropped once nobody more is accepted.
 pub async fn serve(
-    socket: AdminSocket,
+    acceptor: Acceptor,
     control: Arc<dyn Control>,
     access: Access,
-    mut shutdown: watch::Receiver<bool>,
+    mut serving: watch::Receiver<Serving>,
+    accepts_no_more: oneshot::Sender<Infallible>,
 ) {
     let api = Api::new(control, access);
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            () = stopped(&mut shutdown) => break,
+            () = has_come_to(&mut serving, Serving::AcceptsNoMore) => break,
             Some(ended) = connections.join_next() => report(ended),
-            accepted = socket.accept(), if connections.len() < CONNECTIONS => match accepted {
-                Ok(Connection::Tcp(stream)) => {
-                    connections.spawn(converse(stream, api.clone(), shutdown.clone()));
+            accepted = acceptor.accept(), if connections.len() < CONNECTIONS => match accepted {
+                Ok(Accepted::Tcp(stream, _)) => {
+                    connections.spawn(converse(stream, api.clone(), serving.clone()));
                 }
-                Ok(Connection::Unix(stream)) => {
-                    connections.spawn(converse(stream, api.clone(), shutdown.clone()));
+                Ok(Accepted::Unix(stream)) => {
+                    connections.spawn(converse(stream, api.clone(), serving.clone()));
                 }
                 Err(error) => {
                     warn!("admin: cannot accept: {error}");
@@ -65,8 +76,13 @@ pub async fn serve(
             },
         }
     }
-    socket.remove_file();
-    drop(socket);
+    drop((acceptor, accepts_no_more));
+    loop {
+        tokio::select! {
+            () = has_come_to(&mut serving, Serving::Ends) => break,
+            Some(ended) = connections.join_next() => report(ended),
+        }
+    }
     let all_ended = async {
         while let Some(ended) = connections.join_next().await {
             report(ended);
@@ -79,7 +95,7 @@ pub async fn serve(
 }
 
 /// Serves the calls of one connection until it closes.
-async fn converse<S>(stream: S, api: Api, mut shutdown: watch::Receiver<bool>)
+async fn converse<S>(stream: S, api: Api, mut serving: watch::Receiver<Serving>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -98,7 +114,7 @@ where
     );
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = last_call(&mut shutdown, &asked) => {
+        () = last_call(&mut serving, &asked) => {
             // hyper hangs up on who has not asked yet, and answers who has.
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -110,14 +126,14 @@ where
     }
 }
 
-/// Comes when the process stops and there was a call, or should have been one.
-async fn last_call(shutdown: &mut watch::Receiver<bool>, asked: &Notify) {
-    stopped(shutdown).await;
+/// Comes when nobody more is accepted and there was a call, or should have been one.
+async fn last_call(serving: &mut watch::Receiver<Serving>, asked: &Notify) {
+    has_come_to(serving, Serving::AcceptsNoMore).await;
     let _ = timeout(FIRST_CALL, asked.notified()).await;
 }
 
-async fn stopped(shutdown: &mut watch::Receiver<bool>) {
-    let _ = shutdown.wait_for(|stop| *stop).await;
+async fn has_come_to(serving: &mut watch::Receiver<Serving>, wanted: Serving) {
+    let _ = serving.wait_for(|serving| *serving >= wanted).await;
 }
 
 fn report(ended: Result<(), JoinError>) {
@@ -136,25 +152,29 @@ mod tests {
 
     use super::super::fake::Fake;
     use super::*;
-    use crate::config::ListenAddress;
+    use crate::net::{Inherited, ListenAddress, ListeningSocket};
 
     struct Running {
-        address: ListenAddress,
-        stop: watch::Sender<bool>,
+        socket: ListeningSocket,
+        serving: watch::Sender<Serving>,
         task: JoinHandle<()>,
         control: Arc<Fake>,
     }
 
     fn start(listen: &ListenAddress) -> Running {
-        let socket = super::super::bind(listen).unwrap();
-        let address = socket.address().unwrap();
+        let socket = super::super::bind(listen, &mut Inherited::default()).unwrap();
         let control = Arc::new(Fake::default());
-        let (stop, stopped) = watch::channel(false);
-        let access = Access::new(None);
-        let task = tokio::spawn(serve(socket, Arc::clone(&control) as _, access, stopped));
+        let (serving, served) = watch::channel(Serving::Serves);
+        let task = tokio::spawn(serve(
+            socket.acceptor().unwrap(),
+            Arc::clone(&control) as _,
+            Access::new(None),
+            served,
+            oneshot::channel().0,
+        ));
         Running {
-            address,
-            stop,
+            socket,
+            serving,
             task,
             control,
         }
@@ -162,8 +182,8 @@ mod tests {
 
     fn on_tcp() -> (Running, SocketAddr) {
         let running = start(&ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()));
-        let ListenAddress::Tcp(address) = running.address else {
-            panic!("not by TCP: {:?}", running.address);
+        let ListenAddress::Tcp(address) = *running.socket.address() else {
+            panic!("not by TCP: {:?}", running.socket);
         };
         (running, address)
     }
@@ -226,7 +246,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stop_waits_for_the_call_in_flight_and_takes_the_file_along() {
+    async fn a_stop_waits_for_the_call_in_flight() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("admin.sock");
         let running = start(&ListenAddress::Unix(path.clone()));
@@ -239,15 +259,34 @@ mod tests {
         idle.readable().await.unwrap();
         let call = "POST /api/v1/reload HTTP/1.1\r\nhost: localhost\r\n\r\n";
         let reload = tokio::spawn(async move { exchange(stream, call).await });
-        running.control.reload_began.notified().await;
-        running.stop.send_replace(true);
+        running.control.reload.began.notified().await;
+        running.serving.send_replace(Serving::Ends);
         tokio::task::yield_now().await;
         assert!(!running.task.is_finished());
-        running.control.reload_may_end.notify_one();
+        running.control.reload.may_end.notify_one();
         let answer = reload.await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         running.task.await.unwrap();
-        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_call_goes_on_while_nobody_more_is_accepted() {
+        let (running, address) = on_tcp();
+        let stream = TcpStream::connect(address).await.unwrap();
+        let call = "POST /api/v1/reload HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        let reload = tokio::spawn(async move { exchange(stream, call).await });
+        running.control.reload.began.notified().await;
+        running.serving.send_replace(Serving::AcceptsNoMore);
+        let mut late = TcpStream::connect(address).await.unwrap();
+        let asked = late.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        asked.await.unwrap();
+        let answer = timeout(STOP_GRACE / 10, late.read(&mut [0])).await;
+        assert!(answer.is_err(), "it waits for whoever accepts next");
+        running.control.reload.may_end.notify_one();
+        assert!(reload.await.unwrap().starts_with("HTTP/1.1 200"));
+        assert!(!running.task.is_finished());
+        running.serving.send_replace(Serving::Ends);
+        running.task.await.unwrap();
     }
 
     #[tokio::test]
@@ -257,7 +296,7 @@ mod tests {
         // Connections are accepted in their order: with this one answered, the other is in.
         let call = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         exchange(TcpStream::connect(address).await.unwrap(), call).await;
-        running.stop.send_replace(true);
+        running.serving.send_replace(Serving::Ends);
         // So much that a server that hangs up has done so.
         let mut byte = [0];
         let hung_up = timeout(FIRST_CALL / 10, fresh.read(&mut byte)).await;
@@ -275,7 +314,7 @@ mod tests {
         let call = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         exchange(TcpStream::connect(address).await.unwrap(), call).await;
         let told = tokio::time::Instant::now();
-        running.stop.send_replace(true);
+        running.serving.send_replace(Serving::Ends);
         running.task.await.unwrap();
         assert!(told.elapsed() < 2 * FIRST_CALL);
         drop(silent);
@@ -287,10 +326,10 @@ mod tests {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let call = b"POST /api/v1/reload HTTP/1.1\r\nhost: localhost\r\n\r\n";
         stream.write_all(call).await.unwrap();
-        running.control.reload_began.notified().await;
+        running.control.reload.began.notified().await;
         drop(stream);
-        running.control.reload_may_end.notify_one();
-        running.control.reload_ended.notified().await;
+        running.control.reload.may_end.notify_one();
+        running.control.reload.ended.notified().await;
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::App;
@@ -27,10 +28,23 @@ impl App {
         families.extend(servers(&generation));
         families.push(self.connections_of(&generation));
         families.extend(self.operations.families());
+        families.push(self.sessions_moved());
         let mut build = Family::gauge("prusik_build_info", "1, with the version that runs.");
         build.add(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
         families.push(build);
         render(families)
+    }
+
+    fn sessions_moved(&self) -> Family {
+        let mut family = Family::counter(
+            "prusik_sessions_moved_total",
+            "Sessions that came here from the process before, and those that stayed there and were told \
+             to go.",
+        );
+        for (result, count) in ["moved", "told"].into_iter().zip(&self.moved) {
+            family.add(&[("result", result)], count.load(Relaxed) as f64);
+        }
+        family
     }
 
     fn connections_of(&self, generation: &Generation) -> Family {

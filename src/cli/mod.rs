@@ -19,7 +19,7 @@ use log::error;
 use pingora::prelude::fast_timeout::set_fast_timeout_to_tokio_threshold;
 
 use crate::config::{self, Config, ConfigErrors, reference};
-use crate::lifecycle::Origin;
+use crate::lifecycle::{Origin, exec};
 use crate::{demo, lifecycle};
 
 use client::ClientError;
@@ -94,6 +94,12 @@ const CONFIG_WRONG: u8 = 78;
 
 /// Parses the arguments (a wrong one exits with 2), runs the command, yields its exit code.
 pub fn main() -> ExitCode {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == exec::HOLD)
+    {
+        return exec::hold();
+    }
     let cli = Cli::parse();
     match cli.command {
         Command::Run(file) => run(&file.config),

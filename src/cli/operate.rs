@@ -137,19 +137,13 @@ pub async fn upgrade(args: ChangeArgs) -> Result<String, ClientError> {
         return as_json(&client, &body);
     }
     let report: UpgradeReport = client.read(&body)?;
-    let mut text = format!(
-        "upgraded: pid {}, version {}, {} moved\n",
+    Ok(format!(
+        "upgraded: pid {}, version {}: {} moved, {} told to go\n",
         report.pid,
         report.version,
-        table::count(report.moved, "session")
-    );
-    if report.left > 0 {
-        let left = table::count(report.left, "session");
-        text.push_str(&format!(
-            "{left} could not move: told to go by the old process\n"
-        ));
-    }
-    Ok(text)
+        table::count(report.moved, "session"),
+        report.left
+    ))
 }
 
 pub async fn status(args: StatusArgs) -> Result<String, ClientError> {
@@ -382,12 +376,12 @@ mod tests {
 
     use clap::{FromArgMatches, Parser};
     use tempfile::TempDir;
-    use tokio::sync::watch;
+    use tokio::sync::{oneshot, watch};
 
     use super::*;
     use crate::admin::fake::{Fake, SESSION};
     use crate::admin::{self, Access};
-    use crate::config::ListenAddress;
+    use crate::net::{Inherited, ListenAddress, ListeningSocket};
 
     const SERVER: &str = "chat/[::1]:9080";
 
@@ -395,8 +389,10 @@ mod tests {
     struct Process {
         folder: TempDir,
         fake: Arc<Fake>,
+        /// Its file goes with it.
+        _socket: ListeningSocket,
         /// Dropping it stops the server.
-        _stop: watch::Sender<bool>,
+        _serving: watch::Sender<admin::Serving>,
     }
 
     #[derive(Debug, Parser)]
@@ -411,20 +407,22 @@ mod tests {
             let token = folder.path().join("token");
             fs::write(&token, "s3cret\n").unwrap();
             let address = ListenAddress::Unix(folder.path().join("admin.sock"));
-            let socket = admin::bind(&address).unwrap();
+            let socket = admin::bind(&address, &mut Inherited::default()).unwrap();
             let fake = Arc::new(Fake::default());
             let control = Arc::clone(&fake) as Arc<dyn admin::Control>;
-            let (_stop, stopped) = watch::channel(false);
+            let (_serving, served) = watch::channel(admin::Serving::Serves);
             tokio::spawn(admin::serve(
-                socket,
+                socket.acceptor().unwrap(),
                 control,
                 Access::new(Some(token)),
-                stopped,
+                served,
+                oneshot::channel().0,
             ));
             Self {
                 folder,
                 fake,
-                _stop,
+                _socket: socket,
+                _serving,
             }
         }
 
@@ -445,7 +443,7 @@ mod tests {
     #[tokio::test]
     async fn the_lifecycle_commands_tell_what_came_of_it() {
         let process = Process::start();
-        process.fake.reload_may_end.notify_one();
+        process.fake.reload.may_end.notify_one();
         let said = reload(process.line(&[])).await.unwrap();
         assert_eq!(said, "route \"chat\" is new\n");
         let error = upgrade(process.line(&[])).await.unwrap_err();

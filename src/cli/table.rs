@@ -297,7 +297,7 @@ mod tests {
 
     fn process() -> Status {
         Status {
-            version: "0.1.0".to_owned(),
+            version: "0.2.0".to_owned(),
             pid: 42,
             uptime_ms: 90_000,
             state: State::Serving,
@@ -359,7 +359,7 @@ mod tests {
     #[test]
     fn the_status_is_a_table_for_each_kind_of_thing() {
         let expected = "\
-prusik 0.1.0, pid 42, up for 1m 30s: serving
+prusik 0.2.0, pid 42, up for 1m 30s: serving
 4,500 sessions and 1 other connection, by /etc/prusik/prusik.yaml
 
 LISTENER  ADDRESS

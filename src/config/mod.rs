@@ -44,6 +44,8 @@ pub use error::{ConfigError, ConfigErrors, Place};
 pub use limits::{AcceptProxy, ListenerLimits};
 pub use raw::LogFormat;
 
+pub use crate::net::ListenAddress;
+
 /// Read when no file is named.
 pub const DEFAULT_FILE: &str = "/etc/prusik/prusik.yaml";
 
@@ -164,6 +166,8 @@ pub struct Drain {
     pub code: u16,
     /// What is left after it is cut; not shorter than the window.
     pub deadline: Duration,
+    /// Between the first word of a stop and the window.
+    pub delay: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -207,12 +211,6 @@ pub struct Listener {
     /// `None`: plain text.
     pub tls: Option<Arc<Acceptor>>,
     pub limits: ListenerLimits,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ListenAddress {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -294,6 +292,8 @@ pub struct Discover {
     pub host: String,
     pub port: u16,
     pub refresh: Duration,
+    /// How long a server that is missing from answers stays; zero: not at all.
+    pub hold: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -85,6 +85,10 @@ pub struct Drain {
     /// What is left after it is cut. Not shorter than the window.
     #[schemars(extend("default" = "60s"))]
     pub deadline: Option<Period>,
+    /// For balancers in front that need the time: from the moment when `/readyz` says 503, new clients
+    /// are still taken for so long; then listeners close and the window begins.
+    #[schemars(extend("default" = "0s", "examples" = ["10s"]))]
+    pub delay: Option<OptionalPeriod>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -322,6 +326,10 @@ pub struct Discover {
     /// Time between two lookups.
     #[schemars(extend("default" = "10s"))]
     pub refresh: Option<Period>,
+    /// How long a server that is missing from answers stays as it was, before it is removed. Names
+    /// among `servers` have 30s.
+    #[schemars(extend("default" = "30s"))]
+    pub hold: Option<OptionalPeriod>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -4,14 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::{fmt, io};
 
-use tokio::sync::watch;
-
 use super::{DemoBackends, DemoPorts};
-use crate::admin::{self, Access, AdminSocket};
+use crate::admin::{self, Access};
 use crate::app::{App, StartError, Stop};
-use crate::config::{self, Config, ConfigErrors, ListenAddress};
-use crate::lifecycle::Process;
-use crate::listener::Inherited;
+use crate::config::{self, Config, ConfigErrors};
+use crate::lifecycle::{Process, supervise};
+use crate::net::{Inherited, ListenAddress, ListeningSocket};
+use crate::phase::{Phase, Stopping};
 
 const CLIENT_LB: &str = include_str!("../../conf/client-lb.yaml");
 const SERVER_LB: &str = include_str!("../../conf/server-lb.yaml");
@@ -71,17 +70,21 @@ pub async fn run(port: u16) -> Result<(), DemoError> {
         shipped("client-lb.yaml", CLIENT_LB, &ours)?,
         &mut Inherited::default(),
     )?;
-    server_lb.accept();
-    client_lb.accept();
+    // The client LB asks the server LB how it is: that one comes first.
+    for tier in [&server_lb, &client_lb] {
+        tier.warm_up().await;
+        tier.accept();
+    }
     let tiers = [Arc::new(server_lb), Arc::new(client_lb)];
     println!("{}", Welcome(ours, [server_admin, client_admin].map(local)));
-    let (_ends, stops) = watch::channel(false);
     for (tier, admin) in tiers.iter().zip(admins) {
-        let process = Process::new(tier.clone(), Some(admin), Access::new(None));
-        Arc::new(process).serve_admin(stops.clone());
+        let admin = vec![Arc::new(admin)];
+        let (process, inbox) = Process::new(tier.clone(), None, None, admin, Access::new(None));
+        tokio::spawn(supervise(process, inbox));
     }
     tokio::signal::ctrl_c().await.map_err(DemoError::Signal)?;
     for tier in tiers.iter().rev() {
+        tier.phases().enter(Phase::Stopping(Stopping::Draining));
         tier.stop(Stop::Now).await;
     }
     Ok(())
@@ -91,9 +94,10 @@ fn local(port: u16) -> SocketAddr {
     ([127, 0, 0, 1], port).into()
 }
 
-fn admin_socket(port: u16) -> Result<AdminSocket, StartError> {
+fn admin_socket(port: u16) -> Result<ListeningSocket, StartError> {
     let address = ListenAddress::Tcp(local(port));
-    admin::bind(&address).map_err(|cause| StartError::Admin { address, cause })
+    admin::bind(&address, &mut Inherited::default())
+        .map_err(|cause| StartError::Admin { address, cause })
 }
 
 fn addresses(port: u16, next: u16, backends: &DemoBackends) -> [SocketAddr; 6] {

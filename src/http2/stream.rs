@@ -89,7 +89,7 @@ impl Http2Stream {
     }
 
     /// Ready when the client has given the stream up.
-    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+    pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let reset = match &mut self.send {
             Sending::Head(send) => send.poll_reset(cx),
             Sending::Body(send) => send.poll_reset(cx),

@@ -1,4 +1,6 @@
-//! What the operator's API asks of the process.
+//! What the operator's API sees of the process, and what it has done.
+//!
+//! What is only looked at is answered from here; a command goes to the supervisor ([`super::run`]).
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -7,27 +9,30 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use async_trait::async_trait;
-use uuid::Uuid;
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
-use super::Process;
-use crate::admin::view::{
-    self, DrainStarted, ReloadReport, ServerState, SessionPage, State, Status, UpgradeReport,
-};
+use super::process::Process;
+use super::run::Message;
+use crate::admin::view::{self, DrainStarted, ServerState, SessionPage, State, Status};
 use crate::admin::{
-    Control, ControlError, ControlErrorKind, DrainOrder, ServerName, SessionFilter, SessionOrder,
+    Command, CommandOutcome, Control, ControlError, DrainOrder, ServerName, SessionFilter,
+    SessionOrder,
 };
-use crate::app::manner;
 use crate::config::{Action, Balance};
 use crate::proxy::Generation;
+use crate::session::drain::DrainReason;
 use crate::session::live::Live;
 use crate::session::traffic::{ClosedBy, Order};
 use crate::upstream::history::Standing;
 use crate::upstream::{Group, Member, Server};
+use uuid::Uuid;
 
 #[async_trait]
 impl Control for Process {
     fn is_ready(&self) -> bool {
-        self.app.state() != State::Draining
+        !self.app.phases().now().is_stopping()
     }
 
     fn status(&self) -> Status {
@@ -52,7 +57,7 @@ impl Control for Process {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_ms: self.started.elapsed().as_millis() as u64,
-            state: self.app.state(),
+            state: self.state(),
             config: match &self.file {
                 Some(file) => file.display().to_string(),
                 None => String::new(),
@@ -95,103 +100,111 @@ impl Control for Process {
         self.app.metrics()
     }
 
-    async fn reload(&self) -> Result<ReloadReport, ControlError> {
-        let changes = Process::reload(self)
-            .await
-            .map_err(|refusal| refused(refusal.what, refusal.hint))?;
-        Ok(ReloadReport { changes })
+    fn successor(&self) -> Option<u32> {
+        self.successor()
     }
 
-    async fn upgrade(&self) -> Result<UpgradeReport, ControlError> {
-        Process::upgrade(self)
-            .await
-            .map_err(|error| refused(error.to_string(), error.hint()))
+    async fn command(&self, command: Command) -> CommandOutcome {
+        let (tell, told) = oneshot::channel();
+        self.send(Message::Command(command, tell));
+        told.await.unwrap_or_else(|_| {
+            Err(ControlError::refused(
+                "this process has ended before the command was done",
+                "see its log, and ask again",
+            ))
+        })
+    }
+}
+
+impl Process {
+    fn state(&self) -> State {
+        match self.app.phases().now() {
+            phase if phase.is_stopping() => State::Draining,
+            phase if phase.moves() || self.is_upgrading() => State::Upgrading,
+            _ => State::Serving,
+        }
+    }
+
+    /// A command that is done in a moment.
+    pub(super) fn do_at_once(&self, command: &Command) -> CommandOutcome {
+        match command {
+            Command::Drain(server, order) => self.drain(server, *order).map(as_json),
+            Command::Enable(server) => {
+                let (group, server) = self.find_server(server)?;
+                group.set_drained(server.address, false);
+                let enabled = format!("{}/{}", group.name(), server.address);
+                Ok(json!({ "enabled": enabled }))
+            }
+            Command::Close(id, code) => self.close(*id, *code),
+            Command::Reload | Command::Upgrade => Err(ControlError::refused(
+                "this takes more than a moment",
+                "it is a change of the process as a whole",
+            )),
+        }
     }
 
     fn drain(&self, name: &ServerName, order: DrainOrder) -> Result<DrainStarted, ControlError> {
-        self.stands_still()?;
         let (group, server) = self.find_server(name)?;
         group.set_drained(server.address, true);
         let on_it = self.app.sessions().select(|live| {
             live.identity.server == server.address && live.identity.upstream == *group.label()
         });
-        let mut manner = manner(&self.app.config(), drain_of(&group, &server));
+        let mut plan = self.app.generation().drain_plan();
         if let Some(window) = order.window {
             // As long between the window's end and the deadline as the file has it.
-            manner.deadline = manner.deadline.saturating_sub(manner.window) + window;
-            manner.window = window;
+            plan.deadline = plan.deadline.saturating_sub(plan.window) + window;
+            plan.window = window;
         }
-        manner.code = order.code.unwrap_or(manner.code);
-        let (window_ms, code) = (manner.window.as_millis() as u64, manner.code);
-        self.app.drains().cancel(&manner.what);
+        plan.code = order.code.unwrap_or(plan.code);
+        let reason = DrainReason::ServerDrained(group.label().clone(), server.address);
         Ok(DrainStarted {
-            sessions: self.app.drains().start(on_it, manner),
-            window_ms,
-            code,
+            sessions: self.app.drains().start(reason, &on_it, plan),
+            window_ms: plan.window.as_millis() as u64,
+            code: plan.code,
         })
     }
 
-    fn enable(&self, name: &ServerName) -> Result<(), ControlError> {
-        self.stands_still()?;
-        let (group, server) = self.find_server(name)?;
-        group.set_drained(server.address, false);
-        self.app.drains().cancel(&drain_of(&group, &server));
-        Ok(())
-    }
-
-    fn close(&self, id: Uuid, code: Option<u16>) -> Result<(), ControlError> {
-        self.stands_still()?;
+    fn close(&self, id: Uuid, code: Option<u16>) -> CommandOutcome {
         let Some(live) = self.app.sessions().find(id) else {
-            return Err(ControlError {
-                kind: ControlErrorKind::NotFound,
-                error: format!("no live session has the id {id}"),
-                hint: "`prusik sessions` lists those that live".to_owned(),
-            });
+            return Err(ControlError::not_found(
+                format!("no live session has the id {id}"),
+                "`prusik sessions` lists those that live",
+            ));
         };
         live.traffic.ask(Order::End {
             by: ClosedBy::Operator,
-            code: code.unwrap_or(self.app.config().server.drain.code),
+            code: code.unwrap_or(self.app.generation().drain_plan().code),
         });
-        Ok(())
+        Ok(json!({ "closed": id.to_string() }))
     }
-}
 
-impl Process {
+    /// Whether a command concerns nothing but what this process still has.
+    pub(super) fn is_only_ours(&self, command: &Command) -> bool {
+        match command {
+            Command::Close(id, _) => self.app.sessions().find(*id).is_some(),
+            _ => false,
+        }
+    }
+
     fn drains(&self) -> Vec<view::Drain> {
         let progress = self.app.drains().progress().into_iter();
         progress
             .map(|drain| view::Drain {
-                what: drain.manner.what,
-                code: drain.manner.code,
+                what: drain.reason.to_string(),
+                code: drain.plan.code,
                 age_ms: drain.age.as_millis() as u64,
-                window_ms: drain.manner.window.as_millis() as u64,
+                window_ms: drain.plan.window.as_millis() as u64,
                 total: drain.total,
                 left: drain.left,
             })
             .collect()
     }
 
-    /// What is done to servers and sessions while they move may not reach the new process.
-    fn stands_still(&self) -> Result<(), ControlError> {
-        match self.app.state() {
-            State::Upgrading => Err(refused(
-                "sessions are moving to a new process".to_owned(),
-                "ask again in a moment: the new process will answer",
-            )),
-            State::Serving | State::Draining => Ok(()),
-        }
-    }
-
     fn find_server(&self, name: &ServerName) -> Result<(Arc<Group>, Arc<Server>), ControlError> {
-        let not_found = |error: String, hint: String| ControlError {
-            kind: ControlErrorKind::NotFound,
-            error,
-            hint,
-        };
         let generation = self.app.generation();
         let Some(group) = generation.find_group(&name.upstream) else {
             let names: Vec<&str> = generation.groups().iter().map(|g| g.name()).collect();
-            return Err(not_found(
+            return Err(ControlError::not_found(
                 format!("there is no upstream {:?}", name.upstream),
                 format!("it is one of: {}", names.join(", ")),
             ));
@@ -206,7 +219,7 @@ impl Process {
             None => {
                 let addresses = members.iter().map(|m| m.server.address.to_string());
                 let addresses: Vec<String> = addresses.collect();
-                Err(not_found(
+                Err(ControlError::not_found(
                     format!(
                         "upstream {:?} has no server {:?}",
                         name.upstream, name.address
@@ -218,16 +231,9 @@ impl Process {
     }
 }
 
-fn drain_of(group: &Group, server: &Server) -> String {
-    format!("drain of {}/{}", group.name(), server.address)
-}
-
-fn refused(error: String, hint: &str) -> ControlError {
-    ControlError {
-        kind: ControlErrorKind::Refused,
-        error,
-        hint: hint.to_owned(),
-    }
+/// What the API answers with.
+pub(super) fn as_json(value: impl Serialize) -> Value {
+    serde_json::to_value(value).unwrap_or_default()
 }
 
 /// How many messages each server's sessions have carried. Those that have left are looked at first:

@@ -39,6 +39,15 @@ impl Clients {
         }
     }
 
+    pub fn counts(&self) -> Vec<(ClientKey, usize)> {
+        let mut counts = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            counts.extend(shard.iter().map(|(client, count)| (*client, *count)));
+        }
+        counts
+    }
+
     fn shard(&self, client: ClientKey) -> MutexGuard<'_, HashMap<ClientKey, usize>> {
         let number = self.hasher.hash_one(client) as usize % SHARDS;
         self.shards[number]

@@ -7,6 +7,7 @@
 mod bucket;
 mod clients;
 pub mod descriptors;
+mod drain_deadline;
 
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroU64};
@@ -15,6 +16,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bucket::Bucket;
 use clients::Clients;
+
+pub use drain_deadline::{Cut, DrainDeadline};
 
 /// The seconds after which who was refused is to come back.
 pub const RETRY_AFTER: &str = "2";
@@ -50,6 +53,18 @@ impl ClientKey {
         };
         // ::/64, which has the loopback address, gets a number that is left over too.
         Self(NonZeroU64::new(number).unwrap_or(NonZeroU64::MAX))
+    }
+}
+
+impl ClientKey {
+    /// For another process.
+    pub fn to_number(self) -> u64 {
+        self.0.get()
+    }
+
+    /// The inverse; `None`: no client has this number.
+    pub fn from_number(number: u64) -> Option<Self> {
+        NonZeroU64::new(number).map(Self)
     }
 }
 
@@ -104,6 +119,21 @@ impl Gate {
     pub fn taken(&self) -> usize {
         self.taken.load(Relaxed)
     }
+
+    /// How many each client has; `None`: those of nobody in particular. They may not add up while
+    /// seats are taken and left.
+    pub fn counts(&self) -> Vec<(Option<ClientKey>, usize)> {
+        let named = self.clients.counts();
+        let sum: usize = named.iter().map(|(_, count)| count).sum();
+        let unnamed = self.taken().saturating_sub(sum);
+        let named = named
+            .into_iter()
+            .map(|(client, count)| (Some(client), count));
+        named
+            .chain([(None, unnamed)])
+            .filter(|(_, count)| *count > 0)
+            .collect()
+    }
 }
 
 /// One that counts until it is dropped.
@@ -114,6 +144,15 @@ pub struct Seat {
 }
 
 impl Seat {
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    /// Whose it is; `None`: nobody's who is held to a bound.
+    pub fn client(&self) -> Option<ClientKey> {
+        self.client
+    }
+
     /// Now it is known whose it is; `None`: of nobody who is held to a bound.
     pub fn name(&mut self, client: Option<ClientKey>, most: Option<usize>) -> Result<(), Full> {
         let Some(client) = client else {
@@ -187,6 +226,18 @@ mod tests {
         assert_eq!(refused.unwrap_err(), Full::Client);
         drop(adopted);
         assert!(gate.enter(key("192.0.2.1"), &bounds(9, 3)).is_ok());
+    }
+
+    #[test]
+    fn counts_say_who_has_how_many() {
+        let gate = Arc::new(Gate::default());
+        let (one, other) = (key("192.0.2.1"), key("192.0.2.2"));
+        let _seats = [one, one, other, None].map(|client| gate.adopt(client));
+        let mut counts = gate.counts();
+        counts.sort_by_key(|(client, _)| client.map(ClientKey::to_number));
+        assert_eq!(counts, [(None, 1), (one, 2), (other, 1)]);
+        let number = one.unwrap().to_number();
+        assert_eq!(ClientKey::from_number(number), one);
     }
 
     #[test]

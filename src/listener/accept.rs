@@ -1,8 +1,10 @@
 //! The accept loop, and what each accepted connection goes through.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -15,19 +17,22 @@ use pingora::server::ShutdownWatch;
 use pingora_proxy::HttpProxy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::door::LINGERING_MAX;
 use super::entrance::{Entrance, Ticket};
-use super::socket::{Acceptor, BoundListener};
-use super::stream::{ClientEnd, ClientStream};
+use super::socket::BoundListener;
+use super::stream::{ClientEnd, ClientStream, Connection};
 use crate::forward::proxy_protocol::Ends;
+use crate::limits::DrainDeadline;
+use crate::net::{Accepted, Acceptor, ListenAddress};
 use crate::observe::access_log::AccessLog;
+use crate::phase::PhaseWatch;
 use crate::proxy::{Gateway, Generation};
 use crate::session::transport::Transport;
-use crate::session::{Carrier, Session};
+use crate::session::{IdleConnection, Runner, Session, WayOut};
 
 /// The connections being served: what a stopping process waits for.
 pub type Connections = TaskTracker;
@@ -37,9 +42,10 @@ pub type Connections = TaskTracker;
 pub struct Edge {
     pub(super) current: Arc<ArcSwap<Generation>>,
     proxy: Arc<HttpProxy<Gateway>>,
-    carrier: Arc<Carrier>,
+    runner: Arc<Runner>,
     pub(super) log: Arc<AccessLog>,
     pub(super) connections: Connections,
+    /// True while the process drains.
     pub(super) stopping: ShutdownWatch,
     /// As the listeners were bound.
     pub(super) entrances: Vec<Arc<Entrance>>,
@@ -47,9 +53,17 @@ pub struct Edge {
     ceiling: usize,
     /// Clients that were turned away and still read why.
     pub(super) lingering: Arc<Semaphore>,
-    /// Idle connections leave for another process.
-    pub(super) moving: watch::Receiver<bool>,
+    pub(super) way_out: WayOut,
+    /// Idle connections that may be on their way to another process at a time: nobody is answered
+    /// on them meanwhile.
+    leaving: Arc<Semaphore>,
+    pub(super) drain_deadline: DrainDeadline,
+    /// It has struck: wakes those who are to see that.
+    pub(super) cutting: watch::Sender<bool>,
 }
+
+/// So many connections are on their way to another process at a time.
+const LEAVING_MAX: usize = 64;
 
 /// How a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +77,8 @@ pub enum Arrival {
     },
     /// It had been served already, here or by another process.
     Moved,
+    /// The same, and no other process takes it: one answer, and it ends.
+    Stays,
 }
 
 impl Edge {
@@ -73,30 +89,37 @@ impl Edge {
     pub fn new(
         current: Arc<ArcSwap<Generation>>,
         proxy: HttpProxy<Gateway>,
-        carrier: Arc<Carrier>,
+        runner: Arc<Runner>,
         log: Arc<AccessLog>,
         connections: Connections,
         stopping: ShutdownWatch,
-        moving: watch::Receiver<bool>,
         ceiling: usize,
     ) -> Self {
         let listeners = current.load().config.listeners.clone();
+        let drain_deadline = DrainDeadline::default();
         let entrances = listeners
             .iter()
             .enumerate()
-            .map(|(number, listener)| Arc::new(Entrance::new(number, listener.limits)))
+            .map(|(number, listener)| {
+                let revision = current.load().tls_revision(number);
+                let deadline = drain_deadline.clone();
+                Arc::new(Entrance::new(number, listener.limits, revision, deadline))
+            })
             .collect();
         Self {
             current,
             proxy: Arc::new(proxy),
-            carrier,
+            way_out: runner.way_out(),
+            runner,
             log,
             connections,
             stopping,
             entrances,
             ceiling,
             lingering: Arc::new(Semaphore::new(LINGERING_MAX)),
-            moving,
+            leaving: Arc::new(Semaphore::new(LEAVING_MAX)),
+            cutting: watch::Sender::new(false),
+            drain_deadline,
         }
     }
 
@@ -116,22 +139,36 @@ impl Edge {
             .spawn(async move { edge.converse(listener, stream).await });
     }
 
+    /// The other process does not take it. Who has asked nothing yet still gets an answer.
+    pub fn serve_last(self: &Arc<Self>, listener: usize, client: ClientEnd) {
+        if !client.has_asked || !client.early.is_empty() {
+            self.serve_as(listener, client, Arrival::Stays);
+        }
+    }
+
     /// Serves on what had been on its way to another process.
     pub fn serve_again(self: &Arc<Self>, listener: usize, client: ClientEnd) {
+        self.serve_as(listener, client, Arrival::Moved);
+    }
+
+    fn serve_as(self: &Arc<Self>, listener: usize, client: ClientEnd, arrival: Arrival) {
         let ClientEnd {
             transport,
             early,
             ticket,
             ..
         } = client;
-        self.serve(listener, transport, early, ticket, Arrival::Moved);
+        self.serve(listener, transport, early, ticket, arrival);
     }
 
-    /// What the present configuration allows, for every listener.
-    pub fn set_limits(&self, generation: &Generation) {
+    /// What this configuration, which is about to be the present one, allows and asks, for every
+    /// listener.
+    pub fn follow(&self, generation: &Generation) {
         for entrance in &self.entrances {
             let number = generation.listener(entrance.number);
             entrance.set_limits(generation.config.listeners[number].limits);
+            let revision = generation.tls_revision(entrance.number);
+            entrance.tls_revision.set(revision);
         }
     }
 
@@ -151,30 +188,68 @@ impl Edge {
     /// HTTP until the end of the connection, or until it is a session or to move.
     async fn converse(self: Arc<Self>, listener: usize, stream: ClientStream) {
         let connection = stream.connection().clone();
-        let mut moving = self.moving.clone();
-        connection.leave_when_idle(*moving.borrow_and_update());
-        {
-            let mut http = self.process_new(Box::new(stream), &self.stopping);
-            loop {
-                tokio::select! {
-                    biased;
-                    Ok(()) = moving.changed() => {
-                        connection.leave_when_idle(*moving.borrow_and_update());
-                    }
-                    _ = &mut http => break,
-                }
-            }
-        }
+        let permit = self.talk(&connection, stream).await;
         let Some(client) = connection.take_left() else {
             return;
         };
         match connection.take_upgraded() {
-            Some(upgraded) => self.carrier.carry(Session::begin(client, upgraded)),
+            Some(upgraded) => self.runner.carry(Session::begin(client, upgraded)),
             None => {
+                let idle = IdleConnection {
+                    listener,
+                    client,
+                    permit,
+                };
                 // The move may have been called off in the meantime.
-                if let Some(client) = self.carrier.send_idle(listener, client) {
+                if let Some(client) = self.runner.send_idle(idle) {
                     self.serve_again(listener, client);
                 }
+            }
+        }
+    }
+
+    /// Returns when Pingora is done with the connection, or nobody waits for it any more. While there is a way to another process, one
+    /// that is idle leaves, some at a time; one that is not leaves by itself after its request.
+    async fn talk(
+        self: &Arc<Self>,
+        connection: &Connection,
+        stream: ClientStream,
+    ) -> Option<OwnedSemaphorePermit> {
+        let mut way_out = self.way_out.clone();
+        let mut tls_revision = connection.entrance.tls_revision.watch();
+        let mut is_led_out = false;
+        let http = self.process_new(Box::new(stream), &self.stopping);
+        let last_moment = self.last_moment();
+        tokio::pin!(http, last_moment);
+        loop {
+            let is_open = way_out.is_open();
+            is_led_out &= is_open;
+            // What cannot move ends instead, and holds nobody up.
+            connection.leave_when_idle(is_led_out || is_open && !connection.can_move());
+            let waits = is_open && !is_led_out && connection.can_move();
+            // What Pingora is told here it sees when it is polled behind it.
+            tokio::select! {
+                biased;
+                _ = way_out.changed() => {}
+                // Its stream looks by itself whether it may go on, once it is polled.
+                Ok(()) = tls_revision.changed() => {}
+                () = &mut last_moment => return None,
+                permit = self.leaving.clone().acquire_owned(), if waits => {
+                    is_led_out = true;
+                    connection.leave_when_idle(true);
+                    let look = poll_fn(|cx| Poll::Ready(http.as_mut().poll(cx).is_ready()));
+                    let is_done = look.await;
+                    if connection.has_left() {
+                        if !is_done {
+                            http.await;
+                        }
+                        return permit.ok();
+                    }
+                    if is_done {
+                        return None;
+                    }
+                }
+                _ = &mut http => return None,
             }
         }
     }
@@ -187,7 +262,10 @@ impl Edge {
             self.entrances[0].clone(),
             Transport::Unix(ours),
             BytesMut::new(),
-            Ticket::default(),
+            Ticket {
+                tls_revision: self.entrances[0].tls_revision.get(),
+                ..Ticket::default()
+            },
             Arrival::Moved,
         );
         stream.connection().mark_as_probe();
@@ -228,35 +306,71 @@ impl ServerApp for Edge {
 /// After an accept that failed for want of descriptors or memory: the next would fail as well.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
-/// Whether a process accepts connections.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Accepting {
-    /// Not yet, or for now: another process has the same sockets.
-    Pause,
-    Accept,
-    /// Never again.
-    Stop,
-}
-
-/// Accepts while it is told to; `index` tells the listeners apart.
+/// Accepts while the process does; `index` tells the listeners apart. When the process begins to
+/// drain, who waits in the queue is still accepted, and then the socket is closed.
 pub async fn serve(
     listener: Arc<BoundListener>,
     index: usize,
     edge: Arc<Edge>,
-    mut accepting: watch::Receiver<Accepting>,
+    mut phase: PhaseWatch,
 ) {
     loop {
-        let told = *accepting.borrow_and_update();
-        if told == Accepting::Stop {
-            return;
+        phase
+            .until(|phase| phase.accepts() || phase.is_draining())
+            .await;
+        if phase.now().is_draining() {
+            // Another process has the same sockets, and answers who waits.
+            return listener.socket.close();
         }
         tokio::select! {
             biased;
-            changed = accepting.changed() => if changed.is_err() {
-                return;
-            },
-            never = accept_all(&listener, index, &edge), if told == Accepting::Accept => match never {},
+            () = phase.until(|phase| !phase.accepts()) => {}
+            never = accept_all(&listener, index, &edge) => match never {},
         }
+        if phase.now().is_draining() {
+            take_late(&listener, index, &edge).await;
+            return take_last(&listener, index, &edge);
+        }
+    }
+}
+
+/// Nobody is to be accepted any more: whoever has connected already gets an answer, who comes later is
+/// refused.
+pub fn take_last(listener: &BoundListener, index: usize, edge: &Arc<Edge>) {
+    take_waiting(listener, index, edge);
+    listener.socket.drain_queue();
+    take_waiting(listener, index, edge);
+    listener.socket.close();
+}
+
+fn take_waiting(listener: &BoundListener, index: usize, edge: &Arc<Edge>) {
+    while let Ok(Some(accepted)) = listener.socket.accept_waiting() {
+        let (transport, ends) = accepted_as(accepted);
+        edge.admit(index, transport, ends);
+    }
+}
+
+/// A client whose connect(2) has returned may not be in the queue yet on a busy machine: the last
+/// packet of its handshake is looked at some time later.
+async fn take_late(listener: &BoundListener, index: usize, edge: &Arc<Edge>) {
+    if matches!(listener.socket.address(), ListenAddress::Tcp(_)) {
+        for _ in 0..LOOKS {
+            take_waiting(listener, index, edge);
+            tokio::time::sleep(LATE / LOOKS).await;
+        }
+    }
+}
+
+const LATE: Duration = Duration::from_millis(20);
+const LOOKS: u32 = 4;
+
+fn accepted_as(accepted: Accepted) -> (Transport, Option<Ends>) {
+    match accepted {
+        Accepted::Tcp(stream, ends) => {
+            let ends = ends.map(|(peer, local)| Ends { peer, local });
+            (Transport::Tcp(stream), ends)
+        }
+        Accepted::Unix(stream) => (Transport::Unix(stream), None),
     }
 }
 
@@ -267,17 +381,18 @@ async fn accept_all(listener: &BoundListener, index: usize, edge: &Arc<Edge>) ->
         let accept = async {
             match &mut acceptor {
                 Some(acceptor) => acceptor,
-                none => none.insert(listener.acceptor()?),
+                none => none.insert(listener.socket.acceptor()?),
             }
             .accept()
             .await
         };
         match accept.await {
-            Ok((socket, ends)) => {
+            Ok(accepted) => {
                 if std::mem::take(&mut exhausted) {
                     warn!("listener {:?}: accepting again", listener.name);
                 }
-                edge.admit(index, socket, ends);
+                let (transport, ends) = accepted_as(accepted);
+                edge.admit(index, transport, ends);
             }
             Err(error) if is_the_clients_fault(&error) => {}
             Err(error) => {

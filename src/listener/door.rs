@@ -23,7 +23,7 @@ use crate::hygiene::Refusal;
 use crate::limits::{RETRY_AFTER, Seat};
 use crate::observe::access_log::{Entry, Kind};
 use crate::session::transport::Transport;
-use crate::tls::Acceptor;
+use crate::tls::{Acceptor, TlsRevision};
 
 /// How long it may go on sending, so that it reads why: closed with bytes unread, the connection
 /// would be reset and the answer with it.
@@ -114,18 +114,21 @@ impl Edge {
         let generation = self.current.load();
         let tls = generation.tls_of(listener);
         let proxied = generation.proxy_protocol_of(listener);
+        let tls_revision = generation.tls_revision(listener);
         if tls.is_none() && proxied == AcceptProxy::Off {
-            if let Some((newcomer, ticket)) = self.name(newcomer, seat, None) {
+            if let Some((newcomer, ticket)) = self.name(newcomer, (seat, tls_revision), None) {
                 self.let_in(newcomer, ticket);
             }
             return;
         }
         let (edge, before_http) = (self.clone(), (proxied, tls.cloned()));
-        let mut stopping = self.stopping.clone();
+        let seat = (seat, tls_revision);
+        let (mut stopping, last_moment) = (self.stopping.clone(), self.last_moment());
         self.connections.spawn(async move {
             tokio::select! {
                 () = edge.open(newcomer, seat, before_http) => {}
                 _ = stopping.wait_for(|stops| *stops) => {}
+                () = last_moment => {}
             }
         });
     }
@@ -134,7 +137,7 @@ impl Edge {
     async fn open(
         self: &Arc<Self>,
         mut newcomer: Newcomer,
-        seat: Seat,
+        seat: (Seat, TlsRevision),
         (proxied, tls): (AcceptProxy, Option<Arc<Acceptor>>),
     ) {
         let peer = newcomer.peer();
@@ -170,7 +173,7 @@ impl Edge {
     fn name(
         self: &Arc<Self>,
         newcomer: Newcomer,
-        mut seat: Seat,
+        (mut seat, tls_revision): (Seat, TlsRevision),
         proxied: Option<Ends>,
     ) -> Option<(Newcomer, Ticket)> {
         let peer = proxied.or(newcomer.ends).map(|ends| ends.peer);
@@ -185,6 +188,7 @@ impl Edge {
         let ticket = Ticket {
             seat: Some(seat),
             proxied: proxied.map(Box::new),
+            tls_revision,
         };
         Some((newcomer, ticket))
     }
@@ -198,8 +202,14 @@ impl Edge {
         } = newcomer;
         if transport.is_http2() {
             let edge = self.clone();
+            let last_moment = self.last_moment();
             let serving = edge.serve_http2(entrance, transport, ticket, deadline);
-            self.connections.spawn(serving);
+            self.connections.spawn(async move {
+                tokio::select! {
+                    () = serving => {}
+                    () = last_moment => {}
+                }
+            });
             return;
         }
         let arrival = Arrival::New { deadline, ends };
@@ -260,6 +270,7 @@ impl Edge {
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
+        let last_moment = self.last_moment();
         let going = async move {
             let rest = async {
                 transport.shutdown().await?;
@@ -268,7 +279,10 @@ impl Edge {
                 io::Result::Ok(())
             };
             // Whoever is not done by then is cut.
-            let _ = timeout(LINGER, rest).await;
+            tokio::select! {
+                _ = timeout(LINGER, rest) => {}
+                () = last_moment => {}
+            }
             drop(place);
         };
         self.connections.spawn_on(going, &runtime);

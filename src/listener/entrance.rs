@@ -9,7 +9,8 @@ use arc_swap::{ArcSwap, Guard};
 use crate::config::ListenerLimits;
 use crate::forward::client_address::TrustedProxies;
 use crate::forward::proxy_protocol::Ends;
-use crate::limits::{ClientKey, Full, Gate, Seat};
+use crate::limits::{ClientKey, DrainDeadline, Full, Gate, Seat};
+use crate::tls::{CurrentRevision, TlsRevision};
 
 /// One bound listener.
 #[derive(Debug)]
@@ -18,6 +19,9 @@ pub struct Entrance {
     pub number: usize,
     pub gate: Arc<Gate>,
     limits: ArcSwap<ListenerLimits>,
+    /// What clients must have shown.
+    pub tls_revision: CurrentRevision,
+    pub drain_deadline: DrainDeadline,
     /// The operator knows that somebody comes without a PROXY header, or may not send one.
     has_warned: AtomicBool,
 }
@@ -29,6 +33,8 @@ pub struct Ticket {
     pub seat: Option<Seat>,
     /// The ends that a PROXY header has named. Boxed: most have none.
     pub proxied: Option<Box<Ends>>,
+    /// What the client has shown.
+    pub tls_revision: TlsRevision,
 }
 
 impl Ticket {
@@ -39,11 +45,18 @@ impl Ticket {
 }
 
 impl Entrance {
-    pub fn new(number: usize, limits: ListenerLimits) -> Self {
+    pub fn new(
+        number: usize,
+        limits: ListenerLimits,
+        tls_revision: TlsRevision,
+        drain_deadline: DrainDeadline,
+    ) -> Self {
         Self {
             number,
             gate: Arc::default(),
             limits: ArcSwap::from_pointee(limits),
+            tls_revision: CurrentRevision::new(tls_revision),
+            drain_deadline,
             has_warned: AtomicBool::new(false),
         }
     }
@@ -85,6 +98,7 @@ impl Entrance {
         Ticket {
             seat: Some(self.gate.adopt(client_of(peer, trusted))),
             proxied: proxied.map(Box::new),
+            tls_revision: self.tls_revision.get(),
         }
     }
 }

@@ -16,6 +16,7 @@ use log::{debug, warn};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use super::OUTDATED;
 use super::accept::{Arrival, Edge};
 use super::door::{NO_DESCRIPTORS, has_left};
 use super::entrance::{Entrance, Ticket};
@@ -108,7 +109,7 @@ impl Edge {
         facts: Arc<Facts>,
         ticket: Ticket,
     ) {
-        let (mut stopping, mut moving) = (self.stopping.clone(), self.moving.clone());
+        let (mut stopping, mut way_out) = (self.stopping.clone(), self.way_out.clone());
         let mut asked: usize = 0;
         let (mut is_leaving, mut is_idle) = (false, false);
         let has_no_streams = || Arc::strong_count(&facts) == 1;
@@ -139,7 +140,8 @@ impl Edge {
                 },
                 // Streams that are there go on; no others come (RFC 9113 section 6.8).
                 _ = stopping.wait_for(|stops| *stops), if !is_leaving => leaves = true,
-                _ = moving.wait_for(|moves| *moves), if !is_leaving => leaves = true,
+                () = way_out.opened(), if !is_leaving => leaves = true,
+                () = outdated(&entrance, &ticket), if !is_leaving => leaves = true,
                 () = &mut idle => {
                     let was_idle = std::mem::replace(&mut is_idle, has_no_streams());
                     if is_leaving && was_idle && is_idle {
@@ -189,12 +191,16 @@ impl Edge {
         if !self.has_descriptors() {
             return self.refuse(entrance, ticket.peer(facts.peer), respond, NO_DESCRIPTORS);
         }
+        if ticket.tls_revision < entrance.tls_revision.get() {
+            return self.refuse(entrance, ticket.peer(facts.peer), respond, OUTDATED);
+        }
         let method = request.method().clone();
         let stream = Http2Stream::new(facts.clone(), request.into_body(), body, &method, respond);
         // The connection has the seat.
         let ticket = Ticket {
             seat: None,
             proxied: ticket.proxied.clone(),
+            tls_revision: ticket.tls_revision,
         };
         let deadline = Instant::now() + entrance.limits().header_timeout;
         let transport = Transport::Http2(Box::new(stream));
@@ -223,6 +229,16 @@ impl Edge {
         }
         // If the client is gone there is nobody to tell.
         let _ = respond.send_response(answer, true);
+    }
+}
+
+/// Returns once its listener asks more of clients than it has shown.
+async fn outdated(entrance: &Entrance, ticket: &Ticket) {
+    let mut changes = entrance.tls_revision.watch();
+    while ticket.tls_revision >= entrance.tls_revision.get() {
+        if changes.changed().await.is_err() {
+            return std::future::pending().await;
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! after a fixed time. See `docs/decisions.md`.
 
 mod accept;
+mod cut;
 mod door;
 mod entrance;
 pub mod head;
@@ -14,9 +15,21 @@ mod pace;
 mod reading;
 mod socket;
 pub mod stream;
+mod tunnel;
 
-pub use accept::{Accepting, Arrival, Connections, Edge, serve};
+use http::StatusCode;
+
+use crate::hygiene::Refusal;
+
+pub use accept::{Arrival, Connections, Edge, serve, take_last};
 pub use entrance::{Entrance, Ticket};
 pub use reading::Refused;
-pub use socket::{BindError, Binder, BoundListener, Inherited, bind, is_stale, open, shut};
+pub use socket::{BindError, BoundListener, bind};
 pub use stream::{ClientEnd, ClientStream, Connection, Reading};
+
+/// For a request on a connection that has not shown what its listener asks for by now. A client may
+/// ask again on a new one (RFC 9110 section 15.5.20).
+pub const OUTDATED: Refusal = Refusal::new(
+    StatusCode::MISDIRECTED_REQUEST,
+    "this connection was made before its listener asked for what it asks for now: connect again",
+);

@@ -17,6 +17,7 @@ use crate::hygiene::chunks::{Broken, ChunkScanner};
 use crate::hygiene::framing::Framing;
 use crate::hygiene::head::{self, HeadCheck, Sound};
 use crate::hygiene::target;
+use crate::limits::Cut;
 
 /// What a client may send ahead while it is held.
 const HELD_MAX: usize = 64 * 1024;
@@ -24,7 +25,9 @@ const HELD_MAX: usize = 64 * 1024;
 /// What Pingora gets instead of a head that is refused: the proxy answers it with the refusal.
 const SUBSTITUTE: &[u8] = b"GET / HTTP/1.1\r\nHost: refused\r\n\r\n";
 
-const SLOW_HEAD: Refusal = Refusal::new(
+pub(super) const CUT_HEAD: Refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Cut::WORDS);
+
+pub(super) const SLOW_HEAD: Refusal = Refusal::new(
     StatusCode::REQUEST_TIMEOUT,
     "the head did not arrive in the time that this listener gives it",
 );
@@ -182,10 +185,10 @@ impl ClientStream {
 
     /// The time for it is up: a client that has begun to ask is told, to others the connection just
     /// ends.
-    pub(super) fn end_wait_for_head(&mut self, buf: &mut ReadBuf<'_>) {
+    pub(super) fn end_wait_for_head(&mut self, refusal: Refusal, buf: &mut ReadBuf<'_>) {
         self.connection.clear_deadline();
         if !self.intake.ahead.is_empty() {
-            self.refuse(SLOW_HEAD, buf);
+            self.refuse(refusal, buf);
         }
     }
 
@@ -196,7 +199,7 @@ impl ClientStream {
     ) -> Poll<io::Result<()>> {
         match self.connection.reading() {
             Reading::Held => self.poll_held(cx),
-            Reading::Open => self.poll_ahead_or_socket(cx, buf),
+            Reading::Open => self.poll_tunnel(cx, buf),
             Reading::Leave => self.poll_leave(cx),
             Reading::Body => self.poll_body(cx, buf),
             // A body that nobody wanted is read to its end before the next head.
@@ -205,7 +208,7 @@ impl ClientStream {
                 self.intake.deliver_head(buf);
                 Poll::Ready(Ok(()))
             }
-            Reading::Head if self.ends_here() => Poll::Ready(Ok(())),
+            Reading::Head if self.ends_here() || self.is_barred() => Poll::Ready(Ok(())),
             Reading::Head if self.leaves_here() => self.poll_leave(cx),
             Reading::Head => self.poll_head(cx, buf),
         }
@@ -234,7 +237,7 @@ impl ClientStream {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_ahead_or_socket(
+    pub(super) fn poll_ahead_or_socket(
         &mut self,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,

@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -36,10 +36,14 @@ use tokio::time::{Instant, Sleep};
 
 use super::accept::Arrival;
 use super::entrance::{Entrance, Ticket};
-use super::reading::{Intake, Refused};
+use super::reading::{CUT_HEAD, Intake, Refused, SLOW_HEAD};
+use super::tunnel::Tunnel;
 use crate::forward::proxy_protocol::Ends;
+use crate::limits::DrainDeadline;
 use crate::session::Upgraded;
+use crate::session::traffic::Traffic;
 use crate::session::transport::{Security, Transport};
+use crate::tls::TlsRevision;
 
 /// Holds a response's head and a small body together in one packet.
 const WRITE_BUFFER: usize = 1460;
@@ -72,6 +76,8 @@ pub struct ClientEnd {
     pub early: BytesMut,
     /// The client sends nothing more.
     pub ended: bool,
+    /// A request had come on it.
+    pub has_asked: bool,
     pub ticket: Ticket,
 }
 
@@ -86,6 +92,8 @@ pub struct Connection {
     pub peer: Option<SocketAddr>,
     pub local: Option<SocketAddr>,
     pub security: Security,
+    /// What its client has shown.
+    pub tls_revision: TlsRevision,
     can_move: bool,
     serves_one: bool,
     born: Instant,
@@ -102,15 +110,23 @@ pub struct Connection {
     has_asked: AtomicBool,
     /// An exchange has failed, perhaps in the middle of its answer.
     has_failed: AtomicBool,
+    ends_by_close: AtomicBool,
     is_probe: AtomicBool,
     left: Mutex<Option<ClientEnd>>,
     upgraded: Mutex<Option<Upgraded>>,
+    /// The session that runs over it while it stays in Pingora's tunnel.
+    pub(super) tunnelled: OnceLock<Arc<Traffic>>,
     is_refused: AtomicBool,
     refused: Mutex<Option<Refused>>,
 }
 
 impl Connection {
-    fn new(entrance: Arc<Entrance>, transport: &Transport, ends: Option<Ends>) -> Self {
+    fn new(
+        entrance: Arc<Entrance>,
+        transport: &Transport,
+        ends: Option<Ends>,
+        tls_revision: TlsRevision,
+    ) -> Self {
         let (peer, local) = match ends {
             Some(ends) => (Some(ends.peer), Some(ends.local)),
             None => (transport.peer(), transport.local()),
@@ -121,6 +137,7 @@ impl Connection {
             peer,
             local,
             security: transport.security(),
+            tls_revision,
             can_move: transport.can_move(),
             serves_one: transport.serves_one(),
             born: Instant::now(),
@@ -132,9 +149,11 @@ impl Connection {
             leaves_when_idle: AtomicBool::new(false),
             has_asked: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
+            ends_by_close: AtomicBool::new(false),
             is_probe: AtomicBool::new(false),
             left: Mutex::new(None),
             upgraded: Mutex::new(None),
+            tunnelled: OnceLock::new(),
             is_refused: AtomicBool::new(false),
             refused: Mutex::new(None),
         }
@@ -144,6 +163,11 @@ impl Connection {
     /// another process ends. Poll its stream after this.
     pub fn leave_when_idle(&self, leaves: bool) {
         self.leaves_when_idle.store(leaves, Relaxed);
+    }
+
+    /// Whether another process can go on with it.
+    pub fn can_move(&self) -> bool {
+        self.can_move
     }
 
     /// What Pingora reads now stands for a request that goes no further.
@@ -159,6 +183,15 @@ impl Connection {
         }
     }
 
+    pub fn drain_deadline(&self) -> &DrainDeadline {
+        &self.entrance.drain_deadline
+    }
+
+    /// The end of the connection is the end of the present answer: cut short, it must be a reset.
+    pub fn end_body_by_close(&self) {
+        self.ends_by_close.store(true, Relaxed);
+    }
+
     /// From now on its end is no clean one: an answer that was cut short must not pass for whole.
     pub fn mark_as_failed(&self) {
         self.has_failed.store(true, Relaxed);
@@ -166,7 +199,13 @@ impl Connection {
 
     /// Whether the present request is to be the last.
     pub fn is_to_end(&self) -> bool {
-        self.serves_one || !self.can_move && self.leaves_when_idle.load(Relaxed)
+        let moves_away = !self.can_move && self.leaves_when_idle.load(Relaxed);
+        self.serves_one || moves_away || self.is_outdated()
+    }
+
+    /// Whether its listener asks more of clients by now than this one has shown.
+    pub fn is_outdated(&self) -> bool {
+        self.tls_revision < self.entrance.tls_revision.get()
     }
 
     /// The request that comes is our own.
@@ -195,6 +234,12 @@ impl Connection {
 
     pub fn take_upgraded(&self) -> Option<Upgraded> {
         lock(&self.upgraded).take()
+    }
+
+    /// From now on a session runs over it, in Pingora's tunnel.
+    pub fn open_tunnel(&self, session: Arc<Traffic>) {
+        self.tunnelled.get_or_init(|| session);
+        self.set_reading(Reading::Open);
     }
 
     pub fn set_reading(&self, reading: Reading) {
@@ -285,6 +330,9 @@ pub struct ClientStream {
     pub(super) io: Option<BufWriter<Transport>>,
     pub(super) connection: Arc<Connection>,
     pub(super) intake: Intake,
+    pub(super) tunnel: Tunnel,
+    /// Pingora has been told of the drain's deadline.
+    pub(super) is_cut: bool,
     ticket: Ticket,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -301,20 +349,25 @@ impl ClientStream {
         let ends = match (&ticket.proxied, arrival) {
             (Some(proxied), _) => Some(**proxied),
             (None, Arrival::New { ends, .. }) => ends,
-            (None, Arrival::Moved) => None,
+            (None, Arrival::Moved | Arrival::Stays) => None,
         };
-        let connection = Connection::new(entrance, &transport, ends);
+        let mut connection = Connection::new(entrance, &transport, ends, ticket.tls_revision);
         match arrival {
             Arrival::New { deadline, .. } => {
                 connection.set_end(deadline.saturating_duration_since(connection.born));
             }
-            Arrival::Moved if early.is_empty() => connection.set_deadline_for_idle(),
-            Arrival::Moved => connection.begin_head(),
+            Arrival::Moved | Arrival::Stays if early.is_empty() => {
+                connection.set_deadline_for_idle();
+            }
+            Arrival::Moved | Arrival::Stays => connection.begin_head(),
         }
+        connection.can_move &= !matches!(arrival, Arrival::Stays);
         Self {
             connection: Arc::new(connection),
             io: Some(BufWriter::with_capacity(WRITE_BUFFER, transport)),
             intake: Intake::new(early),
+            tunnel: Tunnel::default(),
+            is_cut: false,
             ticket,
             timer: None,
         }
@@ -329,6 +382,12 @@ impl ClientStream {
     pub(super) fn ends_here(&self) -> bool {
         let connection = &self.connection;
         connection.is_to_end() && connection.has_asked.load(Relaxed) && self.intake.ahead.is_empty()
+    }
+
+    /// Whether nothing more may be asked on it, however much of a head has come. A stream of HTTP/2
+    /// is told so in an answer.
+    pub(super) fn is_barred(&self) -> bool {
+        self.connection.is_outdated() && !self.connection.serves_one
     }
 
     /// Whether it is idle, or in the middle of a head, and to move to another process.
@@ -346,6 +405,7 @@ impl ClientStream {
                 transport: io.into_inner(),
                 early: self.intake.ahead.split(),
                 ended: self.intake.ended,
+                has_asked: self.connection.has_asked.load(Relaxed),
                 ticket: std::mem::take(&mut self.ticket),
             });
         }
@@ -380,7 +440,13 @@ impl ClientStream {
         cx: &mut Context<'_>,
         polled: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        if polled.is_ready() || self.poll_deadline(cx).is_pending() {
+        if polled.is_ready() {
+            return polled;
+        }
+        if let Err(cut) = self.check_drain_deadline() {
+            return Poll::Ready(Err(cut));
+        }
+        if self.poll_deadline(cx).is_pending() {
             return polled;
         }
         self.connection.clear_deadline();
@@ -410,9 +476,13 @@ impl AsyncRead for ClientStream {
         {
             return Poll::Ready(Err(error));
         }
-        if stream.awaits_head() && stream.poll_deadline(cx).is_ready() {
-            stream.end_wait_for_head(buf);
-            return Poll::Ready(Ok(()));
+        if stream.awaits_head() {
+            let is_cut = stream.connection.drain_deadline().has_struck();
+            if is_cut || stream.poll_deadline(cx).is_ready() {
+                let refusal = if is_cut { CUT_HEAD } else { SLOW_HEAD };
+                stream.end_wait_for_head(refusal, buf);
+                return Poll::Ready(Ok(()));
+            }
         }
         stream.or_deadline(cx, Poll::Pending)
     }
@@ -474,10 +544,14 @@ impl Drop for ClientStream {
     fn drop(&mut self) {
         let connection = &self.connection;
         let is_idle = connection.reading() == Reading::Head && self.intake.ahead.is_empty();
-        if let Some(io) = &mut self.io
-            && is_idle
-            && !connection.has_failed.load(Relaxed)
-        {
+        let Some(io) = &mut self.io else {
+            return;
+        };
+        if connection.has_failed.load(Relaxed) {
+            if connection.ends_by_close.load(Relaxed) {
+                io.get_mut().reset_when_dropped();
+            }
+        } else if is_idle {
             io.get_mut().part();
         }
     }

@@ -9,12 +9,12 @@ use http::HeaderValue;
 use uuid::Uuid;
 
 use super::generation::Generation;
-use crate::config::Route;
+use crate::config::{Route, Tunnel};
 use crate::forward::Trust;
 use crate::forward::client_address::ClientAddress;
 use crate::forward::proxy_protocol::{Ends, Source};
 use crate::forward::request_id;
-use crate::limits::Seat;
+use crate::limits::{DrainDeadline, Seat};
 use crate::listener::{Connection, Refused};
 use crate::observe::trace::TraceContext;
 use crate::session::handshake::ServerEnd;
@@ -66,6 +66,8 @@ pub struct Exchange {
     pub live: Option<Registered>,
     /// A handshake that came when the process was stopping already.
     pub is_too_late: bool,
+    /// It was under way for longer than a process that goes waits.
+    pub is_cut: bool,
     /// The session ended by a fault, not by one of its sides.
     pub broke: bool,
     /// Why it failed, or why prusik answered by itself.
@@ -116,6 +118,7 @@ impl Exchange {
             place: None,
             live: None,
             is_too_late: false,
+            is_cut: false,
             broke: false,
             error: None,
         }
@@ -130,6 +133,14 @@ impl Exchange {
         if let Some(id) = taken_over.and_then(request_id::as_uuid) {
             self.id = id;
         }
+    }
+
+    /// Whether the configuration that serves it asks more of the listener's clients than this one
+    /// has shown.
+    pub fn is_outdated(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| {
+            connection.tls_revision < self.generation.tls_revision(connection.listener)
+        })
     }
 
     /// What a trusted proxy calls it, where that cannot be the id.
@@ -165,6 +176,23 @@ impl Exchange {
         Source::Client(Ends {
             peer: (client, port.map_or(0, |peer| peer.port())).into(),
             local: local.unwrap_or((anywhere, 0).into()),
+        })
+    }
+
+    /// Whether another process could go on with its session.
+    pub fn can_move(&self) -> bool {
+        let client = self.connection.as_ref();
+        let group = self.group.as_ref();
+        self.generation.config.server.tunnel == Tunnel::Relay
+            && client.is_some_and(|client| client.can_move())
+            && group.is_some_and(|group| group.config().tls.is_none())
+    }
+
+    /// When nobody waits for its server any more.
+    pub fn drain_deadline(&self) -> DrainDeadline {
+        let connection = self.connection.as_ref();
+        connection.map_or_else(DrainDeadline::default, |connection| {
+            connection.drain_deadline().clone()
         })
     }
 

@@ -3,12 +3,25 @@
 use pingora::{Error, ErrorSource, ErrorType};
 
 use super::exchange::{Exchange, Stage};
+use crate::limits::Cut;
 use crate::observe::in_short;
 
 /// In the log only: nobody is there to be told.
 pub const CLIENT_GONE: u16 = 499;
 
+/// Whether it was under way for longer than a process that goes waits.
+pub fn is_cut(error: &Error) -> bool {
+    Cut::is_behind(error.root_cause())
+}
+
 pub fn status_for(error: &Error, exchange: &Exchange) -> u16 {
+    if exchange.is_cut {
+        // Only what the server has not had in full may be asked again without a thought.
+        return match exchange.stage.request_sent {
+            true => 504,
+            false => 503,
+        };
+    }
     if exchange.timed_out() {
         // Whose move was awaited?
         let Stage {
@@ -55,6 +68,9 @@ pub fn reason_for(status: u16) -> &'static str {
 
 /// What the operator is told.
 pub fn words_for(error: &Error, exchange: &Exchange) -> String {
+    if exchange.is_cut {
+        return Cut::WORDS.to_owned();
+    }
     if exchange.timed_out() && status_for(error, exchange) == 408 {
         return "the request stalled for longer than the route's timeouts".to_owned();
     }

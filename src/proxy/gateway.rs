@@ -17,12 +17,11 @@ use pingora::protocols::Digest;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
-use tokio::sync::watch;
 
 use super::admission::{admit, find_route, may_pass, simplify, verify};
 use super::answer::Answer;
 use super::exchange::{Exchange, Stage};
-use super::failure::{CLIENT_GONE, reason_for, status_for, words_for};
+use super::failure::{CLIENT_GONE, is_cut, reason_for, status_for, words_for};
 use super::fields::{RequestFields, ResponseFields, render, set_path, variables};
 use super::generation::Generation;
 use super::handshake::{self, Upgrade};
@@ -32,14 +31,19 @@ use crate::config::{Action, Balance};
 use crate::forward::client_address::ClientAddress;
 use crate::forward::proxy_protocol::Source;
 use crate::forward::{self, Trust, request_id};
-use crate::listener::{ClientStream, Connection, Reading, Refused};
+use crate::listener::{ClientStream, Connection, OUTDATED, Reading, Refused};
 use crate::observe::access_log::AccessLog;
 use crate::observe::trace::{TRACEPARENT, TraceContext};
+use crate::phase::PhaseWatch;
+use crate::session::drain::Drains;
 use crate::session::registry::Registry;
-use crate::upstream::{Load, Pick, Repeatable, Shortage};
+use crate::upstream::{Load, Pick, Repeatable, Shortage, Way};
 
 /// How long a request body that nobody wants is read, so that the connection can serve on.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a client is told that comes too late, or has waited until the end.
+const STOPPING: &str = "this process is stopping";
 
 /// Dead kept connections that one request may meet before it is a failure.
 const MAX_STALE: usize = 3;
@@ -48,8 +52,8 @@ pub struct Gateway {
     pub(super) current: Arc<ArcSwap<Generation>>,
     pub(super) log: Arc<AccessLog>,
     pub(super) sessions: Arc<Registry>,
-    /// True from the first moment of a stop.
-    stopping: watch::Receiver<bool>,
+    pub(super) drains: Arc<Drains>,
+    pub(super) phase: PhaseWatch,
 }
 
 impl Gateway {
@@ -57,18 +61,20 @@ impl Gateway {
         current: Arc<ArcSwap<Generation>>,
         log: Arc<AccessLog>,
         sessions: Arc<Registry>,
-        stopping: watch::Receiver<bool>,
+        drains: Arc<Drains>,
+        phase: PhaseWatch,
     ) -> Self {
         Self {
             current,
             log,
             sessions,
-            stopping,
+            drains,
+            phase,
         }
     }
 
     pub(super) fn is_stopping(&self) -> bool {
-        *self.stopping.borrow()
+        self.phase.now().is_draining()
     }
 }
 
@@ -128,6 +134,8 @@ impl ProxyHttp for Gateway {
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
         let found = match &exchange.refused {
             Some(refused) => Err(refused.refusal),
+            // A reload came between its head and this: its connection goes with the one before.
+            None if exchange.is_outdated() => Err(OUTDATED),
             None => find_route(session, exchange),
         };
         exchange.route = match found {
@@ -165,9 +173,8 @@ impl ProxyHttp for Gateway {
                         return Ok(false);
                     }
                     exchange.is_too_late = true;
-                    let reason = "this process is stopping";
-                    exchange.error = Some(reason.into());
-                    Answer::error(StatusCode::SERVICE_UNAVAILABLE, reason)
+                    exchange.error = Some(STOPPING.into());
+                    Answer::error(StatusCode::SERVICE_UNAVAILABLE, STOPPING)
                 }
                 Action::Redirect { to, status } => {
                     let to = render(to, session, exchange);
@@ -226,7 +233,11 @@ impl ProxyHttp for Gateway {
         let (peer, connector) = match &exchange.handshake {
             Some(handshake) => {
                 let tunnel = exchange.generation.config.server.tunnel;
-                let peer = peer::for_handshake(group, (address, client), route, handshake, tunnel);
+                let way = Way {
+                    drain_deadline: exchange.drain_deadline(),
+                    ..group.way(client)
+                };
+                let peer = peer::for_handshake(address, way, route, handshake, tunnel);
                 (peer, None)
             }
             None => {
@@ -237,7 +248,8 @@ impl ProxyHttp for Gateway {
                     true => Repeatable::Yes,
                     false => Repeatable::No,
                 };
-                let connector = Arc::new(group.connector(repeatable, client));
+                let deadline = exchange.drain_deadline();
+                let connector = Arc::new(group.connector(repeatable, client, deadline));
                 let peer = peer::for_request(connector.clone(), address, &route.timeouts);
                 (peer, Some(connector))
             }
@@ -353,7 +365,10 @@ impl ProxyHttp for Gateway {
             if session.req_header().version == Version::HTTP_10 {
                 // It knows no chunks: the end of the connection ends the body
                 // (RFC 9112 section 6.1).
-                response.remove_header(&header::TRANSFER_ENCODING);
+                let removed = response.remove_header(&header::TRANSFER_ENCODING);
+                if let (Some(_), Some(connection)) = (removed, &exchange.connection) {
+                    connection.end_body_by_close();
+                }
             }
             exchange.stage.answer_begun = !response.status.is_informational();
             if exchange.stage.answer_begun {
@@ -391,6 +406,10 @@ impl ProxyHttp for Gateway {
         exchange: &mut Exchange,
         mut error: Box<Error>,
     ) -> Box<Error> {
+        if is_cut(&error) {
+            error.set_retry(false);
+            return error;
+        }
         // What this machine lacks says nothing of the server.
         if Shortage::of_connecting(&error).is_none() {
             exchange.record_server_failure();
@@ -422,7 +441,10 @@ impl ProxyHttp for Gateway {
             error.etype(),
             ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError
         );
-        if exchange.timed_out() {
+        if is_cut(&error) {
+            // It says nothing of the server.
+            error.set_retry(false);
+        } else if exchange.timed_out() {
             // The next one would get a request that its client has waited for long enough.
             error.set_retry(false);
             if exchange.stage.request_sent && !exchange.stage.answer_begun {
@@ -452,6 +474,7 @@ impl ProxyHttp for Gateway {
         exchange: &mut Exchange,
     ) -> FailToProxy {
         let connection = exchange.connection.as_ref();
+        exchange.is_cut = is_cut(error);
         // It was a request until its body broke.
         let (status, reason, said) = match connection.and_then(|c| c.take_refused()) {
             Some(Refused { refusal, .. }) => (
@@ -461,7 +484,11 @@ impl ProxyHttp for Gateway {
             ),
             None => {
                 let status = status_for(error, exchange);
-                (status, reason_for(status), words_for(error, exchange))
+                let reason = match exchange.is_cut {
+                    true => STOPPING,
+                    false => reason_for(status),
+                };
+                (status, reason, words_for(error, exchange))
             }
         };
         if let Ok(code) = StatusCode::from_u16(status)
@@ -483,7 +510,7 @@ impl ProxyHttp for Gateway {
                 .root_cause()
                 .downcast_ref::<io::Error>()
                 .is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut);
-        if status >= 500 && !session.was_upgraded() {
+        if status >= 500 && !session.was_upgraded() && !exchange.is_cut {
             let request = session.request_summary();
             warn!("{} {request}: {status}: {said}", exchange.id);
         }

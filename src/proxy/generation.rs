@@ -1,26 +1,37 @@
 //! One configuration at work. A reload makes the next one and swaps; exchanges that began under
 //! the old one end under it.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::counts::Counts;
 use crate::config::{AcceptProxy, Config, Fate, ListenAddress, Listener, Route};
 use crate::forward::client_address::TrustedProxies;
 use crate::limits::{ClientKey, Gate, Seat};
 use crate::observe::metrics::RouteMetrics;
 use crate::route::{RequestKey, RouteIndex};
+use crate::session::drain::{DrainPlan, DrainReason};
 use crate::session::live::Identity;
-use crate::tls::Acceptor;
-use crate::upstream::{Departures, Group};
+use crate::tls::{Acceptor, TlsRevision};
+use crate::upstream::{self, Departures, Group, Lease};
 
 pub struct Generation {
     pub config: Config,
     index: RouteIndex,
     /// As `config.upstreams`.
     groups: Vec<Arc<Group>>,
+    /// By name: the number of an upstream, and of a route.
+    group_numbers: HashMap<Arc<str>, usize>,
+    route_numbers: HashMap<Arc<str>, usize>,
     trusted: TrustedProxies,
     /// The number that a bound listener has in this configuration.
     listeners: Vec<usize>,
+    /// By bound listener.
+    tls_revisions: Vec<TlsRevision>,
     departures: Departures,
+    /// Of every configuration that there was.
+    counts: Arc<Counts>,
     /// As `config.routes`: who counts the sessions of each.
     gates: Vec<Arc<Gate>>,
     pub labels: Labels,
@@ -52,17 +63,20 @@ pub enum GenerationError {
 impl Generation {
     /// The first one. Listeners are bound in the order of the file.
     pub fn new(config: Config, departures: Departures) -> Self {
+        let counts = Arc::<Counts>::default();
         let groups = config
             .upstreams
             .iter()
             .map(|upstream| {
-                let departures = departures.clone();
-                Group::new(upstream.clone(), None, departures, config.admin_socket())
+                let (departures, servers) = (departures.clone(), counts.servers(&upstream.name));
+                let admin = config.admin_socket();
+                Group::new(upstream.clone(), servers, None, departures, admin)
             })
             .collect();
-        let listeners = (0..config.listeners.len()).collect();
-        let gates = config.routes.iter().map(|_| Arc::default()).collect();
-        Self::with(config, groups, gates, listeners, departures, None)
+        let listeners: Vec<usize> = (0..config.listeners.len()).collect();
+        let tls_revisions = vec![TlsRevision::default(); listeners.len()];
+        let listeners = (listeners, tls_revisions);
+        Self::with(config, groups, counts, listeners, departures, None)
     }
 
     /// The next one: upstreams that didn't change stay as they are, the others take over the
@@ -87,34 +101,30 @@ impl Generation {
         if !listeners.iter().enumerate().all(proxied) {
             return Err(GenerationError::NeedsUpgrade("listeners.proxy_protocol"));
         }
+        let tls_revisions = listeners.iter().enumerate().map(|(bound, number)| {
+            let now = config.listeners[*number].tls.as_deref();
+            self.tls_revisions[bound].after(self.tls_of(bound).map(Arc::as_ref), now)
+        });
+        let tls_revisions = tls_revisions.collect();
         let groups = config
             .upstreams
             .iter()
-            .map(|upstream| {
-                let before = self
-                    .groups
-                    .iter()
-                    .find(|group| group.name() == upstream.name);
-                match before {
-                    Some(same) if same.config() == upstream => same.clone(),
-                    before => {
-                        let departures = self.departures.clone();
-                        let before = before.map(Arc::as_ref);
-                        Group::new(upstream.clone(), before, departures, config.admin_socket())
-                    }
+            .map(|upstream| match self.find_group(&upstream.name) {
+                Some(same) if same.config() == upstream => same.clone(),
+                before => {
+                    let departures = self.departures.clone();
+                    let servers = self.counts.servers(&upstream.name);
+                    let (before, admin) = (before.map(Arc::as_ref), config.admin_socket());
+                    Group::new(upstream.clone(), servers, before, departures, admin)
                 }
             })
-            .collect();
-        let routes = config.routes.iter();
-        let gates = routes
-            .map(|route| self.gate_of(&route.name).cloned().unwrap_or_default())
             .collect();
         let departures = self.departures.clone();
         Ok(Self::with(
             config,
             groups,
-            gates,
-            listeners,
+            self.counts.clone(),
+            (listeners, tls_revisions),
             departures,
             Some(self),
         ))
@@ -123,18 +133,15 @@ impl Generation {
     fn with(
         config: Config,
         groups: Vec<Arc<Group>>,
-        gates: Vec<Arc<Gate>>,
-        listeners: Vec<usize>,
+        counts: Arc<Counts>,
+        (listeners, tls_revisions): (Vec<usize>, Vec<TlsRevision>),
         departures: Departures,
         before: Option<&Self>,
     ) -> Self {
         let counted = |route: &Route| {
             let before = before?;
-            let known = before.config.routes.iter().zip(&before.metrics);
-            let same = known
-                .into_iter()
-                .find(|(known, _)| known.name == route.name);
-            same.map(|(_, metrics)| metrics.clone())
+            let number = *before.route_numbers.get(route.name.as_str())?;
+            Some(before.metrics[number].clone())
         };
         let metrics = config
             .routes
@@ -142,6 +149,8 @@ impl Generation {
             .map(|route| counted(route).unwrap_or_default())
             .collect();
         let unrouted = before.map(|before| before.unrouted.clone());
+        let routes = config.routes.iter();
+        let gates = routes.map(|route| counts.gate(&route.name)).collect();
         let index = RouteIndex::build(config.routes.iter().map(|route| &route.matcher));
         let trusted = TrustedProxies(config.trusted_proxies.clone());
         let labels = Labels {
@@ -156,7 +165,11 @@ impl Generation {
                 .map(|r| r.name.as_str().into())
                 .collect(),
         };
+        let numbers = |names: &[Arc<str>]| names.iter().cloned().zip(0..).collect();
+        let group_labels: Vec<Arc<str>> = groups.iter().map(|g| g.label().clone()).collect();
         Self {
+            group_numbers: numbers(&group_labels),
+            route_numbers: numbers(&labels.routes),
             labels,
             metrics,
             unrouted: unrouted.unwrap_or_default(),
@@ -165,37 +178,64 @@ impl Generation {
             groups,
             trusted,
             listeners,
+            tls_revisions,
             departures,
+            counts,
             gates,
         }
     }
 
+    /// Returns when all of its names are resolved and all of its servers are checked, within a
+    /// bound, and tells what is not known then. Groups that `before` has as well, which is at work,
+    /// are not waited for.
+    pub async fn warm_up(&self, before: Option<&Generation>) -> Vec<String> {
+        let new = self.new_groups(before);
+        upstream::warm_up(new.iter().map(|(group, _)| (*group).clone()).collect()).await;
+        let lines = self.groups.iter().map(|group| group.what_is_unknown());
+        lines.flatten().collect()
+    }
+
+    /// Takes over what the groups of `before` have found out since these ones were made. What they
+    /// hear from now on counts no more: this generation is swapped in next, and then
+    /// [begins](Generation::begin).
+    pub fn replace(&self, before: &Generation) {
+        for (group, before) in self.new_groups(Some(before)) {
+            before.inspect(|before| group.replace(before));
+        }
+    }
+
     /// Starts the tasks of groups that `before` doesn't have, and ends those that it alone has.
-    pub fn take_over(&self, before: Option<&Generation>) {
-        let has = |generation: &Generation, group: &Arc<Group>| {
-            generation
-                .groups
-                .iter()
-                .any(|other| Arc::ptr_eq(other, group))
-        };
-        for group in &self.groups {
-            if before.is_some_and(|before| has(before, group)) {
-                continue;
-            }
-            group.start();
-            let same = |old: &&Arc<Group>| old.name() == group.name();
-            if let Some(old) = before.and_then(|before| before.groups.iter().find(same)) {
-                group.tell_removed_since(old);
-            }
+    /// Requests are served by this one already: what is told now must not find them elsewhere.
+    pub fn begin(&self, before: Option<&Generation>) {
+        for (group, before) in self.new_groups(before) {
+            group.begin(before.map(Arc::as_ref));
         }
         for group in before.iter().flat_map(|before| &before.groups) {
-            if !has(self, group) {
-                group.stop();
-            }
-            if self.find_group(group.name()).is_none() {
-                group.retire();
+            match self.find_group(group.name()) {
+                Some(same) if Arc::ptr_eq(same, group) => {}
+                Some(_) => group.stop(),
+                None => {
+                    group.stop();
+                    group.retire();
+                }
             }
         }
+        self.counts.forget_unused();
+    }
+
+    /// The groups that `before` doesn't have, each with the one whose place it takes.
+    fn new_groups<'a>(
+        &'a self,
+        before: Option<&'a Self>,
+    ) -> Vec<(&'a Arc<Group>, Option<&'a Arc<Group>>)> {
+        let with_before = self.groups.iter().map(|group| {
+            let before = before.and_then(|before| before.find_group(group.name()));
+            (group, before)
+        });
+        let is_new = |(group, before): &(&Arc<Group>, Option<&Arc<Group>>)| {
+            !before.is_some_and(|before| Arc::ptr_eq(group, before))
+        };
+        with_before.filter(is_new).collect()
     }
 
     /// The number of a bound listener in this configuration.
@@ -213,20 +253,51 @@ impl Generation {
         &self.gates[route]
     }
 
-    fn gate_of(&self, route: &str) -> Option<&Arc<Gate>> {
-        let number = self.config.routes.iter().position(|r| r.name == *route)?;
-        Some(&self.gates[number])
+    /// As `config.routes`: each one's name, and who counts its sessions.
+    pub fn gates(&self) -> impl Iterator<Item = (&str, &Arc<Gate>)> {
+        let names = self.config.routes.iter().map(|route| route.name.as_str());
+        names.zip(&self.gates)
     }
 
     /// Counts a session that is there already; its route may have left the file.
-    pub fn adopt(&self, session: &Identity) -> Option<Seat> {
-        let client = session.client.parse().ok().map(ClientKey::of);
-        Some(self.gate_of(&session.route)?.adopt(client))
+    pub fn adopt(&self, route: &str, client: Option<ClientKey>) -> Seat {
+        self.counts.gate(route).adopt(client)
+    }
+
+    /// The same on its server.
+    pub fn adopt_on(&self, upstream: &str, server: SocketAddr) -> Lease {
+        Lease::of_session(self.counts.servers(upstream).of(server))
+    }
+
+    /// What a bound listener is called.
+    pub fn listener_name(&self, bound: usize) -> &str {
+        &self.config.listeners[self.listener(bound)].name
+    }
+
+    /// Whether a bound listener takes connections that come with a PROXY header, or without one.
+    pub fn takes(&self, bound: usize, is_proxied: bool) -> bool {
+        // One that a header named nobody for came without an address, and goes on so.
+        self.proxy_protocol_of(bound) == AcceptProxy::Required || !is_proxied
+    }
+
+    /// As the file has it.
+    pub fn drain_plan(&self) -> DrainPlan {
+        let drain = &self.config.server.drain;
+        DrainPlan {
+            code: drain.code,
+            window: drain.window,
+            deadline: drain.deadline,
+        }
     }
 
     /// Of a bound listener; `None`: plain text.
     pub fn tls_of(&self, bound: usize) -> Option<&Arc<Acceptor>> {
         self.config.listeners[self.listener(bound)].tls.as_ref()
+    }
+
+    /// What connections that come in on a bound listener now have shown.
+    pub fn tls_revision(&self, bound: usize) -> TlsRevision {
+        self.tls_revisions[bound]
     }
 
     /// Of a bound listener.
@@ -260,19 +331,33 @@ impl Generation {
         &self.groups
     }
 
-    /// Whether a session may begin whose handshake was under way, perhaps under the configuration
-    /// before, with this group: if not, those beside it have been told to go without it.
-    pub fn keeps_late(&self, session: &Identity, group: &Group) -> bool {
-        let mut routes = self.config.routes.iter();
-        routes.any(|route| *route.name == *session.route)
-            && match self.find_group(&session.upstream) {
-                Some(group) => group.keeps_late_session_on(session.server),
-                None => group.config().on_removed == Fate::Keep,
+    /// Why a session must go: its route or its server has no place for it, as far as that matters.
+    /// `None`: it has one.
+    pub fn why_gone(&self, session: &Identity) -> Option<DrainReason> {
+        if !self.route_numbers.contains_key(&session.route) {
+            return Some(DrainReason::RouteRemoved(session.route.clone()));
+        }
+        match self.find_group(&session.upstream) {
+            Some(group) => group.why_gone(session.server),
+            None => {
+                let (upstream, server) = (session.upstream.clone(), session.server);
+                Some(DrainReason::ServerRemoved(upstream, server))
             }
+        }
+    }
+
+    /// The same of a session that begins now with this group, perhaps under the configuration before:
+    /// if it must go, those beside it have been told to without it.
+    pub fn why_gone_late(&self, session: &Identity, group: &Group) -> Option<DrainReason> {
+        let why = self.why_gone(session);
+        let is_kept = self.find_group(&session.upstream).is_none()
+            && group.config().on_removed == Fate::Keep
+            && matches!(why, Some(DrainReason::ServerRemoved(..)));
+        why.filter(|_| !is_kept)
     }
 
     pub fn find_group(&self, name: &str) -> Option<&Arc<Group>> {
-        self.groups.iter().find(|group| group.name() == name)
+        Some(&self.groups[*self.group_numbers.get(name)?])
     }
 
     pub fn group(&self, upstream: usize) -> &Arc<Group> {

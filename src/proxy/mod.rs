@@ -14,6 +14,7 @@
 
 mod admission;
 mod answer;
+mod counts;
 mod exchange;
 mod failure;
 mod fields;

@@ -13,10 +13,9 @@ use crate::config::Tunnel;
 use crate::listener::Reading;
 use crate::observe::record::session_open;
 use crate::session::Upgraded;
-use crate::session::drain::tell_late;
+use crate::session::drain::DrainReason;
 use crate::session::live::Live;
 use crate::session::relay::CLOSE_WAIT;
-use crate::session::traffic::{ClosedBy, Order};
 
 impl Gateway {
     /// The server has answered 101: what follows is a session.
@@ -34,7 +33,9 @@ impl Gateway {
         match exchange.generation.config.server.tunnel {
             Tunnel::Relay => connection.set_reading(Reading::Leave),
             Tunnel::Pingora => {
-                connection.set_reading(Reading::Open);
+                if let Some(handshake) = &exchange.handshake {
+                    connection.open_tunnel(handshake.traffic.clone());
+                }
                 // The tap watches over the session; this is for a client that has stopped to read,
                 // so that Pingora waits for it and no longer looks at the tap.
                 if let Some(idle) = websocket.and_then(|websocket| websocket.idle) {
@@ -62,27 +63,9 @@ impl Gateway {
             traffic: handshake.traffic.clone(),
             server: lease.server().clone(),
         });
-        if self.is_stopping() {
-            // It was under way when the stop began, and comes too late for the window.
-            live.traffic.ask(Order::End {
-                by: ClosedBy::Drain,
-                code: exchange.generation.config.server.drain.code,
-            });
-        }
-        if let Some(group) = &exchange.group {
+        if let Some(reason) = self.why_late(&live, exchange) {
             let current = self.current.load();
-            // Only a reload in the meantime can have taken its route.
-            let stays = match Arc::ptr_eq(&current, &exchange.generation) {
-                true => group.keeps_late_session_on(live.identity.server),
-                false => current.keeps_late(&live.identity, group),
-            };
-            if !stays {
-                let drain = &current.config.server.drain;
-                let (current, group) = (self.current.clone(), group.clone());
-                tell_late(&live, (drain.code, drain.window), move |live| {
-                    !current.load().keeps_late(&live.identity, &group)
-                });
-            }
+            self.drains.admit(reason, &live, current.drain_plan());
         }
         exchange
             .generation
@@ -90,6 +73,26 @@ impl Gateway {
             .count_handshake(live.identity.handshake);
         session_open(&self.log, &live);
         exchange.live = Some(live);
+    }
+}
+
+impl Gateway {
+    /// Why a session that begins now must go: it was under way when all others were told.
+    fn why_late(&self, live: &Live, exchange: &Exchange) -> Option<DrainReason> {
+        let phase = self.phase.now();
+        if phase.is_draining() {
+            return Some(DrainReason::Stop);
+        }
+        if phase.moves() && !exchange.can_move() {
+            return Some(DrainReason::Upgrade);
+        }
+        let group = exchange.group.as_ref()?;
+        let current = self.current.load();
+        // Only a reload in the meantime can have taken its route.
+        match Arc::ptr_eq(&current, &exchange.generation) {
+            true => group.why_gone(live.identity.server),
+            false => current.why_gone_late(&live.identity, group),
+        }
     }
 }
 

@@ -9,10 +9,9 @@ use pingora::upstreams::peer::{H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPol
 
 use super::exchange::Handshake;
 use crate::config::{Route, Timeouts, Tunnel};
-use crate::forward::proxy_protocol::Source;
 use crate::session::handshake::HandshakeConnector;
 use crate::session::tap::{Limits, TapConnector};
-use crate::upstream::{Group, KeptConnector, TCP_KEEPALIVE};
+use crate::upstream::{KeptConnector, TCP_KEEPALIVE, Way};
 
 /// Pingora takes off the hop-by-hop fields it knows and renews the WebSocket ones; what the
 /// client's `Connection` nominates is our own filter's business, as Pingora refuses requests that
@@ -47,8 +46,8 @@ pub fn for_request(
 
 /// For a handshake: a connection of its own, which can leave Pingora or is tapped there.
 pub fn for_handshake(
-    group: &Group,
-    (address, client): (SocketAddr, Source),
+    address: SocketAddr,
+    way: Way,
     route: &Route,
     handshake: &Handshake,
     tunnel: Tunnel,
@@ -56,7 +55,6 @@ pub fn for_handshake(
     let mut peer = peer(address, &route.timeouts);
     let traffic = handshake.traffic.clone();
     let response = route.timeouts.response;
-    let way = group.way(client);
     let connector: Arc<dyn Connect + Send + Sync> = match tunnel {
         // The relay sees to keep-alive itself.
         Tunnel::Relay => Arc::new(HandshakeConnector {

@@ -60,6 +60,7 @@ fn status(session: &Session) -> u16 {
 fn refused(status: u16, exchange: &Exchange) -> Refused {
     let is_ours = exchange.error.is_some();
     match status {
+        _ if exchange.is_cut => Refused::Stopping,
         CLIENT_CLOSED_REQUEST => Refused::ClientGone,
         504 if is_ours => Refused::Timeout,
         _ if !exchange.tried.is_empty() => match is_ours {
@@ -83,6 +84,9 @@ fn refused(status: u16, exchange: &Exchange) -> Refused {
 
 /// Neither side nor prusik has said why: the client broke off, or the connection to it did.
 fn closed_by(exchange: &Exchange, traffic: &Traffic) -> Option<ClosedBy> {
+    if exchange.is_cut {
+        return Some(ClosedBy::Drain);
+    }
     let age = traffic.established().map(|since| since.elapsed());
     let websocket = exchange.route().and_then(|route| route.websocket.as_ref());
     let limit = websocket.and_then(|websocket| websocket.max_session);

@@ -1,259 +1,199 @@
 //! Sessions that must go: told so at moments spread over a window, cut at a deadline.
 //!
 //! One engine for all occasions: a stop, what an upgrade leaves behind, a server that is drained,
-//! that fails its checks or leaves the file, a route that is gone.
+//! that fails its checks or leaves the file, a route that is gone. [`Schedule`] knows who is to be
+//! told when, and has neither clock nor task; [`Drains`] is the task around it.
+//!
+//! ```text
+//!            start, admit                 its moment, and it must go
+//!   (none) ───────────────► scheduled ───────────────────────────────► told
+//!                               │                                       │ the deadline, and it
+//!                               │ its moment, and it may stay           ▼ must still go
+//!                               └──────────────► (none)                cut
+//! ```
+//!
+//! Whether a session must go is asked at its moment and before the cut, not when the drain begins:
+//! a server that has come back, or an order that was taken back, needs no code of its own.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+mod schedule;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use log::info;
-use rand::seq::SliceRandom;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use uuid::Uuid;
+use tokio::time::Instant;
 
 use super::live::Live;
 use super::traffic::{ClosedBy, Order};
+pub use schedule::Progress;
+use schedule::{Schedule, Step};
+
+/// Who must go, and why. A second drain for the same reason takes the place of the first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DrainReason {
+    Stop,
+    /// Another process serves, and these could not move to it.
+    Upgrade,
+    /// The operator has taken the server out.
+    ServerDrained(Arc<str>, SocketAddr),
+    /// It fails its checks.
+    ServerDown(Arc<str>, SocketAddr),
+    /// It left the file or the discovery.
+    ServerRemoved(Arc<str>, SocketAddr),
+    RouteRemoved(Arc<str>),
+    /// As a process of another version calls it.
+    Other(String),
+}
+
+impl fmt::Display for DrainReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stop => write!(f, "stop"),
+            Self::Upgrade => write!(f, "upgrade"),
+            Self::ServerDrained(upstream, server) => write!(f, "drain of {upstream}/{server}"),
+            Self::ServerDown(upstream, server) => write!(f, "server {upstream}/{server} is down"),
+            Self::ServerRemoved(upstream, server) => {
+                write!(f, "server {upstream}/{server} was removed")
+            }
+            Self::RouteRemoved(route) => write!(f, "route {route:?} was removed"),
+            Self::Other(what) => write!(f, "{what}"),
+        }
+    }
+}
 
 /// How sessions are told to go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Manner {
-    /// Who must go and why, in words.
-    pub what: String,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrainPlan {
     pub code: u16,
     /// Zero: all of them at once.
     pub window: Duration,
+    /// What is left after it is cut.
     pub deadline: Duration,
 }
 
-/// One that comes too late for a drain is told by itself, at a random moment of the window, unless
-/// it may stay by then. Must run inside the runtime.
-pub fn tell_late(
-    session: &Arc<Live>,
-    (code, window): (u16, Duration),
-    must_go: impl Fn(&Live) -> bool + Send + 'static,
-) {
-    let session = Arc::downgrade(session);
-    let moment = window.mul_f64(rand::random());
-    tokio::spawn(async move {
-        tokio::time::sleep(moment).await;
-        if let Some(session) = session.upgrade()
-            && must_go(&session)
-        {
-            session.traffic.ask(Order::End {
-                by: ClosedBy::Drain,
-                code,
-            });
-        }
-    });
-}
+/// Whether a session must go, asked at its moment.
+pub type MustGo = Arc<dyn Fn(&Live) -> bool + Send + Sync>;
 
 /// The drains that go on.
-#[derive(Debug, Default)]
 pub struct Drains {
-    running: Mutex<Vec<Running>>,
-}
-
-#[derive(Debug)]
-struct Running {
-    manner: Manner,
-    started: Instant,
-    sessions: Arc<[Weak<Live>]>,
+    schedule: Arc<Mutex<Schedule>>,
+    /// Something is due sooner than the task knows.
+    changed: Arc<Notify>,
+    must_go: MustGo,
     task: AbortHandle,
 }
 
-/// How far one has come.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
-    pub manner: Manner,
-    pub age: Duration,
-    pub total: usize,
-    pub left: usize,
-}
-
 impl Drains {
-    /// Returns how many sessions will be told. Must run inside the runtime.
-    pub fn start(&self, sessions: Vec<Arc<Live>>, manner: Manner) -> usize {
-        let total = sessions.len();
-        if total == 0 {
-            return 0;
+    /// Must run inside the runtime.
+    pub fn new(must_go: MustGo) -> Self {
+        let schedule = Arc::new(Mutex::new(Schedule::default()));
+        let changed = Arc::new(Notify::new());
+        let task = tokio::spawn(run(schedule.clone(), changed.clone(), must_go.clone()));
+        Self {
+            schedule,
+            changed,
+            must_go,
+            task: task.abort_handle(),
         }
-        info!(
-            "{}: {total} sessions are told to go ({}) within {:?}",
-            manner.what, manner.code, manner.window
-        );
-        let mut sessions: Vec<Weak<Live>> = sessions.iter().map(Arc::downgrade).collect();
-        sessions.shuffle(&mut rand::rng());
-        let sessions: Arc<[Weak<Live>]> = sessions.into();
-        let task = tokio::spawn(tell(sessions.clone(), manner.clone())).abort_handle();
-        let mut running = self.lock();
-        running.retain(|drain| !drain.task.is_finished());
-        running.push(Running {
-            manner,
-            started: Instant::now(),
-            sessions,
-            task,
-        });
+    }
+
+    /// Returns how many sessions will be told.
+    pub fn start(&self, reason: DrainReason, sessions: &[Arc<Live>], plan: DrainPlan) -> usize {
+        let total = sessions.len();
+        if total > 0 {
+            info!(
+                "{reason}: {total} sessions are told to go ({}) within {:?}",
+                plan.code, plan.window
+            );
+        }
+        self.change(|schedule, now| schedule.start(now, reason, sessions, plan));
         total
     }
 
-    /// Those who have not been told yet may stay.
-    pub fn cancel(&self, what: &str) {
-        self.lock().retain(|drain| {
-            let goes = drain.manner.what == what;
-            if goes {
-                drain.task.abort();
-            }
-            !goes
-        });
+    /// One that comes too late for [`Drains::start`] (its handshake was under way, or it was in
+    /// another process) is told at a random moment of what is left of the window. Without such a
+    /// drain it has one of its own.
+    pub fn admit(&self, reason: DrainReason, session: &Arc<Live>, plan: DrainPlan) {
+        self.change(|schedule, now| schedule.admit(now, reason, session, plan));
     }
 
-    /// The drains that are not done with what is left of them, for another process to go on with.
-    pub fn rest(&self) -> Vec<(Manner, Vec<Uuid>)> {
-        let running = self.lock();
-        let unfinished = running.iter().filter(|drain| drain.left() > 0);
-        unfinished
-            .map(|drain| {
-                let age = drain.started.elapsed();
-                let mut manner = drain.manner.clone();
-                manner.window = manner.window.saturating_sub(age);
-                manner.deadline = manner.deadline.saturating_sub(age);
-                let sessions = drain.sessions.iter().filter_map(Weak::upgrade);
-                (manner, sessions.map(|live| live.identity.id).collect())
-            })
-            .collect()
+    /// The sessions of a drain that were not told yet.
+    pub fn members(&self, reason: &DrainReason) -> Vec<Arc<Live>> {
+        self.schedule.lock().members(reason)
     }
 
     /// Of the drains that are not done.
     pub fn progress(&self) -> Vec<Progress> {
-        let mut running = self.lock();
-        running.retain(|drain| drain.left() > 0);
-        running
-            .iter()
-            .map(|drain| Progress {
-                manner: drain.manner.clone(),
-                age: drain.started.elapsed(),
-                total: drain.sessions.len(),
-                left: drain.left(),
-            })
-            .collect()
+        let must_go = &self.must_go;
+        self.schedule
+            .lock()
+            .progress(Instant::now(), |live| must_go(live))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Running>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    fn change(&self, change: impl FnOnce(&mut Schedule, Instant)) {
+        change(&mut self.schedule.lock(), Instant::now());
+        self.changed.notify_one();
     }
 }
 
 impl Drop for Drains {
     fn drop(&mut self) {
-        for drain in self.lock().drain(..) {
-            drain.task.abort();
+        self.task.abort();
+    }
+}
+
+impl fmt::Debug for Drains {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Drains")
+            .field("schedule", &self.schedule.lock())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Gives each session its order when that is due.
+async fn run(schedule: Arc<Mutex<Schedule>>, changed: Arc<Notify>, must_go: MustGo) {
+    loop {
+        let due = schedule.lock().next_due();
+        tokio::select! {
+            () = changed.notified() => {}
+            () = sleep_until(due) => {}
+        }
+        // Not under the lock: what is asked may look at much.
+        let steps = schedule.lock().take_due(Instant::now());
+        for (session, step) in steps {
+            if let Some(session) = session.upgrade()
+                && must_go(&session)
+            {
+                session.traffic.ask(order(step));
+                if let Step::Tell { drain, index, .. } = step {
+                    schedule.lock().note_told(drain, index);
+                }
+            }
         }
     }
 }
 
-impl Running {
-    fn left(&self) -> usize {
-        self.sessions
-            .iter()
-            .filter(|session| session.strong_count() > 0)
-            .count()
+fn order(step: Step) -> Order {
+    let by = ClosedBy::Drain;
+    match step {
+        Step::Tell { code, .. } => Order::End { by, code },
+        Step::Cut => Order::Cut { by },
     }
 }
 
-/// The window is cut into as many parts as there are sessions, and each is told at a random moment
-/// of its part: as random as it must be, and more even than chance.
-async fn tell(sessions: Arc<[Weak<Live>]>, manner: Manner) {
-    let started = tokio::time::Instant::now();
-    let part = manner.window / u32::try_from(sessions.len()).unwrap_or(u32::MAX);
-    for (number, session) in sessions.iter().enumerate() {
-        let offset = part.mul_f64(number as f64 + rand::random::<f64>());
-        // Many in one millisecond need no timer each.
-        if offset > started.elapsed() {
-            tokio::time::sleep_until(started + offset).await;
-        }
-        if let Some(session) = session.upgrade() {
-            session.traffic.ask(Order::End {
-                by: ClosedBy::Drain,
-                code: manner.code,
-            });
-        }
-    }
-    tokio::time::sleep_until(started + manner.deadline).await;
-    for session in sessions.iter().filter_map(Weak::upgrade) {
-        session.traffic.ask(Order::Cut {
-            by: ClosedBy::Drain,
-        });
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
+
+type Member = Weak<Live>;
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-
-    use super::super::registry::tests::live;
-    use super::*;
-
-    fn manner(window: u64) -> Manner {
-        Manner {
-            what: "test".to_owned(),
-            code: 1012,
-            window: Duration::from_secs(window),
-            deadline: Duration::from_secs(window + 5),
-        }
-    }
-
-    fn told(sessions: &[Arc<Live>]) -> usize {
-        sessions
-            .iter()
-            .filter(|session| session.traffic.order().is_some())
-            .count()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn sessions_are_told_evenly_over_the_window_and_cut_at_the_deadline() {
-        let sessions: Vec<_> = (0..1000).map(|_| Arc::new(live())).collect();
-        let drains = Drains::default();
-        assert_eq!(drains.start(sessions.clone(), manner(10)), 1000);
-        for second in 1..=10 {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            let told = told(&sessions);
-            assert!(told.abs_diff(second * 100) <= 2, "{told} after {second} s");
-        }
-        assert_eq!(drains.progress()[0].left, 1000);
-        tokio::time::sleep(Duration::from_secs(6)).await;
-        let cut = Order::Cut {
-            by: ClosedBy::Drain,
-        };
-        assert!(sessions.iter().all(|s| s.traffic.order() == Some(cut)));
-        drop(sessions);
-        assert_eq!(drains.progress(), []);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_has_not_been_told_when_a_drain_is_cancelled_stays() {
-        let sessions: Vec<_> = (0..100).map(|_| Arc::new(live())).collect();
-        let drains = Drains::default();
-        drains.start(sessions.clone(), manner(10));
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        drains.cancel("test");
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        assert!(told(&sessions).abs_diff(50) <= 1);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn late_ones_are_told_within_the_window_unless_they_may_stay() {
-        let sessions: Vec<_> = (0..200).map(|_| Arc::new(live())).collect();
-        let may_stay = Arc::new(AtomicBool::new(false));
-        for session in &sessions {
-            let may_stay = may_stay.clone();
-            let window = Duration::from_secs(10);
-            tell_late(session, (1012, window), move |_| !may_stay.load(Relaxed));
-        }
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        let first = told(&sessions);
-        assert!((60..140).contains(&first), "{first} in half of the time");
-        may_stay.store(true, Relaxed);
-        tokio::time::sleep(Duration::from_secs(6)).await;
-        assert_eq!(told(&sessions), first);
-    }
-}
+mod tests;

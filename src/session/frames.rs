@@ -7,17 +7,15 @@
 
 use std::num::NonZeroU64;
 
-use serde::{Deserialize, Serialize};
-
 /// Who sends the frames of a stream: clients mask theirs, servers don't (RFC 6455 section 5.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sender {
     Client,
     Server,
 }
 
 /// Follows one direction of a session. Feed it every byte, in order, in pieces of any size.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FrameScanner {
     sender: Sender,
     /// With an extension, the reserved bits and opcodes may mean something.
@@ -37,18 +35,35 @@ pub struct FrameScanner {
     /// Framing was broken: nothing more can be known of this stream.
     broken: bool,
     /// By a message that is larger than `max_message`.
-    #[serde(default)]
     is_over: bool,
     /// `None`: any size.
-    #[serde(default)]
     max_message: Option<NonZeroU64>,
     /// Of the message that is passing, with the frame whose header was read last.
-    #[serde(default)]
     message_size: u64,
 }
 
+/// All that a scanner knows, for another process to go on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScannerState {
+    pub sender: Sender,
+    pub extended: bool,
+    /// The first `header_len` bytes are those of a header that is not whole yet.
+    pub header: [u8; HEADER_MAX],
+    pub header_len: u8,
+    pub payload_left: u64,
+    pub fragmented: bool,
+    pub messages: u64,
+    pub pongs: u64,
+    pub others: u64,
+    pub close_code: Option<CloseCode>,
+    pub broken: bool,
+    pub is_over: bool,
+    pub max_message: Option<u64>,
+    pub message_size: u64,
+}
+
 /// The status that a Close frame carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseCode {
     /// A Close frame without a payload (RFC 6455 calls it 1005).
     Absent,
@@ -64,7 +79,7 @@ pub struct Fed {
     pub sound: usize,
 }
 
-const HEADER_MAX: usize = 14;
+pub const HEADER_MAX: usize = 14;
 
 const CONTINUATION: u8 = 0x0;
 const TEXT: u8 = 0x1;
@@ -97,6 +112,46 @@ impl FrameScanner {
             max_message: None,
             message_size: 0,
         }
+    }
+
+    pub fn state(&self) -> ScannerState {
+        ScannerState {
+            sender: self.sender,
+            extended: self.extended,
+            header: self.header,
+            header_len: self.header_len,
+            payload_left: self.payload_left,
+            fragmented: self.fragmented,
+            messages: self.messages,
+            pongs: self.pongs,
+            others: self.others,
+            close_code: self.close_code,
+            broken: self.broken,
+            is_over: self.is_over,
+            max_message: self.max_message.map(NonZeroU64::get),
+            message_size: self.message_size,
+        }
+    }
+
+    /// `None`: feeding cannot lead to this state, so it is none.
+    pub fn from_state(state: ScannerState) -> Option<Self> {
+        let scanner = Self {
+            sender: state.sender,
+            extended: state.extended,
+            header: state.header,
+            header_len: state.header_len,
+            payload_left: state.payload_left,
+            fragmented: state.fragmented,
+            messages: state.messages,
+            pongs: state.pongs,
+            others: state.others,
+            close_code: state.close_code,
+            broken: state.broken,
+            is_over: state.is_over,
+            max_message: state.max_message.and_then(NonZeroU64::new),
+            message_size: state.message_size,
+        };
+        scanner.is_consistent().then_some(scanner)
     }
 
     /// A larger message breaks the stream.

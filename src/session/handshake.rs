@@ -28,6 +28,7 @@ use tokio::time::Sleep;
 
 use super::traffic::Traffic;
 use super::transport::Transport;
+use crate::limits::DrainDeadline;
 use crate::listener::head::HeadEnd;
 use crate::upstream::Way;
 
@@ -68,6 +69,7 @@ impl Connect for HandshakeConnector {
             phase: Phase::Fresh,
             heads: Heads::default(),
             timer: Box::pin(tokio::time::sleep(self.response)),
+            drain_deadline: self.way.drain_deadline.clone(),
             traffic: self.traffic.clone(),
             server_end: self.server_end.clone(),
         };
@@ -82,6 +84,7 @@ struct HandshakeStream {
     phase: Phase,
     heads: Heads,
     timer: Pin<Box<Sleep>>,
+    drain_deadline: DrainDeadline,
     traffic: Arc<Traffic>,
     server_end: Arc<ServerEnd>,
 }
@@ -192,6 +195,7 @@ impl HandshakeStream {
         let Some(io) = &mut self.io else {
             return Poll::Pending;
         };
+        self.drain_deadline.check()?;
         let deadline = (&mut self.timer, &*self.traffic);
         match ready!(self.heads.poll_read(io, deadline, cx, buf))? {
             Seen::NotYet => {}
@@ -228,6 +232,7 @@ impl AsyncRead for HandshakeStream {
                 let Some(io) = &mut stream.io else {
                     return Poll::Pending;
                 };
+                stream.drain_deadline.check()?;
                 match Pin::new(io).poll_read(cx, buf) {
                     // It serves no second request: Pingora is not to keep it for a moment.
                     Poll::Pending if is_last_look(cx, buf) => Poll::Ready(Ok(())),
@@ -252,8 +257,12 @@ impl AsyncWrite for HandshakeStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().io {
-            Some(io) => Pin::new(io).poll_write(cx, buf),
+        let stream = self.get_mut();
+        match &mut stream.io {
+            Some(io) => {
+                stream.drain_deadline.check()?;
+                Pin::new(io).poll_write(cx, buf)
+            }
             None => Poll::Ready(Ok(buf.len())),
         }
     }

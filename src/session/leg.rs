@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
+use tokio::time::Instant;
 
 use super::frames::{FrameScanner, Sender};
 use super::transport::Transport;
@@ -20,8 +21,19 @@ pub struct Leg {
     pub scanner: FrameScanner,
     /// It sends nothing more.
     pub ended: bool,
-    /// It gets nothing more: it has been told so, or takes nothing more.
-    pub shut: bool,
+    pub send_state: SendState,
+}
+
+/// Whether bytes may still go to a side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SendState {
+    Open,
+    /// Not any more: the side was told that the other one has ended.
+    Shut,
+    /// Not any more: the side takes nothing, because it has reset its connection or has closed it.
+    Broken {
+        since: Instant,
+    },
 }
 
 impl Leg {
@@ -31,8 +43,29 @@ impl Leg {
             waiting: BytesMut::new(),
             scanner: FrameScanner::new(sender, extended),
             ended: false,
-            shut: false,
+            send_state: SendState::Open,
         }
+    }
+
+    /// Whether nothing more goes to it.
+    pub fn is_shut(&self) -> bool {
+        self.send_state != SendState::Open
+    }
+
+    /// Since when it has taken nothing, if it does not any more.
+    pub fn broken_since(&self) -> Option<Instant> {
+        match self.send_state {
+            SendState::Broken { since } => Some(since),
+            SendState::Open | SendState::Shut => None,
+        }
+    }
+
+    /// It takes nothing more. What was found first counts: nothing puts a session's end off.
+    pub fn break_off(&mut self, since: Instant) {
+        if self.broken_since().is_none() {
+            self.send_state = SendState::Broken { since };
+        }
+        self.waiting = BytesMut::new();
     }
 
     /// What can go at once goes, the rest waits.
@@ -60,7 +93,7 @@ impl Leg {
                 self.waiting = BytesMut::new();
             }
         }
-        if self.shut {
+        if self.is_shut() {
             return Poll::Ready(Ok(()));
         }
         // Written is not sent: TLS takes more than the socket does.
@@ -69,7 +102,7 @@ impl Leg {
 
     /// Whether nothing is left here that it has to get.
     pub fn has_sent_all(&self) -> bool {
-        self.waiting.is_empty() && (self.shut || self.transport.is_flushed())
+        self.waiting.is_empty() && (self.is_shut() || self.transport.is_flushed())
     }
 
     /// Whether it will say nothing more that counts.

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::traffic::Traffic;
@@ -12,15 +11,13 @@ use crate::observe::trace::TraceContext;
 use crate::upstream::Server;
 
 /// What is known of a session from its handshake. Kept small: there are many.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// Ordered by the time of the handshake (UUIDv7), unless a trusted proxy has made it otherwise.
     pub id: Uuid,
     /// What a trusted proxy calls the handshake, where that is not the id.
-    #[serde(default)]
     pub request_id: Option<Box<str>>,
     /// Where tracing is on. Boxed: where it is off an idle session must not pay for it.
-    #[serde(default)]
     pub trace: Option<Box<TraceContext>>,
     pub listener: Arc<str>,
     pub route: Arc<str>,

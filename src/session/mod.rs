@@ -4,7 +4,7 @@
 //!   101 ──► handshake: the server's socket leaves Pingora
 //!           listener::stream: so does the client's
 //!              │
-//!           carry ──► relay: moves the bytes, says goodbye
+//!           runner ─► relay: moves the bytes, says goodbye
 //!              │         └─ leg: one side; frames: read as they pass; transport: the socket
 //!   registry ──┘ live, traffic: who it is and what it has carried; drain tells sessions to go;
 //!                ended: how they went
@@ -12,7 +12,6 @@
 //!
 //! With `tunnel: pingora` the sockets stay where they are, and [`tap`] watches over the session.
 
-pub mod carry;
 pub mod drain;
 pub mod ended;
 pub mod frames;
@@ -21,8 +20,9 @@ pub mod leg;
 pub mod live;
 pub mod registry;
 pub mod relay;
+pub mod runner;
 pub mod tap;
 pub mod traffic;
 pub mod transport;
 
-pub use carry::{Carrier, Parcel, Session, Upgraded};
+pub use runner::{IdleConnection, Leaving, Runner, Session, Upgraded, WayOut};

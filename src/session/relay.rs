@@ -16,10 +16,10 @@
 //! No byte of a frame header is passed on before the header is whole and sound. So each side
 //! always stands in a known place of a frame, a frame of our own can be put in at every boundary,
 //! and broken framing ends the session before it reaches the other side.
-//!
-//! A relay is a future and must be the root of its task: it leaves its waker with the session once.
 
 mod clock;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::io;
@@ -34,7 +34,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::frames::{CloseCode, PING_TO_CLIENT, close_to_client, close_to_server};
-use super::leg::Leg;
+use super::leg::{Leg, SendState};
 use super::traffic::{ClosedBy, Order, Traffic};
 use crate::upstream::TCP_KEEPALIVE;
 
@@ -51,12 +51,19 @@ pub const CLOSE_WAIT: Duration = Duration::from_secs(2);
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// A session whose client has ended its side gets this long without a byte of the server; so does
-/// one whose server takes nothing more, for the server's last words.
+/// one whose server is gone, while the client has not taken all that the server said before.
 const HALF_CLOSED: Duration = Duration::from_secs(60);
 
 /// And one whose server has ended, without a byte of the client: servers end by closing, and rarely
-/// wait for anything then. So does one whose client takes nothing more.
+/// wait for anything then.
 const SERVER_GONE: Duration = Duration::from_secs(5);
+
+/// A session whose client takes nothing more is over after this time, whatever the two still say:
+/// the server may finish, and the last words of the client go to it.
+const CLIENT_GONE: Duration = Duration::from_secs(5);
+
+/// How often a side is looked at that nobody reads and nobody writes to: it may have gone.
+pub const LOOK: Duration = Duration::from_secs(2);
 
 /// A session that ends sooner never needed to know whether its server's machine had vanished, and
 /// is spared five system calls. Nothing is noticed later for it: the kernel would begin to probe no
@@ -83,6 +90,17 @@ pub struct Limits {
     pub ping: Option<Duration>,
 }
 
+/// How long ago it was that something happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clocks {
+    /// The last byte of either side.
+    pub quiet: Duration,
+    /// The client's last byte.
+    pub unheard: Duration,
+    /// A ping that is not answered yet.
+    pub pinged: Option<Duration>,
+}
+
 #[derive(Debug)]
 pub struct Relay {
     pub client: Leg,
@@ -90,7 +108,9 @@ pub struct Relay {
     pub traffic: Arc<Traffic>,
     pub limits: Limits,
     /// Of both sides.
-    pub last_activity: Instant,
+    last_activity: Instant,
+    /// When the sides that nobody reads were looked at.
+    last_look: Instant,
     /// Of the client alone; looked at only with `ping`.
     last_heard: Instant,
     pinged: Option<Instant>,
@@ -98,7 +118,6 @@ pub struct Relay {
     /// When the server's socket is told to look whether its peer is there. `None`: it was.
     settles: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
-    is_waker_left: bool,
 }
 
 /// How a relay ends.
@@ -108,6 +127,8 @@ pub enum Outcome {
     Ended,
     /// It was asked to move: all of it is in the relay, at rest.
     Move,
+    /// It was asked to move, and does not. Poll on.
+    Stays,
 }
 
 /// Our own goodbye: the client is told first and its answer goes to the server, so that nothing
@@ -161,12 +182,12 @@ impl Relay {
             traffic,
             limits,
             last_activity: now,
+            last_look: now,
             last_heard: now,
             pinged: None,
             ending: None,
             settles: Some(now + SETTLED),
             timer: None,
-            is_waker_left: false,
         };
         for (direction, early) in [
             (Direction::ToServer, client.1),
@@ -187,11 +208,24 @@ impl Relay {
         server: Leg,
         traffic: Arc<Traffic>,
         limits: Limits,
-        last_activity: Instant,
+        clocks: Clocks,
     ) -> Self {
+        let now = Instant::now();
+        let ago = |time: Duration| now.checked_sub(time).unwrap_or(now);
         Self {
-            last_activity,
+            last_activity: ago(clocks.quiet),
+            last_heard: ago(clocks.unheard),
+            pinged: clocks.pinged.map(ago),
             ..Self::new((client, &[]), (server, &[]), traffic, limits)
+        }
+    }
+
+    /// What [`Relay::continued`] goes on with.
+    pub fn clocks(&self) -> Clocks {
+        Clocks {
+            quiet: self.last_activity.elapsed(),
+            unheard: self.last_heard.elapsed(),
+            pinged: self.pinged.map(|pinged| pinged.elapsed()),
         }
     }
 
@@ -202,7 +236,6 @@ impl Relay {
 
     /// For another task to carry on: what belongs to the last one is forgotten.
     pub fn rest(&mut self) {
-        self.is_waker_left = false;
         self.timer = None;
     }
 
@@ -277,10 +310,7 @@ impl Relay {
         if error.kind() == io::ErrorKind::TimedOut {
             return Err(Vanished);
         }
-        let to = self.receiver(direction);
-        to.shut = true;
-        to.waiting = BytesMut::new();
-        self.last_activity = Instant::now();
+        self.break_off(direction.opposite(), Instant::now());
         Ok(())
     }
 
@@ -295,7 +325,7 @@ impl Relay {
     /// it has nothing to pass.
     fn gate(&mut self, direction: Direction) -> Gate {
         // Nothing may follow a Close frame (RFC 6455 section 5.5.1).
-        if self.receiver(direction).shut || self.sender(direction).has_closed() {
+        if self.receiver(direction).is_shut() || self.sender(direction).has_closed() {
             return Gate::Discard;
         }
         if self.our_goodbye().is_none() {
@@ -408,7 +438,7 @@ impl Relay {
         from.ended = true;
         let held = BytesMut::from(from.scanner.held());
         let is_broken = from.scanner.is_broken();
-        let takes_more = !self.receiver(direction).shut;
+        let takes_more = !self.receiver(direction).is_shut();
         self.traffic.close(direction.sender(), None);
         self.last_activity = Instant::now();
         match &mut self.ending {
@@ -440,9 +470,9 @@ impl Relay {
         let is_ending = self.ending.is_some();
         let to = self.receiver(direction);
         // In our own goodbye the receiver may still have to be told.
-        if !to.shut && !is_ending {
+        if !to.is_shut() && !is_ending {
             match ready!(Pin::new(&mut to.transport).poll_shutdown(cx)) {
-                Ok(()) => to.shut = true,
+                Ok(()) => to.send_state = SendState::Shut,
                 Err(error) => self.receiver_broke(direction, &error)?,
             }
         }
@@ -458,8 +488,8 @@ impl Relay {
             code,
             by_themselves,
             is_cause,
-            client_told: self.client.shut,
-            server_told: self.server.shut,
+            client_told: self.client.is_shut(),
+            server_told: self.server.is_shut(),
             tell_server: self.client.ended,
             hears_server: false,
             due: Instant::now() + CLOSE_WAIT,
@@ -482,9 +512,10 @@ impl Relay {
         match self.our_goodbye() {
             None => client.has_closed() && server.has_closed(),
             Some(ending) => {
-                let client_knows =
-                    ending.client_told || client.shut || ending.hears_server && server.has_closed();
-                let server_knows = ending.server_told || server.shut || client.has_closed();
+                let client_knows = ending.client_told
+                    || client.is_shut()
+                    || ending.hears_server && server.has_closed();
+                let server_knows = ending.server_told || server.is_shut() || client.has_closed();
                 client_knows && server_knows && client.has_finished() && server.has_finished()
             }
         }
@@ -492,7 +523,7 @@ impl Relay {
 
     fn poll_both(&mut self, cx: &mut Context<'_>) -> Result<(), Vanished> {
         SCRATCH.with_borrow_mut(|scratch| {
-            for direction in [Direction::ToServer, Direction::ToClient] {
+            for direction in Direction::BOTH {
                 if let Poll::Ready(Err(vanished)) = self.poll_direction(direction, cx, scratch) {
                     return Err(vanished);
                 }
@@ -507,17 +538,8 @@ impl Future for Relay {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         let relay = self.get_mut();
-        if !relay.is_waker_left {
-            relay.traffic.wake_on_order(cx.waker());
-            relay.is_waker_left = true;
-        }
-        if relay.traffic.order() == Some(Order::Move) && !relay.can_move() {
-            // It stays here. The order has used up the waker that the next one needs.
-            relay.traffic.take_back_move();
-            relay.traffic.wake_on_order(cx.waker());
-        }
+        relay.traffic.wake_on_order(cx.waker());
         match relay.traffic.order() {
-            None => {}
             Some(Order::Cut { by }) => {
                 relay.traffic.close(by, None);
                 return Poll::Ready(Outcome::Ended);
@@ -525,10 +547,11 @@ impl Future for Relay {
             Some(Order::End { by, code }) if relay.ending.is_none() => {
                 relay.begin_ending(by, code);
             }
-            Some(Order::Move) if relay.ending.is_none() && relay.can_move() => {
-                return Poll::Ready(Outcome::Move);
-            }
-            Some(Order::End { .. } | Order::Move) => {}
+            Some(Order::End { .. }) | None => {}
+        }
+        if relay.traffic.is_asked_to_move() {
+            let moves = relay.ending.is_none() && relay.can_move();
+            return Poll::Ready(if moves { Outcome::Move } else { Outcome::Stays });
         }
         loop {
             let was_ending = relay.ending.is_some();
@@ -544,7 +567,7 @@ impl Future for Relay {
                 continue;
             }
             let now = ready!(relay.poll_due(cx));
-            if relay.strike(now) {
+            if relay.strike(now, cx) {
                 return Poll::Ready(Outcome::Ended);
             }
         }
@@ -552,6 +575,8 @@ impl Future for Relay {
 }
 
 impl Direction {
+    const BOTH: [Self; 2] = [Self::ToServer, Self::ToClient];
+
     /// Whose bytes they are.
     fn sender(self) -> ClosedBy {
         match self {

@@ -33,6 +33,7 @@ use super::handshake::{Heads, Seen, set_option};
 use super::relay::CLOSE_WAIT;
 use super::traffic::{ClosedBy, Order, Traffic};
 use super::transport::Transport;
+use crate::limits::DrainDeadline;
 use crate::upstream::Way;
 
 /// The limits of one session.
@@ -63,7 +64,8 @@ impl Connect for TapConnector {
             return Error::e_explain(ErrorType::InternalError, "a server without an IP address");
         };
         let io = self.way.connect(*address).await?;
-        let tap = Tap::new(io, self.limits, self.traffic.clone());
+        let deadline = self.way.drain_deadline.clone();
+        let tap = Tap::new(io, self.limits, self.traffic.clone(), deadline);
         Ok(VirtualSocketStream::new(Box::new(tap)).into())
     }
 }
@@ -73,6 +75,8 @@ pub struct Tap {
     io: Transport,
     limits: Limits,
     traffic: Arc<Traffic>,
+    /// For the handshake; a session is told by an order.
+    drain_deadline: DrainDeadline,
     phase: Phase,
     to_client: FrameScanner,
     to_server: FrameScanner,
@@ -112,12 +116,18 @@ enum ServerTold {
 }
 
 impl Tap {
-    fn new(io: Transport, limits: Limits, traffic: Arc<Traffic>) -> Self {
+    fn new(
+        io: Transport,
+        limits: Limits,
+        traffic: Arc<Traffic>,
+        drain_deadline: DrainDeadline,
+    ) -> Self {
         let now = Instant::now();
         Self {
             io,
             limits,
             traffic,
+            drain_deadline,
             phase: Phase::Fresh,
             // Only looked at, here: what Pingora has passed on cannot be taken back.
             to_client: FrameScanner::new(Sender::Server, true),
@@ -129,6 +139,7 @@ impl Tap {
     }
 
     fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.drain_deadline.check()?;
         let deadline = (&mut self.timer, &*self.traffic);
         match ready!(self.heads.poll_read(&mut self.io, deadline, cx, buf))? {
             Seen::NotYet => {}
@@ -188,19 +199,24 @@ impl Tap {
             }
             Poll::Pending => {}
         }
+        ready!(self.poll_told(cx, ends));
+        self.poll_ending(cx, buf)
+    }
+
+    /// Ready when it begins to end: by an order, or because its time is up.
+    fn poll_told(&mut self, cx: &mut Context<'_>, ends: Option<Instant>) -> Poll<()> {
         self.traffic.wake_on_order(cx.waker());
         match self.traffic.order() {
             Some(Order::End { by, code }) => {
                 self.begin_close(by, code);
-                return self.poll_ending(cx, buf);
+                return Poll::Ready(());
             }
             Some(Order::Cut { by }) => {
                 self.traffic.close(by, None);
                 self.phase = Phase::Ended;
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(());
             }
-            // It cannot move: the drain of what is left behind ends it.
-            Some(Order::Move) | None => {}
+            None => {}
         }
         loop {
             let Some(due) = self.due(ends) else {
@@ -214,7 +230,7 @@ impl Tap {
                     ClosedBy::Idle
                 };
                 self.begin_close(by, GOING_AWAY);
-                return self.poll_ending(cx, buf);
+                return Poll::Ready(());
             }
             if self.timer.deadline() != due {
                 self.timer.as_mut().reset(due);
@@ -237,6 +253,7 @@ impl Tap {
     fn poll_ending(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.phase {
             Phase::Finishing { by, code } => self.poll_finishing(cx, buf, by, code),
+            Phase::Ended => Poll::Ready(Ok(())),
             _ => self.poll_closing(cx, buf),
         }
     }
@@ -301,6 +318,34 @@ impl Tap {
         Poll::Ready(Ok(()))
     }
 
+    /// What was polled of a write, unless it waits and the session is to end. Pingora reads nothing
+    /// while a write waits, so that this would be heard nowhere else.
+    fn or_told<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            return polled;
+        }
+        match self.phase {
+            Phase::Open { ends } => ready!(self.poll_told(cx, ends)),
+            Phase::Finishing { .. } | Phase::Closing { .. } => {
+                ready!(self.timer.as_mut().poll(cx));
+                if let Phase::Finishing { by, .. } = self.phase {
+                    self.traffic.close(by, None);
+                }
+                self.phase = Phase::Ended;
+            }
+            Phase::Fresh | Phase::Head | Phase::Response => {
+                self.drain_deadline.check()?;
+                return Poll::Pending;
+            }
+            Phase::Ended => {}
+        }
+        Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+    }
+
     fn observe_to_client(&mut self, bytes: &[u8]) {
         observe(
             &mut self.to_client,
@@ -363,7 +408,10 @@ impl AsyncRead for Tap {
         }
         match tap.phase {
             Phase::Open { ends } => tap.poll_open(cx, buf, ends),
-            _ => Pin::new(&mut tap.io).poll_read(cx, buf),
+            _ => {
+                tap.drain_deadline.check()?;
+                Pin::new(&mut tap.io).poll_read(cx, buf)
+            }
         }
     }
 }
@@ -375,26 +423,33 @@ impl AsyncWrite for Tap {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let tap = self.get_mut();
-        if let Phase::Closing {
-            to_server: ServerTold::Yes,
-        } = tap.phase
-        {
+        let sent = match tap.phase {
             // The server has had our Close: nothing may follow it (RFC 6455 section 5.5.1).
-            tap.observe_to_server(buf);
-            return Poll::Ready(Ok(buf.len()));
-        }
-        let sent = ready!(Pin::new(&mut tap.io).poll_write(cx, buf))?;
+            Phase::Closing {
+                to_server: ServerTold::Yes,
+            } => buf.len(),
+            _ => {
+                let polled = Pin::new(&mut tap.io).poll_write(cx, buf);
+                ready!(tap.or_told(cx, polled))?
+            }
+        };
         if matches!(
             tap.phase,
             Phase::Open { .. } | Phase::Finishing { .. } | Phase::Closing { .. }
         ) {
             tap.observe_to_server(&buf[..sent]);
+            if tap.traffic.server_took() {
+                // The client's stream is polled by the same task.
+                cx.waker().wake_by_ref();
+            }
         }
         Poll::Ready(Ok(sent))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+        let tap = self.get_mut();
+        let polled = Pin::new(&mut tap.io).poll_flush(cx);
+        tap.or_told(cx, polled)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

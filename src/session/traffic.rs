@@ -9,7 +9,6 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
-use serde::{Deserialize, Serialize};
 
 use super::frames::CloseCode;
 
@@ -64,8 +63,6 @@ impl ClosedBy {
 /// What a session is asked to do, by somebody who is not one of its sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// Go to the new process.
-    Move,
     /// Say goodbye with this close code.
     End { by: ClosedBy, code: u16 },
     /// End at once.
@@ -73,13 +70,11 @@ pub enum Order {
 }
 
 impl Order {
-    const MOVE: u32 = 1 << 24;
-    const END: u32 = 2 << 24;
-    const CUT: u32 = 3 << 24;
+    const END: u32 = 1 << 24;
+    const CUT: u32 = 2 << 24;
 
     fn encode(self) -> u32 {
         match self {
-            Self::Move => Self::MOVE,
             Self::End { by, code } => Self::END | (by as u32) << 16 | u32::from(code),
             Self::Cut { by } => Self::CUT | (by as u32) << 16,
         }
@@ -88,7 +83,6 @@ impl Order {
     fn decode(word: u32) -> Option<Self> {
         let by = || ClosedBy::from_code((word >> 16) as u8);
         match word & 0xff00_0000 {
-            Self::MOVE => Some(Self::Move),
             Self::END => Some(Self::End {
                 by: by()?,
                 code: word as u16,
@@ -110,16 +104,25 @@ pub struct Traffic {
     /// 0: still open.
     closed_by: AtomicU8,
     handshake_timed_out: AtomicBool,
+    /// Of a session in Pingora's tunnel: what the client says goes on when the server has taken
+    /// what it said before.
+    awaits_server: AtomicBool,
     /// 0: no Close frame; 1005: one without a code.
     close_code: AtomicU32,
     established: OnceLock<Instant>,
     /// An encoded [`Order`]; 0: none.
     order: AtomicU32,
+    /// It is asked to come to rest, and to move to the new process.
+    is_to_move: AtomicBool,
+    /// A relay carries it, over sockets that another process can go on with.
+    can_move: AtomicBool,
+    /// The new process did not take it.
+    was_refused: AtomicBool,
     session: AtomicWaker,
 }
 
 /// The counters at one moment, as a session takes them along.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
     pub bytes_in: u64,
     pub bytes_out: u64,
@@ -127,9 +130,7 @@ pub struct Counts {
     pub messages_out: u64,
     /// As [`Traffic`] has them: a cause that only another version knows is none. A session may move
     /// between its first Close frame and the second.
-    #[serde(default)]
     pub closed_by: u8,
-    #[serde(default)]
     pub close_code: u32,
 }
 
@@ -219,24 +220,58 @@ impl Traffic {
         self.handshake_timed_out.load(Relaxed)
     }
 
-    /// From another task. An order to end outlasts one to move; a cut outlasts both.
+    /// Whoever asks is woken when the server takes more.
+    pub fn await_server(&self) {
+        self.awaits_server.store(true, Relaxed);
+    }
+
+    /// Whether that was awaited.
+    pub fn server_took(&self) -> bool {
+        self.awaits_server.load(Relaxed) && self.awaits_server.swap(false, Relaxed)
+    }
+
+    /// From another task. A cut outlasts an order to end.
     pub fn ask(&self, order: Order) {
         self.order.fetch_max(order.encode(), Release);
         self.session.wake();
-    }
-
-    /// The session stays here after all.
-    pub fn take_back_move(&self) {
-        let _ = self
-            .order
-            .compare_exchange(Order::MOVE, 0, Relaxed, Relaxed);
     }
 
     pub fn order(&self) -> Option<Order> {
         Order::decode(self.order.load(Acquire))
     }
 
-    /// Who is to be woken by [`Traffic::ask`]. Look at [`Traffic::order`] after this.
+    /// From another task: whoever carries the session answers, by giving it away at rest or by saying
+    /// that it stays.
+    pub fn ask_to_move(&self) {
+        self.is_to_move.store(true, Release);
+        self.session.wake();
+    }
+
+    pub fn is_asked_to_move(&self) -> bool {
+        self.is_to_move.load(Acquire)
+    }
+
+    /// It is answered, or the question is taken back. Whether it was asked.
+    pub fn end_question(&self) -> bool {
+        self.is_to_move.swap(false, Relaxed)
+    }
+
+    pub fn set_can_move(&self, can_move: bool) {
+        self.can_move.store(can_move, Relaxed);
+    }
+
+    /// The new process did not take it, or this is over.
+    pub fn set_refused(&self, was_refused: bool) {
+        self.was_refused.store(was_refused, Relaxed);
+    }
+
+    /// Whether there is a way to the new process, as far as is known.
+    pub fn moves(&self) -> bool {
+        self.can_move.load(Relaxed) && !self.was_refused.load(Relaxed)
+    }
+
+    /// Who is to be woken when something is asked. To be said anew with each poll: a wake-up uses it
+    /// up, and a question may be taken back before anybody has looked. Look at what is asked after this.
     pub fn wake_on_order(&self, waker: &Waker) {
         self.session.register(waker);
     }
@@ -281,18 +316,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_order_to_end_outlasts_one_to_move_and_a_cut_outlasts_both() {
+    fn a_cut_outlasts_an_order_to_end_and_neither_ends_a_question() {
         let traffic = Traffic::default();
         assert_eq!(traffic.order(), None);
-        traffic.ask(Order::Move);
-        assert_eq!(traffic.order(), Some(Order::Move));
+        traffic.ask_to_move();
         let end = Order::End {
             by: ClosedBy::Drain,
             code: 4999,
         };
         traffic.ask(end);
-        traffic.ask(Order::Move);
-        traffic.take_back_move();
         assert_eq!(traffic.order(), Some(end));
         let cut = Order::Cut {
             by: ClosedBy::Operator,
@@ -300,6 +332,8 @@ mod tests {
         traffic.ask(cut);
         traffic.ask(end);
         assert_eq!(traffic.order(), Some(cut));
+        assert!(traffic.is_asked_to_move() && traffic.end_question());
+        assert!(!traffic.end_question());
     }
 
     #[test]
@@ -307,19 +341,10 @@ mod tests {
         let traffic = Traffic::default();
         traffic.bytes_in.store(8, Relaxed);
         traffic.close(ClosedBy::Client, Some(CloseCode::Code(4001)));
-        let sent = serde_json::to_string(&traffic.counts()).unwrap();
-        let counts: Counts = serde_json::from_str(&sent).unwrap();
-        let moved = Traffic::continued(Duration::ZERO, counts);
+        let moved = Traffic::continued(Duration::ZERO, traffic.counts());
         assert!(!moved.close(ClosedBy::Server, Some(CloseCode::Code(1000))));
         assert_eq!(moved.closed_by(), Some(ClosedBy::Client));
         assert_eq!(moved.close_code(), Some(4001));
         assert_eq!(moved.counts(), traffic.counts());
-    }
-
-    #[test]
-    fn what_an_older_version_does_not_say_is_open() {
-        let sent = r#"{"bytes_in":1,"bytes_out":2,"messages_in":3,"messages_out":4}"#;
-        let moved = Traffic::continued(Duration::ZERO, serde_json::from_str(sent).unwrap());
-        assert_eq!((moved.closed_by(), moved.close_code()), (None, None));
     }
 }

@@ -8,10 +8,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use log::warn;
+use log::{debug, warn};
 use pingora::protocols::l4::ext::set_tcp_keepalive;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, recv};
-use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -40,8 +40,7 @@ pub enum Security {
 }
 
 /// What a descriptor is, for the process that it is handed to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransportKind {
     Tcp,
     Unix,
@@ -119,6 +118,19 @@ impl Transport {
         }
     }
 
+    /// Whether its peer has reset it, or has closed it altogether: whatever is written now goes
+    /// nowhere. Reading does not always tell: nobody reads after the peer's end, nor while what
+    /// was read before still waits. A peer that has only ended its own direction takes more.
+    /// Not to be asked once we have ended ours.
+    pub fn has_broken(&mut self, cx: &mut Context<'_>) -> bool {
+        match self {
+            Self::Tcp(tcp) => hangs_up(&tcp),
+            Self::Unix(unix) => hangs_up(&unix),
+            Self::Tls(tls) => tls.transport_mut().has_broken(cx),
+            Self::Http2(stream) => stream.poll_reset(cx).is_ready(),
+        }
+    }
+
     /// From now on it carries frames: its end says nothing that they do not say.
     pub fn carry_frames(&mut self) {
         if let Self::Tls(tls) = self {
@@ -153,6 +165,16 @@ impl Transport {
                 let _ = Pin::new(tls).poll_shutdown(&mut nobody_waits);
             }
             Self::Http2(stream) => stream.finish(),
+        }
+    }
+
+    /// Its end will be no end that could be meant: what it carried is not whole. By TLS it is none
+    /// without a word; a stream of HTTP/2 is reset anyway.
+    pub fn reset_when_dropped(&self) {
+        if let Self::Tcp(tcp) = self
+            && let Err(error) = tcp.set_zero_linger()
+        {
+            debug!("a connection that is cut ends as if it were not: {error}");
         }
     }
 
@@ -199,6 +221,15 @@ impl Transport {
             }
         }
     }
+}
+
+/// Asks the kernel, as poll(2) has it.
+fn hangs_up(socket: &impl AsFd) -> bool {
+    let mut sockets = [PollFd::new(socket, PollFlags::empty())];
+    // An error here says nothing of the socket.
+    let polled = poll(&mut sockets, Some(&Timespec::default()));
+    let gone = PollFlags::HUP | PollFlags::ERR;
+    polled.is_ok() && sockets[0].revents().intersects(gone)
 }
 
 impl AsyncRead for Transport {

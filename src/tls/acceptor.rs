@@ -72,6 +72,11 @@ impl Acceptor {
         Ok(Transport::Tls(Box::new(stream)))
     }
 
+    /// Whether its clients must have certificates, and by other authorities than those of `before`.
+    pub fn asks_other_certificates_than(&self, before: &Self) -> bool {
+        self.client_ca.is_some() && self.client_ca != before.client_ca
+    }
+
     /// What the operator should hear of the certificates.
     pub fn warnings(&self, now: SystemTime) -> impl Iterator<Item = String> {
         self.pairs.iter().filter_map(move |pair| pair.warning(now))

@@ -10,6 +10,7 @@
 mod acceptor;
 mod connector;
 mod files;
+mod revision;
 mod stream;
 mod subject;
 mod tickets;
@@ -21,6 +22,7 @@ use rustls::crypto::CryptoProvider;
 pub use acceptor::Acceptor;
 pub use connector::{Connector, Trust};
 pub use files::{Authorities, FileError, Pair, read_chain, read_key, system_authorities};
+pub use revision::{CurrentRevision, TlsRevision};
 pub use stream::TlsStream;
 
 /// One for all connections: rustls would build its lists anew for each configuration.

@@ -61,6 +61,10 @@ impl TlsStream {
         self.inner.get_ref().0
     }
 
+    pub fn transport_mut(&mut self) -> &mut Transport {
+        self.inner.get_mut().0
+    }
+
     /// Whether all that was written is with the kernel: rustls takes more than the socket does.
     pub fn is_flushed(&self) -> bool {
         let (_, session) = self.inner.get_ref();

@@ -1,10 +1,12 @@
 //! A connection to a server: from which address, what it begins with, and TLS where the upstream has
 //! it.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::Poll;
 
 use pingora::connectors::l4::BindTo;
 use pingora::protocols::l4::ext;
@@ -13,6 +15,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::forward::proxy_protocol::Preamble;
+use crate::limits::DrainDeadline;
 use crate::session::transport::Transport;
 use crate::tls::Connector;
 
@@ -25,6 +28,8 @@ pub struct Way {
     pub preamble: Option<Preamble>,
     /// `None`: plain text.
     pub tls: Option<Arc<Connector>>,
+    /// When nobody waits for the server any more.
+    pub drain_deadline: DrainDeadline,
 }
 
 /// The addresses of this machine that an upstream's connections come from, in turn.
@@ -55,8 +60,20 @@ impl Sources {
 }
 
 impl Way {
-    /// Bounded by the caller.
+    /// Bounded by the caller, and by the drain's deadline.
     pub async fn connect(&self, address: SocketAddr) -> pingora::Result<Transport> {
+        let deadline = poll_fn(|_| match self.drain_deadline.check() {
+            Ok(()) => Poll::Pending,
+            Err(cut) => Poll::Ready(cut),
+        });
+        tokio::select! {
+            biased;
+            connected = self.connect_unbounded(address) => connected,
+            cut = deadline => Err(because(address, cut)),
+        }
+    }
+
+    async fn connect_unbounded(&self, address: SocketAddr) -> pingora::Result<Transport> {
         let mut socket = match &self.sources {
             Some(sources) => connect_from(sources, address).await?,
             None => connect_tcp(address).await?,

@@ -28,6 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connect::{Shortage, Way};
 use crate::forward::proxy_protocol::Preamble;
+use crate::limits::DrainDeadline;
 use crate::session::handshake::{is_last_look, set_option};
 use crate::session::transport::Transport;
 use crate::tls::Connector;
@@ -275,6 +276,7 @@ impl Connect for KeptConnector {
         self.reused.store(!is_fresh, Relaxed);
         let stream = KeptStream {
             open: Some(open),
+            drain_deadline: self.way.drain_deadline.clone(),
             is_fresh,
             target,
             bound: self.bound,
@@ -287,6 +289,7 @@ impl Connect for KeptConnector {
 struct KeptStream {
     /// `None`: it is kept for the next request.
     open: Option<Open>,
+    drain_deadline: DrainDeadline,
     /// Its options are not set yet.
     is_fresh: bool,
     target: Target,
@@ -314,6 +317,7 @@ impl AsyncRead for KeptStream {
         let Some(open) = &mut stream.open else {
             return Poll::Ready(Ok(()));
         };
+        stream.drain_deadline.check()?;
         let polled = Pin::new(&mut open.io).poll_read(cx, buf);
         if polled.is_pending() && is_last_look(cx, buf) {
             stream.keep();
@@ -330,14 +334,18 @@ impl AsyncWrite for KeptStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().open {
+        let stream = self.get_mut();
+        stream.drain_deadline.check()?;
+        match &mut stream.open {
             Some(open) => Pin::new(&mut open.io).poll_write(cx, buf),
             None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().open {
+        let stream = self.get_mut();
+        stream.drain_deadline.check()?;
+        match &mut stream.open {
             Some(open) => Pin::new(&mut open.io).poll_flush(cx),
             None => Poll::Ready(Ok(())),
         }

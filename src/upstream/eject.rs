@@ -33,6 +33,11 @@ impl Ejection {
         true
     }
 
+    /// It was ejected by another process.
+    pub fn set_until(&self, until: u64) {
+        self.until.store(until, Relaxed);
+    }
+
     /// How long it still lasts, in milliseconds.
     pub fn left(&self, now: u64) -> Option<u64> {
         let left = self.until.load(Relaxed).saturating_sub(now);

@@ -4,14 +4,12 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
 /// So many changes are remembered.
 const KEPT: usize = 20;
 
 /// What a server is worth to those who pick one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// No check has had a result yet, or none is made.
     Unchecked,
@@ -23,7 +21,7 @@ pub enum Standing {
     Drained,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change {
     pub since: Timestamp,
     pub standing: Standing,

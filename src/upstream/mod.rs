@@ -4,7 +4,7 @@
 //!  config::Upstream ──► Group ──► Members (swapped whole when addresses change)
 //!                         │          ├─ primary ─ balancer ─► Lease on a Server
 //!       health checks ────┤          └─ backup  ─ balancer
-//!       name resolution ──┘
+//!       name resolution ──┴── Membership (who belongs to it, and for how long)
 //! ```
 //!
 //! A [`Server`] is the lasting part: its counts and its health outlive reloads as long as the
@@ -18,11 +18,22 @@ mod group;
 pub mod health;
 pub mod history;
 mod keys_in_use;
+mod members;
+mod membership;
+mod news;
 mod resolve;
+mod roster;
 mod server;
 mod tasks;
+mod warm_state;
+mod warm_up;
 
 pub use connect::{Shortage, Sources, Way};
 pub use connection::{KeptConnector, Repeatable, TCP_KEEPALIVE};
-pub use group::{Departed, Departure, Departures, Group, Knowledge, Pick};
-pub use server::{Lease, Load, Member, Server};
+pub use group::{Group, Pick};
+pub use members::Servers;
+pub use membership::Name;
+pub use news::{Departed, Departure, Departures};
+pub use server::{Lease, Load, Member, Server, ServerState};
+pub use warm_state::Knowledge;
+pub use warm_up::warm_up;

@@ -37,6 +37,15 @@ impl Ejected {
     }
 }
 
+/// What a server is in the middle of, for the next process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ServerState {
+    /// How long it stays ejected.
+    pub ejected_for: Option<Duration>,
+    /// How long ago its slow start began.
+    pub starting_since: Option<Duration>,
+}
+
 /// The lasting state of one address in one upstream. Reloads keep it while the address stays.
 #[derive(Debug)]
 pub struct Server {
@@ -47,6 +56,8 @@ pub struct Server {
     health: Mutex<Counter>,
     /// A copy of the counter's state that the hot path reads without the lock.
     health_now: AtomicUsize,
+    /// How often what checks had found was forgotten.
+    era: AtomicUsize,
     ejection: Ejection,
     /// Taken out by the operator.
     drained: AtomicBool,
@@ -68,6 +79,7 @@ impl Server {
             sessions: AtomicUsize::new(0),
             health: Mutex::new(Counter::default()),
             health_now: AtomicUsize::new(Health::Unchecked as usize),
+            era: AtomicUsize::new(0),
             ejection: Ejection::default(),
             drained: AtomicBool::new(false),
             connect_errors: AtomicU64::new(0),
@@ -108,11 +120,18 @@ impl Server {
         self.health_now.store(counter.health() as usize, Relaxed);
     }
 
-    /// For an upstream that is checked again after a configuration without checks.
+    /// It has left, or comes from a configuration without checks: it is to be checked before it is
+    /// believed.
     pub fn forget_health(&self) {
         let mut counter = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         *counter = Counter::default();
         self.health_now.store(Health::Unchecked as usize, Relaxed);
+        self.era.fetch_add(1, Relaxed);
+    }
+
+    /// Another one than before: a check is due, whenever the last one was.
+    pub fn era(&self) -> usize {
+        self.era.load(Relaxed)
     }
 
     /// A failed connect, handshake or answer. True when that was the one that ejects the server.
@@ -124,6 +143,33 @@ impl Server {
                 .store(now_ms() + rule.duration.as_millis() as u64, Relaxed);
         }
         ejected
+    }
+
+    /// What it is in the middle of.
+    pub fn state(&self) -> ServerState {
+        let (now, started) = (now_ms(), self.started_ms.load(Relaxed));
+        let ejected_for = self.ejection.left(now);
+        ServerState {
+            ejected_for: ejected_for.map(Duration::from_millis),
+            // It is in the future while the server is ejected.
+            starting_since: (started > 0 && started <= now)
+                .then(|| Duration::from_millis(now - started)),
+        }
+    }
+
+    /// Goes on with what another process has left it in the middle of.
+    pub fn resume(&self, state: ServerState) {
+        let now = now_ms();
+        if let Some(since) = state.starting_since {
+            let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+            self.started_ms
+                .store(now.saturating_sub(since).max(1), Relaxed);
+        }
+        if let Some(left) = state.ejected_for {
+            let until = now + left.as_millis() as u64;
+            self.ejection.set_until(until);
+            self.started_ms.store(until, Relaxed);
+        }
     }
 
     pub fn count_connect_error(&self) {
@@ -381,10 +427,12 @@ impl Drop for Lease {
     }
 }
 
-/// Milliseconds since the process first asked.
+/// Milliseconds since some moment before the process began: what another process has begun has its
+/// time as well.
 pub(super) fn now_ms() -> u64 {
+    const BEFORE: u64 = 1 << 40;
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    START.elapsed().as_millis() as u64
+    BEFORE + START.elapsed().as_millis() as u64
 }
 
 #[cfg(test)]
@@ -432,6 +480,31 @@ mod tests {
         assert!(member.lease_if_load_is(0, Load::Session).is_none());
         assert_eq!((member.server.load(), member.server.sessions()), (1, 1));
         assert!(member.lease_if_load_is(1, Load::Session).is_some());
+    }
+
+    #[test]
+    fn what_a_server_is_in_the_middle_of_goes_on_elsewhere() {
+        let rule = config::Eject {
+            failures: 1,
+            within: Duration::from_secs(1),
+            duration: Duration::from_secs(3600),
+        };
+        let (old, mut new) = (member(None), member(None));
+        new.slow_start = Duration::from_secs(100);
+        assert_eq!(old.server.state(), ServerState::default());
+        new.server.resume(ServerState {
+            starting_since: Some(Duration::from_secs(50)),
+            ejected_for: None,
+        });
+        assert_eq!(new.weight_now(), 50);
+        old.server.record_failure(&rule);
+        let state = old.server.state();
+        assert!(state.ejected_for > Some(Duration::from_secs(3590)));
+        assert_eq!(state.starting_since, None);
+        new.server.resume(state);
+        assert!(new.server.is_ejected());
+        // It warms up when it is back, not now.
+        assert_eq!(new.weight_now(), 10);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The tasks that keep a group current: health checks, name resolution, care of idle connections.
-//! They begin and end with the group's work ([`Group::start`], [`Group::stop`]).
+//! They begin and end with the group's work ([`Group::begin`], [`Group::stop`]).
 //!
 //! Each server has a task of its own for its checks: one that takes long to fail keeps nobody else
 //! from being checked. A task of the group gives new servers theirs and ends those of servers that
@@ -12,37 +12,37 @@ use std::time::Duration;
 
 use log::{info, warn};
 use rand::Rng;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::connect::Shortage;
-use super::group::{Departure, Group, sweep};
+use super::group::{Group, sweep};
 use super::health::check::{Check, CheckError};
 use super::health::counter::Transition;
+use super::news::Departure;
 use super::resolve;
 use super::server::Server;
 use crate::config::HealthCheck;
 use crate::forward::proxy_protocol::Source;
 
 impl Group {
-    /// Starts the checks and the resolution; must run inside the runtime, once.
-    pub fn start(self: &Arc<Self>) {
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        let check = self.config().health_check.as_ref();
-        for member in self.members() {
-            if check.is_some() && self.health_is_stale {
-                member.server.forget_health();
-            }
-            member.note();
+    /// From now on this group is the one at work: starts the checks and the resolution, and tells
+    /// what has become of the servers of the one before. Must run inside the runtime, once, when
+    /// requests are given to it already.
+    pub fn begin(self: &Arc<Self>, before: Option<&Group>) {
+        self.set_at_work();
+        if let Some(before) = before {
+            self.tell_changes_since(before);
         }
-        if let Some(check) = check {
+        self.members().iter().for_each(|member| member.note());
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(check) = &self.config().health_check {
             tasks.spawn(check_members(Arc::downgrade(self), check.clone()));
         }
         // With `keepalive: 0` as well: the configuration before may have left some.
         tasks.spawn(sweep(Arc::downgrade(self)));
-        let names = self.names();
-        if !names.is_empty() {
-            tasks.spawn(resolve::run(Arc::downgrade(self), names, self.refresh()));
+        for name in self.names() {
+            tasks.spawn(resolve::run(Arc::downgrade(self), name));
         }
     }
 
@@ -58,7 +58,8 @@ impl Group {
 
 /// Who is checked, until the value is dropped.
 struct Checked {
-    server: Arc<Server>,
+    /// As [`Server::era`] when its task began.
+    era: usize,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -77,17 +78,17 @@ async fn check_members(group: Weak<Group>, config: HealthCheck) {
             .iter()
             .map(|member| (member.server.address, &member.server))
             .collect();
-        // One that left and came back in the meantime is another server, which nobody has checked.
+        // One that left and came back in the meantime is to be checked before it is believed.
         tasks.retain(|address, checked| {
             let here = servers.get(address);
-            here.is_some_and(|server| Arc::ptr_eq(server, &checked.server))
+            here.is_some_and(|server| checked.era == server.era())
         });
         for (address, server) in servers {
             tasks.entry(address).or_insert_with(|| {
                 let check = Check::new(address, &config, way.clone());
                 let task = check_server(group.clone(), server.clone(), check, config.clone());
                 Checked {
-                    server: server.clone(),
+                    era: server.era(),
                     _task: AbortOnDropHandle::new(tokio::spawn(task)),
                 }
             });
@@ -96,7 +97,7 @@ async fn check_members(group: Weak<Group>, config: HealthCheck) {
     }
 }
 
-/// Checks one server at once and then each interval.
+/// Checks one server at once, unless that was done before the group began, and then each interval.
 async fn check_server(
     group: Weak<Group>,
     server: Arc<Server>,
@@ -107,24 +108,35 @@ async fn check_server(
         return;
     };
     let mut was_short = false;
+    let is_just_checked = group
+        .upgrade()
+        .is_some_and(|group| group.take_just_checked(server.address));
+    if is_just_checked {
+        sleep(jittered(config.interval)).await;
+    }
     loop {
         let next = Instant::now() + jittered(config.interval);
         let shortage = check_once(&group, &server, &check, &config).await;
         if let Some(shortage) = shortage.filter(|_| !was_short) {
-            warn!(
-                "upstream {name:?}: {} was not checked: {}",
-                server.address,
-                shortage.remedy()
-            );
+            warn_of(shortage, &name, &server);
         }
         was_short = shortage.is_some();
         sleep_until(next).await;
     }
 }
 
+/// One check by itself, now.
+pub(super) async fn check_now(group: &Arc<Group>, server: &Server, config: &HealthCheck) {
+    let check = Check::new(server.address, config, group.way(Source::Own));
+    let shortage = check_once(&Arc::downgrade(group), server, &check, config).await;
+    if let Some(shortage) = shortage {
+        warn_of(shortage, group.name(), server);
+    }
+}
+
 /// One check, and what follows from its result. Nothing does when this machine lacked something
 /// for it.
-pub(super) async fn check_once(
+async fn check_once(
     group: &Weak<Group>,
     server: &Server,
     check: &Check,
@@ -140,11 +152,21 @@ pub(super) async fn check_once(
     shortage
 }
 
+fn warn_of(shortage: Shortage, upstream: &str, server: &Server) {
+    warn!(
+        "upstream {upstream:?}: {} was not checked: {}",
+        server.address,
+        shortage.remedy()
+    );
+}
+
 fn observe(group: &Group, server: &Server, failure: Option<CheckError>, config: &HealthCheck) {
+    let Some(member) = group.member(server.address) else {
+        // It has left meanwhile: should it come back, this counts for nothing.
+        return;
+    };
     let transition = server.observe_check(failure.is_none(), config);
-    if transition.is_some()
-        && let Some(member) = group.member(server.address)
-    {
+    if transition.is_some() {
         member.note();
     }
     let (name, address) = (group.name(), server.address);
@@ -171,7 +193,7 @@ mod tests {
     use tokio::net::TcpListener;
     use tokio::sync::mpsc::unbounded_channel;
 
-    use super::super::resolve::Name;
+    use super::super::membership::Name;
     use super::*;
 
     /// A server on this address, and how often it was connected to.
@@ -196,52 +218,72 @@ mod tests {
                 Instant::now() < patience,
                 "{checked:?} checks and not {times}"
             );
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            sleep(Duration::from_millis(5)).await;
         }
     }
 
-    fn group(port: u16) -> Arc<Group> {
+    /// Found by a name that only the test answers for.
+    fn group(port: u16) -> (Arc<Group>, Name) {
         let file = format!(
-            "listeners: [{{ listen: 127.0.0.1:0 }}]\nupstreams: {{ u: {{ servers: \
-             [\"chat.invalid:{port}\"], health_check: {{ type: tcp, interval: 1h }} }} }}\n\
+            "listeners: [{{ listen: 127.0.0.1:0 }}]\n\
+             upstreams: {{ u: {{ discover: {{ dns: \"chat.invalid:{port}\", hold: 0s }}, \
+             health_check: {{ type: tcp, interval: 1h }} }} }}\n\
              routes: [{{ upstream: u }}]\n"
         );
         let config = crate::config::parse("test", &file).unwrap();
         let (departures, _) = unbounded_channel();
-        Group::new(config.upstreams[0].clone(), None, departures, None)
+        let group = Group::new(
+            config.upstreams[0].clone(),
+            Arc::default(),
+            None,
+            departures,
+            None,
+        );
+        let host = "chat.invalid".into();
+        (group, Name { host, port })
+    }
+
+    fn answer(group: &Group, name: &Name, found: &[SocketAddr]) {
+        group.take_answers(vec![(name.clone(), Ok(found.to_vec()))]);
     }
 
     #[tokio::test]
     async fn who_joins_or_comes_back_is_checked_at_once_and_who_stays_is_not_checked_again() {
         let (a, of_a) = server([127, 0, 0, 71], 0).await;
         let (b, of_b) = server([127, 0, 0, 72], a.port()).await;
-        let group = group(a.port());
-        group.start();
-        let name = Name {
-            host: "chat.invalid".into(),
-            port: a.port(),
-        };
-        group.set_resolved(&name, vec![a]);
+        let (group, name) = group(a.port());
+        group.begin(None);
+        answer(&group, &name, &[a]);
         is_checked(&of_a, 1).await;
-        group.set_resolved(&name, vec![a, b]);
+        answer(&group, &name, &[a, b]);
         is_checked(&of_b, 1).await;
         // Back as a server of which nothing is known.
-        group.set_resolved(&name, vec![b]);
-        group.set_resolved(&name, vec![a, b]);
+        answer(&group, &name, &[b]);
+        answer(&group, &name, &[a, b]);
         is_checked(&of_a, 2).await;
         assert_eq!(of_b.load(SeqCst), 1);
     }
 
     #[tokio::test]
+    async fn who_was_checked_before_the_group_began_is_not_checked_again_at_once() {
+        let (a, of_a) = server([127, 0, 0, 74], 0).await;
+        let (b, of_b) = server([127, 0, 0, 75], a.port()).await;
+        let (group, name) = group(a.port());
+        answer(&group, &name, &[a]);
+        super::super::warm_up::warm_up(vec![group.clone()]).await;
+        is_checked(&of_a, 1).await;
+        group.begin(None);
+        answer(&group, &name, &[a, b]);
+        is_checked(&of_b, 1).await;
+        assert_eq!(of_a.load(SeqCst), 1);
+    }
+
+    #[tokio::test]
     async fn tasks_do_not_outlive_the_group_nor_keep_it() {
-        let group = group(9);
-        group.start();
+        let (group, name) = group(9);
+        group.begin(None);
         let gone = Arc::downgrade(&group);
-        let name = Name {
-            host: "chat.invalid".into(),
-            port: 9,
-        };
-        group.set_resolved(&name, vec![([127, 0, 0, 73], 9).into()]);
+        answer(&group, &name, &[([127, 0, 0, 73], 9).into()]);
         // Every task has had a turn and waits.
         while group.members()[0].found_up().is_none() {
             tokio::task::yield_now().await;

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The shipped units under a real systemd: start, reload, upgrade, kill -9, watchdog, stop.
 
-usage: systemd.py PRUSIK [WORKDIR]   WORKDIR: keeps the Debian that is booted (default target/systemd)
+usage: systemd.py PRUSIK [WORKDIR] [RELEASE]
+WORKDIR keeps the Debian that is booted (default target/systemd); RELEASE: which (default bookworm).
 Boots systemd in a container on the host's network (root; systemd-container and debootstrap are
 installed if missing). The servers and clients are here, prusik is in there. The shipped files are
 used with other ports, a shorter drain window and a shorter watchdog.
@@ -14,7 +15,8 @@ import websockets
 
 PRUSIK = pathlib.Path(sys.argv[1]).resolve()
 WORKDIR = pathlib.Path(sys.argv[2] if len(sys.argv) > 2 else ROOT / "target/systemd").resolve()
-BASE, MACHINE = WORKDIR / "base", WORKDIR / "machine"
+RELEASE = sys.argv[3] if len(sys.argv) > 3 else "bookworm"
+BASE, MACHINE = WORKDIR / RELEASE, WORKDIR / "machine"
 BINARY, CONFIG = "usr/local/bin/prusik", "etc/prusik/prusik.yaml"
 COMMAND = f"/{BINARY}"
 ADMIN = "--admin", "unix:/run/prusik/admin.sock"
@@ -42,7 +44,7 @@ class Machine:
             print("building a Debian, once", flush=True)
             shutil.rmtree(WORKDIR / "building", ignore_errors=True)
             subprocess.run(["debootstrap", "--variant=minbase",
-                            "--include=systemd,systemd-sysv,dbus,procps", "bookworm",
+                            "--include=systemd,systemd-sysv,dbus,procps", RELEASE,
                             WORKDIR / "building"], check=True, stdout=subprocess.DEVNULL)
             (WORKDIR / "building").rename(BASE)
         shutil.rmtree(MACHINE, ignore_errors=True)
@@ -268,6 +270,8 @@ async def main():
         await refuses_a_wrong_file(machine, port)
         await socket_activation(machine, port)
         await a_wrong_file_behind_the_socket(machine, port)
+        for count in (1, 5):
+            await holds_sessions_after_upgrades(machine, port, count)
         await stops_after_an_upgrade(machine, port)
         await leaves_systemd_its_files(machine, port)
         await hangs_after_an_upgrade(machine, port)
@@ -537,6 +541,43 @@ async def stops_after_an_upgrade(machine, port):
     assert not await call(machine.is_there, old) and not await call(machine.is_there, new)
     shown("stop just after an upgrade, the old process still at work: the session got Close 1012, "
           "the old process's request its answer, Result=success")
+
+
+async def holds_sessions_after_upgrades(machine, port, count):
+    """Reload, restart and stop are what they were, of a process that systemd has not started."""
+    await call(machine.run, "systemctl", "start", "prusik.service")
+    sessions = [await Session.open(port) for _ in range(20)]
+    for _ in range(count):
+        before = await call(machine.pid)
+        await call(machine.run, COMMAND, "upgrade", *ADMIN)
+        await call(wait_for, "the old process's end", lambda: not machine.is_there(before), 10)
+    main = await call(machine.pid)
+    status = await call(machine.run, "cat", f"/proc/{main}/status")
+    assert "PPid:\t1\n" in status.stdout, status.stdout
+    await call(machine.run, "systemctl", "reload", "prusik")
+    assert await call(machine.pid) == main
+    for session in sessions:
+        await session.goes_on()
+    took = []
+    for act in ("restart", "stop"):
+        started = time.monotonic()
+        await call(machine.run, "systemctl", act, "prusik.service")
+        took.append(time.monotonic() - started)
+        await asyncio.wait_for(asyncio.gather(*(session.task for session in sessions)), 5)
+        codes = [session.ws.close_code for session in sessions]
+        assert codes == [1012] * 20, codes
+        assert not await call(machine.is_there, main)
+        now = await call(machine.show)
+        if act == "restart":
+            assert now["ActiveState"] == "active" and now["NRestarts"] == "0", now
+            main = int(now["MainPID"])
+            sessions = [await Session.open(port) for _ in range(20)]
+            await call(machine.run, COMMAND, "upgrade", *ADMIN)
+            main = await call(machine.pid)
+        else:
+            assert (now["Result"], now["ActiveState"]) == ("success", "inactive"), now
+    shown(f"after {count} upgrades the main process is systemd's own child; 20 sessions go on through "
+          f"a reload, and each gets Close 1012 at a restart ({took[0]:.1f} s) and a stop ({took[1]:.1f} s)")
 
 
 async def leaves_systemd_its_files(machine, port):

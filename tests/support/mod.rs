@@ -10,6 +10,8 @@
 mod answer;
 mod client;
 mod config;
+mod dns;
+pub mod fake_new;
 pub mod http2;
 mod origin;
 mod pattern;
@@ -26,6 +28,7 @@ use tokio::time::Instant;
 pub use answer::Answer;
 pub use client::{Client, Response, get, status_of};
 pub use config::Config;
+pub use dns::Dns;
 pub use origin::{Origin, Received, free_address, free_port_on, is_free, listen};
 pub use pattern::{Pattern, PatternCheck};
 pub use process::{Outcome, Prusik, check, prusik, signal};

@@ -259,7 +259,7 @@ impl Drop for Origin {
 
 /// Each origin has a loopback address of its own: a port that a killed one left cannot be taken
 /// by another test before it comes back.
-fn own_address() -> Ipv4Addr {
+pub(super) fn own_address() -> Ipv4Addr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     // Test processes may run side by side: no two of them have the same 127.x.y.
     let net = process::id() % (250 * 250);

@@ -27,7 +27,7 @@ pub enum Outcome {
 }
 
 /// The configuration, in the process's folder.
-const FILE: &str = "prusik.yaml";
+pub(super) const FILE: &str = "prusik.yaml";
 const HOSTS: &str = "hosts";
 
 pub struct Prusik {
@@ -94,6 +94,22 @@ impl Prusik {
         Some(Self::start_by(command, yaml, &[(HOSTS, hosts)]).await)
     }
 
+    /// As the first process of a container. `None` without the right to make a PID namespace.
+    pub async fn start_as_pid_1(config: impl Display) -> Option<Self> {
+        let namespaces = ["--pid", "--fork", "--kill-child", "--mount-proc"];
+        let allowed = Command::new("unshare")
+            .args(namespaces)
+            .arg("true")
+            .output();
+        if !allowed.is_ok_and(|output| output.status.success()) {
+            return None;
+        }
+        let mut command = Command::new("unshare");
+        command.args(namespaces);
+        command.args([env!("CARGO_BIN_EXE_prusik"), "run", "--config", FILE]);
+        Some(Self::start_by(command, &config.to_string(), &[]).await)
+    }
+
     /// Replaces the hosts file that [`Prusik::start_with_hosts`] began with.
     pub fn write_hosts(&self, hosts: &str) {
         fs::write(self.folder.path().join(HOSTS), hosts).expect("the file can be written");
@@ -107,11 +123,13 @@ impl Prusik {
                       exec \"$0\" run --config \"$1\" 3<&0 </dev/null";
         command.args(["-c", script, env!("CARGO_BIN_EXE_prusik"), FILE]);
         command.env("NOTIFY_SOCKET", notify);
+        command.env("RUNTIME_DIRECTORY", notify.parent().expect("its folder"));
         let socket = socket.try_clone().expect("a descriptor");
         Self::start_from(command, &config.to_string(), &[], socket.into()).await
     }
 
-    async fn start_by(command: Command, yaml: &str, files: &[(&str, &str)]) -> Self {
+    /// As [`Prusik::start`], by this command, in a folder with these files.
+    pub(super) async fn start_by(command: Command, yaml: &str, files: &[(&str, &str)]) -> Self {
         Self::start_from(command, yaml, files, Stdio::null()).await
     }
 

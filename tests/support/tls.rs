@@ -228,6 +228,12 @@ impl TlsClient {
         connect(&self.config(), address, name).await
     }
 
+    /// Over a connection that is there.
+    pub async fn over(&self, socket: TcpStream, name: &str) -> TlsStream<TcpStream> {
+        let stream = shake_hands(&self.config(), socket, name).await;
+        stream.unwrap_or_else(|error| panic!("TLS with {name}: {error}"))
+    }
+
     /// A whole handshake; panics when the server is not what its name says.
     pub async fn connect(&self, address: SocketAddr, name: &str) -> Client {
         let stream = self.try_connect(address, name).await;
@@ -251,9 +257,17 @@ pub async fn connect(
     address: SocketAddr,
     name: &str,
 ) -> io::Result<TlsStream<TcpStream>> {
-    let name = ServerName::try_from(name.to_owned()).expect("a name");
     let socket = TcpStream::connect(address).await?;
     socket.set_nodelay(true)?;
+    shake_hands(config, socket, name).await
+}
+
+async fn shake_hands(
+    config: &Arc<ClientConfig>,
+    socket: TcpStream,
+    name: &str,
+) -> io::Result<TlsStream<TcpStream>> {
+    let name = ServerName::try_from(name.to_owned()).expect("a name");
     let connector = TlsConnector::from(config.clone());
     within("a TLS handshake", connector.connect(name, socket)).await
 }

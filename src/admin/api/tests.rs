@@ -113,6 +113,21 @@ async fn lists_come_as_json() {
     );
 }
 
+/// A caller who had connected before the other process took over.
+#[tokio::test]
+async fn a_process_that_was_replaced_answers_probes_and_says_who_knows() {
+    let process = Process::new();
+    *process.fake.successor.lock().unwrap() = Some(4711);
+    for path in ["/api/v1/status", "/api/v1/sessions", "/metrics"] {
+        let answer = process.call("GET", path, "").await;
+        assert_eq!(answer.status, 503, "{path}");
+        assert!(answer.error().contains("4711 has taken over"), "{path}");
+    }
+    assert_eq!(process.call("GET", "/readyz", "").await.status, 200);
+    let path = "/api/v1/upstreams/chat/servers/[::1]:9080/enable";
+    assert_eq!(process.call("POST", path, "").await.status, 200);
+}
+
 #[tokio::test]
 async fn a_wrong_filter_names_the_parameter() {
     let process = Process::new();
@@ -127,7 +142,7 @@ async fn a_wrong_filter_names_the_parameter() {
 #[tokio::test]
 async fn a_reload_tells_what_changed_and_an_upgrade_why_not() {
     let process = Process::new();
-    process.fake.reload_may_end.notify_one();
+    process.fake.reload.may_end.notify_one();
     let reload = process.call("POST", "/api/v1/reload", "").await;
     assert_eq!(reload.status, 200);
     assert_eq!(

@@ -33,6 +33,8 @@ use super::{
     Server, ServerAddress, Tracing, Tunnel, Upstream,
 };
 
+use crate::net::overlap;
+
 type Errors = Vec<ConfigError>;
 
 /// `root` is the tree that `file` was decoded from.
@@ -67,8 +69,11 @@ pub fn resolve(file: raw::File, root: &Node, errors: &mut Errors) -> Option<Conf
         let taken = listeners
             .iter()
             .flatten()
-            .find(|listener| listener.address == admin.listen && !is_any_port(&admin.listen));
-        if let Some(listener) = taken {
+            .find(|listener| overlap(&listener.address, &admin.listen));
+        if let Some(listener) = taken.filter(|listener| listener.address != admin.listen) {
+            let at = at.key("admin").key("listen");
+            errors.push(overlapping(at, &admin.listen, &listener.address));
+        } else if let Some(listener) = taken {
             errors.push(
                 at.key("admin")
                     .key("listen")
@@ -285,8 +290,14 @@ fn listeners(
                 at.key("listen")
             };
             let shared = is_any_port(address);
+            let mut before = listeners.iter().flatten();
+            let beside = before.find(|other: &&Listener| {
+                other.address != *address && overlap(&other.address, address)
+            });
             let first = addresses.insert(address.to_string(), at.line());
-            if let Some(line) = first.filter(|_| !shared) {
+            if let Some(other) = beside {
+                errors.push(overlapping(at.key("listen"), address, &other.address));
+            } else if let Some(line) = first.filter(|_| !shared) {
                 errors.push(
                     at.key("listen")
                         .error(format!("duplicate listen address \"{address}\""))
@@ -305,6 +316,14 @@ fn listeners(
         listeners.push(listener);
     }
     listeners
+}
+
+/// The kernel lets nobody listen on both.
+fn overlapping(at: At<'_>, address: &ListenAddress, other: &ListenAddress) -> ConfigError {
+    at.error(format!(
+        "\"{address}\" and \"{other}\" cannot both be listened on"
+    ))
+    .hint("0.0.0.0 and [::] stand for all addresses of the machine: leave one of the two out")
 }
 
 fn listener(raw: raw::Listener, at: At<'_>, errors: &mut Errors) -> Option<Listener> {

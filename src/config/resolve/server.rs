@@ -61,10 +61,12 @@ fn drain(raw: raw::Drain, at: At<'_>, errors: &mut Errors) -> Option<Drain> {
         );
         return None;
     }
+    let delay = raw.delay.and_then(|OptionalPeriod(delay)| delay);
     Some(Drain {
         window,
         code: code?,
         deadline,
+        delay: delay.unwrap_or(Duration::ZERO),
     })
 }
 

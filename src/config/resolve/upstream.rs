@@ -15,6 +15,7 @@ use crate::forward::template::Template;
 const WEIGHT_MAX: u32 = 65_535;
 
 const DISCOVER_REFRESH: Duration = Duration::from_secs(10);
+const DISCOVER_HOLD: Duration = Duration::from_secs(30);
 const ATTEMPTS: usize = 3;
 const KEEPALIVE: usize = 128;
 
@@ -292,6 +293,10 @@ fn discover(name: &str, raw: raw::Discover, at: At<'_>, errors: &mut Errors) -> 
             refresh: raw
                 .refresh
                 .map_or(DISCOVER_REFRESH, |Period(refresh)| refresh),
+            hold: match raw.hold {
+                Some(OptionalPeriod(hold)) => hold.unwrap_or_default(),
+                None => DISCOVER_HOLD,
+            },
         }),
         Err(wrong) => {
             errors.push(wrong.at(at.key("dns")));

@@ -10,7 +10,7 @@ mod none;
 mod otlp;
 
 use http::{HeaderName, HeaderValue};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::Serializer;
 use uuid::Uuid;
 
 #[cfg(not(feature = "otlp"))]
@@ -21,7 +21,7 @@ pub use otlp::Tracer;
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The span of a request or a handshake, and its place in a trace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceContext {
     /// Sixteen bytes, in no form of RFC 9562.
     pub trace: Uuid,

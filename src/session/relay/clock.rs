@@ -1,11 +1,13 @@
 //! What a relay does when nothing happens.
 
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{GOING_AWAY, HALF_CLOSED, LAST_WAIT, Limits, PING_TO_CLIENT, Relay, SERVER_GONE};
+use super::{
+    CLIENT_GONE, Direction, GOING_AWAY, HALF_CLOSED, LAST_WAIT, LOOK, Limits, PING_TO_CLIENT,
+    Relay, SERVER_GONE,
+};
 use crate::session::traffic::ClosedBy;
 
 impl Relay {
@@ -14,31 +16,95 @@ impl Relay {
         if let Some(ending) = &self.ending {
             return Some(ending.due);
         }
-        let Limits { idle, end, ping } = self.limits;
-        let quiet = self.half_closed().into_iter().chain(idle).min();
-        let idle = quiet.map(|quiet| self.last_activity + quiet);
-        let ping = ping.map(|ping| self.pinged.unwrap_or(self.last_heard) + ping);
-        [idle, end, ping, self.settles].into_iter().flatten().min()
+        let Limits { idle, end, .. } = self.limits;
+        let idle = idle.map(|idle| self.last_activity + idle);
+        let dues = [
+            self.gone_due(),
+            self.look_due(),
+            self.ping_due(),
+            idle,
+            end,
+            self.settles,
+        ];
+        dues.into_iter().flatten().min()
+    }
+
+    /// When the session is over because a side of it is. `None`: both are there.
+    ///
+    /// ```text
+    ///   the client takes nothing more    CLIENT_GONE   from then on
+    ///   the server has ended             SERVER_GONE   after the last byte that has moved
+    ///   the server takes nothing more    HALF_CLOSED   after the last byte that has moved
+    ///   the client has ended             HALF_CLOSED   after the last byte that has moved
+    /// ```
+    ///
+    /// A server has only ended when its client has taken all before that: its end is read behind
+    /// its last byte.
+    fn gone_due(&self) -> Option<Instant> {
+        let (client, server) = (&self.client, &self.server);
+        if let Some(since) = client.broken_since() {
+            return Some(since + CLIENT_GONE);
+        }
+        let quiet = match () {
+            () if server.ended => SERVER_GONE,
+            () if client.ended || server.is_shut() => HALF_CLOSED,
+            () => return None,
+        };
+        Some(self.last_activity + quiet)
+    }
+
+    /// Whether the direction's sender may go without anybody noticing: it is not read any more, or
+    /// not now because the receiver has not taken what was read before, and nothing is written to
+    /// it.
+    fn is_unseen(&self, direction: Direction) -> bool {
+        let (from, to) = match direction {
+            Direction::ToServer => (&self.client, &self.server),
+            Direction::ToClient => (&self.server, &self.client),
+        };
+        !from.is_shut() && (from.ended || !to.has_sent_all())
+    }
+
+    fn look_due(&self) -> Option<Instant> {
+        let is_unseen = Direction::BOTH.iter().any(|&way| self.is_unseen(way));
+        is_unseen.then(|| self.last_look + LOOK)
+    }
+
+    /// Finds out which sides have gone meanwhile.
+    fn look(&mut self, now: Instant, cx: &mut Context<'_>) {
+        for direction in Direction::BOTH {
+            if self.is_unseen(direction) && self.sender(direction).transport.has_broken(cx) {
+                self.break_off(direction, now);
+            }
+        }
+        self.last_look = now;
+    }
+
+    /// The direction's sender takes nothing more. One that was not seen all the time was there at
+    /// the last look: counted from then, the end of the session is never late.
+    pub(super) fn break_off(&mut self, direction: Direction, now: Instant) {
+        let since = match self.is_unseen(direction) {
+            true => self.last_look.max(now.checked_sub(LOOK).unwrap_or(now)),
+            false => now,
+        };
+        self.sender(direction).break_off(since);
+        self.last_activity = self.last_activity.max(since);
+    }
+
+    /// A client that has ended its side could not answer.
+    fn ping_due(&self) -> Option<Instant> {
+        let ping = self.limits.ping.filter(|_| !self.client.ended)?;
+        Some(self.pinged.unwrap_or(self.last_heard) + ping)
     }
 
     /// None can be put in within a frame of the server's, nor behind its Close frame.
     fn client_takes_a_frame(&self) -> bool {
         let server = &self.server;
-        server.scanner.between_frames() && !server.has_closed() && !self.client.shut
-    }
-
-    /// How long it may be quiet once one direction is over.
-    fn half_closed(&self) -> Option<Duration> {
-        let (client, server) = (&self.client, &self.server);
-        match () {
-            () if server.ended || client.shut => Some(SERVER_GONE),
-            () if client.ended || server.shut => Some(HALF_CLOSED),
-            () => None,
-        }
+        server.scanner.between_frames() && !server.has_closed() && !self.client.is_shut()
     }
 
     /// What is due is done. True: the session is cut.
-    pub(super) fn strike(&mut self, now: Instant) -> bool {
+    pub(super) fn strike(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
         if let Some(ending) = &mut self.ending {
             if ending.tell_server && !ending.hears_server {
                 return true;
@@ -48,18 +114,20 @@ impl Relay {
             ending.due = now + LAST_WAIT;
             return false;
         }
-        if self.settles.is_some_and(|settles| settles <= now) {
+        if is_due(self.settles) {
             self.settles = None;
             self.server.transport.watch_peer();
             return false;
         }
-        if self.limits.end.is_some_and(|end| end <= now) {
+        if is_due(self.look_due()) {
+            self.look(now, cx);
+            return false;
+        }
+        if is_due(self.limits.end) {
             self.begin_ending(ClosedBy::MaxSession, GOING_AWAY);
             return false;
         }
-        if let Some(ping) = self.limits.ping
-            && self.pinged.unwrap_or(self.last_heard) + ping <= now
-        {
+        if is_due(self.ping_due()) {
             if self.pinged.is_some() {
                 self.begin_ending(ClosedBy::Idle, GOING_AWAY);
             } else if self.client_takes_a_frame() {
@@ -71,12 +139,12 @@ impl Relay {
             }
             return false;
         }
-        if self.half_closed().is_some() {
+        if self.gone_due().is_some() {
             // Unless the log knows already: the side that broke.
             self.traffic.close(
-                match self.client.shut {
-                    true => ClosedBy::Client,
-                    false => ClosedBy::Server,
+                match self.client.broken_since() {
+                    Some(_) => ClosedBy::Client,
+                    None => ClosedBy::Server,
                 },
                 None,
             );

@@ -1,0 +1,154 @@
+//! What a hand-over to, or from, another process asks of this one.
+
+use log::error;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::*;
+use crate::forward::proxy_protocol::Ends;
+use crate::limits::Seat;
+use crate::listener::{ClientEnd, Entrance, Ticket};
+use crate::session::Session;
+use crate::session::live::{Identity, Live};
+use crate::session::transport::Transport;
+
+impl App {
+    pub fn entrances(&self) -> &[Arc<Entrance>] {
+        self.edge.entrances()
+    }
+
+    /// The name and address of a bound listener, as the present configuration has them.
+    pub fn listener_now(&self, bound: usize) -> Option<(String, String)> {
+        let listener = self.listeners.get(bound)?;
+        let generation = self.current.load();
+        let name = generation.listener_name(bound).to_owned();
+        Some((name, listener.socket.address().to_string()))
+    }
+
+    /// The same of the listener on which this seat was taken.
+    pub fn listener_of(&self, seat: &Seat) -> Option<(String, String)> {
+        let mut entrances = self.entrances().iter();
+        let bound = entrances.position(|entrance| Arc::ptr_eq(&entrance.gate, seat.gate()))?;
+        self.listener_now(bound)
+    }
+
+    /// The number of the bound listener of this name; there is none: of this address.
+    pub fn find_listener(&self, name: &str, address: &str) -> Option<usize> {
+        let generation = self.current.load();
+        let mut numbers = 0..self.listeners.len();
+        let by_name = numbers
+            .clone()
+            .find(|bound| generation.listener_name(*bound) == name);
+        by_name.or_else(|| {
+            numbers.find(|bound| {
+                let socket = &self.listeners[*bound].socket;
+                socket.address().to_string() == address
+            })
+        })
+    }
+
+    /// Whether a connection in plain text may be served there that has begun elsewhere.
+    pub fn serves_plain(&self, bound: usize, is_proxied: bool) -> bool {
+        let generation = self.current.load();
+        generation.tls_of(bound).is_none() && generation.takes(bound, is_proxied)
+    }
+
+    /// Serves a connection that had left Pingora, here or in another process.
+    pub fn serve(&self, bound: usize, client: ClientEnd) {
+        self.edge.serve_again(bound, client);
+    }
+
+    /// The new process does not take it: it ends here, after an answer if it still waits for one.
+    pub fn serve_last(&self, bound: usize, client: ClientEnd) {
+        self.edge.serve_last(bound, client);
+    }
+
+    /// Counts such a connection, whatever the limits say.
+    pub fn adopt(&self, bound: usize, transport: &Transport, proxied: Option<Ends>) -> Ticket {
+        let peer = transport.peer();
+        let generation = self.current.load();
+        self.entrances()[bound].adopt(peer, proxied, generation.trusted())
+    }
+
+    /// One copy of each name for all sessions, as for those that began here.
+    pub fn share_labels(&self, identity: &mut Identity) {
+        let generation = self.current.load();
+        let labels = &generation.labels;
+        for (name, known) in [
+            (&mut identity.listener, &labels.listeners),
+            (&mut identity.route, &labels.routes),
+        ] {
+            if let Some(known) = known.iter().find(|known| *known == name) {
+                *name = known.clone();
+            }
+        }
+        if let Some(group) = generation.find_group(&identity.upstream) {
+            identity.upstream = group.label().clone();
+        }
+    }
+
+    /// Tells it to go if it has no place in this process's configuration, or the process stops.
+    pub fn see_off_if_gone(&self, live: &Arc<Live>) {
+        let generation = self.current.load();
+        let reason = match self.phases.now().is_draining() {
+            true => Some(DrainReason::Stop),
+            false => generation.why_gone(&live.identity),
+        };
+        if let Some(reason) = reason {
+            self.drains.admit(reason, live, generation.drain_plan());
+        }
+    }
+
+    /// One that the new process does not take, while others go on moving.
+    pub fn keep_refused(&self, session: Session) {
+        session.live.traffic.set_refused(true);
+        let plan = self.current.load().drain_plan();
+        self.drains.admit(DrainReason::Upgrade, &session.live, plan);
+        self.runner.keep(session);
+    }
+
+    /// The new process does not listen on these.
+    pub fn set_unwanted(&self, addresses: Vec<String>) {
+        *self.unwanted.lock() = addresses.into_iter().collect();
+    }
+
+    pub fn is_unwanted(&self, bound: usize) -> bool {
+        let address = self.listeners[bound].socket.address();
+        self.is_unwanted_at(&address.to_string())
+    }
+
+    pub fn is_unwanted_at(&self, address: &str) -> bool {
+        self.unwanted.lock().contains(address)
+    }
+
+    /// For as long as it lives, there is a connection more to be waited for.
+    pub fn connection_token(&self) -> TaskTrackerToken {
+        self.connections.token()
+    }
+
+    /// Nobody listens there from now on. Who waits already is still answered.
+    pub fn shut_unwanted(&self) {
+        for (bound, listener) in self.listeners.iter().enumerate() {
+            if self.is_unwanted(bound) {
+                listener::take_last(listener, bound, &self.edge);
+            } else {
+                listener.socket.leave_file();
+            }
+        }
+    }
+
+    /// The new process is gone, and this one serves again: as before it came.
+    pub fn serve_again(&self) {
+        self.set_unwanted(Vec::new());
+        *self.winding_down_since.lock() = None;
+        for listener in &self.listeners {
+            if let Err(cause) = listener.socket.reopen() {
+                let (name, address) = (&listener.name, listener.socket.address());
+                error!("listener {name:?}: cannot listen on {address} again: {cause}");
+            }
+            listener.socket.own_file();
+        }
+        self.sessions
+            .for_each(|live| live.traffic.set_refused(false));
+        self.phases.enter(Phase::Serving);
+    }
+}

@@ -1,0 +1,63 @@
+//! What only the process does that serves: it answers operators, and feeds systemd's watchdog.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::admin_thread::{self, Serving};
+use super::process::Process;
+use super::systemd;
+
+/// How long a process that ends waits for answers of its admin API, and for calls that have just
+/// begun.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+pub struct PrimaryTasks {
+    admin: watch::Sender<Serving>,
+    servers: Vec<admin_thread::Server>,
+    watchdog: JoinHandle<()>,
+}
+
+impl PrimaryTasks {
+    pub fn begin(process: &Arc<Process>) -> Self {
+        let admin = watch::Sender::new(Serving::Serves);
+        let servers = process.serve_admin(&admin);
+        systemd::ready();
+        Self {
+            admin,
+            servers,
+            watchdog: tokio::spawn(systemd::feed_watchdog()),
+        }
+    }
+
+    /// This process stops: one that was to serve instead has ended, or stops as well.
+    pub fn feed_watchdog(&mut self) {
+        if self.watchdog.is_finished() {
+            self.watchdog = tokio::spawn(systemd::feed_watchdog());
+        }
+    }
+
+    /// Returns when no operator is accepted here any more; calls that are there go on.
+    pub async fn yield_to_another(&mut self) {
+        // At once: fed by an old process, the watchdog would not see the new one hang.
+        self.watchdog.abort();
+        self.admin.send_replace(Serving::AcceptsNoMore);
+        for server in &mut self.servers {
+            server.accepts_no_more().await;
+        }
+    }
+
+    /// Answers that are on their way are waited for; not for longer than they need.
+    pub async fn end(self) {
+        self.watchdog.abort();
+        self.admin.send_replace(Serving::Ends);
+        let all = async {
+            for server in self.servers {
+                server.ended().await;
+            }
+        };
+        let _ = tokio::time::timeout(LAST_ANSWERS, all).await;
+    }
+}

@@ -1,0 +1,181 @@
+//! The running process, as the operator's API has it.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::time::Instant;
+use std::{fs, io};
+
+use log::{error, info};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
+
+use super::admin_thread::{self, Serving};
+use super::run::Message;
+use super::upgrade::Program;
+use crate::admin::{Access, ControlError};
+use crate::app::App;
+use crate::net::{Binder, ListeningSocket};
+
+pub struct Process {
+    pub(super) app: Arc<App>,
+    /// `None`: it has no file that could be read again.
+    pub(super) file: Option<PathBuf>,
+    program: Option<Program>,
+    pub(super) started: Instant,
+    admin: Vec<Arc<ListeningSocket>>,
+    pub(super) access: Access,
+    inbox: UnboundedSender<Message>,
+    /// The process that has taken over; 0: none has.
+    successor: AtomicU32,
+    is_upgrading: AtomicBool,
+}
+
+/// What is sent to the supervisor.
+pub type Inbox = UnboundedReceiver<Message>;
+
+impl Process {
+    pub fn new(
+        app: Arc<App>,
+        file: Option<PathBuf>,
+        program: Option<Program>,
+        admin: Vec<Arc<ListeningSocket>>,
+        access: Access,
+    ) -> (Arc<Self>, Inbox) {
+        let (inbox, messages) = unbounded_channel();
+        let process = Self {
+            app,
+            file,
+            program,
+            started: Instant::now(),
+            admin,
+            access,
+            inbox,
+            successor: AtomicU32::new(0),
+            is_upgrading: AtomicBool::new(false),
+        };
+        (Arc::new(process), messages)
+    }
+
+    /// To the supervisor, which outlives whoever has something to say.
+    pub fn send(&self, message: Message) {
+        if self.inbox.send(message).is_err() {
+            log::debug!("the process ends: nothing more is done");
+        }
+    }
+
+    pub fn serve_admin(
+        self: &Arc<Self>,
+        serving: &watch::Sender<Serving>,
+    ) -> Vec<admin_thread::Server> {
+        let serve = |socket: &Arc<ListeningSocket>| {
+            info!("admin API on {}", socket.address());
+            let (process, access) = (self.clone(), self.access.clone());
+            admin_thread::serve(socket.clone(), process, access, serving.subscribe())
+        };
+        self.admin.iter().map(serve).collect()
+    }
+
+    /// The operator's sockets, for another process.
+    pub fn admin_descriptors(&self) -> io::Result<Vec<(Binder, OwnedFd)>> {
+        let admin = self.admin.iter();
+        admin
+            .map(|socket| Ok((socket.binder(), socket.descriptor()?)))
+            .collect()
+    }
+
+    /// Another process answers operators. `unwanted`: on these addresses nobody does.
+    pub fn leave_admin(&self, unwanted: impl Fn(&str) -> bool) {
+        for socket in &self.admin {
+            match unwanted(&socket.address().to_string()) {
+                true => socket.close(),
+                false => socket.leave_file(),
+            }
+        }
+    }
+
+    /// This one does again.
+    pub fn take_admin_back(&self) {
+        for socket in &self.admin {
+            if let Err(cause) = socket.reopen() {
+                error!(
+                    "admin: cannot listen on {} again: {cause}",
+                    socket.address()
+                );
+            }
+            socket.own_file();
+        }
+    }
+
+    pub fn own_admin_files(&self) {
+        self.admin.iter().for_each(|socket| socket.own_file());
+    }
+
+    /// Nobody finds them any more, even while something still holds them.
+    pub fn close_admin(&self) {
+        self.admin.iter().for_each(|socket| socket.close());
+    }
+
+    pub fn successor(&self) -> Option<u32> {
+        Some(self.successor.load(Relaxed)).filter(|&pid| pid != 0)
+    }
+
+    pub fn set_successor(&self, pid: Option<u32>) {
+        self.successor.store(pid.unwrap_or(0), Relaxed);
+    }
+
+    pub fn is_upgrading(&self) -> bool {
+        self.is_upgrading.load(Relaxed)
+    }
+
+    pub fn set_upgrading(&self, is_upgrading: bool) {
+        self.is_upgrading.store(is_upgrading, Relaxed);
+    }
+
+    /// What takes this process's place, or why nothing can.
+    pub fn program(&self) -> Result<&Program, ControlError> {
+        may_be_replaced()?;
+        self.program.as_ref().ok_or_else(|| {
+            ControlError::refused(
+                "this process was not started by `prusik run`",
+                "start it by `prusik run --config FILE` to be able to replace it",
+            )
+        })
+    }
+}
+
+/// Those that end when the first process that they have started ends, and all others with them.
+const INITS: [&str; 5] = [
+    "tini",
+    "tini-static",
+    "docker-init",
+    "dumb-init",
+    "catatonit",
+];
+
+/// Where all processes end with this one, no other can take its place.
+fn may_be_replaced() -> Result<(), ControlError> {
+    let hint = "start a container with the new version beside this one, then stop this one by TERM: its \
+                sessions are told to go within server.drain.window; or run prusik under a service manager \
+                that lets a process hand over to another (systemd)";
+    if std::process::id() == 1 {
+        return Err(ControlError::refused(
+            "this process is PID 1: the container would end with it, and every session",
+            hint,
+        ));
+    }
+    let is_child_of_init = std::os::unix::process::parent_id() == 1;
+    let init = fs::read_to_string("/proc/1/comm").unwrap_or_default();
+    let init = init.trim();
+    if is_child_of_init && INITS.contains(&init) {
+        return Err(ControlError::refused(
+            format!(
+                "{init}, as PID 1, ends the container when the process ends that it has started: \
+                 every session would end with it"
+            ),
+            hint,
+        ));
+    }
+    Ok(())
+}

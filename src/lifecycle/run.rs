@@ -1,0 +1,624 @@
+//! The process from its start to its end: the shell around the [`Supervisor`].
+
+use std::collections::HashMap;
+use std::future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::{error, info, warn};
+use rustix::process::Signal as Posix;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+use tokio::task::{AbortHandle, spawn_blocking};
+
+use super::control::as_json;
+use super::pid_file::PidFile;
+use super::primary_tasks::PrimaryTasks;
+use super::process::{Inbox, Process};
+use super::signals::Signals;
+use super::start::{self, Started};
+use super::supervisor::{
+    Action, Asker, Caller, Change, Event, HandedOver, Reason, Signal, Supervisor,
+};
+use super::systemd;
+use super::upgrade::hand_over::{self, News, Order};
+use super::upgrade::old::Verdict;
+use super::upgrade::take_over::PassedOn;
+use super::upgrade::{Program, UpgradeError, exec, take_over};
+use crate::admin::view::{ReloadReport, UpgradeReport};
+use crate::admin::{Access, Command, CommandOutcome, ControlError};
+use crate::app::{self, ReloadError, StartError, Stop};
+use crate::config::Config;
+use crate::observe::operations::Operation;
+use crate::phase::{Phase, Stopping};
+
+/// How long an upgrade waits for the one before to be done.
+const PREDECESSOR_GOES_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a thread of the admin API may take to accept no more.
+const YIELDS_WITHIN: Duration = Duration::from_secs(2);
+
+/// What this process was started with, besides its configuration.
+#[derive(Debug)]
+pub struct Origin {
+    program: Program,
+    named: Vec<take_over::Named>,
+}
+
+impl Origin {
+    /// Call it before anything else: the descriptors have numbers that are free otherwise.
+    pub fn find() -> std::io::Result<Self> {
+        Ok(Self {
+            named: exec::inherited(),
+            program: Program::of_this_process()?,
+        })
+    }
+
+    /// This process cannot serve. An old one that waits for it is told why.
+    pub fn refuse(self, reason: &str) {
+        let (_, predecessor) = take_over::sort(self.named);
+        if let Some(predecessor) = predecessor {
+            predecessor.refuse(reason);
+        }
+    }
+}
+
+/// Serves until a signal or a new process ends it.
+pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), StartError> {
+    crate::limits::descriptors::raise();
+    let mut signals = Signals::install()?;
+    let pid_file = PidFile::new(config.server.pid_file.clone());
+    let admin = config.admin.as_ref();
+    let access = Access::new(admin.and_then(|admin| admin.token_file.clone()));
+    let (inherited, predecessor) = take_over::sort(origin.named);
+    let started = match Started::new(config, inherited) {
+        Ok(started) => started,
+        Err(error) => {
+            if let Some(predecessor) = predecessor {
+                predecessor.refuse(&error.to_string());
+            }
+            return Err(error);
+        }
+    };
+    let Started { app, admin, .. } = &started;
+    let (program, file) = (Some(origin.program), Some(path.to_owned()));
+    let (process, inbox) = Process::new(app.clone(), file, program, admin.clone(), access);
+    let has_predecessor = predecessor.is_some();
+    let prepared = async {
+        let taking_over = match predecessor {
+            None => {
+                // Only now: a second process that finds its listeners taken must leave the first
+                // one's alone.
+                pid_file.write()?;
+                process.app.warm_up().await;
+                None
+            }
+            Some(predecessor) => Some(start::take_over(&started, predecessor, &pid_file).await?),
+        };
+        Ok::<_, StartError>(taking_over)
+    };
+    let (taking_over, early) = match signals.until(prepared).await {
+        Ok((taking_over, early)) => (taking_over?, early),
+        Err(signal) => {
+            if !has_predecessor {
+                process
+                    .app
+                    .phases()
+                    .enter(Phase::Stopping(Stopping::Draining));
+                process.app.stop(Stop::Now).await;
+                process.close_admin();
+                pid_file.remove_ours();
+            }
+            info!("{}: stopped before it served", signal.name());
+            return Ok(());
+        }
+    };
+    if has_predecessor {
+        pid_file.claim();
+        start::own_files(&started);
+    }
+    process.app.accept();
+    let shell = Shell::new(process, pid_file, has_predecessor);
+    info!("ready");
+    shell.run(inbox, (Some(signals), early), taking_over).await;
+    info!("stopped");
+    Ok(())
+}
+
+/// Supervises a prusik that has neither a file nor a program of its own (the demo's tiers), until the
+/// runtime ends.
+pub async fn supervise(process: Arc<Process>, inbox: Inbox) {
+    let shell = Shell::new(process, PidFile::new(None), false);
+    shell.run(inbox, (None, Vec::new()), None).await;
+}
+
+/// What the supervisor is told.
+#[derive(Debug)]
+pub enum Message {
+    Command(Command, oneshot::Sender<CommandOutcome>),
+    Event(Event),
+    /// How a reload went.
+    Reloaded(Result<Vec<String>, String>),
+}
+
+/// Somebody who waits for a command to be done.
+struct Waiting {
+    command: Command,
+    tell: oneshot::Sender<CommandOutcome>,
+}
+
+/// What a predecessor still says.
+type Predecessor = (UnboundedReceiver<PassedOn>, oneshot::Receiver<()>);
+
+struct Shell {
+    process: Arc<Process>,
+    supervisor: Supervisor,
+    pid_file: PidFile,
+    /// Names this process for as long as it could serve again instead of a new one.
+    fallback: PidFile,
+    tasks: Option<PrimaryTasks>,
+    waiting: HashMap<Caller, Waiting>,
+    last_caller: Caller,
+    reload: Option<(AbortHandle, Asker)>,
+    /// To the hand-over that is under way.
+    orders: Option<UnboundedSender<Order>>,
+    news: Option<UnboundedReceiver<News>>,
+    /// The new process's.
+    successor: u32,
+    report: Option<UpgradeReport>,
+    why: Option<ControlError>,
+    stop: Option<AbortHandle>,
+    is_over: bool,
+}
+
+impl Shell {
+    fn new(process: Arc<Process>, pid_file: PidFile, has_predecessor: bool) -> Self {
+        Self {
+            tasks: Some(PrimaryTasks::begin(&process)),
+            supervisor: Supervisor::new(has_predecessor),
+            process,
+            pid_file,
+            fallback: PidFile::new(systemd::fallback_file()),
+            waiting: HashMap::new(),
+            last_caller: 0,
+            reload: None,
+            orders: None,
+            news: None,
+            successor: 0,
+            report: None,
+            why: None,
+            stop: None,
+            is_over: false,
+        }
+    }
+
+    async fn run(
+        mut self,
+        mut inbox: Inbox,
+        (mut signals, early): (Option<Signals>, Vec<Signal>),
+        mut predecessor: Option<Predecessor>,
+    ) {
+        for signal in early {
+            self.on(Event::Signal(signal)).await;
+        }
+        while !self.is_over {
+            tokio::select! {
+                biased;
+                signal = next(&mut signals) => self.on(Event::Signal(signal)).await,
+                Some(news) = heard(&mut self.news) => self.hear(news).await,
+                Some(message) = inbox.recv() => self.take(message).await,
+                passed_on = passed_on(&mut predecessor) => match passed_on {
+                    Some((command, tell)) => self.take(Message::Command(command, tell)).await,
+                    None => {
+                        predecessor = None;
+                        self.on(Event::PredecessorGone).await;
+                    }
+                },
+            }
+        }
+        if let Some(tasks) = self.tasks.take() {
+            tasks.end().await;
+        }
+        self.process.close_admin();
+        self.pid_file.remove_ours();
+        self.fallback.remove_ours();
+        self.process.app.close_log().await;
+    }
+
+    async fn take(&mut self, message: Message) {
+        match message {
+            Message::Event(event) => self.on(event).await,
+            Message::Reloaded(outcome) => {
+                if let Some((_, asker)) = self.reload.take() {
+                    self.reloaded(asker, outcome);
+                    self.on(Event::Reloaded).await;
+                }
+            }
+            Message::Command(command, tell) => {
+                self.last_caller += 1;
+                let caller = self.last_caller;
+                let event = match command {
+                    Command::Reload => Event::Asked(Change::Reload, caller),
+                    Command::Upgrade => Event::Asked(Change::Upgrade, caller),
+                    _ => Event::Command(caller),
+                };
+                self.waiting.insert(caller, Waiting { command, tell });
+                self.on(event).await;
+            }
+        }
+    }
+
+    async fn hear(&mut self, news: News) {
+        match news {
+            News::Ready => self.on(Event::SuccessorReady).await,
+            News::Serves { pid } => {
+                self.process.set_successor(Some(pid));
+                let app = &self.process.app;
+                self.process
+                    .leave_admin(|address| app.is_unwanted_at(address));
+            }
+            News::Settled(report) => {
+                self.report = Some(report);
+                self.on(Event::Settled).await;
+                self.order(Order::Noted);
+                info!("replaced by another process, ending with what cannot move");
+            }
+            News::Outcome(caller, outcome) => self.answer(Asker::Caller(caller), outcome),
+            // Whoever serves now is to do it.
+            News::Unanswered(caller) => {
+                let waiting = self.waiting.get(&caller);
+                let event = match waiting.map(|waiting| &waiting.command) {
+                    Some(Command::Reload) => Event::Asked(Change::Reload, caller),
+                    _ => Event::Command(caller),
+                };
+                self.on(event).await;
+            }
+            News::Ended(verdict, why) => {
+                self.orders = None;
+                self.why = why.map(ControlError::from);
+                self.on(Event::HandedOver(self.handed_over(verdict))).await;
+            }
+        }
+    }
+
+    fn handed_over(&self, verdict: Verdict) -> HandedOver {
+        match verdict {
+            Verdict::Failed => HandedOver::Failed,
+            Verdict::Finished => HandedOver::Finished,
+            Verdict::Died => {
+                let outcome = format!("the process that took over has died ({})", self.successor);
+                error!("{outcome}: this one serves again");
+                let operations = self.process.app.operations();
+                operations.record(Operation::Upgrade, Err(outcome));
+                HandedOver::Died
+            }
+            Verdict::Silent => HandedOver::Alone,
+            Verdict::Stopped => HandedOver::Stopped,
+        }
+    }
+
+    async fn on(&mut self, event: Event) {
+        let mut actions = self.supervisor.on(event);
+        actions.reverse();
+        while let Some(action) = actions.pop() {
+            let event = self.act(action).await;
+            let more = event.map(|event| self.supervisor.on(event));
+            actions.extend(more.into_iter().flatten().rev());
+        }
+        let is_upgrading = self.supervisor.is_upgrading();
+        self.process.set_upgrading(is_upgrading);
+    }
+
+    /// What it leads to at once.
+    async fn act(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Enter(phase) => self.process.app.phases().enter(phase),
+            Action::Reload(asker) => {
+                let process = self.process.clone();
+                let task = tokio::spawn(async move {
+                    let outcome = reload(&process).await.map_err(|error| error.to_string());
+                    // Thousands of lines are no work for a thread that carries sessions.
+                    let logged = outcome.clone();
+                    if let Err(panic) = spawn_blocking(move || log_reload(&logged)).await {
+                        error!("the reload could not be logged: {panic}");
+                    }
+                    process.send(Message::Reloaded(outcome));
+                });
+                self.reload = Some((task.abort_handle(), asker));
+            }
+            Action::AbortReload => {
+                if let Some((task, _)) = self.reload.take() {
+                    task.abort();
+                }
+            }
+            Action::Start(_) => {
+                if let Err(why) = self.start() {
+                    self.why = Some(why);
+                    return Some(Event::HandedOver(HandedOver::Failed));
+                }
+            }
+            Action::CallOff => self.order(Order::CallOff(ControlError::refused(
+                "this process was told to stop",
+                "start it again instead",
+            ))),
+            Action::Yield => {
+                if let Some(tasks) = &mut self.tasks
+                    && tokio::time::timeout(YIELDS_WITHIN, tasks.yield_to_another())
+                        .await
+                        .is_err()
+                {
+                    warn!("admin: it does not leave its socket to the new process");
+                }
+                return Some(Event::Yielded);
+            }
+            Action::SayGo => {
+                self.fallback.claim();
+                self.order(Order::MayGo);
+            }
+            Action::ServeAgain => self.serve_again(),
+            Action::Report(asker) => {
+                let report = self.report.take().map(as_json).unwrap_or_default();
+                self.answer(asker, Ok(report));
+            }
+            Action::Do(caller) => {
+                if let Some(waiting) = self.waiting.remove(&caller) {
+                    let outcome = self.process.do_at_once(&waiting.command);
+                    // Whoever has hung up hears nothing of it.
+                    let _ = waiting.tell.send(outcome);
+                }
+            }
+            Action::PassOn(caller) => return self.pass_on(caller),
+            Action::PassSignalOn(signal) => {
+                let name = signal.name();
+                info!(
+                    "{name}: passed on to {}, which has taken over",
+                    self.successor
+                );
+                self.order(Order::Signal(posix(signal)));
+            }
+            Action::Refuse(change, asker, reason) => self.refuse(change, asker, reason),
+            Action::AwaitPredecessor => {
+                self.later(PREDECESSOR_GOES_WITHIN, Event::PredecessorStays);
+            }
+            Action::Announce(signal) => return self.announce(signal),
+            Action::StopMoving => self.order(Order::Stop),
+            Action::Stop(stop) => self.stop(stop),
+            Action::Exit => self.is_over = true,
+        }
+        None
+    }
+
+    fn order(&self, order: Order) {
+        if let Some(orders) = &self.orders
+            && orders.send(order).is_err()
+        {
+            log::debug!("the hand-over is over");
+        }
+    }
+
+    fn later(&self, after: Duration, event: Event) {
+        let process = self.process.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            process.send(Message::Event(event));
+        });
+    }
+
+    fn start(&mut self) -> Result<(), ControlError> {
+        let program = self.process.program()?;
+        let app = self.process.app.clone();
+        let (orders, ordered) = unbounded_channel();
+        let (tell, news) = unbounded_channel();
+        let admin = self.process.admin_descriptors();
+        let begun =
+            tokio::task::block_in_place(|| hand_over::begin(app, program, admin?, ordered, tell));
+        self.successor = begun.map_err(|error: UpgradeError| ControlError::from(error))?;
+        (self.orders, self.news) = (Some(orders), Some(news));
+        Ok(())
+    }
+
+    fn serve_again(&mut self) {
+        self.process.set_successor(None);
+        self.process.app.serve_again();
+        self.process.take_admin_back();
+        self.pid_file.claim();
+        let before = self.tasks.replace(PrimaryTasks::begin(&self.process));
+        // Systemd has been told that this is the main process.
+        self.fallback.remove_ours();
+        if let Some(before) = before {
+            // Calls that came before the upgrade are answered.
+            tokio::spawn(before.end());
+        }
+    }
+
+    /// To the new process, or it is done here after all.
+    fn pass_on(&mut self, caller: Caller) -> Option<Event> {
+        let waiting = self.waiting.get(&caller)?;
+        if self.process.is_only_ours(&waiting.command) {
+            let outcome = self.process.do_at_once(&waiting.command);
+            self.answer(Asker::Caller(caller), outcome);
+        } else if self.orders.is_some() {
+            self.order(Order::Command(caller, waiting.command.clone()));
+        } else {
+            let why = self.why_not(Reason::Replaced);
+            self.answer(Asker::Caller(caller), Err(why));
+        }
+        None
+    }
+
+    fn announce(&self, signal: Signal) -> Option<Event> {
+        let drain = self.process.app.generation().config.server.drain;
+        let name = signal.name();
+        systemd::stopping();
+        match drain.delay {
+            Duration::ZERO => Some(Event::Announced),
+            delay => {
+                info!("{name}: not ready any more; new clients are still taken for {delay:?}");
+                self.later(delay, Event::Announced);
+                None
+            }
+        }
+    }
+
+    fn stop(&mut self, stop: Stop) {
+        let drain = self.process.app.generation().config.server.drain;
+        match stop {
+            Stop::Gracefully => info!(
+                "accepting no more; sessions are told to go within {:?}, and cut after {:?}",
+                drain.window, drain.deadline
+            ),
+            Stop::Now => {
+                info!("INT: stopping now");
+                systemd::stopping();
+            }
+        }
+        if let Some(tasks) = &mut self.tasks {
+            tasks.feed_watchdog();
+        }
+        if let Some(before) = self.stop.take() {
+            before.abort();
+        }
+        let process = self.process.clone();
+        let task = tokio::spawn(async move {
+            process.app.stop(stop).await;
+            process.send(Message::Event(Event::Drained));
+        });
+        self.stop = Some(task.abort_handle());
+    }
+
+    fn answer(&mut self, asker: Asker, outcome: CommandOutcome) {
+        if let Asker::Caller(caller) = asker
+            && let Some(waiting) = self.waiting.remove(&caller)
+        {
+            // Whoever has hung up hears nothing of it.
+            let _ = waiting.tell.send(outcome);
+        }
+    }
+
+    fn reloaded(&mut self, asker: Asker, outcome: Result<Vec<String>, String>) {
+        let in_words = outcome.clone().map(|lines| match lines.is_empty() {
+            true => "nothing changed".to_owned(),
+            false => lines.join("\n"),
+        });
+        let operations = self.process.app.operations();
+        operations.record(Operation::Reload, in_words);
+        let hint = "the configuration stays as it was; mend the file and reload again";
+        let outcome = outcome
+            .map(|changes| as_json(ReloadReport { changes }))
+            .map_err(|error| ControlError::refused(error, hint));
+        self.answer(asker, outcome);
+    }
+
+    fn refuse(&mut self, change: Change, asker: Asker, reason: Reason) {
+        let known = match reason {
+            Reason::Failed => self.why.take(),
+            _ => None,
+        };
+        let why = known.unwrap_or_else(|| self.why_not(reason));
+        let operation = match change {
+            Change::Reload => Operation::Reload,
+            Change::Upgrade => Operation::Upgrade,
+        };
+        let operations = self.process.app.operations();
+        operations.record(operation, Err(why.error.clone()));
+        match (change, reason) {
+            (Change::Upgrade, Reason::Failed) => {
+                error!("upgrade failed, this process goes on: {}", why.error);
+                // The new process may have got as far as that.
+                self.pid_file.claim();
+                systemd::ready();
+            }
+            (Change::Upgrade, _) => warn!("upgrade declined: {}", why.error),
+            (Change::Reload, _) => warn!("reload declined: {}", why.error),
+        }
+        self.answer(asker, Err(why));
+    }
+
+    fn why_not(&self, reason: Reason) -> ControlError {
+        match reason {
+            Reason::Stopping => {
+                ControlError::refused("this process is stopping", "start it again instead")
+            }
+            Reason::UpgradeUnderWay => ControlError::refused(
+                format!(
+                    "an upgrade is under way: {} is to take over",
+                    self.successor
+                ),
+                "ask again when it is done",
+            ),
+            Reason::Replaced => ControlError::refused(
+                format!("{} has taken over already", self.successor),
+                "it answers from now on; this process only ends what could not move",
+            ),
+            Reason::PredecessorStays => ControlError::refused(
+                "the process before this one still ends what could not move",
+                "it is gone after server.drain.deadline at the latest; ask again then",
+            ),
+            Reason::Failed => {
+                ControlError::refused("the upgrade failed", "this process goes on as before")
+            }
+            Reason::SuccessorStops => ControlError::refused(
+                "the new process was told to stop before it had everything",
+                "both processes end; start it again instead",
+            ),
+        }
+    }
+}
+
+/// All of the file, or nothing of it. Returns what changed and what is not known yet, an item a line.
+async fn reload(process: &Process) -> Result<Vec<String>, ReloadError> {
+    let file = process.file.clone().ok_or(ReloadError::NoFile)?;
+    let config = app::read(file).await?;
+    let admin = config.admin.as_ref();
+    let token_file = admin.and_then(|admin| admin.token_file.clone());
+    let lines = process.app.reload(config).await?;
+    process.access.set_token_file(token_file);
+    Ok(lines)
+}
+
+fn log_reload(outcome: &Result<Vec<String>, String>) {
+    match outcome {
+        Ok(lines) if lines.is_empty() => info!("reload done: nothing changed"),
+        Ok(lines) => {
+            info!("reload done: {} lines", lines.len());
+            lines.iter().for_each(|line| info!("  {line}"));
+        }
+        Err(error) => error!("reload refused: the configuration stays as it was\n{error}"),
+    }
+}
+
+fn posix(signal: Signal) -> Posix {
+    match signal {
+        Signal::Hangup => Posix::HUP,
+        Signal::User2 => Posix::USR2,
+        Signal::Terminate => Posix::TERM,
+        Signal::Quit => Posix::QUIT,
+        Signal::Interrupt => Posix::INT,
+    }
+}
+
+async fn next(signals: &mut Option<Signals>) -> Signal {
+    match signals {
+        Some(signals) => signals.next().await,
+        None => future::pending().await,
+    }
+}
+
+async fn heard(news: &mut Option<UnboundedReceiver<News>>) -> Option<News> {
+    match news {
+        Some(news) => news.recv().await,
+        None => future::pending().await,
+    }
+}
+
+/// `None`: nothing more comes from the process before this one.
+async fn passed_on(predecessor: &mut Option<Predecessor>) -> Option<PassedOn> {
+    match predecessor {
+        Some((commands, done)) => tokio::select! {
+            Some(command) = commands.recv() => Some(command),
+            _ = done => None,
+        },
+        None => future::pending().await,
+    }
+}

@@ -1,0 +1,411 @@
+//! What the process does next, as a value: signals, commands and what has become of things come in,
+//! what is to be done comes out. [`super::run`] is the shell around it.
+//!
+//! Every change to the process goes through here, one at a time: a reload, an upgrade, a stop. What
+//! comes meanwhile waits, is refused with the reason, or is passed on to the process that has taken
+//! over. Nobody who asks is forgotten.
+//!
+//! ```text
+//!  Serving ── upgrade: a new process starts; reloads wait; commands are done here
+//!     │           │ it could serve
+//!     │           ▼
+//!     │       HandingOver ── commands and signals go to the new process
+//!     │           │ settled                              │ failed
+//!     │           ▼                                      ▼
+//!     │       WindingDown ── as before                Serving
+//!     │           │ nothing is left       │ it has died ▲
+//!     ▼           ▼                       └─────────────┘
+//!  Stopping ──► exit
+//! ```
+
+use std::collections::VecDeque;
+
+use crate::app::Stop;
+use crate::phase::{Phase, Stopping};
+
+/// Names somebody who waits for the answer to a command.
+pub type Caller = u64;
+
+/// Who wants a change: nobody waits for what a signal leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Asker {
+    Caller(Caller),
+    Signal,
+}
+
+/// The signals that prusik answers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Signal {
+    Hangup,
+    User2,
+    Terminate,
+    Quit,
+    Interrupt,
+}
+
+impl Signal {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hangup => "HUP",
+            Self::User2 => "USR2",
+            Self::Terminate => "TERM",
+            Self::Quit => "QUIT",
+            Self::Interrupt => "INT",
+        }
+    }
+}
+
+/// A change of the process as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Change {
+    Reload,
+    Upgrade,
+}
+
+/// How a hand-over has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HandedOver {
+    /// The new process never served, or this one has it all back.
+    Failed,
+    /// Nothing is left here.
+    Finished,
+    /// The new process is gone.
+    Died,
+    /// The new process serves, and what is left here stays here.
+    Alone,
+    /// The new process was told to stop.
+    Stopped,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Event {
+    Signal(Signal),
+    Asked(Change, Caller),
+    /// A command that is done in a moment: a drain, say.
+    Command(Caller),
+    Reloaded,
+    /// The new process could serve.
+    SuccessorReady,
+    /// No operator is accepted here any more.
+    Yielded,
+    Settled,
+    HandedOver(HandedOver),
+    /// The process before this one has ended, or talks no more.
+    PredecessorGone,
+    /// It was waited for for long enough.
+    PredecessorStays,
+    /// `server.drain.delay` is over.
+    Announced,
+    Drained,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    Enter(Phase),
+    Reload(Asker),
+    AbortReload,
+    Start(Asker),
+    /// The upgrade that is under way is given up.
+    CallOff,
+    /// Operators are left to the new process, then [`Event::Yielded`].
+    Yield,
+    /// The new process is told to serve.
+    SayGo,
+    /// This process serves again.
+    ServeAgain,
+    /// The upgrade is done, and its report is there.
+    Report(Asker),
+    /// Do a command here.
+    Do(Caller),
+    /// The new process is to do it.
+    PassOn(Caller),
+    PassSignalOn(Signal),
+    Refuse(Change, Asker, Reason),
+    /// For so long as it may take: [`Event::PredecessorGone`] or [`Event::PredecessorStays`].
+    AwaitPredecessor,
+    /// Balancers see it; then, after `server.drain.delay`, [`Event::Announced`].
+    Announce(Signal),
+    /// Nothing more goes to the new process.
+    StopMoving,
+    /// Then [`Event::Drained`].
+    Stop(Stop),
+    Exit,
+}
+
+/// Why a change is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    Stopping,
+    UpgradeUnderWay,
+    /// Another process has taken over.
+    Replaced,
+    PredecessorStays,
+    /// An upgrade has failed: the shell knows why.
+    Failed,
+    /// The new process was told to stop.
+    SuccessorStops,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Supervisor {
+    phase: Phase,
+    /// The change that is being made.
+    change: Option<(Change, Asker)>,
+    waiting: VecDeque<(Change, Asker)>,
+    has_predecessor: bool,
+    awaits_predecessor: bool,
+    /// A stop was passed on to the process that has taken over: it holds for this one as well.
+    successor_stops: bool,
+}
+
+impl Supervisor {
+    pub fn new(has_predecessor: bool) -> Self {
+        Self {
+            phase: Phase::Serving,
+            change: None,
+            waiting: VecDeque::new(),
+            has_predecessor,
+            awaits_predecessor: false,
+            successor_stops: false,
+        }
+    }
+
+    /// Whether a new process starts, or has taken over.
+    pub fn is_upgrading(&self) -> bool {
+        self.phase.moves() || matches!(self.change, Some((Change::Upgrade, _)))
+    }
+
+    pub fn on(&mut self, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Signal(signal) => self.signal(signal, &mut actions),
+            Event::Asked(change, caller) => {
+                self.ask(change, Asker::Caller(caller), &mut actions);
+            }
+            Event::Command(caller) => actions.push(match self.phase.moves() {
+                true => Action::PassOn(caller),
+                false => Action::Do(caller),
+            }),
+            Event::Reloaded => self.change = None,
+            Event::SuccessorReady => {
+                if self.phase == Phase::Serving && self.is_upgrading() {
+                    self.enter(Phase::HandingOver, &mut actions);
+                    actions.push(Action::Yield);
+                }
+            }
+            Event::Yielded if self.phase == Phase::HandingOver => actions.push(Action::SayGo),
+            Event::Yielded => {}
+            Event::Settled => self.settled(&mut actions),
+            Event::HandedOver(how) => self.handed_over(how, &mut actions),
+            Event::PredecessorGone => self.has_predecessor = false,
+            Event::PredecessorStays => self.predecessor_stays(&mut actions),
+            Event::Announced => {
+                if self.phase == Phase::Stopping(Stopping::Announced) {
+                    self.drain(Stop::Gracefully, &mut actions);
+                }
+            }
+            Event::Drained => actions.push(Action::Exit),
+        }
+        self.go_on(&mut actions);
+        actions
+    }
+
+    fn enter(&mut self, phase: Phase, actions: &mut Vec<Action>) {
+        self.phase = phase;
+        actions.push(Action::Enter(phase));
+    }
+
+    fn signal(&mut self, signal: Signal, actions: &mut Vec<Action>) {
+        let change = match signal {
+            Signal::Hangup => Change::Reload,
+            Signal::User2 => Change::Upgrade,
+            Signal::Terminate | Signal::Quit => return self.stop(signal, actions),
+            Signal::Interrupt => return self.stop_now(actions),
+        };
+        match self.phase.moves() {
+            // Whoever sends it means the process that serves.
+            true => actions.push(Action::PassSignalOn(signal)),
+            false => self.ask(change, Asker::Signal, actions),
+        }
+    }
+
+    fn ask(&mut self, change: Change, asker: Asker, actions: &mut Vec<Action>) {
+        let upgrades = matches!(self.change, Some((Change::Upgrade, _)));
+        let refused = match (self.phase, change) {
+            (Phase::Stopping(_), _) => Some(Reason::Stopping),
+            (Phase::WindingDown, Change::Upgrade) => Some(Reason::Replaced),
+            (_, Change::Upgrade) if upgrades => Some(Reason::UpgradeUnderWay),
+            _ => None,
+        };
+        match (refused, asker) {
+            (Some(reason), _) => actions.push(Action::Refuse(change, asker, reason)),
+            (None, Asker::Caller(caller)) if self.phase.moves() => {
+                actions.push(Action::PassOn(caller));
+            }
+            (None, _) => {
+                let must_wait = change == Change::Upgrade && self.has_predecessor;
+                if must_wait && !std::mem::replace(&mut self.awaits_predecessor, true) {
+                    actions.push(Action::AwaitPredecessor);
+                }
+                self.waiting.push_back((change, asker));
+            }
+        }
+    }
+
+    /// Begins the next change, if one can be.
+    fn go_on(&mut self, actions: &mut Vec<Action>) {
+        if self.phase != Phase::Serving || self.change.is_some() {
+            return;
+        }
+        let may_begin =
+            |(change, _): &(Change, Asker)| *change == Change::Reload || !self.has_predecessor;
+        let Some(next) = self.waiting.iter().position(may_begin) else {
+            return;
+        };
+        self.change = self.waiting.remove(next);
+        match self.change {
+            Some((Change::Reload, asker)) => actions.push(Action::Reload(asker)),
+            Some((Change::Upgrade, asker)) => {
+                actions.push(Action::Start(asker));
+                // One is enough.
+                self.refuse_waiting(Change::Upgrade, Reason::UpgradeUnderWay, actions);
+            }
+            None => {}
+        }
+    }
+
+    fn refuse_waiting(&mut self, change: Change, reason: Reason, actions: &mut Vec<Action>) {
+        self.waiting.retain(|&(waiting, asker)| {
+            if waiting == change {
+                actions.push(Action::Refuse(change, asker, reason));
+            }
+            waiting != change
+        });
+    }
+
+    fn predecessor_stays(&mut self, actions: &mut Vec<Action>) {
+        self.awaits_predecessor = false;
+        if self.has_predecessor {
+            self.refuse_waiting(Change::Upgrade, Reason::PredecessorStays, actions);
+        }
+    }
+
+    fn settled(&mut self, actions: &mut Vec<Action>) {
+        if self.phase != Phase::HandingOver {
+            return;
+        }
+        self.enter(Phase::WindingDown, actions);
+        if let Some((Change::Upgrade, asker)) = self.change.take() {
+            actions.push(Action::Report(asker));
+        }
+        // The new process has read its file already: what it is now counts.
+        for (change, asker) in std::mem::take(&mut self.waiting) {
+            actions.push(match (change, asker) {
+                (Change::Reload, Asker::Caller(caller)) => Action::PassOn(caller),
+                (Change::Reload, Asker::Signal) => Action::PassSignalOn(Signal::Hangup),
+                (Change::Upgrade, asker) => Action::Refuse(change, asker, Reason::Replaced),
+            });
+        }
+    }
+
+    fn handed_over(&mut self, how: HandedOver, actions: &mut Vec<Action>) {
+        if self.phase.is_stopping() {
+            return;
+        }
+        match how {
+            HandedOver::Failed | HandedOver::Died if self.successor_stops => {
+                self.end_upgrade(Reason::Failed, actions);
+                self.refuse_all(Reason::Stopping, actions);
+                self.drain(Stop::Gracefully, actions);
+            }
+            HandedOver::Failed | HandedOver::Died => {
+                self.end_upgrade(Reason::Failed, actions);
+                if self.phase.moves() {
+                    self.enter(Phase::Serving, actions);
+                    actions.push(Action::ServeAgain);
+                }
+            }
+            HandedOver::Finished => actions.push(Action::Exit),
+            HandedOver::Alone => self.drain(Stop::Gracefully, actions),
+            HandedOver::Stopped => {
+                self.end_upgrade(Reason::SuccessorStops, actions);
+                self.refuse_all(Reason::Stopping, actions);
+                self.drain(Stop::Gracefully, actions);
+            }
+        }
+    }
+
+    /// Who has asked for the upgrade is told that it came to nothing.
+    fn end_upgrade(&mut self, reason: Reason, actions: &mut Vec<Action>) {
+        if let Some((Change::Upgrade, asker)) = self.change {
+            self.change = None;
+            actions.push(Action::Refuse(Change::Upgrade, asker, reason));
+        }
+    }
+
+    fn stop(&mut self, signal: Signal, actions: &mut Vec<Action>) {
+        match self.phase {
+            Phase::Stopping(_) => {}
+            // The new process is the service; what is left here is told to go already.
+            Phase::WindingDown => {
+                self.successor_stops = true;
+                actions.push(Action::PassSignalOn(signal));
+            }
+            Phase::HandingOver => {
+                actions.push(Action::PassSignalOn(signal));
+                self.abandon_changes(actions);
+                actions.push(Action::Announce(signal));
+                self.drain(Stop::Gracefully, actions);
+            }
+            Phase::Starting | Phase::Serving => {
+                self.abandon_changes(actions);
+                self.enter(Phase::Stopping(Stopping::Announced), actions);
+                actions.push(Action::Announce(signal));
+            }
+        }
+    }
+
+    fn stop_now(&mut self, actions: &mut Vec<Action>) {
+        match self.phase {
+            Phase::Stopping(_) => {}
+            Phase::HandingOver | Phase::WindingDown => {
+                actions.push(Action::PassSignalOn(Signal::Interrupt));
+                self.abandon_changes(actions);
+            }
+            Phase::Starting | Phase::Serving => self.abandon_changes(actions),
+        }
+        self.drain(Stop::Now, actions);
+    }
+
+    fn drain(&mut self, stop: Stop, actions: &mut Vec<Action>) {
+        let is_draining = self.phase.is_draining();
+        if self.phase.moves() {
+            actions.push(Action::StopMoving);
+        }
+        if !is_draining {
+            self.enter(Phase::Stopping(Stopping::Draining), actions);
+        }
+        actions.push(Action::Stop(stop));
+    }
+
+    fn abandon_changes(&mut self, actions: &mut Vec<Action>) {
+        if let Some((change, asker)) = self.change.take() {
+            match (change, self.phase) {
+                (Change::Reload, _) => actions.push(Action::AbortReload),
+                (Change::Upgrade, Phase::HandingOver) => {}
+                (Change::Upgrade, _) => actions.push(Action::CallOff),
+            }
+            actions.push(Action::Refuse(change, asker, Reason::Stopping));
+        }
+        self.refuse_all(Reason::Stopping, actions);
+    }
+
+    fn refuse_all(&mut self, reason: Reason, actions: &mut Vec<Action>) {
+        for (change, asker) in std::mem::take(&mut self.waiting) {
+            actions.push(Action::Refuse(change, asker, reason));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,265 @@
+//! What still counts in the old process while its sessions move, told to the new one: or each limit
+//! could be taken up twice.
+//!
+//! The old process takes a [`Census`] again and again and says what has changed since the last; what
+//! is underway is left out, as it counts where it arrives. The new one holds a seat or lease for each
+//! ([`HeldPlaces`]), and gives it to the session when that comes.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use super::protocol::wire;
+use crate::app::App;
+use crate::forward::proxy_protocol::Ends;
+use crate::limits::{ClientKey, Seat};
+use crate::listener::Ticket;
+use crate::proxy::Generation;
+use crate::session::live::Identity;
+use crate::session::transport::Transport;
+use crate::upstream::Lease;
+
+/// Where something counts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// A connection on a listener.
+    Listener {
+        name: String,
+        address: String,
+        client: Option<ClientKey>,
+    },
+    /// A session on a route.
+    Route {
+        name: String,
+        client: Option<ClientKey>,
+    },
+    /// A session on a server.
+    Server {
+        upstream: String,
+        address: SocketAddr,
+    },
+}
+
+/// So many places one message says.
+const MESSAGE_MAX: usize = 2000;
+
+/// The old process's side.
+#[derive(Debug, Default)]
+pub struct Census {
+    said: HashMap<Place, u64>,
+}
+
+impl Census {
+    /// What has changed since the last time. `underway`: what is with the link already.
+    pub fn take(&mut self, app: &App, underway: impl Iterator<Item = Place>) -> Vec<wire::Census> {
+        let mut now: HashMap<Place, u64> = HashMap::new();
+        for (place, count) in places(app) {
+            *now.entry(place).or_default() += count as u64;
+        }
+        for place in underway {
+            if let Some(count) = now.get_mut(&place) {
+                *count = count.saturating_sub(1);
+            }
+        }
+        now.retain(|_, count| *count > 0);
+        let gone = self.said.keys().filter(|place| !now.contains_key(*place));
+        let gone = gone.map(|place| (place.clone().into(), 0));
+        let changed = now
+            .iter()
+            .filter(|(place, count)| self.said.get(*place) != Some(*count))
+            .map(|(place, count)| (place.clone().into(), *count));
+        let entries: Vec<(wire::Place, u64)> = gone.chain(changed).collect();
+        self.said = now;
+        entries
+            .chunks(MESSAGE_MAX)
+            .map(|entries| wire::Census {
+                entries: entries.to_vec(),
+            })
+            .collect()
+    }
+}
+
+/// Everything that counts in this process.
+fn places(app: &App) -> Vec<(Place, usize)> {
+    let generation = app.generation();
+    let mut places = Vec::new();
+    for (bound, entrance) in app.entrances().iter().enumerate() {
+        let Some((name, address)) = app.listener_now(bound) else {
+            continue;
+        };
+        for (client, count) in entrance.gate.counts() {
+            let (name, address) = (name.clone(), address.clone());
+            let place = Place::Listener {
+                name,
+                address,
+                client,
+            };
+            places.push((place, count));
+        }
+    }
+    for (route, gate) in generation.gates() {
+        for (client, count) in gate.counts() {
+            let name = route.to_owned();
+            places.push((Place::Route { name, client }, count));
+        }
+    }
+    for group in generation.groups() {
+        for server in group.servers() {
+            let place = Place::Server {
+                upstream: group.name().to_owned(),
+                address: server.address,
+            };
+            places.push((place, server.sessions()));
+        }
+    }
+    places
+}
+
+/// The new process's side: one is held for each that is still to come.
+#[derive(Debug, Default)]
+pub struct HeldPlaces {
+    seats: HashMap<Place, Vec<Seat>>,
+    leases: HashMap<Place, Vec<Lease>>,
+}
+
+impl HeldPlaces {
+    pub fn set(&mut self, census: wire::Census, app: &App) {
+        let generation = app.generation();
+        for (place, count) in census.entries {
+            let count = usize::try_from(count).unwrap_or(usize::MAX);
+            let Some(place) = Place::of(place) else {
+                continue;
+            };
+            match &place {
+                Place::Server { upstream, address } => {
+                    let lease = || Some(generation.adopt_on(upstream, *address));
+                    hold(&mut self.leases, place.clone(), count, lease);
+                }
+                Place::Route { name, client } => {
+                    let seat = || Some(generation.adopt(name, *client));
+                    hold(&mut self.seats, place.clone(), count, seat);
+                }
+                Place::Listener {
+                    name,
+                    address,
+                    client,
+                } => {
+                    let bound = app.find_listener(name, address);
+                    let seat = || Some(app.entrances()[bound?].gate.adopt(*client));
+                    hold(&mut self.seats, place.clone(), count, seat);
+                }
+            }
+        }
+    }
+
+    /// Of a session that comes; `None`: none is held for it.
+    pub fn lease(&mut self, identity: &Identity) -> Option<Lease> {
+        let place = Place::Server {
+            upstream: identity.upstream.to_string(),
+            address: identity.server,
+        };
+        self.leases.get_mut(&place)?.pop()
+    }
+
+    /// On its route.
+    pub fn route_seat(&mut self, identity: &Identity, generation: &Generation) -> Seat {
+        let client = identity.client.parse().ok().map(ClientKey::of);
+        let place = Place::Route {
+            name: identity.route.to_string(),
+            client,
+        };
+        let held = self.seats.get_mut(&place).and_then(Vec::pop);
+        held.unwrap_or_else(|| generation.adopt(&identity.route, client))
+    }
+
+    /// `came_in_on`: the listener's name and address as the old process has them.
+    pub fn ticket(
+        &mut self,
+        app: &App,
+        bound: usize,
+        came_in_on: Option<(String, String)>,
+        (transport, proxied): (&Transport, Option<Ends>),
+    ) -> Ticket {
+        // Counted by this process's rules; the one that was held goes.
+        let ticket = app.adopt(bound, transport, proxied);
+        if let Some((name, address)) = came_in_on {
+            let client = ticket.seat.as_ref().and_then(Seat::client);
+            let place = Place::Listener {
+                name,
+                address,
+                client,
+            };
+            if let Some(held) = self.seats.get_mut(&place) {
+                held.pop();
+            }
+        }
+        ticket
+    }
+}
+
+/// Makes them as many as there are to be.
+fn hold<T>(
+    held: &mut HashMap<Place, Vec<T>>,
+    place: Place,
+    count: usize,
+    another: impl Fn() -> Option<T>,
+) {
+    if count == 0 {
+        held.remove(&place);
+        return;
+    }
+    let held = held.entry(place).or_default();
+    held.truncate(count);
+    while held.len() < count {
+        match another() {
+            Some(more) => held.push(more),
+            // What it counted on is not in this process's file.
+            None => return,
+        }
+    }
+}
+
+impl Place {
+    fn of(place: wire::Place) -> Option<Self> {
+        let key = |client: Option<u64>| match client {
+            None => Some(None),
+            Some(number) => ClientKey::from_number(number).map(Some),
+        };
+        Some(match place {
+            wire::Place::Listener {
+                name,
+                address,
+                client,
+            } => Self::Listener {
+                name,
+                address,
+                client: key(client)?,
+            },
+            wire::Place::Route { name, client } => Self::Route {
+                name,
+                client: key(client)?,
+            },
+            wire::Place::Server { upstream, address } => Self::Server { upstream, address },
+        })
+    }
+}
+
+impl From<Place> for wire::Place {
+    fn from(place: Place) -> Self {
+        match place {
+            Place::Listener {
+                name,
+                address,
+                client,
+            } => Self::Listener {
+                name,
+                address,
+                client: client.map(ClientKey::to_number),
+            },
+            Place::Route { name, client } => Self::Route {
+                name,
+                client: client.map(ClientKey::to_number),
+            },
+            Place::Server { upstream, address } => Self::Server { upstream, address },
+        }
+    }
+}

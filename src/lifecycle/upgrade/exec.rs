@@ -1,0 +1,520 @@
+//! Starts the process that takes over, with descriptors by the protocol of sd_listen_fds(3), and finds
+//! those that this process was started with.
+//!
+//! `LISTEN_FDS` descriptors from 3 on are for the process `LISTEN_PID`, and `LISTEN_FDNAMES` names
+//! them. systemd starts us so, and so do we start the process that takes over. All of prusik's `unsafe`
+//! is here.
+//!
+//! ```text
+//!   old process ── fork ── holder ── fork ── new process
+//! ```
+//!
+//! The new process must not be the old one's child when systemd is told that it is the main process:
+//! systemd would wait for neither, and a stop would kill it at once. So a holder stands between them. It
+//! tells how the new process ended, should it end early, and ends itself when it is let go or the old
+//! process dies: then the new process is the child of whoever adopts orphans, under systemd systemd
+//! itself. It waits for the end of its child only when the old process has a pidfd of that: until then
+//! the child's number must not be given to another.
+
+#![allow(
+    unsafe_code,
+    reason = "descriptors that are known by number only, and what happens between fork and exec"
+)]
+
+use std::env;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use log::warn;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd, write};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{
+    DumpableBehavior, Pid, PidfdFlags, Signal, WaitOptions, getpid, kill_process, pidfd_open,
+    pidfd_send_signal, set_dumpable_behavior, waitpid,
+};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// The first inherited descriptor: after stdin, stdout and stderr.
+const FIRST: RawFd = 3;
+
+/// What a process was given at its start.
+pub type Named = (String, OwnedFd);
+
+/// The descriptors that whoever started this process meant for it. They are given out once, and
+/// the process's children don't inherit them. Call it before anything opens a file.
+pub fn inherited() -> Vec<Named> {
+    static GIVEN: AtomicBool = AtomicBool::new(false);
+    let number = |name: &str| env::var(name).ok()?.parse::<u32>().ok();
+    let is_ours = number("LISTEN_PID") == Some(std::process::id());
+    let Some(count) = number("LISTEN_FDS").filter(|_| is_ours) else {
+        return Vec::new();
+    };
+    if GIVEN.swap(true, Relaxed) {
+        return Vec::new();
+    }
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':');
+    (FIRST..)
+        .take(count as usize)
+        .filter_map(|number| {
+            let name = names.next().unwrap_or_default().to_owned();
+            // SAFETY: only looked at, for as long as this call lasts.
+            let is_open = fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) }).is_ok();
+            if !is_open {
+                return None;
+            }
+            // SAFETY: it is open, the protocol makes it ours, and `GIVEN` sees to it that nobody
+            // else gets it from here.
+            let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+            let is_private = fcntl_setfd(&descriptor, FdFlags::CLOEXEC).is_ok();
+            is_private.then_some((name, descriptor))
+        })
+        .collect()
+}
+
+/// What makes this binary a holder, and the variable with the number of the process that it holds.
+pub const HOLD: &str = "--hold";
+const HELD: &str = "PRUSIK_HOLDS";
+
+/// Names a process even when its number has been given to another.
+#[derive(Debug)]
+pub struct Pidfd(AsyncFd<OwnedFd>);
+
+impl Pidfd {
+    /// Must run inside the runtime.
+    pub fn watch(pidfd: OwnedFd) -> io::Result<Self> {
+        // SAFETY: the descriptor is owned, and stays open and the same for as long as it is registered.
+        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE)? };
+        Ok(Self(pidfd))
+    }
+
+    /// Returns when the process is no more.
+    pub async fn ended(&self) {
+        // An error is no end: nobody would be told of it then.
+        while self.0.ready(Interest::READABLE).await.is_err() {}
+    }
+
+    pub fn is_alive(&self) -> bool {
+        let mut look = [PollFd::new(&self.0, PollFlags::IN)];
+        matches!(poll(&mut look, Some(&Timespec::default())), Ok(0))
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), Errno> {
+        match pidfd_send_signal(&self.0, signal) {
+            Err(Errno::SRCH) => Ok(()),
+            sent => sent,
+        }
+    }
+}
+
+/// The process between us and the new one.
+struct Holder {
+    /// `None`: it has ended.
+    process: Option<Child>,
+    /// Dropped: it ends, and whoever adopts orphans has the new process.
+    hold: Option<OwnedFd>,
+}
+
+/// The new process, and the holder between us and it.
+pub struct Started {
+    holder: Holder,
+    pid: Pid,
+    pidfd: Pidfd,
+}
+
+impl Started {
+    pub fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get() as u32
+    }
+
+    /// The new process is on its own. Under systemd it is systemd's child when this returns.
+    pub fn let_go(&mut self) {
+        self.holder.hold = None;
+        self.holder.status();
+    }
+
+    /// Returns when the new process is no more.
+    pub async fn ended(&self) {
+        self.pidfd.ended().await;
+    }
+
+    /// How it ended, if it did before it was [let go](Started::let_go).
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.holder.hold.as_ref()?;
+        self.holder.status()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        if let Err(error) = self.pidfd.signal(signal) {
+            warn!("upgrade: cannot signal {}: {error}", self.pid());
+        }
+    }
+}
+
+impl Holder {
+    /// It does nothing but wait, and ends at once when there is nothing more to wait for.
+    fn status(&mut self) -> Option<ExitStatus> {
+        let started = Instant::now();
+        loop {
+            match self.process.as_mut()?.try_wait() {
+                Ok(Some(status)) => {
+                    self.process = None;
+                    return Some(status);
+                }
+                Ok(None) if started.elapsed() < LET_GO_WITHIN => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Ok(None) | Err(_) => return None,
+            }
+        }
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        self.hold = None;
+        if let Some(mut process) = self.process.take() {
+            // Nobody else would: it would stay a zombie for as long as this process lives.
+            tokio::task::spawn_blocking(move || process.wait());
+        }
+    }
+}
+
+const LET_GO_WITHIN: Duration = Duration::from_millis(500);
+
+/// The holder's whole life: until the process that started it lets go, or its child ends, as which it
+/// then ends itself.
+pub fn hold() -> ExitCode {
+    // What tells all of a unit, or of a terminal, to stop is not for us.
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
+        // SAFETY: no handler is set, so that nothing of ours runs at a signal.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    let child = env::var(HELD).ok().and_then(|pid| pid.parse().ok());
+    let Some(child) = child.and_then(Pid::from_raw) else {
+        return ExitCode::from(2);
+    };
+    let Ok(pidfd) = pidfd_open(child, PidfdFlags::empty()) else {
+        return ExitCode::SUCCESS;
+    };
+    // A byte: the old process has its pidfd. Else it has given up.
+    if !matches!(io::stdin().read(&mut [0]), Ok(1)) {
+        return ExitCode::SUCCESS;
+    }
+    let stdin = io::stdin();
+    let mut look = [
+        PollFd::new(&stdin, PollFlags::IN),
+        PollFd::new(&pidfd, PollFlags::IN),
+    ];
+    while poll(&mut look, None).is_err() {}
+    if look[1].revents().is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    let Ok(Some((_, status))) = waitpid(Some(child), WaitOptions::empty()) else {
+        return ExitCode::SUCCESS;
+    };
+    if let Some(signal) = status.terminating_signal().and_then(Signal::from_named_raw) {
+        // Whoever waits for us is to see what became of it; its core is enough.
+        let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+        // SAFETY: as above.
+        unsafe { libc::signal(signal.as_raw(), libc::SIG_DFL) };
+        // The first SIGSEGV and SIGBUS are Rust's, which looks for an overflow of the stack.
+        for _ in 0..2 {
+            let _ = kill_process(getpid(), signal);
+        }
+    }
+    ExitCode::from(status.exit_status().unwrap_or(1) as u8)
+}
+
+/// Starts a process that finds these descriptors as [`inherited`]; otherwise it has our
+/// environment, our arguments and our standard streams. Must run inside the runtime.
+pub fn spawn(
+    program: &Path,
+    args: &[OsString],
+    given: Vec<(&str, OwnedFd)>,
+) -> io::Result<Started> {
+    let last = FIRST + given.len() as RawFd;
+    // Out of the way of the numbers that they are to get.
+    let aside =
+        |descriptor: BorrowedFd<'_>| Ok::<_, io::Error>(fcntl_dupfd_cloexec(descriptor, last)?);
+    let sources = given
+        .iter()
+        .map(|(_, descriptor)| aside(descriptor.as_fd()))
+        .collect::<io::Result<Vec<OwnedFd>>>()?;
+    let names: Vec<&str> = given.iter().map(|(name, _)| *name).collect();
+    let path = c_string(program.as_os_str().as_bytes())?;
+    let arguments = std::iter::once(program.as_os_str())
+        .chain(args.iter().map(OsString::as_os_str))
+        .map(|argument| c_string(argument.as_bytes()))
+        .collect::<io::Result<Vec<CString>>>()?;
+    let mut new = Exec::new(arguments, environment(given.len(), &names)?, path);
+    let mut holder = Exec::of_holder()?;
+    let (held, hold) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (told, tell) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (held_aside, tell_aside) = (aside(held.as_fd())?, aside(tell.as_fd())?);
+    // What Command opens to hear of a failed exec must not be at one of the numbers either.
+    let _occupied = occupy(last)?;
+    let mut command = Command::new(program);
+    // SAFETY: the closure runs between fork and exec. It calls dup2, fork, chdir, write, close, getpid
+    // and execve, all of them async-signal-safe, and neither allocates nor takes a lock.
+    unsafe {
+        command.pre_exec(move || {
+            for (number, source) in (FIRST..).zip(&sources) {
+                checked(libc::dup2(source.as_raw_fd(), number))?;
+            }
+            let child = checked(libc::fork())?;
+            if child == 0 {
+                let error = new.run(std::process::id());
+                told_as(Told::Failed, error.raw_os_error().unwrap_or(0), &tell_aside);
+                libc::_exit(127);
+            }
+            // The holder has nothing of ours but the one pipe that it waits at, and keeps no folder busy.
+            libc::chdir(c"/".as_ptr());
+            told_as(Told::Pid, child, &tell_aside);
+            libc::dup2(held_aside.as_raw_fd(), 0);
+            for number in FIRST..last {
+                libc::close(number);
+            }
+            holder.run(child as u32);
+            // Without it the new process is an orphan at once: nobody is told how it ended.
+            libc::_exit(0)
+        });
+    }
+    let process = command.spawn()?;
+    let holder = Holder {
+        process: Some(process),
+        hold: Some(hold),
+    };
+    // With a writing end of our own we would wait for ever if the holder were killed before it writes.
+    drop((command, tell, held));
+    let mut said = Vec::new();
+    // Both have closed it when both are what they are to be.
+    File::from(told).read_to_end(&mut said)?;
+    if let Some(error) = Told::Failed.find(&said) {
+        return Err(io::Error::from_raw_os_error(error));
+    }
+    let pid = Told::Pid.find(&said).and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| io::Error::other("the process before it was killed"))?;
+    let pidfd = Pidfd::watch(pidfd_open(pid, PidfdFlags::empty())?)?;
+    // It may have been killed already: what there is to know comes from the new process then.
+    let _ = holder.hold.as_ref().map(|hold| write(hold, &[1]));
+    Ok(Started { holder, pid, pidfd })
+}
+
+/// What is told before the two are other programs: a mark, and a number.
+#[derive(Clone, Copy)]
+enum Told {
+    /// The new process's.
+    Pid = 1,
+    /// Its execve(2) has failed with this error.
+    Failed = 2,
+}
+
+const TOLD_LEN: usize = 8;
+
+impl Told {
+    fn find(self, said: &[u8]) -> Option<i32> {
+        let mut records = said.chunks_exact(TOLD_LEN);
+        let record = records.find(|record| record[..4] == (self as i32).to_ne_bytes())?;
+        Some(i32::from_ne_bytes(record[4..].try_into().ok()?))
+    }
+}
+
+/// Async-signal-safe.
+fn told_as(what: Told, number: i32, tell: &OwnedFd) {
+    let mut record = [0; TOLD_LEN];
+    record[..4].copy_from_slice(&(what as i32).to_ne_bytes());
+    record[4..].copy_from_slice(&number.to_ne_bytes());
+    // SAFETY: the buffer is ours, and as long as is said.
+    unsafe { libc::write(tell.as_raw_fd(), record.as_ptr().cast(), record.len()) };
+}
+
+fn checked(returned: libc::c_int) -> io::Result<libc::c_int> {
+    match returned {
+        0.. => Ok(returned),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Holds every number below `end`, so that nothing else is opened there.
+fn occupy(end: RawFd) -> io::Result<Vec<File>> {
+    let mut held = Vec::new();
+    loop {
+        let file = File::open("/dev/null")?;
+        if file.as_raw_fd() >= end {
+            return Ok(held);
+        }
+        held.push(file);
+    }
+}
+
+fn c_string(bytes: &[u8]) -> io::Result<CString> {
+    CString::new(bytes).map_err(io::Error::other)
+}
+
+/// Ours, with the protocol's variables as the new process must have them. The two that hold its
+/// process id come last, with room for it.
+fn environment(count: usize, names: &[&str]) -> io::Result<Vec<Vec<u8>>> {
+    let ours = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "WATCHDOG_PID"];
+    let mut variables: Vec<Vec<u8>> = env::vars_os()
+        .filter(|(name, _)| !ours.iter().any(|ours| OsStr::new(ours) == name))
+        .map(|(name, value)| {
+            let mut variable = name.into_vec();
+            variable.push(b'=');
+            variable.extend(value.into_vec());
+            variable
+        })
+        .collect();
+    variables.push(format!("LISTEN_FDS={count}").into_bytes());
+    variables.push(format!("LISTEN_FDNAMES={}", names.join(":")).into_bytes());
+    variables.push(b"LISTEN_PID=".to_vec());
+    variables.push(b"WATCHDOG_PID=".to_vec());
+    for variable in &mut variables {
+        variable.push(0);
+    }
+    Ok(variables)
+}
+
+/// How many variables at the environment's end hold the process id.
+const WITH_PID: usize = 2;
+
+/// Digits of the largest process id, and the zero behind.
+const PID_ROOM: usize = 11;
+
+/// An execve(2) that is ready to run: nothing is left to allocate.
+struct Exec {
+    path: CString,
+    arguments: Vec<CString>,
+    environment: Vec<Vec<u8>>,
+    /// Addresses within the above, as numbers so that they may cross into the closure; a zero ends
+    /// each list.
+    argv: Vec<usize>,
+    envp: Vec<usize>,
+}
+
+impl Exec {
+    fn new(arguments: Vec<CString>, mut environment: Vec<Vec<u8>>, path: CString) -> Self {
+        let plain = environment.len() - WITH_PID;
+        for variable in &mut environment[plain..] {
+            variable.resize(variable.len() + PID_ROOM, 0);
+        }
+        let argv = arguments.iter().map(|argument| argument.as_ptr() as usize);
+        let envp = environment
+            .iter()
+            .map(|variable| variable.as_ptr() as usize);
+        Self {
+            argv: argv.chain([0]).collect(),
+            envp: envp.chain([0]).collect(),
+            path,
+            arguments,
+            environment,
+        }
+    }
+
+    /// Of this very binary, whatever lies at its path now.
+    fn of_holder() -> io::Result<Self> {
+        let arguments = ["prusik", HOLD].map(|argument| c_string(argument.as_bytes()));
+        let arguments = arguments.into_iter().collect::<io::Result<_>>()?;
+        let variables = [HELD, "PID"].map(|name| format!("{name}=\0").into_bytes());
+        let path = c_string(b"/proc/self/exe")?;
+        Ok(Self::new(arguments, variables.into(), path))
+    }
+
+    /// Returns only when it failed. `pid`: what the last variables say.
+    fn run(&mut self, pid: u32) -> io::Error {
+        debug_assert_eq!(self.arguments.len() + 1, self.argv.len());
+        let plain = self.environment.len() - WITH_PID;
+        for variable in &mut self.environment[plain..] {
+            write_pid(variable, pid);
+        }
+        // SAFETY: both lists end with a null and point to strings that end with one; they are
+        // owned by `self` and have not moved since their addresses were taken (a Vec that is
+        // neither grown nor dropped stays where it is).
+        unsafe {
+            libc::execve(
+                self.path.as_ptr(),
+                self.argv.as_ptr().cast(),
+                self.envp.as_ptr().cast(),
+            );
+        }
+        io::Error::last_os_error()
+    }
+}
+
+/// Behind the `=`; the room behind it is zeros.
+fn write_pid(variable: &mut [u8], mut pid: u32) {
+    let mut digits = [0; PID_ROOM];
+    let mut count = 0;
+    while pid > 0 || count == 0 {
+        digits[count] = b'0' + (pid % 10) as u8;
+        pid /= 10;
+        count += 1;
+    }
+    let start = variable
+        .iter()
+        .position(|&byte| byte == b'=')
+        .map_or(0, |at| at + 1);
+    for (place, digit) in variable[start..]
+        .iter_mut()
+        .zip(digits[..count].iter().rev())
+    {
+        *place = *digit;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_finds_its_own_pid_and_the_descriptors_in_order() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (mut other, second) = UnixStream::pair().unwrap();
+        let script = "test $LISTEN_PID = $$ && test $WATCHDOG_PID = $$ && \
+                      echo \"$LISTEN_FDS $LISTEN_FDNAMES\" >&3 && echo second >&4";
+        let args = ["-c", script].map(OsString::from);
+        let given = vec![("one", theirs.into()), ("two", second.into())];
+        let started = spawn(Path::new("/bin/sh"), &args, given).unwrap();
+        started.ended().await;
+        assert!(!started.pidfd.is_alive());
+        let mut said = String::new();
+        (&ours).read_to_string(&mut said).unwrap();
+        assert_eq!(said, "2 one:two\n");
+        said.clear();
+        other.flush().unwrap();
+        other.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "second\n");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_is_killed_is_no_more() {
+        let args = ["600".into()];
+        let started = spawn(Path::new("/bin/sleep"), &args, Vec::new()).unwrap();
+        assert!(started.pidfd.is_alive());
+        started.signal(Signal::KILL);
+        started.ended().await;
+        assert!(!started.pidfd.is_alive());
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_not_there_is_an_error_here() {
+        let failed = spawn(Path::new("/nonexistent/prusik"), &[], Vec::new());
+        let Err(error) = failed else {
+            panic!("there is no such program");
+        };
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,710 @@
+//! The old process's side of an upgrade, with its sockets and clocks: the shell around [`Old`].
+//!
+//! One task drives it all: the link, the new process's life, the sessions that come to rest, and what
+//! the supervisor orders.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::pin::Pin;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{future, io};
+
+use log::{error, info, warn};
+use rustix::process::Signal;
+use serde_json::Value;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use uuid::Uuid;
+
+use super::census::Census;
+use super::exec::{self, Started};
+use super::link::{Heard, Link};
+use super::old::{Action, Awaited, Event, Old, Verdict, WINDOW};
+use super::program::Program;
+use super::protocol::frame::{Decoded, Framing};
+use super::protocol::{self, Message, wire};
+use super::snapshot::Parcel;
+use super::{UpgradeError, convert, knowledge};
+use crate::admin::view::UpgradeReport;
+use crate::admin::{Command, ControlError};
+use crate::app::App;
+use crate::net::Binder;
+use crate::session::{Leaving, Session};
+
+/// How long the new process may take until it is ready to serve.
+const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// How long it may take to serve once it is told to.
+const SERVING_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long it may leave every session unanswered that it was sent.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long it may keep the link when nothing more comes.
+const CLOSES_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a new process may take to end that does not serve.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
+
+/// A process that dies closes its sockets a moment before others see its end.
+const DIES_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long the old process stays for the answer to what it has passed on.
+const COMMANDS_WITHIN: Duration = Duration::from_secs(30);
+
+/// After a session was refused, it is sent once more.
+const TRIES_AGAIN_AFTER: Duration = Duration::from_secs(2);
+
+/// How often the new process is told what still counts here: while sessions move, and later, when they
+/// only end.
+const CENSUS_EVERY: Duration = Duration::from_millis(50);
+const LATE_CENSUS_EVERY: Duration = Duration::from_secs(1);
+
+/// What the supervisor orders.
+#[derive(Debug)]
+pub enum Order {
+    /// Nobody is accepted here any more: the new process may serve.
+    MayGo,
+    /// The new process was told to stop: nothing more goes there.
+    Stop,
+    CallOff(ControlError),
+    /// For the new process to do.
+    Command(u64, Command),
+    /// To the new process.
+    Signal(Signal),
+    /// [`News::Settled`] is noted: nobody waits for it any more.
+    Noted,
+}
+
+/// What the supervisor hears.
+#[derive(Debug)]
+pub enum News {
+    /// The new process could serve.
+    Ready,
+    /// It serves.
+    Serves {
+        pid: u32,
+    },
+    /// All that can move at once has moved.
+    Settled(UpgradeReport),
+    /// The new process has done a command, or not.
+    Outcome(u64, Result<Value, ControlError>),
+    Ended(Verdict, Option<UpgradeError>),
+    /// Behind [`News::Ended`]: nobody will say what became of a command.
+    Unanswered(u64),
+}
+
+/// A parcel, and what makes the process wait for it.
+type InHand = (Arc<Parcel>, TaskTrackerToken);
+
+type WindingDown = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+struct HandOver {
+    app: Arc<App>,
+    link: Link,
+    started: Started,
+    machine: Old<Uuid>,
+    /// Heard, and not acted on yet.
+    events: VecDeque<Event<Uuid>>,
+    is_acting: bool,
+    /// The lower one of both sides.
+    protocol: u32,
+    version: String,
+    /// In hand, or sent and not answered.
+    parcels: HashMap<u64, InHand>,
+    last_number: u64,
+    leave: UnboundedSender<Leaving>,
+    census: Census,
+    census_due: Option<Instant>,
+    /// Since when what is awaited is awaited.
+    awaited: Option<(Awaited, Instant)>,
+    /// Passed on and not answered, with the time when that was.
+    commands: Vec<(u64, Instant)>,
+    /// Nothing else is left here.
+    is_empty: bool,
+    /// Whatever waited here for the upgrade's end has been passed on.
+    is_noted: bool,
+    /// Sessions that the new process has refused once.
+    refused: HashSet<Uuid>,
+    winding_down: Option<WindingDown>,
+    /// Drains whose sessions the first protocol has to be told by name.
+    named_drains: Vec<wire::NamedDrain>,
+    news: UnboundedSender<News>,
+    why: Option<UpgradeError>,
+    verdict: Option<Verdict>,
+    /// The new process has said that it has everything.
+    has_all: bool,
+    /// It was told to end, or has said that it will.
+    is_dismissed: bool,
+    /// The link has nothing more to say.
+    is_closed: bool,
+    has_ended: bool,
+}
+
+/// Starts what lies at the program's path; the rest goes on in a task of its own. `admin`: the
+/// operator's sockets.
+pub fn begin(
+    app: Arc<App>,
+    program: &Program,
+    admin: Vec<(Binder, OwnedFd)>,
+    orders: UnboundedReceiver<Order>,
+    news: UnboundedSender<News>,
+) -> Result<u32, UpgradeError> {
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut given = Vec::new();
+    for listener in app.listeners() {
+        let socket = &listener.socket;
+        given.push((protocol::name_of(socket.binder()), socket.descriptor()?));
+    }
+    let admin = admin.into_iter();
+    given.extend(admin.map(|(binder, socket)| (protocol::name_of(binder), socket)));
+    given.push((protocol::LINK, theirs.into()));
+    let link = Link::new(ours)?;
+    let spawned = exec::spawn(&program.path, &program.args, given);
+    let started = spawned.map_err(|cause| UpgradeError::Spawn {
+        path: program.path.clone(),
+        cause,
+    })?;
+    let pid = started.pid();
+    info!("upgrade: {} starts as {pid}", program.path.display());
+    let (leave, leaving) = unbounded_channel();
+    let hand_over = HandOver {
+        app,
+        link,
+        started,
+        machine: Old::new(WINDOW),
+        events: VecDeque::new(),
+        is_acting: false,
+        protocol: wire::FIRST,
+        version: String::new(),
+        parcels: HashMap::new(),
+        last_number: 0,
+        leave,
+        census: Census::default(),
+        census_due: None,
+        awaited: None,
+        commands: Vec::new(),
+        is_empty: false,
+        is_noted: false,
+        refused: HashSet::new(),
+        winding_down: None,
+        named_drains: Vec::new(),
+        news,
+        why: None,
+        verdict: None,
+        has_all: false,
+        is_dismissed: false,
+        is_closed: false,
+        has_ended: false,
+    };
+    tokio::spawn(hand_over.run(orders, leaving));
+    Ok(pid)
+}
+
+impl HandOver {
+    async fn run(
+        mut self,
+        mut orders: UnboundedReceiver<Order>,
+        mut leaving: UnboundedReceiver<Leaving>,
+    ) {
+        self.await_next();
+        while self.verdict.is_none() {
+            let (due, commands_due) = (self.due(), self.commands_due());
+            tokio::select! {
+                biased;
+                heard = self.link.hear(), if !self.is_closed => self.heard(heard),
+                Some(leaving) = leaving.recv() => self.leaving(leaving),
+                Some(order) = orders.recv() => self.order(order),
+                () = self.started.ended(), if !self.has_ended => {
+                    // What it has said is still heard, whoever else has its end of the link.
+                    self.has_ended = true;
+                    self.link.shut();
+                }
+                () = wound_down(&mut self.winding_down) => self.wound_down(&mut leaving),
+                () = at(commands_due) => self.give_commands_up(),
+                () = at(self.census_due) => self.say_census(),
+                () = at(due) => self.time_is_up(),
+            }
+            self.await_next();
+        }
+        // Whoever came to rest in the meantime stays.
+        leaving.close();
+        while let Ok(leaving) = leaving.try_recv() {
+            self.leaving(leaving);
+        }
+        if self.is_dismissed && timeout(ENDS_WITHIN, self.started.ended()).await.is_err() {
+            self.started.signal(Signal::KILL);
+        }
+        let verdict = match self.verdict.unwrap_or(Verdict::Failed) {
+            Verdict::Finished if self.machine.successor_stops() => Verdict::Stopped,
+            // Nobody would serve.
+            Verdict::Finished if !self.has_all && has_died(&self.started).await => Verdict::Died,
+            verdict => verdict,
+        };
+        let why = self.why.take();
+        self.tell(News::Ended(verdict, why));
+        // It is known now who serves.
+        for (number, _) in std::mem::take(&mut self.commands) {
+            self.tell(News::Unanswered(number));
+        }
+    }
+
+    /// No connection is left, but those that have come to rest a moment ago and are not in hand yet.
+    fn wound_down(&mut self, leaving: &mut UnboundedReceiver<Leaving>) {
+        while let Ok(one) = leaving.try_recv() {
+            self.leaving(one);
+        }
+        if self.app.connections() > 0 {
+            return self.wind_down();
+        }
+        self.winding_down = None;
+        self.is_empty = true;
+        self.end_if_nobody_waits();
+    }
+
+    fn wind_down(&mut self) {
+        let app = self.app.clone();
+        self.winding_down = Some(Box::pin(async move { app.wind_down().await }));
+    }
+
+    /// Whoever has asked here for what the new process does gets the answer here.
+    fn end_if_nobody_waits(&mut self) {
+        if self.is_empty && self.is_noted && self.commands.is_empty() {
+            self.on(Event::Empty);
+        }
+    }
+
+    fn commands_due(&self) -> Option<Instant> {
+        let last = self.commands.last().filter(|_| self.is_empty);
+        last.map(|(_, since)| *since + COMMANDS_WITHIN)
+    }
+
+    fn give_commands_up(&mut self) {
+        let pid = self.started.pid();
+        for (number, _) in std::mem::take(&mut self.commands) {
+            let unanswered = ControlError::refused(
+                format!("{pid} has taken over, and has not answered within {COMMANDS_WITHIN:?}"),
+                "it may still do it; ask it for its status",
+            );
+            self.tell(News::Outcome(number, Err(unanswered)));
+        }
+        self.end_if_nobody_waits();
+    }
+
+    fn tell(&self, news: News) {
+        // The supervisor lives as long as the process.
+        let _ = self.news.send(news);
+    }
+
+    /// What follows from it, and from what follows.
+    fn on(&mut self, event: Event<Uuid>) {
+        self.events.push_back(event);
+        if std::mem::replace(&mut self.is_acting, true) {
+            return;
+        }
+        while let Some(event) = self.events.pop_front() {
+            for action in self.machine.on(event) {
+                self.act(action);
+            }
+        }
+        self.is_acting = false;
+    }
+
+    fn act(&mut self, action: Action<Uuid>) {
+        match action {
+            Action::Yield => self.tell(News::Ready),
+            Action::SayGo => self.say_go(),
+            Action::Find => self.find(),
+            Action::Ask(id) => match self.app.sessions().find(id) {
+                Some(live) => live.traffic.ask_to_move(),
+                None => self.on(Event::Stays(id)),
+            },
+            Action::Unask(id) => {
+                if let Some(live) = self.app.sessions().find(id) {
+                    live.traffic.end_question();
+                }
+            }
+            Action::Send(number) => self.send(number),
+            Action::LetGo(number) => {
+                self.parcels.remove(&number);
+            }
+            Action::Keep(number) => self.keep(number),
+            Action::Report => self.report(),
+            Action::SayEnd => self.say(&Message::End),
+            Action::Sever => {
+                self.app.runner().stop_moving();
+                self.census_due = None;
+                self.winding_down = None;
+                self.link.shut();
+            }
+            Action::Dismiss => self.dismiss(),
+            Action::Kill => self.kill(),
+            Action::Finish(verdict) => self.verdict = Some(verdict),
+        }
+    }
+
+    /// Killed, it would leave the files of the unix sockets that it has bound.
+    fn dismiss(&mut self) {
+        self.note_its_end();
+        self.is_dismissed = true;
+        // One that has refused ends by itself.
+        if !matches!(self.why, Some(UpgradeError::Refused(_))) {
+            self.started.signal(Signal::TERM);
+        }
+    }
+
+    fn kill(&mut self) {
+        self.note_its_end();
+        self.started.signal(Signal::KILL);
+    }
+
+    /// Nothing else is wrong with it than that it has closed the link: its end follows.
+    fn note_its_end(&mut self) {
+        if self.why.is_none() {
+            self.why = Some(UpgradeError::Ended(self.exit_status()));
+        }
+    }
+
+    fn exit_status(&mut self) -> Option<ExitStatus> {
+        tokio::task::block_in_place(|| self.started.exit_status())
+    }
+
+    fn heard(&mut self, heard: io::Result<Heard>) {
+        let (decoded, descriptors) = match heard {
+            Ok(Heard::Message(decoded, descriptors)) => (decoded, descriptors),
+            Ok(Heard::Closed) => return self.closed(),
+            Err(cause) => {
+                warn!("upgrade: the link to the new process is broken: {cause}");
+                return self.closed();
+            }
+        };
+        // The new process sends none.
+        drop(descriptors);
+        match decoded {
+            Decoded::Frame(frame) => self.said(frame.message),
+            Decoded::Unknown { why, .. } => {
+                warn!("upgrade: the new process says what this one does not know: {why}");
+            }
+        }
+    }
+
+    fn closed(&mut self) {
+        self.is_closed = true;
+        // The first protocol has no word for it.
+        let is_mute = self.protocol == wire::FIRST && self.machine.has_handed_over();
+        if is_mute && self.exit_status().is_some_and(|status| status.success()) {
+            self.on(Event::Stopping);
+        }
+        self.on(Event::Closed);
+    }
+
+    fn said(&mut self, message: Message) {
+        match message {
+            Message::Ready(ready) => self.is_ready(ready),
+            Message::Failed { reason } => {
+                self.why = Some(UpgradeError::Refused(reason));
+                self.on(Event::GaveUp);
+            }
+            Message::Serving => {
+                let pid = self.started.pid();
+                let version = &self.version;
+                info!("upgrade: {pid} serves (version {version}), sessions move");
+                self.tell(News::Serves { pid });
+                self.on(Event::Serving);
+            }
+            Message::Adopted { number } => {
+                self.answered();
+                self.on(Event::Adopted(number));
+            }
+            Message::Refused { number, reason } => {
+                warn!("upgrade: the new process refused a connection: {reason}");
+                self.answered();
+                self.on(Event::Refused(number));
+            }
+            Message::Stopping => self.on(Event::Stopping),
+            Message::End => self.has_all = true,
+            Message::Outcome { number, outcome } => {
+                self.commands.retain(|(other, _)| *other != number);
+                self.tell(News::Outcome(number, outcome.into()));
+                self.end_if_nobody_waits();
+            }
+            other => warn!("upgrade: the new process said {other:?} out of turn"),
+        }
+    }
+
+    fn is_ready(&mut self, ready: wire::Ready) {
+        self.protocol = ready.protocol.min(wire::LATEST);
+        self.version = ready.version;
+        self.app.set_unwanted(ready.unused);
+        if self.protocol > wire::FIRST {
+            // Before systemd hears of it. The first protocol cannot say that it stops, and is told by
+            // its exit status, which the holder has.
+            tokio::task::block_in_place(|| self.started.let_go());
+        }
+        self.on(Event::Ready);
+    }
+
+    /// What the new process goes on with, and what counts here.
+    fn say_go(&mut self) {
+        let go = Message::Go(wire::Go {
+            drained: knowledge::drained(&self.app),
+            tally: self.app.operations().tally().into(),
+            known: knowledge::known(&self.app),
+            drains: knowledge::running_drains(&self.app),
+            protocol: self.protocol,
+        });
+        self.say(&go);
+        if self.protocol == wire::FIRST {
+            return;
+        }
+        self.link.set_framing(Framing::Second);
+        self.say_census();
+        self.say(&Message::Accept);
+    }
+
+    fn say_census(&mut self) {
+        let underway = self.parcels.values();
+        let underway = underway.flat_map(|(parcel, _)| parcel.places(&self.app));
+        for census in self
+            .census
+            .take(&self.app, underway.collect::<Vec<_>>().into_iter())
+        {
+            self.say(&Message::Census(census));
+        }
+        let every = match self.machine.has_settled() {
+            true => LATE_CENSUS_EVERY,
+            false => CENSUS_EVERY,
+        };
+        self.census_due = Some(Instant::now() + every);
+    }
+
+    fn say(&mut self, message: &Message) {
+        if let Err(cause) = self.link.say(message) {
+            warn!("upgrade: {message:?} cannot be said: {cause}");
+        }
+    }
+
+    /// The new process serves: all that can goes there, the rest is told to go.
+    fn find(&mut self) {
+        self.app.shut_unwanted();
+        self.app.runner().begin_moving(self.leave.clone());
+        if self.protocol == wire::FIRST {
+            self.named_drains = knowledge::named_drains(&self.app);
+        }
+        self.wind_down();
+        for live in self.app.sessions().select(|live| live.traffic.moves()) {
+            self.on(Event::Found(live.identity.id));
+        }
+        self.on(Event::Listed);
+    }
+
+    fn leaving(&mut self, leaving: Leaving) {
+        match leaving {
+            Leaving::Found(live) => self.on(Event::Found(live.identity.id)),
+            Leaving::Stays(id) => self.on(Event::Stays(id)),
+            Leaving::Session(session) => {
+                let id = session.live.identity.id;
+                let number = self.take_in_hand(Parcel::Session(session));
+                self.on(Event::AtRest(Some(id), number));
+            }
+            Leaving::Idle(idle) => {
+                let number = self.take_in_hand(Parcel::Idle(idle));
+                self.on(Event::AtRest(None, number));
+            }
+        }
+    }
+
+    fn take_in_hand(&mut self, parcel: Parcel) -> u64 {
+        self.last_number += 1;
+        let token = self.app.connection_token();
+        self.parcels
+            .insert(self.last_number, (Arc::new(parcel), token));
+        self.last_number
+    }
+
+    fn send(&mut self, number: u64) {
+        let Some(parcel) = self.parcels.get(&number).map(|(parcel, _)| parcel.clone()) else {
+            return;
+        };
+        let is_answerless = self.awaited.is_none();
+        let said = match self.is_wanted(&parcel) {
+            false => Err(io::Error::other("its listener is gone")),
+            true => parcel.pack(number, &self.app).and_then(|(message, count)| {
+                let waiting = parcel.waiting();
+                self.link
+                    .say_with(&message, waiting, Some(parcel.clone()), count)
+            }),
+        };
+        match said {
+            Ok(()) if is_answerless => self.answered(),
+            Ok(()) => {}
+            Err(cause) => {
+                log::debug!("upgrade: a connection is not handed over: {cause}");
+                drop(parcel);
+                self.on(Event::Refused(number));
+            }
+        }
+    }
+
+    /// The first protocol takes an idle connection for another listener's when its own is gone.
+    fn is_wanted(&self, parcel: &Parcel) -> bool {
+        match parcel {
+            Parcel::Idle(idle) if self.protocol == wire::FIRST => {
+                !self.app.is_unwanted(idle.listener)
+            }
+            _ => true,
+        }
+    }
+
+    fn keep(&mut self, number: u64) {
+        let in_hand = self.parcels.remove(&number);
+        let parcel = in_hand.map(|(parcel, _token)| Arc::into_inner(parcel));
+        match parcel {
+            Some(Some(Parcel::Session(session))) if self.machine.has_handed_over() => {
+                self.keep_refused(*session);
+            }
+            Some(Some(Parcel::Session(session))) => self.app.runner().keep(*session),
+            Some(Some(Parcel::Idle(idle))) if self.machine.has_handed_over() => {
+                self.app.serve_last(idle.listener, idle.client);
+            }
+            Some(Some(Parcel::Idle(idle))) => self.app.serve(idle.listener, idle.client),
+            Some(None) => error!("upgrade: parcel {number} was taken back while it was sent"),
+            None => {}
+        }
+    }
+
+    /// The new process may have room for it in a moment; if not, it has to go.
+    fn keep_refused(&mut self, session: Session) {
+        let live = Arc::clone(&session.live);
+        if !self.refused.insert(live.identity.id) {
+            return self.app.keep_refused(session);
+        }
+        self.app.runner().keep(session);
+        let leave = self.leave.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(TRIES_AGAIN_AFTER).await;
+            // The hand-over may be over.
+            let _ = leave.send(Leaving::Found(live));
+        });
+    }
+
+    fn report(&mut self) {
+        let (moved, left) = (self.machine.moved(), self.app.sessions().len());
+        let drains = std::mem::take(&mut self.named_drains);
+        for drain in drains {
+            self.say(&Message::Drain(drain));
+        }
+        self.say(&Message::Moved {
+            sessions: moved,
+            told: left as u64,
+        });
+        self.tell(News::Settled(UpgradeReport {
+            pid: self.started.pid(),
+            version: self.version.clone(),
+            moved: moved as usize,
+            left,
+        }));
+    }
+
+    fn order(&mut self, order: Order) {
+        match order {
+            Order::MayGo => self.on(Event::MayGo),
+            Order::Stop => self.on(Event::Stopping),
+            Order::CallOff(why) => {
+                self.why = Some(UpgradeError::NotNow(why));
+                self.on(Event::CalledOff);
+            }
+            Order::Signal(signal) => self.started.signal(signal),
+            Order::Noted => {
+                self.is_noted = true;
+                self.end_if_nobody_waits();
+            }
+            Order::Command(number, command) => self.pass_on(number, command),
+        }
+    }
+
+    fn pass_on(&mut self, number: u64, command: Command) {
+        let command = convert::command(command).filter(|_| self.protocol > wire::FIRST);
+        match command {
+            Some(command) => {
+                self.commands.push((number, Instant::now()));
+                self.say(&Message::Command { number, command });
+            }
+            None => {
+                let pid = self.started.pid();
+                let refused = ControlError::refused(
+                    format!("{pid} has taken over, and does not take this from here"),
+                    "ask again: it answers from now on",
+                );
+                self.tell(News::Outcome(number, Err(refused)));
+            }
+        }
+    }
+
+    fn answered(&mut self) {
+        if let Some((Awaited::Answer, since)) = &mut self.awaited {
+            *since = Instant::now();
+        }
+    }
+
+    /// Notes since when what is awaited now is awaited.
+    fn await_next(&mut self) {
+        let awaited = self.machine.awaits();
+        if self.awaited.map(|(awaited, _)| awaited) != awaited {
+            self.awaited = awaited.map(|awaited| (awaited, Instant::now()));
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let awaited = self.awaited.map(|(awaited, since)| since + limit(awaited));
+        [awaited, self.link.due()].into_iter().flatten().min()
+    }
+
+    fn time_is_up(&mut self) {
+        let awaited = self.awaited.map(|(awaited, _)| awaited);
+        let (what, limit) = match awaited {
+            Some(Awaited::Ready) => ("get ready", READY_WITHIN),
+            Some(Awaited::Serving) => ("serve", SERVING_WITHIN),
+            Some(Awaited::Answer) | None => ("take over the sessions", ANSWERS_WITHIN),
+            Some(Awaited::Close) => ("end the hand-over", CLOSES_WITHIN),
+        };
+        if self.machine.has_handed_over() {
+            warn!("upgrade: the new process did not {what} within {limit:?}");
+        }
+        self.why = Some(UpgradeError::TooSlow { what, limit });
+        self.on(Event::TimeUp);
+    }
+}
+
+/// The new process has closed the link without a word: it has died, or it is of the first protocol.
+async fn has_died(started: &Started) -> bool {
+    timeout(DIES_WITHIN, started.ended()).await.is_ok()
+}
+
+fn limit(awaited: Awaited) -> Duration {
+    match awaited {
+        Awaited::Ready => READY_WITHIN,
+        Awaited::Serving => SERVING_WITHIN,
+        Awaited::Answer => ANSWERS_WITHIN,
+        Awaited::Close => CLOSES_WITHIN,
+    }
+}
+
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => future::pending().await,
+    }
+}
+
+async fn wound_down(winding_down: &mut Option<WindingDown>) {
+    match winding_down {
+        Some(winding_down) => winding_down.await,
+        None => future::pending().await,
+    }
+}

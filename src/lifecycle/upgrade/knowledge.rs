@@ -1,0 +1,83 @@
+//! What the old process knows and the new one goes on with: what operators have done, what was found
+//! out of servers, which drains go on.
+
+use std::net::SocketAddr;
+
+use uuid::Uuid;
+
+use super::convert;
+use super::protocol::wire;
+use crate::app::App;
+use crate::session::drain::DrainPlan;
+
+/// With more servers than these their history would not fit into one message, and stays behind.
+const HISTORIES: usize = 1000;
+
+/// How many names of sessions one message of the first protocol carries.
+const NAMES_MAX: usize = 50_000;
+
+/// Servers that operators have taken out.
+pub fn drained(app: &App) -> Vec<(String, SocketAddr)> {
+    let generation = app.generation();
+    let drained = generation.groups().iter().flat_map(|group| {
+        let servers = group.servers();
+        let drained = servers.into_iter().filter(|server| server.is_drained());
+        drained.map(|server| (group.name().to_owned(), server.address))
+    });
+    drained.collect()
+}
+
+/// What was found out of each upstream.
+pub fn known(app: &App) -> Vec<(String, wire::Known)> {
+    let generation = app.generation();
+    let groups = generation.groups().iter();
+    let mut known: Vec<(String, wire::Known)> = groups
+        .map(|group| (group.name().to_owned(), group.knowledge().into()))
+        .collect();
+    let servers: usize = known.iter().map(|(_, of)| of.history.len()).sum();
+    if servers > HISTORIES {
+        known.iter_mut().for_each(|(_, of)| of.history.clear());
+    }
+    known
+}
+
+/// Drains whose sessions may come to the new process.
+pub fn running_drains(app: &App) -> Vec<wire::RunningDrain> {
+    let progress = app.drains().progress().into_iter();
+    let drains = progress.filter_map(|drain| {
+        let DrainPlan {
+            code,
+            window,
+            deadline,
+        } = drain.rest();
+        Some(wire::RunningDrain {
+            reason: convert::reason(&drain.reason)?,
+            code,
+            window,
+            deadline,
+        })
+    });
+    drains.collect()
+}
+
+/// The same for a process of the first protocol, which has to be told each session.
+pub fn named_drains(app: &App) -> Vec<wire::NamedDrain> {
+    let mut named = Vec::new();
+    for drain in app.drains().progress() {
+        let members = app.drains().members(&drain.reason);
+        let sessions: Vec<Uuid> = members.iter().map(|live| live.identity.id).collect();
+        let DrainPlan {
+            code,
+            window,
+            deadline,
+        } = drain.rest();
+        named.extend(sessions.chunks(NAMES_MAX).map(|part| wire::NamedDrain {
+            what: drain.reason.to_string(),
+            code,
+            window,
+            deadline,
+            sessions: part.to_vec(),
+        }));
+    }
+    named
+}

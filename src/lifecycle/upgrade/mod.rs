@@ -1,0 +1,68 @@
+//! Upgrades: another process takes over listeners, idle connections and sessions.
+//!
+//! ```text
+//!        old process                                       new process
+//!   hand_over ── old: what it does when        new: what it does when ── take_over
+//!       │                                                                    │
+//!       └── link ═══════════════ protocol: the messages ═══════════════ link ┘
+//!     knowledge: of servers and drains · census: what counts where · snapshot: sessions at rest
+//! ```
+//!
+//! [`old`] and [`new`] are values without sockets, and [`model`] looks at every order in which things
+//! can happen to both. [`exec`] starts the new process.
+
+mod census;
+mod convert;
+pub mod exec;
+pub mod hand_over;
+mod knowledge;
+mod link;
+#[cfg(test)]
+mod model;
+mod new;
+pub mod old;
+mod program;
+pub mod protocol;
+mod snapshot;
+pub mod take_over;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use crate::admin::ControlError;
+pub use program::Program;
+
+/// Why the old process kept on.
+#[derive(Debug, thiserror::Error)]
+pub enum UpgradeError {
+    #[error("cannot start {path}: {cause}")]
+    Spawn { path: PathBuf, cause: io::Error },
+    #[error("{}", .0.error)]
+    NotNow(ControlError),
+    #[error("the new process refused: {0}")]
+    Refused(String),
+    #[error("the new process ended before it served{}; its log says why", in_words(.0))]
+    Ended(Option<ExitStatus>),
+    #[error("the new process did not {what} within {limit:?} and was killed")]
+    TooSlow { what: &'static str, limit: Duration },
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+fn in_words(status: &Option<ExitStatus>) -> String {
+    match status {
+        Some(status) => format!(" ({status})"),
+        None => String::new(),
+    }
+}
+
+impl From<UpgradeError> for ControlError {
+    fn from(error: UpgradeError) -> Self {
+        match error {
+            UpgradeError::NotNow(refusal) => refusal,
+            error => Self::refused(error.to_string(), "this process goes on as before"),
+        }
+    }
+}

@@ -1,0 +1,522 @@
+//! Both sides of an upgrade and the link between them, small enough to look at every order in which
+//! things can happen: messages under way, either side killed, hanging, out of descriptors, told to
+//! stop, sessions that end or do not come.
+//!
+//! What must hold in every state: no session is read from by both processes, and none that was taken
+//! over is ever taken back. And where nothing more can happen: each session that has not ended is
+//! carried by a process that lives, unless it died with the process that carried it.
+//!
+//! The link is as Linux has it (unix(7)): what was sent before a `shutdown` can still be read, what is
+//! sent after it fails at the sender; a process that dies has closed its end.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+
+use super::new::{self, New};
+use super::old::{self, Old, Verdict};
+
+type Session = u8;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum ToNew {
+    Go,
+    Accept,
+    Parcel(u64),
+    End,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum ToOld {
+    Ready,
+    Serving,
+    Adopted(u64),
+    Refused(u64),
+    Stopping,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Life {
+    Runs,
+    /// Stopped, or swapped out: it may run on.
+    Hangs,
+    Dead,
+}
+
+/// Everything there is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct World {
+    old: Old<Session>,
+    new: New,
+    old_life: Life,
+    new_life: Life,
+    to_new: VecDeque<ToNew>,
+    to_old: VecDeque<ToOld>,
+    /// The old process has shut the link, or the new one has let go of it.
+    is_shut: bool,
+    /// Their handshakes are under way in the old process.
+    late: BTreeSet<Session>,
+    /// Read from by the old process.
+    here: BTreeSet<Session>,
+    /// At rest in the old process's hands.
+    in_hand: BTreeMap<u64, Session>,
+    /// At rest in the new process's hands.
+    held: BTreeMap<u64, Session>,
+    /// Read from by the new process.
+    theirs: BTreeSet<Session>,
+    /// The new process has said that it adopts them.
+    adopted: BTreeSet<Session>,
+    asked: BTreeSet<Session>,
+    ended: BTreeSet<Session>,
+    /// In the process that died with them.
+    fallen: BTreeSet<Session>,
+    /// Which session a parcel is: both sides have its sockets.
+    parcels: BTreeMap<u64, Session>,
+    verdict: Option<Verdict>,
+    may_go: bool,
+    new_serves: bool,
+    gave_up: bool,
+    /// Things that go wrong, so many at most.
+    faults_left: u8,
+}
+
+/// One thing that can happen next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    NewProves,
+    OldReads,
+    NewReads,
+    /// The parcel that comes next cannot be taken.
+    NewHasNoDescriptors,
+    MayGo,
+    /// A handshake that was under way is done.
+    Begins(Session),
+    Rests(Session),
+    Stays(Session),
+    Ends(Session),
+    /// Nothing is left in the old process.
+    Empty,
+    TimeUp,
+    CalledOff,
+    NewIsToldToStop,
+    Kill(Side),
+    Hang(Side),
+    GoOn(Side),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Old,
+    New,
+}
+
+impl World {
+    /// The last session is late.
+    fn new(sessions: u8, window: usize, faults: u8) -> Self {
+        Self {
+            old: Old::new(window),
+            new: New::default(),
+            old_life: Life::Runs,
+            new_life: Life::Runs,
+            to_new: VecDeque::new(),
+            to_old: VecDeque::new(),
+            is_shut: false,
+            late: BTreeSet::from([sessions - 1]),
+            here: (0..sessions - 1).collect(),
+            in_hand: BTreeMap::new(),
+            held: BTreeMap::new(),
+            theirs: BTreeSet::new(),
+            adopted: BTreeSet::new(),
+            asked: BTreeSet::new(),
+            ended: BTreeSet::new(),
+            fallen: BTreeSet::new(),
+            parcels: BTreeMap::new(),
+            verdict: None,
+            may_go: false,
+            new_serves: false,
+            gave_up: false,
+            faults_left: faults,
+        }
+    }
+
+    fn steps(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let (old_runs, new_runs) = (self.old_life == Life::Runs, self.new_life == Life::Runs);
+        if old_runs && self.verdict.is_none() {
+            if !self.to_old.is_empty() || self.has_ended(Side::Old) {
+                steps.push(Step::OldReads);
+            }
+            if self.may_go {
+                steps.push(Step::MayGo);
+            }
+        }
+        if old_runs {
+            for session in &self.here {
+                if self.asked.contains(session) {
+                    steps.extend([Step::Rests(*session), Step::Stays(*session)]);
+                }
+                steps.push(Step::Ends(*session));
+            }
+            steps.extend(self.late.iter().copied().map(Step::Begins));
+            let is_empty = self.here.is_empty() && self.in_hand.is_empty() && self.late.is_empty();
+            if is_empty && self.verdict.is_none() && self.new_serves {
+                steps.push(Step::Empty);
+            }
+        }
+        if new_runs && !self.gave_up {
+            if self.new == New::default() {
+                steps.push(Step::NewProves);
+            } else if !self.to_new.is_empty() || self.has_ended(Side::New) {
+                steps.push(Step::NewReads);
+            }
+        }
+        if self.faults_left > 0 {
+            steps.extend(self.faults(old_runs, new_runs));
+        }
+        for (side, life) in [(Side::Old, self.old_life), (Side::New, self.new_life)] {
+            if life == Life::Hangs {
+                steps.push(Step::GoOn(side));
+            }
+        }
+        steps
+    }
+
+    fn faults(&self, old_runs: bool, new_runs: bool) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if old_runs && self.verdict.is_none() {
+            steps.push(Step::CalledOff);
+            if self.old.awaits().is_some() {
+                steps.push(Step::TimeUp);
+            }
+        }
+        if new_runs && self.new != New::default() && !self.gave_up {
+            steps.push(Step::NewIsToldToStop);
+            if matches!(self.to_new.front(), Some(ToNew::Parcel(_))) {
+                steps.push(Step::NewHasNoDescriptors);
+            }
+        }
+        for (side, life) in [(Side::Old, self.old_life), (Side::New, self.new_life)] {
+            if life != Life::Dead {
+                steps.push(Step::Kill(side));
+            }
+            if life == Life::Runs {
+                steps.push(Step::Hang(side));
+            }
+        }
+        steps
+    }
+
+    /// Whether this side, having read all that there is, would see the end of the link.
+    fn has_ended(&self, side: Side) -> bool {
+        let other = match side {
+            Side::Old => self.new_life,
+            Side::New => self.old_life,
+        };
+        self.is_shut || other == Life::Dead
+    }
+
+    fn after(&self, step: Step) -> Self {
+        let mut world = self.clone();
+        let is_fault = matches!(
+            step,
+            Step::CalledOff
+                | Step::TimeUp
+                | Step::NewIsToldToStop
+                | Step::NewHasNoDescriptors
+                | Step::Kill(_)
+                | Step::Hang(_)
+        );
+        world.faults_left -= u8::from(is_fault);
+        match step {
+            Step::NewProves => world.new_hears(new::Event::Proved),
+            Step::OldReads => world.old_reads(),
+            Step::NewReads => world.new_reads(false),
+            Step::NewHasNoDescriptors => world.new_reads(true),
+            Step::MayGo => {
+                world.may_go = false;
+                world.old_hears(old::Event::MayGo);
+            }
+            Step::Begins(session) => {
+                world.late.remove(&session);
+                world.here.insert(session);
+                world.old_hears(old::Event::Found(session));
+            }
+            Step::Rests(session) => world.rests(session),
+            Step::Stays(session) => {
+                world.asked.remove(&session);
+                world.old_hears(old::Event::Stays(session));
+            }
+            Step::Ends(session) => {
+                world.here.remove(&session);
+                world.ended.insert(session);
+                if world.asked.remove(&session) {
+                    world.old_hears(old::Event::Stays(session));
+                }
+            }
+            Step::Empty => world.old_hears(old::Event::Empty),
+            Step::TimeUp => world.old_hears(old::Event::TimeUp),
+            Step::CalledOff => world.old_hears(old::Event::CalledOff),
+            Step::NewIsToldToStop => world.new_hears(new::Event::Stop),
+            Step::Kill(side) => world.kill(side),
+            Step::Hang(Side::Old) => world.old_life = Life::Hangs,
+            Step::Hang(Side::New) => world.new_life = Life::Hangs,
+            Step::GoOn(Side::Old) => world.old_life = Life::Runs,
+            Step::GoOn(Side::New) => world.new_life = Life::Runs,
+        }
+        world
+    }
+
+    fn kill(&mut self, side: Side) {
+        match side {
+            Side::Old => {
+                self.old_life = Life::Dead;
+                let in_hand: Vec<Session> = self.in_hand.values().copied().collect();
+                let underway: BTreeSet<Session> = self.unread_parcels().collect();
+                let kept = |session: &Session| {
+                    underway.contains(session)
+                        || self.held.values().any(|held| held == session)
+                        || self.theirs.contains(session)
+                };
+                let fall: Vec<Session> = in_hand.into_iter().filter(|s| !kept(s)).collect();
+                self.fallen.extend(fall);
+                self.fallen.append(&mut self.here);
+                self.fallen.append(&mut self.late);
+                self.in_hand.clear();
+            }
+            Side::New => {
+                self.new_life = Life::Dead;
+                self.fallen.append(&mut self.theirs);
+                // What it had adopted and not begun to read falls too, and what nobody else has.
+                let is_last = self.old_life == Life::Dead;
+                let held = self.held.values().copied().chain(self.unread_parcels());
+                let fall = held.filter(|session| is_last || self.adopted.contains(session));
+                let fall: Vec<Session> = fall.collect();
+                self.fallen.extend(fall);
+                self.held.clear();
+                self.to_new.clear();
+            }
+        }
+    }
+
+    fn unread_parcels(&self) -> impl Iterator<Item = Session> {
+        self.to_new.iter().filter_map(|message| match message {
+            ToNew::Parcel(number) => self.parcels.get(number).copied(),
+            _ => None,
+        })
+    }
+
+    fn rests(&mut self, session: Session) {
+        let number = self.parcels.len() as u64 + 1;
+        self.asked.remove(&session);
+        self.here.remove(&session);
+        self.in_hand.insert(number, session);
+        self.parcels.insert(number, session);
+        self.old_hears(old::Event::AtRest(Some(session), number));
+    }
+
+    fn old_reads(&mut self) {
+        let event = match self.to_old.pop_front() {
+            None => old::Event::Closed,
+            Some(ToOld::Ready) => old::Event::Ready,
+            Some(ToOld::Serving) => old::Event::Serving,
+            Some(ToOld::Adopted(number)) => old::Event::Adopted(number),
+            Some(ToOld::Refused(number)) => old::Event::Refused(number),
+            Some(ToOld::Stopping) => old::Event::Stopping,
+        };
+        self.old_hears(event);
+    }
+
+    fn new_reads(&mut self, is_unfit: bool) {
+        let event = match self.to_new.pop_front() {
+            None => new::Event::Closed,
+            Some(ToNew::Go) => new::Event::Go(true),
+            Some(ToNew::Accept) => new::Event::Accept,
+            Some(ToNew::Parcel(number)) if is_unfit => new::Event::Unfit(number),
+            Some(ToNew::Parcel(number)) => {
+                self.held.insert(number, self.parcels[&number]);
+                new::Event::Parcel(number)
+            }
+            Some(ToNew::End) => new::Event::End,
+        };
+        self.new_hears(event);
+    }
+
+    fn old_hears(&mut self, event: old::Event<Session>) {
+        for action in self.old.on(event) {
+            match action {
+                old::Action::Yield => self.may_go = true,
+                old::Action::SayGo => {
+                    self.tell_new(ToNew::Go);
+                    self.tell_new(ToNew::Accept);
+                }
+                old::Action::Find => {
+                    for session in self.here.clone() {
+                        self.old_hears(old::Event::Found(session));
+                    }
+                    self.old_hears(old::Event::Listed);
+                }
+                old::Action::Ask(session) if self.here.contains(&session) => {
+                    self.asked.insert(session);
+                }
+                // It has ended in the meantime.
+                old::Action::Ask(session) => self.old_hears(old::Event::Stays(session)),
+                old::Action::Unask(session) => {
+                    self.asked.remove(&session);
+                }
+                old::Action::Send(number) => self.tell_new(ToNew::Parcel(number)),
+                old::Action::LetGo(number) => {
+                    self.in_hand.remove(&number);
+                }
+                old::Action::Keep(number) => {
+                    if let Some(session) = self.in_hand.remove(&number) {
+                        assert!(
+                            !self.adopted.contains(&session),
+                            "taken back from the new one"
+                        );
+                        self.here.insert(session);
+                    }
+                }
+                old::Action::Report => {}
+                old::Action::SayEnd => self.tell_new(ToNew::End),
+                old::Action::Sever => self.is_shut = true,
+                old::Action::Kill if self.new_life != Life::Dead => self.kill(Side::New),
+                // It ends sooner or later, and does not serve until then.
+                old::Action::Kill | old::Action::Dismiss => {}
+                old::Action::Finish(verdict) => self.verdict = Some(verdict),
+            }
+        }
+    }
+
+    fn tell_new(&mut self, message: ToNew) {
+        if !self.is_shut && self.new_life != Life::Dead {
+            self.to_new.push_back(message);
+        }
+    }
+
+    /// Whether it is with the kernel now.
+    fn tell_old(&mut self, message: ToOld) -> bool {
+        let is_open = !self.is_shut && self.old_life != Life::Dead;
+        if is_open {
+            self.to_old.push_back(message);
+        }
+        is_open
+    }
+
+    fn new_hears(&mut self, event: new::Event) {
+        for action in self.new.on(event) {
+            match action {
+                new::Action::SayReady => {
+                    self.tell_old(ToOld::Ready);
+                }
+                new::Action::Accept => self.new_serves = true,
+                new::Action::SayServing => {
+                    self.tell_old(ToOld::Serving);
+                }
+                new::Action::SayStopping => {
+                    self.tell_old(ToOld::Stopping);
+                }
+                new::Action::SayAdopted(number) => {
+                    let event = match self.tell_old(ToOld::Adopted(number)) {
+                        true => {
+                            self.adopted.insert(self.parcels[&number]);
+                            new::Event::Said(number)
+                        }
+                        false => new::Event::Unsaid(number),
+                    };
+                    self.new_hears(event);
+                }
+                new::Action::SayRefused(number) => {
+                    if !self.tell_old(ToOld::Refused(number)) && self.old_life == Life::Dead {
+                        self.fallen.insert(self.parcels[&number]);
+                    }
+                }
+                new::Action::Carry(number) => {
+                    if let Some(session) = self.held.remove(&number) {
+                        self.adopted.insert(session);
+                        self.theirs.insert(session);
+                    }
+                }
+                new::Action::Drop(number) => {
+                    self.held.remove(&number);
+                }
+                new::Action::AskWhetherDead => {
+                    let event = match self.old_life {
+                        Life::Dead => new::Event::OldIsDead,
+                        Life::Runs | Life::Hangs => new::Event::OldLives,
+                    };
+                    self.new_hears(event);
+                }
+                new::Action::Finish => self.is_shut = true,
+                new::Action::GiveUp => self.gave_up = true,
+            }
+        }
+    }
+
+    /// What must hold always.
+    fn check(&self) {
+        assert!(
+            self.here.is_disjoint(&self.theirs),
+            "read from by both: {self:#?}"
+        );
+    }
+
+    /// What must hold when nothing more can happen but what a fault would bring.
+    fn check_end(&self, sessions: u8) {
+        for session in 0..sessions {
+            let is_carried = self.old_life != Life::Dead && self.here.contains(&session)
+                || self.new_life != Life::Dead && self.theirs.contains(&session);
+            let is_over = self.ended.contains(&session) || self.fallen.contains(&session);
+            assert!(is_carried || is_over, "nobody carries {session}: {self:#?}");
+        }
+        if self.old_life == Life::Runs && self.verdict == Some(Verdict::Failed) {
+            let serves = self.new_life != Life::Dead && self.new_serves;
+            assert!(!serves, "it must not serve beside us");
+        }
+        if self.old_life == Life::Dead && self.new_life == Life::Runs && !self.gave_up {
+            assert!(self.new_serves, "nobody serves");
+        }
+    }
+}
+
+/// Every state that can be reached; sessions end by themselves only if `ends`.
+fn explore(sessions: u8, window: usize, faults: u8, ends: bool) -> usize {
+    let first = World::new(sessions, window, faults);
+    let mut seen = HashSet::from([first.clone()]);
+    let mut rest = vec![first];
+    while let Some(world) = rest.pop() {
+        let mut is_end = true;
+        for step in world.steps() {
+            if matches!(step, Step::Ends(_)) && !ends {
+                continue;
+            }
+            let next = world.after(step);
+            next.check();
+            is_end &= next.faults_left < world.faults_left || matches!(step, Step::Ends(_));
+            if !seen.contains(&next) {
+                seen.insert(next.clone());
+                rest.push(next);
+            }
+        }
+        if is_end {
+            world.check_end(sessions);
+        }
+    }
+    seen.len()
+}
+
+/// Sessions, window, faults, and whether sessions end by themselves.
+const WORLDS: [(u8, usize, u8, bool); 5] = [
+    (2, 1, 3, true),
+    (2, 2, 3, true),
+    (3, 2, 2, false),
+    (3, 2, 3, true),
+    (4, 2, 2, true),
+];
+
+#[test]
+fn in_every_order_of_things_each_session_is_carried_by_exactly_one() {
+    let mut states = 0;
+    for (sessions, window, faults, ends) in WORLDS {
+        states += explore(sessions, window, faults, ends);
+    }
+    println!("{states} states");
+    assert!(states > 300_000, "{states}");
+}

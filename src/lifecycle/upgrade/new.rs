@@ -1,0 +1,219 @@
+//! The new process's side of an upgrade, as a value: what it has heard comes in, what it is to do
+//! comes out. [`super::take_over`] is the shell around it, [`super::model`] its proof.
+//!
+//! ```text
+//!            proved           Go               Accept, or a first protocol
+//!  Proving ─────────► Ready ──────► Filling ──────────────────────────────► Serving ──► Done
+//!                       │              │     (the first protocol goes on        ▲
+//!                       └──────┬───────┘      to Serving at once)               │
+//!                              ▼ the link has ended                             │
+//!                    is the old process dead? ── yes: nobody else serves ───────┘
+//!                              └─────────────── no: give up
+//! ```
+//!
+//! A session is held, at rest, until the word "adopted" is with the kernel; only then it is read from.
+//! When the word cannot be said any more, the old process has either died, and the session is carried
+//! here, or it has shut the link and takes the session back, and it is dropped here.
+
+use std::collections::BTreeSet;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct New {
+    stage: Stage,
+    /// Held, and it is not known yet whose they are.
+    doubtful: BTreeSet<u64>,
+    /// It was told to stop.
+    stops: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Stage {
+    Proving,
+    /// The old process decides.
+    Ready,
+    /// It says what counts in it.
+    Filling,
+    Serving,
+    Done,
+}
+
+/// What the shell hears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Event {
+    Proved,
+    /// `true`: [`Event::Accept`] comes behind it.
+    Go(bool),
+    Accept,
+    /// A session or connection has come and could be served: it is held.
+    Parcel(u64),
+    /// One has come that cannot be: not understood, or for want of descriptors.
+    Unfit(u64),
+    /// The word that it is adopted is with the kernel.
+    Said(u64),
+    /// It could not be said: the link has ended.
+    Unsaid(u64),
+    /// This process is told to stop.
+    Stop,
+    End,
+    /// Nothing more comes.
+    Closed,
+    /// What [`Action::AskWhetherDead`] has found.
+    OldIsDead,
+    OldLives,
+}
+
+/// What the shell is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    SayReady,
+    /// From now on clients are served.
+    Accept,
+    SayServing,
+    SayAdopted(u64),
+    SayRefused(u64),
+    SayStopping,
+    Carry(u64),
+    Drop(u64),
+    AskWhetherDead,
+    /// Nothing more comes from the old process.
+    Finish,
+    /// This process never served.
+    GiveUp,
+}
+
+impl Default for New {
+    fn default() -> Self {
+        Self {
+            stage: Stage::Proving,
+            doubtful: BTreeSet::new(),
+            stops: false,
+        }
+    }
+}
+
+impl New {
+    pub fn on(&mut self, event: Event) -> Vec<Action> {
+        match (self.stage, event) {
+            (Stage::Proving, Event::Proved) => {
+                self.stage = Stage::Ready;
+                vec![Action::SayReady]
+            }
+            (Stage::Ready, Event::Go(true)) => {
+                self.stage = Stage::Filling;
+                Vec::new()
+            }
+            (Stage::Ready, Event::Go(false)) | (Stage::Filling, Event::Accept) => {
+                self.stage = Stage::Serving;
+                vec![Action::Accept, Action::SayServing]
+            }
+            (Stage::Serving, Event::Parcel(number)) if !self.stops => {
+                vec![Action::SayAdopted(number)]
+            }
+            (_, Event::Parcel(number)) => vec![Action::Drop(number), Action::SayRefused(number)],
+            (_, Event::Unfit(number)) => vec![Action::SayRefused(number)],
+            (_, Event::Said(number)) => vec![Action::Carry(number)],
+            (_, Event::Unsaid(number)) => {
+                self.doubtful.insert(number);
+                Vec::new()
+            }
+            (_, Event::Stop) => {
+                self.stops = true;
+                vec![Action::SayStopping]
+            }
+            (Stage::Serving, Event::End) => self.finish(),
+            (Stage::Serving, Event::Closed) if self.doubtful.is_empty() => self.finish(),
+            (Stage::Ready | Stage::Filling | Stage::Serving, Event::Closed) => {
+                vec![Action::AskWhetherDead]
+            }
+            (_, Event::OldIsDead) => self.old_is_dead(),
+            (_, Event::OldLives) => self.old_lives(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn finish(&mut self) -> Vec<Action> {
+        self.stage = Stage::Done;
+        vec![Action::Finish]
+    }
+
+    fn old_is_dead(&mut self) -> Vec<Action> {
+        let doubtful = std::mem::take(&mut self.doubtful);
+        let mut actions: Vec<Action> = doubtful.into_iter().map(Action::Carry).collect();
+        if matches!(self.stage, Stage::Ready | Stage::Filling) {
+            actions.push(Action::Accept);
+        }
+        actions.extend(self.finish());
+        actions
+    }
+
+    fn old_lives(&mut self) -> Vec<Action> {
+        let doubtful = std::mem::take(&mut self.doubtful);
+        let mut actions: Vec<Action> = doubtful.into_iter().map(Action::Drop).collect();
+        match self.stage {
+            Stage::Serving => actions.extend(self.finish()),
+            _ => {
+                self.stage = Stage::Done;
+                actions.push(Action::GiveUp);
+            }
+        }
+        actions
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn serving() -> New {
+        let mut new = New::default();
+        new.on(Event::Proved);
+        new.on(Event::Go(true));
+        assert_eq!(new.on(Event::Accept), [Action::Accept, Action::SayServing]);
+        new
+    }
+
+    #[test]
+    fn a_session_is_carried_once_its_adoption_is_said() {
+        let mut new = serving();
+        assert_eq!(new.on(Event::Parcel(1)), [Action::SayAdopted(1)]);
+        assert_eq!(new.on(Event::Said(1)), [Action::Carry(1)]);
+    }
+
+    #[test]
+    fn one_whose_adoption_cannot_be_said_is_carried_only_if_nobody_else_can() {
+        for (event, action) in [
+            (Event::OldIsDead, Action::Carry(1)),
+            (Event::OldLives, Action::Drop(1)),
+        ] {
+            let mut new = serving();
+            // What had come before the link ended is still read.
+            for number in [1, 2] {
+                assert_eq!(new.on(Event::Parcel(number)), [Action::SayAdopted(number)]);
+                assert_eq!(new.on(Event::Unsaid(number)), []);
+            }
+            assert_eq!(new.on(Event::Closed), [Action::AskWhetherDead]);
+            let actions = new.on(event);
+            assert_eq!((actions[0], actions.len()), (action, 3));
+        }
+    }
+
+    #[test]
+    fn without_an_old_process_one_that_could_serve_does() {
+        let mut new = New::default();
+        new.on(Event::Proved);
+        assert_eq!(new.on(Event::Closed), [Action::AskWhetherDead]);
+        assert_eq!(new.on(Event::OldIsDead), [Action::Accept, Action::Finish]);
+        let mut given_up = New::default();
+        given_up.on(Event::Proved);
+        given_up.on(Event::Closed);
+        assert_eq!(given_up.on(Event::OldLives), [Action::GiveUp]);
+    }
+
+    #[test]
+    fn who_stops_takes_nothing_more() {
+        let mut new = serving();
+        assert_eq!(new.on(Event::Stop), [Action::SayStopping]);
+        let refused = [Action::Drop(1), Action::SayRefused(1)];
+        assert_eq!(new.on(Event::Parcel(1)), refused);
+    }
+}

@@ -1,0 +1,442 @@
+//! The old process's side of an upgrade, as a value: what it has heard comes in, what it is to do
+//! comes out. [`super::hand_over`] is the shell around it, [`super::model`] its proof.
+//!
+//! ```text
+//!            Ready          may go            Serving         all that can has moved
+//!  Starting ───────► Asking ──────► Going ─────────────► Moving ───────────────► Settled
+//!     │                 │             │                    │                        │ nothing is
+//!     └─────────────────┴─────────────┴─── failed: kill ───┘      silent, or gone   │ left here
+//!                               ▼                                      │            ▼
+//!                            Severed: what the new one has said   ◄────┘          Ending
+//!                               │     is still read                                 │
+//!                               ▼ nothing more comes                                ▼ closed
+//!                             Over: what was not adopted is carried here again    Over
+//! ```
+//!
+//! A session is in one of these places, and is read from in the first alone:
+//!
+//! ```text
+//!  here ──► asked to rest ──► in hand, at rest ──► underway ──► theirs
+//!   ▲            │ stays                              │ refused, or never adopted
+//!   └────────────┴────────────────────────────────────┘
+//! ```
+//!
+//! The link is shut for both directions before anything is taken back: from then on the new process
+//! cannot say that it adopts, and whatever it said before that is read first. So both always agree.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::Hash;
+
+/// So many sessions are asked to rest, or underway, at a time: each of them stands still meanwhile.
+pub const WINDOW: usize = 64;
+
+/// Names a session.
+pub trait Key: Copy + Ord + Hash {}
+impl<T: Copy + Ord + Hash> Key for T {}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Old<K> {
+    stage: Stage,
+    window: usize,
+    /// Every session that was there when the new process began to serve has been found.
+    is_listed: bool,
+    /// Those in any of the three below.
+    known: BTreeSet<K>,
+    /// Could move, and were not asked yet.
+    candidates: VecDeque<K>,
+    /// Asked to come to rest.
+    asked: BTreeSet<K>,
+    /// Sent and not answered; `None`: no session, but a connection between two requests.
+    underway: BTreeMap<u64, Option<K>>,
+    moved: u64,
+    /// The new process was told to stop.
+    successor_stops: bool,
+    is_empty: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Stage {
+    /// The new process has not said yet that it could serve.
+    Starting,
+    /// It could, and this process makes ready for it.
+    Asking,
+    /// It was told to serve.
+    Going,
+    /// It serves.
+    Moving,
+    /// What could move at once has moved.
+    Settled,
+    /// Nothing is left here, and the new process knows.
+    Ending,
+    /// The link is shut.
+    Severed(Verdict),
+    Over,
+}
+
+/// How it came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// This process goes on as if nothing had been.
+    Failed,
+    /// The new process serves, and nothing is left here.
+    Finished,
+    /// It served, and is gone.
+    Died,
+    /// It serves, and no longer answers: what is left here stays here.
+    Silent,
+    /// It was told to stop: so was this one.
+    Stopped,
+}
+
+/// What the shell hears.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Event<K> {
+    Ready,
+    /// This process accepts nothing more.
+    MayGo,
+    Serving,
+    /// A session lives here that could move.
+    Found(K),
+    /// Every session that was there has been [`Event::Found`].
+    Listed,
+    /// A session (or an idle connection) has come to rest, and is in hand under this number.
+    AtRest(Option<K>, u64),
+    /// A session that was asked does not come.
+    Stays(K),
+    Adopted(u64),
+    Refused(u64),
+    /// The new process was told to stop.
+    Stopping,
+    /// The new process gives up.
+    GaveUp,
+    /// No connection is left in this process.
+    Empty,
+    /// What [`Old::awaits`] says has not come in its time.
+    TimeUp,
+    /// This process is told to stop.
+    CalledOff,
+    /// Nothing more can be read from the link.
+    Closed,
+}
+
+/// What the shell is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action<K> {
+    /// Stop accepting, then [`Event::MayGo`].
+    Yield,
+    SayGo,
+    /// Find every session that could move, then [`Event::Listed`]; and from then on each new one.
+    Find,
+    Ask(K),
+    /// The question is taken back.
+    Unask(K),
+    Send(u64),
+    /// It is the new process's.
+    LetGo(u64),
+    /// It is carried here again.
+    Keep(u64),
+    /// The upgrade can be reported.
+    Report,
+    SayEnd,
+    /// Shut the link in both directions; read on until [`Event::Closed`].
+    Sever,
+    /// It has not been told to serve, and is to end.
+    Dismiss,
+    /// It must not serve beside us for another moment.
+    Kill,
+    Finish(Verdict),
+}
+
+/// What is waited for, each for its own time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Awaited {
+    Ready,
+    Serving,
+    /// To any parcel: the time begins anew with each answer.
+    Answer,
+    Close,
+}
+
+impl<K: Key> Old<K> {
+    pub fn new(window: usize) -> Self {
+        Self {
+            stage: Stage::Starting,
+            window,
+            is_listed: false,
+            known: BTreeSet::new(),
+            candidates: VecDeque::new(),
+            asked: BTreeSet::new(),
+            underway: BTreeMap::new(),
+            moved: 0,
+            successor_stops: false,
+            is_empty: false,
+        }
+    }
+
+    /// Sessions that the new process has adopted.
+    pub fn moved(&self) -> u64 {
+        self.moved
+    }
+
+    /// Whether the new process was told to stop.
+    pub fn successor_stops(&self) -> bool {
+        self.successor_stops
+    }
+
+    /// Whether the new process takes commands: it serves, or is about to.
+    pub fn has_handed_over(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::Going | Stage::Moving | Stage::Settled | Stage::Ending
+        )
+    }
+
+    /// Whether all that could move at once has moved.
+    pub fn has_settled(&self) -> bool {
+        matches!(self.stage, Stage::Settled | Stage::Ending)
+    }
+
+    pub fn awaits(&self) -> Option<Awaited> {
+        match self.stage {
+            Stage::Starting => Some(Awaited::Ready),
+            Stage::Going => Some(Awaited::Serving),
+            Stage::Moving | Stage::Settled if !self.underway.is_empty() => Some(Awaited::Answer),
+            Stage::Ending => Some(Awaited::Close),
+            _ => None,
+        }
+    }
+
+    pub fn on(&mut self, event: Event<K>) -> Vec<Action<K>> {
+        let mut actions = match (self.stage, event) {
+            (Stage::Starting, Event::Ready) => {
+                self.stage = Stage::Asking;
+                vec![Action::Yield]
+            }
+            (Stage::Asking, Event::MayGo) => {
+                self.stage = Stage::Going;
+                vec![Action::SayGo]
+            }
+            (Stage::Going, Event::Serving) => {
+                self.stage = Stage::Moving;
+                vec![Action::Find]
+            }
+            (_, Event::Stopping) => {
+                self.successor_stops = true;
+                for key in std::mem::take(&mut self.candidates) {
+                    self.known.remove(&key);
+                }
+                Vec::new()
+            }
+            (_, Event::Adopted(number)) => self.adopted(number),
+            (_, Event::Refused(number)) => self.refused(number),
+            (_, Event::AtRest(key, number)) => self.at_rest(key, number),
+            (Stage::Moving | Stage::Settled, Event::Found(key)) => {
+                // It may be found in two ways at once.
+                if !self.successor_stops && self.known.insert(key) {
+                    self.candidates.push_back(key);
+                }
+                Vec::new()
+            }
+            (_, Event::Stays(key)) => {
+                if self.asked.remove(&key) {
+                    self.known.remove(&key);
+                }
+                Vec::new()
+            }
+            (_, Event::Listed) => {
+                self.is_listed = true;
+                Vec::new()
+            }
+            (_, Event::Empty) => {
+                self.is_empty = true;
+                Vec::new()
+            }
+            (_, Event::Closed) => return self.closed(),
+            (_, Event::GaveUp | Event::TimeUp | Event::CalledOff) => return self.give_up(event),
+            _ => Vec::new(),
+        };
+        self.fill(&mut actions);
+        self.settle(&mut actions);
+        actions
+    }
+
+    fn adopted(&mut self, number: u64) -> Vec<Action<K>> {
+        match self.underway.remove(&number) {
+            Some(session) => {
+                if let Some(key) = session {
+                    self.moved += 1;
+                    self.known.remove(&key);
+                }
+                vec![Action::LetGo(number)]
+            }
+            None => Vec::new(),
+        }
+    }
+
+    fn refused(&mut self, number: u64) -> Vec<Action<K>> {
+        match self.underway.remove(&number) {
+            Some(session) => {
+                session.iter().for_each(|key| {
+                    self.known.remove(key);
+                });
+                vec![Action::Keep(number)]
+            }
+            None => Vec::new(),
+        }
+    }
+
+    fn at_rest(&mut self, key: Option<K>, number: u64) -> Vec<Action<K>> {
+        if let Some(key) = key {
+            self.asked.remove(&key);
+        }
+        let moves = matches!(self.stage, Stage::Moving | Stage::Settled);
+        if !moves || self.successor_stops {
+            key.iter().for_each(|key| {
+                self.known.remove(key);
+            });
+            return vec![Action::Keep(number)];
+        }
+        self.underway.insert(number, key);
+        vec![Action::Send(number)]
+    }
+
+    /// Asks the next ones, as far as there is room.
+    fn fill(&mut self, actions: &mut Vec<Action<K>>) {
+        while self.asked.len() + self.underway.len() < self.window
+            && let Some(key) = self.candidates.pop_front()
+        {
+            self.asked.insert(key);
+            actions.push(Action::Ask(key));
+        }
+    }
+
+    fn settle(&mut self, actions: &mut Vec<Action<K>>) {
+        let is_quiet =
+            self.candidates.is_empty() && self.asked.is_empty() && self.underway.is_empty();
+        if self.stage == Stage::Moving && self.is_listed && is_quiet {
+            self.stage = Stage::Settled;
+            actions.push(Action::Report);
+        }
+        if self.stage == Stage::Settled && self.is_empty && is_quiet {
+            self.stage = Stage::Ending;
+            actions.push(Action::SayEnd);
+        }
+    }
+
+    /// The new process is of no use, or none of ours any more.
+    fn give_up(&mut self, event: Event<K>) -> Vec<Action<K>> {
+        match self.stage {
+            Stage::Starting | Stage::Asking | Stage::Going | Stage::Moving => {
+                let mut actions = vec![self.end_it()];
+                actions.extend(self.sever(Verdict::Failed));
+                actions
+            }
+            // It serves: slow or not, what it has adopted is alive there.
+            Stage::Settled => self.sever(Verdict::Silent),
+            Stage::Ending if event == Event::TimeUp => self.sever(Verdict::Finished),
+            Stage::Ending | Stage::Severed(_) | Stage::Over => Vec::new(),
+        }
+    }
+
+    fn end_it(&self) -> Action<K> {
+        match self.stage {
+            Stage::Starting | Stage::Asking => Action::Dismiss,
+            _ => Action::Kill,
+        }
+    }
+
+    fn sever(&mut self, verdict: Verdict) -> Vec<Action<K>> {
+        self.stage = Stage::Severed(verdict);
+        self.candidates.clear();
+        let asked = std::mem::take(&mut self.asked);
+        let unasked = asked.into_iter().map(Action::Unask);
+        unasked.chain([Action::Sever]).collect()
+    }
+
+    /// Nothing that the new process has said is unread.
+    fn closed(&mut self) -> Vec<Action<K>> {
+        let verdict = match self.stage {
+            Stage::Severed(verdict) => verdict,
+            Stage::Starting | Stage::Asking | Stage::Going => Verdict::Failed,
+            Stage::Moving | Stage::Settled if self.successor_stops => Verdict::Stopped,
+            Stage::Moving => Verdict::Failed,
+            Stage::Settled => Verdict::Died,
+            Stage::Ending => Verdict::Finished,
+            Stage::Over => return Vec::new(),
+        };
+        let mut actions = Vec::new();
+        if !matches!(self.stage, Stage::Severed(_)) {
+            if verdict == Verdict::Failed {
+                actions.push(self.end_it());
+            }
+            actions.extend(self.sever(verdict));
+        }
+        self.stage = Stage::Over;
+        let left = std::mem::take(&mut self.underway);
+        actions.extend(left.into_keys().map(Action::Keep));
+        actions.push(Action::Finish(verdict));
+        actions
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moving(window: usize, sessions: u8) -> Old<u8> {
+        let mut old = Old::new(window);
+        for event in [Event::Ready, Event::MayGo, Event::Serving] {
+            assert_eq!(old.on(event).len(), 1, "{event:?}");
+        }
+        for key in 0..sessions {
+            old.on(Event::Found(key));
+        }
+        old.on(Event::Listed);
+        old
+    }
+
+    #[test]
+    fn never_more_than_the_window_stand_still() {
+        let mut old = moving(2, 5);
+        assert_eq!(old.asked.len(), 2);
+        assert_eq!(old.on(Event::AtRest(Some(0), 1)), [Action::Send(1)]);
+        assert_eq!(old.on(Event::AtRest(Some(1), 2)), [Action::Send(2)]);
+        assert_eq!(
+            old.on(Event::Adopted(1)),
+            [Action::LetGo(1), Action::Ask(2)]
+        );
+        assert_eq!(old.on(Event::Refused(2)), [Action::Keep(2), Action::Ask(3)]);
+        assert_eq!(old.on(Event::Stays(2)), [Action::Ask(4)]);
+    }
+
+    #[test]
+    fn it_settles_though_sessions_that_cannot_move_go_on_ending() {
+        let mut old = moving(2, 1);
+        assert_eq!(old.on(Event::Stays(0)), [Action::Report]);
+        // A handshake that was under way still moves, and is reported no more.
+        assert_eq!(old.on(Event::Found(7)), [Action::Ask(7)]);
+        assert_eq!(old.on(Event::AtRest(Some(7), 1)), [Action::Send(1)]);
+        assert_eq!(old.on(Event::Empty), []);
+        assert_eq!(
+            old.on(Event::Adopted(1)),
+            [Action::LetGo(1), Action::SayEnd]
+        );
+        assert_eq!(
+            old.on(Event::Closed).last(),
+            Some(&Action::Finish(Verdict::Finished))
+        );
+    }
+
+    #[test]
+    fn what_was_said_before_the_link_was_shut_counts() {
+        let mut old = moving(2, 2);
+        old.on(Event::AtRest(Some(0), 1));
+        assert_eq!(
+            old.on(Event::TimeUp),
+            [Action::Kill, Action::Unask(1), Action::Sever]
+        );
+        assert_eq!(old.on(Event::AtRest(Some(1), 2)), [Action::Keep(2)]);
+        assert_eq!(old.on(Event::Adopted(1)), [Action::LetGo(1)]);
+        assert_eq!(old.on(Event::Closed), [Action::Finish(Verdict::Failed)]);
+    }
+}

@@ -1,0 +1,379 @@
+//! The bytes of a message, in both protocols.
+//!
+//! The first (0.1.0): three lengths of 32 bits, big endian, then as many bytes each of JSON, of what
+//! waits to go to the client and of what waits to go to the server.
+//!
+//! The second, which begins behind [`Message::Ready`] and [`Message::Go`]:
+//!
+//! ```text
+//!   0        4      6   7   8                16
+//!   ┌────────┬──────┬───┬───┬────────────────┬──────────────────────────────┐
+//!   │ length │ kind │ d │ 0 │ number         │ sections: tag 2, 0 2, length 4, │
+//!   │ of all │      │   │   │ of the parcel  │ bytes; so many as fit        │
+//!   └────────┴──────┴───┴───┴────────────────┴──────────────────────────────┘
+//! ```
+//!
+//! `d` is how many descriptors come along. What is unknown, a kind or a section, is skipped by its
+//! length. Descriptors ride on the header's first byte in both.
+
+use std::io;
+
+use super::Message;
+
+/// Behind it a message is broken.
+const BODY_MAX: usize = 8 << 20;
+const FIRST_HEADER: usize = 12;
+const SECOND_HEADER: usize = 16;
+const SECTION_HEADER: usize = 8;
+
+/// How messages are framed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    First,
+    Second,
+}
+
+/// What a section of the second framing holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+enum Section {
+    Json = 1,
+    ToClient = 2,
+    ToServer = 3,
+}
+
+/// A message with the bytes that wait.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Frame {
+    pub message: Message,
+    pub to_client: Vec<u8>,
+    pub to_server: Vec<u8>,
+}
+
+/// What bytes come to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decoded {
+    Frame(Box<Frame>),
+    /// It means nothing here. What has a number is to be refused by it.
+    Unknown {
+        number: Option<u64>,
+        why: String,
+    },
+}
+
+/// What stands before a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    framing: Framing,
+    /// How many bytes follow.
+    pub body: usize,
+    /// Of the first framing.
+    lengths: [usize; 3],
+    /// Of the second.
+    kind: u16,
+    number: u64,
+}
+
+impl From<Message> for Frame {
+    fn from(message: Message) -> Self {
+        Self {
+            message,
+            to_client: Vec::new(),
+            to_server: Vec::new(),
+        }
+    }
+}
+
+impl Framing {
+    pub fn header_len(self) -> usize {
+        match self {
+            Self::First => FIRST_HEADER,
+            Self::Second => SECOND_HEADER,
+        }
+    }
+}
+
+/// `waiting`: what is to go to the client and to the server.
+pub fn encode(
+    framing: Framing,
+    message: &Message,
+    waiting: [&[u8]; 2],
+    descriptors: usize,
+) -> io::Result<Vec<u8>> {
+    match framing {
+        Framing::First => encode_first(message, waiting),
+        Framing::Second => encode_second(message, waiting, descriptors),
+    }
+}
+
+fn encode_first(message: &Message, waiting: [&[u8]; 2]) -> io::Result<Vec<u8>> {
+    let json = match message {
+        // There it says nothing more.
+        Message::Moved { .. } => b"\"moved\"".to_vec(),
+        message => serde_json::to_vec(message)?,
+    };
+    let parts = [&json[..], waiting[0], waiting[1]];
+    let mut bytes = Vec::with_capacity(FIRST_HEADER + parts.iter().map(|p| p.len()).sum::<usize>());
+    for part in parts {
+        bytes.extend_from_slice(&length_of(part)?);
+    }
+    parts.iter().for_each(|part| bytes.extend_from_slice(part));
+    Ok(bytes)
+}
+
+fn encode_second(
+    message: &Message,
+    waiting: [&[u8]; 2],
+    descriptors: usize,
+) -> io::Result<Vec<u8>> {
+    let json = serde_json::to_vec(message)?;
+    let sections = [
+        (Section::Json, &json[..]),
+        (Section::ToClient, waiting[0]),
+        (Section::ToServer, waiting[1]),
+    ];
+    let mut bytes = vec![0; SECOND_HEADER];
+    for (tag, content) in sections {
+        if !content.is_empty() {
+            bytes.extend_from_slice(&(tag as u16).to_be_bytes());
+            bytes.extend_from_slice(&[0; 2]);
+            bytes.extend_from_slice(&length_of(content)?);
+            bytes.extend_from_slice(content);
+        }
+    }
+    let length = length_of(&bytes[SECOND_HEADER..])?;
+    bytes[..4].copy_from_slice(&length);
+    bytes[4..6].copy_from_slice(&message.kind().to_be_bytes());
+    bytes[6] = u8::try_from(descriptors).map_err(io::Error::other)?;
+    bytes[8..16].copy_from_slice(&message.number().unwrap_or(0).to_be_bytes());
+    Ok(bytes)
+}
+
+fn length_of(part: &[u8]) -> io::Result<[u8; 4]> {
+    let length = u32::try_from(part.len()).map_err(io::Error::other)?;
+    Ok(length.to_be_bytes())
+}
+
+/// `bytes`: as many as [`Framing::header_len`] says.
+pub fn read_header(framing: Framing, bytes: &[u8]) -> io::Result<Header> {
+    let word = |at: usize| match bytes.get(at..at + 4) {
+        Some(&[a, b, c, d]) => Ok(u32::from_be_bytes([a, b, c, d]) as usize),
+        _ => Err(invalid("a message of the upgrade has no whole header")),
+    };
+    let header = match framing {
+        Framing::First => {
+            let lengths = [word(0)?, word(4)?, word(8)?];
+            Header {
+                framing,
+                body: lengths.iter().sum(),
+                lengths,
+                kind: 0,
+                number: 0,
+            }
+        }
+        Framing::Second => Header {
+            framing,
+            body: word(0)?,
+            lengths: [0; 3],
+            kind: (word(4)? >> 16) as u16,
+            number: (word(8)? as u64) << 32 | word(12)? as u64,
+        },
+    };
+    if header.body > BODY_MAX {
+        return Err(invalid("a message of the upgrade is too long"));
+    }
+    Ok(header)
+}
+
+/// `body`: as many bytes as the header says.
+pub fn decode(header: &Header, body: &[u8]) -> io::Result<Decoded> {
+    if body.len() != header.body {
+        return Err(invalid("a message of the upgrade is cut short"));
+    }
+    let (json, to_client, to_server) = match header.framing {
+        Framing::First => {
+            let (json, waiting) = body.split_at(header.lengths[0]);
+            let (to_client, to_server) = waiting.split_at(header.lengths[1]);
+            (json, to_client, to_server)
+        }
+        Framing::Second => sections(body)?,
+    };
+    Ok(match message_of(json) {
+        Ok(message) => Decoded::Frame(Box::new(Frame {
+            message,
+            to_client: to_client.to_vec(),
+            to_server: to_server.to_vec(),
+        })),
+        Err(error) => Decoded::Unknown {
+            number: match header.framing {
+                Framing::First => number_in(json),
+                Framing::Second => Some(header.number).filter(|number| *number > 0),
+            },
+            why: match header.framing {
+                Framing::First => error.to_string(),
+                Framing::Second => format!("kind {}: {error}", header.kind),
+            },
+        },
+    })
+}
+
+fn message_of(json: &[u8]) -> serde_json::Result<Message> {
+    if json == b"\"moved\"" {
+        return Ok(Message::Moved {
+            sessions: 0,
+            told: 0,
+        });
+    }
+    serde_json::from_slice(json)
+}
+
+/// Of a message that is not understood, in the first framing.
+fn number_in(json: &[u8]) -> Option<u64> {
+    let value: serde_json::Value = serde_json::from_slice(json).ok()?;
+    let inside = value.as_object()?.values().next()?;
+    inside.get("number")?.as_u64()
+}
+
+/// JSON, and what waits for client and server.
+fn sections(mut body: &[u8]) -> io::Result<(&[u8], &[u8], &[u8])> {
+    let mut found: [&[u8]; 3] = [&[]; 3];
+    while let Some((head, rest)) = body.split_at_checked(SECTION_HEADER) {
+        let tag = u16::from_be_bytes([head[0], head[1]]);
+        let length = u32::from_be_bytes([head[4], head[5], head[6], head[7]]) as usize;
+        let Some((content, behind)) = rest.split_at_checked(length) else {
+            return Err(invalid("a section is longer than its message"));
+        };
+        let known = [Section::Json, Section::ToClient, Section::ToServer];
+        for (place, section) in found.iter_mut().zip(known) {
+            if tag == section as u16 {
+                *place = content;
+            }
+        }
+        body = behind;
+    }
+    match body {
+        [] => Ok((found[0], found[1], found[2])),
+        _ => Err(invalid("bytes stand behind a message's last section")),
+    }
+}
+
+fn invalid(message: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}
+
+impl Message {
+    /// What the header of the second framing calls it.
+    fn kind(&self) -> u16 {
+        match self {
+            Self::Ready(_) => 1,
+            Self::Failed { .. } => 2,
+            Self::Go(_) => 3,
+            Self::Census(_) => 4,
+            Self::Accept => 5,
+            Self::Serving => 6,
+            Self::Session { .. } => 7,
+            Self::Idle { .. } => 8,
+            Self::Adopted { .. } => 9,
+            Self::Refused { .. } => 10,
+            Self::Command { .. } => 11,
+            Self::Outcome { .. } => 12,
+            Self::Stopping => 13,
+            Self::Drain(_) => 14,
+            Self::Moved { .. } => 15,
+            Self::End => 16,
+        }
+    }
+
+    /// Of a parcel or a command, or of the answer to one.
+    pub fn number(&self) -> Option<u64> {
+        match self {
+            Self::Session { number, .. }
+            | Self::Idle { number, .. }
+            | Self::Adopted { number }
+            | Self::Refused { number, .. }
+            | Self::Command { number, .. }
+            | Self::Outcome { number, .. } => Some(*number),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(framing: Framing, bytes: &[u8]) -> io::Result<Decoded> {
+        let (head, body) = bytes.split_at(framing.header_len().min(bytes.len()));
+        let header = read_header(framing, head)?;
+        decode(&header, body)
+    }
+
+    #[test]
+    fn a_message_comes_out_as_it_went_in() {
+        for framing in [Framing::First, Framing::Second] {
+            let refused = Message::Refused {
+                number: 7,
+                reason: "no".to_owned(),
+            };
+            for message in [refused, Message::Serving, Message::End] {
+                let bytes = encode(framing, &message, [b"out", b"in"], 2).unwrap();
+                let Decoded::Frame(frame) = read(framing, &bytes).unwrap() else {
+                    panic!("{message:?}");
+                };
+                assert_eq!(frame.message, message);
+                assert_eq!(
+                    (&frame.to_client[..], &frame.to_server[..]),
+                    (&b"out"[..], &b"in"[..])
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_is_skipped_and_a_parcel_of_it_is_refused_by_its_number() {
+        let mut bytes = encode(
+            Framing::Second,
+            &Message::Adopted { number: 9 },
+            [b"", b""],
+            0,
+        )
+        .unwrap();
+        // Another section in front, of a kind from days to come.
+        let section = [0, 99, 0, 0, 0, 0, 0, 3, 1, 2, 3];
+        let length = u32::from_be_bytes(bytes[..4].try_into().unwrap()) + section.len() as u32;
+        bytes[..4].copy_from_slice(&length.to_be_bytes());
+        bytes.splice(SECOND_HEADER..SECOND_HEADER, section);
+        let Decoded::Frame(frame) = read(Framing::Second, &bytes).unwrap() else {
+            panic!("it is a known message all the same");
+        };
+        assert_eq!(frame.message, Message::Adopted { number: 9 });
+
+        let unknown = |framing, bytes: &[u8]| match read(framing, bytes).unwrap() {
+            Decoded::Unknown { number, .. } => number,
+            known => panic!("{known:?}"),
+        };
+        let word = *b"adopted";
+        let at = bytes.windows(7).position(|seen| seen == word).unwrap();
+        bytes[at..at + 7].copy_from_slice(b"beguile");
+        assert_eq!(unknown(Framing::Second, &bytes), Some(9));
+
+        let json = br#"{"session": {"number": 4, "session": {"identity": 1}}}"#;
+        let mut first = Vec::new();
+        for length in [json.len() as u32, 0, 0] {
+            first.extend(length.to_be_bytes());
+        }
+        first.extend(json);
+        assert_eq!(unknown(Framing::First, &first), Some(4));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_message_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            for framing in [Framing::First, Framing::Second] {
+                let _ = read(framing, &bytes);
+            }
+        }
+    }
+}

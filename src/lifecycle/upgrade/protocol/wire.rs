@@ -1,0 +1,345 @@
+//! The shapes that travel. They are nobody else's: what the process works with may change as it
+//! likes, these may only gain fields, each with a default.
+//!
+//! Durations count from or to the moment of sending: the clocks of two processes need not agree.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Of a binary that does not say which protocol it speaks: 0.1.0.
+pub const FIRST: u32 = 1;
+/// The latest protocol that this binary speaks. Both sides then speak the lower of their two.
+pub const LATEST: u32 = 2;
+
+fn first() -> u32 {
+    FIRST
+}
+
+/// The new process could serve.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ready {
+    pub pid: u32,
+    pub version: String,
+    /// Addresses of inherited sockets that its file no longer has.
+    #[serde(default)]
+    pub unused: Vec<String>,
+    #[serde(default = "first")]
+    pub protocol: u32,
+}
+
+/// The new process is to serve, and goes on with this.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Go {
+    /// Servers that operators have taken out: upstream and address.
+    pub drained: Vec<(String, SocketAddr)>,
+    #[serde(default)]
+    pub tally: Tally,
+    /// By the upstream's name.
+    #[serde(default)]
+    pub known: Vec<(String, Known)>,
+    /// Drains that go on. The first protocol has messages of their own for them.
+    #[serde(default)]
+    pub drains: Vec<RunningDrain>,
+    #[serde(default = "first")]
+    pub protocol: u32,
+}
+
+/// What operators have had done, as it is counted and shown.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tally {
+    /// That succeeded, and that failed.
+    pub reloads: [u64; 2],
+    pub upgrades: [u64; 2],
+    /// The last one last.
+    pub history: Vec<Operation>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Operation {
+    pub time: String,
+    pub operation: String,
+    pub succeeded: bool,
+    pub outcome: String,
+}
+
+/// What was found out of an upstream.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Known {
+    /// The last good answer for each name.
+    pub names: Vec<(Name, Vec<SocketAddr>)>,
+    /// Whether each server that was checked is up.
+    pub servers: Vec<(SocketAddr, bool)>,
+    pub history: Vec<(SocketAddr, Vec<Change>)>,
+    pub states: Vec<(SocketAddr, ServerState)>,
+    /// Every server that could be picked.
+    pub members: Vec<SocketAddr>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Name {
+    pub host: String,
+    pub port: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    pub since: String,
+    pub standing: String,
+}
+
+/// What a server is in the middle of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServerState {
+    /// How long it stays ejected.
+    pub ejected_for: Option<Duration>,
+    /// When its slow start began.
+    pub starting_since: Option<Duration>,
+}
+
+/// A drain that goes on in the new process, for those of its sessions that come there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunningDrain {
+    pub reason: DrainReason,
+    pub code: u16,
+    /// What is left of both.
+    pub window: Duration,
+    pub deadline: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DrainReason {
+    ServerDrained(String, SocketAddr),
+    ServerDown(String, SocketAddr),
+    ServerRemoved(String, SocketAddr),
+    RouteRemoved(String),
+    #[serde(untagged)]
+    Other(serde_json::Value),
+}
+
+/// As the first protocol has it: a part of a drain that goes on, one message has room for so many
+/// sessions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NamedDrain {
+    pub what: String,
+    pub code: u16,
+    pub window: Duration,
+    pub deadline: Duration,
+    pub sessions: Vec<Uuid>,
+}
+
+/// Where connections and sessions count that are still in the old process. Each message replaces
+/// what was said of the same place before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Census {
+    pub entries: Vec<(Place, u64)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// Connections on a listener of this name and address, of one client or of nobody in particular.
+    Listener {
+        name: String,
+        address: String,
+        client: Option<u64>,
+    },
+    /// Sessions on a route.
+    Route { name: String, client: Option<u64> },
+    /// Sessions on a server.
+    Server {
+        upstream: String,
+        address: SocketAddr,
+    },
+}
+
+/// A session at rest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Session {
+    pub identity: Identity,
+    pub age: Duration,
+    pub counts: Counts,
+    pub client: Leg,
+    pub server: Leg,
+    pub idle: Option<Duration>,
+    /// Until `max_session`.
+    pub left: Option<Duration>,
+    pub ping: Option<Duration>,
+    /// Since the last byte.
+    pub quiet: Duration,
+    /// The ends of the client's connection, as a PROXY header has named them.
+    #[serde(default)]
+    pub proxied: Option<AddrPair>,
+    /// The name and address that the listener has now on which it came in; `None`: it is gone.
+    #[serde(default)]
+    pub listener: Option<(String, String)>,
+    /// Since the client was last heard; matters with `ping`.
+    #[serde(default)]
+    pub unheard: Option<Duration>,
+    /// Since a ping was sent that is not answered yet.
+    #[serde(default)]
+    pub pinged: Option<Duration>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Identity {
+    pub id: Uuid,
+    #[serde(default)]
+    pub request_id: Option<String>,
+    #[serde(default)]
+    pub trace: Option<Trace>,
+    pub listener: String,
+    pub route: String,
+    pub upstream: String,
+    pub server: SocketAddr,
+    pub client: String,
+    pub method: String,
+    pub host: String,
+    pub path: String,
+    pub user_agent: Option<String>,
+    pub handshake: Duration,
+    pub attempts: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Trace {
+    pub trace: Uuid,
+    pub span: u64,
+    pub parent: Option<u64>,
+    pub sampled: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Counts {
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub messages_in: u64,
+    pub messages_out: u64,
+    /// A cause that only another version knows is none. A session may move between its first Close
+    /// frame and the second.
+    #[serde(default)]
+    pub closed_by: u8,
+    #[serde(default)]
+    pub close_code: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Leg {
+    pub kind: Socket,
+    pub scanner: Scanner,
+    pub ended: bool,
+    /// Nothing more goes to it.
+    pub shut: bool,
+    /// For so long it has taken nothing more. An older version does not say.
+    #[serde(default)]
+    pub broken: Option<Duration>,
+}
+
+/// What a descriptor is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Socket {
+    Tcp,
+    Unix,
+}
+
+/// Where a stream of frames stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scanner {
+    pub sender: Sender,
+    pub extended: bool,
+    /// The first `header_len` bytes are those of a header that is not whole yet.
+    pub header: [u8; 14],
+    pub header_len: u8,
+    pub payload_left: u64,
+    pub fragmented: bool,
+    pub messages: u64,
+    pub pongs: u64,
+    pub others: u64,
+    pub close_code: Option<CloseCode>,
+    pub broken: bool,
+    #[serde(default)]
+    pub is_over: bool,
+    #[serde(default)]
+    pub max_message: Option<u64>,
+    #[serde(default)]
+    pub message_size: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sender {
+    Client,
+    Server,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CloseCode {
+    Absent,
+    Code(u16),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddrPair {
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+}
+
+/// A connection between two requests, or in the middle of a request's head.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Idle {
+    /// The address that it came in on.
+    pub listener: String,
+    pub kind: Socket,
+    #[serde(default)]
+    pub proxied: Option<AddrPair>,
+    /// Of the listener that it came in on; the first protocol does not say.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+/// What an operator has asked the old process for, and the new one is to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    Reload,
+    Drain {
+        upstream: String,
+        address: String,
+        window: Option<Duration>,
+        code: Option<u16>,
+    },
+    Enable {
+        upstream: String,
+        address: String,
+    },
+    Close {
+        id: Uuid,
+        code: Option<u16>,
+    },
+}
+
+/// What came of a [`Command`]: the answer as the API gives it, or why there is none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Done(serde_json::Value),
+    Failed {
+        kind: FailureKind,
+        error: String,
+        hint: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    NotFound,
+    Invalid,
+    Refused,
+}

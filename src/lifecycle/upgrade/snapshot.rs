@@ -1,0 +1,286 @@
+//! A session at rest, or an idle connection, as it goes through the link and comes out of it.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use tokio::time::Instant;
+
+use super::census::{HeldPlaces, Place};
+use super::link::Descriptors;
+use super::protocol::{Message, wire};
+use crate::app::App;
+use crate::forward::proxy_protocol::Ends;
+use crate::limits::Seat;
+use crate::listener::{ClientEnd, Ticket};
+use crate::session::frames::FrameScanner;
+use crate::session::leg::{Leg, SendState};
+use crate::session::live::{Identity, Live};
+use crate::session::relay::{Clocks, Limits, Relay};
+use crate::session::traffic::Traffic;
+use crate::session::transport::{Transport, TransportKind};
+use crate::session::{IdleConnection, Session};
+
+/// What is on its way to the new process.
+#[derive(Debug)]
+pub enum Parcel {
+    Session(Box<Session>),
+    Idle(Box<IdleConnection>),
+}
+
+impl Descriptors for Parcel {
+    fn descriptors(&self) -> io::Result<Vec<BorrowedFd<'_>>> {
+        match self {
+            Self::Session(session) => Ok(vec![
+                session.relay.client.transport.descriptor()?.1,
+                session.relay.server.transport.descriptor()?.1,
+            ]),
+            Self::Idle(idle) => Ok(vec![idle.client.transport.descriptor()?.1]),
+        }
+    }
+}
+
+impl Parcel {
+    /// What is said of it, and how many descriptors it has.
+    pub fn pack(&self, number: u64, app: &App) -> io::Result<(Message, usize)> {
+        match self {
+            Self::Session(session) => {
+                let session = Box::new(pack(session, app)?);
+                Ok((Message::Session { number, session }, 2))
+            }
+            Self::Idle(idle) => {
+                let gone = || io::Error::other("its listener is gone");
+                let (name, address) = app.listener_now(idle.listener).ok_or_else(gone)?;
+                let idle = wire::Idle {
+                    listener: address,
+                    kind: idle.client.transport.descriptor()?.0.into(),
+                    proxied: idle
+                        .client
+                        .ticket
+                        .proxied
+                        .as_deref()
+                        .copied()
+                        .map(Into::into),
+                    name: Some(name),
+                };
+                Ok((Message::Idle { number, idle }, 1))
+            }
+        }
+    }
+
+    /// What is to go to its client and to its server.
+    pub fn waiting(&self) -> [&[u8]; 2] {
+        match self {
+            Self::Session(session) => {
+                let relay = &session.relay;
+                [&relay.client.waiting, &relay.server.waiting]
+            }
+            Self::Idle(idle) => [&[], &idle.client.early],
+        }
+    }
+
+    /// Where it counts.
+    pub fn places(&self, app: &App) -> Vec<Place> {
+        match self {
+            Self::Session(session) => {
+                let identity = &session.live.identity;
+                let server = Place::Server {
+                    upstream: identity.upstream.to_string(),
+                    address: identity.server,
+                };
+                let route = session.place.as_ref().map(|seat| Place::Route {
+                    name: identity.route.to_string(),
+                    client: seat.client(),
+                });
+                let listener = listener_place(session.ticket.seat.as_ref(), app);
+                [Some(server), route, listener]
+                    .into_iter()
+                    .flatten()
+                    .collect()
+            }
+            Self::Idle(idle) => {
+                let seat = idle.client.ticket.seat.as_ref();
+                listener_place(seat, app).into_iter().collect()
+            }
+        }
+    }
+}
+
+fn listener_place(seat: Option<&Seat>, app: &App) -> Option<Place> {
+    let seat = seat?;
+    let (name, address) = app.listener_of(seat)?;
+    Some(Place::Listener {
+        name,
+        address,
+        client: seat.client(),
+    })
+}
+
+fn pack(session: &Session, app: &App) -> io::Result<wire::Session> {
+    let Session {
+        relay,
+        live,
+        ticket,
+        ..
+    } = session;
+    let Limits { idle, end, ping } = relay.limits;
+    let Clocks {
+        quiet,
+        unheard,
+        pinged,
+    } = relay.clocks();
+    Ok(wire::Session {
+        identity: (&live.identity).into(),
+        age: live.age(),
+        counts: live.traffic.counts().into(),
+        client: pack_leg(&relay.client)?,
+        server: pack_leg(&relay.server)?,
+        idle,
+        left: end.map(|end| end.saturating_duration_since(Instant::now())),
+        ping,
+        quiet,
+        proxied: ticket.proxied.as_deref().copied().map(Into::into),
+        listener: ticket.seat.as_ref().and_then(|seat| app.listener_of(seat)),
+        unheard: Some(unheard),
+        pinged,
+    })
+}
+
+fn pack_leg(leg: &Leg) -> io::Result<wire::Leg> {
+    Ok(wire::Leg {
+        kind: leg.transport.descriptor()?.0.into(),
+        scanner: leg.scanner.state().into(),
+        ended: leg.ended,
+        shut: leg.is_shut(),
+        broken: leg.broken_since().map(|since| since.elapsed()),
+    })
+}
+
+/// What came with a message.
+pub struct Baggage {
+    pub to_client: Vec<u8>,
+    pub to_server: Vec<u8>,
+    pub descriptors: Vec<OwnedFd>,
+}
+
+/// Must run inside the runtime.
+pub fn unpack(
+    state: wire::Session,
+    baggage: Baggage,
+    app: &App,
+    held: &mut HeldPlaces,
+) -> io::Result<Session> {
+    let Ok([client, server]) = <[OwnedFd; 2]>::try_from(baggage.descriptors) else {
+        return Err(io::Error::other(
+            "a session came without its two sockets: this process has no room for more of them",
+        ));
+    };
+    let client = unpack_leg(state.client, client, &baggage.to_client)?;
+    let server = unpack_leg(state.server, server, &baggage.to_server)?;
+    let generation = app.generation();
+    let listener = state.listener.or_else(|| {
+        // The first protocol names it as it was called when the session began.
+        Some((state.identity.listener.clone(), String::new()))
+    });
+    let mut identity = Identity::from(state.identity);
+    app.share_labels(&mut identity);
+    let lease = held
+        .lease(&identity)
+        .unwrap_or_else(|| generation.adopt_on(&identity.upstream, identity.server));
+    let proxied = state.proxied.map(Ends::from);
+    let bound = match &listener {
+        Some((name, address)) => app.find_listener(name, address),
+        None => None,
+    };
+    let ticket = match bound {
+        Some(bound) => held.ticket(app, bound, listener, (&client.transport, proxied)),
+        None => Ticket {
+            seat: None,
+            proxied: proxied.map(Box::new),
+            ..Ticket::default()
+        },
+    };
+    let place = Some(held.route_seat(&identity, &generation));
+    let traffic = Arc::new(Traffic::continued(state.age, state.counts.into()));
+    let limits = Limits {
+        idle: state.idle,
+        end: state.left.map(|left| Instant::now() + left),
+        ping: state.ping,
+    };
+    let clocks = Clocks {
+        quiet: state.quiet,
+        unheard: state.unheard.unwrap_or(state.quiet),
+        pinged: state.pinged,
+    };
+    let relay = Relay::continued(client, server, traffic.clone(), limits, clocks);
+    let live = app.sessions().adopt(Live {
+        identity,
+        traffic,
+        server: lease.server().clone(),
+    });
+    Ok(Session {
+        relay,
+        live,
+        lease,
+        ticket,
+        place,
+    })
+}
+
+fn unpack_leg(state: wire::Leg, descriptor: OwnedFd, waiting: &[u8]) -> io::Result<Leg> {
+    let Some(scanner) = FrameScanner::from_state(state.scanner.into()) else {
+        return Err(io::Error::other(
+            "a session's parser is in a state that does not exist",
+        ));
+    };
+    let now = Instant::now();
+    let send_state = match state.broken {
+        Some(broken) => SendState::Broken {
+            since: now.checked_sub(broken).unwrap_or(now),
+        },
+        None if state.shut => SendState::Shut,
+        None => SendState::Open,
+    };
+    Ok(Leg {
+        transport: Transport::from_descriptor(state.kind.into(), descriptor)?,
+        waiting: BytesMut::from(waiting),
+        scanner,
+        ended: state.ended,
+        send_state,
+    })
+}
+
+/// With the number of its listener. Must run inside the runtime.
+pub fn unpack_idle(
+    idle: wire::Idle,
+    baggage: Baggage,
+    app: &App,
+    held: &mut HeldPlaces,
+) -> io::Result<(usize, ClientEnd)> {
+    let Ok([descriptor]) = <[OwnedFd; 1]>::try_from(baggage.descriptors) else {
+        return Err(io::Error::other("a connection came without its socket"));
+    };
+    let proxied = idle.proxied.map(Ends::from);
+    // By its name alone: on another listener it would be served by routes that are not for it.
+    let bound = match &idle.name {
+        Some(name) => app.find_listener(name, ""),
+        None => app.find_listener("", &idle.listener),
+    };
+    let bound = bound.filter(|bound| app.serves_plain(*bound, proxied.is_some()));
+    let Some(bound) = bound else {
+        return Err(io::Error::other("its listener is gone, or is another now"));
+    };
+    let kind: TransportKind = idle.kind.into();
+    let transport = Transport::from_descriptor(kind, descriptor)?;
+    let came_in_on = idle.name.map(|name| (name, idle.listener));
+    let ticket = held.ticket(app, bound, came_in_on, (&transport, proxied));
+    let client = ClientEnd {
+        transport,
+        early: BytesMut::from(&baggage.to_server[..]),
+        ended: false,
+        has_asked: true,
+        ticket,
+    };
+    Ok((bound, client))
+}

@@ -1,0 +1,453 @@
+//! The new process's side of an upgrade, with its sockets: the shell around [`New`].
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::{info, warn};
+use rustix::io::Errno;
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::{PidfdFlags, pidfd_open};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::census::HeldPlaces;
+use super::exec::Pidfd;
+use super::link::{Heard, Link, shut};
+use super::new::{Action, Event, New};
+use super::protocol::frame::{Decoded, Framing, encode};
+use super::protocol::{self, Message, wire};
+use super::snapshot::{self, Baggage};
+use crate::admin::{Command, CommandOutcome};
+use crate::app::App;
+use crate::listener::ClientEnd;
+use crate::net::{Binder, Inherited, ListenAddress};
+use crate::observe::operations::Operation;
+use crate::phase::PhaseWatch;
+use crate::session::Session;
+use crate::session::drain::{DrainPlan, DrainReason};
+use crate::session::live::Live;
+
+/// A process that dies closes its sockets a moment before others see its end.
+const DEAD_WITHIN: Duration = Duration::from_secs(2);
+
+/// What a process was given at its start.
+pub type Named = (String, OwnedFd);
+
+/// The process that this one takes over from.
+#[derive(Debug)]
+pub struct Predecessor {
+    stream: UnixStream,
+    /// Opened while the old process lives, as its number may be given to another.
+    pidfd: Result<OwnedFd, Errno>,
+}
+
+/// What can be known of the old process's life.
+#[derive(Debug)]
+enum Life {
+    Known(Pidfd),
+    /// It was dead already.
+    Dead,
+    /// The kernel does not tell.
+    Unknown,
+}
+
+/// Tells the sockets that were inherited from the link to a predecessor.
+pub fn sort(named: Vec<Named>) -> (Inherited, Option<Predecessor>) {
+    let mut predecessor = None;
+    let mut sockets: Vec<(OwnedFd, Binder)> = Vec::new();
+    for (name, descriptor) in named {
+        match name.as_str() {
+            protocol::LINK => predecessor = Some(Predecessor::new(descriptor.into())),
+            name => sockets.push((descriptor, protocol::binder_of(name))),
+        }
+    }
+    (Inherited::new(sockets), predecessor)
+}
+
+/// What a command that the old process has passed on is to be answered by.
+pub type PassedOn = (Command, oneshot::Sender<CommandOutcome>);
+
+/// What the rest of the process hears of it.
+pub struct TakingOver {
+    /// `Ok`: this process is to serve from now on, and nothing may fail any more.
+    pub may_serve: oneshot::Receiver<Result<(), String>>,
+    /// Commands that the old process was asked for.
+    pub commands: UnboundedReceiver<PassedOn>,
+    /// Ends once nothing more comes from the old process.
+    pub done: oneshot::Receiver<()>,
+}
+
+impl Predecessor {
+    fn new(stream: UnixStream) -> Self {
+        // The credentials of the link are those of whoever made the pair.
+        let old = socket_peercred(&stream).map(|old| old.pid);
+        let pidfd = old.and_then(|old| pidfd_open(old, PidfdFlags::empty()));
+        Self { stream, pidfd }
+    }
+
+    /// The old process goes on, and tells the operator why.
+    pub fn refuse(&self, reason: &str) {
+        let reason = reason.to_owned();
+        let said = encode(Framing::First, &Message::Failed { reason }, [&[], &[]], 0);
+        let said = said.and_then(|bytes| io::Write::write_all(&mut &self.stream, &bytes));
+        if let Err(error) = said {
+            warn!("cannot tell the old process why this one ends: {error}");
+        }
+        shut(&self.stream);
+    }
+
+    /// Asks to serve, and takes over what the old process has. `unused`: inherited addresses that the
+    /// file no longer has. Must run inside the runtime.
+    pub fn take_over(self, app: Arc<App>, unused: &[ListenAddress]) -> io::Result<TakingOver> {
+        let (tell, may_serve) = oneshot::channel();
+        let (pass_on, commands) = unbounded_channel();
+        let (ends, done) = oneshot::channel();
+        let life = match self.pidfd {
+            Ok(pidfd) => Life::Known(Pidfd::watch(pidfd)?),
+            Err(Errno::SRCH) => Life::Dead,
+            Err(error) => {
+                warn!("upgrade: it cannot be seen whether the old process lives: {error}");
+                Life::Unknown
+            }
+        };
+        let phase = app.phases().watch();
+        let task = TakeOver {
+            link: Link::new(self.stream)?,
+            machine: New::default(),
+            held: HeldPlaces::default(),
+            parcels: HashMap::new(),
+            life,
+            phase,
+            unused: unused.iter().map(ListenAddress::to_string).collect(),
+            may_serve: Some(tell),
+            pass_on,
+            homeless: Some(Vec::new()),
+            has_closed: false,
+            is_over: false,
+            app,
+        };
+        tokio::spawn(async move {
+            task.run().await;
+            drop(ends);
+        });
+        Ok(TakingOver {
+            may_serve,
+            commands,
+            done,
+        })
+    }
+}
+
+/// Here, and not served yet.
+enum Taken {
+    Session(Box<Session>),
+    Idle(usize, Box<ClientEnd>),
+}
+
+struct TakeOver {
+    app: Arc<App>,
+    link: Link,
+    machine: New,
+    held: HeldPlaces,
+    parcels: HashMap<u64, Taken>,
+    life: Life,
+    phase: PhaseWatch,
+    unused: Vec<String>,
+    may_serve: Option<oneshot::Sender<Result<(), String>>>,
+    pass_on: UnboundedSender<PassedOn>,
+    /// Sessions that have come and must go, while the first protocol may still say that they are in a
+    /// drain that goes on. `None`: each is told when it comes.
+    homeless: Option<Vec<Arc<Live>>>,
+    has_closed: bool,
+    is_over: bool,
+}
+
+/// A command's number, and what came of it.
+type Answered = (u64, CommandOutcome);
+
+impl TakeOver {
+    async fn run(mut self) {
+        let (answer, mut answers) = unbounded_channel::<Answered>();
+        let mut has_stopped = false;
+        self.on(Event::Proved).await;
+        while !self.is_over {
+            tokio::select! {
+                biased;
+                // First: what comes from now on is not taken.
+                () = self.phase.until(|phase| phase.is_stopping()), if !has_stopped => {
+                    has_stopped = true;
+                    self.on(Event::Stop).await;
+                }
+                heard = self.link.hear(), if !self.has_closed => self.heard(heard, &answer).await,
+                Some((number, outcome)) = answers.recv() => {
+                    let outcome = outcome.into();
+                    self.say(&Message::Outcome { number, outcome }).await;
+                }
+            }
+        }
+        self.see_off_homeless();
+        info!("upgrade: done, {} sessions live", self.app.sessions().len());
+    }
+
+    async fn on(&mut self, event: Event) {
+        let mut actions: Vec<Action> = self.machine.on(event);
+        actions.reverse();
+        while let Some(action) = actions.pop() {
+            let event = self.act(action).await;
+            let more = event
+                .map(|event| self.machine.on(event))
+                .unwrap_or_default();
+            actions.extend(more.into_iter().rev());
+        }
+    }
+
+    /// What it leads to at once.
+    async fn act(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::SayReady => {
+                let ready = Message::Ready(wire::Ready {
+                    pid: std::process::id(),
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                    unused: std::mem::take(&mut self.unused),
+                    protocol: wire::LATEST,
+                });
+                self.say(&ready).await;
+            }
+            Action::Accept => {
+                // Before the old process hears that this one serves, and closes its own.
+                self.app.listen();
+                self.answer(Ok(()));
+            }
+            Action::SayServing => {
+                self.say(&Message::Serving).await;
+            }
+            Action::SayAdopted(number) => {
+                return Some(match self.say(&Message::Adopted { number }).await {
+                    true => Event::Said(number),
+                    false => Event::Unsaid(number),
+                });
+            }
+            // The reason is said where it is known.
+            Action::SayRefused(_) => {}
+            Action::SayStopping => {
+                self.say(&Message::Stopping).await;
+            }
+            Action::Carry(number) => self.carry(number),
+            Action::Drop(number) => {
+                self.parcels.remove(&number);
+                let reason = "this process stops, or the hand-over is over".to_owned();
+                self.say(&Message::Refused { number, reason }).await;
+            }
+            Action::AskWhetherDead => {
+                return Some(match self.old_is_dead().await {
+                    true => Event::OldIsDead,
+                    false => Event::OldLives,
+                });
+            }
+            Action::Finish => {
+                // A link that is closed without a word is that of a process that has died. The first
+                // protocol knows none, and listens no more.
+                if !self.has_closed {
+                    self.say(&Message::End).await;
+                }
+                self.is_over = true;
+            }
+            Action::GiveUp => {
+                self.answer(Err("the old process has closed the link".to_owned()));
+                self.is_over = true;
+            }
+        }
+        None
+    }
+
+    fn answer(&mut self, answer: Result<(), String>) {
+        if let Some(may_serve) = self.may_serve.take() {
+            // Whoever no longer waits has ended the process.
+            let _ = may_serve.send(answer);
+        }
+    }
+
+    /// Whether it is with the kernel now.
+    async fn say(&mut self, message: &Message) -> bool {
+        if let Err(error) = self.link.say(message) {
+            warn!("upgrade: {message:?} cannot be said: {error}");
+            return false;
+        }
+        self.link.flush().await.is_ok()
+    }
+
+    async fn old_is_dead(&self) -> bool {
+        match &self.life {
+            Life::Known(old) => timeout(DEAD_WITHIN, old.ended()).await.is_ok(),
+            Life::Dead => true,
+            Life::Unknown => false,
+        }
+    }
+
+    async fn heard(&mut self, heard: io::Result<Heard>, answer: &UnboundedSender<Answered>) {
+        let (decoded, descriptors) = match heard {
+            Ok(Heard::Message(decoded, descriptors)) => (decoded, descriptors),
+            closed => {
+                if let Err(error) = closed {
+                    warn!("upgrade: the link to the old process is broken: {error}");
+                    self.link.shut();
+                }
+                self.has_closed = true;
+                return self.on(Event::Closed).await;
+            }
+        };
+        match decoded {
+            Decoded::Frame(frame) => {
+                let baggage = Baggage {
+                    to_client: frame.to_client,
+                    to_server: frame.to_server,
+                    descriptors,
+                };
+                self.said(frame.message, baggage, answer).await;
+            }
+            Decoded::Unknown { number, why } => match number {
+                Some(number) => self.refuse(number, why).await,
+                None => info!("upgrade: the old process says what this one does not know: {why}"),
+            },
+        }
+    }
+
+    async fn said(
+        &mut self,
+        message: Message,
+        baggage: Baggage,
+        answer: &UnboundedSender<Answered>,
+    ) {
+        match message {
+            Message::Go(go) => self.go(go).await,
+            Message::Census(census) => self.held.set(census, &self.app),
+            Message::Accept => self.on(Event::Accept).await,
+            Message::Session { number, session } => {
+                let unpacked = snapshot::unpack(*session, baggage, &self.app, &mut self.held);
+                let taken = unpacked.map(|session| Taken::Session(Box::new(session)));
+                self.take(number, taken).await;
+            }
+            Message::Idle { number, idle } => {
+                let unpacked = snapshot::unpack_idle(idle, baggage, &self.app, &mut self.held);
+                let taken = unpacked.map(|(bound, client)| Taken::Idle(bound, Box::new(client)));
+                self.take(number, taken).await;
+            }
+            Message::Command { number, command } => self.command(number, command, answer),
+            Message::Drain(drain) => self.go_on_with(drain),
+            Message::Moved { sessions, told } => {
+                self.app.count_moved(sessions, told);
+                self.see_off_homeless();
+            }
+            Message::End => self.on(Event::End).await,
+            other => warn!("upgrade: the old process said {other:?} out of turn"),
+        }
+    }
+
+    /// What operators have done, and what was found out of servers.
+    async fn go(&mut self, go: wire::Go) {
+        let generation = self.app.generation();
+        for (upstream, known) in go.known {
+            if let Some(group) = generation.find_group(&upstream) {
+                group.learn(known.into());
+            }
+        }
+        for (upstream, address) in go.drained {
+            if let Some(group) = generation.find_group(&upstream) {
+                group.set_drained(address, true);
+            }
+        }
+        for drain in go.drains {
+            let plan = DrainPlan {
+                code: drain.code,
+                window: drain.window,
+                deadline: drain.deadline,
+            };
+            self.app.drains().start(drain.reason.into(), &[], plan);
+        }
+        let operations = self.app.operations();
+        operations.go_on_from(go.tally.into());
+        let (pid, version) = (std::process::id(), env!("CARGO_PKG_VERSION"));
+        let outcome = format!("version {version} has taken over as {pid}");
+        operations.record(Operation::Upgrade, Ok(outcome));
+        let speaks_more = go.protocol > wire::FIRST;
+        if speaks_more {
+            self.link.set_framing(Framing::Second);
+            self.homeless = None;
+        }
+        self.on(Event::Go(speaks_more)).await;
+    }
+
+    async fn take(&mut self, number: u64, taken: io::Result<Taken>) {
+        match taken {
+            Ok(taken) => {
+                self.parcels.insert(number, taken);
+                self.on(Event::Parcel(number)).await;
+            }
+            Err(error) => self.refuse(number, error.to_string()).await,
+        }
+    }
+
+    async fn refuse(&mut self, number: u64, reason: String) {
+        self.on(Event::Unfit(number)).await;
+        self.say(&Message::Refused { number, reason }).await;
+    }
+
+    fn carry(&mut self, number: u64) {
+        match self.parcels.remove(&number) {
+            Some(Taken::Session(session)) => {
+                let live = Arc::clone(&session.live);
+                self.app.runner().carry(*session);
+                match &mut self.homeless {
+                    Some(homeless) => homeless.push(live),
+                    None => self.app.see_off_if_gone(&live),
+                }
+            }
+            Some(Taken::Idle(bound, client)) => self.app.serve(bound, *client),
+            None => {}
+        }
+    }
+
+    fn command(&self, number: u64, command: wire::Command, answer: &UnboundedSender<Answered>) {
+        let (tell, told) = oneshot::channel();
+        if self.pass_on.send((command.into(), tell)).is_err() {
+            return;
+        }
+        let answer = answer.clone();
+        tokio::spawn(async move {
+            if let Ok(outcome) = told.await {
+                // The link may have ended in the meantime.
+                let _ = answer.send((number, outcome));
+            }
+        });
+    }
+
+    /// A drain of the first protocol's, with those of its sessions that are here now.
+    fn go_on_with(&mut self, drain: wire::NamedDrain) {
+        let sessions = self.app.sessions();
+        let found = |id: &Uuid| sessions.find(*id);
+        let members: Vec<Arc<Live>> = drain.sessions.iter().filter_map(found).collect();
+        let plan = DrainPlan {
+            code: drain.code,
+            window: drain.window,
+            deadline: drain.deadline,
+        };
+        if let Some(homeless) = &mut self.homeless {
+            homeless.retain(|live| !drain.sessions.contains(&live.identity.id));
+        }
+        let reason = DrainReason::Other(drain.what);
+        self.app.drains().start(reason, &members, plan);
+    }
+
+    /// Tells those that have no place here and are in no drain.
+    fn see_off_homeless(&mut self) {
+        for live in self.homeless.iter_mut().flat_map(std::mem::take) {
+            self.app.see_off_if_gone(&live);
+        }
+    }
+}

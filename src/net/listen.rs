@@ -1,0 +1,421 @@
+//! Listening sockets: bound here or inherited, handed on, closed, and opened again.
+//!
+//! ```text
+//!           bind, adopt                close
+//!   (none) ───────────► listening ───────────────► closed ── reopen ──► listening
+//!                        │      ▲                     ▲
+//!                        │      └── descriptor: the   │
+//!                        │          next process      │
+//!                        └── drain_queue ─────────────┘  nobody new is queued,
+//!                                                        who waits is still accepted
+//! ```
+
+use std::io;
+use std::net::{self, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net as unix;
+use std::path::Path;
+
+use log::warn;
+use parking_lot::Mutex;
+use rustix::fs::{Mode, fchmod};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use super::ListenAddress;
+use super::overlap::tcp_overlap;
+use super::socket_file::{SocketFile, is_stale};
+
+/// Who has bound a listening socket, and so owns the file of a unix one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binder {
+    /// This process, or the one that it takes over from.
+    Us,
+    Systemd,
+}
+
+/// How a socket listens.
+#[derive(Debug, Clone, Copy)]
+pub struct SocketOptions {
+    /// Connections that the kernel holds until they are accepted (it caps this by somaxconn).
+    pub backlog: i32,
+    /// A unix socket is its owner's alone.
+    pub is_private: bool,
+    /// Sets what accepted TCP connections start with: on Linux that is what their listener has.
+    pub prepare: fn(&SockRef<'_>) -> io::Result<()>,
+}
+
+/// A socket that listens, or did. Dropped, it is closed, and its file goes if that is ours.
+#[derive(Debug)]
+pub struct ListeningSocket {
+    /// With the port that the kernel chose.
+    address: ListenAddress,
+    binder: Binder,
+    options: SocketOptions,
+    /// `None`: it is closed.
+    open: Mutex<Option<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    socket: Bound,
+    /// `None` for TCP.
+    file: Option<SocketFile>,
+}
+
+#[derive(Debug)]
+enum Bound {
+    Tcp(net::TcpListener),
+    Unix(unix::UnixListener),
+}
+
+/// A listening socket at the runtime, for as long as connections are accepted.
+#[derive(Debug)]
+pub enum Acceptor {
+    /// With the address that every connection comes to; `None`: to any of the machine's.
+    Tcp(TcpListener, Option<SocketAddr>),
+    Unix(UnixListener),
+}
+
+/// A connection that was accepted.
+#[derive(Debug)]
+pub enum Accepted {
+    /// With the addresses of its two ends, the peer's first, as far as the kernel said them.
+    Tcp(TcpStream, Option<(SocketAddr, SocketAddr)>),
+    Unix(UnixStream),
+}
+
+impl Acceptor {
+    pub async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Tcp(listener, local) => {
+                let (stream, peer) = listener.accept().await?;
+                let local = local.or_else(|| stream.local_addr().ok());
+                Ok(Accepted::Tcp(stream, local.map(|local| (peer, local))))
+            }
+            Self::Unix(listener) => Ok(Accepted::Unix(listener.accept().await?.0)),
+        }
+    }
+}
+
+/// Listening sockets that another process has bound: the old one at an upgrade, or systemd.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    sockets: Vec<(ListenAddress, OwnedFd, Binder)>,
+}
+
+impl Inherited {
+    /// Descriptors that are no listening sockets are left out, and told of.
+    pub fn new(descriptors: Vec<(OwnedFd, Binder)>) -> Self {
+        let sockets = descriptors
+            .into_iter()
+            .filter_map(|(descriptor, binder)| match local_address(&descriptor) {
+                Ok(address) => Some((address, descriptor, binder)),
+                Err(error) => {
+                    warn!("an inherited descriptor is not used: {error}");
+                    None
+                }
+            })
+            .collect();
+        Self { sockets }
+    }
+
+    /// The first one on this address. Port 0 is any port: there the order decides.
+    fn take(&mut self, address: &ListenAddress) -> Option<(OwnedFd, Binder)> {
+        let is_it = |bound: &ListenAddress| match (bound, address) {
+            (ListenAddress::Tcp(bound), ListenAddress::Tcp(wanted)) if wanted.port() == 0 => {
+                bound.ip() == wanted.ip()
+            }
+            (bound, wanted) => bound == wanted,
+        };
+        let found = self.sockets.iter().position(|(bound, ..)| is_it(bound))?;
+        let (_, descriptor, binder) = self.sockets.remove(found);
+        Some((descriptor, binder))
+    }
+
+    /// Those that the kernel would not let another socket listen beside on `address`.
+    fn beside(&self, address: SocketAddr) -> Vec<BorrowedFd<'_>> {
+        let is_beside = |bound: &ListenAddress| match bound {
+            ListenAddress::Tcp(bound) => tcp_overlap(*bound, address),
+            ListenAddress::Unix(_) => false,
+        };
+        let sockets = self.sockets.iter();
+        let beside = sockets.filter(|(bound, ..)| is_beside(bound));
+        beside
+            .map(|(_, descriptor, _)| descriptor.as_fd())
+            .collect()
+    }
+
+    /// Those that nobody has taken.
+    pub fn unused(&self) -> impl Iterator<Item = (&ListenAddress, Binder)> {
+        let sockets = self.sockets.iter();
+        sockets.map(|(address, _, binder)| (address, *binder))
+    }
+}
+
+impl ListeningSocket {
+    /// Takes over the socket of this address if it was inherited, else binds one. Only a socket
+    /// that is bound here owns its file at once; see [`ListeningSocket::own_file`].
+    pub fn bind(
+        address: &ListenAddress,
+        options: SocketOptions,
+        inherited: &mut Inherited,
+    ) -> io::Result<Self> {
+        let (open, binder) = match inherited.take(address) {
+            Some((descriptor, binder)) => (Open::adopt(address, descriptor, options)?, binder),
+            None => (Open::bind(address, options, inherited)?, Binder::Us),
+        };
+        Ok(Self {
+            address: open.address(address)?,
+            binder,
+            options,
+            open: Mutex::new(Some(open)),
+        })
+    }
+
+    pub fn address(&self) -> &ListenAddress {
+        &self.address
+    }
+
+    pub fn binder(&self) -> Binder {
+        self.binder
+    }
+
+    /// From now on clients may connect, where they could not already.
+    pub fn listen(&self) -> io::Result<()> {
+        let open = self.open.lock();
+        let open = open.as_ref().ok_or_else(closed)?.as_fd();
+        let socket = SockRef::from(&open);
+        match socket.is_listener()? {
+            true => Ok(()),
+            false => socket.listen(self.options.backlog),
+        }
+    }
+
+    /// Must run inside the runtime that accepts. The socket stays open for as long as this lives,
+    /// also when it is [closed](ListeningSocket::close) here.
+    pub fn acceptor(&self) -> io::Result<Acceptor> {
+        let open = self.open.lock();
+        Ok(match &open.as_ref().ok_or_else(closed)?.socket {
+            Bound::Tcp(socket) => {
+                let local = socket.local_addr()?;
+                let is_one = !local.ip().is_unspecified();
+                let socket = TcpListener::from_std(socket.try_clone()?)?;
+                Acceptor::Tcp(socket, is_one.then_some(local))
+            }
+            Bound::Unix(socket) => Acceptor::Unix(UnixListener::from_std(socket.try_clone()?)?),
+        })
+    }
+
+    /// Another descriptor of the socket, for another process.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        let open = self.open.lock();
+        let open = open.as_ref().ok_or_else(closed)?;
+        open.as_fd().try_clone_to_owned()
+    }
+
+    /// From now on the file goes when the socket is closed. systemd's are never ours.
+    pub fn own_file(&self) {
+        self.set_file_ours(self.binder == Binder::Us);
+    }
+
+    /// Another process listens on the same socket: its file is that one's.
+    pub fn leave_file(&self) {
+        self.set_file_ours(false);
+    }
+
+    fn set_file_ours(&self, is_ours: bool) {
+        if let Some(Open {
+            file: Some(file), ..
+        }) = &*self.open.lock()
+        {
+            file.set_ours(is_ours);
+        }
+    }
+
+    /// Nobody new is queued from now on: who connects waits, until the socket is closed and refuses.
+    /// What waits already can still be accepted. Without effect on a socket that systemd holds,
+    /// whose queue is for the next process.
+    pub fn drain_queue(&self) {
+        if self.binder == Binder::Systemd {
+            return;
+        }
+        // A queue that is longer than the backlog takes nobody more (Linux).
+        if let Some(open) = &*self.open.lock()
+            && let Err(error) = SockRef::from(&open.as_fd()).listen(0)
+        {
+            warn!("{}: cannot stop its queue: {error}", self.address);
+        }
+    }
+
+    /// One that waits in the queue; `None`: nobody does. Must run inside the runtime.
+    pub fn accept_waiting(&self) -> io::Result<Option<Accepted>> {
+        let open = self.open.lock();
+        let accepted = match &open.as_ref().ok_or_else(closed)?.socket {
+            Bound::Tcp(socket) => socket.accept().and_then(|(stream, peer)| {
+                stream.set_nonblocking(true)?;
+                let local = stream.local_addr()?;
+                let stream = TcpStream::from_std(stream)?;
+                Ok(Accepted::Tcp(stream, Some((peer, local))))
+            }),
+            Bound::Unix(socket) => socket.accept().and_then(|(stream, _)| {
+                stream.set_nonblocking(true)?;
+                Ok(Accepted::Unix(UnixStream::from_std(stream)?))
+            }),
+        };
+        match accepted {
+            Ok(accepted) => Ok(Some(accepted)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Unless another process holds it, or an [`Acceptor`] does, who connects is refused from now on.
+    pub fn close(&self) {
+        *self.open.lock() = None;
+    }
+
+    /// Undoes [`ListeningSocket::close`].
+    pub fn reopen(&self) -> io::Result<()> {
+        let mut open = self.open.lock();
+        if open.is_none() {
+            let none = Inherited::default();
+            *open = Some(Open::bind(&self.address, self.options, &none)?);
+        }
+        Ok(())
+    }
+}
+
+fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the socket is closed")
+}
+
+impl Open {
+    /// Whoever bound it may have left it blocking, and without the options.
+    fn adopt(
+        address: &ListenAddress,
+        descriptor: OwnedFd,
+        options: SocketOptions,
+    ) -> io::Result<Self> {
+        let socket = Socket::from(descriptor);
+        socket.set_nonblocking(true)?;
+        Ok(match address {
+            ListenAddress::Tcp(_) => {
+                (options.prepare)(&SockRef::from(&socket))?;
+                Self::tcp(socket)
+            }
+            ListenAddress::Unix(path) => Self {
+                socket: Bound::Unix(socket.into()),
+                file: SocketFile::find(path),
+            },
+        })
+    }
+
+    fn bind(
+        address: &ListenAddress,
+        options: SocketOptions,
+        inherited: &Inherited,
+    ) -> io::Result<Self> {
+        match address {
+            ListenAddress::Tcp(address) => bind_tcp(*address, options, inherited).map(Self::tcp),
+            ListenAddress::Unix(path) => {
+                let socket = bind_unix(path, options)?;
+                let file = SocketFile::find(path);
+                file.iter().for_each(|file| file.set_ours(true));
+                Ok(Self {
+                    socket: Bound::Unix(socket.into()),
+                    file,
+                })
+            }
+        }
+    }
+
+    fn tcp(socket: Socket) -> Self {
+        Self {
+            socket: Bound::Tcp(socket.into()),
+            file: None,
+        }
+    }
+
+    /// `wanted`, with the port that the kernel chose.
+    fn address(&self, wanted: &ListenAddress) -> io::Result<ListenAddress> {
+        match &self.socket {
+            Bound::Tcp(socket) => Ok(ListenAddress::Tcp(socket.local_addr()?)),
+            Bound::Unix(_) => Ok(wanted.clone()),
+        }
+    }
+}
+
+impl AsFd for Open {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Bound::Tcp(socket) => socket.as_fd(),
+            Bound::Unix(socket) => socket.as_fd(),
+        }
+    }
+}
+
+fn local_address(descriptor: &OwnedFd) -> io::Result<ListenAddress> {
+    let address = SockRef::from(descriptor).local_addr()?;
+    match (address.as_socket(), address.as_pathname()) {
+        (Some(address), _) => Ok(ListenAddress::Tcp(address)),
+        (None, Some(path)) => Ok(ListenAddress::Unix(path.to_owned())),
+        (None, None) => Err(io::Error::other("it has neither an address nor a path")),
+    }
+}
+
+/// Where the process before still listens on an address that includes this one (`0.0.0.0:80`, and
+/// `127.0.0.1:80` now), or the other way round, the kernel lets both listen only if both say that
+/// they share the port (`SO_REUSEPORT`); it then gives connections to the more exact address. So this
+/// one is only bound here, and [listens](ListeningSocket::listen) later: until then clients are the other's.
+fn bind_tcp(
+    address: SocketAddr,
+    options: SocketOptions,
+    inherited: &Inherited,
+) -> io::Result<Socket> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    let beside = inherited.beside(address);
+    for other in &beside {
+        SockRef::from(other).set_reuse_port(true)?;
+    }
+    if !beside.is_empty() {
+        socket.set_reuse_port(true)?;
+    }
+    if address.is_ipv6() {
+        // Who lists 0.0.0.0 and [::] with one port means two listeners.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    (options.prepare)(&SockRef::from(&socket))?;
+    socket.bind(&address.into())?;
+    if beside.is_empty() {
+        socket.listen(options.backlog)?;
+    }
+    Ok(socket)
+}
+
+fn bind_unix(path: &Path, options: SocketOptions) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    if options.is_private {
+        // Before it has a name: Linux makes the file with the mode of the socket, less the umask. A
+        // chmod of the file would leave a moment in which others may connect, and the umask is the
+        // whole process's.
+        fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    }
+    let address = SockAddr::unix(path)?;
+    match socket.bind(&address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
+            std::fs::remove_file(path)?;
+            socket.bind(&address)?;
+        }
+        bound => bound?,
+    }
+    socket.set_nonblocking(true)?;
+    socket.listen(options.backlog)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,69 @@
+//! What counts under limits, by name: one for all configurations, one after the other. A route or
+//! upstream that leaves the file and comes back finds the sessions that have stayed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::limits::Gate;
+use crate::upstream::Servers;
+
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    /// By route.
+    gates: Mutex<HashMap<String, Arc<Gate>>>,
+    /// By upstream.
+    servers: Mutex<HashMap<String, Arc<Servers>>>,
+}
+
+impl Counts {
+    /// Made when there is none.
+    pub fn gate(&self, route: &str) -> Arc<Gate> {
+        made_of(&mut self.gates.lock(), route)
+    }
+
+    /// Made when there are none.
+    pub fn servers(&self, upstream: &str) -> Arc<Servers> {
+        made_of(&mut self.servers.lock(), upstream)
+    }
+
+    /// What no configuration has is forgotten when its last session is gone.
+    pub fn forget_unused(&self) {
+        self.gates
+            .lock()
+            .retain(|_, gate| Arc::strong_count(gate) > 1 || gate.taken() > 0);
+        self.servers.lock().retain(|_, servers| {
+            servers.forget_unused();
+            Arc::strong_count(servers) > 1 || !servers.all().is_empty()
+        });
+    }
+}
+
+fn made_of<T: Default>(all: &mut HashMap<String, Arc<T>>, name: &str) -> Arc<T> {
+    match all.get(name) {
+        Some(known) => known.clone(),
+        None => all.entry(name.to_owned()).or_default().clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::Lease;
+
+    #[test]
+    fn what_counts_is_found_again_and_forgotten_when_nothing_counts() {
+        let counts = Counts::default();
+        let server = ([127, 0, 0, 1], 9080).into();
+        let seat = counts.gate("chat").adopt(None);
+        let lease = Lease::of_session(counts.servers("chat").of(server));
+        counts.gate("idle");
+        counts.forget_unused();
+        assert_eq!(counts.gate("chat").taken(), 1);
+        assert_eq!(counts.servers("chat").all()[0].sessions(), 1);
+        drop((seat, lease));
+        counts.forget_unused();
+        assert!(counts.gates.lock().is_empty() && counts.servers.lock().is_empty());
+    }
+}

@@ -1,0 +1,311 @@
+//! The ends of a session, with both sides in the test's hand and time that passes when nobody has
+//! anything to do.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::task::JoinHandle;
+use tokio::time::{interval, sleep, timeout};
+
+use super::*;
+use crate::session::frames::Sender;
+use crate::session::transport::Transport;
+
+/// An unmasked text, as servers send it.
+const TICK: &[u8] = b"\x81\x04tick";
+
+/// The same from a client.
+const TOCK: &[u8] = b"\x81\x84\0\0\0\0tock";
+
+/// What the clock may be off by: timers count whole milliseconds.
+const SLACK: Duration = Duration::from_millis(10);
+
+/// A session whose relay runs. On unix sockets nothing is under way between the two ends.
+struct Session<S> {
+    client: S,
+    server: S,
+    traffic: Arc<Traffic>,
+    relay: JoinHandle<(Outcome, Instant)>,
+}
+
+impl<S> Session<S> {
+    fn begin(client: (S, Transport), server: (S, Transport), limits: Limits) -> Self {
+        let traffic = Arc::new(Traffic::default());
+        let relay = Relay::new(
+            (Leg::new(client.1, Sender::Client, false), &[]),
+            (Leg::new(server.1, Sender::Server, false), &[]),
+            traffic.clone(),
+            limits,
+        );
+        let relay = async move { (relay.await, Instant::now()) };
+        Self {
+            client: client.0,
+            server: server.0,
+            traffic,
+            relay: tokio::spawn(relay),
+        }
+    }
+}
+
+fn unix(limits: Limits) -> Session<UnixStream> {
+    let side = || {
+        let (test, relay) = UnixStream::pair().unwrap();
+        (test, Transport::Unix(relay))
+    };
+    Session::begin(side(), side(), limits)
+}
+
+async fn tcp() -> Session<TcpStream> {
+    let side = async || {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let test = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let (relay, _) = listener.accept().await.unwrap();
+        (test.unwrap(), Transport::Tcp(relay))
+    };
+    Session::begin(side().await, side().await, Limits::default())
+}
+
+/// Ends with a reset.
+fn reset(stream: TcpStream) {
+    stream.set_zero_linger().unwrap();
+}
+
+/// Says it again and again, until nobody takes it.
+fn keep_saying(
+    mut stream: impl AsyncWrite + Unpin + Send + 'static,
+    words: &'static [u8],
+    period: Duration,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut due = interval(period);
+        loop {
+            due.tick().await;
+            if stream.write_all(words).await.is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// How long after `since` the session was over.
+async fn lasted(relay: JoinHandle<(Outcome, Instant)>, since: Instant) -> Duration {
+    // In a moment: there is nothing to wait for.
+    let ended = timeout(Duration::from_secs(3600), relay).await;
+    let (outcome, at) = ended.expect("the session ends").unwrap();
+    assert_eq!(outcome, Outcome::Ended);
+    at.duration_since(since)
+}
+
+/// A whole frame of a server's that no buffer has much room for.
+fn large_frame() -> Vec<u8> {
+    [&b"\x82\x7e\x40\x00"[..], &[7; 16 * 1024]].concat()
+}
+
+/// Says it until nobody takes more of it for a second: how much that was.
+async fn fill(stream: &mut UnixStream, words: &[u8]) -> usize {
+    let mut taken = 0;
+    loop {
+        let rest = &words[taken % words.len()..];
+        match timeout(Duration::from_secs(1), stream.write(rest)).await {
+            Ok(written) => taken += written.unwrap(),
+            Err(_) => return taken,
+        }
+    }
+}
+
+const EVERY: [Duration; 3] = [
+    Duration::from_millis(100),
+    Duration::from_secs(1),
+    Duration::from_secs(4),
+];
+
+#[tokio::test(start_paused = true)]
+async fn a_session_is_over_5_s_after_its_client_closed_whatever_its_server_says() {
+    for period in EVERY {
+        let session = unix(Limits::default());
+        let server = keep_saying(session.server, TICK, period);
+        sleep(Duration::from_secs(10)).await;
+        let closed = Instant::now();
+        drop(session.client);
+        let lasted = lasted(session.relay, closed).await;
+        assert!(lasted <= CLIENT_GONE + SLACK, "{period:?}: {lasted:?}");
+        assert!(lasted >= CLIENT_GONE - LOOK, "{period:?}: {lasted:?}");
+        assert_eq!(session.traffic.closed_by(), Some(ClosedBy::Client));
+        server.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_is_over_5_s_after_its_client_reset_it_whatever_its_server_says() {
+    for period in EVERY {
+        let session = tcp().await;
+        let server = keep_saying(session.server, TICK, period);
+        sleep(Duration::from_secs(10)).await;
+        let closed = Instant::now();
+        reset(session.client);
+        let lasted = lasted(session.relay, closed).await;
+        assert!(lasted <= CLIENT_GONE + SLACK, "{period:?}: {lasted:?}");
+        assert_eq!(session.traffic.closed_by(), Some(ClosedBy::Client));
+        server.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_first_finishes_and_then_goes_is_missed_though_its_server_is_silent() {
+    let mut session = unix(Limits::default());
+    session.client.shutdown().await.unwrap();
+    sleep(Duration::from_secs(20)).await;
+    let closed = Instant::now();
+    drop(session.client);
+    let lasted = lasted(session.relay, closed).await;
+    assert!(lasted <= CLIENT_GONE + SLACK, "{lasted:?}");
+    assert_eq!(session.traffic.closed_by(), Some(ClosedBy::Client));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_is_missed_though_its_server_takes_nothing_and_says_nothing() {
+    let mut session = unix(Limits::default());
+    let frame = [&b"\x82\xfe\x40\x00\0\0\0\0"[..], &[7; 16 * 1024]].concat();
+    fill(&mut session.client, &frame).await;
+    let closed = Instant::now();
+    drop(session.client);
+    let lasted = lasted(session.relay, closed).await;
+    assert!(lasted <= CLIENT_GONE + SLACK, "{lasted:?}");
+    assert_eq!(session.traffic.closed_by(), Some(ClosedBy::Client));
+    drop(session.server);
+}
+
+/// What it says to the very end does not put off the end.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_nothing_more_but_goes_on_talking_does_not_hold_its_session() {
+    let session = unix(Limits::default());
+    let (client, server) = (session.client, session.server);
+    // The relay gets an error from now on when it writes.
+    socket2::SockRef::from(&client)
+        .shutdown(std::net::Shutdown::Read)
+        .unwrap();
+    let closed = Instant::now();
+    let client = keep_saying(client, TOCK, Duration::from_millis(500));
+    let (mut hearing, saying) = server.into_split();
+    let server = keep_saying(saying, TICK, Duration::from_millis(500));
+    let heard = tokio::spawn(async move {
+        let mut heard = Vec::new();
+        hearing.read_to_end(&mut heard).await.map(|_| heard)
+    });
+    let lasted = lasted(session.relay, closed).await;
+    assert!(lasted <= CLIENT_GONE + SLACK, "{lasted:?}");
+    client.await.unwrap();
+    server.await.unwrap();
+    assert!(heard.await.unwrap().unwrap().starts_with(TOCK));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_has_finished_and_reads_has_a_minute_from_each_byte_of_its_server() {
+    let ping = Limits {
+        ping: Some(Duration::from_secs(10)),
+        ..Limits::default()
+    };
+    for limits in [Limits::default(), ping] {
+        let mut session = unix(limits);
+        session.client.shutdown().await.unwrap();
+        for _ in 0..3 {
+            sleep(HALF_CLOSED - Duration::from_secs(1)).await;
+            session.server.write_all(TICK).await.unwrap();
+            let mut heard = [0; TICK.len()];
+            session.client.read_exact(&mut heard).await.unwrap();
+            assert_eq!(heard, TICK, "no ping of ours: nobody could answer it");
+        }
+        let last = Instant::now();
+        let lasted = lasted(session.relay, last).await;
+        assert!((HALF_CLOSED..HALF_CLOSED + SLACK).contains(&lasted));
+        assert_eq!(session.traffic.closed_by(), Some(ClosedBy::Client));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_slowly_gets_all_that_a_server_said_before_it_ended() {
+    for finishes_first in [true, false] {
+        let mut session = unix(Limits::default());
+        if finishes_first {
+            session.client.shutdown().await.unwrap();
+        }
+        let all = large_frame().repeat(40);
+        let mut server = session.server;
+        let saying = tokio::spawn({
+            let all = all.clone();
+            async move {
+                server.write_all(&all).await.unwrap();
+                server.shutdown().await.unwrap();
+                server
+            }
+        });
+        let mut heard = Vec::new();
+        let mut chunk = vec![0; 48 * 1024];
+        loop {
+            sleep(SERVER_GONE * 2).await;
+            match session.client.read(&mut chunk).await.unwrap() {
+                0 => break,
+                count => heard.extend_from_slice(&chunk[..count]),
+            }
+        }
+        assert!(heard == all, "{} of {}", heard.len(), all.len());
+        drop(saying.await.unwrap());
+        drop(session.client);
+        lasted(session.relay, Instant::now()).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_whose_server_closed_is_over_5_s_after_the_last_byte_that_reached_it() {
+    for period in EVERY {
+        let session = unix(Limits::default());
+        let (mut hearing, saying) = session.client.into_split();
+        let client = keep_saying(saying, TOCK, period);
+        sleep(Duration::from_secs(10)).await;
+        let closed = Instant::now();
+        drop(session.server);
+        assert_eq!(hearing.read(&mut [0]).await.unwrap(), 0);
+        let lasted = lasted(session.relay, closed).await;
+        assert!(lasted <= SERVER_GONE + SLACK, "{period:?}: {lasted:?}");
+        assert_eq!(session.traffic.closed_by(), Some(ClosedBy::Server));
+        client.await.unwrap();
+    }
+}
+
+/// Its last words wait for a client that is slow, and go to it.
+#[tokio::test(start_paused = true)]
+async fn what_a_server_said_before_it_was_gone_reaches_a_client_that_reads_late() {
+    let mut session = unix(Limits::default());
+    let said = fill(&mut session.server, &large_frame()).await;
+    drop(session.server);
+    sleep(HALF_CLOSED - Duration::from_secs(5)).await;
+    let mut heard = Vec::new();
+    session.client.read_to_end(&mut heard).await.unwrap();
+    assert!(
+        heard.len() == said && said > CHUNK,
+        "{} of {said}",
+        heard.len()
+    );
+    drop(session.client);
+    lasted(session.relay, Instant::now()).await;
+    assert_eq!(session.traffic.closed_by(), Some(ClosedBy::Server));
+}
+
+/// Its end is passed on, and what its client then says to nobody is no life of the session.
+#[tokio::test(start_paused = true)]
+async fn a_session_is_over_5_s_after_its_server_reset_it_whatever_its_client_says() {
+    for period in EVERY {
+        let mut session = tcp().await;
+        let (mut hearing, saying) = session.client.into_split();
+        let client = keep_saying(saying, TOCK, period);
+        session.server.shutdown().await.unwrap();
+        assert_eq!(hearing.read(&mut [0]).await.unwrap(), 0);
+        // Each byte that still reaches it puts the end off.
+        sleep(Duration::from_secs(30)).await;
+        let closed = Instant::now();
+        reset(session.server);
+        let lasted = lasted(session.relay, closed).await;
+        assert!(lasted <= SERVER_GONE + SLACK, "{period:?}: {lasted:?}");
+        assert_eq!(session.traffic.closed_by(), Some(ClosedBy::Server));
+        client.await.unwrap();
+    }
+}

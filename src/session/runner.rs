@@ -1,0 +1,244 @@
+//! Who runs the relays: one task a session, and where sessions go that move to another process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::error::SendError;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use super::frames::Sender;
+use super::leg::Leg;
+use super::live::Live;
+use super::registry::Registered;
+use super::relay::{Limits, Outcome, Relay};
+use super::transport::Transport;
+use crate::limits::Seat;
+use crate::listener::{ClientEnd, Ticket};
+use crate::observe::access_log::AccessLog;
+use crate::observe::record;
+use crate::upstream::Lease;
+
+/// A session on the relay, with all that is counted by its life.
+#[derive(Debug)]
+pub struct Session {
+    pub relay: Relay,
+    pub live: Registered,
+    pub lease: Lease,
+    /// Its client's on the listener.
+    pub ticket: Ticket,
+    /// Its own on the route; `None`: that has gone.
+    pub place: Option<Seat>,
+}
+
+/// What Pingora leaves of a handshake, the client's socket apart.
+#[derive(Debug)]
+pub struct Upgraded {
+    pub live: Registered,
+    pub lease: Lease,
+    pub place: Option<Seat>,
+    pub server: Transport,
+    /// What came behind the 101.
+    pub early: BytesMut,
+    pub idle: Option<Duration>,
+    pub max_session: Option<Duration>,
+    pub ping: Option<Duration>,
+    pub max_message: Option<u64>,
+    /// The handshake agreed on an extension.
+    pub extended: bool,
+}
+
+/// A connection between two requests, on its way to another process.
+#[derive(Debug)]
+pub struct IdleConnection {
+    /// The number of its listener.
+    pub listener: usize,
+    pub client: ClientEnd,
+    /// Of those that may stand still at a time; `None`: it came by itself, after a request.
+    pub permit: Option<OwnedSemaphorePermit>,
+}
+
+/// What whoever hands sessions over hears of them.
+#[derive(Debug)]
+pub enum Leaving {
+    /// One lives here that can move.
+    Found(Arc<Live>),
+    /// It was asked to move, and is at rest.
+    Session(Box<Session>),
+    /// It was asked to move, and has ended, or is about to.
+    Stays(Uuid),
+    Idle(Box<IdleConnection>),
+}
+
+/// Runs the sessions of a process.
+#[derive(Debug)]
+pub struct Runner {
+    log: Arc<AccessLog>,
+    tasks: TaskTracker,
+    leaving: watch::Sender<Way>,
+}
+
+/// To whoever hands sessions over, for as long as somebody does.
+type Way = Option<UnboundedSender<Leaving>>;
+
+/// Tells when there is a way to another process, and when there is none any more.
+#[derive(Debug, Clone)]
+pub struct WayOut(watch::Receiver<Way>);
+
+impl WayOut {
+    pub fn is_open(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+
+    /// Returns when it is as it was not at the last look.
+    pub async fn changed(&mut self) -> bool {
+        match self.0.changed().await {
+            Ok(()) => self.0.borrow_and_update().is_some(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Returns at once if it is open already.
+    pub async fn opened(&mut self) {
+        if self.0.wait_for(Option::is_some).await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+impl Session {
+    pub fn begin(client: ClientEnd, upgraded: Upgraded) -> Self {
+        let Upgraded {
+            live,
+            lease,
+            place,
+            mut server,
+            early,
+            idle,
+            max_session,
+            ping,
+            max_message,
+            extended,
+        } = upgraded;
+        let mut from_client = Leg::new(client.transport, Sender::Client, extended);
+        server.carry_frames();
+        let mut from_server = Leg::new(server, Sender::Server, extended);
+        from_client.scanner.set_max_message(max_message);
+        from_server.scanner.set_max_message(max_message);
+        let limits = Limits {
+            idle,
+            end: max_session.map(|limit| Instant::now() + limit),
+            ping,
+        };
+        let mut relay = Relay::new(
+            (from_client, &client.early),
+            (from_server, &early),
+            live.traffic.clone(),
+            limits,
+        );
+        if client.ended {
+            relay.client_has_ended();
+        }
+        Self {
+            relay,
+            live,
+            lease,
+            ticket: client.ticket,
+            place,
+        }
+    }
+}
+
+impl Runner {
+    pub fn new(log: Arc<AccessLog>, tasks: TaskTracker) -> Arc<Self> {
+        Arc::new(Self {
+            log,
+            tasks,
+            leaving: watch::Sender::new(None),
+        })
+    }
+
+    /// Carries the session until it ends or has moved. While sessions are handed over, one that is
+    /// new here is found.
+    pub fn carry(self: &Arc<Self>, session: Session) {
+        session.live.traffic.set_can_move(session.relay.can_move());
+        if session.relay.can_move() {
+            self.tell(Leaving::Found(Arc::clone(&session.live)));
+        }
+        self.keep(session);
+    }
+
+    /// As [`Runner::carry`], of a session that was found already.
+    pub fn keep(self: &Arc<Self>, mut session: Session) {
+        session.relay.rest();
+        let runner = self.clone();
+        self.tasks.spawn(async move { runner.run(session).await });
+    }
+
+    async fn run(&self, mut session: Session) {
+        loop {
+            let outcome = (&mut session.relay).await;
+            // Whatever comes, it is the answer.
+            let was_asked = session.live.traffic.end_question();
+            match outcome {
+                Outcome::Move => match self.hand_over(session) {
+                    None => return,
+                    Some(back) => session = back,
+                },
+                Outcome::Stays => {
+                    self.tell(Leaving::Stays(session.live.identity.id));
+                }
+                Outcome::Ended => {
+                    if was_asked {
+                        self.tell(Leaving::Stays(session.live.identity.id));
+                    }
+                    session.relay.client.transport.part();
+                    session.relay.server.transport.part();
+                    record::session_close(&self.log, &session.live, None);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// From now on, whoever can move is told of there.
+    pub fn begin_moving(&self, to: UnboundedSender<Leaving>) {
+        self.leaving.send_replace(Some(to));
+    }
+
+    pub fn stop_moving(&self) {
+        self.leaving.send_replace(None);
+    }
+
+    pub fn way_out(&self) -> WayOut {
+        WayOut(self.leaving.subscribe())
+    }
+
+    /// An idle connection has left Pingora. It comes back when there is nowhere to go.
+    pub fn send_idle(&self, idle: IdleConnection) -> Option<ClientEnd> {
+        match self.tell(Leaving::Idle(Box::new(idle))) {
+            Some(Leaving::Idle(idle)) => Some(idle.client),
+            _ => None,
+        }
+    }
+
+    /// It comes back when there is nowhere to go.
+    fn hand_over(&self, session: Session) -> Option<Session> {
+        match self.tell(Leaving::Session(Box::new(session))) {
+            Some(Leaving::Session(session)) => Some(*session),
+            _ => None,
+        }
+    }
+
+    /// What nobody wants to hear comes back.
+    fn tell(&self, leaving: Leaving) -> Option<Leaving> {
+        match &*self.leaving.borrow() {
+            Some(to) => to.send(leaving).err().map(|SendError(leaving)| leaving),
+            None => Some(leaving),
+        }
+    }
+}

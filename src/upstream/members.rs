@@ -1,0 +1,102 @@
+//! The members of a group at one moment, with their balancers, and what of their servers lasts for
+//! longer than the group.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::balance::Balancer;
+use super::keys_in_use::KeysInUse;
+use super::server::{Member, Server};
+use crate::config::{self, ServerAddress, UpstreamServer};
+
+/// Everybody in the group, at one moment.
+#[derive(Default)]
+pub(super) struct Members {
+    pub all: Vec<Arc<Member>>,
+    /// The servers proper, then the backups.
+    pub tiers: Vec<Balancer>,
+}
+
+impl Members {
+    pub fn new(config: &config::Upstream, all: Vec<Arc<Member>>, keys: &Arc<KeysInUse>) -> Self {
+        let (backups, proper): (Vec<_>, Vec<_>) =
+            all.iter().cloned().partition(|member| member.backup);
+        let tiers = [proper, backups]
+            .into_iter()
+            .filter(|tier| !tier.is_empty())
+            .map(|tier| Balancer::new(&config.balance, tier, keys))
+            .collect();
+        Self { all, tiers }
+    }
+}
+
+/// What the configuration says of the members that its entry of this number stands for. What is
+/// discovered comes behind the file's servers.
+pub(super) fn entry(config: &config::Upstream, number: usize, at: SocketAddr) -> UpstreamServer {
+    let discovered = UpstreamServer {
+        address: ServerAddress::Socket(at),
+        weight: 1,
+        max_sessions: None,
+        backup: false,
+    };
+    config.servers.get(number).cloned().unwrap_or(discovered)
+}
+
+/// The lasting state of each address of an upstream: one for all the groups that have its name, one
+/// after the other, so that nothing is counted beside it while a reload is under way.
+#[derive(Debug, Default)]
+pub struct Servers(Mutex<HashMap<SocketAddr, Arc<Server>>>);
+
+impl Servers {
+    /// Made when there is none.
+    pub fn of(&self, address: SocketAddr) -> Arc<Server> {
+        let made = || Arc::new(Server::new(address));
+        self.lock().entry(address).or_insert_with(made).clone()
+    }
+
+    /// Every server that is a member, or still has sessions.
+    pub fn all(&self) -> Vec<Arc<Server>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// A server that left is forgotten once its last session is gone: until then its counts must be
+    /// found again should it come back. What operators have drained stays so.
+    pub fn forget_unused(&self) {
+        self.lock().retain(|_, server| {
+            // Nobody but this list has it: it is no group's member.
+            server.load() > 0 || server.is_drained() || Arc::strong_count(server) > 1
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<Server>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::Lease;
+
+    #[test]
+    fn a_server_is_forgotten_when_nobody_has_it_and_nothing_is_counted_on_it() {
+        let servers = Servers::default();
+        let [member, idle, busy, drained] =
+            [1, 2, 3, 4].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let held = servers.of(member);
+        servers.of(idle);
+        let lease = Lease::of_session(servers.of(busy));
+        servers.of(drained).set_drained(true);
+        servers.forget_unused();
+        let left = |servers: &Servers| {
+            let mut left: Vec<_> = servers.all().iter().map(|server| server.address).collect();
+            left.sort();
+            left
+        };
+        assert_eq!(left(&servers), [member, busy, drained]);
+        drop((held, lease));
+        servers.forget_unused();
+        assert_eq!(left(&servers), [drained]);
+    }
+}

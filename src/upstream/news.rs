@@ -1,0 +1,110 @@
+//! What a group has to tell: lines for the log, and which servers are gone, for those who look after
+//! their sessions.
+//!
+//! A group that is not at work yet keeps all of it to itself: a reload may still be given up, and
+//! what a line says must hold when it is read.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use log::info;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// Where groups tell of servers whose sessions are to go.
+pub type Departures = UnboundedSender<Departed>;
+
+/// A server whose sessions are to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Departed {
+    pub upstream: Arc<str>,
+    pub server: SocketAddr,
+    pub why: Departure,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Departure {
+    /// It fails its checks.
+    Down,
+    /// It left the file or the discovery.
+    Removed,
+}
+
+pub(super) struct News {
+    departures: Departures,
+    /// `None`: the group is at work, and nothing is kept back.
+    waiting: Mutex<Option<Vec<Item>>>,
+}
+
+enum Item {
+    Line(String),
+    Departed(Departed),
+}
+
+impl News {
+    pub fn new(departures: Departures) -> Self {
+        Self {
+            departures,
+            waiting: Mutex::new(Some(Vec::new())),
+        }
+    }
+
+    /// For the log.
+    pub fn line(&self, line: String) {
+        self.tell(Item::Line(line));
+    }
+
+    pub fn departed(&self, departed: Departed) {
+        self.tell(Item::Departed(departed));
+    }
+
+    /// From now on everything is told at once.
+    pub fn release(&self) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        for item in waiting.take().into_iter().flatten() {
+            self.send(item);
+        }
+    }
+
+    fn tell(&self, item: Item) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *waiting {
+            Some(waiting) => waiting.push(item),
+            // Under the lock: what comes later is told later.
+            None => self.send(item),
+        }
+    }
+
+    fn send(&self, item: Item) {
+        match item {
+            Item::Line(line) => info!("{line}"),
+            Item::Departed(departed) => {
+                // Nobody listens when the process is about to end.
+                let _ = self.departures.send(departed);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_told_before_the_group_is_at_work_and_nothing_is_lost() {
+        let (departures, mut told) = unbounded_channel();
+        let news = News::new(departures);
+        let gone = |port| Departed {
+            upstream: "chat".into(),
+            server: ([127, 0, 0, 1], port).into(),
+            why: Departure::Removed,
+        };
+        news.departed(gone(1));
+        assert!(told.try_recv().is_err());
+        news.release();
+        news.departed(gone(2));
+        let told: Vec<_> = std::iter::from_fn(|| told.try_recv().ok()).collect();
+        assert_eq!(told, [gone(1), gone(2)]);
+    }
+}
