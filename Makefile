@@ -24,9 +24,10 @@ BINARY = $(firstword $(shell ls -t target/pgo/prusik target/release/prusik 2>/de
 install:
 	@test -x "$(BINARY)" || { echo "there is no binary yet: make pgo, or make build" >&2; exit 1; }
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/prusik
-	install -d $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(DATADIR)/bash-completion/completions \
+	install -d $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man5 $(DESTDIR)$(DATADIR)/bash-completion/completions \
 		$(DESTDIR)$(DATADIR)/zsh/site-functions $(DESTDIR)$(DATADIR)/fish/vendor_completions.d
 	$(BINARY) man $(DESTDIR)$(MANDIR)/man1
+	mv $(DESTDIR)$(MANDIR)/man1/prusik.yaml.5 $(DESTDIR)$(MANDIR)/man5/
 	$(BINARY) completions bash > $(DESTDIR)$(DATADIR)/bash-completion/completions/prusik
 	$(BINARY) completions zsh > $(DESTDIR)$(DATADIR)/zsh/site-functions/_prusik
 	$(BINARY) completions fish > $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/prusik.fish

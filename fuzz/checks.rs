@@ -12,8 +12,8 @@ use prusik::hygiene::target;
 use prusik::lifecycle::upgrade::protocol::Message;
 use prusik::lifecycle::upgrade::protocol::frame::{Decoded, Framing, decode, encode, read_header};
 use prusik::route::{
-    HostPattern, Matcher, PathMatch, PathRegex, RequestKey, RouteIndex, first_cover, lenient,
-    normalise,
+    Coverage, HostPattern, Matcher, PathMatch, PathRegex, RequestKey, RouteIndex, first_cover,
+    lenient, normalise,
 };
 use prusik::session::frames::FrameScanner;
 
@@ -167,8 +167,12 @@ pub fn route(bytes: &[u8]) {
     let first = serves.iter().position(|serves| *serves);
     assert_eq!(RouteIndex::build(&matchers).lookup(&request), first);
     let all: Vec<&Matcher> = matchers.iter().collect();
+    let mut coverage = Coverage::default();
     for (number, later) in all.iter().enumerate() {
-        if let Some(cover) = first_cover(&all[..number], later) {
+        let cover = first_cover(&all[..number], later);
+        assert_eq!(coverage.first_cover(later), cover, "{later:?}");
+        coverage.add(later);
+        if let Some(cover) = cover {
             assert!(serves[cover] || !serves[number], "{later:?} is not covered");
         }
     }

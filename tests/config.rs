@@ -3,11 +3,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prusik::config::{
-    self, Action, Balance, Forwarded, HealthCheckKind, ListenAddress, LogOutput, ServerAddress,
-    Start,
+    self, Action, Balance, Extent, Forwarded, HealthCheckKind, ListenAddress, LogOutput,
+    ServerAddress, Start,
 };
 
 fn fixtures(kind: &str) -> Vec<PathBuf> {
@@ -35,7 +35,7 @@ fn valid_files_are_taken() {
     let files = fixtures("valid");
     assert!(files.len() >= 5, "only {} fixtures", files.len());
     for file in files {
-        if let Err(errors) = config::load(&file) {
+        if let Err(errors) = config::load(&file, Extent::File) {
             panic!("{errors}");
         }
     }
@@ -69,6 +69,167 @@ fn invalid_files_are_refused_with_every_error() {
         "{}\n(BLESS=1 accepts what was found)",
         wrong.join("\n")
     );
+}
+
+/// A slip in the template of a generated file is one in each of its routes, and a reload must not
+/// take a minute to say so. What grew with the square of the file took from ten seconds to minutes.
+#[test]
+fn every_kind_of_error_is_found_in_linear_time() {
+    const MANY: usize = 5000;
+    let list = |entry: &dyn Fn(usize) -> String| -> String { (0..MANY).map(entry).collect() };
+    let listener = "listeners: [{ listen: 127.0.0.1:9090 }]\n";
+    let upstream = "upstreams: { u: { servers: [127.0.0.1:9080] } }\n";
+    let head = format!("{listener}{upstream}");
+    let one = "routes: [{ upstream: u }]\n";
+    let route = |extra: &str| {
+        let extra = extra.to_owned();
+        let head = head.clone();
+        let routes = list(&|i| {
+            format!("  - {{ name: r{i}, match: {{ host: h{i}.example }}, upstream: u{extra} }}\n")
+        });
+        format!("{head}routes:\n{routes}")
+    };
+    let upstreams = |keys: &str| list(&|i| format!("  u{i}: {{ {keys} }}\n"));
+    let address = |i: usize| format!("127.0.{}.{}:9090", i / 250, i % 250 + 1);
+    let listeners = |keys: &str| list(&|i| format!("  - {{ listen: {}{keys} }}\n", address(i)));
+    let files = [
+        ("nothing", 0, route("")),
+        ("an unknown key", MANY, route(", timeout: 3s")),
+        ("a bad value", MANY, route(", timeouts: { idle: 30 }")),
+        ("a bad word", MANY, route(", forwarded: xforwarded")),
+        ("no value", MANY, route(", websocket: ~")),
+        (
+            "a bad template",
+            MANY,
+            route(", headers: { request: { set: { X-A: $hst } } }"),
+        ),
+        (
+            "an unknown upstream",
+            MANY,
+            format!(
+                "{listener}upstreams:\n{}routes:\n{}",
+                upstreams("servers: [127.0.0.1:9080]"),
+                list(&|i| format!("  - {{ match: {{ path: /{i} }}, upstream: x{i}x }}\n"))
+            ),
+        ),
+        (
+            "the same name",
+            MANY - 1,
+            format!(
+                "{head}routes:\n{}",
+                list(&|i| format!("  - {{ name: r, match: {{ path: /{i} }}, upstream: u }}\n"))
+            ),
+        ),
+        (
+            "the same match",
+            MANY - 1,
+            format!(
+                "{head}routes:\n{}",
+                list(&|_| "  - { upstream: u }\n".to_owned())
+            ),
+        ),
+        (
+            "no route",
+            MANY,
+            format!("{head}routes: [{}]\n", list(&|_| "5, ".to_owned())),
+        ),
+        (
+            "an unknown key at one place",
+            MANY,
+            format!(
+                "{head}routes:\n  - upstream: u\n{}",
+                list(&|i| format!("    k{i}: 1\n"))
+            ),
+        ),
+        (
+            "a bad header",
+            MANY,
+            format!(
+                "{head}routes: [{{ upstream: u, headers: {{ request: {{ set: {{ {} }} }} }} }}]\n",
+                list(&|i| format!("'a {i}': b, "))
+            ),
+        ),
+        (
+            "an unknown key at the top",
+            MANY,
+            head.clone() + one + &list(&|i| format!("k{i}: 1\n")),
+        ),
+        (
+            "a key of one's own",
+            0,
+            head.clone() + one + &list(&|i| format!("x-{i}: 1\n")),
+        ),
+        (
+            "the same key",
+            MANY,
+            head.clone() + one + &list(&|_| "routes: []\n".to_owned()),
+        ),
+        (
+            "a bad server",
+            MANY,
+            format!(
+                "{listener}upstreams: {{ u: {{ servers: [{}] }} }}\n{one}",
+                list(&|_| "{ address: 127.0.0.1:1, weight: 0 }, ".to_owned())
+            ),
+        ),
+        (
+            "a bad upstream",
+            MANY,
+            format!(
+                "{listener}upstreams:\n{}routes: []\n",
+                upstreams("server: [a:1]")
+            ),
+        ),
+        (
+            "an upstream by TLS",
+            0,
+            format!(
+                "{listener}upstreams:\n{}routes: []\n",
+                upstreams("servers: [a:1], tls: {}")
+            ),
+        ),
+        (
+            "a listener",
+            0,
+            format!("listeners:\n{}{upstream}{one}", listeners("")),
+        ),
+        (
+            "a bad listener",
+            MANY,
+            format!("listeners:\n{}{upstream}{one}", listeners(", limit: {}")),
+        ),
+        (
+            "a listener that is its own server",
+            MANY,
+            format!(
+                "listeners:\n{}upstreams: {{ u: {{ servers: [{}] }} }}\n{one}",
+                listeners(""),
+                list(&|i| address(i) + ", ")
+            ),
+        ),
+        (
+            "a missing certificate",
+            MANY,
+            format!(
+                "listeners: [{{ listen: 127.0.0.1:1, tls: {{ certificates: [{}] }} }}]\n{upstream}{one}",
+                list(&|_| "{ cert: /nonexistent/c, key: /nonexistent/k }, ".to_owned())
+            ),
+        ),
+    ];
+    let mut slow = Vec::new();
+    for (what, at_least, text) in files {
+        let begun = Instant::now();
+        let errors =
+            config::parse("FILE", &text).map_or_else(|errors| errors.errors().len(), |_| 0);
+        let took = begun.elapsed();
+        println!("{MANY} times {what}: {took:?}");
+        assert!(errors >= at_least, "{what}: only {errors} errors");
+        assert!(errors > 0 || at_least == 0, "{what}");
+        if took > Duration::from_secs(20) {
+            slow.push((what, took));
+        }
+    }
+    assert!(slow.is_empty(), "{slow:?}");
 }
 
 /// A refusal without an error would leave the operator with nothing to go by.
@@ -254,7 +415,8 @@ fn headers_keep_their_case_and_order() {
 
 #[test]
 fn a_file_that_cannot_be_read_is_an_error_that_names_it() {
-    let errors = config::load(Path::new("/nonexistent/prusik.yaml")).expect_err("it is not there");
+    let errors = config::load(Path::new("/nonexistent/prusik.yaml"), Extent::File)
+        .expect_err("it is not there");
     let shown = errors.to_string();
     assert!(
         shown.starts_with("/nonexistent/prusik.yaml: cannot read: "),

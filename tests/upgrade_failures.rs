@@ -88,7 +88,7 @@ async fn an_upgrade_that_fails_leaves_no_file_of_a_socket() {
         "listeners: [",
         &format!("listeners: [{{ listen: \"unix:{}\" }}, ", file.display()),
     );
-    let server = "server: { pid_file: /nonexistent/prusik.pid }\n";
+    let server = "server: { pid_file: /proc/prusik.pid }\n";
     prusik.write_config([server, &more].concat());
     refused(&prusik, &mut session, "pid_file").await;
     assert!(!file.exists());
@@ -223,8 +223,8 @@ async fn a_new_process_that_fails_late_takes_no_file_with_it() {
     };
     let prusik = Prusik::start(config("prusik.pid")).await;
     let mut session = Session::open(prusik.public(), "/").await;
-    prusik.write_config(config("not-there/prusik.pid"));
-    refused(&prusik, &mut session, "not-there/prusik.pid").await;
+    prusik.write_config(config("/proc/prusik.pid"));
+    refused(&prusik, &mut session, "/proc/prusik.pid").await;
     let mut by_file = Client::connect_unix(&file).await;
     assert_eq!(by_file.get("/").await.status(), 200);
     let pid = std::fs::read_to_string(prusik.folder().join("prusik.pid"));

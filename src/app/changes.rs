@@ -1,6 +1,8 @@
 //! What a reload changes, an item a line, for the operator to see that it is what was meant.
 
-use crate::config::{Config, Listener, Route, Upstream};
+use std::collections::{HashMap, HashSet};
+
+use crate::config::{Config, Listener, Route, ServerAddress, Upstream, UpstreamServer};
 
 /// Empty: the new one says what the old one said.
 pub fn between(old: &Config, new: &Config) -> Vec<String> {
@@ -31,7 +33,8 @@ pub fn between(old: &Config, new: &Config) -> Vec<String> {
         Route::describe(route, other, old, new)
     });
     let common = |routes: &[Route], others: &[Route]| -> Vec<String> {
-        let is_there = |route: &&Route| others.iter().any(|other| other.name == route.name);
+        let names: HashSet<&str> = others.iter().map(|other| other.name.as_str()).collect();
+        let is_there = |route: &&Route| names.contains(route.name.as_str());
         routes
             .iter()
             .filter(is_there)
@@ -92,19 +95,23 @@ fn compare<T: Named>(
     new: &[T],
     describe: impl Fn(&T, &T) -> Vec<String>,
 ) {
-    let find = |all: &[T], name: &str| all.iter().position(|item| item.name() == name);
+    let by_name = |all| -> HashMap<&str, &T> {
+        let all: std::slice::Iter<'_, T> = all;
+        all.map(|item| (item.name(), item)).collect()
+    };
+    let (before, after) = (by_name(old.iter()), by_name(new.iter()));
     for item in old {
-        match find(new, item.name()) {
+        match after.get(item.name()) {
             None => changes.push(format!("{} {:?} removed", T::KIND, item.name())),
-            Some(at) => {
-                let details = describe(item, &new[at]);
+            Some(other) => {
+                let details = describe(item, other);
                 let line = |detail| format!("{} {:?}: {detail}", T::KIND, item.name());
                 changes.extend(details.into_iter().map(line));
             }
         }
     }
     for item in new {
-        if find(old, item.name()).is_none() {
+        if !before.contains_key(item.name()) {
             changes.push(format!("{} {:?} added", T::KIND, item.name()));
         }
     }
@@ -113,22 +120,24 @@ fn compare<T: Named>(
 impl Upstream {
     fn describe(&self, new: &Upstream) -> Vec<String> {
         let mut details = Vec::new();
-        let find = |all: &Upstream, address: &crate::config::ServerAddress| {
-            all.servers
-                .iter()
-                .position(|server| server.address == *address)
+        let by_address = |upstream: &Upstream| -> HashMap<ServerAddress, UpstreamServer> {
+            let servers = upstream.servers.iter();
+            servers
+                .map(|server| (server.address.clone(), server.clone()))
+                .collect()
         };
+        let (before, after) = (by_address(self), by_address(new));
         for server in &self.servers {
-            match find(new, &server.address) {
+            match after.get(&server.address) {
                 None => details.push(format!("server {} removed", server.address)),
-                Some(at) if new.servers[at] != *server => {
+                Some(other) if other != server => {
                     details.push(format!("server {} changed", server.address));
                 }
                 Some(_) => {}
             }
         }
         for server in &new.servers {
-            if find(self, &server.address).is_none() {
+            if !before.contains_key(&server.address) {
                 details.push(format!("server {} added", server.address));
             }
         }

@@ -19,7 +19,7 @@ use log::warn;
 use tokio::task::{JoinError, spawn_blocking};
 
 use super::{App, PROBE, changes, warn_of};
-use crate::config::{self, Config, ConfigErrors};
+use crate::config::{self, Config, ConfigErrors, Extent};
 use crate::listener::Edge;
 use crate::observe::access_log::AccessLog;
 use crate::proxy::{Generation, GenerationError};
@@ -48,7 +48,7 @@ pub enum ReloadError {
 
 /// Reads and checks the file. A large one takes seconds, which no worker has.
 pub async fn read(file: PathBuf) -> Result<Config, ReloadError> {
-    Ok(spawn_blocking(move || config::load(&file)).await??)
+    Ok(spawn_blocking(move || config::load(&file, Extent::Start)).await??)
 }
 
 impl App {

@@ -1,15 +1,19 @@
 //! The command line, and the exit codes that scripts rely on.
 //!
 //! [`operate`] has the commands that talk to a running process, [`reach`] the way to it,
-//! [`client`] the calls, [`table`] and [`progress`] what people get to see.
+//! [`client`] the calls, [`table`] and [`progress`] what people get to see, [`completions`] and
+//! [`candidates`] what shells need, [`man`] the manual's pages.
 
+mod candidates;
 mod client;
+mod completions;
+mod man;
 mod operate;
 mod progress;
 mod reach;
 mod table;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -18,7 +22,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use log::error;
 use pingora::prelude::fast_timeout::set_fast_timeout_to_tokio_threshold;
 
-use crate::config::{self, Config, ConfigErrors, reference};
+use crate::config::{self, Config, ConfigErrors, Extent, reference};
 use crate::lifecycle::{Origin, exec};
 use crate::{demo, lifecycle};
 
@@ -38,7 +42,7 @@ enum Command {
     /// Serve in the foreground
     Run(ConfigFile),
     /// Read the configuration and print every error in it
-    Check(ConfigFile),
+    Check(FileToCheck),
     /// Run the two-tier example on loopback, with chat servers and a page to watch it
     Demo {
         /// The client LB's port; the server LB takes the next one, the admin APIs of server LB and client LB those 810 and
@@ -70,6 +74,12 @@ enum Command {
     Completions { shell: clap_complete::Shell },
     /// Write the man pages into a folder
     Man { folder: PathBuf },
+    /// What a shell offers for the last of these words: for the scripts of `completions`
+    #[command(hide = true)]
+    Candidates {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
@@ -83,8 +93,25 @@ enum SchemaFormat {
 #[derive(Debug, Args)]
 struct ConfigFile {
     /// The configuration file
-    #[arg(long, value_name = "FILE", default_value = config::DEFAULT_FILE)]
+    #[arg(short, long, value_name = "FILE", default_value = config::DEFAULT_FILE)]
     config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct FileToCheck {
+    /// The configuration file [default: /etc/prusik/prusik.yaml]
+    #[arg(conflicts_with = "config")]
+    file: Option<PathBuf>,
+    /// The same
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl FileToCheck {
+    fn path(&self) -> &Path {
+        let named = self.file.as_deref().or(self.config.as_deref());
+        named.unwrap_or(Path::new(config::DEFAULT_FILE))
+    }
 }
 
 /// Something failed while it ran.
@@ -103,7 +130,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
         Command::Run(file) => run(&file.config),
-        Command::Check(file) => check(&file.config),
+        Command::Check(file) => check(file.path()),
         Command::Demo { port } => run_demo(port),
         Command::Schema { format } => print_schema(format),
         Command::Reload(args) => ask(operate::reload(args)),
@@ -113,11 +140,9 @@ pub fn main() -> ExitCode {
         Command::Drain(args) => ask(operate::drain(args, progress::is_watched())),
         Command::Enable(args) => ask(operate::enable(args)),
         Command::Close(args) => ask(operate::close(args)),
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "prusik", &mut io::stdout());
-            ExitCode::SUCCESS
-        }
+        Command::Completions { shell } => print(&completions::script(shell, Cli::command())),
         Command::Man { folder } => write_man(&folder),
+        Command::Candidates { words } => ask(async { Ok(candidates::candidates(&words).await) }),
     }
 }
 
@@ -130,7 +155,7 @@ fn run(path: &Path) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    match config::load(path) {
+    match config::load(path, Extent::Start) {
         Ok(config) => finish(config.server.threads, lifecycle::run(path, config, origin)),
         Err(errors) => {
             eprintln!("{errors}");
@@ -166,7 +191,7 @@ fn run_demo(port: u16) -> ExitCode {
 }
 
 fn write_man(folder: &Path) -> ExitCode {
-    match clap_mangen::generate_to(Cli::command(), folder) {
+    match man::write(folder, Cli::command()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("prusik: cannot write into {}: {error}", folder.display());
@@ -182,10 +207,14 @@ fn print_schema(format: SchemaFormat) -> ExitCode {
         SchemaFormat::Markdown => reference::markdown(&schema),
         SchemaFormat::Yaml => reference::yaml(&schema),
     };
+    print(&text)
+}
+
+fn print(text: &str) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("prusik: cannot write the schema: {error}");
+            eprintln!("prusik: cannot write it: {error}");
             ExitCode::from(FAILED)
         }
     }
@@ -223,10 +252,14 @@ fn ask(work: impl Future<Output = Result<String, ClientError>>) -> ExitCode {
     }
 }
 
-/// Every error goes to stderr, so that a pipe on stdout doesn't hide it.
+/// Every error goes to stderr, so that a pipe on stdout doesn't hide it. On a terminal the first
+/// hundred are enough for one look; a program or a file gets all of them.
 fn load(path: &Path) -> Result<Config, ExitCode> {
-    config::load(path).map_err(|errors: ConfigErrors| {
-        eprintln!("{errors}");
+    config::load(path, Extent::Start).map_err(|errors: ConfigErrors| {
+        match io::stderr().is_terminal() {
+            true => eprintln!("{errors}"),
+            false => eprintln!("{}", errors.all()),
+        }
         ExitCode::from(CONFIG_WRONG)
     })
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::client::{Client, ClientError};
 use crate::admin::token::Token;
-use crate::config::{self, ListenAddress};
+use crate::config::{self, Extent, ListenAddress};
 
 /// Where the running process is, and what lets us in.
 #[derive(Debug, Args)]
@@ -20,7 +20,7 @@ pub struct Reach {
     #[arg(long, value_name = "ADDR")]
     admin: Option<Address>,
     /// The configuration file that names the admin address
-    #[arg(long, value_name = "FILE", default_value = config::DEFAULT_FILE)]
+    #[arg(short, long, value_name = "FILE", default_value = config::DEFAULT_FILE)]
     config: PathBuf,
     /// The file with the admin token [default: admin.token_file of the configuration]
     #[arg(long, value_name = "FILE")]
@@ -78,7 +78,7 @@ struct Found {
 
 impl Found {
     fn of(path: &Path, wrong_file: WrongFile) -> Result<Self, ClientError> {
-        let errors = match config::load(path) {
+        let errors = match config::load(path, Extent::File) {
             Ok(config) => {
                 let admin = config
                     .admin

@@ -39,6 +39,23 @@ impl<'a> At<'a> {
         }
     }
 
+    /// As [`At::key`], for the entry that stands at this position of the mapping: there is nothing
+    /// to be searched for.
+    pub fn entry(self, position: usize, key: &str) -> At<'a> {
+        match self.node.map(|node| &node.content) {
+            Some(Content::Mapping(entries)) => match entries.get(position) {
+                Some(entry) if entry.key == key => At {
+                    node: Some(&entry.value),
+                    value: entry.value.place,
+                    key: entry.key_place,
+                    lost: false,
+                },
+                _ => self.key(key),
+            },
+            _ => self.key(key),
+        }
+    }
+
     pub fn index(self, index: usize) -> At<'a> {
         match self.node.and_then(|node| node.item(index)) {
             Some(item) => At {
@@ -58,7 +75,7 @@ impl<'a> At<'a> {
     /// Whether `key` is missing. One that was written, but not so that it could be decoded, or with
     /// a slip in its name, has been reported and is not missing as well.
     pub fn lacks(self, key: &str) -> bool {
-        let lost = |node: &Node| node.lost_keys().any(|lost| closest(lost, &[key]).is_some());
+        let lost = |node: &Node| node.lost_keys().any(|lost| closest(lost, [key]).is_some());
         !self.has(key) && !self.lost && !self.node.is_some_and(lost)
     }
 
@@ -113,13 +130,10 @@ pub fn owner(root: &Node, path: &[Step]) -> String {
         [Step::Key(section), Step::Key(name), rest @ ..] if section == "upstreams" => {
             (format!("upstream \"{name}\""), rest)
         }
-        [Step::Key(section), Step::Index(_), rest @ ..] if section == "routes" => {
-            let (route, _) = root.find(&path[..2]);
-            (label(route, "route", &["name"]), rest)
-        }
-        [Step::Key(section), Step::Index(_), rest @ ..] if section == "listeners" => {
-            let (listener, _) = root.find(&path[..2]);
-            (label(listener, "listener", &["name", "listen"]), rest)
+        [Step::Key(section), Step::Index(_), rest @ ..] if !labelled_by(section).is_empty() => {
+            let (item, _) = root.find(&path[..2]);
+            let what = section.trim_end_matches('s');
+            (label(item, what, labelled_by(section)), rest)
         }
         _ => (String::new(), path),
     };
@@ -134,6 +148,15 @@ pub fn owner(root: &Node, path: &[Step]) -> String {
         (true, _) => name,
         (false, true) => keys.join("."),
         (false, false) => format!("{} of {name}", keys.join(".")),
+    }
+}
+
+/// The keys by which the items of a list at the top are named in errors.
+pub fn labelled_by(section: &str) -> &'static [&'static str] {
+    match section {
+        "routes" => &["name"],
+        "listeners" => &["name", "listen"],
+        _ => &[],
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 /// A place in the file, both counted from 1. Columns are characters, as editors count them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,6 +18,17 @@ pub struct ConfigError {
     pub place: Option<Place>,
     pub message: String,
     pub hint: Option<String>,
+    /// What the hint is to be made of.
+    choice: Option<Box<Choice>>,
+}
+
+/// A word that is none of those there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Choice {
+    word: String,
+    /// What the candidates are, in words.
+    known: &'static str,
+    candidates: Arc<[String]>,
 }
 
 impl ConfigError {
@@ -25,6 +37,7 @@ impl ConfigError {
             place: Some(place),
             message: message.into(),
             hint: None,
+            choice: None,
         }
     }
 
@@ -37,24 +50,83 @@ impl ConfigError {
 
     /// Names what was meant by `word`, or, when nothing comes near, all there is to choose from.
     pub fn hint_one_of<'a>(
-        mut self,
+        self,
         word: &str,
-        known: &str,
+        known: &'static str,
         candidates: impl IntoIterator<Item = &'a str>,
     ) -> ConfigError {
-        let candidates: Vec<&str> = candidates.into_iter().collect();
-        if let Some(meant) = closest(word, &candidates) {
+        let candidates: Vec<String> = candidates.into_iter().map(str::to_owned).collect();
+        self.hint_among(word, known, &candidates.into())
+    }
+
+    /// The same for candidates that many errors have in common: that costs each of them nothing.
+    pub fn hint_among(
+        mut self,
+        word: &str,
+        known: &'static str,
+        candidates: &Arc<[String]>,
+    ) -> ConfigError {
+        self.choice = Some(Box::new(Choice {
+            word: word.to_owned(),
+            known,
+            candidates: candidates.clone(),
+        }));
+        self
+    }
+
+    /// Names what was meant by `word`, if anything comes near: the message names all there is.
+    pub fn hint_if_close<'a>(
+        self,
+        word: &str,
+        candidates: impl IntoIterator<Item = &'a str>,
+    ) -> ConfigError {
+        match closest(word, candidates) {
+            Some(meant) => self.hint(format!("did you mean \"{meant}\"?")),
+            None => self,
+        }
+    }
+
+    /// `comparisons` is how many more words may be looked at for hints.
+    fn make_hint(&mut self, comparisons: &mut usize) {
+        let Some(choice) = self.choice.take() else {
+            return;
+        };
+        let candidates = &choice.candidates;
+        let is_affordable = candidates.len() <= *comparisons;
+        let meant = is_affordable
+            .then(|| {
+                *comparisons -= candidates.len();
+                closest(&choice.word, candidates.iter().map(String::as_str))
+            })
+            .flatten();
+        if let Some(meant) = meant {
             self.hint = Some(format!("did you mean \"{meant}\"?"));
         } else if !candidates.is_empty() {
-            self.hint = Some(format!("{known}: {}", candidates.join(", ")));
+            let first = &candidates[..candidates.len().min(LISTED)];
+            let more = match candidates.len() - first.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let known = choice.known;
+            self.hint = Some(format!("{known}: {}{more}", first.join(", ")));
         }
-        self
     }
 }
 
+/// As many errors are shown to people who have asked for something else than the errors.
+const SHOWN: usize = 100;
+
+/// As many words are listed in a hint.
+const LISTED: usize = 30;
+
+/// As many words of one file are compared for a `did you mean`. Thousands of errors with thousands
+/// of candidates each would take minutes.
+const COMPARISONS: usize = 100_000;
+
 /// Every error of one file, in the order of their places.
 ///
-/// Shown as `FILE:LINE:COL: message`, a line each, with `  hint: …` below where there is one.
+/// Shown as `FILE:LINE:COL: message`, a line each, with `  hint: …` below where there is one: the
+/// first hundred, and how many more there are. [`ConfigErrors::all`] shows all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors {
     file: String,
@@ -67,6 +139,10 @@ impl ConfigErrors {
         // A value reached through several aliases is checked once for each of them.
         let mut seen = HashSet::new();
         errors.retain(|error| seen.insert((error.place, error.message.clone())));
+        let mut comparisons = COMPARISONS;
+        for error in &mut errors {
+            error.make_hint(&mut comparisons);
+        }
         ConfigErrors {
             file: file.into(),
             errors,
@@ -79,13 +155,13 @@ impl ConfigErrors {
             io::ErrorKind::NotFound if file == super::DEFAULT_FILE => {
                 Some("name the file with --config FILE".to_owned())
             }
-            io::ErrorKind::InvalidData => Some("save it as UTF-8".to_owned()),
             _ => None,
         };
         let error = ConfigError {
             place: None,
             message: format!("cannot read: {cause}"),
             hint,
+            choice: None,
         };
         ConfigErrors {
             file,
@@ -103,9 +179,14 @@ impl ConfigErrors {
     }
 }
 
-impl fmt::Display for ConfigErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, error) in self.errors.iter().enumerate() {
+impl ConfigErrors {
+    /// Every one, however many there are.
+    pub fn all(&self) -> impl fmt::Display + '_ {
+        AllErrors(self)
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>, shown: usize) -> fmt::Result {
+        for (i, error) in self.errors.iter().take(shown).enumerate() {
             if i > 0 {
                 f.write_str("\n")?;
             }
@@ -118,20 +199,46 @@ impl fmt::Display for ConfigErrors {
                 write!(f, "\n  hint: {hint}")?;
             }
         }
-        Ok(())
+        match self.errors.len().saturating_sub(shown) {
+            0 => Ok(()),
+            more => write!(
+                f,
+                "\n{0}: and {more} more (prusik check {0} 2>errors has all of them)",
+                self.file
+            ),
+        }
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, SHOWN)
+    }
+}
+
+struct AllErrors<'a>(&'a ConfigErrors);
+
+impl fmt::Display for AllErrors<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.write(f, usize::MAX)
     }
 }
 
 impl std::error::Error for ConfigErrors {}
 
-/// The candidate that `word` is most likely a slip of: about one wrong letter in three, at most three.
-pub fn closest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
-    let allowed = (word.chars().count() / 3).clamp(1, 3);
+/// The candidate that `word` is most likely a slip of: about one wrong letter in three, at most
+/// three.
+pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let letters = word.chars().count();
+    let allowed = (letters / 3).clamp(1, 3);
+    let word = word.to_lowercase();
     candidates
-        .iter()
+        .into_iter()
+        // Each letter that one of the two lacks is a wrong one.
+        .filter(|candidate| candidate.chars().count().abs_diff(letters) <= allowed)
         .map(|candidate| {
-            let distance = strsim::osa_distance(&word.to_lowercase(), &candidate.to_lowercase());
-            (distance, *candidate)
+            let distance = strsim::osa_distance(&word, &candidate.to_lowercase());
+            (distance, candidate)
         })
         .filter(|(distance, _)| *distance <= allowed)
         .min_by_key(|(distance, _)| *distance)
@@ -165,11 +272,31 @@ mod tests {
     }
 
     #[test]
+    fn a_hundred_errors_are_shown_and_how_many_more_there_are() {
+        let errors = (1..=102).map(|line| at(line, 1, "no")).collect();
+        let errors = ConfigErrors::new("a.yaml", errors);
+        let shown = errors.to_string();
+        assert_eq!(shown.lines().count(), 101);
+        assert!(shown.contains("\na.yaml: and 2 more ("), "{shown}");
+        assert_eq!(errors.all().to_string().lines().count(), 102);
+    }
+
+    #[test]
+    fn a_hint_lists_no_more_words_than_one_can_read() {
+        let words: Vec<String> = (0..40).map(|i| format!("word-{i:02}")).collect();
+        let error = at(1, 1, "no").hint_among("else", "known words", &words.into());
+        let errors = ConfigErrors::new("a.yaml", vec![error]);
+        let hint = errors.errors()[0].hint.clone().unwrap_or_default();
+        assert!(hint.starts_with("known words: word-00, "), "{hint}");
+        assert!(hint.ends_with("word-29 and 10 more"), "{hint}");
+    }
+
+    #[test]
     fn a_slip_of_the_pen_is_recognised_and_another_word_is_not() {
         let known = ["balance", "servers", "GET"];
-        assert_eq!(closest("blance", &known), Some("balance"));
-        assert_eq!(closest("server", &known), Some("servers"));
-        assert_eq!(closest("get", &known), Some("GET"));
-        assert_eq!(closest("colour", &known), None);
+        assert_eq!(closest("blance", known), Some("balance"));
+        assert_eq!(closest("server", known), Some("servers"));
+        assert_eq!(closest("get", known), Some("GET"));
+        assert_eq!(closest("colour", known), None);
     }
 }

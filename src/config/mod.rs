@@ -19,6 +19,7 @@ mod raw;
 mod reader;
 pub mod reference;
 mod resolve;
+pub mod roff;
 
 pub use resolve::is_met_at;
 mod source;
@@ -26,9 +27,9 @@ mod units;
 
 use std::fmt;
 use std::fs;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::str::{self, Utf8Error};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -49,29 +50,62 @@ pub use crate::net::ListenAddress;
 /// Read when no file is named.
 pub const DEFAULT_FILE: &str = "/etc/prusik/prusik.yaml";
 
+/// How much is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// What the file says, and the certificates that it names.
+    File,
+    /// Also what a start needs of the machine: directories, the admin token.
+    Start,
+}
+
 /// Reads and checks the file at `path`. Errors name it as it is given here.
-pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+pub fn load(path: &Path, extent: Extent) -> Result<Config, ConfigErrors> {
     let name = path.display().to_string();
-    let text = fs::read(path).and_then(|bytes| {
-        String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
-    });
-    match text {
-        Ok(text) => parse(&name, &text),
-        Err(error) => Err(ConfigErrors::unreadable(name, &error)),
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) => return Err(ConfigErrors::unreadable(name, &error)),
+    };
+    match str::from_utf8(&bytes) {
+        Ok(text) => check(&name, text, extent),
+        Err(error) => Err(ConfigErrors::new(name, vec![not_utf8(&bytes, &error)])),
     }
 }
 
 /// Checks a configuration that is at hand. `name` stands for the file in errors.
 pub fn parse(name: &str, text: &str) -> Result<Config, ConfigErrors> {
+    check(name, text, Extent::File)
+}
+
+fn check(name: &str, text: &str, extent: Extent) -> Result<Config, ConfigErrors> {
     let (root, mut errors) = reader::read(text);
     let config = root.and_then(|mut root| {
         let file = decode::decode(&mut root, &mut errors)?;
-        resolve::resolve(file, &root, &mut errors)
+        resolve::resolve(file, &root, extent, &mut errors)
     });
     match config {
         Some(config) if errors.is_empty() => Ok(config),
         _ => Err(ConfigErrors::new(name, errors)),
     }
+}
+
+/// The place of the first byte that is none of UTF-8.
+fn not_utf8(bytes: &[u8], error: &Utf8Error) -> ConfigError {
+    let is_utf16 = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
+    let (before, rest) = bytes.split_at(error.valid_up_to());
+    let line = before
+        .split(|byte| *byte == b'\n')
+        .next_back()
+        .unwrap_or_default();
+    let place = Place {
+        line: before.iter().filter(|byte| **byte == b'\n').count() + 1,
+        col: String::from_utf8_lossy(line).chars().count() + 1,
+    };
+    let byte = rest.first().copied().unwrap_or_default();
+    ConfigError::new(place, format!("the byte 0x{byte:02x} is not UTF-8")).hint(match is_utf16 {
+        true => "the file is UTF-16: save it as UTF-8",
+        false => "save the file as UTF-8: iconv -f latin1 -t utf-8 FILE",
+    })
 }
 
 /// The JSON Schema of the file. Draft 7, the latest that all editors' YAML modes know.
@@ -136,7 +170,10 @@ impl Config {
             let warning = upstream.tls.as_ref()?.warning(now)?;
             Some(format!("upstream {:?}: {warning}", upstream.name))
         });
-        listeners.chain(upstreams).collect()
+        listeners
+            .chain(upstreams)
+            .chain(resolve::missing_at_run_time(self))
+            .collect()
     }
 }
 

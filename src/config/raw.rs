@@ -21,7 +21,7 @@ pub use limits::{AcceptProxy, Limits, SendProxy};
 
 /// The configuration of prusik, a WebSocket-first reverse proxy and load balancer.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[schemars(title = "prusik configuration")]
+#[schemars(title = "prusik configuration", extend("patternProperties" = { "^x-": true }))]
 #[serde(deny_unknown_fields)]
 pub struct File {
     /// Settings of the process as a whole.

@@ -1,13 +1,17 @@
 //! Reads the YAML file into a tree, by the events of `saphyr-parser`, which know their places.
 //!
-//! Anchors, aliases and merge keys (`<<`) are resolved here; duplicate keys are found here.
+//! [`syntax`] explains what is no YAML. Anchors, aliases and merge keys (`<<`) are resolved here;
+//! duplicate keys are found here.
+
+mod syntax;
 
 use std::collections::HashMap;
 
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, Tag};
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
 
 use super::error::{ConfigError, Place};
 use super::source::{Content, Entry, Node, ScalarForm};
+use syntax::place;
 
 /// Nodes that aliases may add to what the file spells out, against a few lines that expand to
 /// gigabytes.
@@ -19,18 +23,54 @@ const DEPTH_MAX: usize = 32;
 /// Reads the one document of `text`. Without a tree there is at least one error; with one there
 /// may be (duplicate keys).
 pub fn read(text: &str) -> (Option<Node>, Vec<ConfigError>) {
-    let mut reader = Reader {
-        parser: Parser::new_from_str(text),
-        anchors: HashMap::new(),
-        aliased: 0,
-        errors: Vec::new(),
+    if let Some(place) = syntax::brackets(text) {
+        return (None, vec![too_deep(place)]);
+    }
+    let mut reader = Reader::of(text);
+    let document = match reader.document() {
+        Err(Stop::Syntax(error)) => match syntax::with_spaces_after_colons(text, &error) {
+            Some(spaced) => return read_spaced(&spaced),
+            None => Err(Stop::Syntax(error)),
+        },
+        document => document,
     };
-    match reader.document() {
-        Ok(root) => (Some(root), reader.errors),
-        Err(error) => {
-            reader.errors.push(error);
-            (None, reader.errors)
+    finish(text, document, reader.errors)
+}
+
+/// The text with spaces for tabs, in which all places are the same.
+fn read_spaced(text: &str) -> (Option<Node>, Vec<ConfigError>) {
+    let mut reader = Reader::of(text);
+    let document = reader.document();
+    finish(text, document, reader.errors)
+}
+
+fn finish(
+    text: &str,
+    document: Result<Node, Stop>,
+    mut errors: Vec<ConfigError>,
+) -> (Option<Node>, Vec<ConfigError>) {
+    match document {
+        Ok(root) => (Some(root), errors),
+        Err(stop) => {
+            errors.push(match stop {
+                Stop::Syntax(error) => syntax::explain(text, &error),
+                Stop::Other(error) => error,
+            });
+            (None, errors)
         }
+    }
+}
+
+/// Why the rest of a file cannot be read.
+enum Stop {
+    /// It is no YAML from there on.
+    Syntax(ScanError),
+    Other(ConfigError),
+}
+
+impl From<ConfigError> for Stop {
+    fn from(error: ConfigError) -> Self {
+        Self::Other(error)
     }
 }
 
@@ -42,10 +82,19 @@ struct Reader<'input> {
 }
 
 impl<'input> Reader<'input> {
-    fn document(&mut self) -> Result<Node, ConfigError> {
+    fn of(text: &'input str) -> Self {
+        Self {
+            parser: Parser::new_from_str(text),
+            anchors: HashMap::new(),
+            aliased: 0,
+            errors: Vec::new(),
+        }
+    }
+
+    fn document(&mut self) -> Result<Node, Stop> {
         let root = loop {
             match self.next()? {
-                (Event::StreamEnd, span) => return Err(empty(place(span.start))),
+                (Event::StreamEnd, span) => return Err(empty(place(span.start)).into()),
                 (Event::StreamStart | Event::DocumentStart(_), _) => {}
                 (event, span) => break self.node(event, span, 0)?,
             }
@@ -58,37 +107,29 @@ impl<'input> Reader<'input> {
                         ConfigError::new(place(span.start), "a second YAML document begins").hint(
                             "keep one document in the file: remove the `---` and what follows",
                         );
-                    return Err(error);
+                    return Err(error.into());
                 }
                 _ => {}
             }
         }
         match root.is_null() {
-            true => Err(empty(root.place)),
+            true => Err(empty(root.place).into()),
             false => Ok(root),
         }
     }
 
-    fn next(&mut self) -> Result<(Event<'input>, Span), ConfigError> {
+    fn next(&mut self) -> Result<(Event<'input>, Span), Stop> {
         match self.parser.next_event() {
             Some(Ok(event)) => Ok(event),
-            Some(Err(error)) => Err(ConfigError::new(
-                place(*error.marker()),
-                format!("not valid YAML: {}", error.info()),
-            )),
+            Some(Err(error)) => Err(Stop::Syntax(error)),
             None => Ok((Event::StreamEnd, Span::default())),
         }
     }
 
-    fn node(
-        &mut self,
-        event: Event<'input>,
-        span: Span,
-        depth: usize,
-    ) -> Result<Node, ConfigError> {
+    fn node(&mut self, event: Event<'input>, span: Span, depth: usize) -> Result<Node, Stop> {
         let place = place(span.start);
         if depth > DEPTH_MAX {
-            return Err(too_deep(place));
+            return Err(too_deep(place).into());
         }
         let (content, anchor) = match event {
             Event::Alias(anchor) => return self.alias(anchor, place, depth),
@@ -109,7 +150,8 @@ impl<'input> Reader<'input> {
                 return Err(ConfigError::new(
                     place,
                     format!("not valid YAML: expected a value, got {event:?}"),
-                ));
+                )
+                .into());
             }
         };
         let node = Node::new(place, content);
@@ -120,28 +162,28 @@ impl<'input> Reader<'input> {
         Ok(node)
     }
 
-    fn alias(&mut self, anchor: usize, place: Place, depth: usize) -> Result<Node, ConfigError> {
+    fn alias(&mut self, anchor: usize, place: Place, depth: usize) -> Result<Node, Stop> {
         let Some(target) = self.anchors.get(&anchor) else {
-            return Err(ConfigError::new(
-                place,
-                "an alias stands inside of what it refers to",
-            ));
+            return Err(
+                ConfigError::new(place, "an alias stands inside of what it refers to").into(),
+            );
         };
         let (nodes, levels) = target.measure();
         if depth + levels > DEPTH_MAX {
-            return Err(too_deep(place));
+            return Err(too_deep(place).into());
         }
         self.aliased += nodes;
         if self.aliased > ALIASED_NODES_MAX {
             return Err(ConfigError::new(
                 place,
                 format!("the aliases expand to more than {ALIASED_NODES_MAX} values"),
-            ));
+            )
+            .into());
         }
         Ok(target.clone())
     }
 
-    fn sequence(&mut self, depth: usize) -> Result<Content, ConfigError> {
+    fn sequence(&mut self, depth: usize) -> Result<Content, Stop> {
         let mut items = Vec::new();
         loop {
             match self.next()? {
@@ -151,7 +193,7 @@ impl<'input> Reader<'input> {
         }
     }
 
-    fn mapping(&mut self, depth: usize) -> Result<Content, ConfigError> {
+    fn mapping(&mut self, depth: usize) -> Result<Content, Stop> {
         let mut entries: Vec<Entry> = Vec::new();
         let mut by_key: HashMap<String, Place> = HashMap::new();
         let mut merged = Vec::new();
@@ -166,7 +208,9 @@ impl<'input> Reader<'input> {
             let value = self.node(event, span, depth + 1)?;
             let Content::Scalar { text: key, form } = key.content else {
                 self.errors
-                    .push(ConfigError::new(key_place, "a key must be a word"));
+                    .push(ConfigError::new(key_place, "a key must be a word").hint(
+                    "a value that begins with { stands in quotes; a template is filled in first",
+                ));
                 continue;
             };
             if key == "<<" && form == ScalarForm::Plain {
@@ -241,13 +285,6 @@ fn refuse_tag(tag: Option<&Tag>, allowed: &str, place: Place) -> Result<(), Conf
             Err(ConfigError::new(place, format!("unknown tag \"{tag}\"")).hint("remove the tag"))
         }
         _ => Ok(()),
-    }
-}
-
-fn place(marker: Marker) -> Place {
-    Place {
-        line: marker.line(),
-        col: marker.col() + 1,
     }
 }
 

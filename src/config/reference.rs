@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value};
 
+use super::roff::{Roff, escaped};
+
 /// Keys that stand in the file only in words: one of two may be given, or it is not for every binary.
 const ALTERNATIVES: [&str; 5] = [
     "tracing",
@@ -41,6 +43,55 @@ pub fn yaml(schema: &Value) -> String {
     book.keys(&mut out, "", "", schema);
     out
 }
+
+/// prusik.yaml(5).
+pub fn man(schema: &Value) -> String {
+    let book = Book { schema };
+    let mut out =
+        String::from(".ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n.TH prusik.yaml 5 \"\" \"\" prusik\n");
+    let _ = write!(out, "{}", Roff(MAN_BEGINS));
+    book.man_section(&mut out, "", schema);
+    let _ = write!(out, "{}", Roff(MAN_ENDS));
+    out
+}
+
+const MAN_BEGINS: &str = "\
+# NAME
+prusik.yaml - the configuration of prusik
+# DESCRIPTION
+One file of YAML, in UTF-8. Listeners take connections, routes say which of them goes where, upstreams are
+the servers. The first route that matches a request serves it; without one the answer is 404.
+
+Durations are 250ms, 3s, 50m, 24h or a sum (1m 30s); sizes 64KiB or 10MiB; off and false mean the same.
+Unknown keys, duplicate names, dangling references and impossible values are errors; prusik check tells
+all of them, each with its place and a hint. Keys at the top that begin with x- are yours: a place for
+anchors.
+
+A reload takes in everything but listen addresses, proxy_protocol, threads, tunnel and pid_file: those
+need prusik upgrade.
+";
+
+const MAN_ENDS: &str = "\
+# FILES
+- /etc/prusik/prusik.yaml : read when no file is named
+- /etc/prusik/prusik.schema.json : the same as a JSON Schema; editors find it by the first line below
+# EXAMPLES
+    # yaml-language-server: $schema=/etc/prusik/prusik.schema.json
+    admin: { listen: \"unix:/run/prusik/admin.sock\" }
+    listeners:
+      - listen: 0.0.0.0:8080
+    upstreams:
+      chat:
+        balance: least_sessions
+        servers: [10.0.0.11:9080, 10.0.0.12:9080]
+        health_check: { type: tcp }
+    routes:
+      - match: { path_prefix: /chat }
+        upstream: chat
+        websocket: { idle: 1h }
+# SEE ALSO
+prusik(1), prusik-check(1), prusik-reload(1)
+";
 
 struct Book<'a> {
     schema: &'a Value,
@@ -116,6 +167,45 @@ impl<'a> Book<'a> {
         for (key, node) in keys {
             if let Some((below, suffix)) = self.below(node) {
                 self.section(out, &(join(path, key) + suffix), below);
+            }
+        }
+    }
+
+    fn man_section(&self, out: &mut String, path: &str, node: &'a Value) {
+        let heading = match path {
+            "" => "KEYS AT THE TOP",
+            path => path,
+        };
+        let _ = writeln!(out, ".SH \"{}\"", escaped(heading));
+        if let (false, Some(text)) = (path.is_empty(), node["description"].as_str()) {
+            let _ = writeln!(out, "{}\n.PP", man_text(text));
+        }
+        let keys = properties(node);
+        for (key, node) in keys {
+            let kind = match self.below(node) {
+                Some((_, suffix)) => {
+                    let others = self.words(node);
+                    format!("see {}{suffix}{others}", join(path, key))
+                }
+                None => self.kind(node),
+            };
+            let default = match &node["default"] {
+                Value::Null if is_required(self.parent(path), key) => ", required".to_owned(),
+                Value::Null => String::new(),
+                value => format!(", default {}", plain(value)),
+            };
+            let _ = writeln!(
+                out,
+                ".TP\n\\fB{}\\fR: {}{}\n{}",
+                escaped(key),
+                man_text(&kind),
+                man_text(&default),
+                man_text(&self.meaning(node))
+            );
+        }
+        for (key, node) in keys {
+            if let Some((below, suffix)) = self.below(node) {
+                self.man_section(out, &(join(path, key) + suffix), below);
             }
         }
     }
@@ -247,6 +337,12 @@ impl<'a> Book<'a> {
             }
         }
     }
+}
+
+/// Markdown's backticks are none of roff's.
+fn man_text(text: &str) -> String {
+    let lines = text.lines().map(|line| escaped(&line.replace('`', "")));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn properties(node: &Value) -> &Map<String, Value> {

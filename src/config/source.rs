@@ -145,6 +145,33 @@ impl Node {
         }
     }
 
+    /// Takes those children out, at once.
+    pub fn take_out(&mut self, is_wrong: impl Fn(&Node) -> bool) {
+        let pruned = &mut self.pruned;
+        match &mut self.content {
+            Content::Scalar { .. } => {}
+            Content::Sequence(items) => items.retain(|item| {
+                let goes = is_wrong(item);
+                if goes {
+                    pruned.push(String::new());
+                }
+                !goes
+            }),
+            Content::Mapping(entries) => entries.retain(|entry| {
+                let goes = is_wrong(&entry.value);
+                if goes {
+                    pruned.push(entry.key.clone());
+                }
+                !goes
+            }),
+        }
+    }
+
+    /// That these children were taken out of here, as by [`Node::prune`].
+    pub fn remember_lost(&mut self, keys: Vec<String>) {
+        self.pruned.extend(keys);
+    }
+
     /// Whether `key` was taken out of here.
     pub fn lost(&self, key: &str) -> bool {
         self.pruned.iter().any(|lost| lost == key)

@@ -1,9 +1,16 @@
 //! Routes that can never serve, because an earlier one takes everything they match.
 
-use super::matcher::{HostPattern, Matcher, PathMatch};
+use std::collections::HashMap;
+
+use super::matcher::{HostPattern, Matcher, PathMatch, PathRegex};
+
+/// How often regular expressions of earlier routes are tried on the exact paths of later ones.
+/// There is no quicker way to find whether one of them matches than to try each, so in a file that
+/// has thousands of both some covered routes are not found.
+const REGEX_TRIALS: usize = 100_000;
 
 /// The first of the earlier routes that wholly covers `later` on listener, host and path, and
-/// that has no other condition.
+/// that has no other condition. What [`Coverage`] finds without looking at each of them.
 pub fn first_cover(earlier: &[&Matcher], later: &Matcher) -> Option<usize> {
     earlier.iter().position(|matcher| {
         !matcher.has_other_conditions()
@@ -33,6 +40,162 @@ fn path_covers(earlier: &PathMatch, later: &PathMatch) -> bool {
         | (PathMatch::Prefix(_), PathMatch::Prefix(path)) => earlier.matches(path),
         _ => earlier == later,
     }
+}
+
+/// The routes of a file so far, filed by what of them can be looked up.
+#[derive(Debug)]
+pub struct Coverage {
+    any_host: PathFiles,
+    exact_hosts: HashMap<String, PathFiles>,
+    /// By the suffix behind `*.`.
+    wildcard_hosts: HashMap<String, PathFiles>,
+    count: usize,
+    regex_trials: usize,
+}
+
+#[derive(Debug, Default)]
+struct PathFiles {
+    any: First,
+    exact: HashMap<String, First>,
+    prefix: HashMap<String, First>,
+    longest_prefix: usize,
+    regex: HashMap<String, First>,
+    /// Each regular expression once.
+    regexes: Vec<PathRegex>,
+}
+
+/// The first route of one kind for each listener; `None` is for all listeners.
+#[derive(Debug, Default)]
+struct First(HashMap<Option<usize>, usize>);
+
+impl First {
+    fn add(&mut self, listener: Option<usize>, number: usize) {
+        self.0.entry(listener).or_insert(number);
+    }
+
+    /// The first that serves what comes in on this listener.
+    fn on(&self, listener: Option<usize>) -> Option<usize> {
+        let on_all = self.0.get(&None).copied();
+        on_all
+            .into_iter()
+            .chain(self.0.get(&listener).copied())
+            .min()
+    }
+}
+
+impl Default for Coverage {
+    fn default() -> Self {
+        Self {
+            any_host: PathFiles::default(),
+            exact_hosts: HashMap::new(),
+            wildcard_hosts: HashMap::new(),
+            count: 0,
+            regex_trials: REGEX_TRIALS,
+        }
+    }
+}
+
+impl Coverage {
+    /// Its number is how many came before it.
+    pub fn add(&mut self, matcher: &Matcher) {
+        let number = self.count;
+        self.count += 1;
+        if matcher.has_other_conditions() {
+            return;
+        }
+        let files = match &matcher.host {
+            None => &mut self.any_host,
+            Some(HostPattern::Exact(name)) => self.exact_hosts.entry(name.clone()).or_default(),
+            Some(HostPattern::Wildcard(suffix)) => {
+                self.wildcard_hosts.entry(suffix.clone()).or_default()
+            }
+        };
+        let first = match &matcher.path {
+            PathMatch::Any => &mut files.any,
+            PathMatch::Prefix(prefix) if prefix == "/" => &mut files.any,
+            PathMatch::Exact(path) => files.exact.entry(path.clone()).or_default(),
+            PathMatch::Prefix(prefix) => {
+                files.longest_prefix = files.longest_prefix.max(prefix.len());
+                files.prefix.entry(prefix.clone()).or_default()
+            }
+            PathMatch::Regex(regex) => {
+                if !files.regex.contains_key(regex.as_str()) {
+                    files.regexes.push(regex.clone());
+                }
+                files.regex.entry(regex.as_str().to_owned()).or_default()
+            }
+        };
+        first.add(matcher.listener, number);
+    }
+
+    /// The number of the first route that covers `later`.
+    pub fn first_cover(&mut self, later: &Matcher) -> Option<usize> {
+        let (exact, suffixes) = match &later.host {
+            None => (None, None),
+            Some(HostPattern::Exact(name)) => (self.exact_hosts.get(name), Some((name, None))),
+            Some(HostPattern::Wildcard(narrow)) => (None, Some((narrow, Some(narrow.as_str())))),
+        };
+        let wildcards = suffixes.into_iter().flat_map(|(name, whole)| {
+            // A wildcard stands for one label or more: `.example.com` is below none.
+            let cuts = name.match_indices('.').filter(|(at, _)| *at > 0);
+            let below = cuts.map(|(at, _)| &name[at + 1..]);
+            whole.into_iter().chain(below)
+        });
+        let wildcards = wildcards.filter_map(|suffix| self.wildcard_hosts.get(suffix));
+        let files = exact.into_iter().chain(wildcards).chain([&self.any_host]);
+        let trials = &mut self.regex_trials;
+        files
+            .filter_map(|files| files.first_cover(later, trials))
+            .min()
+    }
+}
+
+impl PathFiles {
+    fn first_cover(&self, later: &Matcher, trials: &mut usize) -> Option<usize> {
+        let on = |first: Option<&First>| first.and_then(|first| first.on(later.listener));
+        let by_prefix = |path: &str| {
+            let prefixes = covering_prefixes(path, self.longest_prefix);
+            prefixes
+                .filter_map(|prefix| on(self.prefix.get(prefix)))
+                .min()
+        };
+        let by_path = match &later.path {
+            PathMatch::Any => None,
+            PathMatch::Prefix(path) => by_prefix(path),
+            PathMatch::Regex(regex) => on(self.regex.get(regex.as_str())),
+            PathMatch::Exact(path) => on(self.exact.get(path.as_str()))
+                .into_iter()
+                .chain(by_prefix(path))
+                .chain(self.by_regex(path, later.listener, trials))
+                .min(),
+        };
+        on(Some(&self.any)).into_iter().chain(by_path).min()
+    }
+
+    fn by_regex(&self, path: &str, listener: Option<usize>, trials: &mut usize) -> Option<usize> {
+        let mut first = None;
+        for regex in &self.regexes {
+            if *trials == 0 {
+                break;
+            }
+            *trials -= 1;
+            if regex.is_match(path) {
+                let found = self.regex.get(regex.as_str());
+                let found = found.and_then(|found| found.on(listener));
+                first = first.into_iter().chain(found).min();
+            }
+        }
+        first
+    }
+}
+
+/// What a prefix that matches this path can be: `/a/b` for `/a/b/c`, and `/a/b/`.
+fn covering_prefixes(path: &str, longest: usize) -> impl Iterator<Item = &str> {
+    let cuts = path.match_indices('/').map(|(at, _)| at);
+    let cuts = cuts.take_while(move |at| *at <= longest);
+    let whole = (path.len() <= longest).then_some(path);
+    cuts.flat_map(move |at| [&path[..at], &path[..=at]])
+        .chain(whole)
 }
 
 #[cfg(test)]
@@ -119,5 +282,58 @@ mod tests {
             first_cover(&[&conditional], &route("", PathMatch::Any)),
             None
         );
+    }
+
+    /// Every pair of hosts, paths and listeners below stands in some of these files.
+    #[test]
+    fn the_files_find_what_a_look_at_each_earlier_route_finds() {
+        let hosts = ["", "a.b.c", "b.c", "*.b.c", "*.c", "*.a.b.c"];
+        let regex = |text| PathMatch::Regex(PathRegex::parse(text).unwrap());
+        let paths = [
+            PathMatch::Any,
+            prefix("/"),
+            prefix("/a"),
+            prefix("/a/"),
+            prefix("/a/b"),
+            prefix("/ab"),
+            PathMatch::Exact("/a".to_owned()),
+            PathMatch::Exact("/a/b".to_owned()),
+            PathMatch::Exact("/".to_owned()),
+            regex("^/a"),
+            regex("b$"),
+        ];
+        let mut all = Vec::new();
+        for host in hosts {
+            for path in &paths {
+                for listener in [None, Some(0), Some(1)] {
+                    let mut matcher = route(host, path.clone());
+                    matcher.listener = listener;
+                    all.push(matcher);
+                }
+            }
+        }
+        // xorshift64: the same files each run.
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut covered = 0;
+        for _ in 0..400 {
+            let mut files = Coverage::default();
+            let mut earlier: Vec<&Matcher> = Vec::new();
+            for _ in 0..12 {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                let matcher = &all[(state % all.len() as u64) as usize];
+                let found = files.first_cover(matcher);
+                assert_eq!(
+                    found,
+                    first_cover(&earlier, matcher),
+                    "{matcher:?} in {earlier:#?}"
+                );
+                covered += usize::from(found.is_some());
+                files.add(matcher);
+                earlier.push(matcher);
+            }
+        }
+        assert!(covered > 500, "only {covered} were covered");
     }
 }

@@ -119,6 +119,10 @@ impl PathRegex {
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
+
+    pub(super) fn is_match(&self, path: &str) -> bool {
+        self.0.is_match(path)
+    }
 }
 
 impl PartialEq for PathRegex {

@@ -8,7 +8,7 @@ mod index;
 mod matcher;
 mod path;
 
-pub use coverage::first_cover;
+pub use coverage::{Coverage, first_cover};
 pub use index::RouteIndex;
 pub use matcher::{HostPattern, Matcher, PathMatch, PathRegex, RequestKey};
 pub use path::{lenient, normalise};

@@ -35,7 +35,7 @@ impl Acceptor {
             .with_safe_default_protocol_versions()?;
         let builder = match &client_ca {
             Some(authorities) => {
-                let store = authorities.store()?;
+                let store = authorities.store();
                 let verifier = WebPkiClientVerifier::builder_with_provider(store, PROVIDER.clone())
                     .build()
                     .map_err(|error| Error::General(error.to_string()))?;

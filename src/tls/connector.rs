@@ -10,9 +10,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::SingleCertAndKey;
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use tokio_rustls::TlsConnector;
 
 use super::{Authorities, HTTP_1_1, PROVIDER, Pair, TlsStream};
@@ -45,10 +43,7 @@ impl Connector {
         let builder = ClientConfig::builder_with_provider(PROVIDER.clone())
             .with_safe_default_protocol_versions()?;
         let builder = match &trust {
-            Trust::Authorities(authorities) => {
-                let store: Arc<RootCertStore> = authorities.store()?;
-                builder.with_root_certificates(store)
-            }
+            Trust::Authorities(authorities) => builder.with_root_certificates(authorities.store()),
             Trust::Anyone => builder
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(Anyone)),

@@ -18,6 +18,8 @@ use super::PROVIDER;
 /// An operator who hears of it two weeks ahead can still act in daylight.
 const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Why a file, or a pair of them, cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
@@ -134,10 +136,15 @@ fn read(file: &Path) -> Result<Vec<u8>, FileError> {
         Ok(_) => fs::read(file),
         Err(error) => Err(error),
     };
-    read.map_err(|cause| FileError::Unreadable {
+    let mut pem = read.map_err(|cause| FileError::Unreadable {
         file: file.to_owned(),
         cause,
-    })
+    })?;
+    // Editors on Windows put a byte order mark before the first line, which then is none of PEM's.
+    if pem.starts_with(BYTE_ORDER_MARK) {
+        pem.drain(..BYTE_ORDER_MARK.len());
+    }
+    Ok(pem)
 }
 
 /// A certificate with its chain and its key, which match.
@@ -222,26 +229,39 @@ impl fmt::Debug for Pair {
 }
 
 /// Certificates that others' are checked against.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Authorities(Vec<CertificateDer<'static>>);
+#[derive(Debug, Clone)]
+pub struct Authorities {
+    certificates: Arc<[CertificateDer<'static>]>,
+    /// The same, ready to be asked. Many upstreams share one.
+    store: Arc<RootCertStore>,
+}
+
+impl PartialEq for Authorities {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.certificates, &other.certificates)
+            || self.certificates == other.certificates
+    }
+}
 
 impl Authorities {
     pub fn read(file: &Path) -> Result<Self, FileError> {
-        let authorities = Self(read_chain(file)?);
-        // Said here, where there is a place in the file for it.
-        authorities.store().map_err(|error| FileError::Broken {
-            file: file.to_owned(),
-            cause: error.to_string(),
-        })?;
-        Ok(authorities)
+        let certificates = read_chain(file)?;
+        let mut store = RootCertStore::empty();
+        for certificate in &certificates {
+            let added = store.add(certificate.clone());
+            added.map_err(|error| FileError::Broken {
+                file: file.to_owned(),
+                cause: error.to_string(),
+            })?;
+        }
+        Ok(Self {
+            certificates: certificates.into(),
+            store: Arc::new(store),
+        })
     }
 
-    pub(super) fn store(&self) -> Result<Arc<RootCertStore>, Error> {
-        let mut store = RootCertStore::empty();
-        for certificate in &self.0 {
-            store.add(certificate.clone())?;
-        }
-        Ok(Arc::new(store))
+    pub(super) fn store(&self) -> Arc<RootCertStore> {
+        self.store.clone()
     }
 }
 
@@ -251,7 +271,10 @@ pub fn system_authorities() -> Option<Authorities> {
     let mut store = RootCertStore::empty();
     let mut found = rustls_native_certs::load_native_certs().certs;
     found.retain(|certificate| store.add(certificate.clone()).is_ok());
-    (!found.is_empty()).then_some(Authorities(found))
+    (!found.is_empty()).then(|| Authorities {
+        certificates: found.into(),
+        store: Arc::new(store),
+    })
 }
 
 fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, String> {

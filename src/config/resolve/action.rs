@@ -89,17 +89,17 @@ fn report_without_effect(scope: Scope<'_>, errors: &mut Errors) {
 
 fn upstream(name: &str, scope: Scope<'_>, errors: &mut Errors) -> Option<usize> {
     let known = &scope.names.upstreams;
-    let found = known.iter().position(|known| *known == name);
-    if found.is_none() && !scope.names.more_upstreams {
-        errors.push(
-            scope
-                .at
-                .key("upstream")
-                .error(format!("{} names unknown upstream \"{name}\"", scope.label))
-                .hint_one_of(name, "known upstreams", known.iter().copied()),
-        );
+    if known.lacks(name) {
+        let at = scope.at.key("upstream");
+        let error = at.error(format!("{} names unknown upstream \"{name}\"", scope.label));
+        let is_address = name.contains("://") || name.parse::<std::net::SocketAddr>().is_ok();
+        errors.push(match is_address {
+            true => error
+                .hint("write the address in upstreams: { NAME: { servers: […] } }, and NAME here"),
+            false => error.hint_among(name, "known upstreams", known.names()),
+        });
     }
-    found
+    known.position(name)
 }
 
 /// The prefix without a slash at its end. Each path that the route matches must begin with it.
@@ -162,6 +162,14 @@ fn redirect(raw: raw::Redirect, label: &str, at: At<'_>, errors: &mut Errors) ->
         }
         return None;
     };
+    if http::HeaderValue::from_bytes(to.as_bytes()).is_err() {
+        errors.push(
+            at.key("to")
+                .error(format!("{label} cannot redirect to {to:?}"))
+                .hint("a target has no line breaks and control characters"),
+        );
+        return None;
+    }
     let to = template(&to, "to", at.key("to"), errors);
     Some(Action::Redirect {
         to: to?,

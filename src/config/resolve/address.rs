@@ -41,14 +41,50 @@ pub fn listen(text: &str) -> Result<ListenAddress, Wrong> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Err(without_port(text, address));
     }
-    let hint = match text.strip_prefix("*:").or_else(|| text.strip_prefix(':')) {
-        Some(port) => format!("write all addresses as 0.0.0.0:{port} or \"[::]:{port}\""),
-        None => "write an IP address and port such as 0.0.0.0:9090, or unix:/path".to_owned(),
+    let hint = if let Some(hint) = nginx_listen(text) {
+        hint
+    } else if let Some(port) = text.strip_prefix("*:").or_else(|| text.strip_prefix(':')) {
+        format!("write all addresses as 0.0.0.0:{port} or \"[::]:{port}\"")
+    } else if let Some(port) = text.strip_prefix("localhost:") {
+        format!("write 127.0.0.1:{port}, or \"[::1]:{port}\" for IPv6")
+    } else {
+        "write an IP address and port such as 0.0.0.0:9090, or unix:/path".to_owned()
     };
     Err(Wrong::new(
         format!("cannot listen on \"{text}\": not an address"),
         hint,
     ))
+}
+
+/// `80 default_server`, `443 ssl http2`, `[::]:443 ssl`: an address or a port, and words of which each
+/// is a key of its own here.
+fn nginx_listen(text: &str) -> Option<String> {
+    let mut words = text.trim_end_matches(';').split_whitespace();
+    let first = words.next()?;
+    let words: Vec<&str> = words.collect();
+    let address = match first.parse::<u16>() {
+        Ok(port) => format!("0.0.0.0:{port}"),
+        Err(_) if words.is_empty() => return None,
+        Err(_) => first.replacen("*:", "0.0.0.0:", 1),
+    };
+    let mut keys = vec![match address.starts_with('[') {
+        true => format!("listen: \"{address}\""),
+        false => format!("listen: {address}"),
+    }];
+    let http2 = if words.contains(&"http2") {
+        ", http2: true"
+    } else {
+        ""
+    };
+    if words.contains(&"ssl") {
+        keys.push(format!(
+            "tls: {{ certificates: [{{ cert: chain.pem, key: key.pem }}]{http2} }}"
+        ));
+    }
+    if words.contains(&"proxy_protocol") {
+        keys.push("proxy_protocol: required".to_owned());
+    }
+    Some(format!("write {}", keys.join(", ")))
 }
 
 fn unix(path: &str) -> Result<ListenAddress, Wrong> {
@@ -148,13 +184,36 @@ fn no_such_port(text: &str) -> Wrong {
     if let Some((address, _)) = text.split_once(' ') {
         return Wrong::new(
             format!("\"{text}\" is more than an address"),
-            format!("write {{ address: {address}, weight: 1 }} with the keys that you need"),
+            format!("write {}", server_table(address, text)),
         );
     }
     Wrong::new(
         format!("\"{text}\" has no valid port"),
         "a port is a number from 1 to 65535",
     )
+}
+
+/// nginx's `address weight=2 max_fails=3` as an entry with keys.
+fn server_table(address: &str, text: &str) -> String {
+    let mut keys = vec![format!("address: {address}")];
+    let mut beside = "";
+    for word in text.trim_end_matches(';').split_whitespace().skip(1) {
+        match word.split_once('=').unwrap_or((word, "")) {
+            ("weight", value) => keys.push(format!("weight: {value}")),
+            ("max_conns" | "maxconn", value) => keys.push(format!("max_sessions: {value}")),
+            ("backup", _) => keys.push("backup: true".to_owned()),
+            ("max_fails" | "fail_timeout", _) => {
+                beside = ", and eject: { failures: 5, within: 10s, for: 30s } in the upstream";
+            }
+            ("down", _) => return "nothing for a server that is down: leave it out".to_owned(),
+            ("check", _) => beside = ", and health_check: { type: tcp } in the upstream",
+            _ => {}
+        }
+    }
+    if keys.len() == 1 && beside.is_empty() {
+        keys.push("weight: 1".to_owned());
+    }
+    format!("{{ {} }}{beside}", keys.join(", "))
 }
 
 fn with_some_port(text: &str) -> String {

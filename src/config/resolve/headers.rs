@@ -97,8 +97,8 @@ fn fields(
 ) -> Option<Vec<(HeaderName, String, Template)>> {
     let Ordered(raw) = raw.unwrap_or(Ordered(Vec::new()));
     let mut fields = Vec::new();
-    for (written, value) in raw {
-        let at = at.key(&written);
+    for (position, (written, value)) in raw.into_iter().enumerate() {
+        let at = at.entry(position, &written);
         let name = name(&written, at, errors);
         let value = self::value(&written, &value, at, errors);
         fields.push(name.zip(value).map(|(name, value)| (name, written, value)));
@@ -145,8 +145,8 @@ fn name(written: &str, at: At<'_>, errors: &mut Errors) -> Option<HeaderName> {
 /// YAML keys differ in case where header names do not.
 fn report_set_twice(fields: &[(HeaderName, String, Template)], at: At<'_>, errors: &mut Errors) {
     let mut first: HashMap<&HeaderName, usize> = HashMap::new();
-    for (name, written, _) in fields {
-        let at = at.key(written);
+    for (position, (name, written, _)) in fields.iter().enumerate() {
+        let at = at.entry(position, written);
         if let Some(line) = first.get(name) {
             errors.push(
                 at.key_error(format!("header \"{written}\" is set twice"))

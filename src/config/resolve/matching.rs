@@ -10,8 +10,8 @@ use crate::config::raw;
 use crate::config::units::Ordered;
 use crate::route::{HostPattern, Matcher, PathMatch, PathRegex, normalise};
 
-/// RFC 9110, RFC 5789 and RFC 4918, less CONNECT, which is no request for a path.
-const METHODS: [&str; 15] = [
+/// RFC 9110, RFC 5789 and RFC 4918, less those that no route ever sees.
+const METHODS: [&str; 14] = [
     "GET",
     "HEAD",
     "POST",
@@ -19,7 +19,6 @@ const METHODS: [&str; 15] = [
     "DELETE",
     "OPTIONS",
     "PATCH",
-    "TRACE",
     "COPY",
     "LOCK",
     "MKCOL",
@@ -52,16 +51,14 @@ pub fn matcher(raw: raw::Match, scope: Scope<'_>, errors: &mut Errors) -> Option
 }
 
 fn listener(name: &str, scope: Scope<'_>, at: At<'_>, errors: &mut Errors) -> Option<usize> {
-    let known = || scope.names.listeners.iter().map(Option::as_deref);
-    let found = known().position(|known| known == Some(name));
-    let unknown_for_sure = !scope.names.more_listeners && known().all(|known| known.is_some());
-    if found.is_none() && unknown_for_sure {
+    let known = &scope.names.listeners;
+    if known.lacks(name) {
         errors.push(
             at.error(format!("{} names unknown listener \"{name}\"", scope.label))
-                .hint_one_of(name, "known listeners", known().flatten()),
+                .hint_among(name, "known listeners", known.names()),
         );
     }
-    found
+    known.position(name)
 }
 
 fn host(text: &str, at: At<'_>, errors: &mut Errors) -> Option<HostPattern> {
@@ -122,6 +119,13 @@ pub fn plain_path(path: &str, at: At<'_>, errors: &mut Errors) -> bool {
         );
         return false;
     }
+    if let Some(exact) = path.strip_prefix("= ") {
+        errors.push(
+            at.error(format!("path \"{path}\" does not begin with /"))
+                .hint(format!("an exact path is path: {exact}")),
+        );
+        return false;
+    }
     if let Some(prefix) = path.strip_suffix("/*") {
         errors.push(
             at.error(format!("path \"{path}\" matches only a * itself"))
@@ -175,8 +179,8 @@ fn headers(
 ) -> Option<Vec<(HeaderName, String)>> {
     let Ordered(raw) = raw.unwrap_or(Ordered(Vec::new()));
     let mut headers = Vec::new();
-    for (name, value) in raw {
-        let at = at.key(&name);
+    for (position, (name, value)) in raw.into_iter().enumerate() {
+        let at = at.entry(position, &name);
         let parsed = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| errors.push(bad_name(&name, at)))
             .ok();
@@ -212,7 +216,15 @@ fn methods(raw: Option<Vec<String>>, at: At<'_>, errors: &mut Errors) -> Option<
         let method = Method::from_bytes(name.as_bytes())
             .ok()
             .filter(|_| METHODS.contains(&name.as_str()));
-        if method.is_none() {
+        if matches!(name.as_str(), "CONNECT" | "TRACE" | "TRACK") {
+            errors.push(
+                at.index(i)
+                    .error(format!(
+                        "no request with method {name} comes as far as a route"
+                    ))
+                    .hint("prusik itself answers it with 405: take it out"),
+            );
+        } else if method.is_none() {
             errors.push(
                 at.index(i)
                     .error(format!("unknown method \"{name}\""))

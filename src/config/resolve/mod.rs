@@ -9,15 +9,17 @@ mod address;
 mod headers;
 mod health;
 mod limits;
+mod listeners;
+mod loops;
 mod matching;
 mod route;
 mod server;
 mod source;
+mod start;
 mod tls;
 mod upstream;
 mod websocket;
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -29,16 +31,23 @@ use super::raw;
 use super::source::Node;
 use super::units::{OffOr, Section};
 use super::{
-    AcceptProxy, AccessLog, Admin, Config, ListenAddress, Listener, LogFormat, LogOutput, Route,
-    Server, ServerAddress, Tracing, Tunnel, Upstream,
+    AccessLog, Admin, Config, Extent, ListenAddress, LogFormat, LogOutput, Route, Server,
+    ServerAddress, Tracing, Tunnel, Upstream,
 };
 
 use crate::net::overlap;
 
+pub use start::missing_at_run_time;
+
 type Errors = Vec<ConfigError>;
 
 /// `root` is the tree that `file` was decoded from.
-pub fn resolve(file: raw::File, root: &Node, errors: &mut Errors) -> Option<Config> {
+pub fn resolve(
+    file: raw::File,
+    root: &Node,
+    extent: Extent,
+    errors: &mut Errors,
+) -> Option<Config> {
     let at = At::root(root);
     let server = server::server(
         file.server
@@ -61,9 +70,9 @@ pub fn resolve(file: raw::File, root: &Node, errors: &mut Errors) -> Option<Conf
         at.key("trusted_proxies"),
         errors,
     );
-    let listeners = listeners(file.listeners.unwrap_or_default(), at, errors);
+    let listeners = listeners::listeners(file.listeners.unwrap_or_default(), at, errors);
     if at.lacks("trusted_proxies") {
-        closed_to_all(&listeners, at.key("listeners"), errors);
+        listeners::closed_to_all(&listeners, at.key("listeners"), errors);
     }
     if let Some(Some(admin)) = &admin {
         let taken = listeners
@@ -72,7 +81,7 @@ pub fn resolve(file: raw::File, root: &Node, errors: &mut Errors) -> Option<Conf
             .find(|listener| overlap(&listener.address, &admin.listen));
         if let Some(listener) = taken.filter(|listener| listener.address != admin.listen) {
             let at = at.key("admin").key("listen");
-            errors.push(overlapping(at, &admin.listen, &listener.address));
+            errors.push(listeners::overlapping(at, &admin.listen, &listener.address));
         } else if let Some(listener) = taken {
             errors.push(
                 at.key("admin")
@@ -90,11 +99,12 @@ pub fn resolve(file: raw::File, root: &Node, errors: &mut Errors) -> Option<Conf
         exposed(admin, upstreams, at.key("upstreams"), errors);
     }
     let not_decoded = |at: At<'_>, key: &str| !at.has(key) && !at.lacks(key);
+    let listener_names = listeners::names(&listeners, at.key("listeners"));
+    let more_listeners = not_decoded(at, "listeners") || at.key("listeners").lost_items();
+    let upstream_names = at.key("upstreams").keys().into_iter().map(Some);
     let names = route::Names {
-        listeners: listener_names(&listeners, at.key("listeners")),
-        upstreams: at.key("upstreams").keys(),
-        more_listeners: not_decoded(at, "listeners") || at.key("listeners").lost_items(),
-        more_upstreams: not_decoded(at, "upstreams"),
+        listeners: route::Known::new(listener_names.iter().map(Option::as_deref), more_listeners),
+        upstreams: route::Known::new(upstream_names, not_decoded(at, "upstreams")),
     };
     let routes = route::routes(
         file.routes.unwrap_or_default(),
@@ -102,8 +112,20 @@ pub fn resolve(file: raw::File, root: &Node, errors: &mut Errors) -> Option<Conf
         &names,
         errors,
     );
+    if let (Some(upstreams), Some(routes)) = (&upstreams, &routes) {
+        loops::report(&listeners, upstreams, routes, at.key("upstreams"), errors);
+    }
     if let (Some(server), Some(routes)) = (&server, &routes) {
         unwatched(server, routes, at.key("routes"), errors);
+    }
+    if extent == Extent::Start {
+        let parts = start::Parts {
+            server: server.as_ref(),
+            admin: admin.as_ref().and_then(Option::as_ref),
+            access_log: access_log.as_ref(),
+            listeners: &listeners,
+        };
+        start::report(&parts, at, errors);
     }
     Some(Config {
         server: server?,
@@ -122,10 +144,11 @@ fn exposed(admin: &Admin, upstreams: &[Upstream], at: At<'_>, errors: &mut Error
     let ListenAddress::Tcp(listen) = &admin.listen else {
         return;
     };
-    for upstream in upstreams {
+    for (position, upstream) in upstreams.iter().enumerate() {
+        let at = at.entry(position, &upstream.name);
         for (number, server) in upstream.servers.iter().enumerate() {
             if leads_to(&server.address, *listen) {
-                let at = at.key(&upstream.name).key("servers").index(number);
+                let at = at.key("servers").index(number);
                 errors.push(exposure(at, &server.address));
             }
         }
@@ -135,7 +158,7 @@ fn exposed(admin: &Admin, upstreams: &[Upstream], at: At<'_>, errors: &mut Error
                 port: discover.port,
             };
             if leads_to(&name, *listen) {
-                let at = at.key(&upstream.name).key("discover").key("dns");
+                let at = at.key("discover").key("dns");
                 errors.push(exposure(at, &name));
             }
         }
@@ -259,137 +282,6 @@ fn networks(raw: Vec<String>, at: At<'_>, errors: &mut Errors) -> Option<Vec<IpN
     networks.into_iter().collect()
 }
 
-/// Port 0 is another one each time.
-fn is_any_port(address: &ListenAddress) -> bool {
-    matches!(address, ListenAddress::Tcp(address) if address.port() == 0)
-}
-
-/// As many as the file has, so that their indices are those of the file.
-fn listeners(
-    raw: Vec<Section<raw::Listener>>,
-    root: At<'_>,
-    errors: &mut Errors,
-) -> Vec<Option<Listener>> {
-    let at = root.key("listeners");
-    if raw.is_empty() && !at.damaged() && (root.has("listeners") || root.lacks("listeners")) {
-        errors.push(
-            at.key_error("no listeners")
-                .hint("write at least one, such as listeners: [{ listen: 0.0.0.0:9090 }]"),
-        );
-    }
-    let mut names: HashMap<String, usize> = HashMap::new();
-    let mut addresses: HashMap<String, usize> = HashMap::new();
-    let mut listeners = Vec::new();
-    for (i, Section(raw)) in raw.into_iter().enumerate() {
-        let listener = listener(raw, at.index(i), errors);
-        if let Some(Listener { name, address, .. }) = &listener {
-            let at = at.index(i);
-            let name_at = if at.has("name") {
-                at.key("name")
-            } else {
-                at.key("listen")
-            };
-            let shared = is_any_port(address);
-            let mut before = listeners.iter().flatten();
-            let beside = before.find(|other: &&Listener| {
-                other.address != *address && overlap(&other.address, address)
-            });
-            let first = addresses.insert(address.to_string(), at.line());
-            if let Some(other) = beside {
-                errors.push(overlapping(at.key("listen"), address, &other.address));
-            } else if let Some(line) = first.filter(|_| !shared) {
-                errors.push(
-                    at.key("listen")
-                        .error(format!("duplicate listen address \"{address}\""))
-                        .hint(format!("first written on line {line}")),
-                );
-            } else if let Some(line) = names.insert(name.clone(), at.line()) {
-                errors.push(
-                    name_at
-                        .error(format!("duplicate listener \"{name}\""))
-                        .hint(format!(
-                            "the first is on line {line}; give this one another name"
-                        )),
-                );
-            }
-        }
-        listeners.push(listener);
-    }
-    listeners
-}
-
-/// The kernel lets nobody listen on both.
-fn overlapping(at: At<'_>, address: &ListenAddress, other: &ListenAddress) -> ConfigError {
-    at.error(format!(
-        "\"{address}\" and \"{other}\" cannot both be listened on"
-    ))
-    .hint("0.0.0.0 and [::] stand for all addresses of the machine: leave one of the two out")
-}
-
-fn listener(raw: raw::Listener, at: At<'_>, errors: &mut Errors) -> Option<Listener> {
-    let listen = at.key("listen");
-    let Some(text) = raw.listen else {
-        if at.lacks("listen") {
-            errors.push(
-                at.key_error("this listener has no \"listen\"")
-                    .hint("write an address, such as listen: 0.0.0.0:9090"),
-            );
-        }
-        return None;
-    };
-    if raw.name.as_deref() == Some("") {
-        errors.push(at.key("name").error("the listener's name is empty"));
-    }
-    let address = match address::listen(&text) {
-        Ok(address) => Some(address),
-        Err(wrong) => {
-            errors.push(wrong.at(listen));
-            None
-        }
-    };
-    let name = raw.name.unwrap_or(text);
-    let tls = match raw.tls {
-        Some(OffOr::On(raw)) => tls::acceptor(&name, raw, at.key("tls"), errors).map(Some),
-        Some(OffOr::Off) | None => Some(None),
-    };
-    let proxy_protocol = match raw.proxy_protocol {
-        Some(raw::AcceptProxy::Required) => AcceptProxy::Required,
-        Some(raw::AcceptProxy::Off) | None => AcceptProxy::Off,
-    };
-    let limits = limits::limits(raw.limits, at.key("limits"), errors);
-    let address = address?;
-    Some(Listener {
-        name: match at.has("name") {
-            true => name,
-            false => address.to_string(),
-        },
-        address,
-        proxy_protocol,
-        tls: tls?,
-        limits,
-    })
-}
-
-/// A PROXY header is believed of trusted proxies alone, and without one nobody gets in.
-fn closed_to_all(listeners: &[Option<Listener>], at: At<'_>, errors: &mut Errors) {
-    for (i, listener) in listeners.iter().enumerate() {
-        if let Some(listener) = listener
-            && listener.proxy_protocol == AcceptProxy::Required
-            && matches!(listener.address, ListenAddress::Tcp(_))
-        {
-            errors.push(
-                at.index(i)
-                    .key("proxy_protocol")
-                    .error(format!(
-                        "nobody can connect to listener {:?}: there are no trusted_proxies",
-                        listener.name
-                    ))
-                    .hint("name the proxies before it, such as trusted_proxies: [10.0.0.0/8]"),
-            );
-        }
-    }
-}
-
 /// What Pingora's tunnel has passed on cannot be held back, and nothing can be put in.
 fn unwatched(server: &Server, routes: &[Route], at: At<'_>, errors: &mut Errors) {
     if server.tunnel == Tunnel::Relay {
@@ -413,17 +305,4 @@ fn unwatched(server: &Server, routes: &[Route], at: At<'_>, errors: &mut Errors)
             );
         }
     }
-}
-
-/// The name of each listener, also of those that are not valid: a route may name them.
-fn listener_names(listeners: &[Option<Listener>], at: At<'_>) -> Vec<Option<String>> {
-    let written = |at: At<'_>, key: &str| at.key(key).text().map(str::to_owned);
-    listeners
-        .iter()
-        .enumerate()
-        .map(|(i, listener)| match listener {
-            Some(listener) => Some(listener.name.clone()),
-            None => written(at.index(i), "name").or_else(|| written(at.index(i), "listen")),
-        })
-        .collect()
 }

@@ -1,6 +1,7 @@
 //! Routes: the whole of each, and what holds among them: names, and that each can match.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Errors, action, headers, matching, websocket};
@@ -9,21 +10,59 @@ use crate::config::error::ConfigError;
 use crate::config::raw;
 use crate::config::units::{Ordered, Period, Section};
 use crate::config::{Forwarded, HeaderRules, Route, Timeouts};
-use crate::route::{Matcher, first_cover};
+use crate::route::{Coverage, Matcher};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What routes may refer to. The positions are the indices in the resolved configuration.
-pub struct Names<'a> {
-    /// `None`: this listener's name could not be decoded.
-    pub listeners: Vec<Option<String>>,
-    pub upstreams: Vec<&'a str>,
-    /// Whether there are listeners beside these, which could not be decoded.
-    pub more_listeners: bool,
-    /// Whether there are upstreams beside these, which could not be decoded.
-    pub more_upstreams: bool,
+/// What routes may refer to.
+pub struct Names {
+    pub listeners: Known,
+    pub upstreams: Known,
+}
+
+/// The names of one kind. Their positions are the indices in the resolved configuration.
+pub struct Known {
+    names: Arc<[String]>,
+    positions: HashMap<String, usize>,
+    /// Whether there are others beside these, which could not be decoded.
+    has_more: bool,
+}
+
+impl Known {
+    /// `None`: this one's name could not be decoded.
+    pub fn new<'n>(names: impl IntoIterator<Item = Option<&'n str>>, has_more: bool) -> Self {
+        let mut known = Self {
+            names: Arc::default(),
+            positions: HashMap::new(),
+            has_more,
+        };
+        let mut in_order = Vec::new();
+        for (position, name) in names.into_iter().enumerate() {
+            let Some(name) = name else {
+                known.has_more = true;
+                continue;
+            };
+            known.positions.entry(name.to_owned()).or_insert(position);
+            in_order.push(name.to_owned());
+        }
+        known.names = in_order.into();
+        known
+    }
+
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.positions.get(name).copied()
+    }
+
+    /// Whether it is certain that there is nothing of this name.
+    pub fn lacks(&self, name: &str) -> bool {
+        !self.has_more && !self.positions.contains_key(name)
+    }
+
+    pub fn names(&self) -> &Arc<[String]> {
+        &self.names
+    }
 }
 
 /// One route under examination.
@@ -32,18 +71,19 @@ pub struct Scope<'a> {
     pub at: At<'a>,
     /// The route in words.
     pub label: &'a str,
-    pub names: &'a Names<'a>,
+    pub names: &'a Names,
 }
 
 pub fn routes(
     raw: Vec<Section<raw::Route>>,
     at: At<'_>,
-    names: &Names<'_>,
+    names: &Names,
     errors: &mut Errors,
 ) -> Option<Vec<Route>> {
     let route_names = route_names(&raw, at, errors);
-    // The line of each route so far, and what it matches.
-    let mut earlier: Vec<(usize, Matcher)> = Vec::new();
+    let mut coverage = Coverage::default();
+    // The line of each route that is filed there.
+    let mut lines: Vec<usize> = Vec::new();
     let mut routes = Vec::new();
     for (i, (Section(mut raw), name)) in raw.into_iter().zip(route_names).enumerate() {
         let label = match &raw.name {
@@ -64,11 +104,11 @@ pub fn routes(
             .filter(|_| !scope.at.key("match").damaged())
             .filter(|_| scope.at.has("match") || scope.at.lacks("match"));
         if let Some(matcher) = &matcher {
-            let matchers: Vec<&Matcher> = earlier.iter().map(|(_, matcher)| matcher).collect();
-            if let Some(cover) = first_cover(&matchers, matcher) {
-                errors.push(covered(scope, earlier[cover].0));
+            if let Some(cover) = coverage.first_cover(matcher) {
+                errors.push(covered(scope, lines[cover]));
             }
-            earlier.push((scope.at.line(), matcher.clone()));
+            coverage.add(matcher);
+            lines.push(scope.at.line());
         }
         routes.push(route(name, raw, matcher, scope, errors));
     }
@@ -166,16 +206,18 @@ fn route_names(raw: &[Section<raw::Route>], at: At<'_>, errors: &mut Errors) -> 
         }
     }
     let mut taken: HashSet<String> = lines.into_keys().map(str::to_owned).collect();
+    // Where to go on when many have the same words.
+    let mut next: HashMap<String, usize> = HashMap::new();
     raw.iter()
         .map(|Section(route)| match &route.name {
             Some(name) => name.clone(),
             None => {
                 let words = words(route.matching.as_ref().map(|Section(matching)| matching));
                 let mut name = words.clone();
-                let mut number = 2;
+                let number = next.entry(words.clone()).or_insert(2);
                 while !taken.insert(name.clone()) {
                     name = format!("{words} #{number}");
-                    number += 1;
+                    *number += 1;
                 }
                 name
             }

@@ -14,12 +14,26 @@ use crate::session::frames::may_be_sent;
 const WINDOW: Duration = Duration::from_secs(30);
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// More worker threads than any machine has cores: a slip that would take all of its memory.
+const THREADS_MAX: usize = 1024;
+
 /// Service restart (IANA's registry of WebSocket close codes).
 const SERVICE_RESTART: u16 = 1012;
 
 pub fn server(raw: raw::Server, at: At<'_>, errors: &mut Errors) -> Option<Server> {
     let Section(raw_drain) = raw.drain.unwrap_or(Section(raw::Drain::default()));
     let drain = drain(raw_drain, at.key("drain"), errors);
+    if raw
+        .threads
+        .is_some_and(|threads| threads.get() > THREADS_MAX)
+    {
+        errors.push(
+            at.key("threads")
+                .error(format!("\"threads\" in server is more than {THREADS_MAX}"))
+                .hint("one for each core is the default: leave the key out"),
+        );
+        return None;
+    }
     Some(Server {
         threads: match raw.threads {
             Some(threads) => threads.get(),

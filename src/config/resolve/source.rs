@@ -1,5 +1,6 @@
 //! The addresses that connections to servers are made from.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use super::Errors;
@@ -29,10 +30,11 @@ pub fn source(
         );
     }
     let mut sources = Vec::new();
+    let mut seen = HashSet::new();
     let mut is_whole = !raw.is_empty() && !at.damaged();
     for (i, text) in raw.iter().enumerate() {
         match text.parse::<IpAddr>() {
-            Ok(address) if sources.contains(&address) => {
+            Ok(address) if !seen.insert(address) => {
                 is_whole = false;
                 errors.push(at.index(i).error(format!("duplicate source \"{text}\"")));
             }
@@ -50,9 +52,10 @@ pub fn source(
     if !is_whole {
         return None;
     }
+    let [has_v4, has_v6] = [IpAddr::is_ipv4, IpAddr::is_ipv6].map(|kind| sources.iter().any(kind));
     let without = servers.unwrap_or_default().iter().find(|server| {
         matches!(&server.address, ServerAddress::Socket(address)
-            if !sources.iter().any(|source| source.is_ipv4() == address.is_ipv4()))
+            if !if address.is_ipv4() { has_v4 } else { has_v6 })
     });
     if let Some(server) = without {
         errors.push(

@@ -1,6 +1,7 @@
 //! TLS of listeners and upstreams: the files are read here, so that `check`, a start and a reload
 //! say the same of them, at their places.
 
+use std::cell::OnceCell;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,6 +15,16 @@ use crate::tls::{
     Acceptor, Authorities, Connector, FileError, Pair, Trust, read_chain, read_key,
     system_authorities,
 };
+
+/// The authorities that the machine trusts, read when the first upstream asks for them.
+#[derive(Default)]
+pub struct SystemAuthorities(OnceCell<Option<Authorities>>);
+
+impl SystemAuthorities {
+    fn read(&self) -> Option<Authorities> {
+        self.0.get_or_init(system_authorities).clone()
+    }
+}
 
 /// A listener's.
 pub fn acceptor(
@@ -62,6 +73,7 @@ pub fn connector(
     upstream: &str,
     raw: raw::UpstreamTls,
     names: Option<Vec<String>>,
+    system: &SystemAuthorities,
     at: At<'_>,
     errors: &mut Errors,
 ) -> Option<Arc<Connector>> {
@@ -96,7 +108,7 @@ pub fn connector(
             authorities(&label, &file, at.key("ca"), errors).map(Trust::Authorities)
         }
         (None, true) if at.lacks("ca") => {
-            let system = system_authorities();
+            let system = system.read();
             if system.is_none() {
                 errors.push(
                     at.key_error(format!(

@@ -25,17 +25,25 @@ pub fn upstreams(
     errors: &mut Errors,
 ) -> Option<Vec<Upstream>> {
     let Ordered(raw) = raw.unwrap_or(Ordered(Vec::new()));
+    let system = tls::SystemAuthorities::default();
     let upstreams: Vec<Option<Upstream>> = raw
         .into_iter()
-        .map(|(name, Section(raw))| {
-            let at = at.key(&name);
-            upstream(name, raw, at, errors)
+        .enumerate()
+        .map(|(position, (name, Section(raw)))| {
+            let at = at.entry(position, &name);
+            upstream(name, raw, &system, at, errors)
         })
         .collect();
     upstreams.into_iter().collect()
 }
 
-fn upstream(name: String, raw: raw::Upstream, at: At<'_>, errors: &mut Errors) -> Option<Upstream> {
+fn upstream(
+    name: String,
+    raw: raw::Upstream,
+    system: &tls::SystemAuthorities,
+    at: At<'_>,
+    errors: &mut Errors,
+) -> Option<Upstream> {
     // Operators address a server as UPSTREAM/ADDRESS, on the command line and in URLs.
     let unusable = |c: char| c == '/' || c.is_whitespace() || c.is_control();
     if name.is_empty() || name.contains(unusable) {
@@ -53,7 +61,7 @@ fn upstream(name: String, raw: raw::Upstream, at: At<'_>, errors: &mut Errors) -
     let tls = match raw.tls {
         Some(Switch::On(raw)) => {
             let names = names(servers.as_deref(), discover.as_ref());
-            tls::connector(&name, raw, names, at.key("tls"), errors).map(Some)
+            tls::connector(&name, raw, names, system, at.key("tls"), errors).map(Some)
         }
         Some(Switch::Off) | None => Some(None),
     };

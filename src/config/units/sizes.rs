@@ -15,7 +15,10 @@ pub struct Size(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OptionalSize(pub Option<u64>);
 
-const PATTERN: &str = r"^\s*[0-9]+(\.[0-9]+)?\s*([kKmMgG][iI]?)?[bB]\s*$";
+/// A pebibyte: more is a slip, and sums of what is beyond would overflow.
+const LARGEST: u64 = 1 << 50;
+
+const PATTERN: &str = r"^\s*[0-9]+(\.[0-9]+)?\s*([kKmMgGtT][iI]?)?[bB]\s*$";
 
 struct SizeOrOff {
     expected: &'static str,
@@ -32,6 +35,10 @@ impl Visitor<'_> for SizeOrOff {
         let has_unit = text.trim_end().ends_with(['b', 'B']);
         match text.trim().parse::<ByteSize>() {
             _ if text == "off" => Ok(None),
+            Ok(ByteSize(size)) if has_unit && size > LARGEST => Err(E::invalid_value(
+                Unexpected::Str(text),
+                &"a size of at most 1024TiB",
+            )),
             Ok(ByteSize(size)) if has_unit => Ok(Some(size).filter(|size| *size > 0)),
             _ => Err(E::invalid_value(Unexpected::Str(text), &self)),
         }
@@ -124,6 +131,10 @@ mod tests {
         for none in ["0", "off", "false", "0KiB"] {
             assert_eq!(size(none), Some(None), "{none}");
             assert!(serde_yaml::from_str::<Size>(none).is_err(), "{none}");
+        }
+        assert_eq!(size("1024TiB"), Some(Some(LARGEST)));
+        for large in ["1025TiB", "99999999999999999999GiB"] {
+            assert_eq!(size(large), None, "{large}");
         }
         for wrong in ["64", "\"64\"", "64 apples", "64k", "-1KiB", "true", "[1]"] {
             assert_eq!(size(wrong), None, "{wrong}");

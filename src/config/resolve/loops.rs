@@ -1,0 +1,154 @@
+//! Listeners that are servers of their own: a request would go round in circles until all
+//! connections are used up.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::Errors;
+use crate::config::at::At;
+use crate::config::error::ConfigError;
+use crate::config::{Action, ListenAddress, Listener, Route, ServerAddress, Upstream};
+use crate::route::Coverage;
+
+/// How often it is asked whether a request comes back. Where thousands of routes could send
+/// requests back to thousands of listeners, the first that do are told.
+const QUESTIONS: usize = 100_000;
+
+/// Listeners by their address, each with its position in the file.
+type ByAddress<'a> = HashMap<SocketAddr, (usize, &'a Listener)>;
+
+/// A server that is a listener, and the place where it is written.
+struct Met<'a> {
+    listener: usize,
+    name: &'a str,
+    server: String,
+    at: At<'a>,
+}
+
+/// Each server to which a request comes back that came in on the listener which the server is. What
+/// a name but `localhost` means, and which addresses the machine has, is known to no file.
+pub fn report(
+    listeners: &[Option<Listener>],
+    upstreams: &[Upstream],
+    routes: &[Route],
+    at: At<'_>,
+    errors: &mut Errors,
+) {
+    let mut by_address = ByAddress::new();
+    for (number, listener) in listeners.iter().enumerate() {
+        if let Some(listener) = listener
+            && let ListenAddress::Tcp(address) = listener.address
+        {
+            by_address.insert(canonical(address), (number, listener));
+        }
+    }
+    let upstreams = upstreams.iter().enumerate();
+    let mut met: Vec<Vec<Met<'_>>> = upstreams
+        .map(|(position, upstream)| {
+            let at = at.entry(position, &upstream.name);
+            met_by(upstream, &by_address, at)
+        })
+        .collect();
+    if met.iter().all(Vec::is_empty) {
+        return;
+    }
+    let mut coverage = Coverage::default();
+    let mut questions = QUESTIONS;
+    for route in routes {
+        if let Action::Proxy { upstream, .. } = route.action {
+            met[upstream].retain(|met| {
+                let mut matcher = route.matcher.clone();
+                let comes_in = matcher.listener.is_none_or(|number| number == met.listener);
+                matcher.listener = Some(met.listener);
+                questions = questions.saturating_sub(1);
+                // Earlier routes may take everything that comes in there.
+                let comes_back =
+                    comes_in && questions > 0 && coverage.first_cover(&matcher).is_none();
+                if comes_back {
+                    errors.push(circle(route, met));
+                }
+                !comes_back
+            });
+        }
+        coverage.add(&route.matcher);
+    }
+}
+
+fn circle(route: &Route, met: &Met<'_>) -> ConfigError {
+    let Met {
+        name, server, at, ..
+    } = met;
+    at.error(format!("{server} is listener {name:?} itself"))
+        .hint(format!(
+            "route {:?} would send its requests round in circles: name another server, or match \
+             by listener",
+            route.name
+        ))
+}
+
+fn met_by<'a>(upstream: &Upstream, by_address: &ByAddress<'a>, at: At<'a>) -> Vec<Met<'a>> {
+    let servers = upstream.servers.iter().enumerate().map(|(number, server)| {
+        let at = at.key("servers").index(number);
+        let at = if at.has("address") {
+            at.key("address")
+        } else {
+            at
+        };
+        (server.address.clone(), at)
+    });
+    let discovered = upstream.discover.iter().map(|discover| {
+        let name = ServerAddress::Name {
+            host: discover.host.clone(),
+            port: discover.port,
+        };
+        (name, at.key("discover").key("dns"))
+    });
+    let mut met = Vec::new();
+    for (server, at) in servers.chain(discovered) {
+        let listeners = ends(&server)
+            .into_iter()
+            .filter_map(|end| by_address.get(&end));
+        met.extend(listeners.map(|(listener, Listener { name, .. })| Met {
+            listener: *listener,
+            name,
+            server: server.to_string(),
+            at,
+        }));
+    }
+    met
+}
+
+/// The addresses of listeners to which a connection to `server` comes, as far as the file tells.
+fn ends(server: &ServerAddress) -> Vec<SocketAddr> {
+    let (addresses, port) = match server {
+        ServerAddress::Socket(address) => (vec![address.ip()], address.port()),
+        ServerAddress::Name { host, port } if host.eq_ignore_ascii_case("localhost") => (
+            vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+            *port,
+        ),
+        ServerAddress::Name { .. } => return Vec::new(),
+    };
+    let addresses = addresses.into_iter().flat_map(|address| {
+        let address = match address.to_canonical() {
+            // Who connects to no address comes to this machine.
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+            address => address,
+        };
+        // A listener on [::] takes IPv6 alone.
+        let any = match address {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        [Some(address), address.is_loopback().then_some(any)]
+    });
+    let addresses = addresses.flatten();
+    addresses
+        .map(|address| SocketAddr::new(address, port))
+        .collect()
+}
+
+/// `::ffff:127.0.0.1` is `127.0.0.1` by another name.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
