@@ -5,15 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderValue, Method};
 use prusik::config;
-use prusik::forward::client_address::{ClientAddress, TrustedProxies};
+use prusik::forward::client_address::{ClientAddress, ClientField, TrustedProxies};
 use prusik::forward::proxy_protocol::{Ends, Header, LONGEST, Preamble, Source, Version, parse};
 use prusik::forward::template::{RequestVariables, Template};
 use prusik::hygiene::target;
 use prusik::lifecycle::upgrade::protocol::Message;
 use prusik::lifecycle::upgrade::protocol::frame::{Decoded, Framing, decode, encode, read_header};
 use prusik::route::{
-    Coverage, HostPattern, Matcher, PathMatch, PathRegex, RequestKey, RouteIndex, first_cover,
-    lenient, normalise,
+    Coverage, HostPattern, Matcher, PathMatch, PathRegex, RequestKey, RouteIndex, Slashes,
+    first_cover, lenient, normalise, normalise_with,
 };
 use prusik::session::frames::FrameScanner;
 
@@ -77,6 +77,7 @@ pub fn template(bytes: &[u8]) {
         headers: &headers,
         method: &Method::GET,
         target: b"/path?userId=42&x",
+        path: None,
         authority: None,
         scheme: "http",
         client_subject: None,
@@ -96,19 +97,21 @@ pub fn client_address(bytes: &[u8]) {
     let headers = fields(bytes.split(|byte| *byte == b'\n'));
     let peer: SocketAddr = ([192, 0, 2, 7], 41_000).into();
     let nobody = TrustedProxies::default();
-    let found = ClientAddress::find(Some(peer), &headers, &nobody);
+    let found = ClientAddress::find(Some(peer), &headers, &nobody, ClientField::Either);
     assert_eq!(found, ClientAddress::Ip(peer.ip()));
 
     let proxies = TrustedProxies(vec!["192.0.2.0/24".parse().expect("a network")]);
     let everybody = ["0.0.0.0/0", "::/0"].map(|net| net.parse().expect("a network"));
     for trusted in [&TrustedProxies(everybody.to_vec()), &proxies] {
-        let ClientAddress::Ip(found) = ClientAddress::find(Some(peer), &headers, trusted) else {
+        let ClientAddress::Ip(found) =
+            ClientAddress::find(Some(peer), &headers, trusted, ClientField::Either)
+        else {
             panic!("the peer is an address");
         };
         assert_eq!(found, found.to_canonical());
         let pretended = IpAddr::from([198, 51, 100, 66]);
         let pretence = pretend(&headers, pretended);
-        let believed = ClientAddress::find(Some(peer), &pretence, trusted);
+        let believed = ClientAddress::find(Some(peer), &pretence, trusted, ClientField::Either);
         // When all others are trusted proxies, it is the client that the first of them names.
         let is_named = trusted.contains(found) && believed == ClientAddress::Ip(pretended);
         assert!(believed == ClientAddress::Ip(found) || is_named);
@@ -146,6 +149,15 @@ pub fn route(bytes: &[u8]) {
         !normal.contains("//") && !normal.contains("/../"),
         "{normal}"
     );
+    if let Ok(path) = str::from_utf8(path) {
+        let kept = normalise_with(path, Slashes::Kept);
+        assert!(kept.starts_with('/') && !kept.contains("/../"), "{kept}");
+        assert_eq!(
+            normalise_with(&kept, Slashes::Kept),
+            kept,
+            "normal is normal"
+        );
+    }
     if let Ok(Some(read)) = lenient(&normal) {
         assert!(read.starts_with('/'), "{read}");
     }
@@ -157,6 +169,7 @@ pub fn route(bytes: &[u8]) {
         listener: 0,
         host: &host,
         path: &normal,
+        slashes: None,
         method: &Method::GET,
         headers: &headers,
     };
@@ -197,6 +210,7 @@ fn matcher(line: &[u8]) -> Option<Matcher> {
             host => Some(HostPattern::parse(host).ok()?),
         },
         path,
+        slashes: Slashes::Merged,
         headers: Vec::new(),
         methods: Vec::new(),
     })

@@ -103,6 +103,63 @@ async fn templates_know_the_request() {
     assert_absent(&request, &["i"]);
 }
 
+/// What a server is told of the client behind a trusted proxy that sends these fields.
+async fn client_behind(prusik: &Prusik, origin: &Origin, fields: &[&str]) -> Received {
+    let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
+    let request = format!("GET / HTTP/1.1\r\nHost: chat.test\r\n{fields}\r\n");
+    let answer = Client::connect(prusik.public()).await.ask(request).await;
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    origin.received().pop().expect("the server was asked")
+}
+
+#[tokio::test]
+async fn a_client_behind_a_trusted_proxy_hides_by_no_quote_and_no_comma() {
+    let origin = plain_origin().await;
+    let config = Config::to(&[&origin]).top("trusted_proxies: [\"::ffff:127.0.0.0/104\"]");
+    let prusik = Prusik::start(config).await;
+    for evil in [
+        "\"",
+        "\"8.8.8.8",
+        "a\"b",
+        "\\\"",
+        "\"\\",
+        "\"x, \"y\", \"",
+        ",,",
+    ] {
+        for field in [
+            format!("X-Forwarded-For: {evil}, 203.0.113.9"),
+            format!("X-Forwarded-For: {evil}, 203.0.113.9, ,"),
+            format!("Forwarded: {evil}, for=\"203.0.113.9:1\""),
+        ] {
+            let request = client_behind(&prusik, &origin, &[&field]).await;
+            assert_eq!(request.field("x-real-ip"), Some("203.0.113.9"), "{field}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_field_that_the_file_names_says_who_the_client_is() {
+    let origin = plain_origin().await;
+    let config = Config::to(&[&origin])
+        .top("trusted_proxies: [127.0.0.1]")
+        .top("client_address: forwarded");
+    let prusik = Prusik::start(config).await;
+    let fields = [
+        "X-Forwarded-For: 198.51.100.1",
+        "Forwarded: for=203.0.113.9",
+    ];
+    let request = client_behind(&prusik, &origin, &fields).await;
+    assert_lines(
+        &request,
+        &[
+            "X-Real-IP: 203.0.113.9",
+            "X-Forwarded-For: 203.0.113.9, 127.0.0.1",
+        ],
+    );
+    let request = client_behind(&prusik, &origin, &fields[..1]).await;
+    assert_eq!(request.field("x-real-ip"), Some("127.0.0.1"));
+}
+
 const CLAIMS: [&str; 7] = [
     "X-Forwarded-For: 6.6.6.6",
     "x-forwarded-proto: https",

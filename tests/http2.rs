@@ -219,6 +219,17 @@ async fn a_session_over_http_2_is_like_any_other() {
     assert_eq!(handshake.fields("upgrade"), ["websocket"]);
     assert_eq!(handshake.fields("sec-websocket-version"), ["13"]);
     assert_eq!(handshake.fields("sec-websocket-key").len(), 1);
+    // Devices and hand-made servers look for the RFCs' letters.
+    for name in [
+        "Host: ",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: ",
+    ] {
+        let mut lines = handshake.lines();
+        let is_there = lines.any(|line| line.starts_with(name));
+        assert!(is_there, "no {name} in {}", handshake.head);
+    }
 
     let mut seen = Vec::new();
     for text in ["one", "two"] {
@@ -261,10 +272,15 @@ async fn a_handshake_that_the_server_refuses_gives_the_client_just_that() {
         _ => Answer::status(403, &["X-Why: closed"], "no"),
     })
     .await;
-    let site = Site::start(origin, |config| config).await;
+    let site = Site::start(origin, |config| {
+        config.first("{ match: { path: /own }, respond: { status: 200, body: page } }")
+    })
+    .await;
     let mut client = site.client().await;
     for (target, status, said) in [
-        ("/page", 200, &b"a page"[..]),
+        // Any 2xx would be an open session to the client (RFC 8441 section 5).
+        ("/page", 502, &b"502"[..]),
+        ("/own", 403, b"403"),
         ("/closed", 403, b"no"),
         ("/wrong", 502, b""),
     ] {

@@ -45,7 +45,7 @@ async fn post(client: &mut Http2Client, target: &str, body: &'static [u8]) -> Re
 #[tokio::test]
 async fn what_stands_behind_a_refused_handshake_is_no_request() {
     let origin = Origin::start(|request| match request.target() {
-        "/page" => Answer::text("a page").after(Duration::from_millis(300)),
+        "/page" => Answer::status(404, &[], "a page").after(Duration::from_millis(300)),
         target => Answer::text(target),
     })
     .await;
@@ -55,7 +55,7 @@ async fn what_stands_behind_a_refused_handshake_is_no_request() {
     let hidden = format!("GET /hidden HTTP/1.1\r\nHost: {NAME}\r\n\r\n");
     send_all(&mut send, hidden, false).await;
     let (response, said) = whole(response).await;
-    assert_eq!(response.status(), 200);
+    assert_eq!(response.status(), 404);
     assert_eq!(said, b"a page");
     // When the process has ended, all that it would do is done.
     site.prusik.signal("TERM");

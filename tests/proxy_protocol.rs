@@ -94,6 +94,24 @@ async fn a_header_that_names_nobody_leaves_the_connections_own_ends() {
 }
 
 #[tokio::test]
+async fn behind_a_header_that_names_nobody_no_field_is_believed() {
+    let origin = Origin::start(telling).await;
+    let prusik = Prusik::start(required(&origin, "127.0.0.1")).await;
+    let lies = "GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n";
+    for header in [
+        b"PROXY UNKNOWN\r\n".to_vec(),
+        v2(0x20, 0, &[]),
+        v2(0x21, 0, &[]),
+    ] {
+        let told = ask(prusik.public(), &header, lies).await;
+        assert!(
+            told.starts_with("127.0.0.1:") && told.ends_with(" | 127.0.0.1"),
+            "{told}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_header_in_pieces_is_waited_for_and_what_follows_it_is_not_lost() {
     let origin = Origin::start(telling).await;
     let prusik = Prusik::start(required(&origin, "127.0.0.1")).await;

@@ -124,3 +124,103 @@ async fn the_server_gets_the_path_that_was_checked_and_the_query_byte_for_byte()
         );
     }
 }
+
+#[tokio::test]
+async fn a_redirect_leads_to_no_host_that_a_client_chose() {
+    let config = "
+listeners: [{ listen: 127.0.0.1:0, name: public }]
+routes:
+  - { match: { path_prefix: /kept }, merge_slashes: off, strip_prefix: /kept,
+      redirect: { to: $uri } }
+  - { match: { path_prefix: /raw }, redirect: { to: \"/$arg_to\" } }
+  - { match: { path_prefix: /asked, headers: { X-Raw: \"1\" } }, redirect: { to: $request_uri } }
+  - { match: {}, redirect: { to: \"$uri/\" } }
+";
+    let prusik = Prusik::start(config).await;
+    for (asked, location) in [
+        ("//evil.example", "/evil.example/"),
+        ("/x/..//evil.example", "/evil.example/"),
+        ("/%2e/%2fevil.example", "/%2Fevil.example/"),
+        ("//evil.example/%2e%2e", "//"),
+        ("/kept//evil.example", "/evil.example"),
+        ("/raw?to=/evil.example", "/evil.example"),
+        ("/raw?to=\\evil.example", "/evil.example"),
+        ("/raw?to=a<b\"", "/a%3Cb%22"),
+        ("/a%20b/%0d%0a", ""),
+        ("/a%20b/./%62", "/a%20b/b/"),
+    ] {
+        let answer = get(prusik.public(), asked).await;
+        match location {
+            "" => assert_eq!(answer.status(), 400),
+            "//" => assert_eq!(answer.field("location"), Some("/")),
+            location => assert_eq!(answer.field("location"), Some(location), "{asked}"),
+        }
+    }
+    let request = "GET //evil/../asked HTTP/1.1\r\nHost: a\r\nX-Raw: 1\r\n\r\n";
+    let answer = Client::connect(prusik.public()).await.ask(request).await;
+    assert_eq!(answer.field("location"), Some("/evil/../asked"));
+}
+
+#[tokio::test]
+async fn a_redirect_can_keep_the_rest_of_the_path() {
+    let config = "
+listeners: [{ listen: 127.0.0.1:0, name: public }]
+routes:
+  - { match: { path_prefix: /old }, strip_prefix: /old,
+      redirect: { to: \"/new$uri$is_args$args\" } }
+";
+    let prusik = Prusik::start(config).await;
+    for (asked, location) in [
+        ("/old/a/b?x=1&y=%20", "/new/a/b?x=1&y=%20"),
+        ("/old/a", "/new/a"),
+        ("//old/./%61?", "/new/a"),
+        ("/old", "/new/"),
+    ] {
+        let answer = get(prusik.public(), asked).await;
+        assert_eq!(answer.field("location"), Some(location), "{asked}");
+    }
+}
+
+#[tokio::test]
+async fn slashes_stay_where_the_route_says_so() {
+    let origin = Origin::start(|request| Answer::text(request.target())).await;
+    let config = Config::to(&[&origin])
+        .first(says("closed", "{ path_prefix: /closed }"))
+        .first(
+            "{ match: { path: /a//b }, merge_slashes: false, respond: { status: 200, body: two } }",
+        )
+        .first(says("one", "{ path: /a/b }"))
+        .route("merge_slashes: false");
+    let prusik = Prusik::start(config).await;
+    for (asked, expected) in [
+        ("/a//b", "two"),
+        ("/a/b", "one"),
+        ("/a///b", "one"),
+        ("/x//y/../%7a//?q//", "/x//z//?q//"),
+        (
+            "/closed//../x",
+            "400 bad request: the path leads upwards over an empty segment\n",
+        ),
+        ("//x", "//x"),
+        // Other routes still see what a server could make of it.
+        ("//closed", "closed"),
+    ] {
+        assert_eq!(
+            get(prusik.public(), asked).await.text(),
+            expected,
+            "{asked}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn uri_is_the_path_as_routes_see_it() {
+    let origin = Origin::start(|_| Answer::text("hello")).await;
+    let config = Config::to(&[&origin])
+        .route("headers: { request: { set: { X-Path: $uri, X-Sent: $request_uri } } }");
+    let prusik = Prusik::start(config).await;
+    get(prusik.public(), "/h/..//h/%61/./b?x").await;
+    let request = origin.only_request();
+    assert_eq!(request.field("x-path"), Some("/h/a/b"));
+    assert_eq!(request.field("x-sent"), Some("/h/..//h/%61/./b?x"));
+}

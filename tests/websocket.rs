@@ -60,6 +60,7 @@ async fn another_version_is_told_which_one_is_spoken() {
         let answer = answer_to(&prusik, &handshake_with("/", &[&field])).await;
         assert_eq!(answer.status(), 426, "{version}");
         assert_eq!(answer.field("sec-websocket-version"), Some("13"));
+        assert_eq!(answer.field("upgrade"), Some("websocket"));
     }
     assert_eq!(origin.connections(), 0);
 }
@@ -91,7 +92,6 @@ async fn what_is_no_whole_handshake_is_400_and_no_server_hears_of_it() {
             handshake_with("/", &["Sec-WebSocket-Version:"]),
         ),
         ("POST", good.replacen("GET", "POST", 1)),
-        ("HTTP/1.0", good.replacen("HTTP/1.1", "HTTP/1.0", 1)),
         ("a body", with_body),
         ("a chunked body", chunked),
     ] {
@@ -99,6 +99,31 @@ async fn what_is_no_whole_handshake_is_400_and_no_server_hears_of_it() {
         assert_eq!(answer.status(), 400, "{what}: {}", answer.text());
     }
     assert_eq!(origin.connections(), 0);
+}
+
+#[tokio::test]
+async fn an_allow_list_may_name_what_apps_send_and_who_sends_nothing() {
+    let origin = Origin::chat().await;
+    let list = "websocket: { origins: [\"null\", \"file://\", \"https://*.example.com\", none, \
+                \"capacitor://localhost\"] }";
+    let prusik = Prusik::start(Config::to(&[&origin]).route(list)).await;
+    for (field, status) in [
+        ("Origin: null", 101),
+        ("Origin: file://", 101),
+        ("Origin: https://app.EXAMPLE.com", 101),
+        ("Origin: https://a.b.example.com", 101),
+        ("Origin: capacitor://localhost", 101),
+        ("X-No-Origin: at all", 101),
+        ("Origin: https://example.com", 403),
+        ("Origin: https://evil.test/.example.com", 403),
+        ("Origin: http://app.example.com", 403),
+        ("Origin: none", 403),
+        ("Origin: https://app.example.com\r\nOrigin: null", 403),
+    ] {
+        let mut client = Client::connect(prusik.public()).await;
+        client.send(handshake_with("/", &[field])).await;
+        assert_eq!(client.head().await.status(), status, "{field}");
+    }
 }
 
 #[tokio::test]
@@ -121,6 +146,9 @@ async fn an_allow_list_admits_its_origins_only() {
         assert_eq!(client.head().await.status(), status, "{page}");
     }
     assert_eq!(origin.received().len(), 2);
+    let mut client = Client::connect(prusik.public()).await;
+    client.send(handshake("/")).await;
+    assert_eq!(client.head().await.status(), 403, "without an Origin");
     // The list is about sessions, not pages.
     let page = answer_to(
         &prusik,

@@ -14,7 +14,8 @@ pub fn between(old: &Config, new: &Config) -> Vec<String> {
         ("tracing", old.tracing == new.tracing),
         (
             "trusted_proxies",
-            old.trusted_proxies == new.trusted_proxies,
+            (&old.trusted_proxies, old.client_address)
+                == (&new.trusted_proxies, new.client_address),
         ),
     ];
     for (section, is_same) in sections {

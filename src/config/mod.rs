@@ -35,6 +35,7 @@ use std::time::{Duration, SystemTime};
 
 use schemars::generate::SchemaSettings;
 
+use crate::forward::client_address::ClientField;
 use crate::forward::proxy_protocol;
 use crate::forward::template::Template;
 use crate::limits::Bounds;
@@ -142,6 +143,8 @@ pub struct Config {
     pub tracing: Option<Tracing>,
     /// Peers whose forwarding headers are believed.
     pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// Which of their fields says who the client is.
+    pub client_address: ClientField,
     /// Never empty.
     pub listeners: Vec<Listener>,
     /// In the order of the file; names are unique.
@@ -403,6 +406,8 @@ pub enum Action {
     Redirect {
         to: Template,
         status: u16,
+        /// Taken off the front of what `$uri` is in `to`.
+        strip_prefix: Option<String>,
     },
     Respond {
         status: u16,
@@ -437,13 +442,51 @@ pub struct Timeouts {
     pub idle: Duration,
 }
 
+/// Who may open a session by his `Origin`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OriginPattern {
+    /// In lower case, as browsers send it: `scheme://host[:port]`, `null`, `file://`.
+    Exact(String),
+    /// `https://*.example.com:8443`: the names below it, with the same port.
+    Below {
+        /// `https://`
+        scheme: String,
+        /// `.example.com:8443`
+        suffix: String,
+    },
+    /// Who sends none: no browser does that.
+    Absent,
+}
+
+impl OriginPattern {
+    /// `origin` in lower case.
+    pub fn matches(&self, origin: &str) -> bool {
+        match self {
+            Self::Exact(exact) => exact == origin,
+            Self::Below { scheme, suffix } => origin
+                .strip_prefix(scheme.as_str())
+                .and_then(|rest| rest.strip_suffix(suffix.as_str()))
+                .is_some_and(is_labels),
+            Self::Absent => false,
+        }
+    }
+}
+
+/// One label of a host name, or more.
+fn is_labels(text: &str) -> bool {
+    text.split('.').all(|label| {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        !label.is_empty() && label.bytes().all(is_plain)
+    })
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebSocket {
     /// `None`: a quiet session is never ended.
     pub idle: Option<Duration>,
     pub max_session: Option<Duration>,
-    /// Empty: any. Lower case, as browsers send them: `scheme://host[:port]`.
-    pub origins: Vec<String>,
+    /// Empty: any.
+    pub origins: Vec<OriginPattern>,
     /// `None`: clients are not pinged.
     pub ping: Option<Duration>,
     /// Of the route's sessions.

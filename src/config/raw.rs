@@ -38,6 +38,11 @@ pub struct File {
     /// Who connects to a unix socket is always believed.
     #[schemars(extend("examples" = [["127.0.0.0/8", "10.0.0.0/8"]]))]
     pub trusted_proxies: Option<Vec<String>>,
+    /// Which of the headers of trusted proxies says who the client is. Name the one that they all
+    /// write: what clients send in the other neither counts nor passes.
+    #[serde(default, deserialize_with = "word")]
+    #[schemars(extend("default" = "either"))]
+    pub client_address: Option<ClientField>,
     /// Where clients connect. At least one.
     #[schemars(required, length(min = 1))]
     pub listeners: Option<Vec<Section<Listener>>>,
@@ -45,6 +50,17 @@ pub struct File {
     pub upstreams: Option<Ordered<Section<Upstream>>>,
     /// What is done with a request. The first match serves; none: 404.
     pub routes: Option<Vec<Section<Route>>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientField {
+    /// `X-Forwarded-For`, and where there is none `Forwarded`.
+    Either,
+    /// `X-Forwarded-For` alone.
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239) alone.
+    Forwarded,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -69,7 +85,8 @@ pub struct Server {
 pub enum Tunnel {
     /// prusik's own relay: cheap, and sessions survive upgrades.
     Relay,
-    /// Pingora's pass-through.
+    /// Pingora's pass-through: framing is read for counts and Close frames, and not enforced; no
+    /// half-close, and sessions do not move in an upgrade.
     Pingora,
 }
 
@@ -429,7 +446,12 @@ pub struct Route {
     pub forwarded: Option<Forwarded>,
     /// How long the exchange with the server may take.
     pub timeouts: Option<Section<Timeouts>>,
-    /// Taken off the front of the path before it goes to the upstream.
+    /// Whether several slashes in a row in a path are one, for this route and for its servers.
+    #[serde(default, deserialize_with = "switch")]
+    #[schemars(schema_with = "switch_schema", extend("default" = true))]
+    pub merge_slashes: Option<bool>,
+    /// Taken off the front of the path before it goes to the upstream, and off `$uri` in
+    /// `redirect.to`.
     #[schemars(regex(pattern = "^/"))]
     #[schemars(extend("examples" = ["/IMS_SVR"]))]
     pub strip_prefix: Option<String>,
@@ -525,7 +547,8 @@ pub struct Timeouts {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Redirect {
-    /// Where to: a template, such as `https://$host$request_uri`.
+    /// Where to: a template, such as `https://$host$request_uri`. With `strip_prefix: /old`,
+    /// `/new$uri$is_args$args` keeps the rest of the path.
     #[schemars(required)]
     #[schemars(extend("examples" = ["/new"]))]
     pub to: Option<String>,
@@ -556,9 +579,11 @@ pub struct WebSocket {
     /// A session that is this old ends. `off`: never.
     #[schemars(extend("default" = "0s", "examples" = ["24h"]))]
     pub max_session: Option<OptionalPeriod>,
-    /// Origins (`https://app.example.com`) that may open sessions. Default: any.
+    /// Origins that may open sessions: `https://app.example.com`, `https://*.example.com` for the
+    /// names below it, `null` and `file://` as some apps send them, `none` for who sends no Origin,
+    /// as no browser does. Default: any.
     #[schemars(length(min = 1))]
-    #[schemars(extend("examples" = [["https://app.example.com"]]))]
+    #[schemars(extend("examples" = [["https://app.example.com", "https://*.example.com"]]))]
     pub origins: Option<Vec<String>>,
     /// A client that sends nothing for this long is sent a ping; when nothing comes for as long
     /// again, the session ends. `off`: never.

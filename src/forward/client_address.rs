@@ -5,15 +5,23 @@
 //! 1. The client is the TCP peer, unless the peer is trusted to speak for others.
 //! 2. A peer within `trusted_proxies`, or on a unix socket, is trusted.
 //! 3. A trusted peer's `X-Forwarded-For` (all fields, in order) lists whom it speaks for; without
-//!    one, the `for=` of its `Forwarded` fields (RFC 7239) do.
+//!    one, the `for=` of its `Forwarded` fields (RFC 7239) do. The file may say that only one of
+//!    the two counts (`client_address`): a proxy that writes one and passes on what clients wrote
+//!    into the other would else let them choose.
 //! 4. The list is read from its end, where the nearest proxy wrote. The first address that is not
 //!    trusted is the client: what stands before it, it may have made up.
 //! 5. When all are trusted, the leftmost is the client.
 //! 6. An entry that is no address (`unknown`, `_hidden`, rubbish) ends the walk: the address
-//!    behind it is the client.
+//!    behind it is the client. An empty entry is none (RFC 9110 section 5.6.1.2).
 //!
-//! A comma within a quoted string separates nothing: a client may have chosen what a proxy quotes,
-//! its `host=` for one, and must not be able to write an element of its own there.
+//! What a client has written stands to the left of what proxies have appended, and must not change
+//! how that is read. So nothing is read from the left:
+//!
+//! - `X-Forwarded-For` knows no quoted strings. Each comma separates, as in nginx; a quote that
+//!   a client has sent is a part of an entry that is no address.
+//! - `Forwarded` does know them, and what a proxy quotes may have been chosen by the client (its
+//!   `host=`), commas and all. A quote at the end of a value closes a string, whose beginning is
+//!   looked for to the left; a quote that a client has left open is never looked at.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -38,6 +46,18 @@ impl TrustedProxies {
     }
 }
 
+const X_FORWARDED_FOR: &str = "x-forwarded-for";
+
+/// Which of the fields that name clients counts, when a trusted peer sends it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ClientField {
+    /// `X-Forwarded-For`, and `Forwarded` where there is none.
+    #[default]
+    Either,
+    XForwardedFor,
+    Forwarded,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientAddress {
     Ip(IpAddr),
@@ -55,12 +75,21 @@ impl fmt::Display for ClientAddress {
 }
 
 impl ClientAddress {
-    pub fn find(peer: Option<SocketAddr>, headers: &HeaderMap, trusted: &TrustedProxies) -> Self {
-        let peer_address = peer.map(|peer| peer.ip().to_canonical());
+    /// Rule 1: nobody has spoken for others.
+    pub fn of_peer(peer: Option<SocketAddr>) -> Self {
+        peer.map_or(Self::Unix, |peer| Self::Ip(peer.ip().to_canonical()))
+    }
+
+    pub fn find(
+        peer: Option<SocketAddr>,
+        headers: &HeaderMap,
+        trusted: &TrustedProxies,
+        field: ClientField,
+    ) -> Self {
         if !trusted.trusts_peer(peer) {
-            return peer_address.map_or(Self::Unix, Self::Ip);
+            return Self::of_peer(peer);
         }
-        let mut client = peer_address;
+        let mut client = peer.map(|peer| peer.ip().to_canonical());
         let mut step = |entry: Option<IpAddr>| match entry {
             None => Walk::Over,
             Some(address) => {
@@ -72,12 +101,18 @@ impl ClientAddress {
                 }
             }
         };
-        if headers.contains_key("x-forwarded-for") {
-            walk_back(headers, "x-forwarded-for", |entry| {
+        let reads_list = match field {
+            ClientField::Either => headers.contains_key(X_FORWARDED_FOR),
+            ClientField::XForwardedFor => true,
+            ClientField::Forwarded => false,
+        };
+        if reads_list {
+            walk_back(headers, X_FORWARDED_FOR, cut_at_comma, |entry| {
                 step(parse_address(entry))
             });
         } else {
-            walk_back(headers, header::FORWARDED.as_str(), |entry| {
+            let name = header::FORWARDED.as_str();
+            walk_back(headers, name, cut_element, |entry| {
                 step(parse_element(entry))
             });
         }
@@ -91,43 +126,64 @@ enum Walk {
     Over,
 }
 
-/// The comma-separated entries of all fields of the name, last first.
-fn walk_back(headers: &HeaderMap, name: &str, mut step: impl FnMut(&str) -> Walk) {
+/// The entries of all fields of the name that are not empty, last first. `cut_last` takes the last
+/// one off a field's text; `None`: nobody can say where it begins.
+fn walk_back(
+    headers: &HeaderMap,
+    name: &str,
+    cut_last: fn(&str) -> Option<(&str, &str)>,
+    mut step: impl FnMut(&str) -> Walk,
+) {
     for field in headers.get_all(name).iter().rev() {
-        // Bytes that are no text are no address: they end the walk like other rubbish.
-        let Some(entries) = str::from_utf8(field.as_bytes())
-            .ok()
-            .and_then(|text| split_unquoted(text, b','))
-        else {
-            return;
-        };
-        for entry in entries.into_iter().rev() {
-            if step(entry) == Walk::Over {
+        // A byte beyond ASCII is in no address. It must not hide those that stand behind it.
+        let text = String::from_utf8_lossy(field.as_bytes());
+        let mut rest = &*text;
+        while !rest.is_empty() {
+            let Some((before, entry)) = cut_last(rest) else {
+                return;
+            };
+            let entry = entry.trim();
+            if !entry.is_empty() && step(entry) == Walk::Over {
                 return;
             }
+            rest = before;
         }
     }
 }
 
-/// The trimmed pieces between separators that stand outside of quoted strings (RFC 9110 section
-/// 5.6.4). `None` when a quoted string doesn't end: then nobody can say what is in it.
-fn split_unquoted(text: &str, separator: u8) -> Option<Vec<&str>> {
-    let mut pieces = Vec::new();
-    let (mut start, mut quoted, mut escaped) = (0, false, false);
-    for (at, byte) in text.bytes().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            _ if byte == separator && !quoted => {
-                pieces.push(text[start..at].trim());
-                start = at + 1;
-            }
-            _ => {}
+fn cut_at_comma(list: &str) -> Option<(&str, &str)> {
+    Some(list.rsplit_once(',').unwrap_or(("", list)))
+}
+
+/// Cuts at the last comma that stands outside of quoted strings.
+fn cut_element(list: &str) -> Option<(&str, &str)> {
+    let mut end = list.len();
+    while let Some(at) = list[..end].rfind([',', '"']) {
+        if list.as_bytes()[at] == b',' {
+            return Some((&list[..at], &list[at + 1..]));
         }
+        end = opening_quote(list, at)?;
     }
-    pieces.push(text[start..].trim());
-    (!quoted).then_some(pieces)
+    Some(("", list))
+}
+
+/// Where the quoted string begins whose last byte is the quote at `closing` (RFC 9110 section
+/// 5.6.4): at the next quote to the left that no backslash escapes, behind the `=` of its pair.
+fn opening_quote(text: &str, closing: usize) -> Option<usize> {
+    let behind = text[closing + 1..].trim_start().bytes().next();
+    if !matches!(behind, None | Some(b',' | b';')) {
+        return None;
+    }
+    let bytes = text.as_bytes();
+    let mut end = closing;
+    loop {
+        let at = memchr::memrchr(b'"', &bytes[..end])?;
+        let escapes = bytes[..at].iter().rev().take_while(|byte| **byte == b'\\');
+        if escapes.count() % 2 == 0 {
+            return bytes[..at].ends_with(b"=").then_some(at);
+        }
+        end = at;
+    }
 }
 
 /// An address with or without a port: `1.2.3.4`, `1.2.3.4:5`, `::1`, `[::1]`, `[::1]:5`.
@@ -142,20 +198,41 @@ fn parse_address(text: &str) -> Option<IpAddr> {
         .map(|address| address.to_canonical())
 }
 
-/// The `for` of one forwarded-element (RFC 7239 section 4).
+/// The `for` of one forwarded-element (RFC 7239 section 4), which stands in it once.
 fn parse_element(element: &str) -> Option<IpAddr> {
-    let node = split_unquoted(element, b';')?
-        .into_iter()
-        .find_map(|pair| {
-            let (name, value) = pair.split_once('=')?;
-            name.trim()
-                .eq_ignore_ascii_case("for")
-                .then_some(value.trim())
-        })?;
+    let mut found = None;
+    let mut rest = element;
+    while !rest.is_empty() {
+        let (before, pair) = cut_pair(rest)?;
+        rest = before;
+        let Some((name, value)) = pair.split_once('=') else {
+            // RFC 7239 allows for a semicolon that nothing follows.
+            match pair.trim().is_empty() {
+                true => continue,
+                false => return None,
+            }
+        };
+        if name.trim().eq_ignore_ascii_case("for") && found.replace(value.trim()).is_some() {
+            return None;
+        }
+    }
+    let node = found?;
     let unquoted = node
         .strip_prefix('"')
         .and_then(|rest| rest.strip_suffix('"'));
     parse_address(unquoted.unwrap_or(node))
+}
+
+/// Cuts at the last semicolon that stands outside of quoted strings.
+fn cut_pair(element: &str) -> Option<(&str, &str)> {
+    let mut end = element.len();
+    while let Some(at) = element[..end].rfind([';', '"']) {
+        if element.as_bytes()[at] == b';' {
+            return Some((&element[..at], &element[at + 1..]));
+        }
+        end = opening_quote(element, at)?;
+    }
+    Some(("", element))
 }
 
 #[cfg(test)]
@@ -163,9 +240,16 @@ mod tests {
     use super::*;
 
     fn client(peer: &str, fields: &[(&'static str, &str)]) -> String {
+        client_by(ClientField::Either, peer, fields)
+    }
+
+    fn client_by(field: ClientField, peer: &str, fields: &[(&'static str, &str)]) -> String {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
-            headers.append(*name, value.parse().unwrap());
+            headers.append(
+                *name,
+                http::HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+            );
         }
         let trusted = TrustedProxies(
             ["10.0.0.0/8", "::1/128"]
@@ -174,7 +258,7 @@ mod tests {
                 .collect(),
         );
         let peer = (!peer.is_empty()).then(|| peer.parse().unwrap());
-        ClientAddress::find(peer, &headers, &trusted).to_string()
+        ClientAddress::find(peer, &headers, &trusted, field).to_string()
     }
 
     #[test]
@@ -208,9 +292,76 @@ mod tests {
     fn rubbish_ends_the_walk() {
         let xff = |value| client("10.0.0.1:5", &[("x-forwarded-for", value)]);
         assert_eq!(xff("203.0.113.9, unknown, 10.0.0.2"), "10.0.0.2");
-        assert_eq!(xff("203.0.113.9, "), "10.0.0.1");
         assert_eq!(xff(""), "10.0.0.1");
         assert_eq!(xff("[2001:db8::1]x"), "10.0.0.1");
+    }
+
+    #[test]
+    fn an_empty_entry_is_none() {
+        let xff = |value| client("10.0.0.1:5", &[("x-forwarded-for", value)]);
+        for value in [
+            "203.0.113.9,",
+            "203.0.113.9 , \t,",
+            ", 203.0.113.9",
+            "203.0.113.9,, 10.0.0.2",
+        ] {
+            assert_eq!(xff(value), "203.0.113.9", "{value:?}");
+        }
+        let fields = [("x-forwarded-for", "203.0.113.9"), ("x-forwarded-for", "")];
+        assert_eq!(client("10.0.0.1:5", &fields), "203.0.113.9");
+        let forwarded = client("10.0.0.1:5", &[("forwarded", "for=203.0.113.9;, ,")]);
+        assert_eq!(forwarded, "203.0.113.9");
+    }
+
+    #[test]
+    fn nothing_that_a_client_wrote_hides_the_address_that_its_proxy_appended() {
+        for evil in [
+            "\"",
+            "\"8.8.8.8",
+            "a\"b",
+            "\\\"",
+            "\"\\",
+            "\"x, \"y\", \"",
+            "host=\"",
+            "for=8.8.8.8;host=\"a",
+            "\u{e9}\"",
+        ] {
+            for own in ["203.0.113.9", "203.0.113.9:41"] {
+                let value = format!("{evil}, {own}");
+                let found = client("10.0.0.1:5", &[("x-forwarded-for", &value)]);
+                assert_eq!(found, "203.0.113.9", "{value}");
+            }
+            for own in [
+                "for=203.0.113.9",
+                "for=\"203.0.113.9:41\";host=\"a, b\\\"c\"",
+            ] {
+                let value = format!("{evil}, {own}");
+                let found = client("10.0.0.1:5", &[("forwarded", &value)]);
+                assert_eq!(found, "203.0.113.9", "{value}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_file_says_which_field_counts() {
+        let fields = [
+            ("x-forwarded-for", "203.0.113.9"),
+            ("forwarded", "for=198.51.100.7"),
+        ];
+        for (field, found) in [
+            (ClientField::Either, "203.0.113.9"),
+            (ClientField::XForwardedFor, "203.0.113.9"),
+            (ClientField::Forwarded, "198.51.100.7"),
+        ] {
+            assert_eq!(client_by(field, "10.0.0.1:5", &fields), found);
+            assert_eq!(client_by(field, "192.0.2.1:5", &fields), "192.0.2.1");
+        }
+        for (field, other) in [
+            (ClientField::XForwardedFor, fields[1]),
+            (ClientField::Forwarded, fields[0]),
+        ] {
+            assert_eq!(client_by(field, "10.0.0.1:5", &[other]), "10.0.0.1");
+        }
     }
 
     #[test]
@@ -222,6 +373,8 @@ mod tests {
         );
         assert_eq!(forwarded("For=\"[2001:db8::17]:4711\""), "2001:db8::17");
         assert_eq!(forwarded("for=203.0.113.9, for=_hidden"), "10.0.0.1");
+        assert_eq!(forwarded("for=203.0.113.9;for=8.8.8.8"), "10.0.0.1");
+        assert_eq!(forwarded("203.0.113.9"), "10.0.0.1");
     }
 
     #[test]

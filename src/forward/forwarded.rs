@@ -13,9 +13,9 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
 
-use super::client_address::ClientAddress;
+use super::client_address::{ClientAddress, ClientField};
 use super::template::RequestVariables;
-use super::{Fields, Trust};
+use super::{Fields, Telling, Trust};
 use crate::config::Forwarded;
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -82,7 +82,12 @@ pub fn is_forwarding(name: &HeaderName) -> bool {
             .is_some_and(|start| is(FAMILY, start))
 }
 
-pub fn apply(out: &mut impl Fields, arrived: &RequestVariables<'_>, mode: Forwarded, trust: Trust) {
+pub fn apply(out: &mut impl Fields, arrived: &RequestVariables<'_>, telling: Telling) {
+    let Telling {
+        forwarded: mode,
+        trust,
+        field,
+    } = telling;
     if trust == Trust::Untrusted {
         let names: Vec<_> = out
             .map()
@@ -93,6 +98,12 @@ pub fn apply(out: &mut impl Fields, arrived: &RequestVariables<'_>, mode: Forwar
         for name in &names {
             out.remove(name);
         }
+    }
+    // What does not count is not the proxy's: a client may have written it.
+    match field {
+        ClientField::Either => {}
+        ClientField::XForwardedFor => out.remove(&header::FORWARDED),
+        ClientField::Forwarded => out.remove(&FOR),
     }
     if matches!(mode, Forwarded::XForwarded | Forwarded::Both) {
         set_x_forwarded(out, arrived, trust);

@@ -14,6 +14,7 @@ pub mod forwarded;
 pub mod hop_by_hop;
 pub mod impostors;
 pub mod proxy_protocol;
+pub mod redirect;
 pub mod request_id;
 pub mod template;
 
@@ -22,6 +23,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::config::{Forwarded, HeaderRules};
 use crate::hygiene::response;
+use client_address::ClientField;
 use request_id::REQUEST_ID;
 use template::RequestVariables;
 
@@ -60,16 +62,25 @@ pub enum Trust {
     Untrusted,
 }
 
+/// What a server is told of who asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Telling {
+    /// In which fields.
+    pub forwarded: Forwarded,
+    pub trust: Trust,
+    /// Of a trusted peer's fields the one that counts.
+    pub field: ClientField,
+}
+
 /// Makes the request that arrived into the one that a server gets.
 pub fn request_headers(
     out: &mut impl Fields,
     arrived: &RequestVariables<'_>,
     rules: &HeaderRules,
-    forwarded: Forwarded,
-    trust: Trust,
+    telling: Telling,
 ) {
     hop_by_hop::remove(out, arrived.headers);
-    forwarded::apply(out, arrived, forwarded, trust);
+    forwarded::apply(out, arrived, telling);
     name_request(out, arrived);
     impostors::remove(out, rules);
     apply(rules, out, arrived);
@@ -100,6 +111,16 @@ pub fn response_headers(
     if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
         name_request(out, arrived);
     }
+    apply(rules, out, arrived);
+}
+
+/// The same for an answer of our own, which holds nothing that was meant for another connection.
+pub fn own_response_headers(
+    out: &mut impl Fields,
+    arrived: &RequestVariables<'_>,
+    rules: &HeaderRules,
+) {
+    name_request(out, arrived);
     apply(rules, out, arrived);
 }
 

@@ -32,6 +32,7 @@ enum Variable {
     RequestUri,
     Uri,
     QueryString,
+    IsArgs,
     Argument(String),
     /// `$http_NAME`, with the dashes that the name stands for.
     Field(String),
@@ -55,6 +56,7 @@ const PLAIN: &[(&str, Variable)] = &[
     ("uri", Variable::Uri),
     ("query_string", Variable::QueryString),
     ("args", Variable::QueryString),
+    ("is_args", Variable::IsArgs),
     ("request_id", Variable::RequestId),
     ("request_method", Variable::RequestMethod),
     ("proxy_add_x_forwarded_for", Variable::ForwardedFor),
@@ -174,6 +176,8 @@ pub struct RequestVariables<'a> {
     pub method: &'a Method,
     /// Path and query, as sent.
     pub target: &'a [u8],
+    /// The path that routes are compared with, where that is another than the client sent.
+    pub path: Option<&'a str>,
     /// For a request that names its host in the target and has no `Host` field.
     pub authority: Option<&'a str>,
     pub scheme: &'static str,
@@ -249,7 +253,12 @@ impl<'a> RequestVariables<'a> {
                 }
             }
             Variable::RequestUri => out.extend_from_slice(self.target),
-            Variable::Uri => out.extend_from_slice(self.path_and_query().0),
+            Variable::Uri => {
+                let sent = self.path_and_query().0;
+                out.extend_from_slice(self.path.map_or(sent, str::as_bytes));
+            }
+            Variable::IsArgs if self.path_and_query().1.is_empty() => {}
+            Variable::IsArgs => text("?"),
             Variable::QueryString => out.extend_from_slice(self.path_and_query().1),
             Variable::Argument(name) => {
                 let query = self.path_and_query().1;
@@ -323,7 +332,6 @@ fn without_port(host: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::forward::client_address::TrustedProxies;
 
     fn headers() -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -344,10 +352,11 @@ mod tests {
         let headers = headers();
         let peer = Some("192.0.2.7:41000".parse().unwrap());
         let request = RequestVariables {
-            client: ClientAddress::find(peer, &headers, &TrustedProxies::default()),
+            client: ClientAddress::of_peer(peer),
             headers: &headers,
             method: &Method::GET,
             target: b"/IMS_SVR/ws?userId=42&x=y&userid=43",
+            path: None,
             authority: None,
             scheme: "http",
             client_subject: None,
@@ -375,6 +384,7 @@ mod tests {
             ("$uri", "/IMS_SVR/ws"),
             ("$query_string", "userId=42&x=y&userid=43"),
             ("$args", "userId=42&x=y&userid=43"),
+            ("$uri$is_args$args", "/IMS_SVR/ws?userId=42&x=y&userid=43"),
             ("$arg_userId", "42"),
             ("$arg_absent", ""),
             ("$http_x_tag", "one, two"),
@@ -411,6 +421,7 @@ mod tests {
             headers: &headers,
             method: &Method::GET,
             target: b"/",
+            path: None,
             authority: None,
             scheme: "http",
             client_subject: None,

@@ -11,6 +11,17 @@ fn leave(
     mode: Forwarded,
     peer: impl Into<Option<&'static str>>,
 ) -> Vec<String> {
+    leave_by(ClientField::Either, fields, rules, mode, peer)
+}
+
+/// As [`leave`], where only this field counts.
+fn leave_by(
+    field: ClientField,
+    fields: &[(&'static str, &str)],
+    rules: &HeaderRules,
+    mode: Forwarded,
+    peer: impl Into<Option<&'static str>>,
+) -> Vec<String> {
     let mut arrived = HeaderMap::new();
     arrived.insert("host", HeaderValue::from_static("chat.example.com:9090"));
     for (name, value) in fields {
@@ -27,10 +38,11 @@ fn leave(
         Trust::Untrusted
     };
     let request = RequestVariables {
-        client: ClientAddress::find(peer, &arrived, &trusted),
+        client: ClientAddress::find(peer, &arrived, &trusted, field),
         headers: &arrived,
         method: &Method::GET,
         target: b"/",
+        path: None,
         authority: None,
         scheme: "http",
         client_subject: None,
@@ -39,7 +51,12 @@ fn leave(
         request_id: &REQUEST,
     };
     let mut out = arrived.clone();
-    request_headers(&mut out, &request, rules, mode, trust);
+    let telling = Telling {
+        forwarded: mode,
+        trust,
+        field,
+    };
+    request_headers(&mut out, &request, rules, telling);
     let mut lines: Vec<_> = out
         .iter()
         .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
@@ -310,6 +327,34 @@ fn a_route_removes_sets_and_adds_in_this_order() {
 }
 
 #[test]
+fn the_field_that_does_not_count_does_not_pass() {
+    let fields = [
+        ("x-forwarded-for", "198.51.100.7"),
+        ("forwarded", "for=203.0.113.9"),
+    ];
+    let rules = HeaderRules::default();
+    let lines = |field, mode| {
+        let lines = leave_by(field, &fields, &rules, mode, PROXY);
+        let lists = lines.into_iter().filter(|line| line.contains("for"));
+        lists
+            .filter(|line| !line.contains("-p"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        lines(ClientField::Forwarded, Forwarded::XForwarded),
+        [
+            "forwarded: for=203.0.113.9",
+            "x-forwarded-for: 203.0.113.9, 10.0.0.2",
+            "x-forwarded-host: chat.example.com:9090",
+        ]
+    );
+    assert_eq!(
+        lines(ClientField::XForwardedFor, Forwarded::Off),
+        ["x-forwarded-for: 198.51.100.7"]
+    );
+}
+
+#[test]
 fn a_response_loses_what_was_meant_for_one_connection() {
     let mut response = HeaderMap::new();
     for (name, value) in [
@@ -327,6 +372,7 @@ fn a_response_loses_what_was_meant_for_one_connection() {
         headers: &arrived,
         method: &Method::GET,
         target: b"/",
+        path: None,
         authority: None,
         scheme: "http",
         client_subject: None,

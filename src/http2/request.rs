@@ -7,7 +7,9 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::{BufMut, BytesMut};
 use h2::ext::Protocol;
-use http::{HeaderName, Method, Request, header};
+use http::{HeaderName, HeaderValue, Method, Request, header};
+
+use crate::hygiene::authority::is_same;
 
 /// How the stream's bytes follow the head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,15 +64,21 @@ pub fn head_of<T>(request: &Request<T>, is_whole: bool) -> Result<(BytesMut, Bod
     // One that says the same in two ways says it once; else both are written, and refused.
     let hosts = || request.headers().get_all(HOST).iter();
     if !authority.is_empty() {
-        field(&mut head, "host", authority.as_bytes());
+        field(&mut head, "Host", authority.as_bytes());
     }
-    for host in hosts().filter(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_bytes())) {
-        field(&mut head, "host", host.as_bytes());
+    let port = if uri.scheme_str() == Some("http") {
+        80
+    } else {
+        443
+    };
+    let is_other = |host: &&HeaderValue| !is_same(host.as_bytes(), authority.as_bytes(), port);
+    for host in hosts().filter(is_other) {
+        field(&mut head, "Host", host.as_bytes());
     }
     let mut cookies = request.headers().get_all(header::COOKIE).iter();
     if let Some(first) = cookies.next() {
         // RFC 9113 section 8.2.3: crumbs are one field again.
-        head.put_slice(b"cookie: ");
+        head.put_slice(b"Cookie: ");
         head.put_slice(first.as_bytes());
         for crumb in cookies {
             head.put_slice(b"; ");
@@ -84,18 +92,18 @@ pub fn head_of<T>(request: &Request<T>, is_whole: bool) -> Result<(BytesMut, Bod
             || name == header::TE
             || is_session && name == header::SEC_WEBSOCKET_KEY;
         if !is_written {
-            field(&mut head, name.as_str(), value.as_bytes());
+            field(&mut head, &in_letters(name.as_str()), value.as_bytes());
         }
     }
     let length = request.headers().get(header::CONTENT_LENGTH);
     let body = if is_session {
         let key = BASE64_STANDARD.encode(rand::random::<[u8; 16]>());
-        field(&mut head, "sec-websocket-key", key.as_bytes());
-        field(&mut head, "upgrade", b"websocket");
-        field(&mut head, "connection", b"upgrade");
+        field(&mut head, "Sec-WebSocket-Key", key.as_bytes());
+        field(&mut head, "Upgrade", b"websocket");
+        field(&mut head, "Connection", b"Upgrade");
         Body::Raw
     } else {
-        field(&mut head, "connection", b"close");
+        field(&mut head, "Connection", b"close");
         match length {
             Some(length) => {
                 let length = length.to_str().ok().and_then(|length| length.parse().ok());
@@ -103,13 +111,53 @@ pub fn head_of<T>(request: &Request<T>, is_whole: bool) -> Result<(BytesMut, Bod
             }
             None if is_whole => Body::None,
             None => {
-                field(&mut head, "transfer-encoding", b"chunked");
+                field(&mut head, "Transfer-Encoding", b"chunked");
                 Body::Chunked
             }
         }
     };
     head.put_slice(b"\r\n");
     Ok((head, body))
+}
+
+/// Words whose letters are not those of other words, as the RFCs that define the fields write them.
+const WORDS: [(&str, &str); 16] = [
+    ("ch", "CH"),
+    ("dnt", "DNT"),
+    ("dpr", "DPR"),
+    ("ect", "ECT"),
+    ("etag", "ETag"),
+    ("gpc", "GPC"),
+    ("http2", "HTTP2"),
+    ("id", "ID"),
+    ("ip", "IP"),
+    ("md5", "MD5"),
+    ("rtt", "RTT"),
+    ("te", "TE"),
+    ("ua", "UA"),
+    ("websocket", "WebSocket"),
+    ("www", "WWW"),
+    ("xss", "XSS"),
+];
+
+/// A name that HTTP/2 has in lower case, in the letters of HTTP/1.1: `Sec-WebSocket-Key`. They do
+/// not count, but there are servers and devices that know no others.
+pub fn in_letters(name: &str) -> String {
+    let mut written = String::with_capacity(name.len());
+    for (number, word) in name.split('-').enumerate() {
+        if number > 0 {
+            written.push('-');
+        }
+        match WORDS.iter().find(|(known, _)| *known == word) {
+            Some((_, letters)) => written.push_str(letters),
+            None => {
+                let mut letters = word.chars();
+                written.extend(letters.next().map(|first| first.to_ascii_uppercase()));
+                written.push_str(letters.as_str());
+            }
+        }
+    }
+    written
 }
 
 fn field(head: &mut BytesMut, name: &str, value: &[u8]) {
@@ -138,8 +186,8 @@ mod tests {
         let (head, body) = of(request, true);
         assert_eq!(
             head,
-            "GET /x?y=1 HTTP/1.1\r\nhost: a.test:8443\r\ncookie: a=1; b=2\r\nx-one: 1\r\n\
-             connection: close\r\n\r\n"
+            "GET /x?y=1 HTTP/1.1\r\nHost: a.test:8443\r\nCookie: a=1; b=2\r\nX-One: 1\r\n\
+             Connection: close\r\n\r\n"
         );
         assert_eq!(body, Body::None);
     }
@@ -147,18 +195,41 @@ mod tests {
     #[test]
     fn a_body_is_framed_by_its_length_or_in_chunks() {
         let (head, body) = of(Request::post("https://a/"), false);
-        assert!(head.contains("transfer-encoding: chunked\r\n"), "{head}");
+        assert!(head.contains("Transfer-Encoding: chunked\r\n"), "{head}");
         assert_eq!(body, Body::Chunked);
         let request = Request::post("https://a/").header("content-length", "3");
         let (head, body) = of(request, false);
-        assert!(!head.contains("transfer-encoding"), "{head}");
+        assert!(!head.contains("Transfer-Encoding"), "{head}");
         assert_eq!(body, Body::Length(3));
+    }
+
+    #[test]
+    fn names_are_written_in_the_letters_of_http_1() {
+        for name in [
+            "Sec-WebSocket-Protocol",
+            "Content-Type",
+            "ETag",
+            "Sec-CH-UA-Mobile",
+            "X-Real-IP",
+            "X",
+            "X-",
+        ] {
+            assert_eq!(in_letters(&name.to_ascii_lowercase()), name);
+        }
+    }
+
+    #[test]
+    fn one_authority_in_two_spellings_is_one_host() {
+        for host in ["A", "a:443", "a:"] {
+            let (head, _) = of(Request::get("https://a/").header("host", host), true);
+            assert_eq!(head.matches("Host: ").count(), 1, "{head}");
+        }
     }
 
     #[test]
     fn what_contradicts_itself_is_written_as_it_is() {
         let request = Request::get("https://a/").header("host", "b");
-        assert!(of(request, true).0.contains("host: a\r\nhost: b\r\n"));
+        assert!(of(request, true).0.contains("Host: a\r\nHost: b\r\n"));
         let (head, _) = of(Request::connect("a:443"), false);
         assert!(head.starts_with("CONNECT a:443 HTTP/1.1\r\n"), "{head}");
     }
@@ -176,10 +247,10 @@ mod tests {
         let (head, body) = head_of(&request, false).unwrap();
         let head = String::from_utf8(head.to_vec()).unwrap();
         assert!(
-            head.starts_with("GET /chat?x HTTP/1.1\r\nhost: a\r\n"),
+            head.starts_with("GET /chat?x HTTP/1.1\r\nHost: a\r\n"),
             "{head}"
         );
-        assert!(head.contains("upgrade: websocket\r\nconnection: upgrade\r\n"));
+        assert!(head.contains("Upgrade: websocket\r\nConnection: Upgrade\r\n"));
         assert!(!head.contains("theirs"));
         assert_eq!(body, Body::Raw);
         request

@@ -6,12 +6,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::Method;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use super::request::Body;
 use super::response::{Part, Reader};
@@ -28,12 +31,15 @@ pub struct Facts {
     pub security: Security,
     /// Streams that the client gave up before it had an answer.
     pub abandoned: AtomicUsize,
+    /// Streams whose answer is out and whose body is still read.
+    pub read_on: AtomicUsize,
 }
 
 #[derive(Debug)]
 pub struct Http2Stream {
     facts: Arc<Facts>,
-    receive: RecvStream,
+    /// There until the stream is dropped.
+    receive: Option<RecvStream>,
     body: Body,
     /// Read from the stream, framed, and not taken yet.
     ready: BytesMut,
@@ -62,7 +68,7 @@ impl Http2Stream {
         Self {
             facts,
             ended: body == Body::None,
-            receive,
+            receive: Some(receive),
             body,
             ready: BytesMut::new(),
             send: Sending::Head(send),
@@ -100,11 +106,14 @@ impl Http2Stream {
 
     /// Puts the next bytes of the stream into `ready`, or finds its end.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match ready!(self.receive.poll_data(cx)) {
+        let Some(receive) = &mut self.receive else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        match ready!(receive.poll_data(cx)) {
             Some(Ok(data)) => {
                 let length = data.len();
                 // The relay and the listener ask for no more than they have room for.
-                let _ = self.receive.flow_control().release_capacity(length);
+                let _ = receive.flow_control().release_capacity(length);
                 match &mut self.body {
                     // A chunk of nothing would be the last one.
                     Body::Chunked if length > 0 => {
@@ -258,7 +267,37 @@ impl Drop for Http2Stream {
         }
         // Frames say how long they are: a session's end is an end, however it came.
         if self.body == Body::Raw {
-            self.finish();
+            return self.finish();
+        }
+        if matches!(self.send, Sending::Over)
+            && !self.ended
+            && self.facts.read_on.load(Relaxed) < READ_ON_MAX
+            && let Some(receive) = self.receive.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(read_on(receive, self.facts.clone()));
         }
     }
+}
+
+/// How long a body is read that nobody wants, as by HTTP/1.1.
+const READ_ON: Duration = Duration::from_secs(5);
+
+/// As many streams of a connection are read on at a time; others are reset at once.
+const READ_ON_MAX: usize = 16;
+
+/// Reads the rest of a request whose answer is out. Dropped at once, the stream would be reset, and
+/// there are clients that throw the answer away for it (curl until 8.0), though RFC 9113
+/// section 8.1 forbids that. `facts` counts it as a stream of its connection.
+async fn read_on(mut receive: RecvStream, facts: Arc<Facts>) {
+    let rest = async {
+        while let Some(Ok(data)) = receive.data().await {
+            // If the stream is gone nobody sends more.
+            let _ = receive.flow_control().release_capacity(data.len());
+        }
+    };
+    facts.read_on.fetch_add(1, Relaxed);
+    // Whoever is not done by then is told to stop.
+    let _ = timeout(READ_ON, rest).await;
+    facts.read_on.fetch_sub(1, Relaxed);
 }

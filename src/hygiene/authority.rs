@@ -16,7 +16,7 @@ pub fn is_sound(authority: &[u8]) -> bool {
             }
             match &rest[end + 1..] {
                 [] => return true,
-                [b':', port @ ..] => return is_port(port),
+                [b':', port @ ..] => return is_port_or_none(port),
                 _ => return false,
             }
         }
@@ -31,13 +31,38 @@ pub fn is_sound(authority: &[u8]) -> bool {
         && host
             .iter()
             .all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(byte));
-    is_name && port.is_none_or(is_port)
+    is_name && port.is_none_or(is_port_or_none)
+}
+
+/// Whether two sound authorities name the same host and port (RFC 9110 section 4.2.3): letters do
+/// not count, and no port is the scheme's own, as is an empty one.
+pub fn is_same(one: &[u8], other: &[u8], default_port: u16) -> bool {
+    let ((host, port), (other_host, other_port)) = (parts(one), parts(other));
+    let number = |port: &[u8]| {
+        let digits = str::from_utf8(port).unwrap_or_default();
+        digits.parse::<u16>().unwrap_or(default_port)
+    };
+    host.eq_ignore_ascii_case(other_host) && number(port) == number(other_port)
+}
+
+/// The host, and the port without its colon.
+fn parts(authority: &[u8]) -> (&[u8], &[u8]) {
+    match memchr::memrchr(b':', authority) {
+        // A colon within brackets is the address's.
+        Some(colon) if !authority.ends_with(b"]") => (&authority[..colon], &authority[colon + 1..]),
+        _ => (authority, b""),
+    }
+}
+
+/// RFC 3986 section 3.2.3 allows for a colon without a port.
+fn is_port_or_none(port: &[u8]) -> bool {
+    port.is_empty() || is_port(port)
 }
 
 fn is_port(port: &[u8]) -> bool {
-    let number = str::from_utf8(port).ok().filter(|port| {
-        port.len() <= 5 && !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())
-    });
+    let number = str::from_utf8(port)
+        .ok()
+        .filter(|port| port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit()));
     number
         .and_then(|port| port.parse::<u16>().ok())
         .is_some_and(|port| port > 0)
@@ -58,8 +83,28 @@ mod tests {
             "[::1]",
             "[2001:db8::1]:65535",
             "xn--caf-dma.example",
+            "a:",
+            "[::1]:",
         ] {
             assert!(is_sound(host.as_bytes()), "{host}");
+        }
+    }
+
+    #[test]
+    fn spellings_of_one_authority_are_the_same() {
+        for (one, other, is_same) in [
+            ("a", "A", true),
+            ("a:80", "a", true),
+            ("a:", "a:080", true),
+            ("a", "a:443", false),
+            ("a:81", "a", false),
+            ("a", "b", false),
+            ("[::1]:80", "[::1]", true),
+            ("[::1]", "[::1]:81", false),
+            ("[::1]", "[::2]", false),
+        ] {
+            let found = super::is_same(one.as_bytes(), other.as_bytes(), 80);
+            assert_eq!(found, is_same, "{one} and {other}");
         }
     }
 
@@ -68,7 +113,8 @@ mod tests {
         for host in [
             "",
             ":80",
-            "a:",
+            ":",
+            "a::",
             "a:0",
             "a:65536",
             "a:080080",
@@ -88,7 +134,7 @@ mod tests {
             "a..b",
             "[::1",
             "[::1]a",
-            "[::1]:",
+            "[::1]::",
             "::1",
             "[v1.x]",
             "[::1%25eth0]",

@@ -42,9 +42,14 @@ pub struct Sound {
     pub framing: Framing,
     /// The client waits for a word before it sends the body.
     pub expects: bool,
-    /// Where its target stands, if that is [odd](target::is_odd).
+    /// Where its target stands, if that is [odd](target::is_odd) or spells the host in another way.
     pub odd: Option<Range<usize>>,
+    /// Then where the target names the host, and where `Host` does. Pingora compares the bytes.
+    pub respelt: Option<Respelt>,
 }
+
+/// Where a target names the host, and where `Host` does.
+pub type Respelt = (Range<usize>, Range<usize>);
 
 /// Follows one head.
 #[derive(Debug, Default)]
@@ -57,14 +62,23 @@ pub struct HeadCheck {
     /// `None` before the request line.
     version: Option<Version>,
     fields: usize,
-    /// Where the authority of an absolute target stands.
-    authority: Option<Range<usize>>,
+    /// `None`: the target names no host.
+    absolute: Option<Absolute>,
     host: Option<Range<usize>>,
     odd: Option<Range<usize>>,
     length: Option<u64>,
     chunked: bool,
     expects: bool,
     blank_before: bool,
+}
+
+/// A target in absolute form.
+#[derive(Debug)]
+struct Absolute {
+    place: Range<usize>,
+    authority: Range<usize>,
+    /// What its scheme stands for.
+    port: u16,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,7 +181,11 @@ impl HeadCheck {
             self.odd = Some(start..start + asked.len());
         }
         if let Some(authority) = target::authority_of(method, asked)? {
-            self.authority = Some(start + authority.start..start + authority.end);
+            self.absolute = Some(Absolute {
+                place: start..start + asked.len(),
+                authority: start + authority.start..start + authority.end,
+                port: target::default_port(asked),
+            });
         }
         Ok(())
     }
@@ -247,17 +265,10 @@ impl HeadCheck {
     }
 
     fn finish(&mut self, version: Version, bytes: &[u8]) -> Result<Sound, Refusal> {
-        match (&self.host, &self.authority) {
-            (None, _) if version == Version::Http11 => {
-                return Err(Refusal::bad("there is no Host"));
-            }
-            (Some(host), Some(authority)) if bytes[host.clone()] != bytes[authority.clone()] => {
-                return Err(Refusal::bad(
-                    "the Host is not the one that the target names",
-                ));
-            }
-            _ => {}
+        if self.host.is_none() && version == Version::Http11 {
+            return Err(Refusal::bad("there is no Host"));
         }
+        let respelt = self.compare_hosts(bytes)?;
         let framing = match (self.chunked, self.length) {
             (true, Some(_)) => {
                 return Err(Refusal::bad(
@@ -276,7 +287,27 @@ impl HeadCheck {
             framing,
             expects: self.expects,
             odd: self.odd.take(),
+            respelt,
         })
+    }
+
+    /// Where the target and `Host` name the same in two spellings.
+    fn compare_hosts(&mut self, bytes: &[u8]) -> Result<Option<Respelt>, Refusal> {
+        let (Some(host), Some(absolute)) = (&self.host, &self.absolute) else {
+            return Ok(None);
+        };
+        let (host, authority) = (host.clone(), absolute.authority.clone());
+        let (one, other) = (&bytes[host.clone()], &bytes[authority.clone()]);
+        if one == other {
+            return Ok(None);
+        }
+        if !authority::is_same(one, other, absolute.port) {
+            return Err(Refusal::bad(
+                "the Host is not the one that the target names",
+            ));
+        }
+        self.odd = Some(absolute.place.clone());
+        Ok(Some((authority, host)))
     }
 }
 

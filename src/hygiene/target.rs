@@ -13,7 +13,7 @@ pub fn authority_of(method: &[u8], target: &[u8]) -> Result<Option<Range<usize>>
         _ => {
             let Some(start) = scheme_length(target) else {
                 return Err(Refusal::bad(
-                    "the target is neither a path nor an http or https URI",
+                    "the target is neither a path nor a URI of http, https, ws or wss",
                 ));
             };
             let end = target[start..]
@@ -41,7 +41,7 @@ pub fn authority_of(method: &[u8], target: &[u8]) -> Result<Option<Range<usize>>
 }
 
 fn scheme_length(target: &[u8]) -> Option<usize> {
-    [&b"http://"[..], b"https://"]
+    [&b"http://"[..], b"https://", b"ws://", b"wss://"]
         .into_iter()
         .map(|scheme| (scheme, scheme.len()))
         .find(|(scheme, length)| {
@@ -52,11 +52,26 @@ fn scheme_length(target: &[u8]) -> Option<usize> {
         .map(|(_, length)| length)
 }
 
+/// The port that the scheme of a target in absolute form stands for.
+pub fn default_port(target: &[u8]) -> u16 {
+    let is_secure = [&b"https:"[..], b"wss:"].into_iter().any(|scheme| {
+        target
+            .get(..scheme.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    });
+    if is_secure { 443 } else { 80 }
+}
+
 /// Whether Pingora's parser would refuse it, with an answer that no log knows of.
 pub fn is_odd(target: &[u8]) -> bool {
     str::from_utf8(target).is_err()
         || memchr::memchr(b'?', target)
-            .is_some_and(|query| memchr::memchr(b'"', &target[query..]).is_some())
+            .is_some_and(|query| target[query..].iter().any(|byte| is_never_raw(*byte)))
+}
+
+/// What no URI type of ours holds in a query.
+fn is_never_raw(byte: u8) -> bool {
+    matches!(byte, b'"' | b'<' | b'>')
 }
 
 /// Makes an odd target one that Pingora reads: some clients send these bytes raw, and mean this.
@@ -65,7 +80,7 @@ pub fn encode_odd(target: &[u8]) -> Vec<u8> {
     let mut encoded = Vec::with_capacity(target.len() + 64);
     for &byte in target {
         match byte {
-            b'"' | 0x80.. => encoded.extend([
+            b'"' | b'<' | b'>' | 0x80.. => encoded.extend([
                 b'%',
                 DIGITS[usize::from(byte >> 4)],
                 DIGITS[usize::from(byte & 15)],
@@ -77,14 +92,15 @@ pub fn encode_odd(target: &[u8]) -> Vec<u8> {
 }
 
 /// More than RFC 3986 has: browsers send some of these bytes raw, and nobody reads them in
-/// two ways. `<` and `>` are what Pingora's URI type cannot hold.
+/// two ways. Those that Pingora's URI type cannot hold go on [encoded](encode_odd).
 fn is_in_query(byte: u8) -> bool {
-    byte > b' ' && !matches!(byte, b'#' | b'<' | b'>' | 0x7F)
+    byte > b' ' && !matches!(byte, b'#' | 0x7F)
 }
 
-/// As [`is_in_query`]; `\` is a slash to some servers.
+/// As [`is_in_query`]; `\` is a slash to some servers, and `<` and `>` are in no path that a
+/// browser sends.
 fn is_in_path(byte: u8) -> bool {
-    is_in_query(byte) && !matches!(byte, b'\\' | b'`')
+    is_in_query(byte) && !matches!(byte, b'\\' | b'`' | b'<' | b'>')
 }
 
 /// No byte and no escape in it that one server reads as another path than the next.
@@ -151,6 +167,9 @@ mod tests {
             "/café?q=ü&r=%zz%&s=\\x|\"{}`",
             "/a%2Fb/%5C/;v=1/@x:y",
             "/?",
+            "/?a>b&c=<d>",
+            "ws://a/x",
+            "WSS://a:443",
             "/a?b?c=/../%00",
             "http://a",
             "http://a:80/x?y",
@@ -178,6 +197,7 @@ mod tests {
             "http:///x",
             "http://u@a/",
             "http://a:b/",
+            "wsx://a/",
             "/a\\b",
             "/a#b",
             "/?a#b",
@@ -197,7 +217,6 @@ mod tests {
             "/%f0%80%80%af",
             "/a<b",
             "/a`b",
-            "/?a>b",
         ] {
             assert!(!is_sound(target), "{target:?}");
         }
@@ -218,6 +237,6 @@ mod tests {
             }
         }
         assert!(is_odd(b"/caf\xE9"));
-        assert_eq!(encode_odd(b"/caf\xE9?\""), b"/caf%E9?%22");
+        assert_eq!(encode_odd(b"/caf\xE9?\"<>"), b"/caf%E9?%22%3C%3E");
     }
 }

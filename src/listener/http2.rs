@@ -79,6 +79,7 @@ impl Edge {
             local,
             security: transport.security(),
             abandoned: AtomicUsize::new(0),
+            read_on: AtomicUsize::new(0),
         });
         let size = u32::try_from(entrance.limits().head.size).unwrap_or(u32::MAX / HEAD_ROOM);
         let mut builder = Builder::new();

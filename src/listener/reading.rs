@@ -155,8 +155,18 @@ impl Intake {
         self.begin(sound);
         self.ready = sound.end;
         if let Some(odd) = &sound.odd {
-            let encoded = target::encode_odd(&self.ahead[odd.clone()]);
-            self.ready += encoded.len() - odd.len();
+            let sent = match &sound.respelt {
+                Some((authority, host)) => [
+                    &self.ahead[odd.start..authority.start],
+                    &self.ahead[host.clone()],
+                    &self.ahead[authority.end..odd.end],
+                ]
+                .concat(),
+                None => self.ahead[odd.clone()].to_vec(),
+            };
+            let encoded = target::encode_odd(&sent);
+            // It may be shorter: a port that was left out.
+            self.ready = self.ready - odd.len() + encoded.len();
             let parts = [&self.ahead[..odd.start], &encoded, &self.ahead[odd.end..]];
             self.ahead = BytesMut::from(&parts.concat()[..]);
         }
@@ -199,6 +209,7 @@ impl ClientStream {
     ) -> Poll<io::Result<()>> {
         match self.connection.reading() {
             Reading::Held => self.poll_held(cx),
+            Reading::Answered => self.poll_answered(cx),
             Reading::Open => self.poll_tunnel(cx, buf),
             Reading::Leave => self.poll_leave(cx),
             Reading::Body => self.poll_body(cx, buf),
@@ -225,6 +236,14 @@ impl ClientStream {
         } else {
             Poll::Pending
         }
+    }
+
+    /// As [`Self::poll_held`], but the end of what the client sends is not that of the client: it
+    /// may have ended its own direction only. Whether it has left altogether shows when it is
+    /// written to.
+    fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_held(cx))?;
+        Poll::Pending
     }
 
     /// Reads into `ahead`.
@@ -333,7 +352,7 @@ impl ClientStream {
     /// Gives out no byte behind the body's last one.
     fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.intake.body.is_done() {
-            return self.poll_held(cx);
+            return self.poll_answered(cx);
         }
         let before = buf.filled().len();
         let rate = self.connection.entrance.limits().body_rate;

@@ -60,6 +60,8 @@ pub enum Reading {
     Head = 0,
     /// Nothing is awaited: bytes wait, only the end of the connection is told.
     Held = 1,
+    /// As `Held`, but a client that has ended its own direction only still gets its answer.
+    Answered = 5,
     /// The body of the request: no byte past its end.
     Body = 2,
     /// An upgraded session: everything as it comes.
@@ -94,6 +96,8 @@ pub struct Connection {
     pub security: Security,
     /// What its client has shown.
     pub tls_revision: TlsRevision,
+    /// A PROXY header has named its ends.
+    pub is_proxied: bool,
     can_move: bool,
     serves_one: bool,
     born: Instant,
@@ -112,6 +116,8 @@ pub struct Connection {
     has_failed: AtomicBool,
     ends_by_close: AtomicBool,
     is_probe: AtomicBool,
+    /// The next head that is written says what the client may upgrade to.
+    offers_upgrade: AtomicBool,
     left: Mutex<Option<ClientEnd>>,
     upgraded: Mutex<Option<Upgraded>>,
     /// The session that runs over it while it stays in Pingora's tunnel.
@@ -125,7 +131,7 @@ impl Connection {
         entrance: Arc<Entrance>,
         transport: &Transport,
         ends: Option<Ends>,
-        tls_revision: TlsRevision,
+        ticket: &Ticket,
     ) -> Self {
         let (peer, local) = match ends {
             Some(ends) => (Some(ends.peer), Some(ends.local)),
@@ -137,7 +143,8 @@ impl Connection {
             peer,
             local,
             security: transport.security(),
-            tls_revision,
+            tls_revision: ticket.tls_revision,
+            is_proxied: ticket.proxied.is_some(),
             can_move: transport.can_move(),
             serves_one: transport.serves_one(),
             born: Instant::now(),
@@ -151,6 +158,7 @@ impl Connection {
             has_failed: AtomicBool::new(false),
             ends_by_close: AtomicBool::new(false),
             is_probe: AtomicBool::new(false),
+            offers_upgrade: AtomicBool::new(false),
             left: Mutex::new(None),
             upgraded: Mutex::new(None),
             tunnelled: OnceLock::new(),
@@ -216,6 +224,17 @@ impl Connection {
     /// Nobody wants to read of it in the log.
     pub fn is_probe(&self) -> bool {
         self.is_probe.load(Relaxed)
+    }
+
+    /// Whether it is a stream of HTTP/2.
+    pub fn is_stream(&self) -> bool {
+        self.serves_one
+    }
+
+    /// The answer that is about to be written has an `Upgrade` field, for which its `Connection` must
+    /// have the option.
+    pub fn offer_upgrade(&self) {
+        self.offers_upgrade.store(true, Relaxed);
     }
 
     /// Whether the socket has left.
@@ -309,6 +328,7 @@ impl Connection {
             1 => Reading::Held,
             2 => Reading::Body,
             3 => Reading::Open,
+            5 => Reading::Answered,
             _ => Reading::Leave,
         }
     }
@@ -351,7 +371,7 @@ impl ClientStream {
             (None, Arrival::New { ends, .. }) => ends,
             (None, Arrival::Moved | Arrival::Stays) => None,
         };
-        let mut connection = Connection::new(entrance, &transport, ends, ticket.tls_revision);
+        let mut connection = Connection::new(entrance, &transport, ends, &ticket);
         match arrival {
             Arrival::New { deadline, .. } => {
                 connection.set_end(deadline.saturating_duration_since(connection.born));
@@ -456,6 +476,18 @@ impl ClientStream {
     }
 }
 
+/// A response's head whose `Connection`, which Pingora writes by itself, says that `Upgrade` is for
+/// this connection (RFC 9110 section 7.8). `None`: it is no such head, or a large one.
+fn offer_upgrade(head: &[u8]) -> Option<Vec<u8>> {
+    const FIELD: &[u8] = b"\r\nConnection: ";
+    const OPTION: &[u8] = b"Upgrade, ";
+    if head.len() + OPTION.len() > WRITE_BUFFER {
+        return None;
+    }
+    let value = memchr::memmem::find(head, FIELD)? + FIELD.len();
+    Some([&head[..value], OPTION, &head[value..]].concat())
+}
+
 impl AsyncRead for ClientStream {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -498,8 +530,17 @@ impl AsyncWrite for ClientStream {
         let Some(io) = &mut stream.io else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
-        let polled = Pin::new(io).poll_write(cx, buf);
+        let offer = match stream.connection.offers_upgrade.load(Relaxed) {
+            true => offer_upgrade(buf),
+            false => None,
+        };
+        let polled = match &offer {
+            // It fits into the buffer: it is taken whole, or not yet.
+            Some(head) => Pin::new(io).poll_write(cx, head).map_ok(|_| buf.len()),
+            None => Pin::new(io).poll_write(cx, buf),
+        };
         if polled.is_ready() {
+            stream.connection.offers_upgrade.store(false, Relaxed);
             stream.connection.put_off();
         }
         stream.or_deadline(cx, polled)

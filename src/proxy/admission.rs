@@ -15,8 +15,10 @@ use crate::config::Route;
 use crate::forward::client_address::ClientAddress;
 use crate::hygiene::{Refusal, response, target};
 use crate::limits::{Bounds, ClientKey, Full, Seat};
-use crate::route::{RequestKey, lenient, normalise};
+use crate::route::{NormalPaths, RequestKey, Slashes, lenient};
 use crate::session::traffic::Traffic;
+
+pub const NO_WEBSOCKETS: &str = "this route takes no websockets";
 
 /// Makes a request in absolute form one in origin form (RFC 9112 section 3.2.2), and takes off an
 /// expectation that nobody would meet (RFC 9110 section 10.1.1).
@@ -53,26 +55,35 @@ pub fn find_route(session: &Session, exchange: &mut Exchange) -> Result<Option<u
     let request = session.req_header();
     let target = request.raw_path();
     let sent = &target[..path_length(target)];
-    let path = normalise(sent);
+    let paths = NormalPaths::of(sent);
     let host = request.headers.get(header::HOST);
-    let key = RequestKey {
-        listener: exchange.listener(),
-        host: host.and_then(|host| host.to_str().ok()).unwrap_or_default(),
-        path: &path,
-        method: &request.method,
-        headers: &request.headers,
+    let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let (generation, listener) = (&exchange.generation, exchange.listener());
+    let find = |path: &str, slashes| {
+        generation.find_route(&RequestKey {
+            listener,
+            host,
+            path,
+            slashes,
+            method: &request.method,
+            headers: &request.headers,
+        })
     };
-    let route = exchange.generation.find_route(&key);
+    let route = paths.first(find);
+    let slashes = route.map(|number| generation.route(number).matcher.slashes);
+    if slashes == Some(Slashes::Kept) && paths.is_ambiguous() {
+        return Err(Refusal::bad("the path leads upwards over an empty segment"));
+    }
+    let path = paths.take(slashes.unwrap_or(Slashes::Merged));
     let Ok(read) = lenient(&path) else {
         return Err(Refusal::bad("the path leads upwards by encoded separators"));
     };
-    if let Some(read) = read {
-        let path = &*normalise(&read);
-        if exchange.generation.find_route(&RequestKey { path, ..key }) != route {
-            return Err(Refusal::bad(
-                "servers could read the path as one of another route",
-            ));
-        }
+    if let Some(read) = read
+        && NormalPaths::of(&read).first(find) != route
+    {
+        return Err(Refusal::bad(
+            "servers could read the path as one of another route",
+        ));
     }
     exchange.path = match path {
         Cow::Owned(path) if path.as_bytes() != sent => Some(path),
@@ -87,20 +98,19 @@ pub fn admit(session: &mut Session, exchange: &mut Exchange, route: &Route) -> R
     if handshake::upgrade_of(&request.headers) != Upgrade::WebSocket {
         return Ok(());
     }
-    let (method, version) = (request.method.clone(), request.version);
+    let method = request.method.clone();
     let has_body = !session.is_body_empty();
     let headers = &session.req_header().headers;
-    let expected_accept = handshake::expected_accept(&method, version, headers, has_body)?;
+    let expected_accept = handshake::expected_accept(&method, headers, has_body)?;
     let Some(websocket) = &route.websocket else {
-        let reason = "this route takes no websockets";
-        return Err(Refusal::new(StatusCode::FORBIDDEN, reason));
+        return Err(Refusal::new(StatusCode::FORBIDDEN, NO_WEBSOCKETS));
     };
     handshake::check_origin(websocket, headers)?;
     exchange.place = enter(exchange, &websocket.bounds)?;
     // Pingora forwards an upgrade only when the field is exactly this.
     let upgrade = session
         .req_header_mut()
-        .insert_header(header::UPGRADE, "websocket");
+        .insert_header("Upgrade", "websocket");
     debug_assert!(upgrade.is_ok(), "a plain token is a valid value");
     exchange.handshake = Some(Handshake {
         expected_accept,
@@ -139,6 +149,12 @@ fn enter(exchange: &Exchange, bounds: &Bounds) -> Result<Option<Seat>, Refusal> 
 
 /// No answer passes that could be read in two ways, nor interim ones without end.
 pub fn verify(response: &ResponseHeader, exchange: &mut Exchange) -> Result<()> {
+    if exchange.is_extended_connect() && response.status.is_success() {
+        // Browsers would take it for an open session (RFC 8441 section 5). It is no failure of the
+        // server's: it may say so to whoever asks for a page in this way.
+        let failure = "the server answered an extended CONNECT with success and without a switch";
+        return Error::e_explain(ErrorType::HTTPStatus(502), failure);
+    }
     let mut failure = response::check(response.status, response.version, &response.headers).err();
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
         failure = failure.or_else(|| verify_switch(response, exchange).err());
@@ -163,9 +179,6 @@ fn verify_switch(response: &ResponseHeader, exchange: &Exchange) -> Result<(), &
         return Err("the server answered 101 to a request without an upgrade");
     };
     let headers = &response.headers;
-    if response.version != Version::HTTP_11 {
-        return Err("the server answered 101 in another version than HTTP/1.1");
-    }
     if !handshake::has_token(headers, &header::CONNECTION, "upgrade")
         || handshake::upgrade_of(headers) != Upgrade::WebSocket
     {

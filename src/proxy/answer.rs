@@ -1,4 +1,5 @@
-//! Answers that prusik gives by itself: short, plain, and without anything of the inside.
+//! Answers that prusik gives by itself: short, plain, and without anything of the inside. Where a
+//! route was found, its rules for responses hold for them too.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
@@ -7,6 +8,10 @@ use pingora::http::ResponseHeader;
 use pingora_proxy::Session;
 
 use super::exchange::Exchange;
+use super::fields::{ResponseFields, variables};
+use crate::config::HeaderRules;
+use crate::forward::own_response_headers;
+use crate::http2::request::in_letters;
 use crate::limits::RETRY_AFTER;
 
 /// A response of our own.
@@ -79,10 +84,21 @@ impl Answer {
         if !self.body.is_empty() {
             response.insert_header(header::CONTENT_TYPE, "text/plain; charset=utf-8")?;
         }
-        response.insert_header("X-Request-Id", exchange.request_id.clone())?;
         for (name, value) in self.fields {
-            response.insert_header(name, value)?;
+            response.insert_header(Bytes::from(in_letters(name.as_str())), value)?;
         }
+        if response.headers.contains_key(header::UPGRADE)
+            && let Some(connection) = &exchange.connection
+        {
+            connection.offer_upgrade();
+        }
+        let no_rules = HeaderRules::default();
+        let rules = exchange.route().map(|route| &route.response_headers);
+        own_response_headers(
+            &mut ResponseFields(&mut response),
+            &variables(session, exchange),
+            rules.unwrap_or(&no_rules),
+        );
         let has_body = !head_only && !self.body.is_empty();
         session
             .write_response_header(Box::new(response), !has_body)

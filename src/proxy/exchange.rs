@@ -41,6 +41,8 @@ pub struct Exchange {
     pub refused: Option<Refused>,
     /// The path in normal form, where that is another than the client sent.
     pub path: Option<String>,
+    /// What a route that redirects leaves of the path.
+    pub redirected: Option<String>,
     /// The number of the route that serves.
     pub route: Option<usize>,
     pub group: Option<Arc<Group>>,
@@ -104,6 +106,7 @@ impl Exchange {
             trust: Trust::Untrusted,
             refused: None,
             path: None,
+            redirected: None,
             route: None,
             group: None,
             hash_key: Vec::new(),
@@ -147,6 +150,18 @@ impl Exchange {
     pub fn foreign_id(&self) -> Option<&str> {
         let is_foreign = request_id::as_uuid(&self.request_id) != Some(self.id);
         self.request_id.to_str().ok().filter(|_| is_foreign)
+    }
+
+    /// The path as `$uri` has it, where that is another than the client sent: in normal form, and on
+    /// a route that redirects less its `strip_prefix`.
+    pub fn normal_path(&self) -> Option<&str> {
+        self.redirected.as_deref().or(self.path.as_deref())
+    }
+
+    /// Whether it is a handshake by HTTP/2, to which any 2xx is an open session.
+    pub fn is_extended_connect(&self) -> bool {
+        let connection = self.connection.as_ref();
+        self.handshake.is_some() && connection.is_some_and(|connection| connection.is_stream())
     }
 
     pub fn route(&self) -> Option<&Route> {

@@ -10,8 +10,8 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::exchange::Exchange;
-use crate::forward::Fields;
 use crate::forward::template::{RequestVariables, Template};
+use crate::forward::{Fields, redirect};
 use crate::session::transport::Security;
 
 /// The request as it arrived, for templates and forwarding headers.
@@ -23,6 +23,7 @@ pub fn variables<'a>(session: &'a Session, exchange: &'a Exchange) -> RequestVar
         headers: &request.headers,
         method: &request.method,
         target: request.raw_path(),
+        path: exchange.normal_path(),
         authority: request.uri.authority().map(|authority| authority.as_str()),
         scheme: match security {
             Security::Plain => "http",
@@ -43,6 +44,22 @@ pub fn render(template: &Template, session: &Session, exchange: &Exchange) -> Ve
     let mut rendered = Vec::new();
     template.render(&variables(session, exchange), &mut rendered);
     rendered
+}
+
+/// Where a redirection leads.
+pub fn location(
+    to: &Template,
+    prefix: Option<&str>,
+    session: &Session,
+    exchange: &mut Exchange,
+) -> Vec<u8> {
+    let target = session.req_header().raw_path();
+    let sent = &target[..path_length(target)];
+    let path = exchange.path.as_deref().map_or(sent, str::as_bytes);
+    let rest = prefix.and_then(|prefix| without_prefix(path, prefix));
+    exchange.redirected = rest.and_then(|rest| String::from_utf8(rest).ok());
+    let rendered = render(to, session, exchange);
+    redirect::location(&rendered, to.as_str())
 }
 
 pub struct RequestFields<'a>(pub &'a mut RequestHeader);
@@ -92,19 +109,20 @@ pub fn set_path(
     let target = request.raw_path();
     let (path, query) = target.split_at(path_length(target));
     let path = normal.map_or(path, str::as_bytes);
-    let stripped =
-        prefix.and_then(|prefix| path.strip_prefix(prefix.trim_end_matches('/').as_bytes()));
+    let stripped = prefix.and_then(|prefix| without_prefix(path, prefix));
     if normal.is_none() && stripped.is_none() {
         return Ok(());
     }
-    let rest = stripped.unwrap_or(path);
-    let mut out = Vec::with_capacity(rest.len() + query.len() + 1);
-    if !rest.starts_with(b"/") {
-        out.push(b'/');
-    }
-    out.extend_from_slice(rest);
+    let mut out = stripped.unwrap_or_else(|| path.to_vec());
     out.extend_from_slice(query);
     request.set_raw_path(&out)
+}
+
+/// What of a path is left behind `prefix`; it begins with `/`. `None`: the path does not begin so.
+pub fn without_prefix(path: &[u8], prefix: &str) -> Option<Vec<u8>> {
+    let rest = path.strip_prefix(prefix.trim_end_matches('/').as_bytes())?;
+    let slash: &[u8] = if rest.starts_with(b"/") { b"" } else { b"/" };
+    Some([slash, rest].concat())
 }
 
 /// Where the query of a target begins, if it has one.

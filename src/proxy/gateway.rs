@@ -18,19 +18,18 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
-use super::admission::{admit, find_route, may_pass, simplify, verify};
+use super::admission::{NO_WEBSOCKETS, admit, find_route, may_pass, simplify, verify};
 use super::answer::Answer;
 use super::exchange::{Exchange, Stage};
 use super::failure::{CLIENT_GONE, is_cut, reason_for, status_for, words_for};
-use super::fields::{RequestFields, ResponseFields, render, set_path, variables};
+use super::fields::{RequestFields, ResponseFields, location, render, set_path, variables};
 use super::generation::Generation;
 use super::handshake::{self, Upgrade};
 use super::opening::take_upgraded;
 use super::{peer, record};
 use crate::config::{Action, Balance};
-use crate::forward::client_address::ClientAddress;
 use crate::forward::proxy_protocol::Source;
-use crate::forward::{self, Trust, request_id};
+use crate::forward::{self, Telling, Trust, request_id};
 use crate::listener::{ClientStream, Connection, OUTDATED, Reading, Refused};
 use crate::observe::access_log::AccessLog;
 use crate::observe::trace::{TRACEPARENT, TraceContext};
@@ -97,7 +96,11 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         let connection = connection_of(session)?;
         connection.clear_deadline();
-        if session.get_keepalive().is_some() {
+        // Of several options Pingora sees no `keep-alive`, for which HTTP/1.0 has to ask.
+        let request = session.req_header();
+        let asks_to_stay = request.version == Version::HTTP_10
+            && handshake::has_token(&request.headers, &header::CONNECTION, "keep-alive");
+        if session.get_keepalive().is_some() || asks_to_stay {
             // For as long as it likes: the connection's own deadline ends the wait.
             session.set_keepalive(Some(0));
         }
@@ -106,24 +109,26 @@ impl ProxyHttp for Gateway {
         }
         session.set_pipelining_enabled(true);
         session.set_total_drain_timeout(Some(DRAIN_LIMIT));
-        if handshake::upgrade_of(&session.req_header().headers) == Upgrade::Other {
+        let request = session.req_header();
+        let upgrade = handshake::asked_upgrade(request.version, &request.headers);
+        // Pingora looks at the first field of the name only, and not at one beyond ASCII.
+        if handshake::has_token(&request.headers, &header::CONNECTION, "close") {
+            session.set_keepalive(None);
+        }
+        if upgrade == Upgrade::Other {
             session.req_header_mut().remove_header(&header::UPGRADE);
         }
         exchange.refused = connection.take_refused();
         let has_body = !session.is_body_empty();
         simplify(session.req_header_mut(), has_body)?;
-        connection.set_reading(if has_body {
-            Reading::Body
-        } else {
-            Reading::Held
+        connection.set_reading(match upgrade {
+            _ if has_body => Reading::Body,
+            Upgrade::WebSocket => Reading::Held,
+            Upgrade::None | Upgrade::Other => Reading::Answered,
         });
         let headers = &session.req_header().headers;
-        let trusted = exchange.generation.trusted();
-        exchange.client = ClientAddress::find(connection.peer, headers, trusted);
-        exchange.trust = match trusted.trusts_peer(connection.peer) {
-            true => Trust::Trusted,
-            false => Trust::Untrusted,
-        };
+        let (trust, client) = exchange.generation.who_asks(&connection, headers);
+        (exchange.trust, exchange.client) = (trust, client);
         let is_trusted = exchange.trust == Trust::Trusted;
         exchange.identify(request_id::taken_over(headers).filter(|_| is_trusted));
         exchange.trace = self.log.trace(headers, exchange.trust);
@@ -176,9 +181,20 @@ impl ProxyHttp for Gateway {
                     exchange.error = Some(STOPPING.into());
                     Answer::error(StatusCode::SERVICE_UNAVAILABLE, STOPPING)
                 }
-                Action::Redirect { to, status } => {
-                    let to = render(to, session, exchange);
-                    Answer::redirect(status_of(*status), &to)
+                Action::Redirect {
+                    to,
+                    status,
+                    strip_prefix,
+                } => {
+                    let location = location(to, strip_prefix.as_deref(), session, exchange);
+                    Answer::redirect(status_of(*status), &location)
+                }
+                Action::Respond { status, .. }
+                    if exchange.is_extended_connect() && (200..300).contains(status) =>
+                {
+                    // To the client that would be an open session (RFC 8441 section 5).
+                    exchange.error = Some(NO_WEBSOCKETS.into());
+                    Answer::error(StatusCode::FORBIDDEN, NO_WEBSOCKETS)
                 }
                 Action::Respond { status, body } => {
                     Answer::respond(status_of(*status), body.clone())
@@ -281,12 +297,19 @@ impl ProxyHttp for Gateway {
             &mut RequestFields(request),
             &variables(session, exchange),
             &route.request_headers,
-            route.forwarded,
-            exchange.trust,
+            Telling {
+                forwarded: route.forwarded,
+                trust: exchange.trust,
+                field: exchange.generation.config.client_address,
+            },
         );
+        if exchange.handshake.is_some() {
+            // Pingora has written the name in small letters.
+            request.insert_header("Upgrade", "websocket")?;
+        }
         if !request.headers.contains_key(header::HOST) {
             // An HTTP/1.0 client need not name one; what goes on is HTTP/1.1 (RFC 9110 section 7.2).
-            request.insert_header(header::HOST, "")?;
+            request.insert_header("Host", "")?;
         }
         Ok(())
     }
@@ -323,7 +346,10 @@ impl ProxyHttp for Gateway {
         if end_of_stream && let Some(connection) = &exchange.connection {
             // What comes now is the next request. Pingora would take a byte of it and then look
             // at the connection no more, nor at its deadline.
-            connection.set_reading(Reading::Held);
+            connection.set_reading(match exchange.handshake {
+                Some(_) => Reading::Held,
+                None => Reading::Answered,
+            });
         }
         Ok(())
     }
@@ -335,6 +361,13 @@ impl ProxyHttp for Gateway {
         exchange: &mut Exchange,
     ) -> Result<()> {
         verify(response, exchange)?;
+        // What goes on is ours (RFC 9110 section 2.5), whatever the server speaks.
+        response.set_version(Version::HTTP_11);
+        if handshake::has_token(&response.headers, &header::CONNECTION, "close")
+            && let Some(connector) = &exchange.connector
+        {
+            connector.mark_as_closing();
+        }
         if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS
         {
             exchange.has_unwanted |= !may_pass(response, session.req_header());

@@ -5,10 +5,14 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::HeaderMap;
+
 use super::counts::Counts;
 use crate::config::{AcceptProxy, Config, Fate, ListenAddress, Listener, Route};
-use crate::forward::client_address::TrustedProxies;
+use crate::forward::Trust;
+use crate::forward::client_address::{ClientAddress, TrustedProxies};
 use crate::limits::{ClientKey, Gate, Seat};
+use crate::listener::Connection;
 use crate::observe::metrics::RouteMetrics;
 use crate::route::{RequestKey, RouteIndex};
 use crate::session::drain::{DrainPlan, DrainReason};
@@ -303,6 +307,21 @@ impl Generation {
     /// Of a bound listener.
     pub fn proxy_protocol_of(&self, bound: usize) -> AcceptProxy {
         self.config.listeners[self.listener(bound)].proxy_protocol
+    }
+
+    /// Whether what a connection's peer says of others is believed, and who its client is then.
+    pub fn who_asks(&self, connection: &Connection, headers: &HeaderMap) -> (Trust, ClientAddress) {
+        let peer = connection.peer;
+        // Behind a PROXY header that names nobody (UNKNOWN, or a proxy's own check) the fields are
+        // not the proxy's: whoever it does not name may have sent them through it.
+        let is_unnamed = !connection.is_proxied
+            && self.proxy_protocol_of(connection.listener) == AcceptProxy::Required;
+        if is_unnamed || !self.trusted.trusts_peer(peer) {
+            return (Trust::Untrusted, ClientAddress::of_peer(peer));
+        }
+        let field = self.config.client_address;
+        let client = ClientAddress::find(peer, headers, &self.trusted, field);
+        (Trust::Trusted, client)
     }
 
     /// Whose forwarding headers are believed.

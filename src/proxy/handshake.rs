@@ -1,11 +1,12 @@
 //! What a WebSocket handshake must be (RFC 6455 section 4.2.1) before a server hears of it.
 
 use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
+use base64::alphabet::STANDARD;
+use base64::engine::general_purpose::{GeneralPurpose, PAD};
 use http::{HeaderMap, Method, StatusCode, Version, header};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::config;
+use crate::config::{self, OriginPattern};
 use crate::hygiene::Refusal;
 
 /// What the request's `Upgrade` field asks for.
@@ -18,6 +19,20 @@ pub enum Upgrade {
     Other,
 }
 
+/// Of a request. HTTP/1.0 knows no upgrade, and without the option in `Connection` the field was
+/// meant for a proxy before us: it asks for nothing (RFC 9110 section 7.8).
+pub fn asked_upgrade(version: Version, headers: &HeaderMap) -> Upgrade {
+    match upgrade_of(headers) {
+        Upgrade::WebSocket
+            if version != Version::HTTP_11
+                || !has_token(headers, &header::CONNECTION, "upgrade") =>
+        {
+            Upgrade::Other
+        }
+        upgrade => upgrade,
+    }
+}
+
 pub fn upgrade_of(headers: &HeaderMap) -> Upgrade {
     if !headers.contains_key(header::UPGRADE) {
         Upgrade::None
@@ -28,23 +43,20 @@ pub fn upgrade_of(headers: &HeaderMap) -> Upgrade {
     }
 }
 
-/// The `Sec-WebSocket-Accept` that the server must answer with, or why it is never asked.
+/// Keys that clients make by hand out of 22 characters have stray low bits in the last one. RFC 4648
+/// section 3.5 leaves it open whether they are refused; servers take them.
+const LENIENT: GeneralPurpose =
+    GeneralPurpose::new(&STANDARD, PAD.with_decode_allow_trailing_bits(true));
+
+/// The `Sec-WebSocket-Accept` that the server must answer with, or why it is never asked. The
+/// headers are those of one that [asks](asked_upgrade) for it.
 pub fn expected_accept(
     method: &Method,
-    version: Version,
     headers: &HeaderMap,
     has_body: bool,
 ) -> Result<String, Refusal> {
     if method != Method::GET {
         return Err(Refusal::bad("a websocket handshake must be a GET"));
-    }
-    if version != Version::HTTP_11 {
-        return Err(Refusal::bad("a websocket handshake must be HTTP/1.1"));
-    }
-    if !has_token(headers, &header::CONNECTION, "upgrade") {
-        return Err(Refusal::bad(
-            "a websocket handshake needs `Connection: Upgrade`",
-        ));
     }
     if has_body {
         return Err(Refusal::bad("a websocket handshake must not have a body"));
@@ -70,7 +82,7 @@ pub fn expected_accept(
             "a websocket handshake needs one Sec-WebSocket-Key",
         ));
     };
-    match BASE64_STANDARD.decode(key) {
+    match LENIENT.decode(key) {
         Ok(nonce) if nonce.len() == 16 => Ok(derive_accept_key(key.as_bytes())),
         _ => Err(Refusal::bad(
             "the Sec-WebSocket-Key must be 16 bytes in base64",
@@ -85,10 +97,12 @@ pub fn check_origin(route: &config::WebSocket, headers: &HeaderMap) -> Result<()
     }
     let mut origins = headers.get_all(header::ORIGIN).iter();
     let admitted = match (origins.next(), origins.next()) {
-        (Some(origin), None) => route
-            .origins
-            .iter()
-            .any(|admitted| origin.as_bytes().eq_ignore_ascii_case(admitted.as_bytes())),
+        (None, _) => route.origins.contains(&OriginPattern::Absent),
+        (Some(origin), None) => {
+            let sent = origin.as_bytes().to_ascii_lowercase();
+            let sent = str::from_utf8(&sent).unwrap_or_default();
+            route.origins.iter().any(|admitted| admitted.matches(sent))
+        }
         _ => false,
     };
     if admitted {
@@ -134,7 +148,7 @@ mod tests {
     }
 
     fn status(method: Method, changes: &[(&'static str, &'static str)]) -> u16 {
-        match expected_accept(&method, Version::HTTP_11, &headers(changes), false) {
+        match expected_accept(&method, &headers(changes), false) {
             Ok(_) => 101,
             Err(refusal) => refusal.status.as_u16(),
         }
@@ -142,7 +156,7 @@ mod tests {
 
     #[test]
     fn the_example_of_rfc_6455_gets_its_accept() {
-        let accept = expected_accept(&Method::GET, Version::HTTP_11, &headers(&[]), false);
+        let accept = expected_accept(&Method::GET, &headers(&[]), false);
         assert_eq!(accept.as_deref(), Ok("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
     }
 
@@ -150,7 +164,6 @@ mod tests {
     fn anything_but_a_whole_handshake_is_refused() {
         assert_eq!(status(Method::GET, &[]), 101);
         assert_eq!(status(Method::POST, &[]), 400);
-        assert_eq!(status(Method::GET, &[("connection", "keep-alive")]), 400);
         assert_eq!(status(Method::GET, &[("sec-websocket-version", "")]), 400);
         assert_eq!(status(Method::GET, &[("sec-websocket-version", "8")]), 426);
         assert_eq!(status(Method::GET, &[("sec-websocket-key", "")]), 400);
@@ -162,16 +175,32 @@ mod tests {
             status(Method::GET, &[("sec-websocket-key", "not base64!")]),
             400
         );
-        let old = expected_accept(&Method::GET, Version::HTTP_10, &headers(&[]), false);
-        assert_eq!(
-            old.map_err(|refusal| refusal.status),
-            Err(StatusCode::BAD_REQUEST)
-        );
-        let body = expected_accept(&Method::GET, Version::HTTP_11, &headers(&[]), true);
+        let body = expected_accept(&Method::GET, &headers(&[]), true);
         assert_eq!(
             body.map_err(|refusal| refusal.status),
             Err(StatusCode::BAD_REQUEST)
         );
+    }
+
+    #[test]
+    fn a_key_with_stray_low_bits_is_one() {
+        for key in ["dGhlIHNhbXBsZSBub25jZR==", "zzzzzzzzzzzzzzzzzzzzzz=="] {
+            assert_eq!(status(Method::GET, &[("sec-websocket-key", key)]), 101);
+        }
+        for key in ["dGhlIHNhbXBsZSBub25jZQ", "dGhlIHNhbXBsZSBub25jZQ="] {
+            assert_eq!(status(Method::GET, &[("sec-websocket-key", key)]), 400);
+        }
+    }
+
+    #[test]
+    fn a_stray_upgrade_asks_for_nothing() {
+        let asks =
+            |version, connection| asked_upgrade(version, &headers(&[("connection", connection)]));
+        assert_eq!(asks(Version::HTTP_11, "upgrade"), Upgrade::WebSocket);
+        assert_eq!(asks(Version::HTTP_10, "upgrade"), Upgrade::Other);
+        for connection in ["", "keep-alive", "close"] {
+            assert_eq!(asks(Version::HTTP_11, connection), Upgrade::Other);
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::matcher::{HostPattern, Matcher, PathMatch, PathRegex};
+use super::path::Slashes;
 
 /// How often regular expressions of earlier routes are tried on the exact paths of later ones.
 /// There is no quicker way to find whether one of them matches than to try each, so in a file that
@@ -17,6 +18,7 @@ pub fn first_cover(earlier: &[&Matcher], later: &Matcher) -> Option<usize> {
             && (matcher.listener.is_none() || matcher.listener == later.listener)
             && host_covers(matcher.host.as_ref(), later.host.as_ref())
             && path_covers(&matcher.path, &later.path)
+            && slashes_cover(matcher, later)
     })
 }
 
@@ -30,6 +32,23 @@ fn host_covers(earlier: Option<&HostPattern>, later: Option<&HostPattern>) -> bo
             wide == narrow || HostPattern::Wildcard(wide.clone()).matches(narrow)
         }
     }
+}
+
+/// A path in which slashes are merged is not found by a route that keeps them, unless that takes
+/// all paths. The other way round, a path that begins with a prefix still does so once merged.
+fn slashes_cover(earlier: &Matcher, later: &Matcher) -> bool {
+    let takes_all = match &earlier.path {
+        PathMatch::Any => true,
+        PathMatch::Prefix(prefix) => prefix == "/",
+        PathMatch::Exact(_) | PathMatch::Regex(_) => false,
+    };
+    let is_plain_prefix = match (&earlier.path, &later.path) {
+        (PathMatch::Prefix(_), path) => !matches!(path, PathMatch::Regex(_)),
+        _ => false,
+    };
+    earlier.slashes == later.slashes
+        || takes_all
+        || earlier.slashes == Slashes::Merged && is_plain_prefix
 }
 
 fn path_covers(earlier: &PathMatch, later: &PathMatch) -> bool {
@@ -64,22 +83,28 @@ struct PathFiles {
     regexes: Vec<PathRegex>,
 }
 
-/// The first route of one kind for each listener; `None` is for all listeners.
+/// The first route of one kind for each listener and form of paths; `None` is for all listeners.
 #[derive(Debug, Default)]
-struct First(HashMap<Option<usize>, usize>);
+struct First(HashMap<(Option<usize>, Slashes), usize>);
 
 impl First {
-    fn add(&mut self, listener: Option<usize>, number: usize) {
-        self.0.entry(listener).or_insert(number);
+    fn add(&mut self, matcher: &Matcher, number: usize) {
+        let key = (matcher.listener, matcher.slashes);
+        self.0.entry(key).or_insert(number);
     }
 
-    /// The first that serves what comes in on this listener.
-    fn on(&self, listener: Option<usize>) -> Option<usize> {
-        let on_all = self.0.get(&None).copied();
-        on_all
-            .into_iter()
-            .chain(self.0.get(&listener).copied())
-            .min()
+    /// The first that serves what comes in on this listener, of those for these forms.
+    fn on(&self, listener: Option<usize>, forms: &[Slashes]) -> Option<usize> {
+        let keys = forms.iter().flat_map(|form| [(None, *form), (listener, *form)]);
+        keys.filter_map(|key| self.0.get(&key).copied()).min()
+    }
+}
+
+/// Whose forms of paths a route's are among, when both are prefixes or more exact.
+fn forms_within(slashes: Slashes) -> &'static [Slashes] {
+    match slashes {
+        Slashes::Merged => &[Slashes::Merged],
+        Slashes::Kept => &[Slashes::Kept, Slashes::Merged],
     }
 }
 
@@ -125,7 +150,7 @@ impl Coverage {
                 files.regex.entry(regex.as_str().to_owned()).or_default()
             }
         };
-        first.add(matcher.listener, number);
+        first.add(matcher, number);
     }
 
     /// The number of the first route that covers `later`.
@@ -152,27 +177,29 @@ impl Coverage {
 
 impl PathFiles {
     fn first_cover(&self, later: &Matcher, trials: &mut usize) -> Option<usize> {
-        let on = |first: Option<&First>| first.and_then(|first| first.on(later.listener));
+        let on = |first: Option<&First>, forms: &[Slashes]| first?.on(later.listener, forms);
+        let same = [later.slashes];
         let by_prefix = |path: &str| {
             let prefixes = covering_prefixes(path, self.longest_prefix);
             prefixes
-                .filter_map(|prefix| on(self.prefix.get(prefix)))
+                .filter_map(|prefix| on(self.prefix.get(prefix), forms_within(later.slashes)))
                 .min()
         };
         let by_path = match &later.path {
             PathMatch::Any => None,
             PathMatch::Prefix(path) => by_prefix(path),
-            PathMatch::Regex(regex) => on(self.regex.get(regex.as_str())),
-            PathMatch::Exact(path) => on(self.exact.get(path.as_str()))
+            PathMatch::Regex(regex) => on(self.regex.get(regex.as_str()), &same),
+            PathMatch::Exact(path) => on(self.exact.get(path.as_str()), &same)
                 .into_iter()
                 .chain(by_prefix(path))
-                .chain(self.by_regex(path, later.listener, trials))
+                .chain(self.by_regex(path, later, trials))
                 .min(),
         };
-        on(Some(&self.any)).into_iter().chain(by_path).min()
+        let any = on(Some(&self.any), &[Slashes::Merged, Slashes::Kept]);
+        any.into_iter().chain(by_path).min()
     }
 
-    fn by_regex(&self, path: &str, listener: Option<usize>, trials: &mut usize) -> Option<usize> {
+    fn by_regex(&self, path: &str, later: &Matcher, trials: &mut usize) -> Option<usize> {
         let mut first = None;
         for regex in &self.regexes {
             if *trials == 0 {
@@ -181,7 +208,7 @@ impl PathFiles {
             *trials -= 1;
             if regex.is_match(path) {
                 let found = self.regex.get(regex.as_str());
-                let found = found.and_then(|found| found.on(listener));
+                let found = found.and_then(|found| found.on(later.listener, &[later.slashes]));
                 first = first.into_iter().chain(found).min();
             }
         }
@@ -209,6 +236,7 @@ mod tests {
             listener: None,
             host,
             path,
+            slashes: Slashes::Merged,
             headers: Vec::new(),
             methods: Vec::new(),
         }
@@ -275,6 +303,20 @@ mod tests {
     }
 
     #[test]
+    fn a_route_that_keeps_slashes_covers_none_that_merges_them() {
+        let kept = |path| Matcher {
+            slashes: Slashes::Kept,
+            ..route("", path)
+        };
+        let covers = |earlier: &Matcher, later: &Matcher| first_cover(&[earlier], later).is_some();
+        assert!(!covers(&kept(prefix("/a")), &route("", prefix("/a"))));
+        assert!(covers(&route("", prefix("/a")), &kept(prefix("/a/b"))));
+        assert!(covers(&kept(prefix("/")), &route("", prefix("/a"))));
+        let exact = PathMatch::Exact("/a".to_owned());
+        assert!(!covers(&kept(exact.clone()), &route("", exact)));
+    }
+
+    #[test]
     fn a_route_with_another_condition_covers_nothing() {
         let mut conditional = route("", PathMatch::Any);
         conditional.methods.push(http::Method::POST);
@@ -306,9 +348,11 @@ mod tests {
         for host in hosts {
             for path in &paths {
                 for listener in [None, Some(0), Some(1)] {
-                    let mut matcher = route(host, path.clone());
-                    matcher.listener = listener;
-                    all.push(matcher);
+                    for slashes in [Slashes::Merged, Slashes::Kept] {
+                        let mut matcher = route(host, path.clone());
+                        (matcher.listener, matcher.slashes) = (listener, slashes);
+                        all.push(matcher);
+                    }
                 }
             }
         }

@@ -124,7 +124,7 @@ mod tests {
     use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
     use super::*;
-    use crate::route::PathRegex;
+    use crate::route::{PathRegex, Slashes};
 
     /// xorshift64: the same tables each run.
     struct Random(u64);
@@ -183,6 +183,7 @@ mod tests {
                 listener,
                 host,
                 path,
+                slashes: Slashes::Merged,
                 headers,
                 methods,
             }
@@ -212,6 +213,7 @@ mod tests {
                     listener: random.below(2),
                     host: random.one_of(&["a.b.c", "B.C:80", "x.c", "z.z.c", "other", "c"]),
                     path: &path,
+                    slashes: None,
                     method: &method,
                     headers: &headers,
                 };
@@ -231,6 +233,7 @@ mod tests {
                 listener: None,
                 host: Some(HostPattern::Exact(format!("host-{}.example.com", n % 100))),
                 path: PathMatch::Prefix(format!("/app-{}", n / 100)),
+                slashes: Slashes::Merged,
                 headers: Vec::new(),
                 methods: Vec::new(),
             })
@@ -241,6 +244,7 @@ mod tests {
             listener: 0,
             host: "host-42.example.com",
             path: "/app-7/some/page",
+            slashes: None,
             method: &Method::GET,
             headers: &headers,
         };

@@ -6,6 +6,8 @@ use std::net::Ipv6Addr;
 use http::{HeaderMap, HeaderName, Method};
 use regex::Regex;
 
+use super::path::Slashes;
+
 /// All conditions must hold; empty ones always do.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Matcher {
@@ -13,6 +15,8 @@ pub struct Matcher {
     pub listener: Option<usize>,
     pub host: Option<HostPattern>,
     pub path: PathMatch,
+    /// In which of its normal forms a path is compared with it.
+    pub slashes: Slashes,
     /// One field of the name must have exactly this value.
     pub headers: Vec<(HeaderName, String)>,
     pub methods: Vec<Method>,
@@ -47,6 +51,8 @@ pub struct RequestKey<'a> {
     pub host: &'a str,
     /// Without the query, in [normal form](super::normalise).
     pub path: &'a str,
+    /// The form that the path has; `None`: it is the same in both.
+    pub slashes: Option<Slashes>,
     pub method: &'a Method,
     pub headers: &'a HeaderMap,
 }
@@ -136,6 +142,7 @@ impl Matcher {
     pub(super) fn matches(&self, request: &RequestKey<'_>, host: &str) -> bool {
         self.listener
             .is_none_or(|listener| listener == request.listener)
+            && request.slashes.is_none_or(|form| form == self.slashes)
             && self
                 .host
                 .as_ref()

@@ -11,4 +11,4 @@ mod path;
 pub use coverage::{Coverage, first_cover};
 pub use index::RouteIndex;
 pub use matcher::{HostPattern, Matcher, PathMatch, PathRegex, RequestKey};
-pub use path::{lenient, normalise};
+pub use path::{NormalPaths, Slashes, lenient, normalise, normalise_with};

@@ -20,13 +20,88 @@ pub fn normalise(path: &(impl AsRef<[u8]> + ?Sized)) -> Cow<'_, str> {
             return Cow::Borrowed(path);
         }
     }
-    let decoded = spell_out(bytes);
+    Cow::Owned(join(&spell_out(bytes), Slashes::Merged))
+}
+
+/// What becomes of several slashes in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Slashes {
+    /// One, as nginx has it.
+    Merged,
+    /// They stay: to some applications an empty segment means something.
+    Kept,
+}
+
+pub fn normalise_with(path: &str, slashes: Slashes) -> Cow<'_, str> {
+    match slashes {
+        Slashes::Kept if path.contains("//") => {
+            Cow::Owned(join(&spell_out(path.as_bytes()), Slashes::Kept))
+        }
+        Slashes::Kept | Slashes::Merged => normalise(path),
+    }
+}
+
+/// The path of a request in both normal forms.
+#[derive(Debug)]
+pub struct NormalPaths<'a> {
+    merged: Cow<'a, str>,
+    /// `None`: the same.
+    kept: Option<String>,
+}
+
+impl<'a> NormalPaths<'a> {
+    pub fn of(path: &'a (impl AsRef<[u8]> + ?Sized)) -> Self {
+        let bytes = path.as_ref();
+        let has_several = memchr::memmem::find(bytes, b"//").is_some();
+        Self {
+            merged: normalise(path),
+            kept: has_several.then(|| join(&spell_out(bytes), Slashes::Kept)),
+        }
+    }
+
+    /// What `find` has for the first of the forms that there are, or for the second: the smaller.
+    pub fn first<T: Ord>(&self, find: impl Fn(&str, Option<Slashes>) -> Option<T>) -> Option<T> {
+        let Some(kept) = &self.kept else {
+            return find(&self.merged, None);
+        };
+        let found = [
+            find(&self.merged, Some(Slashes::Merged)),
+            find(kept, Some(Slashes::Kept)),
+        ];
+        found.into_iter().flatten().min()
+    }
+
+    /// Whether somebody who merges slashes later finds another path in it: one that leads upwards
+    /// over an empty segment (`/a//../b`).
+    pub fn is_ambiguous(&self) -> bool {
+        let kept = self.kept.as_ref();
+        kept.is_some_and(|kept| normalise(kept) != self.merged)
+    }
+
+    /// The path in one of the forms.
+    pub fn take(self, slashes: Slashes) -> Cow<'a, str> {
+        match (slashes, self.kept) {
+            (Slashes::Kept, Some(kept)) => Cow::Owned(kept),
+            _ => self.merged,
+        }
+    }
+}
+
+/// The segments of a path without dots (RFC 3986 section 5.2.4).
+fn join(decoded: &str, slashes: Slashes) -> String {
     let mut segments: Vec<&str> = Vec::new();
     let mut ends_in_slash = false;
-    for segment in decoded.split('/') {
+    let mut all = decoded
+        .strip_prefix('/')
+        .unwrap_or(decoded)
+        .split('/')
+        .peekable();
+    while let Some(segment) = all.next() {
+        let is_last = all.peek().is_none();
         ends_in_slash = matches!(segment, "" | "." | "..");
         match segment {
-            "" | "." => {}
+            "." => {}
+            "" if is_last || slashes == Slashes::Merged => {}
             ".." => {
                 segments.pop();
             }
@@ -41,7 +116,7 @@ pub fn normalise(path: &(impl AsRef<[u8]> + ?Sized)) -> Cow<'_, str> {
     if ends_in_slash || normal.is_empty() {
         normal.push('/');
     }
-    Cow::Owned(normal)
+    normal
 }
 
 /// `%66` is `f`; everything else that is or must be encoded is, with upper-case digits.
@@ -167,6 +242,25 @@ mod tests {
             ("/a|\"{}", "/a|\"{}"),
         ] {
             assert_eq!(normalise(path), normal, "{path}");
+        }
+    }
+
+    #[test]
+    fn slashes_are_kept_where_they_mean_something() {
+        for (path, kept) in [
+            ("//", "//"),
+            ("//a", "//a"),
+            ("/a//b/", "/a//b/"),
+            ("/a//", "/a//"),
+            ("/a//../b", "/a/b"),
+            ("/a/.//b", "/a//b"),
+            ("/a//.", "/a//"),
+            ("/x/..//%66", "//f"),
+            ("/a/./b", "/a/b"),
+        ] {
+            let found = normalise_with(path, Slashes::Kept);
+            assert_eq!(found, kept, "{path}");
+            assert_eq!(normalise_with(kept, Slashes::Kept), kept, "{path}");
         }
     }
 

@@ -127,8 +127,8 @@ impl Heads {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<Seen>> {
         let before = buf.filled().len();
-        if !self.deliver_behind(buf) {
-            match Pin::new(io).poll_read(cx, buf) {
+        while !self.deliver_start(buf) {
+            match Pin::new(&mut *io).poll_read(cx, buf) {
                 Poll::Pending if deadline.as_mut().poll(cx).is_ready() => {
                     traffic.time_out_handshake();
                     let message = "the server did not answer the handshake in time";
@@ -136,8 +136,25 @@ impl Heads {
                 }
                 polled => ready!(polled)?,
             }
+            let read = &buf.filled()[before..];
+            if read.is_empty() {
+                self.deliver_behind(buf);
+                break;
+            }
+            let is_enough = !self.head.is_new() || read.len() >= STATUS_END;
+            if is_enough && self.behind.is_empty() {
+                break;
+            }
+            self.behind.extend_from_slice(read);
+            buf.set_filled(before);
         }
-        let Some(end) = self.head.feed(&buf.filled()[before..]) else {
+        let is_start = self.head.is_new();
+        let end = self.head.feed(&buf.filled()[before..]);
+        if is_start && self.head.is_old_switch() {
+            // To Pingora a 101 is none in another version than HTTP/1.1.
+            buf.filled_mut()[before + MINOR_AT] = b'1';
+        }
+        let Some(end) = end else {
             return Poll::Ready(Ok(Seen::NotYet));
         };
         let mut behind = BytesMut::from(&buf.filled()[before + end..]);
@@ -151,6 +168,13 @@ impl Heads {
         };
         self.head = ResponseHead::default();
         Poll::Ready(Ok(seen))
+    }
+
+    /// Delivers what waits, but the first bytes of a head only together with its status. Whether it
+    /// did.
+    fn deliver_start(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+        let is_short = self.head.is_new() && self.behind.len() < STATUS_END;
+        !is_short && self.deliver_behind(buf)
     }
 
     /// Whether there was something.
@@ -169,12 +193,14 @@ impl Heads {
 #[derive(Debug, Default)]
 struct ResponseHead {
     end: HeadEnd,
-    line: [u8; STATUS_AT + 3],
+    line: [u8; STATUS_END],
     line_len: usize,
 }
 
-/// Where the status code stands in `HTTP/1.1 101`.
+/// Where the minor version, and the status code, stand in `HTTP/1.1 101`.
+const MINOR_AT: usize = 7;
 const STATUS_AT: usize = 9;
+const STATUS_END: usize = STATUS_AT + 3;
 
 impl ResponseHead {
     /// Where in `bytes` the head ends, if it does.
@@ -183,6 +209,15 @@ impl ResponseHead {
         self.line[self.line_len..self.line_len + wanted].copy_from_slice(&bytes[..wanted]);
         self.line_len += wanted;
         self.end.feed(bytes)
+    }
+
+    /// Nothing of it has come.
+    fn is_new(&self) -> bool {
+        self.line_len == 0
+    }
+
+    fn is_old_switch(&self) -> bool {
+        self.line == *b"HTTP/1.0 101"
     }
 
     fn status(&self) -> &[u8] {

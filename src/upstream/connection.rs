@@ -219,6 +219,8 @@ pub struct KeptConnector {
     bound: usize,
     repeatable: Repeatable,
     reused: AtomicBool,
+    /// The server has said that it closes the connection.
+    closes: Arc<AtomicBool>,
 }
 
 impl KeptConnector {
@@ -234,7 +236,13 @@ impl KeptConnector {
             bound,
             repeatable,
             reused: AtomicBool::new(false),
+            closes: Arc::default(),
         }
+    }
+
+    /// The server closes behind its answer: the connection is not kept.
+    pub fn mark_as_closing(&self) {
+        self.closes.store(true, Relaxed);
     }
 
     /// Whether it found a kept connection.
@@ -280,6 +288,7 @@ impl Connect for KeptConnector {
             is_fresh,
             target,
             bound: self.bound,
+            closes: self.closes.clone(),
         };
         Ok(VirtualSocketStream::new(Box::new(stream)).into())
     }
@@ -294,11 +303,13 @@ struct KeptStream {
     is_fresh: bool,
     target: Target,
     bound: usize,
+    closes: Arc<AtomicBool>,
 }
 
 impl KeptStream {
     fn keep(&mut self) {
         if let Some(open) = self.open.take()
+            && !self.closes.load(Relaxed)
             && let Some(connections) = open.counted_in.upgrade()
             && connections.count() <= self.bound
         {

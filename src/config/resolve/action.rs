@@ -7,7 +7,8 @@ use crate::config::Action;
 use crate::config::at::At;
 use crate::config::raw;
 use crate::config::units::Section;
-use crate::route::{Matcher, PathMatch};
+use crate::forward::template::Template;
+use crate::route::{Matcher, PathMatch, Slashes};
 
 const ACTIONS: [&str; 3] = ["upstream", "redirect", "respond"];
 const REDIRECT_STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
@@ -51,12 +52,17 @@ pub fn action(
     let upstream = raw.upstream.map(|name| {
         Some(Action::Proxy {
             upstream: upstream(&name, scope, errors)?,
+            strip_prefix: strip_prefix.clone()?,
+        })
+    });
+    let redirect = raw.redirect.map(|Section(raw)| {
+        let (to, status) = redirect(raw, scope.label, at.key("redirect"), errors)?;
+        Some(Action::Redirect {
+            to,
+            status,
             strip_prefix: strip_prefix?,
         })
     });
-    let redirect = raw
-        .redirect
-        .map(|Section(raw)| redirect(raw, scope.label, at.key("redirect"), errors));
     let respond = raw
         .respond
         .map(|Section(raw)| respond(raw, scope.label, at.key("respond"), errors));
@@ -67,7 +73,9 @@ pub fn action(
 fn report_without_effect(scope: Scope<'_>, errors: &mut Errors) {
     let at = scope.at;
     let keys = ["strip_prefix", "forwarded", "timeouts", "websocket"];
-    let keys = keys.into_iter().map(|key| (at.key(key), key, at.has(key)));
+    let is_used = |key: &str| key == "strip_prefix" && at.has("redirect");
+    let keys = keys.into_iter().filter(|key| !is_used(key));
+    let keys = keys.map(|key| (at.key(key), key, at.has(key)));
     let headers = at.key("headers");
     let request = (
         headers.key("request"),
@@ -110,7 +118,8 @@ fn strip_prefix(
     errors: &mut Errors,
 ) -> Option<String> {
     let at = scope.at.key("strip_prefix");
-    if !matching::plain_path(prefix, at, errors) {
+    let slashes = matcher.map_or(Slashes::Merged, |matcher| matcher.slashes);
+    if !matching::plain_path(prefix, slashes, at, errors) {
         return None;
     }
     let stripped = prefix.trim_end_matches('/');
@@ -141,7 +150,12 @@ fn strip_prefix(
     Some(stripped.to_owned())
 }
 
-fn redirect(raw: raw::Redirect, label: &str, at: At<'_>, errors: &mut Errors) -> Option<Action> {
+fn redirect(
+    raw: raw::Redirect,
+    label: &str,
+    at: At<'_>,
+    errors: &mut Errors,
+) -> Option<(Template, u16)> {
     let written = raw.status.unwrap_or(REDIRECT_STATUS.into());
     let status = REDIRECT_STATUSES
         .into_iter()
@@ -162,7 +176,7 @@ fn redirect(raw: raw::Redirect, label: &str, at: At<'_>, errors: &mut Errors) ->
         }
         return None;
     };
-    if http::HeaderValue::from_bytes(to.as_bytes()).is_err() {
+    if to.chars().any(char::is_control) {
         errors.push(
             at.key("to")
                 .error(format!("{label} cannot redirect to {to:?}"))
@@ -171,10 +185,7 @@ fn redirect(raw: raw::Redirect, label: &str, at: At<'_>, errors: &mut Errors) ->
         return None;
     }
     let to = template(&to, "to", at.key("to"), errors);
-    Some(Action::Redirect {
-        to: to?,
-        status: status?,
-    })
+    to.zip(status)
 }
 
 fn respond(raw: raw::Respond, label: &str, at: At<'_>, errors: &mut Errors) -> Option<Action> {

@@ -8,7 +8,7 @@ use crate::config::at::At;
 use crate::config::error::ConfigError;
 use crate::config::raw;
 use crate::config::units::Ordered;
-use crate::route::{HostPattern, Matcher, PathMatch, PathRegex, normalise};
+use crate::route::{HostPattern, Matcher, PathMatch, PathRegex, Slashes, normalise_with};
 
 /// RFC 9110, RFC 5789 and RFC 4918, less those that no route ever sees.
 const METHODS: [&str; 14] = [
@@ -28,7 +28,12 @@ const METHODS: [&str; 14] = [
     "UNLOCK",
 ];
 
-pub fn matcher(raw: raw::Match, scope: Scope<'_>, errors: &mut Errors) -> Option<Matcher> {
+pub fn matcher(
+    raw: raw::Match,
+    slashes: Slashes,
+    scope: Scope<'_>,
+    errors: &mut Errors,
+) -> Option<Matcher> {
     let at = scope.at.key("match");
     let listener = match &raw.listener {
         Some(name) => listener(name, scope, at.key("listener"), errors).map(Some),
@@ -38,13 +43,14 @@ pub fn matcher(raw: raw::Match, scope: Scope<'_>, errors: &mut Errors) -> Option
         Some(host) => self::host(host, at.key("host"), errors).map(Some),
         None => Some(None),
     };
-    let path = path(&raw, scope, at, errors);
+    let path = path(&raw, slashes, scope, errors);
     let headers = headers(raw.headers, at.key("headers"), errors);
     let methods = methods(raw.methods, at.key("methods"), errors);
     Some(Matcher {
         listener: listener?,
         host: host?,
         path: path?,
+        slashes,
         headers: headers?,
         methods: methods?,
     })
@@ -67,7 +73,13 @@ fn host(text: &str, at: At<'_>, errors: &mut Errors) -> Option<HostPattern> {
         .ok()
 }
 
-fn path(raw: &raw::Match, scope: Scope<'_>, at: At<'_>, errors: &mut Errors) -> Option<PathMatch> {
+fn path(
+    raw: &raw::Match,
+    slashes: Slashes,
+    scope: Scope<'_>,
+    errors: &mut Errors,
+) -> Option<PathMatch> {
+    let at = scope.at.key("match");
     let keys = ["path_prefix", "path", "path_regex"];
     let written: Vec<&str> = keys.into_iter().filter(|key| at.has(key)).collect();
     if let [first, second, ..] = written[..] {
@@ -81,10 +93,11 @@ fn path(raw: &raw::Match, scope: Scope<'_>, at: At<'_>, errors: &mut Errors) -> 
         );
     }
     let prefix = raw.path_prefix.as_ref().map(|prefix| {
-        plain_path(prefix, at.key("path_prefix"), errors).then(|| PathMatch::Prefix(prefix.clone()))
+        let at = at.key("path_prefix");
+        plain_path(prefix, slashes, at, errors).then(|| PathMatch::Prefix(prefix.clone()))
     });
     let exact = raw.path.as_ref().map(|path| {
-        plain_path(path, at.key("path"), errors).then(|| PathMatch::Exact(path.clone()))
+        plain_path(path, slashes, at.key("path"), errors).then(|| PathMatch::Exact(path.clone()))
     });
     let regex = raw
         .path_regex
@@ -108,7 +121,7 @@ fn bad_regex(text: &str, error: &regex::Error) -> String {
 }
 
 /// Whether `path` can be the path of a request.
-pub fn plain_path(path: &str, at: At<'_>, errors: &mut Errors) -> bool {
+pub fn plain_path(path: &str, slashes: Slashes, at: At<'_>, errors: &mut Errors) -> bool {
     if let Some(pattern) = path.strip_prefix(['~', '^']) {
         let pattern = pattern.trim_start_matches(['*', '~', '^', ' ']);
         errors.push(
@@ -159,7 +172,7 @@ pub fn plain_path(path: &str, at: At<'_>, errors: &mut Errors) -> bool {
         );
         return false;
     }
-    let normal = normalise(path);
+    let normal = normalise_with(path, slashes);
     if normal != path {
         errors.push(
             at.error(format!(

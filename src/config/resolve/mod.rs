@@ -23,7 +23,7 @@ mod websocket;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::at::At;
 use super::error::ConfigError;
@@ -35,6 +35,7 @@ use super::{
     ServerAddress, Tracing, Tunnel, Upstream,
 };
 
+use crate::forward::client_address::ClientField;
 use crate::net::overlap;
 
 pub use start::missing_at_run_time;
@@ -133,10 +134,31 @@ pub fn resolve(
         access_log: access_log?,
         tracing: tracing?,
         trusted_proxies: trusted_proxies?,
+        client_address: match file.client_address {
+            None | Some(raw::ClientField::Either) => ClientField::Either,
+            Some(raw::ClientField::XForwardedFor) => ClientField::XForwardedFor,
+            Some(raw::ClientField::Forwarded) => ClientField::Forwarded,
+        },
         listeners: listeners.into_iter().collect::<Option<_>>()?,
         upstreams: upstreams?,
         routes: routes?,
     })
+}
+
+/// A network of IPv4 addresses that are mapped into IPv6 is one of IPv4: peers are compared as
+/// such. `None`: it begins with such an address, but has others too.
+fn canonical(network: IpNet) -> Option<IpNet> {
+    const MAPPED: u8 = 96;
+    let mapped = match network.addr() {
+        IpAddr::V6(address) => address.to_ipv4_mapped(),
+        IpAddr::V4(_) => None,
+    };
+    let Some(mapped) = mapped else {
+        return Some(network.trunc());
+    };
+    let length = network.prefix_len().checked_sub(MAPPED)?;
+    let network = Ipv4Net::new(mapped, length).ok()?;
+    Some(IpNet::V4(network).trunc())
 }
 
 /// The operator's API as a server: whoever can reach a listener could reach it.
@@ -264,18 +286,20 @@ fn networks(raw: Vec<String>, at: At<'_>, errors: &mut Errors) -> Option<Vec<IpN
     let networks = raw.iter().enumerate().map(|(i, text)| {
         let network = text
             .parse::<IpNet>()
-            .map(|network| network.trunc())
             .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-        network
-            .map_err(|_| {
-                let message = format!("\"{text}\" is not a network");
-                errors.push(
-                    at.index(i)
-                        .error(message)
-                        .hint("write one such as 10.0.0.0/8, or an address such as 10.1.2.3"),
-                );
-            })
-            .ok()
+        let Ok(network) = network else {
+            let error = at.index(i).error(format!("\"{text}\" is not a network"));
+            errors.push(error.hint("write one such as 10.0.0.0/8, or an address such as 10.1.2.3"));
+            return None;
+        };
+        let canonical = canonical(network);
+        if canonical.is_none() {
+            let error = at.index(i).error(format!(
+                "\"{text}\" is more than the IPv4 addresses that it names"
+            ));
+            errors.push(error.hint("write IPv4 networks as such: 0.0.0.0/0 for ::ffff:0:0/96"));
+        }
+        canonical
     });
     // Collected in two steps: a short-cut would hide the errors after the first.
     let networks: Vec<Option<IpNet>> = networks.collect();

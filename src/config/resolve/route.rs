@@ -10,7 +10,7 @@ use crate::config::error::ConfigError;
 use crate::config::raw;
 use crate::config::units::{Ordered, Period, Section};
 use crate::config::{Forwarded, HeaderRules, Route, Timeouts};
-use crate::route::{Coverage, Matcher};
+use crate::route::{Coverage, Matcher, Slashes};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -100,7 +100,11 @@ pub fn routes(
             .take()
             .unwrap_or(Section(raw::Match::default()));
         // Half a match says nothing about what it covers.
-        let matcher = matching::matcher(matching, scope, errors)
+        let slashes = match raw.merge_slashes {
+            Some(false) => Slashes::Kept,
+            Some(true) | None => Slashes::Merged,
+        };
+        let matcher = matching::matcher(matching, slashes, scope, errors)
             .filter(|_| !scope.at.key("match").damaged())
             .filter(|_| scope.at.has("match") || scope.at.lacks("match"));
         if let Some(matcher) = &matcher {

@@ -4,10 +4,10 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::Errors;
-use crate::config::WebSocket;
 use crate::config::at::At;
 use crate::config::raw;
 use crate::config::units::{OffOr, OptionalPeriod, OptionalSize};
+use crate::config::{OriginPattern, WebSocket};
 use crate::limits::Bounds;
 
 /// More than a machine can take.
@@ -51,7 +51,7 @@ pub fn websocket(
     }))
 }
 
-fn origins(list: Vec<String>, at: At<'_>, errors: &mut Errors) -> Option<Vec<String>> {
+fn origins(list: Vec<String>, at: At<'_>, errors: &mut Errors) -> Option<Vec<OriginPattern>> {
     if list.is_empty() && !at.damaged() {
         errors.push(
             at.error("\"origins\" is empty: no browser could open a session")
@@ -60,10 +60,14 @@ fn origins(list: Vec<String>, at: At<'_>, errors: &mut Errors) -> Option<Vec<Str
     }
     let mut origins = Vec::new();
     for (i, text) in list.iter().enumerate() {
-        let origin = origin(text);
+        let origin = pattern(text);
         if origin.is_none() {
             let hint = match text.as_str() {
                 "*" => "leave the key out for any origin",
+                "" => "write none for who sends no Origin, null for who sends that word",
+                text if text.contains('*') => {
+                    "a * stands for the first labels of a name, as in https://*.example.com"
+                }
                 _ => "write scheme://host or scheme://host:port, such as https://app.example.com",
             };
             errors.push(
@@ -77,6 +81,25 @@ fn origins(list: Vec<String>, at: At<'_>, errors: &mut Errors) -> Option<Vec<Str
     origins.into_iter().collect()
 }
 
+fn pattern(text: &str) -> Option<OriginPattern> {
+    match text.to_ascii_lowercase().as_str() {
+        "none" => return Some(OriginPattern::Absent),
+        // What browsers send for documents without an origin, and what Electron sends for files.
+        word @ ("null" | "file://") => return Some(OriginPattern::Exact(word.to_owned())),
+        _ => {}
+    }
+    let Some((scheme, below)) = text.split_once("://*.") else {
+        return origin(text).map(OriginPattern::Exact);
+    };
+    let parent = origin(&format!("{scheme}://{below}"))?;
+    let (scheme, suffix) = parent.split_once("://")?;
+    // Addresses have no names below them.
+    (!suffix.starts_with('[')).then(|| OriginPattern::Below {
+        scheme: format!("{scheme}://"),
+        suffix: format!(".{suffix}"),
+    })
+}
+
 /// As browsers send it (RFC 6454, section 6.2): in lower case, without the scheme's own port.
 fn origin(text: &str) -> Option<String> {
     let origin = text.to_ascii_lowercase();
@@ -87,7 +110,6 @@ fn origin(text: &str) -> Option<String> {
             .all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
     let authority: http::uri::Authority = authority.parse().ok()?;
     let host = authority.host();
-    // Patterns are not supported: a `*` would match nothing.
     let host_is_valid = !host.is_empty()
         && host
             .bytes()
@@ -124,6 +146,38 @@ mod tests {
             ("capacitor://localhost", "capacitor://localhost"),
         ] {
             assert_eq!(origin(written).as_deref(), Some(sent));
+        }
+    }
+
+    #[test]
+    fn words_and_names_below_another_are_patterns() {
+        let exact = |text: &str| Some(OriginPattern::Exact(text.to_owned()));
+        assert_eq!(pattern("null"), exact("null"));
+        assert_eq!(pattern("File://"), exact("file://"));
+        assert_eq!(pattern("none"), Some(OriginPattern::Absent));
+        let below = pattern("https://*.Example.com:443").unwrap();
+        for (origin, matches) in [
+            ("https://a.example.com", true),
+            ("https://a.b.example.com", true),
+            ("https://example.com", false),
+            ("https://.example.com", false),
+            ("https://a..example.com", false),
+            ("https://evil/.example.com", false),
+            ("https://a.example.com:8443", false),
+            ("http://a.example.com", false),
+            ("https://a.example.com.evil", false),
+        ] {
+            assert_eq!(below.matches(origin), matches, "{origin}");
+        }
+        for text in [
+            "*",
+            "https://*",
+            "https://*.",
+            "https://a.*.b",
+            "https://*.*.b",
+            "*://a",
+        ] {
+            assert_eq!(pattern(text), None, "{text}");
         }
     }
 

@@ -23,6 +23,21 @@ fn a_sound_head_says_where_it_ends_and_what_follows() {
 }
 
 #[test]
+fn the_host_is_the_targets_in_any_spelling() {
+    for (target, host, status) in [
+        ("http://a:80/", "a", None),
+        ("http://A/", "a:", None),
+        ("wss://a/", "a:443", None),
+        ("ws://a/", "a:443", Some(400)),
+        ("https://a:80/", "a", Some(400)),
+        ("http://a/", "b", Some(400)),
+    ] {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        assert_eq!(check(&head).err(), status, "{head}");
+    }
+}
+
+#[test]
 fn cutting_changes_nothing() {
     for head in [
         "\r\nGET http://a:80/x HTTP/1.1\r\nHost: \t a:80\t\r\nContent-Length: 5\r\n\r\nhello",
