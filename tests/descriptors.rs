@@ -6,7 +6,11 @@ use std::fs;
 use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use support::http2::{
+    END_HEADERS, END_STREAM, HEADERS, Http2Site, PREFACE, SETTINGS, raw_frame, request_fields,
+};
 use support::{Answer, Client, Config, Origin, Outcome, Prusik, Session, eventually, status_of};
+use tokio::io::AsyncWriteExt;
 
 #[tokio::test]
 async fn the_soft_limit_is_raised_to_the_hard_one() {
@@ -75,6 +79,43 @@ async fn without_descriptors_for_more_those_who_are_there_are_served_and_it_reco
     assert_eq!(status_of(prusik.public(), "/").await, 200);
     // Its server was killed with the others of its kind.
     session.ended().await;
+}
+
+/// Streams that are answered by prusik itself have no server: they take nobody's descriptor, however
+/// long they stand.
+#[tokio::test]
+async fn streams_without_a_server_take_no_descriptors() {
+    let origin = Origin::start(|_| Answer::text("hello")).await;
+    let config = |config: Config| {
+        config.first("{ match: { path_prefix: /old }, respond: { status: 410, body: gone } }")
+    };
+    let site = Http2Site::start_limited(origin, config, "-n 192").await;
+    let no_window = raw_frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    let mut opening = [PREFACE, &no_window].concat();
+    for number in 0..40 {
+        let fields = request_fields("GET", "/old");
+        opening.extend(raw_frame(
+            HEADERS,
+            END_STREAM | END_HEADERS,
+            1 + 2 * number,
+            &fields,
+        ));
+    }
+    let mut held = Vec::new();
+    let mut other = site.client().await;
+    for _ in 0..5 {
+        let mut stream = site.tls().await;
+        stream.write_all(&opening).await.unwrap();
+        stream.flush().await.unwrap();
+        // What was set apart for them while they began is free again.
+        eventually("others are served", async || {
+            other.get("/").await.0.status() == 200
+        })
+        .await;
+        held.push(stream);
+    }
+    let (answer, _) = site.client().await.get("/").await;
+    assert_eq!(answer.status(), 200);
 }
 
 /// It is not the clients who have used them up: accept(2) itself fails, as connections are counted

@@ -16,6 +16,7 @@ pub mod guard;
 pub mod params;
 pub mod server;
 pub mod socket;
+mod stall;
 pub mod token;
 pub mod view;
 

@@ -20,12 +20,16 @@ use tokio::time::{sleep, timeout};
 use super::Control;
 use super::api::Api;
 use super::guard::Access;
+use super::stall::StallBound;
+use crate::limits::descriptors::Descriptor;
 use crate::net::{Accepted, Acceptor};
 
 /// Whoever comes beyond them waits in the kernel.
 const CONNECTIONS: usize = 64;
 /// A whole head must arrive within it; an idle connection is closed after it.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// A caller that takes nothing of its answer for so long is given up.
+const STALL: Duration = Duration::from_secs(10);
 /// Room for the largest head.
 const HEAD_SIZE: usize = 32 * 1024;
 /// Out of descriptors, accepting again at once would only spin.
@@ -99,6 +103,7 @@ async fn converse<S>(stream: S, api: Api, mut serving: watch::Receiver<Serving>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let _descriptor = Descriptor::hold();
     let asked = Notify::new();
     let service = service_fn(|request| {
         asked.notify_one();
@@ -110,7 +115,7 @@ where
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_DEADLINE)
             .max_buf_size(HEAD_SIZE)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(StallBound::new(stream, STALL)), service)
     );
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

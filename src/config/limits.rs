@@ -21,6 +21,10 @@ pub struct ListenerLimits {
     pub head: HeadLimits,
     /// Between two requests.
     pub idle: Duration,
+    /// How long a client may take nothing of what waits for it.
+    pub stall: Duration,
+    /// Requests and sessions of one HTTP/2 connection at a time.
+    pub streams: u32,
     /// `None`: any size.
     pub body_size: Option<u64>,
     /// Bytes a second that a client must send of a body while it is waited for.
@@ -34,6 +38,8 @@ impl Default for ListenerLimits {
             header_timeout: Duration::from_secs(10),
             head: HeadLimits::default(),
             idle: Duration::from_secs(75),
+            stall: Duration::from_secs(60),
+            streams: 256,
             body_size: None,
             body_rate: None,
         }

@@ -273,6 +273,8 @@ pub struct Upstream {
     pub attempts: usize,
     /// Idle connections kept; 0: none.
     pub keepalive: usize,
+    /// How long a server may take nothing of what waits for it.
+    pub stall: Duration,
     pub on_down: Fate,
     pub on_removed: Fate,
 }

@@ -280,6 +280,10 @@ pub struct Upstream {
     /// Idle connections to the servers that are kept. 0: none.
     #[schemars(extend("default" = 128))]
     pub keepalive: Option<usize>,
+    /// How long a server may take nothing of a request that waits for it: over it 504. The route's
+    /// `timeouts.idle` holds too. A session ends when its server takes nothing for 60s.
+    #[schemars(extend("default" = "60s"))]
+    pub stall: Option<Period>,
     /// What becomes of the sessions of a server that fails its checks.
     #[serde(default, deserialize_with = "word")]
     #[schemars(extend("default" = "keep"))]

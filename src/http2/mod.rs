@@ -12,6 +12,7 @@
 //!
 //! [`Transport`]: crate::session::transport::Transport
 
+pub mod control;
 pub mod request;
 pub mod response;
 mod stream;

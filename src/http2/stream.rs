@@ -23,6 +23,9 @@ use crate::session::transport::Security;
 /// What goes on a stream at once.
 const CHUNK: usize = 16 * 1024;
 
+/// Around the bytes of one chunk.
+const CHUNK_FRAMING: usize = 20;
+
 /// What all streams of a connection have in common.
 #[derive(Debug)]
 pub struct Facts {
@@ -43,6 +46,9 @@ pub struct Http2Stream {
     body: Body,
     /// Read from the stream, framed, and not taken yet.
     ready: BytesMut,
+    /// What the client may send again once `ready` is empty: not before, or it would send ahead
+    /// what nobody takes.
+    owed: usize,
     /// The client sends nothing more.
     ended: bool,
     send: Sending,
@@ -71,6 +77,7 @@ impl Http2Stream {
             receive: Some(receive),
             body,
             ready: BytesMut::new(),
+            owed: 0,
             send: Sending::Head(send),
             reader: Reader::new(method, body == Body::Raw),
         }
@@ -112,8 +119,9 @@ impl Http2Stream {
         match ready!(receive.poll_data(cx)) {
             Some(Ok(data)) => {
                 let length = data.len();
-                // The relay and the listener ask for no more than they have room for.
-                let _ = receive.flow_control().release_capacity(length);
+                self.owed += length;
+                // As much as it takes, and no more: this may stand here for long.
+                self.ready.reserve(length + CHUNK_FRAMING);
                 match &mut self.body {
                     // A chunk of nothing would be the last one.
                     Body::Chunked if length > 0 => {
@@ -122,7 +130,10 @@ impl Http2Stream {
                         self.ready.extend_from_slice(&data);
                         self.ready.extend_from_slice(b"\r\n");
                     }
-                    Body::Chunked | Body::None => {}
+                    Body::Chunked | Body::None => {
+                        let owed = std::mem::take(&mut self.owed);
+                        let _ = receive.flow_control().release_capacity(owed);
+                    }
                     Body::Length(left) => {
                         *left = left.saturating_sub(length as u64);
                         self.ready.extend_from_slice(&data);
@@ -185,6 +196,11 @@ impl AsyncRead for Http2Stream {
                 stream.ready.advance(count);
                 if stream.ready.is_empty() {
                     stream.ready = BytesMut::new();
+                    let owed = std::mem::take(&mut stream.owed);
+                    if let Some(receive) = &mut stream.receive {
+                        // If the stream is gone there is nobody who would send.
+                        let _ = receive.flow_control().release_capacity(owed);
+                    }
                 }
                 return Poll::Ready(Ok(()));
             }
@@ -272,9 +288,10 @@ impl Drop for Http2Stream {
         if matches!(self.send, Sending::Over)
             && !self.ended
             && self.facts.read_on.load(Relaxed) < READ_ON_MAX
-            && let Some(receive) = self.receive.take()
+            && let Some(mut receive) = self.receive.take()
             && let Ok(runtime) = Handle::try_current()
         {
+            let _ = receive.flow_control().release_capacity(self.owed);
             runtime.spawn(read_on(receive, self.facts.clone()));
         }
     }

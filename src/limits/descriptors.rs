@@ -1,6 +1,7 @@
 //! How many connections the process's descriptors allow.
 
 use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -9,6 +10,33 @@ use crate::config::Config;
 /// Set apart for what is not a client's or its server's: files, checks, an upgrade, and clients
 /// that are turned away.
 const RESERVED: u64 = 64;
+
+/// Those that are held, or set apart, for what is not a client's: clients are counted where they are
+/// let in.
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+/// One descriptor that is held, or set apart for somebody, until this is dropped: a session's
+/// server, an idle connection to a server, a caller of the admin API, and what a client's next
+/// request may need for its server. A stream of HTTP/2 is none.
+#[derive(Debug)]
+pub struct Descriptor(());
+
+impl Descriptor {
+    pub fn hold() -> Self {
+        HELD.fetch_add(1, Relaxed);
+        Self(())
+    }
+
+    pub fn held() -> usize {
+        HELD.load(Relaxed)
+    }
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        HELD.fetch_sub(1, Relaxed);
+    }
+}
 
 /// As many as the process may have. The soft limit is low for programs that use select(2).
 pub fn raise() {

@@ -21,12 +21,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::deadlines::Watch;
 use super::door::LINGERING_MAX;
 use super::entrance::{Entrance, Ticket};
 use super::socket::BoundListener;
 use super::stream::{ClientEnd, ClientStream, Connection};
 use crate::forward::proxy_protocol::Ends;
 use crate::limits::DrainDeadline;
+use crate::limits::descriptors::Descriptor;
 use crate::net::{Accepted, Acceptor, ListenAddress};
 use crate::observe::access_log::AccessLog;
 use crate::phase::PhaseWatch;
@@ -180,9 +182,11 @@ impl Edge {
         self.ceiling
     }
 
-    /// Whether there is room for one more client and its server.
+    /// Whether there is a descriptor for one more server, for a client that is counted already.
     pub(super) fn has_descriptors(&self) -> bool {
-        self.connections.len() < self.ceiling
+        let clients = self.entrances.iter().map(|entrance| entrance.gate.taken());
+        let taken = clients.sum::<usize>() + Descriptor::held();
+        taken < self.ceiling.saturating_mul(2)
     }
 
     /// HTTP until the end of the connection, or until it is a session or to move.
@@ -219,6 +223,7 @@ impl Edge {
         let mut tls_revision = connection.entrance.tls_revision.watch();
         let mut is_led_out = false;
         let http = self.process_new(Box::new(stream), &self.stopping);
+        let http = Watch::new(http, connection.deadlines.clone());
         let last_moment = self.last_moment();
         tokio::pin!(http, last_moment);
         loop {

@@ -24,6 +24,7 @@ use crate::limits::{RETRY_AFTER, Seat};
 use crate::observe::access_log::{Entry, Kind};
 use crate::session::transport::Transport;
 use crate::tls::{Acceptor, TlsRevision};
+use crate::upstream::TCP_KEEPALIVE;
 
 /// How long it may go on sending, so that it reads why: closed with bytes unread, the connection
 /// would be reset and the answer with it.
@@ -96,10 +97,14 @@ impl Edge {
     /// Lets a connection in that was just accepted, or turns it away.
     pub fn admit(self: &Arc<Self>, listener: usize, transport: Transport, ends: Option<Ends>) {
         let entrance = self.entrances[listener].clone();
-        let (most, timeout) = {
+        let (most, timeout, stall) = {
             let limits = entrance.limits();
-            (limits.bounds.all, limits.header_timeout)
+            (limits.bounds.all, limits.header_timeout, limits.stall)
         };
+        // Sessions have no other bound for it, and nothing may be given up sooner than the file says.
+        if stall != TCP_KEEPALIVE.user_timeout {
+            transport.set_stall(stall);
+        }
         let newcomer = Newcomer {
             entrance,
             transport,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,32 +14,30 @@ use h2::{Reason, RecvStream};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use log::{debug, warn};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::OUTDATED;
 use super::accept::{Arrival, Edge};
 use super::door::{NO_DESCRIPTORS, has_left};
 use super::entrance::{Entrance, Ticket};
+use crate::http2::control::ControlFrames;
 use crate::http2::request::{Unspeakable, head_of};
 use crate::http2::{Facts, Http2Stream};
 use crate::hygiene::Refusal;
 use crate::limits::RETRY_AFTER;
 use crate::session::transport::Transport;
 
-/// Requests and sessions of one connection at a time.
-const STREAMS_MAX: u32 = 256;
-
-/// What a client may send ahead on one stream: as much as a handshake holds. The connection has room
-/// for all of them, so that none waits for the server of another.
-const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = STREAMS_MAX * STREAM_WINDOW;
+/// What a client may send ahead on one stream: it costs as much memory while nobody takes it. The
+/// connection has room for all that the listener's `streams` allows, so that none waits for the server of another.
+const STREAM_WINDOW: u32 = 16 * 1024;
 
 /// A head that is too large is refused where all heads are, and logged; only one of so many times the limit
 /// is by h2, which counts otherwise and says nothing of it.
 const HEAD_ROOM: u32 = 2;
 
 /// What may wait to be sent on one stream.
-const SEND_BUFFER: usize = 64 * 1024;
+const SEND_BUFFER: usize = 16 * 1024;
 
 /// A client may change its mind so often; then not for most of what it asks (CVE-2023-44487).
 const ABANDONED_MAX: usize = 100;
@@ -81,32 +79,47 @@ impl Edge {
             abandoned: AtomicUsize::new(0),
             read_on: AtomicUsize::new(0),
         });
+        let streams = entrance.limits().streams;
         let size = u32::try_from(entrance.limits().head.size).unwrap_or(u32::MAX / HEAD_ROOM);
         let mut builder = Builder::new();
         builder
-            .max_concurrent_streams(STREAMS_MAX)
+            .max_concurrent_streams(streams)
             .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_connection_window_size(streams * STREAM_WINDOW)
             .max_header_list_size(HEAD_ROOM * size)
             .max_send_buffer_size(SEND_BUFFER)
             .enable_connect_protocol();
+        let flood = Arc::new(Notify::new());
         let bearer = Bearer {
             transport: Some(transport),
             edge: self.clone(),
+            control: ControlFrames::new(Instant::now()),
+            flood: flood.clone(),
+            is_flooded: false,
         };
-        let connection = match timeout_at(deadline, builder.handshake(bearer)).await {
+        let mut connection = match timeout_at(deadline, builder.handshake(bearer)).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return self.end(&entrance, ticket.peer(peer), &error),
             Err(_) => return self.record(&entrance, ticket.peer(peer), LATE_PREFACE),
         };
-        self.serve_streams(entrance, connection, facts, ticket)
-            .await;
+        let peer = ticket.peer(peer);
+        let flooded = {
+            let serving = self.serve_streams(&entrance, &mut connection, facts, ticket);
+            tokio::select! {
+                () = serving => false,
+                () = flood.notified() => true,
+            }
+        };
+        if flooded {
+            self.send_away(&entrance, peer, &mut connection, TOO_MUCH)
+                .await;
+        }
     }
 
     async fn serve_streams(
         self: &Arc<Self>,
-        entrance: Arc<Entrance>,
-        mut connection: Connection<Bearer, Bytes>,
+        entrance: &Arc<Entrance>,
+        connection: &mut Connection<Bearer, Bytes>,
         facts: Arc<Facts>,
         ticket: Ticket,
     ) {
@@ -116,7 +129,7 @@ impl Edge {
         let has_no_streams = || Arc::strong_count(&facts) == 1;
         let idle = sleep_until(Instant::now() + entrance.limits().idle);
         tokio::pin!(idle);
-        loop {
+        let peer = loop {
             let mut leaves = false;
             tokio::select! {
                 accepted = connection.accept() => match accepted {
@@ -128,21 +141,19 @@ impl Edge {
                             let peer = ticket.peer(facts.peer);
                             warn!("HTTP/2 with {peer:?}: {abandoned} of {asked} requests were given \
                                    up before an answer; the connection ends");
-                            self.record(&entrance, peer, ABANDONS);
-                            connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-                            continue;
+                            break peer;
                         }
-                        self.begin(&entrance, &facts, &ticket, request, respond);
+                        self.begin(entrance, &facts, &ticket, request, respond);
                     }
                     Some(Err(error)) => {
-                        return self.end(&entrance, ticket.peer(facts.peer), &error);
+                        return self.end(entrance, ticket.peer(facts.peer), &error);
                     }
                     None => return,
                 },
                 // Streams that are there go on; no others come (RFC 9113 section 6.8).
                 _ = stopping.wait_for(|stops| *stops), if !is_leaving => leaves = true,
                 () = way_out.opened(), if !is_leaving => leaves = true,
-                () = outdated(&entrance, &ticket), if !is_leaving => leaves = true,
+                () = outdated(entrance, &ticket), if !is_leaving => leaves = true,
                 () = &mut idle => {
                     let was_idle = std::mem::replace(&mut is_idle, has_no_streams());
                     if is_leaving && was_idle && is_idle {
@@ -159,7 +170,23 @@ impl Edge {
                 connection.graceful_shutdown();
                 idle.as_mut().reset(Instant::now() + PARTING);
             }
-        }
+        };
+        self.send_away(entrance, peer, connection, ABANDONS).await;
+    }
+
+    /// Ends the connection, and says that it was too much.
+    async fn send_away(
+        &self,
+        entrance: &Entrance,
+        peer: Option<SocketAddr>,
+        connection: &mut Connection<Bearer, Bytes>,
+        refusal: Refusal,
+    ) {
+        self.record(entrance, peer, refusal);
+        connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+        // Until that is sent; whoever does not take it is cut.
+        let sent = async { while let Some(Ok(_)) = connection.accept().await {} };
+        let _ = timeout(PARTING, sent).await;
     }
 
     /// Its client has left, or has sent what ends the connection.
@@ -249,6 +276,10 @@ struct Bearer {
     /// There until it is dropped.
     transport: Option<Transport>,
     edge: Arc<Edge>,
+    control: ControlFrames,
+    /// Told when there were too many of them: then nothing more is read.
+    flood: Arc<Notify>,
+    is_flooded: bool,
 }
 
 impl Bearer {
@@ -266,7 +297,18 @@ impl AsyncRead for Bearer {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.transport()?.poll_read(cx, buf)
+        let bearer = self.get_mut();
+        if bearer.is_flooded {
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut *bearer).transport()?.poll_read(cx, buf))?;
+        let read = &buf.filled()[before..];
+        if bearer.control.feed(read, Instant::now).is_err() {
+            bearer.is_flooded = true;
+            bearer.flood.notify_one();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod accept;
 mod cut;
+mod deadlines;
 mod door;
 mod entrance;
 pub mod head;

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use http::StatusCode;
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 use super::pace::Pace;
 use super::stream::{ClientStream, Reading};
@@ -256,19 +256,24 @@ impl ClientStream {
         Poll::Ready(Ok(()))
     }
 
+    /// At most `most` bytes.
     pub(super) fn poll_ahead_or_socket(
         &mut self,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
+        most: usize,
     ) -> Poll<io::Result<()>> {
         if !self.intake.ahead.is_empty() {
-            self.intake.deliver(usize::MAX, buf);
+            self.intake.deliver(most, buf);
             return Poll::Ready(Ok(()));
         }
         if self.intake.ended {
             return Poll::Ready(Ok(()));
         }
-        self.poll_socket(cx, buf)
+        match &mut self.io {
+            Some(io) => Pin::new(&mut io.take(most as u64)).poll_read(cx, buf),
+            None => Poll::Ready(Ok(())),
+        }
     }
 
     /// Nothing more comes from a socket that has left.
@@ -355,8 +360,17 @@ impl ClientStream {
             return self.poll_answered(cx);
         }
         let before = buf.filled().len();
+        let room = match self.connection.reading() {
+            Reading::Body => self.connection.flow().request_room(),
+            // Nobody wants it.
+            _ => usize::MAX,
+        };
+        if room == 0 {
+            // The server has not taken what there is; whether the client has gone is not known.
+            return Poll::Pending;
+        }
         let rate = self.connection.entrance.limits().body_rate;
-        match (self.poll_ahead_or_socket(cx, buf), rate) {
+        match (self.poll_ahead_or_socket(cx, buf, room), rate) {
             (Poll::Pending, None) => return Poll::Pending,
             (Poll::Pending, Some(rate)) => match self.intake.pace.left(rate) {
                 Some(left) => {
@@ -365,7 +379,7 @@ impl ClientStream {
                     return Poll::Pending;
                 }
                 None => {
-                    self.connection.clear_end();
+                    self.connection.deadlines.clear_end();
                     return Poll::Ready(self.refuse_body(SLOW_BODY));
                 }
             },
@@ -373,10 +387,12 @@ impl ClientStream {
                 read?;
                 if rate.is_some() {
                     self.intake.pace.go_on(buf.filled().len() - before);
-                    self.connection.clear_end();
+                    self.connection.deadlines.clear_end();
                 }
             }
         }
+        let read = buf.filled().len() - before;
+        self.connection.flow().read_of_request(read);
         let Ok(part) = self.intake.body.feed(&buf.filled()[before..]) else {
             buf.set_filled(before);
             return Poll::Ready(self.refuse_body(BROKEN_BODY));

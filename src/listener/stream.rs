@@ -10,16 +10,13 @@
 //! - once a handshake's 101 is out, or when an idle connection is to move to another process, the
 //!   socket [leaves](ClientEnd): to Pingora the client has gone then.
 //!
-//! It also carries the deadline of the exchange: Pingora polls its client all the time it waits
-//! for a server, so one lazily moved timer here replaces a timer for each read and write there.
-//! (Pingora keeps each of its timers until the time it was set for, used or not: with timeouts of
-//! 3000 s that was 4 KiB a second of memory, for 50 minutes.)
+//! Whatever is awaited here ends when a [deadline](super::deadlines) has struck.
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -32,18 +29,20 @@ use pingora::protocols::{
     TimingDigest, UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
-use tokio::time::{Instant, Sleep};
 
 use super::accept::Arrival;
+use super::deadlines::Deadlines;
 use super::entrance::{Entrance, Ticket};
 use super::reading::{CUT_HEAD, Intake, Refused, SLOW_HEAD};
 use super::tunnel::Tunnel;
 use crate::forward::proxy_protocol::Ends;
 use crate::limits::DrainDeadline;
+use crate::limits::descriptors::Descriptor;
 use crate::session::Upgraded;
 use crate::session::traffic::Traffic;
 use crate::session::transport::{Security, Transport};
 use crate::tls::TlsRevision;
+use crate::upstream::Flow;
 
 /// Holds a response's head and a small body together in one packet.
 const WRITE_BUFFER: usize = 1460;
@@ -100,15 +99,8 @@ pub struct Connection {
     pub is_proxied: bool,
     can_move: bool,
     serves_one: bool,
-    born: Instant,
     reading: AtomicU8,
-    /// Milliseconds since `born`; 0: none.
-    deadline: AtomicU64,
-    /// How far each byte that moves puts the deadline off, in milliseconds.
-    within: AtomicU64,
-    /// As `deadline`, but nothing puts it off.
-    end: AtomicU64,
-    timed_out: AtomicBool,
+    pub(super) deadlines: Arc<Deadlines>,
     leaves_when_idle: AtomicBool,
     /// A request has come.
     has_asked: AtomicBool,
@@ -124,6 +116,8 @@ pub struct Connection {
     pub(super) tunnelled: OnceLock<Arc<Traffic>>,
     is_refused: AtomicBool,
     refused: Mutex<Option<Refused>>,
+    /// Set apart for the server of its present request, or the next.
+    for_server: Mutex<Option<Descriptor>>,
 }
 
 impl Connection {
@@ -147,12 +141,8 @@ impl Connection {
             is_proxied: ticket.proxied.is_some(),
             can_move: transport.can_move(),
             serves_one: transport.serves_one(),
-            born: Instant::now(),
             reading: AtomicU8::new(Reading::Head as u8),
-            deadline: AtomicU64::new(0),
-            within: AtomicU64::new(0),
-            end: AtomicU64::new(0),
-            timed_out: AtomicBool::new(false),
+            deadlines: Arc::new(Deadlines::new()),
             leaves_when_idle: AtomicBool::new(false),
             has_asked: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
@@ -164,7 +154,18 @@ impl Connection {
             tunnelled: OnceLock::new(),
             is_refused: AtomicBool::new(false),
             refused: Mutex::new(None),
+            for_server: Mutex::new(Some(Descriptor::hold())),
         }
+    }
+
+    /// A request may need a server.
+    pub fn set_server_apart(&self) {
+        lock(&self.for_server).get_or_insert_with(Descriptor::hold);
+    }
+
+    /// It needs none, or its session counts its own.
+    pub fn needs_no_server(&self) {
+        lock(&self.for_server).take();
     }
 
     /// From now on, when it stands between two requests, the socket leaves; one that cannot move to
@@ -271,15 +272,32 @@ impl Connection {
     /// From now on the exchange fails when for this long nothing moves between us and the client,
     /// and nobody sets another deadline.
     pub fn set_deadline(&self, within: Duration) {
-        self.within
-            .store((within.as_millis() as u64).max(1), Relaxed);
-        self.put_off();
+        self.deadlines.set_progress(within);
     }
 
     /// From now on the exchange fails after this time, whatever moves.
     pub fn set_end(&self, after: Duration) {
-        let end = self.millis_now() + after.as_millis() as u64;
-        self.end.store(end.max(1), Relaxed);
+        self.deadlines.set_end(after);
+    }
+
+    /// The client has so long to take something of what waits for it.
+    pub fn stall(&self) -> Duration {
+        self.entrance.limits().stall
+    }
+
+    /// What this connection's stream and its server's know of each other.
+    pub fn flow(&self) -> &Arc<Flow> {
+        &self.deadlines.flow
+    }
+
+    /// Whether an exchange has ended because the client took nothing of what waited for it.
+    pub fn client_has_stalled(&self) -> bool {
+        self.deadlines.client_has_stalled()
+    }
+
+    /// The same of the server.
+    pub fn server_has_stalled(&self) -> bool {
+        self.deadlines.server_has_stalled()
     }
 
     /// The connection ends when the next head does not begin within the listener's `idle`.
@@ -289,37 +307,19 @@ impl Connection {
 
     /// A part of a head is there: the rest must come in the listener's `header_timeout`.
     pub(super) fn begin_head(&self) {
-        if self.end.load(Relaxed) == 0 {
+        if !self.deadlines.has_end() {
             self.clear_deadline();
             self.set_end(self.entrance.limits().header_timeout);
         }
     }
 
-    pub(super) fn clear_end(&self) {
-        self.end.store(0, Relaxed);
-    }
-
     pub fn clear_deadline(&self) {
-        self.within.store(0, Relaxed);
-        self.deadline.store(0, Relaxed);
-        self.end.store(0, Relaxed);
+        self.deadlines.clear();
     }
 
-    /// A byte has moved.
-    fn put_off(&self) {
-        let within = self.within.load(Relaxed);
-        if within > 0 {
-            self.deadline.store(self.millis_now() + within, Relaxed);
-        }
-    }
-
-    fn millis_now(&self) -> u64 {
-        self.born.elapsed().as_millis() as u64
-    }
-
-    /// Whether the deadline has struck.
+    /// Whether something has failed because a deadline had struck.
     pub fn timed_out(&self) -> bool {
-        self.timed_out.load(Relaxed)
+        self.flow().has_timed_out()
     }
 
     pub(super) fn reading(&self) -> Reading {
@@ -331,12 +331,6 @@ impl Connection {
             5 => Reading::Answered,
             _ => Reading::Leave,
         }
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        let set = [&self.deadline, &self.end].map(|at| at.load(Relaxed));
-        let first = set.into_iter().filter(|&millis| millis > 0).min()?;
-        Some(self.born + Duration::from_millis(first))
     }
 }
 
@@ -354,7 +348,6 @@ pub struct ClientStream {
     /// Pingora has been told of the drain's deadline.
     pub(super) is_cut: bool,
     ticket: Ticket,
-    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl ClientStream {
@@ -374,7 +367,7 @@ impl ClientStream {
         let mut connection = Connection::new(entrance, &transport, ends, &ticket);
         match arrival {
             Arrival::New { deadline, .. } => {
-                connection.set_end(deadline.saturating_duration_since(connection.born));
+                connection.set_end(deadline.saturating_duration_since(connection.deadlines.born));
             }
             Arrival::Moved | Arrival::Stays if early.is_empty() => {
                 connection.set_deadline_for_idle();
@@ -389,7 +382,6 @@ impl ClientStream {
             tunnel: Tunnel::default(),
             is_cut: false,
             ticket,
-            timer: None,
         }
     }
 
@@ -431,48 +423,32 @@ impl ClientStream {
         }
         Poll::Ready(Ok(()))
     }
-
-    /// Ready when the deadline has struck.
-    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let Some(deadline) = self.connection.deadline() else {
-                return Poll::Pending;
-            };
-            let timer = self
-                .timer
-                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-            // Moved only when it fires or must fire earlier: most exchanges end long before.
-            if timer.is_elapsed() || deadline < timer.deadline() {
-                timer.as_mut().reset(deadline);
-            }
-            ready!(timer.as_mut().poll(cx));
-            if Instant::now() >= deadline {
-                return Poll::Ready(());
-            }
-        }
-    }
 }
 
 impl ClientStream {
+    /// Something waits for the client, and it takes nothing now. A session has other bounds.
+    fn begin_stall(&self) {
+        if self.connection.reading() != Reading::Open {
+            let connection = &self.connection;
+            connection.deadlines.client_waits(|| connection.stall());
+        }
+    }
+
     /// What was polled, unless it is pending and the exchange's time is up.
-    fn or_deadline<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        polled: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
+    fn or_deadline<T>(&mut self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             return polled;
         }
         if let Err(cut) = self.check_drain_deadline() {
             return Poll::Ready(Err(cut));
         }
-        if self.poll_deadline(cx).is_pending() {
-            return polled;
+        match self.connection.flow().check_deadline() {
+            Ok(()) => polled,
+            Err(late) => {
+                self.connection.clear_deadline();
+                Poll::Ready(Err(late))
+            }
         }
-        self.connection.clear_deadline();
-        self.connection.timed_out.store(true, Relaxed);
-        let message = "the exchange made no progress in the time it had";
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)))
     }
 }
 
@@ -495,28 +471,34 @@ impl AsyncRead for ClientStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let stream = self.get_mut();
+        stream.connection.flow().client_looks(cx);
         let polled = stream.poll_reading(cx, buf);
         if polled.is_ready() {
-            stream.connection.put_off();
+            stream.connection.deadlines.put_off();
             return polled;
         }
         // Pingora is about to wait. It flushes at a response's end only: what is written so far
         // must not wait with it, or a slow answer would come late and an event stream never.
         if let Some(io) = &mut stream.io
             && !(io.buffer().is_empty() && io.get_ref().is_flushed())
-            && let Poll::Ready(Err(error)) = Pin::new(io).poll_flush(cx)
         {
-            return Poll::Ready(Err(error));
+            match Pin::new(io).poll_flush(cx) {
+                Poll::Ready(flushed) => {
+                    flushed?;
+                    stream.connection.deadlines.client_took();
+                }
+                Poll::Pending => stream.begin_stall(),
+            }
         }
         if stream.awaits_head() {
             let is_cut = stream.connection.drain_deadline().has_struck();
-            if is_cut || stream.poll_deadline(cx).is_ready() {
+            if is_cut || stream.connection.flow().has_struck() {
                 let refusal = if is_cut { CUT_HEAD } else { SLOW_HEAD };
                 stream.end_wait_for_head(refusal, buf);
                 return Poll::Ready(Ok(()));
             }
         }
-        stream.or_deadline(cx, Poll::Pending)
+        stream.or_deadline(Poll::Pending)
     }
 }
 
@@ -539,11 +521,18 @@ impl AsyncWrite for ClientStream {
             Some(head) => Pin::new(io).poll_write(cx, head).map_ok(|_| buf.len()),
             None => Pin::new(io).poll_write(cx, buf),
         };
-        if polled.is_ready() {
-            stream.connection.offers_upgrade.store(false, Relaxed);
-            stream.connection.put_off();
+        match &polled {
+            Poll::Ready(written) => {
+                stream.connection.offers_upgrade.store(false, Relaxed);
+                let deadlines = &stream.connection.deadlines;
+                deadlines.put_off();
+                deadlines.client_took();
+                let written = *written.as_ref().unwrap_or(&0);
+                deadlines.flow.client_took(written, cx);
+            }
+            Poll::Pending => stream.begin_stall(),
         }
-        stream.or_deadline(cx, polled)
+        stream.or_deadline(polled)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -552,7 +541,11 @@ impl AsyncWrite for ClientStream {
             return Poll::Ready(Ok(()));
         };
         let polled = Pin::new(io).poll_flush(cx);
-        stream.or_deadline(cx, polled)
+        match polled.is_ready() {
+            true => stream.connection.deadlines.client_took(),
+            false => stream.begin_stall(),
+        }
+        stream.or_deadline(polled)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -569,14 +562,18 @@ impl Shutdown for ClientStream {
         let Some(io) = &mut self.io else {
             return;
         };
-        if let Err(error) = io.shutdown().await {
-            log::debug!("closing a client's connection: {error}");
-        } else if self.connection.is_refused.load(Relaxed) && !self.intake.ended {
-            let mut unread = [0; 4096];
-            let rest = async { while io.read(&mut unread).await.is_ok_and(|read| read > 0) {} };
-            // Whoever is not done by then is cut.
-            let _ = tokio::time::timeout(LINGER, rest).await;
-        }
+        let is_refused = self.connection.is_refused.load(Relaxed);
+        let lingers = (is_refused || self.connection.timed_out()) && !self.intake.ended;
+        let ending = async {
+            if let Err(error) = io.shutdown().await {
+                log::debug!("closing a client's connection: {error}");
+            } else if lingers {
+                let mut unread = [0; 4096];
+                while io.read(&mut unread).await.is_ok_and(|read| read > 0) {}
+            }
+        };
+        // Whoever is not done by then is cut.
+        let _ = tokio::time::timeout(LINGER, ending).await;
     }
 }
 

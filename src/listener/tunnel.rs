@@ -45,7 +45,7 @@ impl ClientStream {
         }
         self.tunnel.look = None;
         let before = buf.filled().len();
-        ready!(self.poll_ahead_or_socket(cx, buf))?;
+        ready!(self.poll_ahead_or_socket(cx, buf, usize::MAX))?;
         self.tunnel.given += (buf.filled().len() - before) as u64;
         self.tunnel.ahead += 1;
         Poll::Ready(Ok(()))

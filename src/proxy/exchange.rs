@@ -20,7 +20,7 @@ use crate::observe::trace::TraceContext;
 use crate::session::handshake::ServerEnd;
 use crate::session::registry::Registered;
 use crate::session::traffic::Traffic;
-use crate::upstream::{Group, KeptConnector, Lease};
+use crate::upstream::{Flow, Group, KeptConnector, Lease};
 
 pub struct Exchange {
     /// In the log and, of a session, in the registry.
@@ -236,6 +236,45 @@ impl Exchange {
             // The tap watches over the answer to a handshake.
             connection.clear_deadline();
         }
+    }
+
+    pub fn clear_deadline(&self) {
+        if let Some(connection) = &self.connection {
+            connection.clear_deadline();
+        }
+    }
+
+    /// For an answer of our own: the client must take some of it again and again.
+    pub fn begin_own_answer(&self) {
+        if let Some(connection) = &self.connection {
+            let stall = connection.stall();
+            let idle = self.route().map_or(stall, |route| route.timeouts.idle);
+            connection.needs_no_server();
+            connection.set_deadline(idle.min(stall));
+        }
+    }
+
+    /// What the client's stream and the server's know of each other.
+    pub fn flow(&self) -> Arc<Flow> {
+        let connection = self.connection.as_ref();
+        connection.map_or_else(Arc::default, |connection| connection.flow().clone())
+    }
+
+    /// Whether it was the server's move when the deadline struck: it had the whole request, or took
+    /// nothing of what waited for it.
+    pub fn awaited_server(&self) -> bool {
+        self.stage.request_sent || self.server_has_stalled()
+    }
+
+    pub fn server_has_stalled(&self) -> bool {
+        let connection = self.connection.as_ref();
+        connection.is_some_and(|connection| connection.server_has_stalled())
+    }
+
+    /// Whether the client took nothing of what waited for it when the deadline struck.
+    pub fn client_has_stalled(&self) -> bool {
+        let connection = self.connection.as_ref();
+        connection.is_some_and(|connection| connection.client_has_stalled())
     }
 
     /// Whether its deadline has struck: the server's answer did not come in time.

@@ -2,7 +2,7 @@
 
 use pingora::{Error, ErrorSource, ErrorType};
 
-use super::exchange::{Exchange, Stage};
+use super::exchange::Exchange;
 use crate::limits::Cut;
 use crate::observe::in_short;
 
@@ -24,11 +24,7 @@ pub fn status_for(error: &Error, exchange: &Exchange) -> u16 {
     }
     if exchange.timed_out() {
         // Whose move was awaited?
-        let Stage {
-            request_sent,
-            answer_begun,
-        } = exchange.stage;
-        return if request_sent || answer_begun {
+        return if exchange.awaited_server() || exchange.stage.answer_begun {
             504
         } else {
             408
@@ -70,6 +66,12 @@ pub fn reason_for(status: u16) -> &'static str {
 pub fn words_for(error: &Error, exchange: &Exchange) -> String {
     if exchange.is_cut {
         return Cut::WORDS.to_owned();
+    }
+    if exchange.timed_out() && exchange.client_has_stalled() {
+        return "the client took nothing of its answer for as long as it may".to_owned();
+    }
+    if exchange.timed_out() && exchange.server_has_stalled() {
+        return "the server took nothing of the request for as long as it may".to_owned();
     }
     if exchange.timed_out() && status_for(error, exchange) == 408 {
         return "the request stalled for longer than the route's timeouts".to_owned();

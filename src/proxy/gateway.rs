@@ -96,6 +96,9 @@ impl ProxyHttp for Gateway {
     ) -> Result<()> {
         let connection = connection_of(session)?;
         connection.clear_deadline();
+        // For what prusik does by itself: an answer of its own that the client does not take.
+        connection.set_deadline(connection.stall());
+        connection.set_server_apart();
         // Of several options Pingora sees no `keep-alive`, for which HTTP/1.0 has to ask.
         let request = session.req_header();
         let asks_to_stay = request.version == Version::HTTP_10
@@ -149,6 +152,7 @@ impl ProxyHttp for Gateway {
                 // Who sends such a thing may have more of it on the way.
                 session.set_keepalive(None);
                 exchange.error = Some(refusal.reason.into());
+                exchange.begin_own_answer();
                 Answer::error(refusal.status, refusal.reason)
                     .send(session, exchange)
                     .await?;
@@ -158,6 +162,7 @@ impl ProxyHttp for Gateway {
         let generation = exchange.generation.clone();
         let Some(route) = exchange.route.map(|number| generation.route(number)) else {
             exchange.error = Some("no route matches".into());
+            exchange.begin_own_answer();
             Answer::error(StatusCode::NOT_FOUND, "no route matches")
                 .send(session, exchange)
                 .await?;
@@ -175,6 +180,8 @@ impl ProxyHttp for Gateway {
                     }
                     exchange.group = Some(group);
                     if exchange.handshake.is_none() || !self.is_stopping() {
+                        // Connecting has a limit of its own.
+                        exchange.clear_deadline();
                         return Ok(false);
                     }
                     exchange.is_too_late = true;
@@ -205,6 +212,7 @@ impl ProxyHttp for Gateway {
                 Answer::error(refusal.status, refusal.reason)
             }
         };
+        exchange.begin_own_answer();
         answer.send(session, exchange).await?;
         Ok(true)
     }
@@ -265,7 +273,8 @@ impl ProxyHttp for Gateway {
                     false => Repeatable::No,
                 };
                 let deadline = exchange.drain_deadline();
-                let connector = Arc::new(group.connector(repeatable, client, deadline));
+                let flow = exchange.flow();
+                let connector = Arc::new(group.connector(repeatable, client, deadline, flow));
                 let peer = peer::for_request(connector.clone(), address, &route.timeouts);
                 (peer, Some(connector))
             }
@@ -480,7 +489,7 @@ impl ProxyHttp for Gateway {
         } else if exchange.timed_out() {
             // The next one would get a request that its client has waited for long enough.
             error.set_retry(false);
-            if exchange.stage.request_sent && !exchange.stage.answer_begun {
+            if exchange.awaited_server() && !exchange.stage.answer_begun {
                 exchange.record_server_failure();
             }
         } else if *error.esource() != ErrorSource::Upstream {
@@ -533,6 +542,8 @@ impl ProxyHttp for Gateway {
         {
             session.set_keepalive(None);
             exchange.place = None;
+            exchange.clear_deadline();
+            exchange.begin_own_answer();
             if let Err(failed) = Answer::error(code, reason).send(session, exchange).await {
                 log::debug!("the client is gone before it could be told {status}: {failed}");
             }

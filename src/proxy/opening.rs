@@ -29,6 +29,7 @@ impl Gateway {
             return;
         };
         connection.clear_deadline();
+        connection.needs_no_server();
         let websocket = route.websocket.as_ref();
         match exchange.generation.config.server.tunnel {
             Tunnel::Relay => connection.set_reading(Reading::Leave),

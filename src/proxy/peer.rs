@@ -37,10 +37,7 @@ pub fn for_request(
     let mut peer = peer(address, timeouts);
     peer.options.tcp_keepalive = Some(TCP_KEEPALIVE);
     peer.options.custom_l4 = Some(connector);
-    // What the server takes to answer is the exchange's own deadline. A server that takes nothing
-    // for longer than this is given up by TCP (`TCP_KEEPALIVE`) anyway.
-    let sooner = timeouts.idle < TCP_KEEPALIVE.user_timeout;
-    peer.options.write_timeout = sooner.then_some(timeouts.idle);
+    // Time to answer, and to take the request, is the exchange's own: see `upstream::flow`.
     peer
 }
 

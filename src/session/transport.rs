@@ -7,11 +7,13 @@ use std::os::unix::net as unix;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use log::{debug, warn};
 use pingora::protocols::l4::ext::set_tcp_keepalive;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, recv};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -184,6 +186,16 @@ impl Transport {
             && let Err(error) = set_tcp_keepalive(tcp, &TCP_KEEPALIVE)
         {
             warn!("a server that vanishes will not be noticed: {error}");
+        }
+    }
+
+    /// From now on the kernel gives the connection up when its peer takes nothing for so long of
+    /// what waits for it. Nothing but TCP can do that.
+    pub fn set_stall(&self, stall: Duration) {
+        if let Some(tcp) = self.tcp()
+            && let Err(error) = SockRef::from(tcp).set_tcp_user_timeout(Some(stall))
+        {
+            warn!("a client that takes nothing is given up after another time: {error}");
         }
     }
 

@@ -24,11 +24,14 @@ use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketS
 use pingora::{Error, ErrorType};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::connect::{Shortage, Way};
+use super::flow::Flow;
+use super::outgoing::Outgoing;
 use crate::forward::proxy_protocol::Preamble;
 use crate::limits::DrainDeadline;
+use crate::limits::descriptors::Descriptor;
 use crate::session::handshake::{is_last_look, set_option};
 use crate::session::transport::Transport;
 use crate::tls::Connector;
@@ -84,6 +87,7 @@ struct Idle {
 struct Kept {
     since: Instant,
     open: Open,
+    _descriptor: Descriptor,
 }
 
 impl Connections {
@@ -147,10 +151,11 @@ impl Connections {
         let mut idle = self.lock();
         if !idle.retired {
             let since = Instant::now();
-            idle.kept
-                .entry(target)
-                .or_default()
-                .push(Kept { since, open });
+            idle.kept.entry(target).or_default().push(Kept {
+                since,
+                open,
+                _descriptor: Descriptor::hold(),
+            });
         }
     }
 
@@ -161,8 +166,8 @@ impl Connections {
 
 /// A connection, counted while it is open.
 #[derive(Debug)]
-struct Open {
-    io: Transport,
+pub(super) struct Open {
+    pub io: Transport,
     /// Weak, as idle connections are themselves in there.
     counted_in: Weak<Connections>,
 }
@@ -221,14 +226,18 @@ pub struct KeptConnector {
     reused: AtomicBool,
     /// The server has said that it closes the connection.
     closes: Arc<AtomicBool>,
+    flow: Arc<Flow>,
+    stall: Duration,
 }
 
 impl KeptConnector {
+    /// `stall`: how long the server may take nothing of what waits for it.
     pub fn new(
         connections: Arc<Connections>,
         way: Way,
         bound: usize,
         repeatable: Repeatable,
+        (flow, stall): (Arc<Flow>, Duration),
     ) -> Self {
         Self {
             connections,
@@ -237,6 +246,8 @@ impl KeptConnector {
             repeatable,
             reused: AtomicBool::new(false),
             closes: Arc::default(),
+            flow,
+            stall,
         }
     }
 
@@ -282,8 +293,11 @@ impl Connect for KeptConnector {
             }
         };
         self.reused.store(!is_fresh, Relaxed);
+        let outgoing = Arc::new(Mutex::new(Outgoing::new(open)));
+        self.flow.attach(outgoing.clone(), self.stall);
         let stream = KeptStream {
-            open: Some(open),
+            outgoing,
+            flow: self.flow.clone(),
             drain_deadline: self.way.drain_deadline.clone(),
             is_fresh,
             target,
@@ -296,8 +310,9 @@ impl Connect for KeptConnector {
 
 #[derive(Debug)]
 struct KeptStream {
-    /// `None`: it is kept for the next request.
-    open: Option<Open>,
+    /// The flow has it too.
+    outgoing: Arc<Mutex<Outgoing>>,
+    flow: Arc<Flow>,
     drain_deadline: DrainDeadline,
     /// Its options are not set yet.
     is_fresh: bool,
@@ -307,14 +322,31 @@ struct KeptStream {
 }
 
 impl KeptStream {
-    fn keep(&mut self) {
-        if let Some(open) = self.open.take()
+    fn lock(&self) -> MutexGuard<'_, Outgoing> {
+        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Pingora has no more use for it.
+    fn keep(&self) {
+        let mut outgoing = self.lock();
+        // The response was there before the request had gone: the rest of that goes without
+        // Pingora, and the connection is of no other use.
+        if !outgoing.is_done() {
+            return self.flow.leave_to_itself(&mut outgoing);
+        }
+        if let Some(open) = outgoing.open.take()
             && !self.closes.load(Relaxed)
             && let Some(connections) = open.counted_in.upgrade()
             && connections.count() <= self.bound
         {
             connections.keep(self.target, open);
         }
+    }
+
+    /// An error when nobody waits for the server any more.
+    fn check(&self) -> io::Result<()> {
+        self.drain_deadline.check()?;
+        self.flow.check_deadline()
     }
 }
 
@@ -325,54 +357,75 @@ impl AsyncRead for KeptStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let stream = self.get_mut();
-        let Some(open) = &mut stream.open else {
-            return Poll::Ready(Ok(()));
-        };
         stream.drain_deadline.check()?;
-        let polled = Pin::new(&mut open.io).poll_read(cx, buf);
-        if polled.is_pending() && is_last_look(cx, buf) {
+        let is_last_look = is_last_look(cx, buf);
+        let room = match is_last_look {
+            true => 1,
+            false => stream.flow.response_room(),
+        };
+        let polled = {
+            let mut outgoing = stream.lock();
+            let is_done = outgoing.is_done();
+            let Some(open) = &mut outgoing.open else {
+                return Poll::Ready(Ok(()));
+            };
+            if is_done && !is_last_look {
+                stream.flow.server_looks(cx);
+            }
+            let before = buf.filled().len();
+            let polled = match room {
+                0 => Poll::Pending,
+                room => Pin::new(&mut (&mut open.io).take(room as u64)).poll_read(cx, buf),
+            };
+            stream.flow.read_of_response(buf.filled().len() - before);
+            polled
+        };
+        if polled.is_ready() {
+            return polled;
+        }
+        if is_last_look {
             stream.keep();
             // To Pingora the server has closed it: there is nothing left that it could keep.
             return Poll::Ready(Ok(()));
         }
-        polled
+        stream.flow.check_deadline()?;
+        Poll::Pending
     }
 }
 
+/// Nothing here waits: see [`super::flow`].
 impl AsyncWrite for KeptStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let stream = self.get_mut();
-        stream.drain_deadline.check()?;
-        match &mut stream.open {
-            Some(open) => Pin::new(&mut open.io).poll_write(cx, buf),
-            None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
-        }
+        self.check()?;
+        Poll::Ready(self.lock().write(buf, cx, &self.flow))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let stream = self.get_mut();
-        stream.drain_deadline.check()?;
-        match &mut stream.open {
-            Some(open) => Pin::new(&mut open.io).poll_flush(cx),
-            None => Poll::Ready(Ok(())),
-        }
+        self.check()?;
+        Poll::Ready(self.lock().flush(cx, &self.flow))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().open {
+        match &mut self.lock().open {
             Some(open) => Pin::new(&mut open.io).poll_shutdown(cx),
             None => Poll::Ready(Ok(())),
         }
     }
 }
 
+impl Drop for KeptStream {
+    fn drop(&mut self) {
+        self.flow.detach();
+    }
+}
+
 impl VirtualSocket for KeptStream {
     fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
-        match &self.open {
+        match &self.lock().open {
             Some(open) if self.is_fresh => set_option(&open.io, option),
             _ => Ok(()),
         }

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use super::balance::Wanted;
 use super::connect::{Sources, Way};
 use super::connection::{Connections, KeptConnector, Repeatable, SWEEP};
+use super::flow::Flow;
 use super::keys_in_use::KeysInUse;
 use super::members::{Members, Servers};
 use super::news::{Departed, Departure, Departures, News};
@@ -160,6 +161,7 @@ impl Group {
         repeatable: Repeatable,
         client: Source,
         drain_deadline: DrainDeadline,
+        flow: Arc<Flow>,
     ) -> KeptConnector {
         KeptConnector::new(
             self.connections.clone(),
@@ -169,6 +171,7 @@ impl Group {
             },
             self.config.keepalive,
             repeatable,
+            (flow, self.config.stall),
         )
     }
 

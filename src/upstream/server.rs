@@ -12,6 +12,7 @@ use super::health::counter::{Counter, Health, Transition};
 use super::history::{Change, History, Standing};
 use super::keys_in_use::KeyUse;
 use crate::config::{self, Start};
+use crate::limits::descriptors::Descriptor;
 
 /// What a [`Lease`] stands for. A session counts against `max_sessions`, a request doesn't.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -385,6 +386,8 @@ pub struct Lease {
     load: Load,
     /// With `load_bound`: the hash key, which stays on the server as long as this lives.
     key: Option<Arc<KeyUse>>,
+    /// A session's connection to the server; that of a request is set apart for its client.
+    _descriptor: Option<Descriptor>,
 }
 
 impl Lease {
@@ -394,6 +397,7 @@ impl Lease {
             server,
             load,
             key: None,
+            _descriptor: (load == Load::Session).then(Descriptor::hold),
         }
     }
 

@@ -52,9 +52,13 @@ impl Http2Site {
     }
 
     /// Where `ulimit` has been set so.
-    pub async fn start_limited(origin: Origin, ulimit: &str) -> Self {
+    pub async fn start_limited(
+        origin: Origin,
+        change: impl FnOnce(Config) -> Config,
+        ulimit: &str,
+    ) -> Self {
         let authority = Authority::new();
-        let config = secured(&authority, Config::to(&[&origin]));
+        let config = secured(&authority, change(Config::to(&[&origin])));
         let prusik = Prusik::start_limited(config, ulimit).await;
         Self {
             authority,

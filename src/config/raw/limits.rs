@@ -48,6 +48,15 @@ pub struct Limits {
     /// Time that a connection may stand between two requests.
     #[schemars(extend("default" = "75s"))]
     pub idle: Option<Period>,
+    /// How long a client may take nothing of what waits for it: then its exchange ends, and by TCP
+    /// its session. Within an exchange the route's `timeouts.idle` holds too. A reload takes in a
+    /// change for new sessions.
+    #[schemars(extend("default" = "60s"))]
+    pub stall: Option<Period>,
+    /// Requests and sessions of one HTTP/2 connection at a time. One more is refused, and may be
+    /// asked again (REFUSED_STREAM). A reload takes in a change for new connections. At most 16384.
+    #[schemars(extend("default" = 256, "minimum" = 1, "maximum" = 16_384))]
+    pub streams: Option<u32>,
     /// Size of a request body: over it 413. 0: no limit.
     #[schemars(extend("default" = 0, "examples" = ["10MiB"]))]
     pub body_size: Option<OptionalSize>,

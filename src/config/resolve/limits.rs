@@ -16,6 +16,9 @@ const HEADER_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// A browser's head has a kilobyte; Pingora reads at most a megabyte.
 const HEADER_SIZES: std::ops::RangeInclusive<u64> = 1024..=512 * 1024;
 
+/// Each has a window of its own, and memory for it.
+const STREAMS: std::ops::RangeInclusive<u32> = 1..=16_384;
+
 pub fn limits(
     raw: Option<Section<raw::Limits>>,
     at: At<'_>,
@@ -52,6 +55,15 @@ pub fn limits(
                 .error(format!("\"header_count\" must be from 1 to {FIELDS_MAX}")),
         );
     }
+    let streams = raw.streams.unwrap_or(default.streams);
+    if !STREAMS.contains(&streams) {
+        let (least, most) = STREAMS.into_inner();
+        errors.push(
+            at.key("streams")
+                .error(format!("\"streams\" must be from {least} to {most}"))
+                .hint("browsers ask for some hundred things at once: 256 are enough"),
+        );
+    }
     ListenerLimits {
         bounds: Bounds {
             all: raw.connections.filter(|most| *most > 0),
@@ -64,6 +76,8 @@ pub fn limits(
             fields: header_count as usize,
         },
         idle: raw.idle.map_or(default.idle, |Period(idle)| idle),
+        stall: raw.stall.map_or(default.stall, |Period(stall)| stall),
+        streams,
         body_size: raw.body_size.and_then(|OptionalSize(size)| size),
         body_rate: raw.body_rate.and_then(|OptionalSize(rate)| rate),
     }

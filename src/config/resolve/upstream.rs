@@ -18,6 +18,7 @@ const DISCOVER_REFRESH: Duration = Duration::from_secs(10);
 const DISCOVER_HOLD: Duration = Duration::from_secs(30);
 const ATTEMPTS: usize = 3;
 const KEEPALIVE: usize = 128;
+const STALL: Duration = Duration::from_secs(60);
 
 pub fn upstreams(
     raw: Option<Ordered<Section<raw::Upstream>>>,
@@ -93,6 +94,7 @@ fn upstream(
         },
         attempts: raw.attempts.map_or(ATTEMPTS, |attempts| attempts.get()),
         keepalive: raw.keepalive.unwrap_or(KEEPALIVE),
+        stall: raw.stall.map_or(STALL, |Period(stall)| stall),
         on_down: raw.on_down.map_or(Fate::Keep, fate),
         on_removed: raw.on_removed.map_or(Fate::Close, fate),
         name,

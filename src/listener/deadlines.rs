@@ -1,0 +1,230 @@
+//! When an exchange has had its time, and who sees to it.
+//!
+//! Pingora polls now this stream and now that one, and sometimes neither: a deadline that is looked
+//! at by a stream holds only while that stream is polled. So the [`Watch`] around the whole of
+//! Pingora's work holds one lazily moved timer, and when that fires it polls Pingora once more with
+//! the deadline [struck](Flow::strike): whatever Pingora awaits then, the client's stream or the
+//! server's, fails. (Timers of Pingora's own are kept until the time they were set for, used or
+//! not: with timeouts of 3000 s that was 4 KiB a second of memory, for 50 minutes.)
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::upstream::Flow;
+
+/// Those of one connection. What is set is in milliseconds since it was made; 0: none.
+#[derive(Debug)]
+pub(super) struct Deadlines {
+    pub born: Instant,
+    /// Put off by each byte that moves.
+    progress: AtomicU64,
+    /// How far each byte puts it off.
+    within: AtomicU64,
+    /// Nothing puts it off.
+    end: AtomicU64,
+    /// The client takes nothing of what waits for it.
+    client: AtomicU64,
+    /// The server takes nothing of what waits for it.
+    server: AtomicU64,
+    /// At the last strike the client, or the server, took nothing of what waited for it.
+    client_stalled: AtomicBool,
+    server_stalled: AtomicBool,
+    pub flow: Arc<Flow>,
+}
+
+impl Deadlines {
+    pub fn new() -> Self {
+        Self {
+            born: Instant::now(),
+            progress: AtomicU64::new(0),
+            within: AtomicU64::new(0),
+            end: AtomicU64::new(0),
+            client: AtomicU64::new(0),
+            server: AtomicU64::new(0),
+            client_stalled: AtomicBool::new(false),
+            server_stalled: AtomicBool::new(false),
+            flow: Arc::default(),
+        }
+    }
+
+    /// Something must move within this time, again and again.
+    pub fn set_progress(&self, within: Duration) {
+        self.within.store(millis(within), Relaxed);
+        self.put_off();
+    }
+
+    /// A byte has moved.
+    pub fn put_off(&self) {
+        let within = self.within.load(Relaxed);
+        if within > 0 {
+            self.progress.store(self.now() + within, Relaxed);
+            self.renew();
+        }
+    }
+
+    pub fn set_end(&self, after: Duration) {
+        self.end.store(self.now() + millis(after), Relaxed);
+        self.renew();
+    }
+
+    pub fn has_end(&self) -> bool {
+        self.end.load(Relaxed) > 0
+    }
+
+    pub fn clear_end(&self) {
+        self.end.store(0, Relaxed);
+        self.renew();
+    }
+
+    /// There is none any more.
+    pub fn clear(&self) {
+        for deadline in [&self.within, &self.progress, &self.end, &self.client] {
+            deadline.store(0, Relaxed);
+        }
+        self.renew();
+    }
+
+    /// The client takes nothing now; if that goes on for so long, the exchange ends.
+    pub fn client_waits(&self, stall: impl FnOnce() -> Duration) {
+        if self.client.load(Relaxed) == 0 {
+            self.client.store(self.now() + millis(stall()), Relaxed);
+        }
+    }
+
+    /// It takes something.
+    pub fn client_took(&self) {
+        if self.client.load(Relaxed) > 0 {
+            self.client.store(0, Relaxed);
+            self.renew();
+        }
+    }
+
+    /// Whether an exchange has ended because the client took nothing of what waited for it.
+    pub fn client_has_stalled(&self) -> bool {
+        self.client_stalled.load(Relaxed)
+    }
+
+    pub fn server_has_stalled(&self) -> bool {
+        self.server_stalled.load(Relaxed)
+    }
+
+    /// The same for the server, which is asked here.
+    fn look_at_server(&self) {
+        let has_moved = self.flow.take_moved();
+        if !self.flow.waits_for_server() {
+            if self.server.load(Relaxed) > 0 {
+                self.server.store(0, Relaxed);
+            }
+            return;
+        }
+        if has_moved {
+            self.put_off();
+        }
+        if (has_moved || self.server.load(Relaxed) == 0)
+            && let Some(stall) = self.flow.server_stall()
+        {
+            self.server.store(self.now() + millis(stall), Relaxed);
+        }
+    }
+
+    fn next(&self) -> Option<Instant> {
+        let server = match self.flow.waits_for_server() {
+            true => self.server.load(Relaxed),
+            false => 0,
+        };
+        let set = [&self.progress, &self.end, &self.client];
+        let set = set.map(|deadline| deadline.load(Relaxed)).into_iter();
+        let first = set.chain([server]).filter(|&millis| millis > 0).min()?;
+        Some(self.born + Duration::from_millis(first))
+    }
+
+    fn strike(&self) {
+        let client_waits = self.client.load(Relaxed) > 0;
+        self.client_stalled.store(client_waits, Relaxed);
+        let server_waits = self.flow.waits_for_server();
+        self.server_stalled.store(server_waits, Relaxed);
+        self.flow.strike();
+    }
+
+    /// After a change: a deadline that has struck may not be one any more.
+    fn renew(&self) {
+        if self.flow.has_struck() && self.next().is_none_or(|next| next > Instant::now()) {
+            self.flow.forgive();
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.born.elapsed().as_millis() as u64
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).map_or(u64::MAX / 4, |millis| millis.clamp(1, u64::MAX / 4))
+}
+
+/// Pingora's work on a connection, with what must go on whatever Pingora awaits: its deadlines, and
+/// what waits for the server.
+pub(super) struct Watch<F> {
+    work: F,
+    deadlines: Arc<Deadlines>,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// The deadline that has struck last: once is enough.
+    struck: Option<Instant>,
+}
+
+impl<F: Future + Unpin> Watch<F> {
+    pub fn new(work: F, deadlines: Arc<Deadlines>) -> Self {
+        Self {
+            work,
+            deadlines,
+            timer: None,
+            struck: None,
+        }
+    }
+
+    /// Ready when a deadline has struck that had not before.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let Some(deadline) = self.deadlines.next() else {
+                return Poll::Pending;
+            };
+            if self.struck == Some(deadline) {
+                return Poll::Pending;
+            }
+            let timer = self
+                .timer
+                .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+            // Moved only when it fires or must fire earlier: most exchanges end long before.
+            if timer.is_elapsed() || deadline < timer.deadline() {
+                timer.as_mut().reset(deadline);
+            }
+            ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= deadline {
+                self.struck = Some(deadline);
+                return Poll::Ready(());
+            }
+        }
+    }
+}
+
+impl<F: Future + Unpin> Future for Watch<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let watch = self.get_mut();
+        loop {
+            if let Poll::Ready(output) = Pin::new(&mut watch.work).poll(cx) {
+                return Poll::Ready(output);
+            }
+            watch.deadlines.flow.drive(cx);
+            watch.deadlines.look_at_server();
+            ready!(watch.poll_deadline(cx));
+            watch.deadlines.strike();
+        }
+    }
+}
