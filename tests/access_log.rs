@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use support::{
-    Answer, Client, Config, Origin, Outcome, Prusik, RawSession, client_frame, eventually,
-    handshake, within,
+    Answer, Client, Config, Ended, Origin, Outcome, Prusik, RawSession, Session, client_frame,
+    eventually, free_address, handshake, status_of, within,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -85,14 +85,22 @@ async fn a_reader_that_stops_reading_costs_lines_and_no_requests() {
     child.wait().expect("it ends");
 }
 
+/// Lines of requests: a reload has a line too.
+fn requests_in(path: &std::path::Path) -> usize {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let requests = text
+        .lines()
+        .filter(|line| line.contains("\"kind\":\"request\""));
+    requests.count()
+}
+
 #[tokio::test]
 async fn a_rotated_file_is_let_go_of_at_a_reload() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let log = folder.path().join("access.log");
     let yaml = format!("{RESPOND}access_log: {{ path: {} }}\n", log.display());
     let prusik = Prusik::start(&yaml).await;
-    let lines =
-        |path: &std::path::Path| fs::read_to_string(path).unwrap_or_default().lines().count();
+    let lines = requests_in;
     request_often(prusik.public(), 0).await;
     eventually("a line in the file", async || lines(&log) == 1).await;
     let rotated = folder.path().join("access.log.1");
@@ -203,8 +211,7 @@ async fn a_file_is_opened_anew_at_hup() {
     let yaml = format!("{RESPOND}access_log: {{ path: access.log }}\n");
     let prusik = Prusik::start(&yaml).await;
     let log = prusik.folder().join("access.log");
-    let lines =
-        |path: &std::path::Path| fs::read_to_string(path).unwrap_or_default().lines().count();
+    let lines = requests_in;
     request_often(prusik.public(), 0).await;
     eventually("a line in the file", async || lines(&log) == 1).await;
     let rotated = prusik.folder().join("access.log.1");
@@ -215,4 +222,118 @@ async fn a_file_is_opened_anew_at_hup() {
     request_often(prusik.public(), 0).await;
     eventually("a line in the new file", async || lines(&log) == 1).await;
     assert_eq!(lines(&rotated), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_costs_lines_which_are_counted_and_no_requests() {
+    let yaml = format!(
+        "{RESPOND}admin: {{ listen: \"127.0.0.1:0\" }}\naccess_log: {{ path: /dev/full }}\n"
+    );
+    let prusik = Prusik::start(&yaml).await;
+    within("3,000 requests", request_often(prusik.public(), 3000)).await;
+    prusik
+        .wait_stderr("access log: cannot be written: No space left")
+        .await;
+    let lost = async || {
+        let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        let text = Client::connect(prusik.admin())
+            .await
+            .ask(request)
+            .await
+            .text();
+        let series = "prusik_access_log_lost_total{reason=\"error\"} ";
+        let value = text.lines().find_map(|line| line.strip_prefix(series));
+        value.and_then(|value| value.parse().ok()).unwrap_or(0.0)
+    };
+    eventually("lost lines are in the metric", async || lost().await > 0.0).await;
+    // It is said once a minute, not with each line.
+    let said = prusik.stderr().matches("cannot be written").count();
+    within("more requests", request_often(prusik.public(), 3000)).await;
+    eventually("more are lost", async || lost().await > 3000.0).await;
+    assert_eq!(prusik.stderr().matches("cannot be written").count(), said);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_operators_do_has_a_line_with_who_asked_for_it() {
+    let origin = Origin::chat().await;
+    let config = Config::to(&[&origin]).top("admin: { listen: \"127.0.0.1:0\" }");
+    let mut prusik = Prusik::start(config).await;
+    let server = format!("backend/{}", origin.address());
+    let mut session = Session::open(prusik.public(), "/").await;
+    let mut other = Session::open(prusik.public(), "/").await;
+    prusik.reload().await;
+    let sessions = prusik.order(&["sessions", "--json"]).await;
+    let sessions: Value = serde_json::from_str(&sessions).expect("JSON");
+    let id = sessions["sessions"][0]["id"]
+        .as_str()
+        .expect("an id")
+        .to_owned();
+    prusik.order(&["close", &id]).await;
+    prusik.order(&["drain", &server, "--window", "0s"]).await;
+    let ends = (session.ended().await, other.ended().await);
+    assert_eq!(ends, (Ended::Close(1012), Ended::Close(1012)));
+    let operation = async |name: &str, outcome: &str| {
+        let what = format!("{name}: {outcome}");
+        let is_it = |line: &Value| {
+            let said = line["outcome"].as_str().unwrap_or_default();
+            line["kind"] == "operation" && line["operation"] == name && said.starts_with(outcome)
+        };
+        prusik.wait_log(&what, is_it).await
+    };
+    let reload = operation("reload", "nothing changed").await;
+    assert_eq!(reload["by"], "signal HUP");
+    assert_eq!(operation("close", "told to go").await["of"], *id);
+    for outcome in ["begun: ", "ended: "] {
+        let drain = operation("drain", outcome).await;
+        assert_eq!(drain["of"], *server);
+        let by = drain["by"].as_str().unwrap_or_default();
+        assert!(by.starts_with("127.0.0.1:"), "{drain}");
+    }
+    prusik.order(&["enable", &server]).await;
+    assert_eq!(operation("enable", "enabled").await["succeeded"], true);
+    prusik.upgrade().await;
+    let upgrade = prusik.wait_log("the upgrade", |line| line["operation"] == "upgrade");
+    let upgrade = upgrade.await;
+    assert_eq!(upgrade["succeeded"], true, "{upgrade}");
+    assert!(
+        upgrade["by"]
+            .as_str()
+            .unwrap_or_default()
+            .starts_with("127.0.0.1:")
+    );
+    for line in [
+        "operation: reload of ",
+        "operation: drain of backend/",
+        "operation: upgrade by ",
+    ] {
+        assert!(prusik.stderr().contains(line), "{line}");
+    }
+    prusik.signal("TERM");
+    prusik.ended().await;
+    for line in [
+        "operation: stop by signal TERM: begun",
+        "operation: stop by signal TERM: ended",
+    ] {
+        assert!(prusik.stderr().contains(line), "{line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_is_summed_and_names_upstream_and_server() {
+    let nobody = free_address();
+    let yaml = format!(
+        "listeners: [{{ listen: 127.0.0.1:0, name: public }}]
+upstreams: {{ chat: {{ servers: [\"{nobody}\"] }} }}
+routes: [{{ upstream: chat }}]
+"
+    );
+    let prusik = Prusik::start(&yaml).await;
+    for _ in 0..300 {
+        assert_eq!(status_of(prusik.public(), "/").await, 502);
+    }
+    let expected = format!("upstream \"chat\", server {nobody}: 502: ");
+    prusik.wait_stderr(&expected).await;
+    prusik.wait_stderr(" more like it in 1").await;
+    let said = prusik.stderr().matches(&expected).count();
+    assert!(said <= 4, "{said} lines: {}", prusik.stderr());
 }

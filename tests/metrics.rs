@@ -375,3 +375,70 @@ fn many() -> usize {
     let descriptors = limit.current.unwrap_or(u64::MAX);
     usize::try_from(descriptors / 4).map_or(3000, |most| most.min(3000))
 }
+
+#[tokio::test]
+async fn states_limits_certificates_and_the_process_are_told_of() {
+    let origin = Origin::chat().await;
+    let down = free_address();
+    let authority = support::Authority::new();
+    let pair = authority.issue("chat", &["chat.example.com"]);
+    let server = origin.address();
+    let config = Config::to(&[])
+        .tls(support::certificates(&[&pair]))
+        .server(format!("{{ address: \"{server}\", max_sessions: 7 }}"))
+        .server(format!("\"{down}\""))
+        .upstream("health_check: { type: tcp, interval: 100ms, timeout: 1s }")
+        .top(ADMIN);
+    let prusik = Prusik::start(config).await;
+    let state = |server, state: &str| {
+        format!("prusik_server_state{{upstream=\"backend\",server=\"{server}\",state=\"{state}\"}}")
+    };
+    until(&prusik, &state(server, "up"), 1.0).await;
+    let scrape = until(&prusik, &state(down, "down"), 1.0).await;
+    for other in ["up", "ejected", "drained", "unchecked"] {
+        assert_eq!(
+            scrape.series.get(&state(down, other)),
+            Some(&0.0),
+            "{other}"
+        );
+    }
+    let limit = |server| format!("prusik_server_limit{{upstream=\"backend\",server=\"{server}\"}}");
+    assert_eq!(scrape.value(&limit(server)), 7.0);
+    assert!(!scrape.series.contains_key(&limit(down)));
+    let expiry = "prusik_certificate_expiry_timestamp_seconds{listener=\"public\",name=\"chat.\
+                  example.com\"}";
+    assert!(scrape.value(expiry) > 1_500_000_000.0, "{}", scrape.text);
+    // The kernel counts in hundredths of a second.
+    assert!(scrape.value("process_cpu_seconds_total") >= 0.0);
+    for name in [
+        "process_open_fds",
+        "process_max_fds",
+        "process_virtual_memory_bytes",
+        "process_resident_memory_bytes",
+        "process_start_time_seconds",
+    ] {
+        assert!(scrape.value(name) > 0.0, "{name}");
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let age = now.expect("after 1970").as_secs_f64() - scrape.value("process_start_time_seconds");
+    assert!((-2.0..600.0).contains(&age), "{age}");
+}
+
+#[tokio::test]
+async fn routes_that_nobody_uses_cost_no_series() {
+    let origin = Origin::chat().await;
+    let mut config = Config::to(&[&origin]).top(ADMIN);
+    for number in 0..5000 {
+        config = config.first(format!(
+            "{{ name: r{number}, match: {{ path_prefix: /r{number} }}, upstream: backend }}"
+        ));
+    }
+    let prusik = Prusik::start(config).await;
+    let before = Scrape::of(&prusik).await;
+    assert!(before.text.len() < 300_000, "{} bytes", before.text.len());
+    assert_eq!(status_of(prusik.public(), "/r7/x").await, 200);
+    let used = "prusik_requests_total{route=\"r7\",status=\"200\"}";
+    let scrape = until(&prusik, used, 1.0).await;
+    assert!(!scrape.text.contains("requests_total{route=\"r8\""));
+    assert!(scrape.text.len() < 310_000, "{} bytes", scrape.text.len());
+}

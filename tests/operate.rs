@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use support::{Answer, Config, Ended, Origin, Outcome, Prusik, Session, eventually, status_of};
+use support::{
+    Answer, Client, Config, Ended, Origin, Outcome, Prusik, Session, eventually, status_of,
+};
 
 const ADMIN: &str = "admin: { listen: \"127.0.0.1:0\" }";
 
@@ -303,4 +305,213 @@ async fn each_servers_handshakes_and_messages_are_counted_while_sessions_live() 
     })
     .await;
     assert_eq!(counts(&prusik).await, [(0, 2), (0, 2)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_are_found_by_what_is_known_of_them_and_counted() {
+    let origin = Origin::chat().await;
+    let prusik = Prusik::start(
+        Config::to(&[&origin])
+            .top(ADMIN)
+            .first("{ name: rooms, match: { path_prefix: /room }, upstream: backend }"),
+    )
+    .await;
+    let mut sessions = Vec::new();
+    for path in ["/room?userId=7", "/room?userId=8", "/else"] {
+        sessions.push(Session::open(prusik.public(), path).await);
+    }
+    let all = json_of(&prusik, &["sessions"]).await;
+    let id = all["sessions"][1]["id"].as_str().expect("an id").to_owned();
+    for (arguments, count) in [
+        (&["sessions"][..], "3 sessions"),
+        (&["sessions", "--route", "rooms"], "2 sessions"),
+        (&["sessions", "--path", "userId=7"], "1 session"),
+        (&["sessions", "--id", &id], "1 session"),
+        (&["sessions", "--path", "nowhere"], "no sessions"),
+    ] {
+        let said = prusik.order(arguments).await;
+        assert_eq!(said.lines().last(), Some(count), "{arguments:?}: {said}");
+    }
+    let found = json_of(&prusik, &["sessions", "--id", &id]).await;
+    assert_eq!(found["sessions"][0]["path"], "/room?userId=8");
+    let gone = "0190aaaa-0000-7000-8000-000000000001";
+    for (arguments, says) in [
+        (["--upstream", "bakend"], "there is no upstream \"bakend\""),
+        (["--route", "romms"], "there is no route \"romms\""),
+        (
+            ["--server", "127.0.0.1:1"],
+            "there is no server 127.0.0.1:1",
+        ),
+        (["--id", gone], "no live session has the id"),
+    ] {
+        let arguments = [&["sessions"][..], &arguments].concat();
+        let output = tokio::task::block_in_place(|| prusik.operate(&arguments));
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(says) && said.contains("hint: "), "{said}");
+    }
+    let request = "GET /api/v1/sessions?upstream=bakend HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let answer = Client::connect(prusik.admin()).await.ask(request).await;
+    assert_eq!(answer.status(), 404, "{}", answer.text());
+    let request = "GET /api/v1/sessions?search=ROOM+userid%3D8&limit=1 HTTP/1.1\r\nHost: \
+                   localhost\r\n\r\n";
+    let answer = Client::connect(prusik.admin()).await.ask(request).await;
+    let page: Value = serde_json::from_str(&answer.text()).expect("JSON");
+    assert_eq!(
+        (&page["total"], &page["sessions"][0]["id"]),
+        (&json!(1), &json!(id))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_fit_eighty_columns_and_break_no_address() {
+    let (_origin, prusik, _sessions, server) = with_sessions(2).await;
+    let address = server.rsplit('/').next().expect("an address").to_owned();
+    prusik.order(&["drain", &server, "--window", "1h"]).await;
+    let admin = prusik.admin();
+    for command in ["sessions", "status"] {
+        let program = env!("CARGO_BIN_EXE_prusik");
+        let line = format!("stty cols 80; NO_COLOR=1 {program} {command} --admin {admin}");
+        let mut script = Command::new("script");
+        script.args(["-qec", &line, "/dev/null"]);
+        let output = tokio::task::block_in_place(|| script.output()).expect("script runs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(said.contains(&address), "{said}");
+        for line in said.lines() {
+            assert!(line.chars().count() <= 80, "{line:?} of\n{said}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_still_has_sessions_is_draining_and_only_then_drained() {
+    let (_origin, prusik, mut sessions, server) = with_sessions(1).await;
+    prusik.order(&["drain", &server, "--window", "1h"]).await;
+    let state = async || {
+        let status = prusik.status().await;
+        let server = &status["upstreams"][0]["servers"][0];
+        let last = server["history"]
+            .as_array()
+            .and_then(|all| all.last().cloned());
+        assert_eq!(server["state"], last.unwrap_or_default()["state"]);
+        server["state"].clone()
+    };
+    assert_eq!(state().await, "draining");
+    assert!(prusik.order(&["status"]).await.contains("draining"));
+    let session = sessions.pop().expect("there is one");
+    session.close(1000).await;
+    eventually("it is drained", async || state().await == "drained").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_interrupts_the_wait_for_a_drain_is_told_that_it_goes_on() {
+    let (_origin, prusik, _sessions, server) = with_sessions(1).await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_prusik"));
+    let admin = prusik.admin().to_string();
+    command.args([
+        "drain", &server, "--window", "1h", "--wait", "--admin", &admin,
+    ]);
+    command.stdout(std::process::Stdio::null());
+    let waiting = command.stderr(std::process::Stdio::piped()).spawn();
+    let waiting = waiting.expect("the binary runs");
+    eventually("the drain has begun", async || {
+        prusik.status().await["upstreams"][0]["servers"][0]["state"] == "draining"
+    })
+    .await;
+    // It waits for the signal once it has said that it has begun.
+    let is_caught = || {
+        let path = format!("/proc/{}/status", waiting.id());
+        let status = std::fs::read_to_string(path).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = u64::from_str_radix(caught.unwrap_or("0").trim(), 16);
+        caught.is_ok_and(|signals| signals & 2 != 0)
+    };
+    eventually("it looks out for the signal", async || is_caught()).await;
+    support::signal(waiting.id(), "INT");
+    let output = tokio::task::block_in_place(|| waiting.wait_with_output()).expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains(&format!("the drain of {server} goes on")),
+        "{said}"
+    );
+    assert!(
+        said.contains(&format!("`prusik enable {server}` ends it")),
+        "{said}"
+    );
+    assert_eq!(
+        prusik.status().await["upstreams"][0]["servers"][0]["state"],
+        "draining"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_api_may_have_several_addresses_and_commands_take_the_first_that_answers() {
+    let origin = Origin::chat().await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let socket = folder.path().join("admin.sock");
+    let tcp = support::free_address();
+    let admin = |first: &str| format!("admin: {{ listen: [\"{first}\", \"{tcp}\"] }}");
+    let unix = format!("unix:{}", socket.display());
+    let mut prusik = Prusik::start(Config::to(&[&origin]).top(admin(&unix))).await;
+    let by_file = |config: &str| {
+        let output = tokio::task::block_in_place(|| {
+            support::prusik(&["status", "--json", "--config", config])
+        });
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.success(), said)
+    };
+    let file = prusik.folder().join("prusik.yaml").display().to_string();
+    for address in [&unix, &tcp.to_string()] {
+        let said = tokio::task::block_in_place(|| {
+            support::prusik(&["status", "--json", "--admin", address])
+        });
+        assert!(said.status.success(), "{address}");
+    }
+    assert!(by_file(&file).0);
+    // Of a file whose first address nobody serves, the second one.
+    let other = folder.path().join("other.yaml");
+    let nobody = format!("unix:{}", folder.path().join("nobody.sock").display());
+    let text = Config::to(&[&origin]).top(admin(&nobody)).to_string();
+    std::fs::write(&other, text).expect("the file can be written");
+    let (succeeded, said) = by_file(&other.display().to_string());
+    assert!(succeeded, "{said}");
+    // The new process has both of them.
+    prusik.upgrade().await;
+    let request = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let answer = Client::connect_unix(&socket).await.ask(request).await;
+    assert_eq!(answer.status(), 200);
+    assert!(by_file(&file).0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_as_the_unit_does_it_works_whatever_the_file_says_of_admin() {
+    let origin = Origin::chat().await;
+    let prusik = Prusik::start(Config::to(&[&origin])).await;
+    let file = prusik.folder().join("prusik.yaml").display().to_string();
+    let pid = prusik.pid().to_string();
+    let reload = || {
+        let arguments = ["reload", "--config", &file, "--or-signal", &pid];
+        let output = tokio::task::block_in_place(|| support::prusik(&arguments));
+        let said = [output.stdout, output.stderr].concat();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&said).into_owned(),
+        )
+    };
+    let (code, said) = reload();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("told by signal HUP"), "{said}");
+    prusik.wait_stderr("reload done: nothing changed").await;
+    prusik.write_config(Config::to(&[&origin]).route("stripp_prefix: /x"));
+    let (code, said) = reload();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("stripp_prefix"), "{said}");
+    assert_eq!(prusik.stderr().matches("reload refused").count(), 0);
+    // Nobody listens there: the running process has no API.
+    let admin = format!("admin: {{ listen: \"{}\" }}", support::free_address());
+    prusik.write_config(Config::to(&[&origin]).top(admin));
+    let (code, said) = reload();
+    assert_eq!(code, Some(0), "{said}");
+    prusik.wait_stderr("reload refused").await;
 }

@@ -149,6 +149,13 @@ async fn who_sends_none_or_may_not_is_shut_out_and_the_operator_told_once() {
     }
     // A balancer that looks whether the port is open is none of these.
     drop(Client::connect(prusik.public()).await);
+    // Others reset what they have got.
+    let probe = std::net::TcpStream::connect(prusik.public()).expect("a listener");
+    let no_time = Some(std::time::Duration::ZERO);
+    socket2::SockRef::from(&probe)
+        .set_linger(no_time)
+        .expect("an option of TCP");
+    drop(probe);
     // Silence is no header either.
     Client::connect(prusik.public()).await.expect_end().await;
     prusik

@@ -243,7 +243,7 @@ async fn a_second_start_leaves_the_pid_file_of_the_first_alone() {
 }
 
 #[tokio::test]
-async fn a_redirect_passes_bytes_as_they_are() {
+async fn a_redirect_encodes_bytes_beyond_ascii() {
     let config = "listeners: [{ listen: 127.0.0.1:0, name: public }]\n\
                   routes: [{ match: {}, redirect: { to: /x$http_tail } }]\n";
     let prusik = Prusik::start(config).await;
@@ -256,7 +256,7 @@ async fn a_redirect_passes_bytes_as_they_are() {
         raw.extend(client.wire.some().await.unwrap());
     }
     assert!(
-        raw.windows(5).any(|part| part == b"/xa\xe9b"),
+        raw.windows(9).any(|part| part == b"/xa%E9b\r\n"),
         "{}",
         String::from_utf8_lossy(&raw)
     );

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::view::Failure;
 use super::{ControlError, ControlErrorKind};
+use crate::observe::terminal;
 
 pub type Answer = Response<Full<Bytes>>;
 
@@ -70,8 +71,9 @@ impl From<Problem> for Answer {
 }
 
 pub fn json(status: StatusCode, value: &impl Serialize) -> Answer {
-    match serde_json::to_vec(value) {
-        Ok(body) => answer(status, "application/json", body),
+    let mut body = Vec::new();
+    match terminal::write_json(&mut body, value) {
+        Ok(()) => answer(status, "application/json", body),
         Err(error) => {
             log::error!("admin: cannot write an answer as JSON: {error}");
             text(StatusCode::INTERNAL_SERVER_ERROR, "internal error")

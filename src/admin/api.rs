@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::answer::{Answer, Problem, json, metrics, page, text};
 use super::guard::Access;
-use super::{Command, Control, ServerName, params};
+use super::{Command, Control, Request as Order, ServerName, params};
 
 /// No order needs a hundredth of it.
 const LARGEST_BODY: usize = 64 * 1024;
@@ -32,6 +32,8 @@ const BODY_DEADLINE: Duration = Duration::from_secs(10);
 pub struct Api {
     control: Arc<dyn Control>,
     access: Access,
+    /// Who calls, in words, as far as the connection tells.
+    caller: Arc<str>,
 }
 
 /// What a path names. Each has one thing that can be done with it.
@@ -53,7 +55,19 @@ enum Resource {
 
 impl Api {
     pub fn new(control: Arc<dyn Control>, access: Access) -> Self {
-        Self { control, access }
+        Self {
+            control,
+            access,
+            caller: "an unknown caller".into(),
+        }
+    }
+
+    /// The same, for the calls of one connection.
+    pub fn for_caller(&self, caller: String) -> Self {
+        Self {
+            caller: caller.into(),
+            ..self.clone()
+        }
     }
 
     pub async fn answer<B>(&self, request: Request<B>) -> Answer
@@ -70,7 +84,7 @@ impl Api {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (head, body) = request.into_parts();
-        self.access.check(&head)?;
+        let has_token = self.access.check(&head)?;
         let resource = Resource::find(head.uri.path())?;
         resource.check_method(&head.method)?;
         let query = head.uri.query();
@@ -103,7 +117,11 @@ impl Api {
             }
             resource => return self.show(&resource, query).await,
         };
-        let outcome = self.control.command(command).await?;
+        let by = match has_token {
+            true => format!("{} with the token", self.caller),
+            false => self.caller.to_string(),
+        };
+        let outcome = self.control.command(Order { command, by }).await?;
         Ok(json(StatusCode::OK, &outcome))
     }
 
@@ -132,7 +150,7 @@ impl Api {
                 ))
             }
             Resource::Sessions => {
-                let page = self.control.sessions(&params::filter(query)?);
+                let page = self.control.sessions(&params::filter(query)?)?;
                 Ok(json(StatusCode::OK, &page))
             }
             _ => Ok(json(StatusCode::OK, &self.control.status())),

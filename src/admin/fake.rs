@@ -1,5 +1,6 @@
 //! A process for tests of the API: it does nothing, and remembers what it was asked for.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -7,8 +8,10 @@ use async_trait::async_trait;
 use serde_json::json;
 use tokio::sync::Notify;
 
-use super::view::{Server, ServerState, Session, SessionPage, State, Status, Upstream};
-use super::{Command, CommandOutcome, Control, ControlError, ServerName, SessionFilter};
+use super::view::{
+    OperationCounts, Server, ServerState, Session, SessionPage, State, Status, Upstream,
+};
+use super::{Command, CommandOutcome, Control, ControlError, Request, ServerName, SessionFilter};
 
 /// The one session that there is.
 pub const SESSION: &str = "0190aaaa-0000-7000-8000-000000000001";
@@ -58,6 +61,9 @@ impl Control for Fake {
             connections: 0,
             drains: vec![],
             operations: vec![],
+            counts: OperationCounts::default(),
+            bytes: 0,
+            ended: BTreeMap::new(),
         }
     }
 
@@ -75,14 +81,18 @@ impl Control for Fake {
                 handshakes: 0,
                 messages: 0,
                 history: vec![],
+                usable: true,
+                limit: None,
+                connect_errors: 0,
+                last_check: None,
             }],
         }]
     }
 
-    fn sessions(&self, filter: &SessionFilter) -> SessionPage {
+    fn sessions(&self, filter: &SessionFilter) -> Result<SessionPage, ControlError> {
         self.note(format!("sessions {filter:?}"));
         let has_next = self.has_two_pages.load(Ordering::Relaxed) && filter.after.is_none();
-        SessionPage {
+        Ok(SessionPage {
             sessions: vec![Session {
                 id: SESSION.to_owned(),
                 listener: "public".to_owned(),
@@ -100,7 +110,8 @@ impl Control for Fake {
                 messages_out: 5,
             }],
             next: has_next.then(|| SESSION.to_owned()),
-        }
+            total: Some(1),
+        })
     }
 
     fn metrics(&self) -> String {
@@ -111,8 +122,8 @@ impl Control for Fake {
         *self.successor.lock().unwrap()
     }
 
-    async fn command(&self, command: Command) -> CommandOutcome {
-        match command {
+    async fn command(&self, request: Request) -> CommandOutcome {
+        match request.command {
             Command::Reload => {
                 let reload = self.reload.clone();
                 let done = tokio::spawn(async move {

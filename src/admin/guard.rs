@@ -53,16 +53,16 @@ impl Access {
         self.0.token_file.store(token_file.map(Arc::new));
     }
 
-    /// The three rules above, in their order.
-    pub fn check(&self, call: &Parts) -> Result<(), Problem> {
+    /// The three rules above, in their order. Whether it has come with the token.
+    pub fn check(&self, call: &Parts) -> Result<bool, Problem> {
         check_host(call)?;
         check_site(call)?;
         if is_open(call.uri.path()) {
-            return Ok(());
+            return Ok(false);
         }
         match self.token()? {
-            Some(token) => check_token(&call.headers, &token),
-            None => Ok(()),
+            Some(token) => check_token(&call.headers, &token).map(|()| true),
+            None => Ok(false),
         }
     }
 
@@ -225,7 +225,7 @@ mod tests {
 
     fn status(access: &Access, call: &Parts) -> u16 {
         match access.check(call) {
-            Ok(()) => 200,
+            Ok(_) => 200,
             Err(problem) => problem.status.as_u16(),
         }
     }
@@ -346,7 +346,7 @@ mod tests {
         let try_with = |uri, fields: &[_]| {
             let fields = [&[("host", "localhost")], fields].concat();
             match access.check(&call("GET", uri, &fields)) {
-                Ok(()) => 200,
+                Ok(_) => 200,
                 Err(problem) => {
                     let (name, value) = problem.field.unwrap();
                     assert_eq!((name, value), (WWW_AUTHENTICATE, "Bearer"));

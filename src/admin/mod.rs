@@ -44,7 +44,8 @@ pub trait Control: Send + Sync + 'static {
 
     fn upstreams(&self) -> Vec<Upstream>;
 
-    fn sessions(&self, filter: &SessionFilter) -> SessionPage;
+    /// Fails for an upstream, a server, a route or a session that is not known.
+    fn sessions(&self, filter: &SessionFilter) -> Result<SessionPage, ControlError>;
 
     /// In Prometheus' text format. May take some milliseconds.
     fn metrics(&self) -> String;
@@ -53,7 +54,7 @@ pub trait Control: Send + Sync + 'static {
     fn successor(&self) -> Option<u32>;
 
     /// Returns when it is done, whether or not anybody waits for that.
-    async fn command(&self, command: Command) -> CommandOutcome;
+    async fn command(&self, request: Request) -> CommandOutcome;
 }
 
 /// What operators have done.
@@ -71,11 +72,19 @@ pub enum Command {
     Close(Uuid, Option<u16>),
 }
 
+/// A command, and who has given it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    pub command: Command,
+    /// In words, for the log: `uid 0 (pid 77) on the unix socket`.
+    pub by: String,
+}
+
 /// What the API answers a command with.
 pub type CommandOutcome = Result<serde_json::Value, ControlError>;
 
 /// `UPSTREAM/ADDRESS`, as operators name a server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ServerName {
     pub upstream: String,
     /// As in the file, or resolved.
@@ -115,6 +124,13 @@ pub struct SessionFilter {
     pub upstream: Option<String>,
     pub server: Option<SocketAddr>,
     pub client: Option<IpAddr>,
+    pub route: Option<String>,
+    /// A part of the path, the query included.
+    pub path: Option<String>,
+    pub id: Option<Uuid>,
+    /// Parts of the id, the client, the path or any of the names, with white space between them; in lower
+    /// case.
+    pub search: Option<String>,
     pub older_than: Option<Duration>,
     /// Only those that come after the one with this id.
     pub after: Option<Uuid>,

@@ -42,6 +42,10 @@ pub fn filter(query: Option<&str>) -> Result<SessionFilter, Problem> {
         "upstream",
         "server",
         "client",
+        "route",
+        "path",
+        "id",
+        "search",
         "older_than",
         "limit",
         "after",
@@ -55,6 +59,10 @@ pub fn filter(query: Option<&str>) -> Result<SessionFilter, Problem> {
             "write an address and port, such as 127.0.0.1:9080",
         )?,
         client: query.parsed("client", "write an IP address, such as 192.0.2.7")?,
+        route: query.value("route").map(str::to_owned),
+        path: query.value("path").map(str::to_owned),
+        id: query.parsed("id", "take it from the list of sessions, or the log")?,
+        search: query.value("search").map(str::to_lowercase),
         older_than: query.read("older_than", duration)?,
         after: query.parsed("after", "take it from \"next\" of the page before")?,
         limit: query.read("limit", limit)?.unwrap_or(DEFAULT_LIMIT),
@@ -211,11 +219,16 @@ mod tests {
     #[test]
     fn every_parameter_of_the_filter_is_read() {
         let query = "upstream=chat%20a&server=%5B::1%5D:9080&client=192.0.2.7&older_than=1h+30m\
+                     &route=c%3Ad&path=%3Fa%3D1&id=0190aaaa-0000-7000-8000-000000000002&search=Chat\
                      &limit=10000&after=0190aaaa-0000-7000-8000-000000000001&order=newest";
         let expected = SessionFilter {
             upstream: Some("chat a".to_owned()),
             server: Some("[::1]:9080".parse().unwrap()),
             client: Some("192.0.2.7".parse().unwrap()),
+            route: Some("c:d".to_owned()),
+            path: Some("?a=1".to_owned()),
+            id: Some("0190aaaa-0000-7000-8000-000000000002".parse().unwrap()),
+            search: Some("chat".to_owned()),
             older_than: Some(Duration::from_secs(90 * 60)),
             after: Some("0190aaaa-0000-7000-8000-000000000001".parse().unwrap()),
             limit: 10_000,

@@ -13,6 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use log::{debug, error, warn};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixStream;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
@@ -67,11 +68,14 @@ pub async fn serve(
             () = has_come_to(&mut serving, Serving::AcceptsNoMore) => break,
             Some(ended) = connections.join_next() => report(ended),
             accepted = acceptor.accept(), if connections.len() < CONNECTIONS => match accepted {
-                Ok(Accepted::Tcp(stream, _)) => {
-                    connections.spawn(converse(stream, api.clone(), serving.clone()));
+                Ok(Accepted::Tcp(stream, ends)) => {
+                    let peer = ends.map(|(peer, _)| peer.to_string());
+                    let api = api.for_caller(peer.unwrap_or_default());
+                    connections.spawn(converse(stream, api, serving.clone()));
                 }
                 Ok(Accepted::Unix(stream)) => {
-                    connections.spawn(converse(stream, api.clone(), serving.clone()));
+                    let api = api.for_caller(peer_of(&stream));
+                    connections.spawn(converse(stream, api, serving.clone()));
                 }
                 Err(error) => {
                     warn!("admin: cannot accept: {error}");
@@ -96,6 +100,21 @@ pub async fn serve(
         warn!("admin: calls were still in flight after {STOP_GRACE:?}");
     }
     connections.shutdown().await;
+}
+
+/// Who has connected to a unix socket, as the kernel knows it.
+fn peer_of(stream: &UnixStream) -> String {
+    match stream.peer_cred() {
+        Ok(peer) => {
+            let pid = peer.pid().map(|pid| format!(" (pid {pid})"));
+            format!(
+                "uid {}{} by unix socket",
+                peer.uid(),
+                pid.unwrap_or_default()
+            )
+        }
+        Err(_) => "somebody by unix socket".to_owned(),
+    }
 }
 
 /// Serves the calls of one connection until it closes.

@@ -1,5 +1,7 @@
 //! The JSON of the API: written by the process, read by the command line.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::observe::operations::Done;
@@ -20,9 +22,26 @@ pub struct Status {
     pub connections: usize,
     /// Those that are not done yet.
     pub drains: Vec<Drain>,
-    /// The last reloads and upgrades, the newest first; of the processes before, too.
+    /// What operators had done lately, the newest first; of the processes before, too.
     #[serde(default)]
     pub operations: Vec<Done>,
+    /// How many reloads and upgrades there were, since the first of the processes that handed over.
+    #[serde(default)]
+    pub counts: OperationCounts,
+    /// Of all sessions, both ways, those among them that have ended in this process.
+    #[serde(default)]
+    pub bytes: u64,
+    /// Sessions that have ended in this process, by who ended them.
+    #[serde(default)]
+    pub ended: BTreeMap<String, u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct OperationCounts {
+    pub reloads_done: u64,
+    pub reloads_refused: u64,
+    pub upgrades_done: u64,
+    pub upgrades_failed: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +97,27 @@ pub struct Server {
     /// Its last changes of state, the present one last.
     #[serde(default)]
     pub history: Vec<Change>,
+    /// Whether it gets anything new now, as far as its state goes.
+    #[serde(default)]
+    pub usable: bool,
+    /// `max_sessions`; `None`: no limit.
+    #[serde(default)]
+    pub limit: Option<usize>,
+    /// Connections to it that could not be made, health checks apart.
+    #[serde(default)]
+    pub connect_errors: u64,
+    /// `None`: none was made yet.
+    #[serde(default)]
+    pub last_check: Option<LastCheck>,
+}
+
+/// The last check that had a result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastCheck {
+    /// RFC 3339.
+    pub at: String,
+    /// Why it failed; `None`: it passed.
+    pub failure: Option<String>,
 }
 
 /// From `since` (RFC 3339) on a server was in this state.
@@ -96,8 +136,10 @@ pub enum ServerState {
     Unchecked,
     /// Out for a while after failures.
     Ejected,
-    /// Taken out by the operator.
+    /// Taken out by the operator, and without sessions.
     Drained,
+    /// Taken out by the operator, and it still has sessions.
+    Draining,
     /// No longer in the file, but it still has sessions.
     Removed,
 }
@@ -110,7 +152,12 @@ pub struct Drain {
     pub code: u16,
     pub age_ms: u64,
     pub window_ms: u64,
+    /// Everybody who was ever in it.
     pub total: usize,
+    /// Those whose moment has come.
+    #[serde(default)]
+    pub told: usize,
+    /// Those who are there still, told or not.
     pub left: usize,
 }
 
@@ -119,6 +166,9 @@ pub struct SessionPage {
     pub sessions: Vec<Session>,
     /// The value of `after` for the next page; `None`: this is the last.
     pub next: Option<String>,
+    /// How many there are on all pages.
+    #[serde(default)]
+    pub total: Option<usize>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

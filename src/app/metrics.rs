@@ -4,17 +4,19 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Instant, UNIX_EPOCH};
 
 use super::App;
 use crate::config::Action;
 use crate::observe::exposition::{Family, render};
 use crate::observe::metrics::{NO_ROUTE, RouteFamilies};
+use crate::observe::process;
 use crate::proxy::Generation;
 use crate::session::ended::Place;
 use crate::session::live::Live;
 use crate::session::registry::Registry;
 use crate::session::traffic::Carried;
+use crate::upstream::history::Standing;
 
 impl App {
     /// In Prometheus' text format.
@@ -27,11 +29,14 @@ impl App {
         families.extend(routes(&generation));
         families.extend(servers(&generation));
         families.push(self.connections_of(&generation));
+        families.push(certificates(&generation));
         families.extend(self.operations.families());
         families.push(self.sessions_moved());
+        families.extend(self.log.families());
         let mut build = Family::gauge("prusik_build_info", "1, with the version that runs.");
         build.add(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
         families.push(build);
+        families.extend(process::families());
         render(families)
     }
 
@@ -170,15 +175,19 @@ fn place_labels<'a>(place: &'a Place, server: &'a str) -> [(&'a str, &'a str); 3
     ]
 }
 
-/// Where the present configuration lets sessions be.
+/// So many places have a series from the start, so that the first session on one is seen to come.
+const FROM_THE_START: usize = 1000;
+
+/// Where the present configuration lets sessions be. Where it has very many routes, on those that were
+/// used: thousands may be there that nobody asks for.
 fn places(generation: &Generation) -> HashSet<Place> {
     let mut places = HashSet::new();
-    for (route, name) in generation
-        .config
-        .routes
-        .iter()
-        .zip(&generation.labels.routes)
-    {
+    let routes = generation.config.routes.iter();
+    let routes = routes.zip(&generation.labels.routes);
+    for ((route, name), metrics) in routes.zip(generation.route_metrics()) {
+        if places.len() >= FROM_THE_START && !metrics.is_used() {
+            continue;
+        }
         let (Action::Proxy { upstream, .. }, Some(_)) = (&route.action, &route.websocket) else {
             continue;
         };
@@ -206,7 +215,37 @@ fn routes(generation: &Generation) -> [Family; 4] {
     families.into_families()
 }
 
-fn servers(generation: &Generation) -> [Family; 3] {
+fn certificates(generation: &Generation) -> Family {
+    let mut family = Family::gauge(
+        "prusik_certificate_expiry_timestamp_seconds",
+        "When a listener's certificate expires, in seconds since 1970. The name is the first that it is \
+         for.",
+    )
+    .kept();
+    for listener in &generation.config.listeners {
+        for (name, expires) in listener.tls.iter().flat_map(|tls| tls.expiries()) {
+            let labels = &[("listener", listener.name.as_str()), ("name", &*name)];
+            let since_1970 = expires.duration_since(UNIX_EPOCH).unwrap_or_default();
+            family.add(labels, since_1970.as_secs_f64());
+        }
+    }
+    family
+}
+
+/// The names of `prusik_server_state`.
+const STATES: [&str; 5] = ["up", "down", "ejected", "drained", "unchecked"];
+
+fn state(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Up => "up",
+        Standing::Down => "down",
+        Standing::Ejected => "ejected",
+        Standing::Drained => "drained",
+        Standing::Unchecked => "unchecked",
+    }
+}
+
+fn servers(generation: &Generation) -> [Family; 5] {
     let mut up = Family::gauge(
         "prusik_server_up",
         "0 while the server fails its health checks, or is held back until its first one.",
@@ -219,18 +258,39 @@ fn servers(generation: &Generation) -> [Family; 3] {
         "prusik_connect_errors_total",
         "Connections to the server that could not be made, health checks apart.",
     );
+    let mut states = Family::gauge(
+        "prusik_server_state",
+        "1 for the state that the server is in, 0 for the others.",
+    );
+    let mut limits = Family::gauge(
+        "prusik_server_limit",
+        "How many sessions the server may have, where the file says so.",
+    )
+    .kept();
     for group in generation.groups() {
         for member in group.members() {
             let server = member.server.address.to_string();
+            let now = state(member.standing());
+            for state in STATES {
+                let labels = &[
+                    ("upstream", group.name()),
+                    ("server", &server),
+                    ("state", state),
+                ];
+                states.add(labels, f64::from(u8::from(state == now)));
+            }
             let labels = &[("upstream", group.name()), ("server", &server)];
             let is_ejected = member.ejectable && member.server.is_ejected();
             let is_up = member.is_healthy() && !member.is_held_back();
             up.add(labels, f64::from(u8::from(is_up)));
             ejected.add(labels, f64::from(u8::from(is_ejected)));
             errors.add(labels, member.server.connect_errors() as f64);
+            if let Some(limit) = member.max_sessions {
+                limits.add(labels, limit as f64);
+            }
         }
     }
-    [up, ejected, errors]
+    [up, ejected, errors, states, limits]
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ mod stop;
 use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -31,7 +31,8 @@ use crate::limits::descriptors;
 use crate::listener::{self, BindError, BoundListener, Connections, Edge};
 use crate::net::{Inherited, ListenAddress};
 use crate::observe::access_log::AccessLog;
-use crate::observe::operations::Operations;
+use crate::observe::operations::{Asked, Operation, Operations};
+use crate::observe::repeated;
 use crate::phase::{Phase, PhaseWatch, Phases};
 use crate::proxy::{Gateway, Generation};
 use crate::session::Runner;
@@ -41,8 +42,9 @@ use crate::upstream::{Departed, Departure};
 pub use reload::{ReloadError, read};
 pub use stop::Stop;
 
-/// How often the access log is asked for dropped lines.
-const WATCH_LOG: Duration = Duration::from_secs(5);
+/// How often it is looked at what the logs still have to tell: lines that were lost, and those that
+/// were counted instead of said.
+const WATCH_LOG: Duration = Duration::from_secs(1);
 
 /// How long a request of its own may take to be answered.
 const PROBE: Duration = Duration::from_secs(5);
@@ -131,7 +133,7 @@ impl App {
             accepting.spawn(listener::serve(listener, index, edge, phases.watch()));
         }
         accepting.close();
-        tokio::spawn(watch_log(log.clone(), phases.watch()));
+        tokio::spawn(watch_log(Arc::downgrade(&log)));
         tokio::spawn(see_off(
             departed,
             phases.watch(),
@@ -220,6 +222,18 @@ impl App {
         &self.operations
     }
 
+    /// For the log, and whoever asks later. `of`: `None`, the process itself.
+    pub fn record(
+        &self,
+        operation: Operation,
+        by: &str,
+        of: Option<&str>,
+        outcome: Result<String, String>,
+    ) {
+        let asked = Asked { operation, by, of };
+        self.operations.record(&self.log, asked, outcome);
+    }
+
     pub fn drains(&self) -> &Drains {
         &self.drains
     }
@@ -301,11 +315,14 @@ fn server_conf(config: &Config) -> ServerConf {
     }
 }
 
-async fn watch_log(log: Arc<AccessLog>, mut phase: PhaseWatch) {
+/// Ends with the log.
+async fn watch_log(log: Weak<AccessLog>) {
     loop {
-        tokio::select! {
-            () = phase.until(Phase::is_draining) => return,
-            () = tokio::time::sleep(WATCH_LOG) => log.tell_dropped(),
-        }
+        tokio::time::sleep(WATCH_LOG).await;
+        let Some(log) = log.upgrade() else {
+            return;
+        };
+        log.tell_lost();
+        repeated::tell();
     }
 }

@@ -20,7 +20,7 @@ const FIRST_REQUESTS: Duration = Duration::from_millis(100);
 
 impl App {
     /// Tells every session to go; returns when the last connection has ended, at the latest after the
-    /// drain's deadline. The phase is one that drains.
+    /// drain's deadline. The phase is one that drains. The log is open still: close it behind this.
     pub async fn stop(&self, stop: Stop) {
         // Whoever has connected before is one of those who are waited for.
         let accepted = tokio::time::timeout(AT_ONCE, self.accepting.wait()).await;
@@ -46,7 +46,6 @@ impl App {
         self.close_idle();
         self.wait_for_connections(plan.deadline).await;
         self.cut(|_| true).await;
-        self.close_log().await;
     }
 
     /// What is left when a new process serves ends here, or when its time is up. Goes on where it was
@@ -71,6 +70,7 @@ impl App {
 
     /// Writes what is left of the log. Nothing is logged after this.
     pub async fn close_log(&self) {
+        repeated::tell_all();
         let log = self.log.clone();
         // It goes on writing should nobody wait any more.
         let _ = tokio::task::spawn_blocking(move || log.close()).await;

@@ -27,7 +27,7 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub struct Client {
-    address: Address,
+    addresses: Vec<Address>,
     token: Option<Token>,
 }
 
@@ -63,6 +63,15 @@ pub enum ClientError {
         .0.display()
     )]
     NoAdmin(PathBuf),
+    #[error("there is no such process, or it may not be sent a signal")]
+    NoProcess,
+    #[error("nothing tells where the running process is: name its address with --admin ADDR")]
+    NoAddress,
+    #[error(
+        "interrupted; the drain of {server} goes on, and `prusik status` shows how far it is; \
+         `prusik enable {server}` ends it"
+    )]
+    Interrupted { server: ServerName },
     #[error(transparent)]
     Token(#[from] TokenError),
     #[error(
@@ -94,16 +103,27 @@ pub enum ClientError {
     Refused(Failure),
 }
 
+impl ClientError {
+    /// The process was not asked: nobody is there, or nothing tells where it is.
+    pub fn is_about_the_way(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreadable(_) | Self::NoAdmin(_) | Self::NoAddress | Self::Unreachable { .. }
+        )
+    }
+}
+
 const NOT_PRUSIK: &str = "is this prusik's admin address, and not that of a listener?";
 
 impl Client {
-    pub fn new(address: Address, token: Option<Token>) -> Self {
-        Self { address, token }
+    /// The first address that answers is taken.
+    pub fn new(addresses: Vec<Address>, token: Option<Token>) -> Self {
+        Self { addresses, token }
     }
 
     #[cfg(test)]
-    pub fn address(&self) -> &Address {
-        &self.address
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
     }
 
     #[cfg(test)]
@@ -113,38 +133,39 @@ impl Client {
 
     /// The answer's body, when the call was served.
     pub async fn call(&self, call: Call) -> Result<Bytes, ClientError> {
-        match &self.address {
-            Address::Tcp(address) => {
-                let stream = self.connect(TcpStream::connect(address)).await?;
-                // The process takes no name for its Host, only an address.
-                let host = stream
-                    .peer_addr()
-                    .map_err(|cause| self.unreachable(cause))?;
-                self.converse(stream, &host.to_string(), call).await
-            }
-            Address::Unix(path) => {
-                let stream = self.connect(UnixStream::connect(path)).await?;
-                self.converse(stream, "localhost", call).await
+        let mut first_failure = None;
+        for address in &self.addresses {
+            match connect(address).await {
+                Ok(Stream::Tcp(stream, host)) => {
+                    return self.converse(address, stream, &host, call).await;
+                }
+                Ok(Stream::Unix(stream)) => {
+                    return self.converse(address, stream, "localhost", call).await;
+                }
+                Err(cause) => {
+                    let address = address.clone();
+                    first_failure.get_or_insert(ClientError::Unreachable { address, cause });
+                }
             }
         }
+        Err(first_failure.unwrap_or(ClientError::NoAddress))
     }
 
     /// The answer's body, read as the JSON that it should be.
     pub fn read<T: DeserializeOwned>(&self, body: &Bytes) -> Result<T, ClientError> {
-        serde_json::from_slice(body).map_err(|_| self.strange(StatusCode::OK))
+        serde_json::from_slice(body).map_err(|_| match self.addresses.first() {
+            Some(address) => strange(address, StatusCode::OK),
+            None => ClientError::NoAddress,
+        })
     }
 
-    async fn connect<S>(
+    async fn converse<S>(
         &self,
-        connecting: impl Future<Output = io::Result<S>>,
-    ) -> Result<S, ClientError> {
-        match timeout(CONNECT_DEADLINE, connecting).await {
-            Ok(connected) => connected.map_err(|cause| self.unreachable(cause)),
-            Err(_) => Err(self.unreachable(io::ErrorKind::TimedOut.into())),
-        }
-    }
-
-    async fn converse<S>(&self, stream: S, host: &str, call: Call) -> Result<Bytes, ClientError>
+        address: &Address,
+        stream: S,
+        host: &str,
+        call: Call,
+    ) -> Result<Bytes, ClientError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -157,16 +178,23 @@ impl Client {
             let (head, body) = sender.send_request(request).await?.into_parts();
             Ok((head.status, body.collect().await?.to_bytes()))
         };
+        let address = || address.clone();
         let (status, body) = match timeout(patience, exchange).await {
-            Ok(answered) => answered.map_err(|cause| self.broken(cause))?,
-            Err(_) => return Err(self.late(patience)),
+            Ok(answered) => answered.map_err(|cause| ClientError::Broken {
+                address: address(),
+                cause,
+            })?,
+            Err(_) => {
+                let address = address();
+                return Err(ClientError::Late { address, patience });
+            }
         };
         if status.is_success() {
             return Ok(body);
         }
         match serde_json::from_slice(&body) {
             Ok(failure) => Err(ClientError::Refused(failure)),
-            Err(_) => Err(self.strange(status)),
+            Err(_) => Err(strange(&address(), status)),
         }
     }
 
@@ -184,26 +212,34 @@ impl Client {
         }
         Ok(request.body(Full::new(call.body.into()))?)
     }
+}
 
-    fn unreachable(&self, cause: io::Error) -> ClientError {
-        let address = self.address.clone();
-        ClientError::Unreachable { address, cause }
-    }
+enum Stream {
+    /// With the address that it has reached: the process takes no name for its Host.
+    Tcp(TcpStream, String),
+    Unix(UnixStream),
+}
 
-    fn broken(&self, cause: hyper::Error) -> ClientError {
-        let address = self.address.clone();
-        ClientError::Broken { address, cause }
+async fn connect(address: &Address) -> io::Result<Stream> {
+    let connecting = async {
+        match address {
+            Address::Tcp(address) => {
+                let stream = TcpStream::connect(address).await?;
+                let host = stream.peer_addr()?.to_string();
+                Ok(Stream::Tcp(stream, host))
+            }
+            Address::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+        }
+    };
+    match timeout(CONNECT_DEADLINE, connecting).await {
+        Ok(connected) => connected,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
+}
 
-    fn late(&self, patience: Duration) -> ClientError {
-        let address = self.address.clone();
-        ClientError::Late { address, patience }
-    }
-
-    fn strange(&self, status: StatusCode) -> ClientError {
-        let address = self.address.clone();
-        ClientError::Strange { address, status }
-    }
+fn strange(address: &Address, status: StatusCode) -> ClientError {
+    let address = address.clone();
+    ClientError::Strange { address, status }
 }
 
 fn in_words(cause: &io::Error) -> String {
@@ -255,7 +291,7 @@ mod tests {
             (address.as_str(), "connection refused"),
             ("unix:/nowhere/admin.sock", "no such file"),
         ] {
-            let client = Client::new(address.parse().unwrap(), None);
+            let client = Client::new(vec![address.parse().unwrap()], None);
             let error = client.call(call()).await.unwrap_err().to_string();
             let expected = format!("cannot reach prusik at {address}: {why}; is it running?");
             assert!(error.starts_with(&expected), "{error}");

@@ -7,6 +7,7 @@
 mod candidates;
 mod client;
 mod completions;
+mod layout;
 mod man;
 mod operate;
 mod progress;
@@ -27,7 +28,7 @@ use crate::lifecycle::{Origin, exec};
 use crate::{demo, lifecycle};
 
 use client::ClientError;
-use operate::{ChangeArgs, CloseArgs, DrainArgs, EnableArgs, SessionsArgs, StatusArgs};
+use operate::{ChangeArgs, CloseArgs, DrainArgs, EnableArgs, ReloadArgs, SessionsArgs, StatusArgs};
 
 /// A WebSocket-first reverse proxy and load balancer.
 #[derive(Debug, Parser)]
@@ -57,7 +58,7 @@ enum Command {
         format: SchemaFormat,
     },
     /// Make the running process read its file again; returns when done
-    Reload(ChangeArgs),
+    Reload(ReloadArgs),
     /// Make the binary on disk take over; returns when it serves, or the old process has kept on
     Upgrade(ChangeArgs),
     /// Show listeners, routes, upstreams, servers and how many sessions they have

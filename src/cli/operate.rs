@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroI32;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use clap::Args;
 use form_urlencoded::Serializer;
 use http::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -20,6 +22,7 @@ use crate::admin::view::{
     DrainStarted, ReloadReport, Server, ServerState, SessionPage, Status, UpgradeReport,
 };
 use crate::admin::{ServerName, params};
+use crate::observe::terminal;
 
 /// How often a drain is looked at.
 const FOLLOW: Duration = Duration::from_millis(250);
@@ -48,6 +51,16 @@ pub struct ChangeArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct ReloadArgs {
+    /// Where the admin API cannot be reached: check the file here, and send HUP to this process; its log says
+    /// what came of it
+    #[arg(long, value_name = "PID")]
+    or_signal: Option<NonZeroI32>,
+    #[command(flatten)]
+    change: ChangeArgs,
+}
+
+#[derive(Debug, Args)]
 pub struct SessionsArgs {
     /// Only those on this upstream
     #[arg(long, value_name = "U")]
@@ -58,6 +71,15 @@ pub struct SessionsArgs {
     /// Only those of this client
     #[arg(long, value_name = "IP")]
     client: Option<IpAddr>,
+    /// Only those of this route
+    #[arg(long, value_name = "R")]
+    route: Option<String>,
+    /// Only those with this in their path, the query included
+    #[arg(long, value_name = "P")]
+    path: Option<String>,
+    /// Only the one with this id, as the log names it
+    #[arg(long, value_name = "ID")]
+    id: Option<Uuid>,
     /// Only those that have lasted for longer, such as 12h
     #[arg(long, value_name = "D", value_parser = params::duration)]
     older_than: Option<Duration>,
@@ -116,7 +138,33 @@ pub struct CloseArgs {
 }
 
 /// What these yield is what goes to stdout.
-pub async fn reload(args: ChangeArgs) -> Result<String, ClientError> {
+pub async fn reload(args: ReloadArgs) -> Result<String, ClientError> {
+    let asked = reload_by_api(&args.change).await;
+    match (asked, args.or_signal) {
+        (Err(error), Some(pid)) if error.is_about_the_way() => {
+            reload_by_signal(&args.change.reach, pid, &error)
+        }
+        (asked, _) => asked,
+    }
+}
+
+/// It cannot say what came of it, but it needs nothing of the file: an operator who has taken `admin` out
+/// of it must still be able to reload.
+fn reload_by_signal(
+    reach: &Reach,
+    pid: NonZeroI32,
+    why: &ClientError,
+) -> Result<String, ClientError> {
+    reach.check_file()?;
+    let pid = Pid::from_raw(pid.get()).filter(|pid| !pid.is_init());
+    let pid = pid.ok_or(ClientError::NoProcess)?;
+    kill_process(pid, Signal::HUP).map_err(|_| ClientError::NoProcess)?;
+    Ok(format!(
+        "{why}\ntold by signal HUP to read its file again; its log says what came of it\n"
+    ))
+}
+
+async fn reload_by_api(args: &ChangeArgs) -> Result<String, ClientError> {
     // It is the running process that must refuse a wrong file, with every error in it.
     let client = args.reach.client(WrongFile::Judged)?;
     let body = client.call(post("/api/v1/reload", LONG_PATIENCE)).await?;
@@ -168,7 +216,7 @@ pub async fn sessions(args: SessionsArgs) -> Result<String, ClientError> {
     }
     let all = json!({ "sessions": all.sessions, "next": null });
     if args.json {
-        return Ok(format!("{all}\n"));
+        return Ok(line_of(&all));
     }
     let page: SessionPage = client.read(&Bytes::from(all.to_string()))?;
     Ok(table::sessions(&page.sessions, Screen::of_stdout()))
@@ -201,7 +249,13 @@ pub async fn drain(args: DrainArgs, watched: bool) -> Result<String, ClientError
     }
     // It may take minutes until there is more to say. Who has closed stdout still waits.
     let _ = io::stdout().write_all(begun.as_bytes());
-    let ended = follow(&client, &args.server, &started).await?;
+    let ended = tokio::select! {
+        ended = follow(&client, &args.server, &started) => ended?,
+        Ok(()) = tokio::signal::ctrl_c() => {
+            let server = args.server;
+            return Err(ClientError::Interrupted { server });
+        }
+    };
     Ok(if args.json { String::new() } else { ended })
 }
 
@@ -240,7 +294,12 @@ async fn follow(
         if sessions == 0 {
             return Ok(format!("drained {name}: it has no sessions any more\n"));
         }
-        if !matches!(state, ServerState::Drained | ServerState::Removed) {
+        let goes = [
+            ServerState::Draining,
+            ServerState::Drained,
+            ServerState::Removed,
+        ];
+        if !goes.contains(&state) {
             return Err(ClientError::CalledOff {
                 server: name.clone(),
                 sessions,
@@ -262,7 +321,17 @@ fn find<'s>(name: &ServerName, status: &'s Status) -> Option<&'s Server> {
 /// What the API said, on a line of its own.
 fn as_json(client: &Client, body: &Bytes) -> Result<String, ClientError> {
     let value: Value = client.read(body)?;
-    Ok(format!("{value}\n"))
+    Ok(line_of(&value))
+}
+
+/// Some of it comes from clients: a terminal must not obey it.
+fn line_of(value: &Value) -> String {
+    let mut line = Vec::new();
+    match terminal::write_json(&mut line, value) {
+        Ok(()) => format!("{}\n", String::from_utf8_lossy(&line)),
+        // Only a bug could make this fail: it is plain data in memory.
+        Err(error) => format!("{{\"error\": \"{error}\"}}\n"),
+    }
 }
 
 pub async fn enable(args: EnableArgs) -> Result<String, ClientError> {
@@ -303,6 +372,15 @@ impl SessionsArgs {
         }
         if let Some(client) = &self.client {
             query.append_pair("client", &client.to_string());
+        }
+        let texts = [("route", &self.route), ("path", &self.path)];
+        for (name, text) in texts {
+            if let Some(text) = text {
+                query.append_pair(name, text);
+            }
+        }
+        if let Some(id) = &self.id {
+            query.append_pair("id", &id.to_string());
         }
         if let Some(older_than) = self.older_than {
             let older_than = humantime::format_duration(older_than).to_string();
@@ -472,21 +550,24 @@ mod tests {
         process.fake.has_two_pages.store(true, Ordering::Relaxed);
         let words = ["--json", "--upstream", "a b", "--server", "[::1]:9080"];
         let more = ["--client", "192.0.2.7", "--older-than", "1h 30m"];
-        let said = sessions(process.line(&[&words[..], &more].concat())).await;
+        let rest = ["--route", "r", "--path", "userId=7", "--id", SESSION];
+        let said = sessions(process.line(&[&words[..], &more, &rest].concat())).await;
         let value: Value = serde_json::from_str(&said.unwrap()).unwrap();
         assert_eq!(value["sessions"].as_array().unwrap().len(), 2);
         assert_eq!(value["next"], Value::Null);
         let asked = process.asked();
         assert_eq!(asked.len(), 2);
         let filter = "upstream: Some(\"a b\"), server: Some([::1]:9080), \
-                      client: Some(192.0.2.7), older_than: Some(5400s)";
+                      client: Some(192.0.2.7), route: Some(\"r\"), path: Some(\"userId=7\"), id: \
+                      Some(0190aaaa-0000-7000-8000-000000000001), search: None, older_than: \
+                      Some(5400s)";
         assert!(asked[0].contains(filter), "{asked:?}");
         assert!(
             asked[1].contains(filter) && asked[1].contains(SESSION),
             "{asked:?}"
         );
         let said = sessions(process.line(&[])).await.unwrap();
-        assert_eq!(said.lines().count(), 3, "{said}");
+        assert_eq!(said.lines().count(), 4, "{said}");
     }
 
     #[tokio::test]

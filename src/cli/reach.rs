@@ -45,26 +45,37 @@ pub enum Address {
 
 impl Reach {
     pub fn client(&self, wrong_file: WrongFile) -> Result<Client, ClientError> {
-        let (address, token_file) = match &self.admin {
-            Some(address) => (address.clone(), self.token_file.clone()),
+        let (addresses, token_file) = match &self.admin {
+            Some(address) => (vec![address.clone()], self.token_file.clone()),
             None => {
                 let found = Found::of(&self.config, wrong_file)?;
                 let token_file = self.token_file.clone().or(found.token_file);
-                (found.address, token_file)
+                (found.addresses, token_file)
             }
         };
         let token = match token_file {
             Some(path) => Some(Token::read(&path)?),
-            None => self.token_at_hand(&address),
+            None => addresses
+                .first()
+                .and_then(|first| self.token_at_hand(first)),
         };
-        Ok(Client::new(address, token))
+        Ok(Client::new(addresses, token))
+    }
+
+    /// Whether the process could take its file.
+    pub fn check_file(&self) -> Result<(), ClientError> {
+        match config::load(&self.config, Extent::Start) {
+            Ok(_) => Ok(()),
+            Err(errors) => Err(ClientError::Unreadable(errors)),
+        }
     }
 
     /// The file's token goes with an address that was named only if the file names it too: it is
     /// no other process's business. Without it the process may still let us in.
     fn token_at_hand(&self, address: &Address) -> Option<Token> {
         let found = Found::at_first_glance(&self.config)?;
-        let token_file = found.token_file.filter(|_| found.address == *address)?;
+        let is_named = found.addresses.contains(address);
+        let token_file = found.token_file.filter(|_| is_named)?;
         Token::read(&token_file).ok()
     }
 }
@@ -72,7 +83,8 @@ impl Reach {
 /// What the configuration says about the way to its process.
 #[derive(Debug, PartialEq, Eq)]
 struct Found {
-    address: Address,
+    /// Never empty: the first that answers is taken.
+    addresses: Vec<Address>,
     token_file: Option<PathBuf>,
 }
 
@@ -84,7 +96,7 @@ impl Found {
                     .admin
                     .ok_or_else(|| ClientError::NoAdmin(path.to_owned()))?;
                 return Ok(Self {
-                    address: admin.listen.into(),
+                    addresses: admin.listen.into_iter().map(Address::from).collect(),
                     token_file: admin.token_file,
                 });
             }
@@ -105,14 +117,27 @@ impl Found {
 
         #[derive(Deserialize)]
         struct Admin {
-            listen: String,
+            listen: Listen,
             token_file: Option<PathBuf>,
+        }
+
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Listen {
+            One(String),
+            Several(Vec<String>),
         }
 
         let text = fs::read_to_string(path).ok()?;
         let File { admin } = serde_yaml::from_str(&text).ok()?;
+        let texts = match admin.listen {
+            Listen::One(text) => vec![text],
+            Listen::Several(texts) => texts,
+        };
+        let addresses = texts.iter().map(|text| text.parse());
+        let addresses: Vec<Address> = addresses.collect::<Result<_, _>>().ok()?;
         Some(Self {
-            address: admin.listen.parse().ok()?,
+            addresses: Some(addresses).filter(|all| !all.is_empty())?,
             token_file: admin.token_file,
         })
     }
@@ -217,10 +242,10 @@ routes: [{ match: { path_prefix: / }, respond: { status: 200 } }]
     fn the_address_comes_from_the_file_unless_it_is_named() {
         let (_folder, path) = file(GOOD);
         let client = reach(None, &path).client(WrongFile::Fatal).unwrap();
-        assert_eq!(client.address().to_string(), "127.0.0.1:9900");
+        assert_eq!(client.addresses()[0].to_string(), "127.0.0.1:9900");
         let other = reach(Some("unix:/run/a.sock"), &path);
         let client = other.client(WrongFile::Fatal).unwrap();
-        assert_eq!(client.address().to_string(), "unix:/run/a.sock");
+        assert_eq!(client.addresses()[0].to_string(), "unix:/run/a.sock");
     }
 
     #[test]
@@ -243,7 +268,7 @@ routes: [{ match: { path_prefix: / }, respond: { status: 200 } }]
         let error = reach.client(WrongFile::Fatal).unwrap_err();
         assert!(matches!(error, ClientError::WrongFile(_)), "{error}");
         let client = reach.client(WrongFile::Judged).unwrap();
-        assert_eq!(client.address().to_string(), "127.0.0.1:9900");
+        assert_eq!(client.addresses()[0].to_string(), "127.0.0.1:9900");
         fs::write(&path, "admin: {").unwrap();
         let error = reach.client(WrongFile::Judged).unwrap_err();
         assert!(matches!(error, ClientError::Unreadable(_)), "{error}");

@@ -5,21 +5,22 @@ use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use comfy_table::presets::NOTHING;
-use comfy_table::{Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table};
+use comfy_table::Color;
 
+use super::layout::{Field, number, table, whole, words};
 use crate::admin::view::{Drain, Server, ServerState, Session, State, Status, Upstream};
-use crate::observe::operations::{Done, Operation};
+use crate::observe::operations::Done;
+use crate::observe::terminal;
 
-/// So many of the last reloads and upgrades.
+/// So many of what operators had done lately.
 const OPERATIONS: usize = 5;
 
 /// What a table is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Screen {
     /// Its columns; `None`: lines are as long as they are.
-    width: Option<u16>,
-    coloured: bool,
+    pub width: Option<u16>,
+    pub coloured: bool,
 }
 
 impl Screen {
@@ -36,6 +37,73 @@ impl Screen {
 }
 
 pub fn status(status: &Status, screen: Screen) -> String {
+    let listeners = status
+        .listeners
+        .iter()
+        .map(|listener| vec![text(&listener.name), text(&listener.listen)]);
+    let routes = status.routes.iter().map(|route| {
+        let upstream = route.upstream.as_deref().unwrap_or("-");
+        vec![text(&route.name), text(upstream), figure(route.sessions)]
+    });
+    let servers = status.upstreams.iter().flat_map(|upstream| {
+        let row = |server| server_row(upstream, server);
+        upstream.servers.iter().map(row)
+    });
+    let drains = status.drains.iter().map(drain_row);
+    let operations = status.operations.iter().take(OPERATIONS).map(operation_row);
+    let parts = [
+        summary(status),
+        table(
+            &[words("LISTENER"), whole("ADDRESS")],
+            listeners.collect(),
+            screen,
+        ),
+        table(
+            &[words("ROUTE"), words("UPSTREAM"), number("SESSIONS")],
+            routes.collect(),
+            screen,
+        ),
+        table(
+            &[
+                words("UPSTREAM"),
+                whole("BALANCE"),
+                whole("SERVER"),
+                whole("STATE"),
+                number("WEIGHT"),
+                number("SESSIONS"),
+                number("REQUESTS"),
+            ],
+            servers.collect(),
+            screen,
+        ),
+        table(
+            &[
+                words("DRAIN"),
+                number("CODE"),
+                number("AGE"),
+                number("WINDOW"),
+                number("TOLD"),
+                number("LEFT"),
+            ],
+            drains.collect(),
+            screen,
+        ),
+        table(
+            &[
+                whole("OPERATION"),
+                whole("TIME"),
+                words("BY"),
+                words("OUTCOME"),
+            ],
+            operations.collect(),
+            screen,
+        ),
+    ];
+    let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    parts.join("\n")
+}
+
+fn summary(status: &Status) -> String {
     let state = match status.state {
         State::Serving => "serving",
         State::Upgrading => "serving, about to be upgraded",
@@ -46,53 +114,17 @@ pub fn status(status: &Status, screen: Screen) -> String {
         file if file.is_empty() => String::new(),
         file => format!(", by {file}"),
     };
-    let summary = format!(
+    format!(
         "prusik {}, pid {}, up for {}: {state}\n{} and {}{by}\n",
         status.version,
         status.pid,
         age(status.uptime_ms),
         count(status.sessions, "session"),
         count(status.connections, "other connection"),
-    );
-    let listeners = status
-        .listeners
-        .iter()
-        .map(|listener| vec![text(&listener.name), text(&listener.listen)]);
-    let routes = status.routes.iter().map(|route| {
-        let upstream = route.upstream.as_deref().unwrap_or("-");
-        vec![text(&route.name), text(upstream), number(route.sessions)]
-    });
-    let servers = status.upstreams.iter().flat_map(|upstream| {
-        let row = |server| server_row(upstream, server);
-        upstream.servers.iter().map(row)
-    });
-    let parts = [
-        summary,
-        table(&["LISTENER", "ADDRESS"], listeners, screen),
-        table(&["ROUTE", "UPSTREAM", "SESSIONS"], routes, screen),
-        table(
-            &[
-                "UPSTREAM", "BALANCE", "SERVER", "STATE", "WEIGHT", "SESSIONS", "REQUESTS",
-            ],
-            servers,
-            screen,
-        ),
-        table(
-            &["DRAIN", "CODE", "AGE", "WINDOW", "TOLD", "LEFT"],
-            status.drains.iter().map(drain_row),
-            screen,
-        ),
-        table(
-            &["OPERATION", "TIME", "OUTCOME"],
-            status.operations.iter().take(OPERATIONS).map(operation_row),
-            screen,
-        ),
-    ];
-    let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-    parts.join("\n")
+    )
 }
 
-/// The oldest first, as their ids are.
+/// The oldest first, as their ids are, and how many there are.
 pub fn sessions(sessions: &[Session], screen: Screen) -> String {
     if sessions.is_empty() {
         return "no sessions\n".to_owned();
@@ -103,16 +135,25 @@ pub fn sessions(sessions: &[Session], screen: Screen) -> String {
             text(&session.client),
             text(&session.route),
             text(&format!("{}/{}", session.upstream, session.server)),
-            right(age(session.age_ms)),
-            right(bytes(session.bytes_in)),
-            right(bytes(session.bytes_out)),
+            age(session.age_ms).into(),
+            bytes(session.bytes_in).into(),
+            bytes(session.bytes_out).into(),
         ]
     });
-    table(
-        &["ID", "CLIENT", "ROUTE", "SERVER", "AGE", "IN", "OUT"],
-        rows,
+    let table = table(
+        &[
+            whole("ID"),
+            whole("CLIENT"),
+            words("ROUTE"),
+            whole("SERVER"),
+            number("AGE"),
+            number("IN"),
+            number("OUT"),
+        ],
+        rows.collect(),
         screen,
-    )
+    );
+    format!("{table}{}\n", count(sessions.len(), "session"))
 }
 
 /// `1 session`, `4,500 sessions`.
@@ -143,13 +184,14 @@ pub fn period(milliseconds: u64) -> String {
     humantime::format_duration(Duration::from_millis(milliseconds)).to_string()
 }
 
-fn server_row(upstream: &Upstream, server: &Server) -> Vec<Cell> {
+fn server_row(upstream: &Upstream, server: &Server) -> Vec<Field> {
     let (state, colour) = match server.state {
         ServerState::Up => ("up", Some(Color::Green)),
         ServerState::Down => ("down", Some(Color::Red)),
         ServerState::Unchecked => ("unchecked", None),
         ServerState::Ejected => ("ejected", Some(Color::Red)),
         ServerState::Drained => ("drained", Some(Color::Yellow)),
+        ServerState::Draining => ("draining", Some(Color::Yellow)),
         ServerState::Removed => ("removed", Some(Color::Yellow)),
     };
     let mut state = state.to_owned();
@@ -161,28 +203,24 @@ fn server_row(upstream: &Upstream, server: &Server) -> Vec<Cell> {
         text(&upstream.balance),
         text(&server.address),
         coloured(text(&state), colour),
-        right(server.weight.to_string()),
-        number(server.sessions),
-        number(server.requests),
+        server.weight.to_string().into(),
+        figure(server.sessions),
+        figure(server.requests),
     ]
 }
 
-fn drain_row(drain: &Drain) -> Vec<Cell> {
+fn drain_row(drain: &Drain) -> Vec<Field> {
     vec![
         text(&drain.what),
-        right(drain.code.to_string()),
-        right(age(drain.age_ms)),
-        right(period(drain.window_ms)),
-        number(drain.total),
-        number(drain.left),
+        drain.code.to_string().into(),
+        age(drain.age_ms).into(),
+        period(drain.window_ms).into(),
+        figure(drain.told),
+        figure(drain.left),
     ]
 }
 
-fn operation_row(done: &Done) -> Vec<Cell> {
-    let operation = match done.operation {
-        Operation::Reload => "reload",
-        Operation::Upgrade => "upgrade",
-    };
+fn operation_row(done: &Done) -> Vec<Field> {
     let mut lines = done.outcome.lines();
     let mut outcome = lines.next().unwrap_or_default().to_owned();
     match lines.count() {
@@ -196,63 +234,36 @@ fn operation_row(done: &Done) -> Vec<Cell> {
     if !done.succeeded {
         outcome.insert_str(0, "refused: ");
     }
+    if let Some(of) = &done.of {
+        outcome.insert_str(0, &format!("{of}: "));
+    }
+    let by = match done.by.as_str() {
+        "" => "-",
+        by => by,
+    };
     vec![
-        text(operation),
+        text(done.operation.name()),
         text(&done.time),
+        text(by),
         coloured(text(&outcome), colour),
     ]
 }
 
-/// Nothing at all without rows. The first column stays in one piece: it is what gets copied.
-fn table(head: &[&str], rows: impl Iterator<Item = Vec<Cell>>, screen: Screen) -> String {
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_header(head.to_vec());
-    table.add_rows(rows);
-    if table.is_empty() {
-        return String::new();
-    }
-    if let Some(width) = screen.width {
-        table
-            .set_width(width)
-            .set_content_arrangement(ContentArrangement::Dynamic);
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    if let Some(first) = table.column_mut(0) {
-        first.set_constraint(ColumnConstraint::ContentWidth);
-    }
-    match screen.coloured {
-        true => table.enforce_styling(),
-        false => table.force_no_tty(),
-    };
-    let mut text = table.trim_fmt();
-    text.push('\n');
-    text
+fn coloured(field: Field, colour: Option<Color>) -> Field {
+    Field { colour, ..field }
 }
 
-fn coloured(cell: Cell, colour: Option<Color>) -> Cell {
-    match colour {
-        Some(colour) => cell.fg(colour),
-        None => cell,
-    }
-}
-
-fn text(text: &str) -> Cell {
-    Cell::new_owned(plain(text))
+fn text(text: &str) -> Field {
+    plain(text).into()
 }
 
 /// Some of it comes from clients: a terminal must not obey it.
 fn plain(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
+    text.replace(terminal::is_unsafe, "\u{fffd}")
 }
 
-fn number(number: usize) -> Cell {
-    right(grouped(number))
-}
-
-fn right(text: String) -> Cell {
-    Cell::new_owned(text).set_alignment(CellAlignment::Right)
+fn figure(number: usize) -> Field {
+    grouped(number).into()
 }
 
 fn bytes(number: u64) -> String {
@@ -317,7 +328,7 @@ mod tests {
                 balance: "round_robin".to_owned(),
                 servers: vec![Server {
                     address: "127.0.0.1:9080".to_owned(),
-                    state: ServerState::Drained,
+                    state: ServerState::Draining,
                     weight: 2,
                     backup: true,
                     sessions: 4500,
@@ -325,12 +336,19 @@ mod tests {
                     handshakes: 0,
                     messages: 0,
                     history: vec![],
+                    usable: false,
+                    limit: None,
+                    connect_errors: 0,
+                    last_check: None,
                 }],
             }],
             sessions: 4500,
             connections: 1,
             drains: vec![],
             operations: vec![],
+            counts: Default::default(),
+            bytes: 0,
+            ended: Default::default(),
         }
     }
 
@@ -368,8 +386,8 @@ public    0.0.0.0:9090
 ROUTE  UPSTREAM  SESSIONS
 gone   -                0
 
-UPSTREAM  BALANCE      SERVER          STATE            WEIGHT  SESSIONS  REQUESTS
-chat      round_robin  127.0.0.1:9080  drained, backup       2     4,500         0
+UPSTREAM  BALANCE      SERVER          STATE             WEIGHT  SESSIONS  REQUESTS
+chat      round_robin  127.0.0.1:9080  draining, backup       2     4,500         0
 ";
         assert_eq!(status(&process(), Screen::default()), expected);
     }
@@ -382,6 +400,7 @@ chat      round_robin  127.0.0.1:9080  drained, backup       2     4,500        
             age_ms: 4_000,
             window_ms: 90_000,
             total: 4500,
+            told: 3500,
             left: 1200,
         };
         let status = status(
@@ -393,7 +412,7 @@ chat      round_robin  127.0.0.1:9080  drained, backup       2     4,500        
         );
         let expected = "\
 DRAIN                CODE  AGE  WINDOW  TOLD   LEFT
-chat/127.0.0.1:9080  1012   4s  1m 30s  4,500  1,200
+chat/127.0.0.1:9080  1012   4s  1m 30s  3,500  1,200
 ";
         assert!(status.ends_with(expected), "{status}");
     }
@@ -402,7 +421,9 @@ chat/127.0.0.1:9080  1012   4s  1m 30s  4,500  1,200
     fn the_last_reloads_and_upgrades_are_shown_with_their_outcome() {
         let refused = Done {
             time: "2026-11-23T03:00:00.000Z".to_owned(),
-            operation: Operation::Reload,
+            operation: crate::observe::operations::Operation::Reload,
+            by: "signal HUP".to_owned(),
+            of: None,
             succeeded: false,
             outcome: "prusik.yaml:3:1: no\nprusik.yaml:4:1: no".to_owned(),
         };
@@ -414,8 +435,8 @@ chat/127.0.0.1:9080  1012   4s  1m 30s  4,500  1,200
             },
             Screen::default(),
         );
-        let row =
-            "reload     2026-11-23T03:00:00.000Z  refused: prusik.yaml:3:1: no (and 1 more line)\n";
+        let row = "reload     2026-11-23T03:00:00.000Z  signal HUP  refused: prusik.yaml:3:1: no \
+                   (and 1 more line)\n";
         assert!(status.ends_with(&row.repeat(OPERATIONS)), "{status}");
         assert!(status.contains("\n\nOPERATION  TIME "), "{status}");
     }
@@ -425,6 +446,7 @@ chat/127.0.0.1:9080  1012   4s  1m 30s  4,500  1,200
         let expected = "\
 ID                                    CLIENT     ROUTE  SERVER                  AGE     IN     OUT
 0190aaaa-0000-7000-8000-000000000001  192.0.2.7  chat   ims_svr/127.0.0.1:9080  3h 12m  512 B  1.5 KiB
+1 session
 ";
         assert_eq!(sessions(&[session()], Screen::default()), expected);
         assert_eq!(sessions(&[], Screen::default()), "no sessions\n");
@@ -441,6 +463,12 @@ ID                                    CLIENT     ROUTE  SERVER                  
             assert!(line.chars().count() <= 80, "{table}");
         }
         assert!(table.contains(&session().id), "{table}");
+        assert!(table.contains("ims_svr/127.0.0.1:9080"), "{table}");
+        let table = status(&process(), narrow);
+        for line in table.lines() {
+            assert!(line.chars().count() <= 80, "{table}");
+        }
+        assert!(table.contains("127.0.0.1:9080"), "{table}");
     }
 
     #[test]
@@ -451,6 +479,6 @@ ID                                    CLIENT     ROUTE  SERVER                  
         };
         let table = sessions(&[session], Screen::default());
         assert!(!table.contains(['\u{1b}', '\u{9b}', '\r']), "{table:?}");
-        assert_eq!(table.lines().count(), 2);
+        assert_eq!(table.lines().count(), 3);
     }
 }

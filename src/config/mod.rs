@@ -154,12 +154,14 @@ pub struct Config {
 }
 
 impl Config {
-    /// Where the operator's API is, if it is reached by TCP.
-    pub fn admin_socket(&self) -> Option<SocketAddr> {
-        match &self.admin.as_ref()?.listen {
+    /// Where the operator's API is reached by TCP.
+    pub fn admin_sockets(&self) -> Vec<SocketAddr> {
+        let addresses = self.admin.iter().flat_map(|admin| &admin.listen);
+        let by_tcp = addresses.filter_map(|address| match address {
             ListenAddress::Tcp(address) => Some(*address),
             ListenAddress::Unix(_) => None,
-        }
+        });
+        by_tcp.collect()
     }
 
     /// What can be served, and that an operator should hear of.
@@ -212,8 +214,9 @@ pub struct Drain {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
-    pub listen: ListenAddress,
-    /// Always there when `listen` can be reached from elsewhere.
+    /// Never empty, and no two of them overlap.
+    pub listen: Vec<ListenAddress>,
+    /// Always there when one of `listen` can be reached from elsewhere.
     pub token_file: Option<PathBuf>,
 }
 

@@ -13,8 +13,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::units::{
-    OffOr, OptionalPeriod, OptionalSize, Ordered, Period, Section, Switch, switch, switch_schema,
-    word, word_schema,
+    OffOr, OptionalPeriod, OptionalSize, Ordered, Period, Section, Switch, Texts, switch,
+    switch_schema, word, word_schema,
 };
 pub use entries::{ServerEntry, Statuses};
 pub use limits::{AcceptProxy, Limits, SendProxy};
@@ -111,11 +111,12 @@ pub struct Drain {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
-    /// `127.0.0.1:9900`, or `unix:/run/prusik/admin.sock`, which only its owner may use.
+    /// `127.0.0.1:9900`, or `unix:/run/prusik/admin.sock`, which only its owner may use; or a list of
+    /// such.
     #[schemars(required)]
     #[schemars(extend("examples" = ["unix:/run/prusik/admin.sock"]))]
-    pub listen: Option<String>,
-    /// File with the bearer token that every call must carry. Required when `listen` is neither
+    pub listen: Option<Texts>,
+    /// File with the bearer token that every call must carry. Required when one of `listen` is neither
     /// loopback nor a unix socket.
     #[schemars(extend("examples" = ["/etc/prusik/admin.token"]))]
     pub token_file: Option<String>,

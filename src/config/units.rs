@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, Unexpected, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 
 pub use sizes::{OptionalSize, Size};
 
@@ -32,6 +32,10 @@ pub struct Period(pub Duration);
 /// A duration with its unit; `off`, `false`, `0` and `0s`: none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OptionalPeriod(pub Option<Duration>);
+
+/// A text, or a list of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Texts(pub Vec<String>);
 
 /// A mapping with known keys. Without this, serde would also take a list of the values, in the
 /// order of the struct's fields.
@@ -120,6 +124,53 @@ pub fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>
 /// The schema of what [`switch`] decodes.
 pub fn switch_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "enum": [true, false, "off"] })
+}
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Texts, D::Error> {
+        struct OneOrMany;
+
+        impl<'de> Visitor<'de> for OneOrMany {
+            type Value = Texts;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a text, or a list of them")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Texts, E> {
+                Ok(Texts(vec![text.to_owned()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Texts, A::Error> {
+                let mut texts = Vec::new();
+                while let Some(text) = list.next_element()? {
+                    texts.push(text);
+                }
+                Ok(Texts(texts))
+            }
+        }
+
+        deserializer.deserialize_any(OneOrMany)
+    }
+}
+
+impl JsonSchema for Texts {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Texts".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "oneOf": [
+                { "type": "string" },
+                { "type": "array", "items": { "type": "string" }, "minItems": 1 }
+            ]
+        })
+    }
 }
 
 impl<'de> Deserialize<'de> for Period {

@@ -86,6 +86,7 @@ pub async fn run(port: u16) -> Result<(), DemoError> {
     for tier in tiers.iter().rev() {
         tier.phases().enter(Phase::Stopping(Stopping::Draining));
         tier.stop(Stop::Now).await;
+        tier.close_log().await;
     }
     Ok(())
 }

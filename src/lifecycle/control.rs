@@ -3,10 +3,10 @@
 //! What is only looked at is answered from here; a command goes to the supervisor ([`super::run`]).
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -15,18 +15,18 @@ use tokio::sync::oneshot;
 
 use super::process::Process;
 use super::run::Message;
-use crate::admin::view::{self, DrainStarted, ServerState, SessionPage, State, Status};
+use super::server_views::{Messages, upstreams};
+use super::session_list::{self, is_wanted, no_session, no_upstream, one_of, session};
+use crate::admin::view::{self, DrainStarted, SessionPage, State, Status};
 use crate::admin::{
-    Command, CommandOutcome, Control, ControlError, DrainOrder, ServerName, SessionFilter,
+    Command, CommandOutcome, Control, ControlError, DrainOrder, Request, ServerName, SessionFilter,
     SessionOrder,
 };
-use crate::config::{Action, Balance};
-use crate::proxy::Generation;
+use crate::config::Action;
+use crate::observe::operations::Operation;
 use crate::session::drain::DrainReason;
-use crate::session::live::Live;
 use crate::session::traffic::{ClosedBy, Order};
-use crate::upstream::history::Standing;
-use crate::upstream::{Group, Member, Server};
+use crate::upstream::{Group, Server};
 use uuid::Uuid;
 
 #[async_trait]
@@ -40,7 +40,7 @@ impl Control for Process {
         let config = &generation.config;
         let mut on_route: HashMap<Arc<str>, usize> = HashMap::new();
         let mut messages = Messages::before(&generation);
-        self.app.sessions().for_each(|live| {
+        let carried = self.app.sessions().carried(|live| {
             *on_route.entry(live.identity.route.clone()).or_default() += 1;
             messages.add(live);
         });
@@ -53,6 +53,9 @@ impl Control for Process {
             sessions: on_route.get(route.name.as_str()).copied().unwrap_or(0),
         });
         let sessions = self.app.sessions().len();
+        let tally = self.app.operations().tally();
+        let [reloads_done, reloads_refused] = tally.reloads;
+        let [upgrades_done, upgrades_failed] = tally.upgrades;
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -69,6 +72,14 @@ impl Control for Process {
             connections: self.app.connections().saturating_sub(sessions),
             drains: self.drains(),
             operations: self.app.operations().recent(),
+            counts: view::OperationCounts {
+                reloads_done,
+                reloads_refused,
+                upgrades_done,
+                upgrades_failed,
+            },
+            bytes: carried.bytes_in.wrapping_add(carried.bytes_out),
+            ended: self.ended(),
         }
     }
 
@@ -79,7 +90,8 @@ impl Control for Process {
         upstreams(&generation, &messages)
     }
 
-    fn sessions(&self, filter: &SessionFilter) -> SessionPage {
+    fn sessions(&self, filter: &SessionFilter) -> Result<SessionPage, ControlError> {
+        session_list::check_names(&self.app.generation(), self.app.sessions(), filter)?;
         let mut found = self.app.sessions().select(|live| is_wanted(live, filter));
         match filter.order {
             SessionOrder::OldestFirst => found.sort_unstable_by_key(|live| live.identity.id),
@@ -87,13 +99,26 @@ impl Control for Process {
                 found.sort_unstable_by_key(|live| Reverse(live.identity.id));
             }
         }
+        if let Some(id) = filter.id
+            && found.is_empty()
+        {
+            return Err(no_session(id));
+        }
+        let total = found.len();
+        if let Some(after) = filter.after {
+            found.retain(|live| match filter.order {
+                SessionOrder::OldestFirst => live.identity.id > after,
+                SessionOrder::NewestFirst => live.identity.id < after,
+            });
+        }
         let is_cut = found.len() > filter.limit;
         found.truncate(filter.limit);
         let next = found.last().filter(|_| is_cut);
-        SessionPage {
+        Ok(SessionPage {
             next: next.map(|live| live.identity.id.to_string()),
             sessions: found.iter().map(|live| session(live)).collect(),
-        }
+            total: Some(total),
+        })
     }
 
     fn metrics(&self) -> String {
@@ -104,9 +129,9 @@ impl Control for Process {
         self.successor()
     }
 
-    async fn command(&self, command: Command) -> CommandOutcome {
+    async fn command(&self, request: Request) -> CommandOutcome {
         let (tell, told) = oneshot::channel();
-        self.send(Message::Command(command, tell));
+        self.send(Message::Command(request, tell));
         told.await.unwrap_or_else(|_| {
             Err(ControlError::refused(
                 "this process has ended before the command was done",
@@ -126,16 +151,31 @@ impl Process {
     }
 
     /// A command that is done in a moment.
-    pub(super) fn do_at_once(&self, command: &Command) -> CommandOutcome {
+    pub(super) fn do_at_once(&self, Request { command, by }: &Request) -> CommandOutcome {
         match command {
-            Command::Drain(server, order) => self.drain(server, *order).map(as_json),
-            Command::Enable(server) => {
-                let (group, server) = self.find_server(server)?;
-                group.set_drained(server.address, false);
-                let enabled = format!("{}/{}", group.name(), server.address);
-                Ok(json!({ "enabled": enabled }))
+            Command::Drain(server, order) => {
+                let outcome = self.drain(server, *order, by);
+                let said = outcome.as_ref().map(|started| {
+                    let window = Duration::from_millis(started.window_ms);
+                    let (sessions, code) = (started.sessions, started.code);
+                    format!("begun: {sessions} sessions are told to go ({code}) within {window:?}")
+                });
+                self.record(Operation::Drain, by, &server.to_string(), said);
+                self.look_at_drains();
+                outcome.map(as_json)
             }
-            Command::Close(id, code) => self.close(*id, *code),
+            Command::Enable(server) => {
+                let outcome = self.enable(server);
+                let said = outcome.as_ref().map(|_| "enabled".to_owned());
+                self.record(Operation::Enable, by, &server.to_string(), said);
+                outcome
+            }
+            Command::Close(id, code) => {
+                let outcome = self.close(*id, *code);
+                let said = outcome.as_ref().map(|_| "told to go".to_owned());
+                self.record(Operation::Close, by, &id.to_string(), said);
+                outcome
+            }
             Command::Reload | Command::Upgrade => Err(ControlError::refused(
                 "this takes more than a moment",
                 "it is a change of the process as a whole",
@@ -143,9 +183,73 @@ impl Process {
         }
     }
 
-    fn drain(&self, name: &ServerName, order: DrainOrder) -> Result<DrainStarted, ControlError> {
+    fn record(
+        &self,
+        operation: Operation,
+        by: &str,
+        of: &str,
+        outcome: Result<String, &ControlError>,
+    ) {
+        let outcome = outcome.map_err(|refused| refused.error.clone());
+        self.app.record(operation, by, Some(of), outcome);
+    }
+
+    /// Tells of drains that have ended since this was last asked.
+    pub(super) fn look_at_drains(&self) {
+        let generation = self.app.generation();
+        let sessions = |name: &ServerName| {
+            let group = generation.find_group(&name.upstream)?;
+            let server = group.server(name.address.parse().ok()?);
+            server.is_drained().then(|| server.sessions())
+        };
+        let ended = self.drain_watch.lock().look(Instant::now(), sessions);
+        for drain in ended {
+            let took = Duration::from_secs(drain.took.as_secs());
+            let outcome = format!(
+                "ended: no session is left of {} at the beginning, after {took:?}",
+                drain.sessions
+            );
+            let of = drain.server.to_string();
+            self.record(Operation::Drain, &drain.by, &of, Ok(outcome));
+        }
+    }
+
+    /// The process before has had these servers drained, and their sessions have come here.
+    pub(super) fn go_on_watching_drains(&self) {
+        let generation = self.app.generation();
+        let mut watch = self.drain_watch.lock();
+        for group in generation.groups() {
+            let members = group.members().into_iter();
+            for server in members.map(|member| member.server.clone()) {
+                if server.is_drained() && server.sessions() > 0 {
+                    let by = "an operator, before the upgrade".to_owned();
+                    let name = name_of(group, server.address);
+                    watch.begin(name, by, server.sessions(), Instant::now());
+                }
+            }
+        }
+    }
+
+    fn enable(&self, name: &ServerName) -> CommandOutcome {
+        let (group, server) = self.find_server(name)?;
+        group.set_drained(server.address, false);
+        let name = name_of(&group, server.address);
+        self.drain_watch.lock().call_off(&name);
+        Ok(json!({ "enabled": name.to_string() }))
+    }
+
+    fn drain(
+        &self,
+        name: &ServerName,
+        order: DrainOrder,
+        by: &str,
+    ) -> Result<DrainStarted, ControlError> {
         let (group, server) = self.find_server(name)?;
         group.set_drained(server.address, true);
+        let name = name_of(&group, server.address);
+        let mut watch = self.drain_watch.lock();
+        watch.begin(name, by.to_owned(), server.sessions(), Instant::now());
+        drop(watch);
         let on_it = self.app.sessions().select(|live| {
             live.identity.server == server.address && live.identity.upstream == *group.label()
         });
@@ -166,10 +270,7 @@ impl Process {
 
     fn close(&self, id: Uuid, code: Option<u16>) -> CommandOutcome {
         let Some(live) = self.app.sessions().find(id) else {
-            return Err(ControlError::not_found(
-                format!("no live session has the id {id}"),
-                "`prusik sessions` lists those that live",
-            ));
+            return Err(no_session(id));
         };
         live.traffic.ask(Order::End {
             by: ClosedBy::Operator,
@@ -195,19 +296,29 @@ impl Process {
                 age_ms: drain.age.as_millis() as u64,
                 window_ms: drain.plan.window.as_millis() as u64,
                 total: drain.total,
+                told: drain.told,
                 left: drain.left,
             })
             .collect()
     }
 
+    fn ended(&self) -> BTreeMap<String, u64> {
+        let mut sums = BTreeMap::new();
+        let ended = &self.app.sessions().ended;
+        ended.for_each(
+            Instant::now(),
+            |_| true,
+            |_, by, _, count| {
+                *sums.entry(by.name().to_owned()).or_default() += count;
+            },
+        );
+        sums
+    }
+
     fn find_server(&self, name: &ServerName) -> Result<(Arc<Group>, Arc<Server>), ControlError> {
         let generation = self.app.generation();
         let Some(group) = generation.find_group(&name.upstream) else {
-            let names: Vec<&str> = generation.groups().iter().map(|g| g.name()).collect();
-            return Err(ControlError::not_found(
-                format!("there is no upstream {:?}", name.upstream),
-                format!("it is one of: {}", names.join(", ")),
-            ));
+            return Err(no_upstream(&generation, &name.upstream));
         };
         let members = group.members();
         let wanted: Option<SocketAddr> = name.address.parse().ok();
@@ -224,144 +335,22 @@ impl Process {
                         "upstream {:?} has no server {:?}",
                         name.upstream, name.address
                     ),
-                    format!("it is one of: {}", addresses.join(", ")),
+                    one_of(addresses.iter().map(String::as_str)),
                 ))
             }
         }
     }
 }
 
+/// With the address that it has, however it was written.
+fn name_of(group: &Group, address: SocketAddr) -> ServerName {
+    ServerName {
+        upstream: group.name().to_owned(),
+        address: address.to_string(),
+    }
+}
+
 /// What the API answers with.
 pub(super) fn as_json(value: impl Serialize) -> Value {
     serde_json::to_value(value).unwrap_or_default()
-}
-
-/// How many messages each server's sessions have carried. Those that have left are looked at first:
-/// one that ends meanwhile may be missing, and is not counted twice.
-struct Messages(HashMap<*const Server, u64>);
-
-impl Messages {
-    fn before(generation: &Generation) -> Self {
-        let servers = generation.groups().iter().flat_map(|group| group.servers());
-        Self(
-            servers
-                .map(|server| (Arc::as_ptr(&server), server.messages()))
-                .collect(),
-        )
-    }
-
-    fn add(&mut self, live: &Live) {
-        if let Some(sum) = self.0.get_mut(&Arc::as_ptr(&live.server)) {
-            *sum = sum.wrapping_add(live.traffic.carried().messages());
-        }
-    }
-
-    fn of(&self, server: &Arc<Server>) -> u64 {
-        self.0.get(&Arc::as_ptr(server)).copied().unwrap_or(0)
-    }
-}
-
-fn upstreams(generation: &Generation, messages: &Messages) -> Vec<view::Upstream> {
-    let groups = generation.groups().iter();
-    groups.map(|group| upstream(group, messages)).collect()
-}
-
-fn upstream(group: &Group, messages: &Messages) -> view::Upstream {
-    let config = group.config();
-    let of = |server: &Arc<Server>, state| view::Server {
-        address: server.address.to_string(),
-        state,
-        weight: 0,
-        backup: false,
-        sessions: server.sessions(),
-        requests: server.load().saturating_sub(server.sessions()),
-        handshakes: server.handshakes(),
-        messages: messages.of(server),
-        history: Vec::new(),
-    };
-    let members = group.members();
-    let mut servers: Vec<view::Server> = members
-        .iter()
-        .map(|member| view::Server {
-            weight: member.weight,
-            backup: member.backup,
-            history: history(member),
-            ..of(&member.server, member.standing().into())
-        })
-        .collect();
-    let removed = group
-        .servers()
-        .into_iter()
-        .filter(|server| server.sessions() > 0 && !group.has_member(server.address));
-    servers.extend(removed.map(|server| of(&server, ServerState::Removed)));
-    view::Upstream {
-        name: config.name.clone(),
-        balance: match config.balance {
-            Balance::RoundRobin => "round_robin",
-            Balance::LeastSessions => "least_sessions",
-            Balance::TwoChoices => "two_choices",
-            Balance::ConsistentHash { .. } => "consistent_hash",
-        }
-        .to_owned(),
-        servers,
-    }
-}
-
-impl From<Standing> for ServerState {
-    fn from(standing: Standing) -> Self {
-        match standing {
-            Standing::Unchecked => Self::Unchecked,
-            Standing::Up => Self::Up,
-            Standing::Down => Self::Down,
-            Standing::Ejected => Self::Ejected,
-            Standing::Drained => Self::Drained,
-        }
-    }
-}
-
-fn history(member: &Member) -> Vec<view::Change> {
-    let changes = member.history().into_iter();
-    changes
-        .map(|change| view::Change {
-            since: change.since.to_string(),
-            state: change.standing.into(),
-        })
-        .collect()
-}
-
-fn is_wanted(live: &Live, filter: &SessionFilter) -> bool {
-    let identity = &live.identity;
-    let client = || identity.client.parse().ok();
-    filter
-        .upstream
-        .as_deref()
-        .is_none_or(|upstream| *identity.upstream == *upstream)
-        && filter.server.is_none_or(|server| identity.server == server)
-        && filter.client.is_none_or(|wanted| client() == Some(wanted))
-        && filter.older_than.is_none_or(|age| live.age() > age)
-        && filter.after.is_none_or(|after| match filter.order {
-            SessionOrder::OldestFirst => identity.id > after,
-            SessionOrder::NewestFirst => identity.id < after,
-        })
-}
-
-fn session(live: &Live) -> view::Session {
-    let identity = &live.identity;
-    let traffic = &live.traffic;
-    view::Session {
-        id: identity.id.to_string(),
-        listener: identity.listener.to_string(),
-        route: identity.route.to_string(),
-        upstream: identity.upstream.to_string(),
-        server: identity.server.to_string(),
-        client: identity.client.to_string(),
-        host: identity.host.to_string(),
-        path: identity.path.to_string(),
-        user_agent: identity.user_agent.as_ref().map(ToString::to_string),
-        age_ms: live.age().as_millis() as u64,
-        bytes_in: traffic.bytes_in.load(Relaxed),
-        bytes_out: traffic.bytes_out.load(Relaxed),
-        messages_in: traffic.messages_in.load(Relaxed),
-        messages_out: traffic.messages_out.load(Relaxed),
-    }
 }

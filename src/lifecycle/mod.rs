@@ -13,10 +13,13 @@
 
 mod admin_thread;
 mod control;
+mod drain_watch;
 mod pid_file;
 mod primary_tasks;
 mod process;
 mod run;
+mod server_views;
+mod session_list;
 mod signals;
 mod start;
 mod supervisor;

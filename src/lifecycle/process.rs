@@ -8,10 +8,12 @@ use std::time::Instant;
 use std::{fs, io};
 
 use log::{error, info};
+use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
 use super::admin_thread::{self, Serving};
+use super::drain_watch::DrainWatch;
 use super::run::Message;
 use super::upgrade::Program;
 use crate::admin::{Access, ControlError};
@@ -30,6 +32,7 @@ pub struct Process {
     /// The process that has taken over; 0: none has.
     successor: AtomicU32,
     is_upgrading: AtomicBool,
+    pub(super) drain_watch: Mutex<DrainWatch>,
 }
 
 /// What is sent to the supervisor.
@@ -54,6 +57,7 @@ impl Process {
             inbox,
             successor: AtomicU32::new(0),
             is_upgrading: AtomicBool::new(false),
+            drain_watch: Mutex::default(),
         };
         (Arc::new(process), messages)
     }

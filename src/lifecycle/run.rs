@@ -27,7 +27,7 @@ use super::upgrade::old::Verdict;
 use super::upgrade::take_over::PassedOn;
 use super::upgrade::{Program, UpgradeError, exec, take_over};
 use crate::admin::view::{ReloadReport, UpgradeReport};
-use crate::admin::{Access, Command, CommandOutcome, ControlError};
+use crate::admin::{Access, Command, CommandOutcome, ControlError, Request};
 use crate::app::{self, ReloadError, StartError, Stop};
 use crate::config::Config;
 use crate::observe::operations::Operation;
@@ -35,6 +35,9 @@ use crate::phase::{Phase, Stopping};
 
 /// How long an upgrade waits for the one before to be done.
 const PREDECESSOR_GOES_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether a drain has ended.
+const WATCH_DRAINS: Duration = Duration::from_millis(500);
 
 /// How long a thread of the admin API may take to accept no more.
 const YIELDS_WITHIN: Duration = Duration::from_secs(2);
@@ -136,7 +139,7 @@ pub async fn supervise(process: Arc<Process>, inbox: Inbox) {
 /// What the supervisor is told.
 #[derive(Debug)]
 pub enum Message {
-    Command(Command, oneshot::Sender<CommandOutcome>),
+    Command(Request, oneshot::Sender<CommandOutcome>),
     Event(Event),
     /// How a reload went.
     Reloaded(Result<Vec<String>, String>),
@@ -144,7 +147,7 @@ pub enum Message {
 
 /// Somebody who waits for a command to be done.
 struct Waiting {
-    command: Command,
+    request: Request,
     tell: oneshot::Sender<CommandOutcome>,
 }
 
@@ -169,6 +172,8 @@ struct Shell {
     report: Option<UpgradeReport>,
     why: Option<ControlError>,
     stop: Option<AbortHandle>,
+    /// The signal that has ended it.
+    stopped_by: Option<&'static str>,
     is_over: bool,
 }
 
@@ -189,6 +194,7 @@ impl Shell {
             report: None,
             why: None,
             stop: None,
+            stopped_by: None,
             is_over: false,
         }
     }
@@ -209,16 +215,24 @@ impl Shell {
                 Some(news) = heard(&mut self.news) => self.hear(news).await,
                 Some(message) = inbox.recv() => self.take(message).await,
                 passed_on = passed_on(&mut predecessor) => match passed_on {
-                    Some((command, tell)) => self.take(Message::Command(command, tell)).await,
+                    Some((request, tell)) => self.take(Message::Command(request, tell)).await,
                     None => {
                         predecessor = None;
+                        self.process.go_on_watching_drains();
                         self.on(Event::PredecessorGone).await;
                     }
                 },
+                () = tokio::time::sleep(WATCH_DRAINS), if self.watches_drains() => {
+                    self.process.look_at_drains();
+                }
             }
         }
         if let Some(tasks) = self.tasks.take() {
             tasks.end().await;
+        }
+        if let Some(signal) = self.stopped_by {
+            let by = format!("signal {signal}");
+            self.record(Operation::Stop, &by, Ok("ended".to_owned()));
         }
         self.process.close_admin();
         self.pid_file.remove_ours();
@@ -235,15 +249,15 @@ impl Shell {
                     self.on(Event::Reloaded).await;
                 }
             }
-            Message::Command(command, tell) => {
+            Message::Command(request, tell) => {
                 self.last_caller += 1;
                 let caller = self.last_caller;
-                let event = match command {
+                let event = match request.command {
                     Command::Reload => Event::Asked(Change::Reload, caller),
                     Command::Upgrade => Event::Asked(Change::Upgrade, caller),
                     _ => Event::Command(caller),
                 };
-                self.waiting.insert(caller, Waiting { command, tell });
+                self.waiting.insert(caller, Waiting { request, tell });
                 self.on(event).await;
             }
         }
@@ -268,7 +282,7 @@ impl Shell {
             // Whoever serves now is to do it.
             News::Unanswered(caller) => {
                 let waiting = self.waiting.get(&caller);
-                let event = match waiting.map(|waiting| &waiting.command) {
+                let event = match waiting.map(|waiting| &waiting.request.command) {
                     Some(Command::Reload) => Event::Asked(Change::Reload, caller),
                     _ => Event::Command(caller),
                 };
@@ -289,8 +303,7 @@ impl Shell {
             Verdict::Died => {
                 let outcome = format!("the process that took over has died ({})", self.successor);
                 error!("{outcome}: this one serves again");
-                let operations = self.process.app.operations();
-                operations.record(Operation::Upgrade, Err(outcome));
+                self.record(Operation::Upgrade, "prusik itself", Err(outcome));
                 HandedOver::Died
             }
             Verdict::Silent => HandedOver::Alone,
@@ -332,7 +345,9 @@ impl Shell {
                     task.abort();
                 }
             }
-            Action::Start(_) => {
+            Action::Start(asker) => {
+                let by = self.by(Change::Upgrade, asker);
+                self.process.app.operations().set_upgrade_by(&by);
                 if let Err(why) = self.start() {
                     self.why = Some(why);
                     return Some(Event::HandedOver(HandedOver::Failed));
@@ -363,7 +378,7 @@ impl Shell {
             }
             Action::Do(caller) => {
                 if let Some(waiting) = self.waiting.remove(&caller) {
-                    let outcome = self.process.do_at_once(&waiting.command);
+                    let outcome = self.process.do_at_once(&waiting.request);
                     // Whoever has hung up hears nothing of it.
                     let _ = waiting.tell.send(outcome);
                 }
@@ -387,6 +402,38 @@ impl Shell {
             Action::Exit => self.is_over = true,
         }
         None
+    }
+
+    /// Who has asked for a change, in words.
+    fn by(&self, change: Change, asker: Asker) -> String {
+        let signal = match change {
+            Change::Reload => "signal HUP",
+            Change::Upgrade => "signal USR2",
+        };
+        match asker {
+            Asker::Signal => signal.to_owned(),
+            Asker::Caller(caller) => match self.waiting.get(&caller) {
+                Some(waiting) => waiting.request.by.clone(),
+                None => "a caller that has hung up".to_owned(),
+            },
+        }
+    }
+
+    fn record(&self, operation: Operation, by: &str, outcome: Result<String, String>) {
+        let of = self
+            .process
+            .file
+            .as_ref()
+            .map(|file| file.display().to_string());
+        let of = of.filter(|_| operation == Operation::Reload);
+        self.process
+            .app
+            .record(operation, by, of.as_deref(), outcome);
+    }
+
+    fn watches_drains(&self) -> bool {
+        // The new process does it, once it has the sessions.
+        self.orders.is_none() && !self.process.drain_watch.lock().is_empty()
     }
 
     fn order(&self, order: Order) {
@@ -435,11 +482,11 @@ impl Shell {
     /// To the new process, or it is done here after all.
     fn pass_on(&mut self, caller: Caller) -> Option<Event> {
         let waiting = self.waiting.get(&caller)?;
-        if self.process.is_only_ours(&waiting.command) {
-            let outcome = self.process.do_at_once(&waiting.command);
+        if self.process.is_only_ours(&waiting.request.command) {
+            let outcome = self.process.do_at_once(&waiting.request);
             self.answer(Asker::Caller(caller), outcome);
         } else if self.orders.is_some() {
-            self.order(Order::Command(caller, waiting.command.clone()));
+            self.order(Order::Command(caller, waiting.request.clone()));
         } else {
             let why = self.why_not(Reason::Replaced);
             self.answer(Asker::Caller(caller), Err(why));
@@ -447,9 +494,15 @@ impl Shell {
         None
     }
 
-    fn announce(&self, signal: Signal) -> Option<Event> {
+    fn announce(&mut self, signal: Signal) -> Option<Event> {
         let drain = self.process.app.generation().config.server.drain;
         let name = signal.name();
+        self.record(
+            Operation::Stop,
+            &format!("signal {name}"),
+            Ok("begun".to_owned()),
+        );
+        self.stopped_by = Some(name);
         systemd::stopping();
         match drain.delay {
             Duration::ZERO => Some(Event::Announced),
@@ -470,6 +523,9 @@ impl Shell {
             ),
             Stop::Now => {
                 info!("INT: stopping now");
+                let begun = "begun, at once".to_owned();
+                self.record(Operation::Stop, "signal INT", Ok(begun));
+                self.stopped_by = Some("INT");
                 systemd::stopping();
             }
         }
@@ -501,8 +557,8 @@ impl Shell {
             true => "nothing changed".to_owned(),
             false => lines.join("\n"),
         });
-        let operations = self.process.app.operations();
-        operations.record(Operation::Reload, in_words);
+        let by = self.by(Change::Reload, asker);
+        self.record(Operation::Reload, &by, in_words);
         let hint = "the configuration stays as it was; mend the file and reload again";
         let outcome = outcome
             .map(|changes| as_json(ReloadReport { changes }))
@@ -520,8 +576,8 @@ impl Shell {
             Change::Reload => Operation::Reload,
             Change::Upgrade => Operation::Upgrade,
         };
-        let operations = self.process.app.operations();
-        operations.record(operation, Err(why.error.clone()));
+        let by = self.by(change, asker);
+        self.record(operation, &by, Err(why.error.clone()));
         match (change, reason) {
             (Change::Upgrade, Reason::Failed) => {
                 error!("upgrade failed, this process goes on: {}", why.error);

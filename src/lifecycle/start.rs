@@ -24,10 +24,10 @@ pub struct Started {
 impl Started {
     /// What of `inherited` is not in the file is closed.
     pub fn new(config: Config, mut inherited: Inherited) -> Result<Self, StartError> {
-        let admin = config.admin.clone();
+        let admin = config.admin.iter().flat_map(|admin| &admin.listen);
+        let admin: Vec<ListenAddress> = admin.cloned().collect();
         let app = Arc::new(App::start(config, &mut inherited)?);
-        let admin = admin.into_iter().map(|admin| {
-            let address = admin.listen;
+        let admin = admin.into_iter().map(|address| {
             let bound = admin::bind(&address, &mut inherited);
             bound
                 .map(Arc::new)

@@ -387,10 +387,12 @@ async fn receive_header(transport: &mut Transport) -> io::Result<Option<Header>>
     let mut bytes = Vec::new();
     let mut ahead = [0; 256];
     loop {
-        let seen = transport.peek(&mut ahead).await?;
-        if seen == 0 && bytes.is_empty() {
-            return Ok(None);
-        }
+        let seen = match transport.peek(&mut ahead).await {
+            Ok(0) if bytes.is_empty() => return Ok(None),
+            // A balancer's probe: it connects, and resets what it has got.
+            Err(_) if bytes.is_empty() => return Ok(None),
+            seen => seen?,
+        };
         if seen == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

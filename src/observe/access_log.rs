@@ -1,23 +1,29 @@
 //! The access log: one line for each exchange and for each end of a session, written by a thread of its own.
 //!
 //! A request never waits for it: when the reader of the log is slower than the traffic and the
-//! queue is full, lines are dropped and counted, and the count is told on stderr.
+//! queue is full, or the disk is, lines are dropped and counted, and the count is told on stderr and
+//! in a metric.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use http::{HeaderMap, Version};
 use jiff::Timestamp;
-use log::warn;
+use log::{info, warn};
+use parking_lot::Mutex;
 use serde::Serialize;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use uuid::Uuid;
 
 use super::combined;
+use super::exposition::Family;
+use super::line_buffer::{LineBuffer, Loss};
+use super::operations::{Done, Operation};
+use super::terminal;
 use super::trace::{TraceContext, Tracer, as_trace_id};
 use crate::config::{self, Config, LogFormat, LogOutput};
 use crate::forward::Trust;
@@ -31,6 +37,17 @@ pub enum Kind {
     /// The 101 goes out.
     SessionOpen,
     SessionClose,
+}
+
+/// The line of what an operator had done: of the kind `operation`.
+#[derive(Debug, Serialize)]
+struct OperationEntry<'a> {
+    kind: &'static str,
+    operation: Operation,
+    by: &'a str,
+    of: Option<&'a str>,
+    succeeded: bool,
+    outcome: &'a str,
 }
 
 /// One line. Every field is always there; `null` says unknown, or not of this kind.
@@ -85,11 +102,13 @@ pub struct Entry<'a> {
 /// Lines that wait for a slow reader before more are dropped.
 const QUEUE: usize = 8 * 1024;
 
+/// How often stderr tells of lines that are lost, while they are.
+const TELL: Duration = Duration::from_secs(60);
+
 #[derive(Debug)]
 pub struct AccessLog {
     sink: ArcSwapOption<Sink>,
-    /// Dropped lines of sinks that were replaced, and of the present one when last told.
-    told: AtomicUsize,
+    report: Mutex<Report>,
     /// Makes spans of the same, as this configuration has it.
     tracer: ArcSwapOption<(config::Tracing, Tracer)>,
 }
@@ -98,6 +117,7 @@ pub struct AccessLog {
 struct Sink {
     writer: NonBlocking,
     dropped: ErrorCounter,
+    loss: Arc<Loss>,
     format: LogFormat,
     /// Writes out what waits when the sink is replaced or the process ends.
     _guard: WorkerGuard,
@@ -107,7 +127,7 @@ impl AccessLog {
     pub fn open(config: &Config) -> io::Result<Self> {
         let log = Self {
             sink: ArcSwapOption::empty(),
-            told: AtomicUsize::new(0),
+            report: Mutex::default(),
             tracer: ArcSwapOption::empty(),
         };
         log.reopen(config)?;
@@ -123,9 +143,11 @@ impl AccessLog {
             LogOutput::Stderr => Some(Sink::new(io::stderr(), format)),
             LogOutput::File(path) => Some(Sink::new(append_to(path)?, format)),
         };
-        self.tell_dropped();
         let before = self.sink.swap(sink.map(Arc::new));
-        self.told.store(0, Relaxed);
+        if let Some(before) = &before {
+            let mut report = self.report.lock();
+            report.retired = report.retired.plus(before.lost());
+        }
         // Writing out what waits may block for a second: nobody here has to wait for that.
         std::thread::spawn(move || drop(before));
         self.trace_to(config.tracing.as_ref());
@@ -152,8 +174,15 @@ impl AccessLog {
     /// Writes out what waits and writes nothing more. Blocks for a second at most, and with a
     /// collector of spans that is slow for another.
     pub fn close(&self) {
-        self.tell_dropped();
-        self.sink.store(None);
+        if let Some(sink) = self.sink.swap(None) {
+            let (dropped, loss) = (sink.dropped.clone(), sink.loss.clone());
+            // What waits is written, or lost.
+            drop(sink);
+            let mut report = self.report.lock();
+            let lost = report.retired.plus(Lost::of(&dropped, &loss));
+            report.retired = lost;
+            report.tell(lost, loss.error(), None);
+        }
         if let Some(tracer) = self.tracer.swap(None) {
             tracer.1.finish();
         }
@@ -182,40 +211,154 @@ impl AccessLog {
         }
     }
 
-    /// Says on stderr how many lines were dropped since it last did.
-    pub fn tell_dropped(&self) {
+    /// The combined format has no place for it.
+    pub fn write_operation(&self, done: &Done) {
         let Some(sink) = &*self.sink.load() else {
             return;
         };
-        let dropped = sink.dropped.dropped_lines();
-        let new = dropped.saturating_sub(self.told.swap(dropped, Relaxed));
-        if new > 0 {
-            warn!("access log: {new} lines dropped, its reader is too slow ({dropped} in all)");
+        let entry = OperationEntry {
+            kind: "operation",
+            operation: done.operation,
+            by: &done.by,
+            of: done.of.as_deref(),
+            succeeded: done.succeeded,
+            outcome: &done.outcome,
+        };
+        let mut line = Vec::with_capacity(256);
+        if sink.format == LogFormat::Json && write_json(&mut line, &entry).is_ok() {
+            // A full queue is counted.
+            let _ = sink.writer.clone().write_all(&line);
+        }
+    }
+
+    /// Says on stderr how many lines were lost, and why: at once, and then every minute. To be called
+    /// every second or so.
+    pub fn tell_lost(&self) {
+        let sink = self.sink.load();
+        let mut report = self.report.lock();
+        let (now, error) = match &*sink {
+            Some(sink) => (sink.lost(), sink.loss.error()),
+            None => Default::default(),
+        };
+        let lost = report.retired.plus(now);
+        report.tell(lost, error, Some(Instant::now()));
+    }
+
+    pub fn families(&self) -> [Family; 1] {
+        let mut family = Family::counter(
+            "prusik_access_log_lost_total",
+            "Lines of the access log that were lost, as its reader is too slow or they cannot be \
+             written.",
+        );
+        let now = self.sink.load().as_ref().map(|sink| sink.lost());
+        let lost = self.report.lock().retired.plus(now.unwrap_or_default());
+        family.add(&[("reason", "reader")], lost.to_reader as f64);
+        family.add(&[("reason", "error")], lost.to_error as f64);
+        [family]
+    }
+}
+
+/// Lines that nobody will see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Lost {
+    /// More came than the file or pipe took.
+    to_reader: u64,
+    /// They could not be written.
+    to_error: u64,
+}
+
+impl Lost {
+    fn of(dropped: &ErrorCounter, loss: &Loss) -> Self {
+        Self {
+            to_reader: dropped.dropped_lines() as u64,
+            to_error: loss.lines(),
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            to_reader: self.to_reader + other.to_reader,
+            to_error: self.to_error + other.to_error,
+        }
+    }
+}
+
+/// What was told of lost lines.
+#[derive(Debug, Default)]
+struct Report {
+    /// Of sinks that were replaced.
+    retired: Lost,
+    told: Lost,
+    told_at: Option<Instant>,
+    /// Stderr has been told that nothing can be written.
+    is_failing: bool,
+}
+
+impl Report {
+    /// `now`: `None`, if this is the last word.
+    fn tell(&mut self, lost: Lost, error: Option<String>, now: Option<Instant>) {
+        let was_failing = std::mem::replace(&mut self.is_failing, error.is_some());
+        let is_recent = |now| {
+            let told_at = self.told_at;
+            told_at.is_some_and(|told_at| now < told_at + TELL)
+        };
+        let slow = lost.to_reader - self.told.to_reader;
+        let failed = lost.to_error - self.told.to_error;
+        let has_recovered = was_failing && error.is_none();
+        let is_news = slow > 0 || failed > 0 || (error.is_some() && !was_failing);
+        if !has_recovered && (!is_news || now.is_some_and(is_recent)) {
+            // What is not told yet is told when its time comes.
+            self.is_failing |= was_failing;
+            return;
+        }
+        self.told = lost;
+        self.told_at = now.or(self.told_at);
+        if slow > 0 {
+            let all = lost.to_reader;
+            warn!("access log: {slow} lines dropped, its reader is too slow ({all} in all)");
+        }
+        let all = lost.to_error;
+        match error {
+            Some(error) => warn!(
+                "access log: cannot be written: {error}; {failed} lines lost ({all} in all), and \
+                 requests go on"
+            ),
+            None if has_recovered => {
+                info!("access log: is written again; {failed} more lines were lost ({all} in all)");
+            }
+            None if failed > 0 => warn!("access log: {failed} lines lost ({all} in all)"),
+            None => {}
         }
     }
 }
 
 impl Sink {
     fn new(output: impl Write + Send + 'static, format: LogFormat) -> Self {
+        let loss = Arc::new(Loss::default());
         let (writer, guard) = NonBlockingBuilder::default()
             .lossy(true)
             .buffered_lines_limit(QUEUE)
             .thread_name("access-log")
-            .finish(BufWriter::with_capacity(64 * 1024, output));
+            .finish(LineBuffer::new(output, loss.clone()));
         let dropped = writer.error_counter();
         Self {
             writer,
             dropped,
+            loss,
             format,
             _guard: guard,
         }
     }
+
+    fn lost(&self) -> Lost {
+        Lost::of(&self.dropped, &self.loss)
+    }
 }
 
-fn write_json(line: &mut Vec<u8>, entry: &Entry<'_>) -> io::Result<()> {
+fn write_json(line: &mut Vec<u8>, entry: &impl Serialize) -> io::Result<()> {
     write!(line, "{{\"time\":\"{:.3}\",", Timestamp::now())?;
     let start = line.len();
-    serde_json::to_writer(&mut *line, entry)?;
+    terminal::write_json(&mut *line, entry)?;
     line.remove(start);
     line.push(b'\n');
     Ok(())

@@ -5,6 +5,7 @@
 //! route that is gone go with the last generation that has it.
 
 use std::array;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -71,9 +72,12 @@ impl Refused {
     }
 }
 
-/// Of one route.
+/// Of one route. It takes no room before it is used.
+#[derive(Debug, Default)]
+pub struct RouteMetrics(OnceLock<Box<Counted>>);
+
 #[derive(Debug)]
-pub struct RouteMetrics {
+struct Counted {
     /// The last one is for all that have no place of their own.
     by_status: Box<[AtomicU64]>,
     refused: [AtomicU64; Refused::ALL.len()],
@@ -81,7 +85,7 @@ pub struct RouteMetrics {
     handshakes: Histogram,
 }
 
-impl Default for RouteMetrics {
+impl Default for Counted {
     fn default() -> Self {
         Self {
             by_status: (0..=STATUSES).map(|_| AtomicU64::new(0)).collect(),
@@ -98,23 +102,33 @@ fn histogram(name: &str) -> Histogram {
 }
 
 impl RouteMetrics {
+    /// Whether anybody has asked for it.
+    pub fn is_used(&self) -> bool {
+        self.0.get().is_some()
+    }
+
+    fn counted(&self) -> &Counted {
+        self.0.get_or_init(Box::default)
+    }
+
     /// An exchange has ended that was no session.
     pub fn count_request(&self, status: u16, duration: Duration) {
         let place = usize::from(status)
             .checked_sub(100)
             .unwrap_or(STATUSES)
             .min(STATUSES);
-        self.by_status[place].fetch_add(1, Relaxed);
-        self.requests.observe(duration.as_secs_f64());
+        let counted = self.counted();
+        counted.by_status[place].fetch_add(1, Relaxed);
+        counted.requests.observe(duration.as_secs_f64());
     }
 
     pub fn count_refused(&self, why: Refused) {
-        self.refused[why as usize].fetch_add(1, Relaxed);
+        self.counted().refused[why as usize].fetch_add(1, Relaxed);
     }
 
     /// The 101 goes out.
     pub fn count_handshake(&self, duration: Duration) {
-        self.handshakes.observe(duration.as_secs_f64());
+        self.counted().handshakes.observe(duration.as_secs_f64());
     }
 }
 
@@ -151,7 +165,11 @@ impl Default for RouteFamilies {
 }
 
 impl RouteFamilies {
+    /// Series appear when the route is used.
     pub fn add(&mut self, route: &str, metrics: &RouteMetrics) {
+        let Some(metrics) = metrics.0.get() else {
+            return;
+        };
         let labels = &[("route", route)];
         self.handshakes.add_histogram(labels, &metrics.handshakes);
         self.durations.add_histogram(labels, &metrics.requests);

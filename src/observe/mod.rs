@@ -3,9 +3,13 @@
 pub mod access_log;
 mod combined;
 pub mod exposition;
+mod line_buffer;
 pub mod metrics;
 pub mod operations;
+pub mod process;
 pub mod record;
+pub mod repeated;
+pub mod terminal;
 pub mod trace;
 
 /// What kind of error, and its first cause: without Pingora's account of the peer and all its

@@ -1,13 +1,17 @@
-//! What operators had done, and how it went: counted, and the last of it remembered.
+//! What operators had done, who asked for it and how it went: counted, logged, and the last of it
+//! remembered.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
+use log::{info, warn};
 use serde::{Deserialize, Serialize};
 
+use super::access_log::AccessLog;
 use super::exposition::Family;
+use super::terminal;
 
 /// So many are remembered.
 const HISTORY: usize = 20;
@@ -21,6 +25,8 @@ pub struct Operations {
     upgrades: Outcomes,
     /// The last one last.
     history: Mutex<VecDeque<Done>>,
+    /// Who has asked for the upgrade that is under way.
+    upgrade_by: Mutex<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +34,40 @@ pub struct Operations {
 pub enum Operation {
     Reload,
     Upgrade,
+    /// Of a server; has a line when it begins and one when it has ended.
+    Drain,
+    Enable,
+    /// Of a session.
+    Close,
+    /// Of the process; has a line when it begins and one when it has ended.
+    Stop,
+}
+
+impl Operation {
+    pub const ALL: [Self; 6] = [
+        Self::Reload,
+        Self::Upgrade,
+        Self::Drain,
+        Self::Enable,
+        Self::Close,
+        Self::Stop,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reload => "reload",
+            Self::Upgrade => "upgrade",
+            Self::Drain => "drain",
+            Self::Enable => "enable",
+            Self::Close => "close",
+            Self::Stop => "stop",
+        }
+    }
+
+    /// Scripts may end thousands of sessions, which must not push out what else was done.
+    fn is_remembered(self) -> bool {
+        self != Self::Close
+    }
 }
 
 /// One that was done or refused.
@@ -36,6 +76,12 @@ pub struct Done {
     /// RFC 3339.
     pub time: String,
     pub operation: Operation,
+    /// Who has asked for it: a caller of the API, or a signal. Empty: unknown.
+    #[serde(default)]
+    pub by: String,
+    /// The server, the session or the file; `None`: the process itself.
+    #[serde(default)]
+    pub of: Option<String>,
     pub succeeded: bool,
     /// What came of it, or why nothing did.
     pub outcome: String,
@@ -56,6 +102,16 @@ pub struct Tally {
     pub upgrades: [u64; 2],
     /// The last one last.
     pub history: Vec<Done>,
+    /// Who has asked for the upgrade that is under way.
+    pub upgrade_by: String,
+}
+
+/// What was asked for, and by whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    pub operation: Operation,
+    pub by: &'a str,
+    pub of: Option<&'a str>,
 }
 
 impl Outcomes {
@@ -78,24 +134,58 @@ impl Outcomes {
 }
 
 impl Operations {
-    /// What came of it, or why it was refused.
-    pub fn record(&self, operation: Operation, outcome: Result<String, String>) {
+    /// What came of it, or why it was refused: for stderr, the access log and whoever asks later.
+    pub fn record(&self, log: &AccessLog, asked: Asked<'_>, outcome: Result<String, String>) {
+        let done = self.remember(asked, outcome);
+        // A stop is told on stderr, and by the end of the log.
+        if done.operation != Operation::Stop {
+            log.write_operation(&done);
+        }
+        let (name, first_line) = (done.operation.name(), done.outcome.lines().next());
+        let of = done.of.as_ref().map(|of| format!(" of {of}"));
+        let of = of.unwrap_or_default();
+        let (by, outcome) = (&done.by, first_line.unwrap_or_default());
+        let (of, outcome) = (terminal::escaped(&of), terminal::escaped(outcome));
+        match done.succeeded {
+            true => info!("operation: {name}{of} by {by}: {outcome}"),
+            false => warn!("operation: {name}{of} by {by} refused: {outcome}"),
+        }
+    }
+
+    fn remember(&self, asked: Asked<'_>, outcome: Result<String, String>) -> Done {
         let succeeded = outcome.is_ok();
-        match operation {
+        match asked.operation {
             Operation::Reload => self.reloads.count(succeeded),
             Operation::Upgrade => self.upgrades.count(succeeded),
+            Operation::Drain | Operation::Enable | Operation::Close | Operation::Stop => {}
         }
         let outcome = outcome.unwrap_or_else(|refusal| refusal);
-        let mut history = self.history();
-        if history.len() == HISTORY {
-            history.pop_front();
-        }
-        history.push_back(Done {
+        let done = Done {
             time: format!("{:.3}", Timestamp::now()),
-            operation,
+            operation: asked.operation,
+            by: asked.by.to_owned(),
+            of: asked.of.map(str::to_owned),
             succeeded,
             outcome: outcome.chars().take(OUTCOME_MAX).collect(),
-        });
+        };
+        if asked.operation.is_remembered() {
+            let mut history = self.history();
+            if history.len() == HISTORY {
+                history.pop_front();
+            }
+            history.push_back(done.clone());
+        }
+        done
+    }
+
+    /// For the new process, which records what came of it.
+    pub fn set_upgrade_by(&self, by: &str) {
+        by.clone_into(&mut self.upgrade_by());
+    }
+
+    fn upgrade_by(&self) -> MutexGuard<'_, String> {
+        let by = self.upgrade_by.lock();
+        by.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The last one first.
@@ -108,6 +198,7 @@ impl Operations {
             reloads: self.reloads.tally(),
             upgrades: self.upgrades.tally(),
             history: self.history().iter().cloned().collect(),
+            upgrade_by: self.upgrade_by().clone(),
         }
     }
 
@@ -149,11 +240,28 @@ impl Operations {
 mod tests {
     use super::*;
 
+    impl Operations {
+        fn note(&self, operation: Operation, outcome: Result<String, String>) {
+            let (by, of) = ("signal HUP", None);
+            self.remember(Asked { operation, by, of }, outcome);
+        }
+    }
+
+    #[test]
+    fn sessions_that_are_closed_push_nothing_out() {
+        let operations = Operations::default();
+        operations.note(Operation::Drain, Ok("begun".to_owned()));
+        for _ in 0..2 * HISTORY {
+            operations.note(Operation::Close, Ok("closed".to_owned()));
+        }
+        assert_eq!(operations.recent().len(), 1);
+    }
+
     #[test]
     fn the_next_process_goes_on_with_what_the_one_before_has_counted() {
         let old = Operations::default();
-        old.record(Operation::Reload, Err("line 1: no".to_owned()));
-        old.record(Operation::Upgrade, Ok("pid 7".to_owned()));
+        old.note(Operation::Reload, Err("line 1: no".to_owned()));
+        old.note(Operation::Upgrade, Ok("pid 7".to_owned()));
         let new = Operations::default();
         new.go_on_from(old.tally());
         assert_eq!(new.tally(), old.tally());
@@ -164,9 +272,9 @@ mod tests {
     fn the_last_of_it_is_remembered_the_newest_first() {
         let operations = Operations::default();
         for number in 0..HISTORY + 5 {
-            operations.record(Operation::Reload, Ok(number.to_string()));
+            operations.note(Operation::Reload, Ok(number.to_string()));
         }
-        operations.record(Operation::Upgrade, Err("x".repeat(2 * OUTCOME_MAX)));
+        operations.note(Operation::Upgrade, Err("x".repeat(2 * OUTCOME_MAX)));
         let recent = operations.recent();
         assert_eq!(recent.len(), HISTORY);
         assert_eq!(recent[0].outcome.len(), OUTCOME_MAX);

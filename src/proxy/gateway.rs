@@ -10,7 +10,6 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{StatusCode, Version, header};
-use log::warn;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
@@ -32,6 +31,7 @@ use crate::forward::proxy_protocol::Source;
 use crate::forward::{self, Telling, Trust, request_id};
 use crate::listener::{ClientStream, Connection, OUTDATED, Reading, Refused};
 use crate::observe::access_log::AccessLog;
+use crate::observe::repeated::{self, Kind};
 use crate::observe::trace::{TRACEPARENT, TraceContext};
 use crate::phase::PhaseWatch;
 use crate::session::drain::Drains;
@@ -555,8 +555,7 @@ impl ProxyHttp for Gateway {
                 .downcast_ref::<io::Error>()
                 .is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut);
         if status >= 500 && !session.was_upgraded() && !exchange.is_cut {
-            let request = session.request_summary();
-            warn!("{} {request}: {status}: {said}", exchange.id);
+            warn_of_failure(session, exchange, status, &said);
         }
         exchange.error = Some(Cow::Owned(said));
         FailToProxy {
@@ -600,6 +599,26 @@ impl ProxyHttp for Gateway {
     ) -> bool {
         true
     }
+}
+
+/// For the operator: a server that is out of order fails each request, and has a line for all of them.
+fn warn_of_failure(session: &Session, exchange: &Exchange, status: u16, said: &str) {
+    let upstream = exchange.group.as_ref().map(|group| group.name().to_owned());
+    let server = exchange.tried.last().map(ToString::to_string);
+    let place = match (&upstream, &server) {
+        (Some(upstream), Some(server)) => format!("upstream {upstream:?}, server {server}: "),
+        (Some(upstream), None) => format!("upstream {upstream:?}: "),
+        (None, _) => String::new(),
+    };
+    let request = session.request_summary();
+    let line = format!("{place}{status}: {said} ({} {request})", exchange.id);
+    let what = status.to_string();
+    let kind = Kind {
+        what,
+        upstream,
+        server,
+    };
+    repeated::warn(kind, line);
 }
 
 /// What [`crate::listener`] knows of the connection that this request came in on.

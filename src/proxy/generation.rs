@@ -73,7 +73,7 @@ impl Generation {
             .iter()
             .map(|upstream| {
                 let (departures, servers) = (departures.clone(), counts.servers(&upstream.name));
-                let admin = config.admin_socket();
+                let admin = config.admin_sockets();
                 Group::new(upstream.clone(), servers, None, departures, admin)
             })
             .collect();
@@ -118,7 +118,7 @@ impl Generation {
                 before => {
                     let departures = self.departures.clone();
                     let servers = self.counts.servers(&upstream.name);
-                    let (before, admin) = (before.map(Arc::as_ref), config.admin_socket());
+                    let (before, admin) = (before.map(Arc::as_ref), config.admin_sockets());
                     Group::new(upstream.clone(), servers, before, departures, admin)
                 }
             })

@@ -95,7 +95,9 @@ impl First {
 
     /// The first that serves what comes in on this listener, of those for these forms.
     fn on(&self, listener: Option<usize>, forms: &[Slashes]) -> Option<usize> {
-        let keys = forms.iter().flat_map(|form| [(None, *form), (listener, *form)]);
+        let keys = forms
+            .iter()
+            .flat_map(|form| [(None, *form), (listener, *form)]);
         keys.filter_map(|key| self.0.get(&key).copied()).min()
     }
 }

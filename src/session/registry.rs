@@ -98,6 +98,12 @@ impl Registry {
         self.shard(id).live.get(&id).cloned()
     }
 
+    /// Whether there is one like this.
+    pub fn any(&self, is_it: &dyn Fn(&Live) -> bool) -> bool {
+        let mut shards = self.shards.iter();
+        shards.any(|shard| lock(shard).live.values().any(|live| is_it(live)))
+    }
+
     /// Those that are wanted, in no order.
     pub fn select(&self, is_wanted: impl Fn(&Live) -> bool) -> Vec<Arc<Live>> {
         let mut selected = Vec::new();

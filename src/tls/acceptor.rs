@@ -77,6 +77,11 @@ impl Acceptor {
         self.client_ca.is_some() && self.client_ca != before.client_ca
     }
 
+    /// The first name of each certificate, and when it expires.
+    pub fn expiries(&self) -> impl Iterator<Item = (String, SystemTime)> {
+        self.pairs.iter().map(Pair::expiry)
+    }
+
     /// What the operator should hear of the certificates.
     pub fn warnings(&self, now: SystemTime) -> impl Iterator<Item = String> {
         self.pairs.iter().filter_map(move |pair| pair.warning(now))

@@ -194,6 +194,13 @@ impl Pair {
         })
     }
 
+    /// The first name that it is for (its file, if it has none), and when it expires.
+    pub fn expiry(&self) -> (String, SystemTime) {
+        let name = self.names.first().cloned();
+        let name = name.unwrap_or_else(|| self.file.display().to_string());
+        (name, self.valid.1)
+    }
+
     /// What the operator should hear of, though it can be served.
     pub fn warning(&self, now: SystemTime) -> Option<String> {
         let (begins, ends) = self.valid;

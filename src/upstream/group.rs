@@ -44,7 +44,7 @@ pub struct Group {
     /// Servers whose first check was made before the group was at work.
     just_checked: Mutex<HashSet<SocketAddr>>,
     /// The operator's API, which is nobody's server, whatever a name resolves to.
-    pub(super) admin: Option<SocketAddr>,
+    pub(super) admin: Vec<SocketAddr>,
 }
 
 /// What a request wants of its upstream.
@@ -63,7 +63,7 @@ impl Group {
         servers: Arc<Servers>,
         before: Option<&Group>,
         departures: Departures,
-        admin: Option<SocketAddr>,
+        admin: Vec<SocketAddr>,
     ) -> Arc<Self> {
         let connections = before.map(|before| before.connections.clone());
         let health_is_stale = before.is_some_and(|before| before.config.health_check.is_none());

@@ -37,6 +37,6 @@ pub use group::{Group, Pick};
 pub use members::Servers;
 pub use membership::Name;
 pub use news::{Departed, Departure, Departures};
-pub use server::{Lease, Load, Member, Server, ServerState};
+pub use server::{Ejected, Lease, Load, Member, Server, ServerState};
 pub use warm_state::Knowledge;
 pub use warm_up::warm_up;

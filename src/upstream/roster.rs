@@ -186,7 +186,7 @@ impl Group {
 
     fn is_admin(&self, address: SocketAddr) -> bool {
         let is_met = |admin| config::is_met_at(admin, address, is_here);
-        let is_admin = self.admin.is_some_and(is_met);
+        let is_admin = self.admin.iter().copied().any(is_met);
         if is_admin {
             warn!(
                 "upstream {:?}: {address} is the address of admin and is left out: who can reach \

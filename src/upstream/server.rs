@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -47,6 +47,14 @@ pub struct ServerState {
     pub starting_since: Option<Duration>,
 }
 
+/// The last check of a server that had a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastCheck {
+    pub at: Timestamp,
+    /// Why it failed; `None`: it passed.
+    pub failure: Option<String>,
+}
+
 /// The lasting state of one address in one upstream. Reloads keep it while the address stays.
 #[derive(Debug)]
 pub struct Server {
@@ -68,6 +76,7 @@ pub struct Server {
     /// Messages, both ways, of its sessions that have left. Those that live have their own.
     messages: AtomicU64,
     history: History,
+    last_check: Mutex<Option<LastCheck>>,
     /// Where the slow start began, in [`now_ms`]; 0: no slow start.
     started_ms: AtomicU64,
 }
@@ -87,6 +96,7 @@ impl Server {
             handshakes: AtomicU64::new(0),
             messages: AtomicU64::new(0),
             history: History::default(),
+            last_check: Mutex::default(),
             started_ms: AtomicU64::new(0),
         }
     }
@@ -112,6 +122,21 @@ impl Server {
             self.start_slowly();
         }
         transition
+    }
+
+    /// What a check came to: why it failed, if it did.
+    pub fn note_check(&self, failure: Option<String>) {
+        let at = Timestamp::now();
+        *self.checked() = Some(LastCheck { at, failure });
+    }
+
+    pub fn last_check(&self) -> Option<LastCheck> {
+        self.checked().clone()
+    }
+
+    fn checked(&self) -> MutexGuard<'_, Option<LastCheck>> {
+        let checked = self.last_check.lock();
+        checked.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the process before found of it.

@@ -165,6 +165,7 @@ fn observe(group: &Group, server: &Server, failure: Option<CheckError>, config: 
         // It has left meanwhile: should it come back, this counts for nothing.
         return;
     };
+    server.note_check(failure.as_ref().map(ToString::to_string));
     let transition = server.observe_check(failure.is_none(), config);
     if transition.is_some() {
         member.note();
@@ -237,7 +238,7 @@ mod tests {
             Arc::default(),
             None,
             departures,
-            None,
+            vec![],
         );
         let host = "chat.invalid".into();
         (group, Name { host, port })

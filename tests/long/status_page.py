@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The status page in headless Chromium: the token, live figures, a drain, a close, reloads and an upgrade under
-load; by keyboard, dark, and on a phone.
+load; by keyboard, dark, on a phone, and when prusik is killed.
 
 usage: status_page.py PRUSIK [FOLDER FOR SCREENSHOTS]
 Needs: apt-get install chromium chromium-driver, pip install websockets. Loopback only.
@@ -87,7 +87,7 @@ def main():
         token, admin = folder / "token", free_port()
         token.write_text("a-token-for-the-status-page\n")
         token.chmod(0o600)
-        config = folder / "prusik.yaml"
+        config = folder / "chat-lb.yaml"
         config.write_text(CONFIG.format(admin=admin, token=token, port=chat.port, first=chat.first, second=chat.second))
         log = open(folder / "stderr.log", "w")
         prusik = subprocess.Popen([PRUSIK, "run", "--config", str(config)], stderr=log)
@@ -108,8 +108,10 @@ def operate(config, admin, *command):
 
 
 def stop(config, admin):
-    """Whoever serves now."""
-    os.kill(json.loads(operate(config, admin, "status", "--json").stdout)["pid"], signal.SIGINT)
+    """Whoever serves now, if that was not killed before."""
+    status = operate(config, admin, "status", "--json").stdout
+    if status:
+        os.kill(json.loads(status)["pid"], signal.SIGINT)
 
 
 def look(browser, admin, chat, config):
@@ -153,7 +155,9 @@ def look(browser, admin, chat, config):
     victim = browser.run("return document.querySelector('#sessions button').dataset.key")
     press(victim, "yes")
     wait_for("it is closed", lambda: not browser.run("return document.querySelector(`[data-key='${arguments[0]}']`)", victim), 10)
-    browser.run("document.getElementById('server').value = arguments[0]", first)
+    wait_for("who ended it", lambda: "operator 1" in browser.text("ended"), 5)
+    # A part of it is enough.
+    browser.run("document.getElementById('server').value = arguments[0]", first[-5:])
     wait_for("the filter holds", lambda: rows("sessions") and all(row[1] == f"chat/{first}" for row in rows("sessions")), 10)
     browser.run("document.getElementById('server').value = ''")
     wait_for("the charts", lambda: browser.run("return document.querySelectorAll('polyline').length") == 8, 5)
@@ -163,6 +167,9 @@ def look(browser, admin, chat, config):
     wait_for("the history", lambda: rows("servers") and browser.run(
         "return [...document.querySelectorAll('.history')].map(one => one.getAttribute('aria-label').match(/[a-z]+(?= since)/g))")
         == [["up", "drained", "up", "unchecked"], ["up", "unchecked"]], 10)
+    # Seconds of it are no hour.
+    assert browser.run("const parts = [...document.querySelector('.history').children].map(one => one.getBoundingClientRect().width);"
+                       "return parts[0] > 5 * parts.slice(1).reduce((sum, width) => sum + width)")
     tiers = browser.run("return [...document.querySelectorAll('#tiers > div')].map(one => one.textContent)")
     wait_for("the tiers", lambda: browser.text("tiers") and "2 of 2 servers usable" in browser.text("tiers"), 5)
     assert tiers[0].startswith("Listeners") and "connections" in tiers[0] and "chat" in tiers[1], tiers
@@ -177,7 +184,9 @@ def look(browser, admin, chat, config):
     config.write_text(before)
     done = operate(config, admin, "upgrade")
     assert done.returncode == 0, done.stderr
-    wait_for("what was done is listed", lambda: [row[1] for row in rows("operations")] == ["upgrade", "reload", "reload"], 10)
+    wait_for("what was done is listed", lambda: [row[1] for row in rows("operations")][:3] == ["upgrade", "reload", "reload"], 10)
+    assert [row[1] for row in rows("operations")][3:] == ["enable", "drain", "drain"], rows("operations")
+    assert all(row[4].startswith("127.0.0.1:") and row[4].endswith("with the token") for row in rows("operations")), rows("operations")
     outcomes = [row[2] for row in rows("operations")]
     assert outcomes[0].startswith("version ") and "chta" in outcomes[1] and outcomes[2] == "server.drain changed", outcomes
     assert outcomes[1].startswith("refused: "), outcomes
@@ -201,7 +210,24 @@ def look(browser, admin, chat, config):
     browser.emulate("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=2, mobile=True)
     wide = browser.run("return document.documentElement.scrollWidth")
     assert wide <= 390, f"the page is {wide} pixels wide on a phone"
+    clipped = browser.run("return [...document.querySelectorAll('.wide')].filter(one => one.scrollWidth > one.clientWidth).length")
+    assert not clipped, f"{clipped} tables are clipped on a phone"
+    browser.run("document.getElementById('servers').scrollIntoView()")
     browser.shot("status-phone")
+    browser.emulate("Emulation.setDeviceMetricsOverride", width=1280, height=1100, deviceScaleFactor=1, mobile=False)
+    wait_for("its buttons have names", lambda: browser.run(
+        "return [...document.querySelectorAll('#servers button')].every(one => one.getAttribute('aria-label').includes('chat/'))"), 5)
+    clipped = browser.run("return [...document.querySelectorAll('.wide')].filter(one => one.scrollWidth > one.clientWidth).length")
+    assert not clipped, f"{clipped} tables are clipped at 1280 pixels"
+    assert browser.run("return document.title") == "chat-lb · prusik · serving", browser.run("return document.title")
+
+    os.kill(json.loads(operate(config, admin, "status", "--json").stdout)["pid"], signal.SIGKILL)
+    wait_for("it says that nobody answers", lambda: "does not answer" in browser.text("failure"), 10)
+    assert browser.text("state") == "no answer" and browser.run("return document.title").startswith("✗"), browser.text("state")
+    assert browser.run("return Number(getComputedStyle(document.getElementById('content')).opacity)") < 0.5
+    assert browser.run("return [...document.querySelectorAll('#content button')].every(one => one.disabled)")
+    browser.run("scrollTo(0, 0)")
+    browser.shot("status-dead")
     print("the status page does what it says")
 
 

@@ -31,7 +31,7 @@ use super::raw;
 use super::source::Node;
 use super::units::{OffOr, Section};
 use super::{
-    AccessLog, Admin, Config, Extent, ListenAddress, LogFormat, LogOutput, Route, Server,
+    AccessLog, Admin, Config, Extent, ListenAddress, Listener, LogFormat, LogOutput, Route, Server,
     ServerAddress, Tracing, Tunnel, Upstream,
 };
 
@@ -76,24 +76,7 @@ pub fn resolve(
         listeners::closed_to_all(&listeners, at.key("listeners"), errors);
     }
     if let Some(Some(admin)) = &admin {
-        let taken = listeners
-            .iter()
-            .flatten()
-            .find(|listener| overlap(&listener.address, &admin.listen));
-        if let Some(listener) = taken.filter(|listener| listener.address != admin.listen) {
-            let at = at.key("admin").key("listen");
-            errors.push(listeners::overlapping(at, &admin.listen, &listener.address));
-        } else if let Some(listener) = taken {
-            errors.push(
-                at.key("admin")
-                    .key("listen")
-                    .error(format!(
-                        "listener {:?} has this address already",
-                        listener.name
-                    ))
-                    .hint("give admin one of its own, such as 127.0.0.1:9900"),
-            );
-        }
+        on_a_listener(admin, &listeners, at.key("admin").key("listen"), errors);
     }
     let upstreams = upstream::upstreams(file.upstreams, at.key("upstreams"), errors);
     if let (Some(Some(admin)), Some(upstreams)) = (&admin, &upstreams) {
@@ -161,15 +144,40 @@ fn canonical(network: IpNet) -> Option<IpNet> {
     Some(IpNet::V4(network).trunc())
 }
 
+/// One socket cannot be the operator's and the clients'.
+fn on_a_listener(admin: &Admin, listeners: &[Option<Listener>], at: At<'_>, errors: &mut Errors) {
+    for (number, address) in admin.listen.iter().enumerate() {
+        let mut listeners = listeners.iter().flatten();
+        let taken = listeners.find(|listener| overlap(&listener.address, address));
+        let at = at.index(number);
+        match taken {
+            Some(listener) if listener.address != *address => {
+                errors.push(listeners::overlapping(at, address, &listener.address));
+            }
+            Some(listener) => errors.push(
+                at.error(format!(
+                    "listener {:?} has this address already",
+                    listener.name
+                ))
+                .hint("give admin one of its own, such as 127.0.0.1:9900"),
+            ),
+            None => {}
+        }
+    }
+}
+
 /// The operator's API as a server: whoever can reach a listener could reach it.
 fn exposed(admin: &Admin, upstreams: &[Upstream], at: At<'_>, errors: &mut Errors) {
-    let ListenAddress::Tcp(listen) = &admin.listen else {
-        return;
+    let leads_there = |server: &ServerAddress| {
+        admin.listen.iter().any(|listen| match listen {
+            ListenAddress::Tcp(listen) => leads_to(server, *listen),
+            ListenAddress::Unix(_) => false,
+        })
     };
     for (position, upstream) in upstreams.iter().enumerate() {
         let at = at.entry(position, &upstream.name);
         for (number, server) in upstream.servers.iter().enumerate() {
-            if leads_to(&server.address, *listen) {
+            if leads_there(&server.address) {
                 let at = at.key("servers").index(number);
                 errors.push(exposure(at, &server.address));
             }
@@ -179,7 +187,7 @@ fn exposed(admin: &Admin, upstreams: &[Upstream], at: At<'_>, errors: &mut Error
                 host: discover.host.clone(),
                 port: discover.port,
             };
-            if leads_to(&name, *listen) {
+            if leads_there(&name) {
                 let at = at.key("discover").key("dns");
                 errors.push(exposure(at, &name));
             }

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use super::listeners::overlapping;
 use super::{Errors, address};
 use crate::config::at::At;
 use crate::config::raw;
-use crate::config::units::{OptionalPeriod, Period, Section};
+use crate::config::units::{OptionalPeriod, Period, Section, Texts};
 use crate::config::{Admin, Drain, ListenAddress, Server, Tunnel};
+use crate::net::overlap;
 use crate::session::frames::may_be_sent;
 
 const WINDOW: Duration = Duration::from_secs(30);
@@ -85,36 +87,53 @@ fn drain(raw: raw::Drain, at: At<'_>, errors: &mut Errors) -> Option<Drain> {
 }
 
 pub fn admin(raw: raw::Admin, at: At<'_>, errors: &mut Errors) -> Option<Admin> {
-    let Some(text) = raw.listen else {
-        if at.lacks("listen") {
+    let Texts(texts) = raw.listen.unwrap_or_default();
+    if texts.is_empty() {
+        if at.lacks("listen") || !at.key("listen").lost_items() {
             errors.push(
                 at.key_error("admin has no \"listen\"")
                     .hint("write an address, such as listen: 127.0.0.1:9900"),
             );
         }
         return None;
-    };
-    let listen = match address::listen(&text) {
-        Ok(listen) => listen,
-        Err(wrong) => {
-            errors.push(wrong.at(at.key("listen")));
+    }
+    let mut listen: Vec<ListenAddress> = Vec::with_capacity(texts.len());
+    for (number, text) in texts.iter().enumerate() {
+        let here = at.key("listen").index(number);
+        let address = match address::listen(text) {
+            Ok(address) => address,
+            Err(wrong) => {
+                errors.push(wrong.at(here));
+                return None;
+            }
+        };
+        if let Some(other) = listen.iter().find(|other| overlap(other, &address)) {
+            errors.push(match *other == address {
+                true => here
+                    .error(format!("\"{address}\" is in the list already"))
+                    .hint("leave one of the two out"),
+                false => overlapping(here, &address, other),
+            });
             return None;
         }
-    };
-    let is_local = match &listen {
-        ListenAddress::Tcp(address) => address.ip().is_loopback(),
-        ListenAddress::Unix(_) => true,
-    };
-    if !is_local && at.lacks("token_file") {
-        errors.push(
-            at.key("listen")
-                .error(format!("admin on {text} can be reached from elsewhere"))
-                .hint("name a token_file, or listen on 127.0.0.1 or a unix socket"),
-        );
-        return None;
+        if !is_local(&address) && at.lacks("token_file") {
+            errors.push(
+                here.error(format!("admin on {text} can be reached from elsewhere"))
+                    .hint("name a token_file, or listen on 127.0.0.1 or a unix socket"),
+            );
+            return None;
+        }
+        listen.push(address);
     }
     Some(Admin {
         listen,
         token_file: raw.token_file.map(PathBuf::from),
     })
+}
+
+fn is_local(address: &ListenAddress) -> bool {
+    match address {
+        ListenAddress::Tcp(address) => address.ip().is_loopback(),
+        ListenAddress::Unix(_) => true,
+    }
 }

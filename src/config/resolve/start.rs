@@ -80,7 +80,12 @@ fn sockets<'a>(sockets: impl Iterator<Item = (&'a ListenAddress, At<'a>)>, error
 }
 
 fn admin(admin: &Admin, at: At<'_>, errors: &mut Errors) {
-    sockets([(&admin.listen, at.key("listen"))].into_iter(), errors);
+    let at_listen = at.key("listen");
+    let numbered = admin.listen.iter().enumerate();
+    sockets(
+        numbered.map(|(number, address)| (address, at_listen.index(number))),
+        errors,
+    );
     let Some(file) = &admin.token_file else {
         return;
     };
@@ -109,7 +114,7 @@ fn admin(admin: &Admin, at: At<'_>, errors: &mut Errors) {
 
 /// Directories that a start will miss unless systemd, or somebody, makes them before.
 pub fn missing_at_run_time(config: &Config) -> impl Iterator<Item = String> {
-    let admin = config.admin.iter().map(|admin| &admin.listen);
+    let admin = config.admin.iter().flat_map(|admin| &admin.listen);
     let listeners = config.listeners.iter().map(|listener| &listener.address);
     let sockets = admin.chain(listeners).filter_map(|address| match address {
         ListenAddress::Unix(path) => Some(path),

@@ -184,11 +184,9 @@ impl From<Tally> for wire::Tally {
     fn from(tally: Tally) -> Self {
         let operation = |done: Done| wire::Operation {
             time: done.time,
-            operation: match done.operation {
-                Operation::Reload => "reload",
-                Operation::Upgrade => "upgrade",
-            }
-            .to_owned(),
+            operation: done.operation.name().to_owned(),
+            by: done.by,
+            of: done.of,
             succeeded: done.succeeded,
             outcome: done.outcome,
         };
@@ -196,6 +194,7 @@ impl From<Tally> for wire::Tally {
             reloads: tally.reloads,
             upgrades: tally.upgrades,
             history: tally.history.into_iter().map(operation).collect(),
+            upgrade_by: tally.upgrade_by,
         }
     }
 }
@@ -204,14 +203,13 @@ impl From<wire::Tally> for Tally {
     fn from(tally: wire::Tally) -> Self {
         // Of operations that only another version knows, the counts are enough.
         let done = |operation: wire::Operation| {
-            let kind = match &*operation.operation {
-                "reload" => Operation::Reload,
-                "upgrade" => Operation::Upgrade,
-                _ => return None,
-            };
+            let mut known = Operation::ALL.into_iter();
+            let kind = known.find(|known| known.name() == operation.operation)?;
             Some(Done {
                 time: operation.time,
                 operation: kind,
+                by: operation.by,
+                of: operation.of,
                 succeeded: operation.succeeded,
                 outcome: operation.outcome,
             })
@@ -220,6 +218,7 @@ impl From<wire::Tally> for Tally {
             reloads: tally.reloads,
             upgrades: tally.upgrades,
             history: tally.history.into_iter().filter_map(done).collect(),
+            upgrade_by: tally.upgrade_by,
         }
     }
 }

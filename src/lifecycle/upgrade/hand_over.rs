@@ -31,7 +31,7 @@ use super::protocol::{self, Message, wire};
 use super::snapshot::Parcel;
 use super::{UpgradeError, convert, knowledge};
 use crate::admin::view::UpgradeReport;
-use crate::admin::{Command, ControlError};
+use crate::admin::{ControlError, Request};
 use crate::app::App;
 use crate::net::Binder;
 use crate::session::{Leaving, Session};
@@ -74,7 +74,7 @@ pub enum Order {
     Stop,
     CallOff(ControlError),
     /// For the new process to do.
-    Command(u64, Command),
+    Command(u64, Request),
     /// To the new process.
     Signal(Signal),
     /// [`News::Settled`] is noted: nobody waits for it any more.
@@ -624,16 +624,20 @@ impl HandOver {
                 self.is_noted = true;
                 self.end_if_nobody_waits();
             }
-            Order::Command(number, command) => self.pass_on(number, command),
+            Order::Command(number, request) => self.pass_on(number, request),
         }
     }
 
-    fn pass_on(&mut self, number: u64, command: Command) {
+    fn pass_on(&mut self, number: u64, Request { command, by }: Request) {
         let command = convert::command(command).filter(|_| self.protocol > wire::FIRST);
         match command {
             Some(command) => {
                 self.commands.push((number, Instant::now()));
-                self.say(&Message::Command { number, command });
+                self.say(&Message::Command {
+                    number,
+                    command,
+                    by,
+                });
             }
             None => {
                 let pid = self.started.pid();

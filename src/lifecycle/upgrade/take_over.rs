@@ -23,7 +23,7 @@ use super::new::{Action, Event, New};
 use super::protocol::frame::{Decoded, Framing, encode};
 use super::protocol::{self, Message, wire};
 use super::snapshot::{self, Baggage};
-use crate::admin::{Command, CommandOutcome};
+use crate::admin::{CommandOutcome, Request};
 use crate::app::App;
 use crate::listener::ClientEnd;
 use crate::net::{Binder, Inherited, ListenAddress};
@@ -71,7 +71,7 @@ pub fn sort(named: Vec<Named>) -> (Inherited, Option<Predecessor>) {
 }
 
 /// What a command that the old process has passed on is to be answered by.
-pub type PassedOn = (Command, oneshot::Sender<CommandOutcome>);
+pub type PassedOn = (Request, oneshot::Sender<CommandOutcome>);
 
 /// What the rest of the process hears of it.
 pub struct TakingOver {
@@ -338,7 +338,14 @@ impl TakeOver {
                 let taken = unpacked.map(|(bound, client)| Taken::Idle(bound, Box::new(client)));
                 self.take(number, taken).await;
             }
-            Message::Command { number, command } => self.command(number, command, answer),
+            Message::Command {
+                number,
+                command,
+                by,
+            } => {
+                let command = command.into();
+                self.command(number, Request { command, by }, answer);
+            }
             Message::Drain(drain) => self.go_on_with(drain),
             Message::Moved { sessions, told } => {
                 self.app.count_moved(sessions, told);
@@ -371,10 +378,11 @@ impl TakeOver {
             self.app.drains().start(drain.reason.into(), &[], plan);
         }
         let operations = self.app.operations();
+        let by = go.tally.upgrade_by.clone();
         operations.go_on_from(go.tally.into());
         let (pid, version) = (std::process::id(), env!("CARGO_PKG_VERSION"));
         let outcome = format!("version {version} has taken over as {pid}");
-        operations.record(Operation::Upgrade, Ok(outcome));
+        self.app.record(Operation::Upgrade, &by, None, Ok(outcome));
         let speaks_more = go.protocol > wire::FIRST;
         if speaks_more {
             self.link.set_framing(Framing::Second);
@@ -413,9 +421,9 @@ impl TakeOver {
         }
     }
 
-    fn command(&self, number: u64, command: wire::Command, answer: &UnboundedSender<Answered>) {
+    fn command(&self, number: u64, request: Request, answer: &UnboundedSender<Answered>) {
         let (tell, told) = oneshot::channel();
-        if self.pass_on.send((command.into(), tell)).is_err() {
+        if self.pass_on.send((request, tell)).is_err() {
             return;
         }
         let answer = answer.clone();

@@ -93,6 +93,9 @@ pub enum Message {
     Command {
         number: u64,
         command: Command,
+        /// Who has given it, in words.
+        #[serde(default)]
+        by: String,
     },
     Outcome {
         number: u64,

@@ -56,12 +56,18 @@ pub struct Tally {
     pub upgrades: [u64; 2],
     /// The last one last.
     pub history: Vec<Operation>,
+    /// Who has asked for this upgrade.
+    pub upgrade_by: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Operation {
     pub time: String,
     pub operation: String,
+    #[serde(default)]
+    pub by: String,
+    #[serde(default)]
+    pub of: Option<String>,
     pub succeeded: bool,
     pub outcome: String,
 }

@@ -1,0 +1,154 @@
+//! Warnings that come once for each request while something is out of order: the first is said at
+//! once, those like it are counted, and the count is said every ten seconds.
+//!
+//! An outage would write ten thousand lines a second otherwise, which hide every other line and fill
+//! the disk. Lines are alike when they are of one kind, upstream and server.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use log::warn;
+use parking_lot::Mutex;
+
+use super::terminal;
+
+/// How long lines like one that was said are counted.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// So many kinds are told apart. Kinds are bounded by the file and the discovery; this is for a file
+/// with very many servers that all fail at a time.
+const KINDS: usize = 1000;
+
+/// What makes lines alike.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Kind {
+    /// In the words of the caller: a status, say.
+    pub what: String,
+    pub upstream: Option<String>,
+    pub server: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Repeats(HashMap<Kind, Counted>);
+
+#[derive(Debug)]
+struct Counted {
+    since: Instant,
+    more: u64,
+    /// The last line that was not said.
+    last: String,
+}
+
+impl Repeats {
+    /// The line, if it is to be said now.
+    fn note(&mut self, kind: Kind, line: String, now: Instant) -> Option<String> {
+        if let Some(counted) = self.0.get_mut(&kind) {
+            counted.more += 1;
+            counted.last = line;
+            return None;
+        }
+        // Beyond the bound nothing is remembered, and so nothing counted.
+        if self.0.len() < KINDS {
+            let (more, last) = (0, String::new());
+            let since = now;
+            self.0.insert(kind, Counted { since, more, last });
+        }
+        Some(line)
+    }
+
+    /// What is to be said of the kinds whose period is over, or of all of them at an end.
+    fn summaries(&mut self, now: Instant, is_end: bool) -> Vec<String> {
+        let mut lines = Vec::new();
+        self.0.retain(|_, counted| {
+            let lasted = now.saturating_duration_since(counted.since);
+            if lasted < PERIOD && !is_end {
+                return true;
+            }
+            if counted.more == 0 {
+                return false;
+            }
+            let rest = match counted.more - 1 {
+                0 => String::new(),
+                more => format!("; and {more} more like it in {} s", lasted.as_secs().max(1)),
+            };
+            lines.push(counted.last.clone() + &rest);
+            counted.more = 0;
+            counted.since = now;
+            true
+        });
+        lines
+    }
+}
+
+/// One for the process, as its stderr is.
+static REPEATS: LazyLock<Mutex<Repeats>> = LazyLock::new(Mutex::default);
+
+/// Says the line, or counts it.
+pub fn warn(kind: Kind, line: String) {
+    // A part of it may be a client's.
+    let line = terminal::escaped(&line);
+    let said = REPEATS.lock().note(kind, line, Instant::now());
+    if let Some(line) = said {
+        warn!("{line}");
+    }
+}
+
+/// Says what was counted and is due. To be called every second or so.
+pub fn tell() {
+    tell_summaries(false);
+}
+
+/// Says everything that was counted: the process ends.
+pub fn tell_all() {
+    tell_summaries(true);
+}
+
+fn tell_summaries(is_end: bool) {
+    let lines = REPEATS.lock().summaries(Instant::now(), is_end);
+    for line in lines {
+        warn!("{line}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(server: &str) -> Kind {
+        Kind {
+            what: "502".to_owned(),
+            upstream: Some("chat".to_owned()),
+            server: Some(server.to_owned()),
+        }
+    }
+
+    #[test]
+    fn the_first_is_said_and_those_like_it_are_summed() {
+        let (mut repeats, start) = (Repeats::default(), Instant::now());
+        let mut said = 0;
+        for number in 0..10_000 {
+            let line = format!("refused {number}");
+            said += usize::from(repeats.note(kind("a"), line, start).is_some());
+        }
+        assert_eq!(said, 1);
+        let other = repeats.note(kind("b"), "refused".to_owned(), start);
+        assert_eq!(other.as_deref(), Some("refused"));
+        assert!(repeats.summaries(start + PERIOD / 2, false).is_empty());
+        let summaries = repeats.summaries(start + PERIOD, false);
+        assert_eq!(summaries, ["refused 9999; and 9998 more like it in 10 s"]);
+        // It is quiet: the next one is said at once again.
+        assert!(repeats.summaries(start + 2 * PERIOD, false).is_empty());
+        let next = repeats.note(kind("a"), "again".to_owned(), start + 2 * PERIOD);
+        assert_eq!(next.as_deref(), Some("again"));
+    }
+
+    #[test]
+    fn at_the_end_nothing_that_was_counted_is_kept_back() {
+        let (mut repeats, start) = (Repeats::default(), Instant::now());
+        repeats.note(kind("a"), "one".to_owned(), start);
+        repeats.note(kind("a"), "two".to_owned(), start);
+        let summaries = repeats.summaries(start, true);
+        assert_eq!(summaries, ["two"]);
+    }
+}
