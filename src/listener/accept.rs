@@ -212,8 +212,9 @@ impl Edge {
         }
     }
 
-    /// Returns when Pingora is done with the connection, or nobody waits for it any more. While there is a way to another process, one
-    /// that is idle leaves, some at a time; one that is not leaves by itself after its request.
+    /// Returns when Pingora is done with the connection, or nobody waits for it any more. While there
+    /// is a way to another process, one that is idle leaves, some at a time; one that is not leaves by
+    /// itself after its request.
     async fn talk(
         self: &Arc<Self>,
         connection: &Connection,
