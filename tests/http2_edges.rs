@@ -282,31 +282,37 @@ async fn one_connection_cannot_use_up_the_descriptors() {
 /// that they may be repeated (section 8.7), and no server hears of them.
 #[tokio::test]
 async fn streams_beyond_what_is_allowed_at_once_are_refused_one_by_one() {
+    beyond_what_is_allowed(256, |config| config).await;
+    beyond_what_is_allowed(10, |config| config.listener("limits: { streams: 10 }")).await;
+}
+
+async fn beyond_what_is_allowed(allowed: u32, change: impl FnOnce(Config) -> Config) {
     const RST_STREAM: u8 = 3;
     const GOAWAY: u8 = 7;
     const REFUSED_STREAM: u32 = 7;
-    const ALLOWED: u32 = 256;
     let origin = Origin::start(|request| match request.target() {
         "/silent" => Answer::silence(),
         _ => Answer::text("hello"),
     })
     .await;
-    let site = Site::start(origin, |config| config).await;
+    let site = Site::start(origin, change).await;
     let mut raw = site.tls().await;
     let mut opening = [PREFACE, &raw_frame(SETTINGS, 0, 0, &[])].concat();
-    for number in 0..ALLOWED + 44 {
+    for number in 0..allowed + 44 {
         let fields = request_fields("GET", "/silent");
         let flags = END_HEADERS | END_STREAM;
         opening.extend(raw_frame(HEADERS, flags, 2 * number + 1, &fields));
     }
-    raw.write_all(&opening).await.unwrap();
+    raw.write_all(&opening).await.expect("it is served");
     let mut refused = Vec::new();
     while refused.len() < 44 {
         let mut head = [0; 9];
-        within("a frame", raw.read_exact(&mut head)).await.unwrap();
+        within("a frame", raw.read_exact(&mut head))
+            .await
+            .expect("it is served");
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
         let mut payload = vec![0; length as usize];
-        raw.read_exact(&mut payload).await.unwrap();
+        raw.read_exact(&mut payload).await.expect("it is served");
         assert_ne!(head[3], GOAWAY, "{payload:?}");
         if head[3] == RST_STREAM {
             assert_eq!(payload, REFUSED_STREAM.to_be_bytes());
@@ -314,10 +320,10 @@ async fn streams_beyond_what_is_allowed_at_once_are_refused_one_by_one() {
             refused.push(u32::from_be_bytes(stream));
         }
     }
-    let last = (0..44).map(|number| 2 * (ALLOWED + number) + 1);
+    let last = (0..44).map(|number| 2 * (allowed + number) + 1);
     assert_eq!(refused, last.collect::<Vec<u32>>());
     eventually("the others are at the server", async || {
-        site.origin.open() == ALLOWED as usize
+        site.origin.open() == allowed as usize
     })
     .await;
     assert_eq!(site.client().await.get("/").await.0.status(), 200);
