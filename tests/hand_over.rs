@@ -243,6 +243,19 @@ async fn sessions_that_the_new_process_does_not_take_come_back_and_are_answered(
     assert_eq!(prusik.status().await["state"], "serving");
 }
 
+/// It stands still for longer than the drain's deadline, with more sessions than are on their way at a time.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_that_can_move_are_not_cut_because_the_new_process_is_slow() {
+    let origin = Origin::chat().await;
+    let server = "server: { drain: { window: 0s, deadline: 1s } }";
+    let prusik = Prusik::start_own(config(&[&origin]).top(server)).await;
+    let mut sessions = open(&prusik, 200).await;
+    played_by(&prusik, "takes_nothing").await;
+    let (done, said) = upgrade(&prusik);
+    assert!(!done && said.contains("and was killed"), "{said}");
+    assert_eq!(alive(&mut sessions).await, 200);
+}
+
 /// Orders reach every session after hand-overs that came to nothing at any point.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_reaches_every_session_after_upgrades_that_failed() {

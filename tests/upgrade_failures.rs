@@ -94,30 +94,6 @@ async fn an_upgrade_that_fails_leaves_no_file_of_a_socket() {
     assert!(!file.exists());
 }
 
-/// The new process stands still for longer than the drain's deadline.
-#[tokio::test(flavor = "multi_thread")]
-async fn sessions_that_can_move_are_not_cut_because_the_new_process_is_slow() {
-    let origin = Origin::chat().await;
-    let server = "server: { drain: { window: 0s, deadline: 1s } }";
-    let prusik = Prusik::start(config(&[&origin]).top(server)).await;
-    let mut sessions = join_all((0..500).map(|_| Session::open(prusik.public(), "/"))).await;
-    let upgrade = tokio::task::spawn_blocking({
-        let admin = prusik.admin().to_string();
-        move || support::prusik(&["upgrade", "--admin", &admin])
-    });
-    prusik.wait_stderr("sessions move").await;
-    let new = prusik.pids().into_iter().find(|pid| *pid != prusik.pid());
-    if let Some(new) = new {
-        signal(new, "STOP");
-        // What is waited for is the deadline, which nobody announces.
-        tokio::time::sleep(Duration::from_millis(2500)).await;
-        signal(new, "CONT");
-    }
-    assert!(upgrade.await.expect("no panic").status.success());
-    let alive = join_all(sessions.iter_mut().map(Session::is_alive)).await;
-    assert_eq!(alive.iter().filter(|alive| **alive).count(), 500);
-}
-
 /// Those that are on their way to the new process when it is told to stop are told so, each.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_while_sessions_move_tells_each_of_them() {
