@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use support::{Client, Config, Ended, Origin, Prusik, Session, eventually, get, listen, status_of};
+use support::{
+    Answer, Client, Config, Ended, Origin, Prusik, Session, eventually, get, listen, status_of,
+};
 
 const ADMIN: &str = "admin: { listen: \"127.0.0.1:0\" }";
 
@@ -251,6 +253,27 @@ async fn term_while_the_old_process_winds_down_stops_both() {
 }
 
 /// The container would end with it, and every session.
+/// What could not move has had some of its time already.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_of_an_old_process_that_winds_down_takes_no_second_deadline() {
+    let origin = Origin::start(|_| Answer::silence()).await;
+    let server = "server: { drain: { window: 0s, deadline: 6s } }";
+    let mut prusik = Prusik::start(config(&[&origin]).top(server)).await;
+    let mut asking = Client::connect(prusik.public()).await;
+    asking
+        .send("GET /silent HTTP/1.1\r\nHost: test\r\n\r\n")
+        .await;
+    origin.has_got("/silent").await;
+    prusik.order(&["upgrade"]).await;
+    let began = Instant::now();
+    // Half of it.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    prusik.signal("TERM");
+    prusik.ended().await;
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(8500), "{took:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_is_pid_1_declines_to_be_replaced() {
     let origin = Origin::chat().await;

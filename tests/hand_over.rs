@@ -81,6 +81,17 @@ fn new_process() {
             std::thread::sleep(Duration::from_millis(30));
             std::process::exit(1);
         }
+        "dies_of_a_command" => {
+            // Long enough for an operator to ask for something meanwhile.
+            std::thread::sleep(Duration::from_secs(2));
+            link.get_ready(wire::LATEST);
+            link.serve();
+            while let Some(heard) = link.hear() {
+                if let Message::Command { .. } = heard.message {
+                    std::process::exit(1);
+                }
+            }
+        }
         "takes_nothing" => {
             link.get_ready(wire::LATEST);
             link.serve();
@@ -241,6 +252,30 @@ async fn sessions_that_the_new_process_does_not_take_come_back_and_are_answered(
     assert!(!done && said.contains("and was killed"), "{said}");
     assert_eq!(alive(&mut sessions).await, 200);
     assert_eq!(prusik.status().await["state"], "serving");
+}
+
+/// It was asked for before the hand-over, passed on, and not done there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_the_new_process_dies_of_is_done_by_the_old_one() {
+    let origin = Origin::start(|_| Answer::text("hello")).await;
+    let prusik = Prusik::start_own(config(&[&origin])).await;
+    played_by(&prusik, "dies_of_a_command").await;
+    let admin = prusik.admin().to_string();
+    let typed = |what: &'static str| {
+        let admin = admin.clone();
+        tokio::task::spawn_blocking(move || support::prusik(&[what, "--admin", &admin]))
+    };
+    let upgrade = typed("upgrade");
+    prusik.wait_stderr("starts as").await;
+    let answer = "{ match: { path: /new }, respond: { status: 200, body: reloaded } }";
+    prusik.write_config(config(&[&origin]).first(answer));
+    let reload = typed("reload").await.expect("no panic");
+    assert!(reload.status.success(), "{reload:?}");
+    upgrade.await.expect("no panic");
+    assert_eq!(
+        support::get(prusik.public(), "/new").await.text(),
+        "reloaded"
+    );
 }
 
 /// It stands still for longer than the drain's deadline, with more sessions than are on their way at a time.
