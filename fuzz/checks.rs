@@ -8,14 +8,14 @@ use prusik::config;
 use prusik::forward::client_address::{ClientAddress, ClientField, TrustedProxies};
 use prusik::forward::proxy_protocol::{Ends, Header, LONGEST, Preamble, Source, Version, parse};
 use prusik::forward::template::{RequestVariables, Template};
-use prusik::hygiene::target;
+use prusik::http1::target;
 use prusik::lifecycle::upgrade::protocol::Message;
 use prusik::lifecycle::upgrade::protocol::frame::{Decoded, Framing, decode, encode, read_header};
 use prusik::route::{
     Coverage, HostPattern, Matcher, PathMatch, PathRegex, RequestKey, RouteIndex, Slashes,
     first_cover, lenient, normalise, normalise_with,
 };
-use prusik::session::frames::FrameScanner;
+use prusik::websocket::frames::FrameScanner;
 
 /// A file is taken or refused, and each refusal names a place in it.
 pub fn config(bytes: &[u8]) {

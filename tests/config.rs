@@ -427,7 +427,7 @@ fn a_file_that_cannot_be_read_is_an_error_that_names_it() {
 
 #[test]
 fn the_schema_knows_every_key_and_refuses_others() {
-    let schema = config::schema();
+    let schema = config::json_schema();
     assert_eq!(schema["title"], "prusik configuration");
     assert_eq!(schema["additionalProperties"], false);
     let text = schema.to_string();

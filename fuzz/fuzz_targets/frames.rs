@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use prusik::session::frames::{FrameScanner, Sender};
+use prusik::websocket::frames::{FrameScanner, Sender};
 
 fuzz_target!(|input: (bool, bool, Vec<u8>, Vec<u8>)| {
     let (from_client, extended, bytes, cuts) = input;

@@ -4,9 +4,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use prusik::hygiene::chunks::ChunkScanner;
-use prusik::hygiene::head::HeadCheck;
-use prusik::hygiene::target;
+use prusik::http1::chunked::ChunkScanner;
+use prusik::http1::head::HeadCheck;
+use prusik::http1::target;
 
 fuzz_target!(|input: (Vec<u8>, usize)| {
     let (bytes, cut) = input;

@@ -22,7 +22,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode, Version};
 use log::{error, info};
 
 use super::answer::Problem;
-use super::token::{Token, TokenError};
+use crate::config::token::{Token, TokenError};
 
 /// The token that calls must carry. Clones share it.
 #[derive(Debug, Clone)]

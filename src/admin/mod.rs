@@ -17,7 +17,6 @@ pub mod params;
 pub mod server;
 pub mod socket;
 mod stall;
-pub mod token;
 pub mod view;
 
 use std::fmt;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::answer::Problem;
 use super::{DrainOrder, SessionFilter, SessionOrder};
-use crate::session::frames::may_be_sent;
+use crate::websocket::frames::may_be_sent;
 
 const DEFAULT_LIMIT: usize = 1000;
 /// The most sessions on one page.

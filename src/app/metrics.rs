@@ -12,9 +12,9 @@ use crate::observe::exposition::{Family, render};
 use crate::observe::metrics::{NO_ROUTE, RouteFamilies};
 use crate::observe::process;
 use crate::proxy::Generation;
-use crate::session::ended::Place;
 use crate::session::live::Live;
 use crate::session::registry::Registry;
+use crate::session::stats::Place;
 use crate::session::traffic::Carried;
 use crate::upstream::history::Standing;
 

@@ -9,7 +9,7 @@ use crate::limits::Seat;
 use crate::listener::{ClientEnd, Entrance, Ticket};
 use crate::session::Session;
 use crate::session::live::{Identity, Live};
-use crate::session::transport::Transport;
+use crate::transport::Transport;
 
 impl App {
     pub fn entrances(&self) -> &[Arc<Entrance>] {

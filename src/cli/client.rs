@@ -18,9 +18,9 @@ use tokio::time::timeout;
 use super::reach::Address;
 use super::table;
 use crate::admin::ServerName;
-use crate::admin::token::{Token, TokenError};
 use crate::admin::view::Failure;
 use crate::config::ConfigErrors;
+use crate::config::token::{Token, TokenError};
 
 /// One that listens accepts at once.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);

@@ -8,8 +8,9 @@ use std::path::Path;
 use clap::Command;
 use clap_mangen::Man;
 
-use crate::config::roff::Roff;
-use crate::config::{self, reference};
+use crate::config::schema::reference;
+use crate::config::schema::roff::Roff;
+use crate::config::{self};
 
 /// Writes all pages into the folder, those of section 5 too.
 pub fn write(folder: &Path, command: Command) -> io::Result<()> {
@@ -31,7 +32,7 @@ pub fn write(folder: &Path, command: Command) -> io::Result<()> {
     }
     fs::write(
         folder.join("prusik.yaml.5"),
-        reference::man(&config::schema()),
+        reference::man(&config::json_schema()),
     )
 }
 

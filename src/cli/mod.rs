@@ -23,7 +23,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use log::error;
 use pingora::prelude::fast_timeout::set_fast_timeout_to_tokio_threshold;
 
-use crate::config::{self, Config, ConfigErrors, Extent, reference};
+use crate::config::schema::reference;
+use crate::config::{self, Config, ConfigErrors, Extent};
 use crate::lifecycle::{Origin, exec};
 use crate::{demo, lifecycle};
 
@@ -202,7 +203,7 @@ fn write_man(folder: &Path) -> ExitCode {
 }
 
 fn print_schema(format: SchemaFormat) -> ExitCode {
-    let schema = config::schema();
+    let schema = config::json_schema();
     let text = match format {
         SchemaFormat::Json => format!("{schema:#}\n"),
         SchemaFormat::Markdown => reference::markdown(&schema),

@@ -9,7 +9,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::client::{Client, ClientError};
-use crate::admin::token::Token;
+use crate::config::token::Token;
 use crate::config::{self, Extent, ListenAddress};
 
 /// Where the running process is, and what lets us in.

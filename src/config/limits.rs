@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::hygiene::head::HeadLimits;
+use crate::http1::head::HeadLimits;
 use crate::limits::Bounds;
 
 /// Whether connections begin with a PROXY header.

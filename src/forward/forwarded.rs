@@ -15,8 +15,7 @@ use http::{HeaderName, HeaderValue, header};
 
 use super::client_address::{ClientAddress, ClientField};
 use super::template::RequestVariables;
-use super::{Fields, Telling, Trust};
-use crate::config::Forwarded;
+use super::{Fields, Forwarded, Telling, Trust};
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");

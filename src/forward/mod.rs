@@ -6,26 +6,28 @@
 //! 1. what was meant for one connection only goes ([`hop_by_hop`]);
 //! 2. forwarding headers that the peer is not trusted to send go, ours are set ([`forwarded`]);
 //! 3. the request gets its name ([`request_id`]);
-//! 4. names that a server may take for others go ([`impostors`]);
+//! 4. names that a server may take for others go ([`lookalikes`]);
 //! 5. the route's own rules: remove, set, add. Templates see the request as it arrived.
 
 pub mod client_address;
 pub mod forwarded;
 pub mod hop_by_hop;
-pub mod impostors;
+pub mod lookalikes;
 pub mod proxy_protocol;
 pub mod redirect;
 pub mod request_id;
+mod rules;
 pub mod template;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-use crate::config::{Forwarded, HeaderRules};
-use crate::hygiene::response;
+use crate::http1::response;
 use client_address::ClientField;
 use request_id::REQUEST_ID;
 use template::RequestVariables;
+
+pub use rules::{Forwarded, HeaderRules};
 
 /// A header section that can be edited. `display` is the name in the case it is to be sent in.
 pub trait Fields {
@@ -82,7 +84,7 @@ pub fn request_headers(
     hop_by_hop::remove(out, arrived.headers);
     forwarded::apply(out, arrived, telling);
     name_request(out, arrived);
-    impostors::remove(out, rules);
+    lookalikes::remove(out, rules);
     apply(rules, out, arrived);
 }
 

@@ -10,7 +10,7 @@
 //!                 ◄── response ◄──
 //! ```
 //!
-//! [`Transport`]: crate::session::transport::Transport
+//! [`Transport`]: crate::transport::Transport
 
 pub mod control;
 pub mod request;

@@ -9,7 +9,7 @@ use bytes::{BufMut, BytesMut};
 use h2::ext::Protocol;
 use http::{HeaderName, HeaderValue, Method, Request, header};
 
-use crate::hygiene::authority::is_same;
+use crate::http1::authority::is_same;
 
 /// How the stream's bytes follow the head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,19 +22,19 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::deadlines::Watch;
-use super::door::LINGERING_MAX;
-use super::entrance::{Entrance, Ticket};
+use super::setup::LINGERING_MAX;
 use super::socket::BoundListener;
-use super::stream::{ClientEnd, ClientStream, Connection};
 use crate::forward::proxy_protocol::Ends;
 use crate::limits::DrainDeadline;
 use crate::limits::descriptors::Descriptor;
+use crate::listener::client_stream::{ClientEnd, ClientStream, Connection};
+use crate::listener::state::{Entrance, Ticket};
 use crate::net::{Accepted, Acceptor, ListenAddress};
 use crate::observe::access_log::AccessLog;
 use crate::phase::PhaseWatch;
 use crate::proxy::{Gateway, Generation};
-use crate::session::transport::Transport;
 use crate::session::{IdleConnection, Runner, Session, WayOut};
+use crate::transport::Transport;
 
 /// The connections being served: what a stopping process waits for.
 pub type Connections = TaskTracker;

@@ -19,14 +19,14 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::OUTDATED;
 use super::accept::{Arrival, Edge};
-use super::door::{NO_DESCRIPTORS, has_left};
-use super::entrance::{Entrance, Ticket};
+use crate::http1::Refusal;
 use crate::http2::control::ControlFrames;
 use crate::http2::request::{Unspeakable, head_of};
 use crate::http2::{Facts, Http2Stream};
-use crate::hygiene::Refusal;
 use crate::limits::RETRY_AFTER;
-use crate::session::transport::Transport;
+use crate::listener::setup::{NO_DESCRIPTORS, has_left};
+use crate::listener::state::{Entrance, Ticket};
+use crate::transport::Transport;
 
 /// What a client may send ahead on one stream: it costs as much memory while nobody takes it. The
 /// connection has room for all that the listener's `streams` allows, so that none waits for the server of another.

@@ -6,27 +6,26 @@
 //! after a fixed time. See `docs/decisions.md`.
 
 mod accept;
+mod body_rate;
+pub mod client_stream;
 mod cut;
 mod deadlines;
-mod door;
-mod entrance;
-pub mod head;
 mod http2;
-mod pace;
-mod reading;
+mod request_reader;
+mod setup;
 mod socket;
-pub mod stream;
+mod state;
 mod tunnel;
 
 use http::StatusCode;
 
-use crate::hygiene::Refusal;
+use crate::http1::Refusal;
 
 pub use accept::{Arrival, Connections, Edge, serve, take_last};
-pub use entrance::{Entrance, Ticket};
-pub use reading::Refused;
+pub use client_stream::{ClientEnd, ClientStream, Connection, Reading};
+pub use request_reader::Refused;
 pub use socket::{BindError, BoundListener, bind};
-pub use stream::{ClientEnd, ClientStream, Connection, Reading};
+pub use state::{Entrance, Ticket};
 
 /// For a request on a connection that has not shown what its listener asks for by now. A client may
 /// ask again on a new one (RFC 9110 section 15.5.20).

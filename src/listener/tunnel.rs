@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::ReadBuf;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::stream::ClientStream;
+use super::client_stream::ClientStream;
 use crate::session::relay::LOOK;
 
 /// Reads whose bytes the server has not taken yet. Pingora's queue has room for four.

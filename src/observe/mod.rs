@@ -7,7 +7,6 @@ mod line_buffer;
 pub mod metrics;
 pub mod operations;
 pub mod process;
-pub mod record;
 pub mod repeated;
 pub mod terminal;
 pub mod trace;

@@ -10,13 +10,16 @@ use pingora_proxy::Session;
 
 use super::exchange::{Exchange, Handshake};
 use super::fields::path_length;
-use super::handshake::{self, Upgrade};
 use crate::config::Route;
 use crate::forward::client_address::ClientAddress;
-use crate::hygiene::{Refusal, response, target};
+use crate::http1::Refusal;
+use crate::http1::response;
+use crate::http1::target;
 use crate::limits::{Bounds, ClientKey, Full, Seat};
 use crate::route::{NormalPaths, RequestKey, Slashes, lenient};
 use crate::session::traffic::Traffic;
+use crate::websocket::handshake::{self, Upgrade};
+use crate::websocket::origin;
 
 pub const NO_WEBSOCKETS: &str = "this route takes no websockets";
 
@@ -105,7 +108,7 @@ pub fn admit(session: &mut Session, exchange: &mut Exchange, route: &Route) -> R
     let Some(websocket) = &route.websocket else {
         return Err(Refusal::new(StatusCode::FORBIDDEN, NO_WEBSOCKETS));
     };
-    handshake::check_origin(websocket, headers)?;
+    origin::check_origin(&websocket.origins, headers)?;
     exchange.place = enter(exchange, &websocket.bounds)?;
     // Pingora forwards an upgrade only when the field is exactly this.
     let upgrade = session

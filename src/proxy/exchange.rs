@@ -8,12 +8,12 @@ use std::time::Instant;
 use http::HeaderValue;
 use uuid::Uuid;
 
-use super::generation::Generation;
 use crate::config::{Route, Tunnel};
 use crate::forward::Trust;
 use crate::forward::client_address::ClientAddress;
 use crate::forward::proxy_protocol::{Ends, Source};
 use crate::forward::request_id;
+use crate::generation::Generation;
 use crate::limits::{DrainDeadline, Seat};
 use crate::listener::{Connection, Refused};
 use crate::observe::trace::TraceContext;

@@ -22,13 +22,12 @@ use super::answer::Answer;
 use super::exchange::{Exchange, Stage};
 use super::failure::{CLIENT_GONE, is_cut, reason_for, status_for, words_for};
 use super::fields::{RequestFields, ResponseFields, location, render, set_path, variables};
-use super::generation::Generation;
-use super::handshake::{self, Upgrade};
 use super::opening::take_upgraded;
 use super::{peer, record};
 use crate::config::{Action, Balance};
 use crate::forward::proxy_protocol::Source;
 use crate::forward::{self, Telling, Trust, request_id};
+use crate::generation::Generation;
 use crate::listener::{ClientStream, Connection, OUTDATED, Reading, Refused};
 use crate::observe::access_log::AccessLog;
 use crate::observe::repeated::{self, Kind};
@@ -37,6 +36,7 @@ use crate::phase::PhaseWatch;
 use crate::session::drain::Drains;
 use crate::session::registry::Registry;
 use crate::upstream::{Load, Pick, Repeatable, Shortage, Way};
+use crate::websocket::handshake::{self, Upgrade};
 
 /// How long a request body that nobody wants is read, so that the connection can serve on.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);

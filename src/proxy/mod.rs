@@ -14,16 +14,13 @@
 
 mod admission;
 mod answer;
-mod counts;
 mod exchange;
 mod failure;
 mod fields;
 mod gateway;
-mod generation;
-mod handshake;
 mod opening;
 mod peer;
 mod record;
 
+pub use crate::generation::{Generation, GenerationError};
 pub use gateway::Gateway;
-pub use generation::{Generation, GenerationError};

@@ -11,10 +11,10 @@ use super::gateway::Gateway;
 use super::{peer, record};
 use crate::config::Tunnel;
 use crate::listener::Reading;
-use crate::observe::record::session_open;
 use crate::session::Upgraded;
 use crate::session::drain::DrainReason;
 use crate::session::live::Live;
+use crate::session::log::session_open;
 use crate::session::relay::CLOSE_WAIT;
 
 impl Gateway {

@@ -10,7 +10,7 @@ use pingora::upstreams::peer::{H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPol
 use super::exchange::Handshake;
 use crate::config::{Route, Timeouts, Tunnel};
 use crate::session::handshake::HandshakeConnector;
-use crate::session::tap::{Limits, TapConnector};
+use crate::session::tunnel::{Limits, TapConnector};
 use crate::upstream::{KeptConnector, TCP_KEEPALIVE, Way};
 
 /// Pingora takes off the hop-by-hop fields it knows and renews the WebSocket ones; what the

@@ -6,13 +6,13 @@ use http::header;
 use pingora_proxy::Session;
 
 use super::exchange::Exchange;
-use super::handshake::{self, Upgrade};
 use crate::listener::Connection;
 use crate::observe::access_log::{AccessLog, Entry, Kind};
 use crate::observe::metrics::Refused;
-use crate::observe::record::{millis, session_close};
 use crate::session::live::Identity;
+use crate::session::log::{millis, session_close};
 use crate::session::traffic::{ClosedBy, Traffic};
+use crate::websocket::handshake::{self, Upgrade};
 
 /// The client left before it got anything: nginx's name for it.
 const CLIENT_CLOSED_REQUEST: u16 = 499;

@@ -27,9 +27,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::traffic::Traffic;
-use super::transport::Transport;
+use crate::http1::head_end::HeadEnd;
 use crate::limits::DrainDeadline;
-use crate::listener::head::HeadEnd;
+use crate::transport::Transport;
 use crate::upstream::Way;
 
 /// Where the socket of a server that has answered 101 waits for the relay.

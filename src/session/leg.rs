@@ -8,8 +8,8 @@ use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
-use super::frames::{FrameScanner, Sender};
-use super::transport::Transport;
+use crate::transport::Transport;
+use crate::websocket::frames::{FrameScanner, Sender};
 
 /// One side of the session.
 #[derive(Debug)]

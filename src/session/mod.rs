@@ -13,16 +13,15 @@
 //! With `tunnel: pingora` the sockets stay where they are, and [`tap`] watches over the session.
 
 pub mod drain;
-pub mod ended;
-pub mod frames;
 pub mod handshake;
 pub mod leg;
 pub mod live;
+pub mod log;
 pub mod registry;
 pub mod relay;
 pub mod runner;
-pub mod tap;
+pub mod stats;
 pub mod traffic;
-pub mod transport;
+pub mod tunnel;
 
 pub use runner::{IdleConnection, Leaving, Runner, Session, Upgraded, WayOut};

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
-use super::ended::Ended;
 use super::live::Live;
+use super::stats::Ended;
 use super::traffic::Carried;
 
 /// Each with a lock of its own, so that handshakes of many threads don't meet.

@@ -11,17 +11,17 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::frames::Sender;
 use super::leg::Leg;
 use super::live::Live;
 use super::registry::Registered;
 use super::relay::{Limits, Outcome, Relay};
-use super::transport::Transport;
 use crate::limits::Seat;
 use crate::listener::{ClientEnd, Ticket};
 use crate::observe::access_log::AccessLog;
-use crate::observe::record;
+use crate::session::log;
+use crate::transport::Transport;
 use crate::upstream::Lease;
+use crate::websocket::frames::Sender;
 
 /// A session on the relay, with all that is counted by its life.
 #[derive(Debug)]
@@ -198,7 +198,7 @@ impl Runner {
                     }
                     session.relay.client.transport.part();
                     session.relay.server.transport.part();
-                    record::session_close(&self.log, &session.live, None);
+                    log::session_close(&self.log, &session.live, None);
                     return;
                 }
             }

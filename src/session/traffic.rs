@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
 
-use super::frames::CloseCode;
+use crate::websocket::frames::CloseCode;
 
 /// Why a session ended: `closed_by` in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -13,7 +13,7 @@ use rustls::{Error, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
 use super::{Authorities, HTTP_1_1, HTTP_2, PROVIDER, Pair, TlsStream, subject, tickets};
-use crate::session::transport::Transport;
+use crate::transport::Transport;
 
 /// A listener's side of TLS, whole and checked. Equal ones serve the same certificates.
 pub struct Acceptor {

@@ -14,7 +14,7 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, Signa
 use tokio_rustls::TlsConnector;
 
 use super::{Authorities, HTTP_1_1, PROVIDER, Pair, TlsStream};
-use crate::session::transport::Transport;
+use crate::transport::Transport;
 
 /// Whose word is believed on who a server is.
 #[derive(Debug, Clone, PartialEq)]

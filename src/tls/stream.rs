@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::HTTP_2;
 use super::connector::with_remedy;
-use crate::session::transport::Transport;
+use crate::transport::Transport;
 
 #[derive(Debug)]
 pub struct TlsStream {

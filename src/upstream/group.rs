@@ -11,8 +11,6 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::balance::Wanted;
-use super::connect::{Sources, Way};
-use super::connection::{Connections, KeptConnector, Repeatable, SWEEP};
 use super::flow::Flow;
 use super::keys_in_use::KeysInUse;
 use super::members::{Members, Servers};
@@ -23,6 +21,8 @@ use crate::config::{self, Fate};
 use crate::forward::proxy_protocol::{Preamble, Source};
 use crate::limits::DrainDeadline;
 use crate::session::drain::DrainReason;
+use crate::upstream::dial::{Sources, Way};
+use crate::upstream::pool::{Connections, KeptConnector, Repeatable, SWEEP};
 
 pub struct Group {
     pub(super) config: config::Upstream,

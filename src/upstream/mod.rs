@@ -11,8 +11,7 @@
 //! address stays in the upstream. A [`Member`] is what one configuration says of it.
 
 pub mod balance;
-mod connect;
-mod connection;
+mod dial;
 mod eject;
 mod flow;
 mod group;
@@ -23,6 +22,7 @@ mod members;
 mod membership;
 mod news;
 mod outgoing;
+mod pool;
 mod resolve;
 mod roster;
 mod server;
@@ -30,13 +30,13 @@ mod tasks;
 mod warm_state;
 mod warm_up;
 
-pub use connect::{Shortage, Sources, Way};
-pub use connection::{KeptConnector, Repeatable, TCP_KEEPALIVE};
+pub use dial::{Shortage, Sources, Way};
 pub use flow::Flow;
 pub use group::{Group, Pick};
 pub use members::Servers;
 pub use membership::Name;
 pub use news::{Departed, Departure, Departures};
+pub use pool::{KeptConnector, Repeatable, TCP_KEEPALIVE};
 pub use server::{Ejected, Lease, Load, Member, Server, ServerState};
 pub use warm_state::Knowledge;
 pub use warm_up::warm_up;

@@ -9,8 +9,8 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::connection::Open;
 use super::flow::Flow;
+use super::pool::Open;
 
 /// Takes whatever it is given: its writer must not give it more than it has [room] for.
 ///

@@ -15,7 +15,7 @@ use rand::Rng;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::connect::Shortage;
+use super::dial::Shortage;
 use super::group::{Group, sweep};
 use super::health::check::{Check, CheckError};
 use super::health::counter::Transition;

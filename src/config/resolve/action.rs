@@ -4,9 +4,9 @@ use super::route::Scope;
 use super::upstream::template;
 use super::{Errors, matching};
 use crate::config::Action;
-use crate::config::at::At;
-use crate::config::raw;
-use crate::config::units::Section;
+use crate::config::file::cursor::At;
+use crate::config::schema::raw;
+use crate::config::schema::units::Section;
 use crate::forward::template::Template;
 use crate::route::{Matcher, PathMatch, Slashes};
 

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use crate::config::at::At;
 use crate::config::error::ConfigError;
+use crate::config::file::cursor::At;
 use crate::config::{ListenAddress, ServerAddress};
 
 /// What `sockaddr_un` holds, less its terminating zero.

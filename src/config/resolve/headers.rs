@@ -9,9 +9,9 @@ use super::Errors;
 use super::matching::bad_name;
 use super::upstream::template;
 use crate::config::HeaderRules;
-use crate::config::at::At;
-use crate::config::raw;
-use crate::config::units::Ordered;
+use crate::config::file::cursor::At;
+use crate::config::schema::raw;
+use crate::config::schema::units::Ordered;
 use crate::forward::template::Template;
 
 /// Headers of one connection or one handshake (RFC 9110, section 7.6.1; RFC 6455, section 4.1), and

@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::Errors;
 use http::uri::{Authority, PathAndQuery};
 
-use crate::config::at::At;
-use crate::config::raw;
-use crate::config::units::Period;
+use crate::config::file::cursor::At;
+use crate::config::schema::raw;
+use crate::config::schema::units::Period;
 use crate::config::{HealthCheck, HealthCheckKind, Start};
 
 const INTERVAL: Duration = Duration::from_secs(2);

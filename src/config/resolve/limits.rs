@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::Errors;
 use crate::config::ListenerLimits;
-use crate::config::at::At;
-use crate::config::raw;
-use crate::config::units::{OptionalSize, Period, Section, Size};
-use crate::hygiene::head::{FIELDS_MAX, HeadLimits};
+use crate::config::file::cursor::At;
+use crate::config::schema::raw;
+use crate::config::schema::units::{OptionalSize, Period, Section, Size};
+use crate::http1::head::{FIELDS_MAX, HeadLimits};
 use crate::limits::Bounds;
 
 /// Pingora waits no longer for a first head.

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use super::{Errors, address, limits, tls};
-use crate::config::at::At;
 use crate::config::error::ConfigError;
-use crate::config::raw;
-use crate::config::units::{OffOr, Section};
+use crate::config::file::cursor::At;
+use crate::config::schema::raw;
+use crate::config::schema::units::{OffOr, Section};
 use crate::config::{AcceptProxy, ListenAddress, Listener};
 
 /// Port 0 is another one each time.

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Errors;
-use crate::config::at::At;
 use crate::config::error::ConfigError;
+use crate::config::file::cursor::At;
 use crate::config::{Action, ListenAddress, Listener, Route, ServerAddress, Upstream};
 use crate::route::Coverage;
 

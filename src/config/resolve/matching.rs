@@ -4,10 +4,10 @@ use http::{HeaderName, HeaderValue, Method};
 
 use super::Errors;
 use super::route::Scope;
-use crate::config::at::At;
 use crate::config::error::ConfigError;
-use crate::config::raw;
-use crate::config::units::Ordered;
+use crate::config::file::cursor::At;
+use crate::config::schema::raw;
+use crate::config::schema::units::Ordered;
 use crate::route::{HostPattern, Matcher, PathMatch, PathRegex, Slashes, normalise_with};
 
 /// RFC 9110, RFC 5789 and RFC 4918, less those that no route ever sees.

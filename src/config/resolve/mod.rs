@@ -25,15 +25,15 @@ use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::at::At;
 use super::error::ConfigError;
-use super::raw;
-use super::source::Node;
-use super::units::{OffOr, Section};
+use super::file::cursor::At;
+use super::file::tree::Node;
+use super::schema::raw;
 use super::{
     AccessLog, Admin, Config, Extent, ListenAddress, Listener, LogFormat, LogOutput, Route, Server,
     ServerAddress, Tracing, Tunnel, Upstream,
 };
+use crate::config::schema::units::{OffOr, Section};
 
 use crate::forward::client_address::ClientField;
 use crate::net::overlap;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Errors, action, headers, matching, websocket};
-use crate::config::at::At;
 use crate::config::error::ConfigError;
-use crate::config::raw;
-use crate::config::units::{Ordered, Period, Section};
+use crate::config::file::cursor::At;
+use crate::config::schema::raw;
+use crate::config::schema::units::{Ordered, Period, Section};
 use crate::config::{Forwarded, HeaderRules, Route, Timeouts};
 use crate::route::{Coverage, Matcher, Slashes};
 

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::listeners::overlapping;
 use super::{Errors, address};
-use crate::config::at::At;
-use crate::config::raw;
-use crate::config::units::{OptionalPeriod, Period, Section, Texts};
+use crate::config::file::cursor::At;
+use crate::config::schema::raw;
+use crate::config::schema::units::{OptionalPeriod, Period, Section, Texts};
 use crate::config::{Admin, Drain, ListenAddress, Server, Tunnel};
 use crate::net::overlap;
-use crate::session::frames::may_be_sent;
+use crate::websocket::frames::may_be_sent;
 
 const WINDOW: Duration = Duration::from_secs(30);
 const DEADLINE: Duration = Duration::from_secs(60);

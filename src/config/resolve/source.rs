@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use super::Errors;
-use crate::config::at::At;
+use crate::config::file::cursor::At;
 use crate::config::{ServerAddress, UpstreamServer};
 
 /// `servers`: `None` when some of them are not valid.

@@ -11,9 +11,9 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::Errors;
-use crate::admin::token::{Token, TokenError};
-use crate::config::at::At;
 use crate::config::error::ConfigError;
+use crate::config::file::cursor::At;
+use crate::config::token::{Token, TokenError};
 use crate::config::{AccessLog, Admin, Config, ListenAddress, Listener, LogOutput, Server};
 
 /// Where systemd makes directories for the time that a service runs.

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 
 use super::Errors;
-use crate::config::at::At;
-use crate::config::raw;
-use crate::config::units::Section;
+use crate::config::file::cursor::At;
+use crate::config::schema::raw;
+use crate::config::schema::units::Section;
 use crate::tls::{
     Acceptor, Authorities, Connector, FileError, Pair, Trust, read_chain, read_key,
     system_authorities,

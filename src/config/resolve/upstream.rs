@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::{Errors, address, health, source, tls};
-use crate::config::at::At;
-use crate::config::raw;
-use crate::config::units::{OffOr, OptionalPeriod, Ordered, Period, Section, Switch};
+use crate::config::file::cursor::At;
+use crate::config::schema::raw;
+use crate::config::schema::units::{OffOr, OptionalPeriod, Ordered, Period, Section, Switch};
 use crate::config::{Balance, Discover, Eject, Fate, ServerAddress, Upstream, UpstreamServer};
 use crate::forward::proxy_protocol::Version;
 use crate::forward::template::Template;

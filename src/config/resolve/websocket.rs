@@ -4,9 +4,9 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::Errors;
-use crate::config::at::At;
-use crate::config::raw;
-use crate::config::units::{OffOr, OptionalPeriod, OptionalSize};
+use crate::config::file::cursor::At;
+use crate::config::schema::raw;
+use crate::config::schema::units::{OffOr, OptionalPeriod, OptionalSize};
 use crate::config::{OriginPattern, WebSocket};
 use crate::limits::Bounds;
 

@@ -15,7 +15,7 @@ use crate::limits::{ClientKey, Seat};
 use crate::listener::Ticket;
 use crate::proxy::Generation;
 use crate::session::live::Identity;
-use crate::session::transport::Transport;
+use crate::transport::Transport;
 use crate::upstream::Lease;
 
 /// Where something counts.

@@ -10,12 +10,12 @@ use crate::forward::proxy_protocol::Ends;
 use crate::observe::operations::{Done, Operation, Tally};
 use crate::observe::trace::TraceContext;
 use crate::session::drain::DrainReason;
-use crate::session::frames::{CloseCode, ScannerState, Sender};
 use crate::session::live::Identity;
 use crate::session::traffic::Counts;
-use crate::session::transport::TransportKind;
+use crate::transport::TransportKind;
 use crate::upstream::history::{Change, Standing};
 use crate::upstream::{Knowledge, Name, ServerState};
+use crate::websocket::frames::{CloseCode, ScannerState, Sender};
 
 impl From<&Identity> for wire::Identity {
     fn from(identity: &Identity) -> Self {

@@ -29,10 +29,11 @@ use super::program::Program;
 use super::protocol::frame::{Decoded, Framing};
 use super::protocol::{self, Message, wire};
 use super::snapshot::Parcel;
-use super::{UpgradeError, convert, knowledge};
 use crate::admin::view::UpgradeReport;
 use crate::admin::{ControlError, Request};
 use crate::app::App;
+use crate::lifecycle::upgrade::warm_state;
+use crate::lifecycle::upgrade::{UpgradeError, convert};
 use crate::net::Binder;
 use crate::session::{Leaving, Session};
 
@@ -452,10 +453,10 @@ impl HandOver {
     /// What the new process goes on with, and what counts here.
     fn say_go(&mut self) {
         let go = Message::Go(wire::Go {
-            drained: knowledge::drained(&self.app),
+            drained: warm_state::drained(&self.app),
             tally: self.app.operations().tally().into(),
-            known: knowledge::known(&self.app),
-            drains: knowledge::running_drains(&self.app),
+            known: warm_state::known(&self.app),
+            drains: warm_state::running_drains(&self.app),
             protocol: self.protocol,
         });
         self.say(&go);
@@ -494,7 +495,7 @@ impl HandOver {
         self.app.shut_unwanted();
         self.app.runner().begin_moving(self.leave.clone());
         if self.protocol == wire::FIRST {
-            self.named_drains = knowledge::named_drains(&self.app);
+            self.named_drains = warm_state::named_drains(&self.app);
         }
         self.wind_down();
         for live in self.app.sessions().select(|live| live.traffic.moves()) {

@@ -15,7 +15,6 @@ mod census;
 mod convert;
 pub mod exec;
 pub mod hand_over;
-mod knowledge;
 mod link;
 #[cfg(test)]
 mod model;
@@ -25,6 +24,7 @@ mod program;
 pub mod protocol;
 mod snapshot;
 pub mod take_over;
+mod warm_state;
 
 use std::io;
 use std::path::PathBuf;

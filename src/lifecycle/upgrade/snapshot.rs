@@ -14,13 +14,13 @@ use crate::app::App;
 use crate::forward::proxy_protocol::Ends;
 use crate::limits::Seat;
 use crate::listener::{ClientEnd, Ticket};
-use crate::session::frames::FrameScanner;
 use crate::session::leg::{Leg, SendState};
 use crate::session::live::{Identity, Live};
 use crate::session::relay::{Clocks, Limits, Relay};
 use crate::session::traffic::Traffic;
-use crate::session::transport::{Transport, TransportKind};
 use crate::session::{IdleConnection, Session};
+use crate::transport::{Transport, TransportKind};
+use crate::websocket::frames::FrameScanner;
 
 /// What is on its way to the new process.
 #[derive(Debug)]

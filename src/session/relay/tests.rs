@@ -7,8 +7,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{interval, sleep, timeout};
 
 use super::*;
-use crate::session::frames::Sender;
-use crate::session::transport::Transport;
+use crate::transport::Transport;
+use crate::websocket::frames::Sender;
 
 /// An unmasked text, as servers send it.
 const TICK: &[u8] = b"\x81\x04tick";

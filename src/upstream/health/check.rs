@@ -25,7 +25,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 
 use crate::config::{self, HealthCheckKind};
 use crate::observe::in_short;
-use crate::session::transport::Transport;
+use crate::transport::Transport;
 use crate::upstream::{Shortage, Way};
 
 const AGENT: &str = concat!("prusik/", env!("CARGO_PKG_VERSION"), " (health check)");

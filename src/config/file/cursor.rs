@@ -1,0 +1,173 @@
+//! A cursor on the source that goes along while the decoded file is resolved, so that every error
+//! finds its place.
+
+use crate::config::error::{ConfigError, Place, closest};
+use crate::config::file::tree::{Content, Node, Step};
+
+/// A position in the file: a value, or where it would be, at the nearest that is there.
+#[derive(Debug, Clone, Copy)]
+pub struct At<'a> {
+    node: Option<&'a Node>,
+    value: Place,
+    key: Place,
+    lost: bool,
+}
+
+impl<'a> At<'a> {
+    pub fn root(root: &'a Node) -> At<'a> {
+        At {
+            node: Some(root),
+            value: root.place,
+            key: root.place,
+            lost: false,
+        }
+    }
+
+    pub fn key(self, key: &str) -> At<'a> {
+        match self.node.and_then(|node| node.entry(key)) {
+            Some(entry) => At {
+                node: Some(&entry.value),
+                value: entry.value.place,
+                key: entry.key_place,
+                lost: false,
+            },
+            None => At {
+                node: None,
+                lost: self.lost || self.node.is_some_and(|node| node.lost(key)),
+                ..self
+            },
+        }
+    }
+
+    /// As [`At::key`], for the entry that stands at this position of the mapping: there is nothing
+    /// to be searched for.
+    pub fn entry(self, position: usize, key: &str) -> At<'a> {
+        match self.node.map(|node| &node.content) {
+            Some(Content::Mapping(entries)) => match entries.get(position) {
+                Some(entry) if entry.key == key => At {
+                    node: Some(&entry.value),
+                    value: entry.value.place,
+                    key: entry.key_place,
+                    lost: false,
+                },
+                _ => self.key(key),
+            },
+            _ => self.key(key),
+        }
+    }
+
+    pub fn index(self, index: usize) -> At<'a> {
+        match self.node.and_then(|node| node.item(index)) {
+            Some(item) => At {
+                node: Some(item),
+                value: item.place,
+                key: item.place,
+                lost: false,
+            },
+            None => At { node: None, ..self },
+        }
+    }
+
+    pub fn has(self, key: &str) -> bool {
+        self.node.is_some_and(|node| node.entry(key).is_some())
+    }
+
+    /// Whether `key` is missing. One that was written, but not so that it could be decoded, or with
+    /// a slip in its name, has been reported and is not missing as well.
+    pub fn lacks(self, key: &str) -> bool {
+        let lost = |node: &Node| node.lost_keys().any(|lost| closest(lost, [key]).is_some());
+        !self.has(key) && !self.lost && !self.node.is_some_and(lost)
+    }
+
+    pub fn text(self) -> Option<&'a str> {
+        self.node.and_then(Node::text)
+    }
+
+    /// Whether elements of this list could not be decoded as a whole.
+    pub fn lost_items(self) -> bool {
+        self.node
+            .is_some_and(|node| node.lost_keys().next().is_some())
+    }
+
+    /// Whether something in here could not be decoded, which has been reported: what depends on it
+    /// is not an error of its own.
+    pub fn damaged(self) -> bool {
+        self.lost || self.node.is_some_and(Node::damaged)
+    }
+
+    /// The keys in here, those that could not be decoded included.
+    pub fn keys(self) -> Vec<&'a str> {
+        let Some(node) = self.node else {
+            return Vec::new();
+        };
+        let mut keys: Vec<&str> = match &node.content {
+            Content::Mapping(entries) => entries.iter().map(|entry| entry.key.as_str()).collect(),
+            _ => Vec::new(),
+        };
+        keys.extend(node.lost_keys());
+        keys
+    }
+
+    pub fn line(self) -> usize {
+        self.key.line
+    }
+
+    /// An error about the value.
+    pub fn error(self, message: impl Into<String>) -> ConfigError {
+        ConfigError::new(self.value, message)
+    }
+
+    /// An error about the key, or about something that is missing below it.
+    pub fn key_error(self, message: impl Into<String>) -> ConfigError {
+        ConfigError::new(self.key, message)
+    }
+}
+
+/// What the value at `path` belongs to, in words: `health_check of upstream "chat"`. Empty for the
+/// file itself.
+pub fn owner(root: &Node, path: &[Step]) -> String {
+    let (name, rest) = match path {
+        [Step::Key(section), Step::Key(name), rest @ ..] if section == "upstreams" => {
+            (format!("upstream \"{name}\""), rest)
+        }
+        [Step::Key(section), Step::Index(_), rest @ ..] if !labelled_by(section).is_empty() => {
+            let (item, _) = root.find(&path[..2]);
+            let what = section.trim_end_matches('s');
+            (label(item, what, labelled_by(section)), rest)
+        }
+        _ => (String::new(), path),
+    };
+    let keys: Vec<&str> = rest
+        .iter()
+        .filter_map(|step| match step {
+            Step::Key(key) => Some(key.as_str()),
+            Step::Index(_) => None,
+        })
+        .collect();
+    match (keys.is_empty(), name.is_empty()) {
+        (true, _) => name,
+        (false, true) => keys.join("."),
+        (false, false) => format!("{} of {name}", keys.join(".")),
+    }
+}
+
+/// The keys by which the items of a list at the top are named in errors.
+pub fn labelled_by(section: &str) -> &'static [&'static str] {
+    match section {
+        "routes" => &["name"],
+        "listeners" => &["name", "listen"],
+        _ => &[],
+    }
+}
+
+/// `route "chat"`, by the first of `keys` that is written; else `this route`.
+fn label(node: &Node, what: &str, keys: &[&str]) -> String {
+    let name = keys
+        .iter()
+        .filter_map(|key| node.entry(key).and_then(|entry| entry.value.text()))
+        .find(|name| !name.is_empty());
+    match name {
+        Some(name) => format!("{what} \"{name}\""),
+        None => format!("this {what}"),
+    }
+}

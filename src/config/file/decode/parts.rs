@@ -1,0 +1,169 @@
+//! Finds everything in a large file that cannot be decoded, in a time that grows as the file does.
+//!
+//! To decode the whole file again after each error would cost the square of a slip that stands in
+//! every route. So a large tree is taken apart: each of its parts is decoded by itself, in a tree
+//! that has nothing else than the way from the root to it.
+//!
+//! ```text
+//!   routes: [ a, b, c, … ]   ─►   routes: [ a ]   routes: [ b ]   routes: [ c ]   …
+//! ```
+//!
+//! That finds the same errors, as no key of the file is required and none is read by the light of
+//! another before all are resolved.
+
+use super::attempt;
+use crate::config::error::{ConfigError, Place};
+use crate::config::file::cursor::labelled_by;
+use crate::config::file::tree::{Content, Entry, Node};
+
+/// As many values are decoded together, and again after each error among them.
+const PART: usize = 64;
+
+/// One container on the way from the root to a part, without its other children.
+struct Level {
+    place: Place,
+    link: Link,
+    /// What errors call this container by.
+    names: Vec<Entry>,
+}
+
+/// How a container leads to its child.
+enum Link {
+    Key(String, Place),
+    Item,
+}
+
+enum Outcome {
+    /// What is left of it can be decoded.
+    Kept(Node),
+    /// The container at this depth cannot have what stands on the way in it.
+    LostAt(usize),
+    /// The file is no mapping.
+    NothingLeft,
+}
+
+/// `None`: nothing is left of the file.
+pub fn take_out_errors(root: &mut Node, errors: &mut Vec<ConfigError>) -> Option<()> {
+    let whole = std::mem::replace(root, Node::new(root.place, Content::Sequence(Vec::new())));
+    match take_apart(whole, &mut Vec::new(), errors) {
+        Outcome::Kept(rest) => {
+            *root = rest;
+            Some(())
+        }
+        Outcome::LostAt(_) | Outcome::NothingLeft => None,
+    }
+}
+
+fn take_apart(mut node: Node, way: &mut Vec<Level>, errors: &mut Vec<ConfigError>) -> Outcome {
+    if node.measure().0 <= PART {
+        return decode_part(node, way, errors);
+    }
+    let depth = way.len();
+    let names = names(&node, way);
+    let mut lost = Vec::new();
+    let children: Vec<(Link, Node)> = match node.content {
+        Content::Scalar { .. } => return decode_part(node, way, errors),
+        Content::Sequence(items) => items.into_iter().map(|item| (Link::Item, item)).collect(),
+        Content::Mapping(entries) => entries
+            .into_iter()
+            .map(|entry| (Link::Key(entry.key, entry.key_place), entry.value))
+            .collect(),
+    };
+    let mut items = Vec::new();
+    let mut entries = Vec::new();
+    let is_list = matches!(children.first(), Some((Link::Item, _)));
+    for (link, child) in children {
+        way.push(Level {
+            place: node.place,
+            names: match &link {
+                Link::Key(key, _) => names
+                    .iter()
+                    .filter(|name| name.key != *key)
+                    .cloned()
+                    .collect(),
+                Link::Item => Vec::new(),
+            },
+            link,
+        });
+        let outcome = take_apart(child, way, errors);
+        let link = way.pop().map(|level| level.link);
+        match (outcome, link) {
+            (Outcome::Kept(value), Some(Link::Key(key, key_place))) => entries.push(Entry {
+                key,
+                key_place,
+                value,
+            }),
+            (Outcome::Kept(value), _) => items.push(value),
+            (Outcome::LostAt(at), link) if at == depth => lost.push(match link {
+                Some(Link::Key(key, _)) => key,
+                _ => String::new(),
+            }),
+            (outcome, _) => return outcome,
+        }
+    }
+    node.content = match is_list {
+        true => Content::Sequence(items),
+        false => Content::Mapping(entries),
+    };
+    node.remember_lost(lost);
+    Outcome::Kept(node)
+}
+
+/// The entries by which errors name a route or a listener.
+fn names(node: &Node, way: &[Level]) -> Vec<Entry> {
+    let [
+        Level {
+            link: Link::Key(section, _),
+            ..
+        },
+        _,
+    ] = way
+    else {
+        return Vec::new();
+    };
+    let keys = labelled_by(section);
+    let written = keys.iter().filter_map(|key| node.entry(key));
+    written
+        .filter(|entry| entry.value.text().is_some())
+        .cloned()
+        .collect()
+}
+
+fn decode_part(part: Node, way: &[Level], errors: &mut Vec<ConfigError>) -> Outcome {
+    let mut tree = way.iter().rev().fold(part, |child, level| {
+        let content = match &level.link {
+            Link::Item => Content::Sequence(vec![child]),
+            Link::Key(key, key_place) => {
+                let mut entries = level.names.clone();
+                entries.push(Entry {
+                    key: key.clone(),
+                    key_place: *key_place,
+                    value: child,
+                });
+                Content::Mapping(entries)
+            }
+        };
+        Node::new(level.place, content)
+    });
+    while let Err(failure) = attempt(&tree) {
+        errors.push(failure.explain(&tree));
+        if !tree.prune(&failure.path) {
+            return Outcome::NothingLeft;
+        }
+    }
+    for (depth, level) in way.iter().enumerate() {
+        let child = match (tree.content, &level.link) {
+            (Content::Sequence(items), Link::Item) => items.into_iter().next(),
+            (Content::Mapping(entries), Link::Key(key, _)) => entries
+                .into_iter()
+                .find(|entry| entry.key == *key)
+                .map(|entry| entry.value),
+            _ => None,
+        };
+        match child {
+            Some(child) => tree = child,
+            None => return Outcome::LostAt(depth),
+        }
+    }
+    Outcome::Kept(tree)
+}

@@ -1,0 +1,344 @@
+//! Reads the YAML file into a tree, by the events of `saphyr-parser`, which know their places.
+//!
+//! [`syntax`] explains what is no YAML. Anchors, aliases and merge keys (`<<`) are resolved here;
+//! duplicate keys are found here.
+
+mod syntax;
+
+use std::collections::HashMap;
+
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
+
+use crate::config::error::{ConfigError, Place};
+use crate::config::file::tree::{Content, Entry, Node, ScalarForm};
+use syntax::place;
+
+/// Nodes that aliases may add to what the file spells out, against a few lines that expand to
+/// gigabytes.
+const ALIASED_NODES_MAX: usize = 100_000;
+
+/// Levels of nesting; the deepest value of a valid file is at seven. The tree is walked recursively.
+const DEPTH_MAX: usize = 32;
+
+/// Reads the one document of `text`. Without a tree there is at least one error; with one there
+/// may be (duplicate keys).
+pub fn read(text: &str) -> (Option<Node>, Vec<ConfigError>) {
+    if let Some(place) = syntax::brackets(text) {
+        return (None, vec![too_deep(place)]);
+    }
+    let mut reader = Reader::of(text);
+    let document = match reader.document() {
+        Err(Stop::Syntax(error)) => match syntax::with_spaces_after_colons(text, &error) {
+            Some(spaced) => return read_spaced(&spaced),
+            None => Err(Stop::Syntax(error)),
+        },
+        document => document,
+    };
+    finish(text, document, reader.errors)
+}
+
+/// The text with spaces for tabs, in which all places are the same.
+fn read_spaced(text: &str) -> (Option<Node>, Vec<ConfigError>) {
+    let mut reader = Reader::of(text);
+    let document = reader.document();
+    finish(text, document, reader.errors)
+}
+
+fn finish(
+    text: &str,
+    document: Result<Node, Stop>,
+    mut errors: Vec<ConfigError>,
+) -> (Option<Node>, Vec<ConfigError>) {
+    match document {
+        Ok(root) => (Some(root), errors),
+        Err(stop) => {
+            errors.push(match stop {
+                Stop::Syntax(error) => syntax::explain(text, &error),
+                Stop::Other(error) => error,
+            });
+            (None, errors)
+        }
+    }
+}
+
+/// Why the rest of a file cannot be read.
+enum Stop {
+    /// It is no YAML from there on.
+    Syntax(ScanError),
+    Other(ConfigError),
+}
+
+impl From<ConfigError> for Stop {
+    fn from(error: ConfigError) -> Self {
+        Self::Other(error)
+    }
+}
+
+struct Reader<'input> {
+    parser: Parser<'input, saphyr_parser::StrInput<'input>>,
+    anchors: HashMap<usize, Node>,
+    aliased: usize,
+    errors: Vec<ConfigError>,
+}
+
+impl<'input> Reader<'input> {
+    fn of(text: &'input str) -> Self {
+        Self {
+            parser: Parser::new_from_str(text),
+            anchors: HashMap::new(),
+            aliased: 0,
+            errors: Vec::new(),
+        }
+    }
+
+    fn document(&mut self) -> Result<Node, Stop> {
+        let root = loop {
+            match self.next()? {
+                (Event::StreamEnd, span) => return Err(empty(place(span.start)).into()),
+                (Event::StreamStart | Event::DocumentStart(_), _) => {}
+                (event, span) => break self.node(event, span, 0)?,
+            }
+        };
+        loop {
+            match self.next()? {
+                (Event::StreamEnd, _) => break,
+                (Event::DocumentStart(_), span) => {
+                    let error =
+                        ConfigError::new(place(span.start), "a second YAML document begins").hint(
+                            "keep one document in the file: remove the `---` and what follows",
+                        );
+                    return Err(error.into());
+                }
+                _ => {}
+            }
+        }
+        match root.is_null() {
+            true => Err(empty(root.place).into()),
+            false => Ok(root),
+        }
+    }
+
+    fn next(&mut self) -> Result<(Event<'input>, Span), Stop> {
+        match self.parser.next_event() {
+            Some(Ok(event)) => Ok(event),
+            Some(Err(error)) => Err(Stop::Syntax(error)),
+            None => Ok((Event::StreamEnd, Span::default())),
+        }
+    }
+
+    fn node(&mut self, event: Event<'input>, span: Span, depth: usize) -> Result<Node, Stop> {
+        let place = place(span.start);
+        if depth > DEPTH_MAX {
+            return Err(too_deep(place).into());
+        }
+        let (content, anchor) = match event {
+            Event::Alias(anchor) => return self.alias(anchor, place, depth),
+            Event::Scalar(text, style, anchor, tag) => {
+                let form = scalar_form(style, tag.as_deref(), place)?;
+                let text = text.into_owned();
+                (Content::Scalar { text, form }, anchor)
+            }
+            Event::SequenceStart(anchor, tag) => {
+                refuse_tag(tag.as_deref(), "seq", place)?;
+                (self.sequence(depth)?, anchor)
+            }
+            Event::MappingStart(anchor, tag) => {
+                refuse_tag(tag.as_deref(), "map", place)?;
+                (self.mapping(depth)?, anchor)
+            }
+            event => {
+                return Err(ConfigError::new(
+                    place,
+                    format!("not valid YAML: expected a value, got {event:?}"),
+                )
+                .into());
+            }
+        };
+        let node = Node::new(place, content);
+        // Ids count from 1; 0 says that there is no anchor.
+        if anchor != 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
+        Ok(node)
+    }
+
+    fn alias(&mut self, anchor: usize, place: Place, depth: usize) -> Result<Node, Stop> {
+        let Some(target) = self.anchors.get(&anchor) else {
+            return Err(
+                ConfigError::new(place, "an alias stands inside of what it refers to").into(),
+            );
+        };
+        let (nodes, levels) = target.measure();
+        if depth + levels > DEPTH_MAX {
+            return Err(too_deep(place).into());
+        }
+        self.aliased += nodes;
+        if self.aliased > ALIASED_NODES_MAX {
+            return Err(ConfigError::new(
+                place,
+                format!("the aliases expand to more than {ALIASED_NODES_MAX} values"),
+            )
+            .into());
+        }
+        Ok(target.clone())
+    }
+
+    fn sequence(&mut self, depth: usize) -> Result<Content, Stop> {
+        let mut items = Vec::new();
+        loop {
+            match self.next()? {
+                (Event::SequenceEnd, _) => return Ok(Content::Sequence(items)),
+                (event, span) => items.push(self.node(event, span, depth + 1)?),
+            }
+        }
+    }
+
+    fn mapping(&mut self, depth: usize) -> Result<Content, Stop> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut by_key: HashMap<String, Place> = HashMap::new();
+        let mut merged = Vec::new();
+        loop {
+            let (event, span) = self.next()?;
+            if event == Event::MappingEnd {
+                break;
+            }
+            let key_place = place(span.start);
+            let key = self.node(event, span, depth + 1)?;
+            let (event, span) = self.next()?;
+            let value = self.node(event, span, depth + 1)?;
+            let Content::Scalar { text: key, form } = key.content else {
+                self.errors
+                    .push(ConfigError::new(key_place, "a key must be a word").hint(
+                    "a value that begins with { stands in quotes; a template is filled in first",
+                ));
+                continue;
+            };
+            if key == "<<" && form == ScalarForm::Plain {
+                merged.push(value);
+            } else if let Some(first) = by_key.get(&key) {
+                self.errors.push(
+                    ConfigError::new(key_place, format!("duplicate key \"{key}\""))
+                        .hint(format!("first written on line {}", first.line)),
+                );
+            } else {
+                by_key.insert(key.clone(), key_place);
+                entries.push(Entry {
+                    key,
+                    key_place,
+                    value,
+                });
+            }
+        }
+        for node in merged {
+            self.merge(node, &mut entries, &mut by_key);
+        }
+        Ok(Content::Mapping(entries))
+    }
+
+    /// Adds what `node` has and the mapping itself has not; of several the earlier wins.
+    fn merge(&mut self, node: Node, entries: &mut Vec<Entry>, by_key: &mut HashMap<String, Place>) {
+        match node.content {
+            Content::Mapping(from) => {
+                for entry in from {
+                    if !by_key.contains_key(&entry.key) {
+                        by_key.insert(entry.key.clone(), entry.key_place);
+                        entries.push(entry);
+                    }
+                }
+            }
+            Content::Sequence(items) => {
+                for item in items {
+                    self.merge(item, entries, by_key);
+                }
+            }
+            Content::Scalar { .. } => self.errors.push(
+                ConfigError::new(node.place, "\"<<\" must be a mapping or a list of mappings")
+                    .hint("name an anchor, such as <<: *defaults"),
+            ),
+        }
+    }
+}
+
+fn scalar_form(
+    style: ScalarStyle,
+    tag: Option<&Tag>,
+    place: Place,
+) -> Result<ScalarForm, ConfigError> {
+    if let Some(tag) = tag.filter(|tag| tag.is_yaml_core_schema()) {
+        match tag.suffix.as_ref() {
+            "str" => return Ok(ScalarForm::Text),
+            "null" | "bool" | "int" | "float" => return Ok(ScalarForm::Plain),
+            _ => {}
+        }
+    }
+    refuse_tag(tag, "str", place)?;
+    Ok(match style {
+        ScalarStyle::Plain => ScalarForm::Plain,
+        _ => ScalarForm::Text,
+    })
+}
+
+/// A tag changes what a value is; one that is not known cannot be honoured.
+fn refuse_tag(tag: Option<&Tag>, allowed: &str, place: Place) -> Result<(), ConfigError> {
+    match tag {
+        Some(tag) if !(tag.is_yaml_core_schema() && tag.suffix == allowed) => {
+            Err(ConfigError::new(place, format!("unknown tag \"{tag}\"")).hint("remove the tag"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn empty(place: Place) -> ConfigError {
+    ConfigError::new(place, "the file is empty")
+        .hint("write listeners, upstreams and routes; `prusik schema` describes them")
+}
+
+fn too_deep(place: Place) -> ConfigError {
+    ConfigError::new(place, format!("nested more than {DEPTH_MAX} levels deep"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::file::tree::Step;
+    use serde_yaml::Value;
+
+    fn root(text: &str) -> Node {
+        let (root, errors) = read(text);
+        assert_eq!(errors, []);
+        root.expect("it is valid")
+    }
+
+    fn key(key: &str) -> Step {
+        Step::Key(key.to_owned())
+    }
+
+    #[test]
+    fn values_and_keys_know_their_places_in_characters() {
+        let root = root("a: 1\nü: { ö: [x, 'y'] }\n");
+        let (node, _) = root.find(&[key("ü"), key("ö"), Step::Index(1)]);
+        assert_eq!(node.place, Place { line: 2, col: 13 });
+        let (_, entry) = root.find(&[key("ü"), key("ö")]);
+        let key_place = entry.expect("it is there").key_place;
+        assert_eq!(key_place, Place { line: 2, col: 6 });
+    }
+
+    #[test]
+    fn a_merge_adds_what_is_not_there() {
+        let root = root("a: &a { x: 1, y: 1 }\nb: &b { y: 2, z: 2 }\nc: { <<: [*a, *b], x: 3 }");
+        let (c, _) = root.find(&[key("c")]);
+        let expected: Value = serde_yaml::from_str("{ x: 3, y: 1, z: 2 }").expect("it is valid");
+        assert_eq!(c.to_value(), expected);
+    }
+
+    #[test]
+    fn aliases_that_nest_do_not_exhaust_the_stack() {
+        let mut text = "l0: &l0 [x]\n".to_owned();
+        for level in 1..200 {
+            text += &format!("l{level}: &l{level} [*l{}]\n", level - 1);
+        }
+        let (root, errors) = read(&text);
+        assert!(root.is_none());
+        assert!(errors[0].message.starts_with("nested more than"));
+    }
+}

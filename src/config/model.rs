@@ -1,0 +1,313 @@
+//! A configuration in types in which an invalid one cannot be written down.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::limits::{AcceptProxy, ListenerLimits};
+use crate::config::schema::raw::LogFormat;
+use crate::forward::client_address::ClientField;
+use crate::forward::proxy_protocol;
+use crate::forward::template::Template;
+use crate::forward::{Forwarded, HeaderRules};
+use crate::limits::Bounds;
+use crate::net::ListenAddress;
+use crate::route::Matcher;
+use crate::tls::{Acceptor, Connector};
+use crate::websocket::origin::OriginPattern;
+
+/// A whole, checked configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub server: Server,
+    /// `None`: no operator's API.
+    pub admin: Option<Admin>,
+    pub access_log: AccessLog,
+    /// `None`: no spans are made.
+    pub tracing: Option<Tracing>,
+    /// Peers whose forwarding headers are believed.
+    pub trusted_proxies: Vec<ipnet::IpNet>,
+    /// Which of their fields says who the client is.
+    pub client_address: ClientField,
+    /// Never empty.
+    pub listeners: Vec<Listener>,
+    /// In the order of the file; names are unique.
+    pub upstreams: Vec<Upstream>,
+    /// In the order of the file: the first match serves.
+    pub routes: Vec<Route>,
+}
+
+impl Config {
+    /// Where the operator's API is reached by TCP.
+    pub fn admin_sockets(&self) -> Vec<SocketAddr> {
+        let addresses = self.admin.iter().flat_map(|admin| &admin.listen);
+        let by_tcp = addresses.filter_map(|address| match address {
+            ListenAddress::Tcp(address) => Some(*address),
+            ListenAddress::Unix(_) => None,
+        });
+        by_tcp.collect()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Worker threads, at least 1.
+    pub threads: usize,
+    pub pid_file: Option<PathBuf>,
+    pub tunnel: Tunnel,
+    pub drain: Drain,
+}
+
+/// Who carries a session after its 101.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tunnel {
+    #[default]
+    Relay,
+    Pingora,
+}
+
+/// How sessions that must go are told so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drain {
+    /// They are told at random moments within it; zero: all at once.
+    pub window: Duration,
+    /// A close code that may be sent (RFC 6455 section 7.4).
+    pub code: u16,
+    /// What is left after it is cut; not shorter than the window.
+    pub deadline: Duration,
+    /// Between the first word of a stop and the window.
+    pub delay: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Never empty, and no two of them overlap.
+    pub listen: Vec<ListenAddress>,
+    /// Always there when one of `listen` can be reached from elsewhere.
+    pub token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccessLog {
+    pub output: LogOutput,
+    pub format: LogFormat,
+}
+
+/// Where spans go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tracing {
+    /// Takes OTLP over HTTP.
+    pub endpoint: String,
+    /// The share of traces that are exported, 0 to 1.
+    pub sample: f64,
+    /// What the collector knows us by.
+    pub service: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogOutput {
+    Off,
+    Stdout,
+    Stderr,
+    /// Reopened on `HUP`.
+    File(PathBuf),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    pub name: String,
+    pub address: ListenAddress,
+    pub proxy_protocol: AcceptProxy,
+    /// `None`: plain text.
+    pub tls: Option<Arc<Acceptor>>,
+    pub limits: ListenerLimits,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upstream {
+    pub name: String,
+    pub balance: Balance,
+    pub servers: Vec<UpstreamServer>,
+    pub discover: Option<Discover>,
+    /// `None`: plain text.
+    pub tls: Option<Arc<Connector>>,
+    /// The PROXY header that connections begin with.
+    pub proxy_protocol: Option<proxy_protocol::Version>,
+    /// What connections are made from; empty: the kernel chooses.
+    pub source: Vec<IpAddr>,
+    pub health_check: Option<HealthCheck>,
+    pub eject: Option<Eject>,
+    /// Zero: a server gets its whole share at once.
+    pub slow_start: Duration,
+    /// Servers tried before the client gets 502, at least 1.
+    pub attempts: usize,
+    /// Idle connections kept; 0: none.
+    pub keepalive: usize,
+    /// How long a server may take nothing of what waits for it.
+    pub stall: Duration,
+    pub on_down: Fate,
+    pub on_removed: Fate,
+}
+
+/// What becomes of the sessions of a server that is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Keep,
+    Close,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Balance {
+    RoundRobin,
+    LeastSessions,
+    TwoChoices,
+    ConsistentHash {
+        key: Template,
+        /// No server above this multiple of the mean number of sessions; over 1.
+        load_bound: Option<f64>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamServer {
+    pub address: ServerAddress,
+    /// At least 1.
+    pub weight: u32,
+    /// `None`: no limit.
+    pub max_sessions: Option<usize>,
+    /// Gets traffic only while no other server can.
+    pub backup: bool,
+}
+
+/// A server's address as the file has it. Shown (`Display`) as `host:port`, `[v6]:port`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ServerAddress {
+    Socket(SocketAddr),
+    /// Resolved to all its addresses, again and again.
+    Name {
+        host: String,
+        port: u16,
+    },
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServerAddress::Socket(address) => address.fmt(f),
+            ServerAddress::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Discover {
+    pub host: String,
+    pub port: u16,
+    pub refresh: Duration,
+    /// How long a server that is missing from answers stays; zero: not at all.
+    pub hold: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    pub kind: HealthCheckKind,
+    /// `None`: the server's own.
+    pub port: Option<u16>,
+    pub start: Start,
+    pub interval: Duration,
+    /// For the check as a whole: connect, handshake and answer.
+    pub timeout: Duration,
+    /// Successes in a row that bring a server back, at least 1.
+    pub rise: u32,
+    /// Failures in a row that take it out, at least 1.
+    pub fall: u32,
+}
+
+/// What a server counts as until its first check has had a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    Up,
+    Down,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HealthCheckKind {
+    Tcp,
+    /// `host: None`: the address that is checked.
+    Http {
+        path: String,
+        host: Option<String>,
+        expect: Vec<std::ops::RangeInclusive<u16>>,
+    },
+    /// Handshake, ping, pong.
+    WebSocket {
+        path: String,
+        host: Option<String>,
+    },
+}
+
+/// Passive ejection: `failures` within `within` take a server out for `duration`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Eject {
+    pub failures: u32,
+    pub within: Duration,
+    pub duration: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    pub name: String,
+    pub matcher: Matcher,
+    pub action: Action,
+    pub request_headers: HeaderRules,
+    pub response_headers: HeaderRules,
+    pub forwarded: Forwarded,
+    pub timeouts: Timeouts,
+    /// `None`: upgrades get 403.
+    pub websocket: Option<WebSocket>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    Proxy {
+        /// Index into [`Config::upstreams`].
+        upstream: usize,
+        /// Taken off the path's front; whole segments; the rest always begins with `/`.
+        strip_prefix: Option<String>,
+    },
+    Redirect {
+        to: Template,
+        status: u16,
+        /// Taken off the front of what `$uri` is in `to`.
+        strip_prefix: Option<String>,
+    },
+    Respond {
+        status: u16,
+        body: String,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    pub connect: Duration,
+    pub response: Duration,
+    /// Between two reads or writes of a plain HTTP exchange.
+    pub idle: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebSocket {
+    /// `None`: a quiet session is never ended.
+    pub idle: Option<Duration>,
+    pub max_session: Option<Duration>,
+    /// Empty: any.
+    pub origins: Vec<OriginPattern>,
+    /// `None`: clients are not pinged.
+    pub ping: Option<Duration>,
+    /// Of the route's sessions.
+    pub bounds: Bounds,
+    /// The size beyond which a message ends its session.
+    pub max_message: Option<u64>,
+}

@@ -1,0 +1,105 @@
+//! Fields that a server may take for others.
+//!
+//! CGI and what came of it (WSGI, Rack, PHP) hand fields to the application under names in which
+//! every byte but letters and digits is `_`: there `X_User` is `X-User`, and who sets the one must
+//! not let the other pass. Such a name goes when its twin with dashes is there, or is one that
+//! counts; alone it is an ordinary name. And `Proxy` becomes the variable `HTTP_PROXY`, from which
+//! HTTP clients take where to send what they send (CVE-2016-5385).
+
+use http::HeaderName;
+
+use super::{Fields, HeaderRules};
+
+const PROXY: HeaderName = HeaderName::from_static("proxy");
+
+/// What a server reads whether it is there or not.
+const THAT_COUNT: [&str; 12] = [
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "sec-websocket-extensions",
+    "sec-websocket-key",
+    "sec-websocket-protocol",
+    "sec-websocket-version",
+    "transfer-encoding",
+];
+
+pub fn remove(out: &mut impl Fields, rules: &HeaderRules) {
+    if out.map().contains_key(&PROXY) {
+        out.remove(&PROXY);
+    }
+    if !out.map().keys().any(is_odd) {
+        return;
+    }
+    let of_rules = |twin: &str| {
+        let set = rules.set.iter().chain(&rules.add).map(|(name, ..)| name);
+        set.chain(&rules.remove).any(|name| name.as_str() == twin)
+    };
+    let impostors: Vec<_> = out
+        .map()
+        .keys()
+        .filter(|name| is_odd(name))
+        .filter(|name| {
+            let twin = dashed(name);
+            THAT_COUNT.contains(&twin.as_str())
+                || out.map().contains_key(twin.as_str())
+                || of_rules(&twin)
+        })
+        .cloned()
+        .collect();
+    for name in &impostors {
+        out.remove(name);
+    }
+}
+
+fn is_odd(name: &HeaderName) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    !name.as_str().bytes().all(is_plain)
+}
+
+fn dashed(name: &HeaderName) -> String {
+    let dash = |byte: char| {
+        if byte.is_ascii_alphanumeric() {
+            byte
+        } else {
+            '-'
+        }
+    };
+    name.as_str().chars().map(dash).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderValue};
+
+    use super::*;
+
+    #[test]
+    fn a_name_goes_that_could_pass_for_one_that_counts() {
+        let rules = HeaderRules {
+            remove: vec![HeaderName::from_static("x-debug")],
+            ..HeaderRules::default()
+        };
+        let mut out = HeaderMap::new();
+        for name in [
+            "host",
+            "x-user",
+            "x_user",
+            "x.user",
+            "content_length",
+            "x_debug",
+            "proxy",
+            "x_own",
+            "x_own_too",
+        ] {
+            out.insert(HeaderName::from_static(name), HeaderValue::from_static("1"));
+        }
+        remove(&mut out, &rules);
+        let left: Vec<_> = out.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["host", "x-user", "x_own", "x_own_too"]);
+    }
+}

@@ -1,0 +1,416 @@
+//! One configuration at work. A reload makes the next one and swaps; exchanges that began under
+//! the old one end under it.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+use crate::config::{AcceptProxy, Config, Fate, ListenAddress, Listener, Route};
+use crate::forward::Trust;
+use crate::forward::client_address::{ClientAddress, TrustedProxies};
+use crate::generation::counts::Counts;
+use crate::limits::{ClientKey, Gate, Seat};
+use crate::listener::Connection;
+use crate::observe::metrics::RouteMetrics;
+use crate::route::{RequestKey, RouteIndex};
+use crate::session::drain::{DrainPlan, DrainReason};
+use crate::session::live::Identity;
+use crate::tls::{Acceptor, TlsRevision};
+use crate::upstream::{self, Departures, Group, Lease};
+
+pub struct Generation {
+    pub config: Config,
+    index: RouteIndex,
+    /// As `config.upstreams`.
+    groups: Vec<Arc<Group>>,
+    /// By name: the number of an upstream, and of a route.
+    group_numbers: HashMap<Arc<str>, usize>,
+    route_numbers: HashMap<Arc<str>, usize>,
+    trusted: TrustedProxies,
+    /// The number that a bound listener has in this configuration.
+    listeners: Vec<usize>,
+    /// By bound listener.
+    tls_revisions: Vec<TlsRevision>,
+    departures: Departures,
+    /// Of every configuration that there was.
+    counts: Arc<Counts>,
+    /// As `config.routes`: who counts the sessions of each.
+    gates: Vec<Arc<Gate>>,
+    pub labels: Labels,
+    /// As `config.routes`.
+    metrics: Vec<Arc<RouteMetrics>>,
+    /// Of requests that no route matches.
+    unrouted: Arc<RouteMetrics>,
+}
+
+/// Names as sessions keep them: for longer than the configuration they are from, and shared.
+pub struct Labels {
+    /// As `config.listeners`.
+    pub listeners: Vec<Arc<str>>,
+    /// As `config.routes`.
+    pub routes: Vec<Arc<str>>,
+}
+
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GenerationError {
+    #[error(
+        "the listen addresses changed (bound: {bound}; in the file: {wanted}): a reload cannot \
+         change them, `prusik upgrade` can"
+    )]
+    ListenersChanged { bound: String, wanted: String },
+    #[error("`{0}` changed: a reload cannot change it, `prusik upgrade` can")]
+    NeedsUpgrade(&'static str),
+}
+
+impl Generation {
+    /// The first one. Listeners are bound in the order of the file.
+    pub fn new(config: Config, departures: Departures) -> Self {
+        let counts = Arc::<Counts>::default();
+        let groups = config
+            .upstreams
+            .iter()
+            .map(|upstream| {
+                let (departures, servers) = (departures.clone(), counts.servers(&upstream.name));
+                let admin = config.admin_sockets();
+                Group::new(upstream.clone(), servers, None, departures, admin)
+            })
+            .collect();
+        let listeners: Vec<usize> = (0..config.listeners.len()).collect();
+        let tls_revisions = vec![TlsRevision::default(); listeners.len()];
+        let listeners = (listeners, tls_revisions);
+        Self::with(config, groups, counts, listeners, departures, None)
+    }
+
+    /// The next one: upstreams that didn't change stay as they are, the others take over the
+    /// counts and the health of the servers that stay.
+    pub fn next(&self, config: Config) -> Result<Self, GenerationError> {
+        let (old, new) = (&self.config.server, &config.server);
+        let admin = |config: &Config| config.admin.as_ref().map(|admin| admin.listen.clone());
+        for (key, is_same) in [
+            ("server.threads", old.threads == new.threads),
+            ("server.tunnel", old.tunnel == new.tunnel),
+            ("server.pid_file", old.pid_file == new.pid_file),
+            ("admin.listen", admin(&self.config) == admin(&config)),
+        ] {
+            if !is_same {
+                return Err(GenerationError::NeedsUpgrade(key));
+            }
+        }
+        let listeners = self.find_listeners(&config.listeners)?;
+        let proxied = |(bound, number): (usize, &usize)| {
+            self.proxy_protocol_of(bound) == config.listeners[*number].proxy_protocol
+        };
+        if !listeners.iter().enumerate().all(proxied) {
+            return Err(GenerationError::NeedsUpgrade("listeners.proxy_protocol"));
+        }
+        let tls_revisions = listeners.iter().enumerate().map(|(bound, number)| {
+            let now = config.listeners[*number].tls.as_deref();
+            self.tls_revisions[bound].after(self.tls_of(bound).map(Arc::as_ref), now)
+        });
+        let tls_revisions = tls_revisions.collect();
+        let groups = config
+            .upstreams
+            .iter()
+            .map(|upstream| match self.find_group(&upstream.name) {
+                Some(same) if same.config() == upstream => same.clone(),
+                before => {
+                    let departures = self.departures.clone();
+                    let servers = self.counts.servers(&upstream.name);
+                    let (before, admin) = (before.map(Arc::as_ref), config.admin_sockets());
+                    Group::new(upstream.clone(), servers, before, departures, admin)
+                }
+            })
+            .collect();
+        let departures = self.departures.clone();
+        Ok(Self::with(
+            config,
+            groups,
+            self.counts.clone(),
+            (listeners, tls_revisions),
+            departures,
+            Some(self),
+        ))
+    }
+
+    fn with(
+        config: Config,
+        groups: Vec<Arc<Group>>,
+        counts: Arc<Counts>,
+        (listeners, tls_revisions): (Vec<usize>, Vec<TlsRevision>),
+        departures: Departures,
+        before: Option<&Self>,
+    ) -> Self {
+        let counted = |route: &Route| {
+            let before = before?;
+            let number = *before.route_numbers.get(route.name.as_str())?;
+            Some(before.metrics[number].clone())
+        };
+        let metrics = config
+            .routes
+            .iter()
+            .map(|route| counted(route).unwrap_or_default())
+            .collect();
+        let unrouted = before.map(|before| before.unrouted.clone());
+        let routes = config.routes.iter();
+        let gates = routes.map(|route| counts.gate(&route.name)).collect();
+        let index = RouteIndex::build(config.routes.iter().map(|route| &route.matcher));
+        let trusted = TrustedProxies(config.trusted_proxies.clone());
+        let labels = Labels {
+            listeners: config
+                .listeners
+                .iter()
+                .map(|l| l.name.as_str().into())
+                .collect(),
+            routes: config
+                .routes
+                .iter()
+                .map(|r| r.name.as_str().into())
+                .collect(),
+        };
+        let numbers = |names: &[Arc<str>]| names.iter().cloned().zip(0..).collect();
+        let group_labels: Vec<Arc<str>> = groups.iter().map(|g| g.label().clone()).collect();
+        Self {
+            group_numbers: numbers(&group_labels),
+            route_numbers: numbers(&labels.routes),
+            labels,
+            metrics,
+            unrouted: unrouted.unwrap_or_default(),
+            config,
+            index,
+            groups,
+            trusted,
+            listeners,
+            tls_revisions,
+            departures,
+            counts,
+            gates,
+        }
+    }
+
+    /// Returns when all of its names are resolved and all of its servers are checked, within a
+    /// bound, and tells what is not known then. Groups that `before` has as well, which is at work,
+    /// are not waited for.
+    pub async fn warm_up(&self, before: Option<&Generation>) -> Vec<String> {
+        let new = self.new_groups(before);
+        upstream::warm_up(new.iter().map(|(group, _)| (*group).clone()).collect()).await;
+        let lines = self.groups.iter().map(|group| group.what_is_unknown());
+        lines.flatten().collect()
+    }
+
+    /// Takes over what the groups of `before` have found out since these ones were made. What they
+    /// hear from now on counts no more: this generation is swapped in next, and then
+    /// [begins](Generation::begin).
+    pub fn replace(&self, before: &Generation) {
+        for (group, before) in self.new_groups(Some(before)) {
+            before.inspect(|before| group.replace(before));
+        }
+    }
+
+    /// Starts the tasks of groups that `before` doesn't have, and ends those that it alone has.
+    /// Requests are served by this one already: what is told now must not find them elsewhere.
+    pub fn begin(&self, before: Option<&Generation>) {
+        for (group, before) in self.new_groups(before) {
+            group.begin(before.map(Arc::as_ref));
+        }
+        for group in before.iter().flat_map(|before| &before.groups) {
+            match self.find_group(group.name()) {
+                Some(same) if Arc::ptr_eq(same, group) => {}
+                Some(_) => group.stop(),
+                None => {
+                    group.stop();
+                    group.retire();
+                }
+            }
+        }
+        self.counts.forget_unused();
+    }
+
+    /// The groups that `before` doesn't have, each with the one whose place it takes.
+    fn new_groups<'a>(
+        &'a self,
+        before: Option<&'a Self>,
+    ) -> Vec<(&'a Arc<Group>, Option<&'a Arc<Group>>)> {
+        let with_before = self.groups.iter().map(|group| {
+            let before = before.and_then(|before| before.find_group(group.name()));
+            (group, before)
+        });
+        let is_new = |(group, before): &(&Arc<Group>, Option<&Arc<Group>>)| {
+            !before.is_some_and(|before| Arc::ptr_eq(group, before))
+        };
+        with_before.filter(is_new).collect()
+    }
+
+    /// The number of a bound listener in this configuration.
+    pub fn listener(&self, bound: usize) -> usize {
+        self.listeners[bound]
+    }
+
+    /// Which of the bound listeners has this number here.
+    pub fn bound(&self, number: usize) -> Option<usize> {
+        self.listeners.iter().position(|found| *found == number)
+    }
+
+    /// Who counts the sessions of a route.
+    pub fn gate(&self, route: usize) -> &Arc<Gate> {
+        &self.gates[route]
+    }
+
+    /// As `config.routes`: each one's name, and who counts its sessions.
+    pub fn gates(&self) -> impl Iterator<Item = (&str, &Arc<Gate>)> {
+        let names = self.config.routes.iter().map(|route| route.name.as_str());
+        names.zip(&self.gates)
+    }
+
+    /// Counts a session that is there already; its route may have left the file.
+    pub fn adopt(&self, route: &str, client: Option<ClientKey>) -> Seat {
+        self.counts.gate(route).adopt(client)
+    }
+
+    /// The same on its server.
+    pub fn adopt_on(&self, upstream: &str, server: SocketAddr) -> Lease {
+        Lease::of_session(self.counts.servers(upstream).of(server))
+    }
+
+    /// What a bound listener is called.
+    pub fn listener_name(&self, bound: usize) -> &str {
+        &self.config.listeners[self.listener(bound)].name
+    }
+
+    /// Whether a bound listener takes connections that come with a PROXY header, or without one.
+    pub fn takes(&self, bound: usize, is_proxied: bool) -> bool {
+        // One that a header named nobody for came without an address, and goes on so.
+        self.proxy_protocol_of(bound) == AcceptProxy::Required || !is_proxied
+    }
+
+    /// As the file has it.
+    pub fn drain_plan(&self) -> DrainPlan {
+        let drain = &self.config.server.drain;
+        DrainPlan {
+            code: drain.code,
+            window: drain.window,
+            deadline: drain.deadline,
+        }
+    }
+
+    /// Of a bound listener; `None`: plain text.
+    pub fn tls_of(&self, bound: usize) -> Option<&Arc<Acceptor>> {
+        self.config.listeners[self.listener(bound)].tls.as_ref()
+    }
+
+    /// What connections that come in on a bound listener now have shown.
+    pub fn tls_revision(&self, bound: usize) -> TlsRevision {
+        self.tls_revisions[bound]
+    }
+
+    /// Of a bound listener.
+    pub fn proxy_protocol_of(&self, bound: usize) -> AcceptProxy {
+        self.config.listeners[self.listener(bound)].proxy_protocol
+    }
+
+    /// Whether what a connection's peer says of others is believed, and who its client is then.
+    pub fn who_asks(&self, connection: &Connection, headers: &HeaderMap) -> (Trust, ClientAddress) {
+        let peer = connection.peer;
+        // Behind a PROXY header that names nobody (UNKNOWN, or a proxy's own check) the fields are
+        // not the proxy's: whoever it does not name may have sent them through it.
+        let is_unnamed = !connection.is_proxied
+            && self.proxy_protocol_of(connection.listener) == AcceptProxy::Required;
+        if is_unnamed || !self.trusted.trusts_peer(peer) {
+            return (Trust::Untrusted, ClientAddress::of_peer(peer));
+        }
+        let field = self.config.client_address;
+        let client = ClientAddress::find(peer, headers, &self.trusted, field);
+        (Trust::Trusted, client)
+    }
+
+    /// Whose forwarding headers are believed.
+    pub fn trusted(&self) -> &TrustedProxies {
+        &self.trusted
+    }
+
+    pub fn find_route(&self, request: &RequestKey<'_>) -> Option<usize> {
+        self.index.lookup(request)
+    }
+
+    pub fn route(&self, number: usize) -> &Route {
+        &self.config.routes[number]
+    }
+
+    /// As `config.routes`.
+    pub fn route_metrics(&self) -> &[Arc<RouteMetrics>] {
+        &self.metrics
+    }
+
+    pub fn metrics_of(&self, route: Option<usize>) -> &RouteMetrics {
+        route.map_or(&self.unrouted, |number| &self.metrics[number])
+    }
+
+    pub fn groups(&self) -> &[Arc<Group>] {
+        &self.groups
+    }
+
+    /// Why a session must go: its route or its server has no place for it, as far as that matters.
+    /// `None`: it has one.
+    pub fn why_gone(&self, session: &Identity) -> Option<DrainReason> {
+        if !self.route_numbers.contains_key(&session.route) {
+            return Some(DrainReason::RouteRemoved(session.route.clone()));
+        }
+        match self.find_group(&session.upstream) {
+            Some(group) => group.why_gone(session.server),
+            None => {
+                let (upstream, server) = (session.upstream.clone(), session.server);
+                Some(DrainReason::ServerRemoved(upstream, server))
+            }
+        }
+    }
+
+    /// The same of a session that begins now with this group, perhaps under the configuration before:
+    /// if it must go, those beside it have been told to without it.
+    pub fn why_gone_late(&self, session: &Identity, group: &Group) -> Option<DrainReason> {
+        let why = self.why_gone(session);
+        let is_kept = self.find_group(&session.upstream).is_none()
+            && group.config().on_removed == Fate::Keep
+            && matches!(why, Some(DrainReason::ServerRemoved(..)));
+        why.filter(|_| !is_kept)
+    }
+
+    pub fn find_group(&self, name: &str) -> Option<&Arc<Group>> {
+        Some(&self.groups[*self.group_numbers.get(name)?])
+    }
+
+    pub fn group(&self, upstream: usize) -> &Arc<Group> {
+        &self.groups[upstream]
+    }
+
+    fn find_listeners(&self, wanted: &[Listener]) -> Result<Vec<usize>, GenerationError> {
+        // In the order in which they were bound, whatever the order of either file.
+        let bound = self
+            .listeners
+            .iter()
+            .map(|&number| &self.config.listeners[number].address);
+        let found: Vec<_> = bound
+            .clone()
+            .filter_map(|address| {
+                wanted
+                    .iter()
+                    .position(|listener| listener.address == *address)
+            })
+            .collect();
+        if found.len() == bound.len() && found.len() == wanted.len() {
+            return Ok(found);
+        }
+        let list = |addresses: Vec<&ListenAddress>| {
+            addresses
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        Err(GenerationError::ListenersChanged {
+            bound: list(bound.collect()),
+            wanted: list(wanted.iter().map(|listener| &listener.address).collect()),
+        })
+    }
+}
+pub mod counts;

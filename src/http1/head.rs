@@ -1,0 +1,348 @@
+//! A request's head as it must be (RFC 9112 sections 2 to 6), before anything is mended in it.
+//!
+//! Lines are looked at once, as they become whole, so that what no request begins with is refused
+//! at once and nobody waits for its blank line.
+
+use std::ops::Range;
+
+use http::StatusCode;
+
+use crate::http1::authority;
+use crate::http1::framing::{self, Framing};
+use crate::http1::target;
+use crate::http1::{Refusal, is_control, is_token, trim};
+
+/// A request line: Pingora writes some of its bytes as three, and its URI type holds 64 KiB.
+const LINE_MAX: usize = 16 * 1024;
+
+/// As many as Pingora's parser has room for.
+pub const FIELDS_MAX: usize = 256;
+
+/// What a head may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadLimits {
+    /// Bytes in all.
+    pub size: usize,
+    /// At most [`FIELDS_MAX`].
+    pub fields: usize,
+}
+
+impl Default for HeadLimits {
+    fn default() -> Self {
+        Self {
+            size: 64 * 1024,
+            fields: FIELDS_MAX,
+        }
+    }
+}
+
+/// A head that may go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sound {
+    /// The index behind its blank line.
+    pub end: usize,
+    pub framing: Framing,
+    /// The client waits for a word before it sends the body.
+    pub expects: bool,
+    /// Where its target stands, if that is [odd](target::is_odd) or spells the host in another way.
+    pub odd: Option<Range<usize>>,
+    /// Then where the target names the host, and where `Host` does. Pingora compares the bytes.
+    pub respelt: Option<Respelt>,
+}
+
+/// Where a target names the host, and where `Host` does.
+pub type Respelt = (Range<usize>, Range<usize>);
+
+/// Follows one head.
+#[derive(Debug, Default)]
+pub struct HeadCheck {
+    limits: HeadLimits,
+    /// Where the line begins that is not whole yet.
+    line: usize,
+    /// How far its end has been looked for.
+    looked: usize,
+    /// `None` before the request line.
+    version: Option<Version>,
+    fields: usize,
+    /// `None`: the target names no host.
+    absolute: Option<Absolute>,
+    host: Option<Range<usize>>,
+    odd: Option<Range<usize>>,
+    length: Option<u64>,
+    chunked: bool,
+    expects: bool,
+    blank_before: bool,
+}
+
+/// A target in absolute form.
+#[derive(Debug)]
+struct Absolute {
+    place: Range<usize>,
+    authority: Range<usize>,
+    /// What its scheme stands for.
+    port: u16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    Http10,
+    Http11,
+}
+
+impl HeadCheck {
+    pub fn new(limits: HeadLimits) -> Self {
+        Self {
+            limits,
+            ..Self::default()
+        }
+    }
+
+    /// It has seen nothing yet.
+    pub fn is_new(&self) -> bool {
+        self.looked == 0
+    }
+
+    /// `bytes` are all that have come, from the head's first on; call it again with more of them
+    /// as long as there is neither a sound head nor a refusal.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<Option<Sound>, Refusal> {
+        while let Some(found) = memchr::memchr(b'\n', &bytes[self.looked..]) {
+            let line_feed = self.looked + found;
+            let line = self.line..line_feed.saturating_sub(1).max(self.line);
+            if line_feed >= self.limits.size {
+                return Err(TOO_LARGE);
+            }
+            if line_feed == self.line || bytes[line.end] != b'\r' {
+                return Err(Refusal::bad(
+                    "a line of the head ends without a carriage return",
+                ));
+            }
+            self.line = line_feed + 1;
+            self.looked = self.line;
+            match (self.version, line.is_empty()) {
+                // RFC 9112 section 2.2: one may be left over from the request before.
+                (None, true) if !self.blank_before => self.blank_before = true,
+                (None, true) => return Err(Refusal::bad("blank lines stand before the request")),
+                (None, false) => self.request_line(bytes, line)?,
+                (Some(version), true) => return self.finish(version, bytes).map(Some),
+                (Some(_), false) => self.field(bytes, line)?,
+            }
+        }
+        let rest = &bytes[self.looked..];
+        if rest.iter().any(|byte| is_control(*byte) && *byte != b'\r') {
+            return Err(CONTROL);
+        }
+        self.looked = bytes.len();
+        if self.version.is_none() && bytes.len() > LINE_MAX {
+            return Err(TOO_LONG);
+        }
+        if bytes.len() > self.limits.size {
+            return Err(TOO_LARGE);
+        }
+        Ok(None)
+    }
+
+    fn request_line(&mut self, bytes: &[u8], line: Range<usize>) -> Result<(), Refusal> {
+        let text = &bytes[line.clone()];
+        if text.len() > LINE_MAX {
+            return Err(TOO_LONG);
+        }
+        if text.iter().any(|byte| is_control(*byte)) {
+            return Err(CONTROL);
+        }
+        let (method, asked, version) = parts(text).ok_or(Refusal::bad(
+            "the request line is not a method, a target and a version",
+        ))?;
+        if method.is_empty()
+            || !method
+                .iter()
+                .all(|byte| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_'))
+        {
+            return Err(Refusal::bad("the method is not one in capital letters"));
+        }
+        self.version = Some(match version {
+            b"HTTP/1.1" => Version::Http11,
+            b"HTTP/1.0" => Version::Http10,
+            [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+                if major.is_ascii_digit() && minor.is_ascii_digit() =>
+            {
+                return Err(Refusal::new(
+                    StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+                    "only HTTP/1.1 and HTTP/1.0 are spoken here",
+                ));
+            }
+            _ => return Err(Refusal::bad("the request line names no version of HTTP")),
+        });
+        if matches!(method, b"CONNECT" | b"TRACE" | b"TRACK") {
+            return Err(Refusal::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this method is not for a gateway",
+            ));
+        }
+        let start = line.start + method.len() + 1;
+        if target::is_odd(asked) {
+            self.odd = Some(start..start + asked.len());
+        }
+        if let Some(authority) = target::authority_of(method, asked)? {
+            self.absolute = Some(Absolute {
+                place: start..start + asked.len(),
+                authority: start + authority.start..start + authority.end,
+                port: target::default_port(asked),
+            });
+        }
+        Ok(())
+    }
+
+    fn field(&mut self, bytes: &[u8], line: Range<usize>) -> Result<(), Refusal> {
+        let text = &bytes[line.clone()];
+        if matches!(text, [b' ' | b'\t', ..]) {
+            return Err(Refusal::bad("a field is folded over lines"));
+        }
+        self.fields += 1;
+        if self.fields > self.limits.fields {
+            return Err(TOO_LARGE);
+        }
+        let (name, value) = text
+            .iter()
+            .position(|byte| *byte == b':')
+            .map(|colon| (&text[..colon], &text[colon + 1..]))
+            .ok_or(Refusal::bad("a line of the head is no field"))?;
+        if !is_token(name) {
+            return Err(Refusal::bad("the name of a field is not a token"));
+        }
+        if value.iter().any(|byte| is_control(*byte)) {
+            return Err(CONTROL);
+        }
+        let is = |wanted: &[u8]| name.eq_ignore_ascii_case(wanted);
+        // By length first: hardly any field is one of these.
+        match name.len() {
+            4 if is(b"host") => self.host(bytes, line.start + name.len() + 1, trim(value)),
+            6 if is(b"expect") => self.expect(trim(value)),
+            14 if is(b"content-length") => {
+                if self.length.is_some() {
+                    return Err(Refusal::bad("there is more than one Content-Length"));
+                }
+                self.length = Some(framing::length(trim(value))?);
+                Ok(())
+            }
+            17 if is(b"transfer-encoding") => {
+                if self.chunked {
+                    return Err(Refusal::bad("there is more than one Transfer-Encoding"));
+                }
+                self.chunked = true;
+                framing::is_chunked(trim(value))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// `from` is where the value begins, before it is trimmed.
+    fn host(&mut self, bytes: &[u8], from: usize, value: &[u8]) -> Result<(), Refusal> {
+        if self.host.is_some() {
+            return Err(Refusal::bad("there is more than one Host"));
+        }
+        if !authority::is_sound(value) {
+            return Err(Refusal::bad(
+                "the Host is not a name or address, and perhaps a port",
+            ));
+        }
+        let blanks = bytes[from..]
+            .iter()
+            .take_while(|byte| matches!(byte, b' ' | b'\t'));
+        let start = from + blanks.count();
+        self.host = Some(start..start + value.len());
+        Ok(())
+    }
+
+    /// RFC 9110 section 10.1.1 knows one expectation; spelt in another way, one side waits for a
+    /// body that the other has sent.
+    fn expect(&mut self, value: &[u8]) -> Result<(), Refusal> {
+        if self.expects || !value.eq_ignore_ascii_case(b"100-continue") {
+            return Err(Refusal::new(
+                StatusCode::EXPECTATION_FAILED,
+                "the only expectation is one 100-continue",
+            ));
+        }
+        self.expects = true;
+        Ok(())
+    }
+
+    fn finish(&mut self, version: Version, bytes: &[u8]) -> Result<Sound, Refusal> {
+        if self.host.is_none() && version == Version::Http11 {
+            return Err(Refusal::bad("there is no Host"));
+        }
+        let respelt = self.compare_hosts(bytes)?;
+        let framing = match (self.chunked, self.length) {
+            (true, Some(_)) => {
+                return Err(Refusal::bad(
+                    "there are both a Transfer-Encoding and a Content-Length",
+                ));
+            }
+            (true, None) if version == Version::Http10 => {
+                return Err(Refusal::bad("HTTP/1.0 has no Transfer-Encoding"));
+            }
+            (true, None) => Framing::Chunked,
+            (false, Some(0) | None) => Framing::None,
+            (false, Some(length)) => Framing::Length(length),
+        };
+        Ok(Sound {
+            end: self.line,
+            framing,
+            expects: self.expects,
+            odd: self.odd.take(),
+            respelt,
+        })
+    }
+
+    /// Where the target and `Host` name the same in two spellings.
+    fn compare_hosts(&mut self, bytes: &[u8]) -> Result<Option<Respelt>, Refusal> {
+        let (Some(host), Some(absolute)) = (&self.host, &self.absolute) else {
+            return Ok(None);
+        };
+        let (host, authority) = (host.clone(), absolute.authority.clone());
+        let (one, other) = (&bytes[host.clone()], &bytes[authority.clone()]);
+        if one == other {
+            return Ok(None);
+        }
+        if !authority::is_same(one, other, absolute.port) {
+            return Err(Refusal::bad(
+                "the Host is not the one that the target names",
+            ));
+        }
+        self.odd = Some(absolute.place.clone());
+        Ok(Some((authority, host)))
+    }
+}
+
+const TOO_LARGE: Refusal = Refusal::new(
+    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+    "the head is larger, or has more fields, than this listener takes",
+);
+
+const TOO_LONG: Refusal = Refusal::new(
+    StatusCode::URI_TOO_LONG,
+    "the request line is longer than 16 KiB",
+);
+
+const CONTROL: Refusal = Refusal::bad("the head holds a control byte");
+
+/// Single spaces, and only two of them (RFC 9112 section 3).
+fn parts(line: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let mut parts = line.split(|byte| *byte == b' ');
+    let found = (parts.next()?, parts.next()?, parts.next()?);
+    parts.next().is_none().then_some(found)
+}
+
+/// Method and target of a head that is refused, for the log: as far as there are any.
+pub fn asked(head: &[u8]) -> (&[u8], &[u8]) {
+    let line = head
+        .split(|byte| matches!(byte, b'\r' | b'\n'))
+        .find(|line| !line.is_empty());
+    let mut parts = line.unwrap_or_default().split(|byte| *byte == b' ');
+    (
+        parts.next().unwrap_or_default(),
+        parts.next().unwrap_or_default(),
+    )
+}
+
+#[cfg(test)]
+mod tests;

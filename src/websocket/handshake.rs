@@ -1,0 +1,190 @@
+//! What a WebSocket handshake must be (RFC 6455 section 4.2.1) before a server hears of it.
+
+use base64::Engine;
+use base64::alphabet::STANDARD;
+use base64::engine::general_purpose::{GeneralPurpose, PAD};
+use http::{HeaderMap, Method, StatusCode, Version, header};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use crate::http1::Refusal;
+
+/// What the request's `Upgrade` field asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upgrade {
+    None,
+    WebSocket,
+    /// Anything else (h2c, say): the field is dropped, the request is served as it is
+    /// (RFC 9110 section 7.8 lets a server ignore an upgrade).
+    Other,
+}
+
+/// Of a request. HTTP/1.0 knows no upgrade, and without the option in `Connection` the field was
+/// meant for a proxy before us: it asks for nothing (RFC 9110 section 7.8).
+pub fn asked_upgrade(version: Version, headers: &HeaderMap) -> Upgrade {
+    match upgrade_of(headers) {
+        Upgrade::WebSocket
+            if version != Version::HTTP_11
+                || !has_token(headers, &header::CONNECTION, "upgrade") =>
+        {
+            Upgrade::Other
+        }
+        upgrade => upgrade,
+    }
+}
+
+pub fn upgrade_of(headers: &HeaderMap) -> Upgrade {
+    if !headers.contains_key(header::UPGRADE) {
+        Upgrade::None
+    } else if has_token(headers, &header::UPGRADE, "websocket") {
+        Upgrade::WebSocket
+    } else {
+        Upgrade::Other
+    }
+}
+
+/// Keys that clients make by hand out of 22 characters have stray low bits in the last one. RFC 4648
+/// section 3.5 leaves it open whether they are refused; servers take them.
+const LENIENT: GeneralPurpose =
+    GeneralPurpose::new(&STANDARD, PAD.with_decode_allow_trailing_bits(true));
+
+/// The `Sec-WebSocket-Accept` that the server must answer with, or why it is never asked. The
+/// headers are those of one that [asks](asked_upgrade) for it.
+pub fn expected_accept(
+    method: &Method,
+    headers: &HeaderMap,
+    has_body: bool,
+) -> Result<String, Refusal> {
+    if method != Method::GET {
+        return Err(Refusal::bad("a websocket handshake must be a GET"));
+    }
+    if has_body {
+        return Err(Refusal::bad("a websocket handshake must not have a body"));
+    }
+    let mut versions = headers.get_all(header::SEC_WEBSOCKET_VERSION).iter();
+    match (versions.next(), versions.next()) {
+        (Some(version), None) if version == "13" => {}
+        (Some(_), _) => {
+            return Err(Refusal::new(
+                StatusCode::UPGRADE_REQUIRED,
+                "only websocket version 13 is spoken here",
+            ));
+        }
+        (None, _) => {
+            return Err(Refusal::bad(
+                "a websocket handshake needs `Sec-WebSocket-Version: 13`",
+            ));
+        }
+    }
+    let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
+    let (Some(key), None) = (keys.next(), keys.next()) else {
+        return Err(Refusal::bad(
+            "a websocket handshake needs one Sec-WebSocket-Key",
+        ));
+    };
+    match LENIENT.decode(key) {
+        Ok(nonce) if nonce.len() == 16 => Ok(derive_accept_key(key.as_bytes())),
+        _ => Err(Refusal::bad(
+            "the Sec-WebSocket-Key must be 16 bytes in base64",
+        )),
+    }
+}
+
+/// Whether one of the comma-separated tokens in any field of the name is this one.
+pub fn has_token(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .any(|found| found.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(changes: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let good = [
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "WebSocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ];
+        for (name, value) in good {
+            headers.insert(name, value.parse().unwrap());
+        }
+        for (name, value) in changes {
+            headers.remove(*name);
+            if !value.is_empty() {
+                headers.insert(*name, value.parse().unwrap());
+            }
+        }
+        headers
+    }
+
+    fn status(method: Method, changes: &[(&'static str, &'static str)]) -> u16 {
+        match expected_accept(&method, &headers(changes), false) {
+            Ok(_) => 101,
+            Err(refusal) => refusal.status.as_u16(),
+        }
+    }
+
+    #[test]
+    fn the_example_of_rfc_6455_gets_its_accept() {
+        let accept = expected_accept(&Method::GET, &headers(&[]), false);
+        assert_eq!(accept.as_deref(), Ok("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+    }
+
+    #[test]
+    fn anything_but_a_whole_handshake_is_refused() {
+        assert_eq!(status(Method::GET, &[]), 101);
+        assert_eq!(status(Method::POST, &[]), 400);
+        assert_eq!(status(Method::GET, &[("sec-websocket-version", "")]), 400);
+        assert_eq!(status(Method::GET, &[("sec-websocket-version", "8")]), 426);
+        assert_eq!(status(Method::GET, &[("sec-websocket-key", "")]), 400);
+        assert_eq!(
+            status(Method::GET, &[("sec-websocket-key", "c2hvcnQ=")]),
+            400
+        );
+        assert_eq!(
+            status(Method::GET, &[("sec-websocket-key", "not base64!")]),
+            400
+        );
+        let body = expected_accept(&Method::GET, &headers(&[]), true);
+        assert_eq!(
+            body.map_err(|refusal| refusal.status),
+            Err(StatusCode::BAD_REQUEST)
+        );
+    }
+
+    #[test]
+    fn a_key_with_stray_low_bits_is_one() {
+        for key in ["dGhlIHNhbXBsZSBub25jZR==", "zzzzzzzzzzzzzzzzzzzzzz=="] {
+            assert_eq!(status(Method::GET, &[("sec-websocket-key", key)]), 101);
+        }
+        for key in ["dGhlIHNhbXBsZSBub25jZQ", "dGhlIHNhbXBsZSBub25jZQ="] {
+            assert_eq!(status(Method::GET, &[("sec-websocket-key", key)]), 400);
+        }
+    }
+
+    #[test]
+    fn a_stray_upgrade_asks_for_nothing() {
+        let asks =
+            |version, connection| asked_upgrade(version, &headers(&[("connection", connection)]));
+        assert_eq!(asks(Version::HTTP_11, "upgrade"), Upgrade::WebSocket);
+        assert_eq!(asks(Version::HTTP_10, "upgrade"), Upgrade::Other);
+        for connection in ["", "keep-alive", "close"] {
+            assert_eq!(asks(Version::HTTP_11, connection), Upgrade::Other);
+        }
+    }
+
+    #[test]
+    fn websocket_is_found_among_other_upgrades_and_h2c_is_not_it() {
+        assert_eq!(upgrade_of(&headers(&[("upgrade", "")])), Upgrade::None);
+        assert_eq!(upgrade_of(&headers(&[("upgrade", "h2c")])), Upgrade::Other);
+        assert_eq!(
+            upgrade_of(&headers(&[("upgrade", "h2c, websocket")])),
+            Upgrade::WebSocket
+        );
+    }
+}

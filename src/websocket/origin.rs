@@ -1,0 +1,67 @@
+//! From which pages a session may be opened (RFC 6455 section 10.2).
+
+use http::{HeaderMap, StatusCode, header};
+
+use crate::http1::Refusal;
+
+/// Who may open a session by his `Origin`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OriginPattern {
+    /// In lower case, as browsers send it: `scheme://host[:port]`, `null`, `file://`.
+    Exact(String),
+    /// `https://*.example.com:8443`: the names below it, with the same port.
+    Below {
+        /// `https://`
+        scheme: String,
+        /// `.example.com:8443`
+        suffix: String,
+    },
+    /// Who sends none: no browser does that.
+    Absent,
+}
+
+impl OriginPattern {
+    /// `origin` in lower case.
+    pub fn matches(&self, origin: &str) -> bool {
+        match self {
+            Self::Exact(exact) => exact == origin,
+            Self::Below { scheme, suffix } => origin
+                .strip_prefix(scheme.as_str())
+                .and_then(|rest| rest.strip_suffix(suffix.as_str()))
+                .is_some_and(is_labels),
+            Self::Absent => false,
+        }
+    }
+}
+
+/// One label of a host name, or more.
+fn is_labels(text: &str) -> bool {
+    text.split('.').all(|label| {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        !label.is_empty() && label.bytes().all(is_plain)
+    })
+}
+
+/// Whether the route's allow-list admits where the page comes from (RFC 6455 section 10.2).
+pub fn check_origin(admitted: &[OriginPattern], headers: &HeaderMap) -> Result<(), Refusal> {
+    if admitted.is_empty() {
+        return Ok(());
+    }
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    let is_admitted = match (origins.next(), origins.next()) {
+        (None, _) => admitted.contains(&OriginPattern::Absent),
+        (Some(origin), None) => {
+            let sent = origin.as_bytes().to_ascii_lowercase();
+            let sent = str::from_utf8(&sent).unwrap_or_default();
+            admitted.iter().any(|pattern| pattern.matches(sent))
+        }
+        _ => false,
+    };
+    if is_admitted {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        StatusCode::FORBIDDEN,
+        "this Origin is not admitted",
+    ))
+}
