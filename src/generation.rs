@@ -18,7 +18,7 @@ use crate::route::{RequestKey, RouteIndex};
 use crate::session::drain::{DrainPlan, DrainReason};
 use crate::session::live::Identity;
 use crate::tls::{Acceptor, TlsRevision};
-use crate::upstream::{self, Departures, Group, Lease};
+use crate::upstream::{self, Departures, Gone, Group, Lease};
 
 pub struct Generation {
     pub config: Config,
@@ -356,13 +356,12 @@ impl Generation {
         if !self.route_numbers.contains_key(&session.route) {
             return Some(DrainReason::RouteRemoved(session.route.clone()));
         }
-        match self.find_group(&session.upstream) {
-            Some(group) => group.why_gone(session.server),
-            None => {
-                let (upstream, server) = (session.upstream.clone(), session.server);
-                Some(DrainReason::ServerRemoved(upstream, server))
-            }
-        }
+        let gone = match self.find_group(&session.upstream) {
+            Some(group) => group.why_gone(session.server)?,
+            None => Gone::Removed,
+        };
+        let (upstream, server) = (session.upstream.clone(), session.server);
+        Some(DrainReason::of_server(gone, upstream, server))
     }
 
     /// The same of a session that begins now with this group, perhaps under the configuration before:

@@ -1,97 +1,75 @@
-//! One end of a session, as the relay sees it: the one place that knows what carries the bytes.
+//! A connection as the rest of the program reads and writes it: the one place that knows what
+//! carries the bytes.
 
 use std::io;
-use std::net::{self, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net as unix;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use log::{debug, warn};
-use pingora::protocols::l4::ext::set_tcp_keepalive;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{RecvFlags, recv};
-use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 use crate::http2::Http2Stream;
-use crate::tls::TlsStream;
-use crate::upstream::TCP_KEEPALIVE;
+use crate::net::{Socket, SocketKind};
+use crate::tls::{Security, TlsStream};
 
 #[derive(Debug)]
 pub enum Transport {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+    Plain(Socket),
     /// Boxed: most sessions of a plain listener would pay for its size.
     Tls(Box<TlsStream>),
     /// A stream of a connection that has others too.
     Http2(Box<Http2Stream>),
 }
 
-/// What the client's end of a connection says of TLS.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Security {
-    Plain,
-    /// `client`: the subject of its certificate, which was verified.
-    Tls {
-        client: Option<Arc<str>>,
-    },
+impl From<Socket> for Transport {
+    fn from(socket: Socket) -> Self {
+        Self::Plain(socket)
+    }
 }
 
-/// What a descriptor is, for the process that it is handed to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TransportKind {
-    Tcp,
-    Unix,
+impl From<TlsStream> for Transport {
+    fn from(stream: TlsStream) -> Self {
+        Self::Tls(Box::new(stream))
+    }
 }
 
 impl Transport {
+    /// What is below: `None` for a stream of HTTP/2, which has no socket of its own.
+    fn socket(&self) -> Option<&Socket> {
+        match self {
+            Self::Plain(socket) => Some(socket),
+            Self::Tls(tls) => Some(tls.socket()),
+            Self::Http2(_) => None,
+        }
+    }
+
     /// `None` on a unix socket.
     pub fn peer(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp(tcp) => tcp.peer_addr().ok(),
-            Self::Unix(_) => None,
-            Self::Tls(tls) => tls.transport().peer(),
             Self::Http2(stream) => stream.facts().peer,
+            Self::Plain(_) | Self::Tls(_) => self.socket().and_then(Socket::peer),
         }
     }
 
     /// Our own address; `None` on a unix socket.
     pub fn local(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp(tcp) => tcp.local_addr().ok(),
-            Self::Unix(_) => None,
-            Self::Tls(tls) => tls.transport().local(),
             Self::Http2(stream) => stream.facts().local,
+            Self::Plain(_) | Self::Tls(_) => self.socket().and_then(Socket::local),
         }
     }
 
-    /// What has come and is not read yet, once there is something.
-    pub async fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        let unix = match self {
-            Self::Tcp(tcp) => return tcp.peek(bytes).await,
-            Self::Unix(unix) => unix,
-            Self::Tls(_) | Self::Http2(_) => return Err(io::ErrorKind::Unsupported.into()),
-        };
-        loop {
-            unix.readable().await?;
-            let peeked = unix.try_io(Interest::READABLE, || {
-                let (_, seen) = recv(unix, &mut *bytes, RecvFlags::PEEK)?;
-                Ok(seen)
-            });
-            match peeked {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                peeked => return peeked,
-            }
-        }
+    /// For options of the socket; `None`: it is not TCP's.
+    pub fn tcp(&self) -> Option<&TcpStream> {
+        self.socket().and_then(Socket::tcp)
     }
 
     pub fn security(&self) -> Security {
         match self {
-            Self::Tcp(_) | Self::Unix(_) => Security::Plain,
+            Self::Plain(_) => Security::Plain,
             Self::Tls(tls) => Security::Tls {
                 client: tls.client().cloned(),
             },
@@ -101,9 +79,14 @@ impl Transport {
 
     /// Whether another process can go on with it. The keys of TLS are in this one's memory.
     pub fn can_move(&self) -> bool {
+        matches!(self, Self::Plain(_))
+    }
+
+    /// What another process can go on with, if it [can](Transport::can_move).
+    pub fn descriptor(&self) -> io::Result<(SocketKind, BorrowedFd<'_>)> {
         match self {
-            Self::Tcp(_) | Self::Unix(_) => true,
-            Self::Tls(_) | Self::Http2(_) => false,
+            Self::Plain(socket) => Ok(socket.descriptor()),
+            Self::Tls(_) | Self::Http2(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -112,23 +95,24 @@ impl Transport {
         matches!(self, Self::Http2(_))
     }
 
+    /// Whether the two have agreed on HTTP/2.
+    pub fn is_http2(&self) -> bool {
+        matches!(self, Self::Tls(tls) if tls.is_http2())
+    }
+
     /// Whether all that was written is with the kernel. If not, poll a flush.
     pub fn is_flushed(&self) -> bool {
         match self {
-            Self::Tcp(_) | Self::Unix(_) | Self::Http2(_) => true,
+            Self::Plain(_) | Self::Http2(_) => true,
             Self::Tls(tls) => tls.is_flushed(),
         }
     }
 
-    /// Whether its peer has reset it, or has closed it altogether: whatever is written now goes
-    /// nowhere. Reading does not always tell: nobody reads after the peer's end, nor while what
-    /// was read before still waits. A peer that has only ended its own direction takes more.
-    /// Not to be asked once we have ended ours.
+    /// As [`Socket::has_broken`]; a stream of HTTP/2 has when its client has reset it.
     pub fn has_broken(&mut self, cx: &mut Context<'_>) -> bool {
         match self {
-            Self::Tcp(tcp) => hangs_up(&tcp),
-            Self::Unix(unix) => hangs_up(&unix),
-            Self::Tls(tls) => tls.transport_mut().has_broken(cx),
+            Self::Plain(socket) => socket.has_broken(),
+            Self::Tls(tls) => tls.socket().has_broken(),
             Self::Http2(stream) => stream.poll_reset(cx).is_ready(),
         }
     }
@@ -143,8 +127,7 @@ impl Transport {
     /// How much of it the socket takes without waiting.
     pub fn send_at_once(&mut self, bytes: &[u8]) -> usize {
         let sent = match self {
-            Self::Tcp(tcp) => tcp.try_write(bytes),
-            Self::Unix(unix) => unix.try_write(bytes),
+            Self::Plain(socket) => socket.send_at_once(bytes),
             Self::Tls(tls) => {
                 let mut nobody_waits = Context::from_waker(Waker::noop());
                 match Pin::new(tls).poll_write(&mut nobody_waits, bytes) {
@@ -160,7 +143,7 @@ impl Transport {
     /// The last word of a connection that is about to be dropped: said if it can be said at once.
     pub fn part(&mut self) {
         match self {
-            Self::Tcp(_) | Self::Unix(_) => {}
+            Self::Plain(_) => {}
             Self::Tls(tls) => {
                 let mut nobody_waits = Context::from_waker(Waker::noop());
                 // Whatever comes of it: nothing follows.
@@ -173,75 +156,20 @@ impl Transport {
     /// Its end will be no end that could be meant: what it carried is not whole. By TLS it is none
     /// without a word; a stream of HTTP/2 is reset anyway.
     pub fn reset_when_dropped(&self) {
-        if let Self::Tcp(tcp) = self
-            && let Err(error) = tcp.set_zero_linger()
-        {
-            debug!("a connection that is cut ends as if it were not: {error}");
+        if let Self::Plain(socket) = self {
+            socket.reset_when_dropped();
         }
     }
 
-    /// From now on the kernel looks whether the other machine is there, as [`TCP_KEEPALIVE`] says.
+    /// As [`Socket::watch_peer`].
     pub fn watch_peer(&self) {
-        if let Some(tcp) = self.tcp()
-            && let Err(error) = set_tcp_keepalive(tcp, &TCP_KEEPALIVE)
-        {
-            warn!("a server that vanishes will not be noticed: {error}");
-        }
+        self.socket().inspect(|socket| socket.watch_peer());
     }
 
-    /// From now on the kernel gives the connection up when its peer takes nothing for so long of
-    /// what waits for it. Nothing but TCP can do that.
+    /// As [`Socket::set_stall`].
     pub fn set_stall(&self, stall: Duration) {
-        if let Some(tcp) = self.tcp()
-            && let Err(error) = SockRef::from(tcp).set_tcp_user_timeout(Some(stall))
-        {
-            warn!("a client that takes nothing is given up after another time: {error}");
-        }
+        self.socket().inspect(|socket| socket.set_stall(stall));
     }
-
-    /// For options of the socket; `None`: it is not TCP's.
-    pub fn tcp(&self) -> Option<&TcpStream> {
-        match self {
-            Self::Tcp(tcp) => Some(tcp),
-            Self::Unix(_) | Self::Http2(_) => None,
-            Self::Tls(tls) => tls.transport().tcp(),
-        }
-    }
-
-    /// What another process can go on with, if it [can](Transport::can_move).
-    pub fn descriptor(&self) -> io::Result<(TransportKind, BorrowedFd<'_>)> {
-        match self {
-            Self::Tcp(tcp) => Ok((TransportKind::Tcp, tcp.as_fd())),
-            Self::Unix(unix) => Ok((TransportKind::Unix, unix.as_fd())),
-            Self::Tls(_) | Self::Http2(_) => Err(io::ErrorKind::Unsupported.into()),
-        }
-    }
-
-    /// Whether the two have agreed on HTTP/2.
-    pub fn is_http2(&self) -> bool {
-        matches!(self, Self::Tls(tls) if tls.is_http2())
-    }
-
-    /// Joins the runtime that this is called in. The descriptor is non-blocking already.
-    pub fn from_descriptor(kind: TransportKind, descriptor: OwnedFd) -> io::Result<Self> {
-        match kind {
-            TransportKind::Tcp => {
-                TcpStream::from_std(net::TcpStream::from(descriptor)).map(Self::Tcp)
-            }
-            TransportKind::Unix => {
-                UnixStream::from_std(unix::UnixStream::from(descriptor)).map(Self::Unix)
-            }
-        }
-    }
-}
-
-/// Asks the kernel, as poll(2) has it.
-fn hangs_up(socket: &impl AsFd) -> bool {
-    let mut sockets = [PollFd::new(socket, PollFlags::empty())];
-    // An error here says nothing of the socket.
-    let polled = poll(&mut sockets, Some(&Timespec::default()));
-    let gone = PollFlags::HUP | PollFlags::ERR;
-    polled.is_ok() && sockets[0].revents().intersects(gone)
 }
 
 impl AsyncRead for Transport {
@@ -251,8 +179,7 @@ impl AsyncRead for Transport {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
-            Self::Unix(unix) => Pin::new(unix).poll_read(cx, buf),
+            Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
             Self::Http2(stream) => Pin::new(stream).poll_read(cx, buf),
         }
@@ -266,8 +193,7 @@ impl AsyncWrite for Transport {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
-            Self::Unix(unix) => Pin::new(unix).poll_write(cx, buf),
+            Self::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
             Self::Http2(stream) => Pin::new(stream).poll_write(cx, buf),
         }
@@ -275,8 +201,7 @@ impl AsyncWrite for Transport {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
-            Self::Unix(unix) => Pin::new(unix).poll_flush(cx),
+            Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
             Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
             Self::Http2(stream) => Pin::new(stream).poll_flush(cx),
         }
@@ -284,8 +209,7 @@ impl AsyncWrite for Transport {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
-            Self::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
+            Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
             Self::Http2(stream) => Pin::new(stream).poll_shutdown(cx),
         }

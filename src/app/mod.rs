@@ -31,7 +31,8 @@ use crate::limits::descriptors;
 use crate::listener::{self, BindError, BoundListener, Connections, Edge};
 use crate::net::{Inherited, ListenAddress};
 use crate::observe::access_log::AccessLog;
-use crate::observe::operations::{Asked, Operation, Operations};
+use crate::observe::entry::Operation;
+use crate::observe::operations::{Asked, Operations};
 use crate::observe::repeated;
 use crate::phase::{Phase, PhaseWatch, Phases};
 use crate::proxy::{Gateway, Generation};
@@ -261,7 +262,9 @@ fn must_go(current: Arc<ArcSwap<Generation>>, phases: Arc<Phases>) -> MustGo {
 }
 
 fn warn_of(config: &Config, ceiling: usize) {
-    let short = descriptors::warning(config, ceiling);
+    let limits = config.listeners.iter().map(|listener| listener.limits);
+    let allowed = limits.filter_map(|limits| limits.bounds.all).sum();
+    let short = descriptors::warning(allowed, ceiling);
     for warning in config.warnings().into_iter().chain(short) {
         warn!("{warning}");
     }

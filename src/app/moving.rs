@@ -6,9 +6,10 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::*;
 use crate::forward::proxy_protocol::Ends;
 use crate::limits::Seat;
-use crate::listener::{ClientEnd, Entrance, Ticket};
+use crate::listener::Entrance;
 use crate::session::Session;
 use crate::session::live::{Identity, Live};
+use crate::session::{Admission, ClientEnd};
 use crate::transport::Transport;
 
 impl App {
@@ -63,7 +64,7 @@ impl App {
     }
 
     /// Counts such a connection, whatever the limits say.
-    pub fn adopt(&self, bound: usize, transport: &Transport, proxied: Option<Ends>) -> Ticket {
+    pub fn adopt(&self, bound: usize, transport: &Transport, proxied: Option<Ends>) -> Admission {
         let peer = transport.peer();
         let generation = self.current.load();
         self.entrances()[bound].adopt(peer, proxied, generation.trusted())

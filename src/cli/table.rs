@@ -9,7 +9,7 @@ use comfy_table::Color;
 
 use super::layout::{Field, number, table, whole, words};
 use crate::admin::view::{Drain, Server, ServerState, Session, State, Status, Upstream};
-use crate::observe::operations::Done;
+use crate::observe::entry::Done;
 use crate::observe::terminal;
 
 /// So many of what operators had done lately.
@@ -421,7 +421,7 @@ chat/127.0.0.1:9080  1012   4s  1m 30s  3,500  1,200
     fn the_last_reloads_and_upgrades_are_shown_with_their_outcome() {
         let refused = Done {
             time: "2026-11-23T03:00:00.000Z".to_owned(),
-            operation: crate::observe::operations::Operation::Reload,
+            operation: crate::observe::entry::Operation::Reload,
             by: "signal HUP".to_owned(),
             of: None,
             succeeded: false,

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::request::Body;
 use super::response::{Part, Reader};
-use crate::transport::Security;
+use crate::tls::Security;
 
 /// What goes on a stream at once.
 const CHUNK: usize = 16 * 1024;

@@ -23,7 +23,7 @@ use crate::admin::{
     SessionOrder,
 };
 use crate::config::Action;
-use crate::observe::operations::Operation;
+use crate::observe::entry::Operation;
 use crate::session::drain::DrainReason;
 use crate::session::traffic::{ClosedBy, Order};
 use crate::upstream::{Group, Server};

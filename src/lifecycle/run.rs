@@ -30,7 +30,7 @@ use crate::admin::view::{ReloadReport, UpgradeReport};
 use crate::admin::{Access, Command, CommandOutcome, ControlError, Request};
 use crate::app::{self, ReloadError, StartError, Stop};
 use crate::config::Config;
-use crate::observe::operations::Operation;
+use crate::observe::entry::Operation;
 use crate::phase::{Phase, Stopping};
 
 /// How long an upgrade waits for the one before to be done.

@@ -5,8 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::config::Config;
-
 /// Set apart for what is not a client's or its server's: files, checks, an upgrade, and clients
 /// that are turned away.
 const RESERVED: u64 = 64;
@@ -63,12 +61,8 @@ pub fn ceiling() -> usize {
     usize::try_from(left / 2).unwrap_or(usize::MAX).max(1)
 }
 
-/// What the file allows and the process cannot serve.
-pub fn warning(config: &Config, ceiling: usize) -> Option<String> {
-    let limits = config.listeners.iter();
-    let allowed: usize = limits
-        .filter_map(|listener| listener.limits.bounds.all)
-        .sum();
+/// What the listeners allow together, `allowed` connections, and the process cannot serve.
+pub fn warning(allowed: usize, ceiling: usize) -> Option<String> {
     let needed = allowed.saturating_mul(2) + RESERVED as usize;
     (allowed > ceiling).then(|| {
         format!(

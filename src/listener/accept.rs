@@ -21,19 +21,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use super::client_stream::{ClientStream, Connection};
 use super::deadlines::Watch;
 use super::setup::LINGERING_MAX;
 use super::socket::BoundListener;
+use super::state::Entrance;
 use crate::forward::proxy_protocol::Ends;
 use crate::limits::DrainDeadline;
 use crate::limits::descriptors::Descriptor;
-use crate::listener::client_stream::{ClientEnd, ClientStream, Connection};
-use crate::listener::state::{Entrance, Ticket};
-use crate::net::{Accepted, Acceptor, ListenAddress};
+use crate::net::{Accepted, Acceptor, ListenAddress, Socket};
 use crate::observe::access_log::AccessLog;
 use crate::phase::PhaseWatch;
 use crate::proxy::{Gateway, Generation};
-use crate::session::{IdleConnection, Runner, Session, WayOut};
+use crate::session::Admission;
+use crate::session::{ClientEnd, IdleConnection, Runner, Session, WayOut};
 use crate::transport::Transport;
 
 /// The connections being served: what a stopping process waits for.
@@ -131,12 +132,12 @@ impl Edge {
         listener: usize,
         transport: Transport,
         early: BytesMut,
-        ticket: Ticket,
+        admission: Admission,
         arrival: Arrival,
     ) {
         let edge = self.clone();
         let entrance = self.entrances[listener].clone();
-        let stream = ClientStream::new(entrance, transport, early, ticket, arrival);
+        let stream = ClientStream::new(entrance, transport, early, admission, arrival);
         self.connections
             .spawn(async move { edge.converse(listener, stream).await });
     }
@@ -157,10 +158,10 @@ impl Edge {
         let ClientEnd {
             transport,
             early,
-            ticket,
+            admission,
             ..
         } = client;
-        self.serve(listener, transport, early, ticket, arrival);
+        self.serve(listener, transport, early, admission, arrival);
     }
 
     /// What this configuration, which is about to be the present one, allows and asks, for every
@@ -266,11 +267,11 @@ impl Edge {
         let (mut client, ours) = UnixStream::pair()?;
         let stream = ClientStream::new(
             self.entrances[0].clone(),
-            Transport::Unix(ours),
+            Socket::Unix(ours).into(),
             BytesMut::new(),
-            Ticket {
+            Admission {
                 tls_revision: self.entrances[0].tls_revision.get(),
-                ..Ticket::default()
+                ..Admission::default()
             },
             Arrival::Moved,
         );
@@ -351,8 +352,8 @@ pub fn take_last(listener: &BoundListener, index: usize, edge: &Arc<Edge>) {
 
 fn take_waiting(listener: &BoundListener, index: usize, edge: &Arc<Edge>) {
     while let Ok(Some(accepted)) = listener.socket.accept_waiting() {
-        let (transport, ends) = accepted_as(accepted);
-        edge.admit(index, transport, ends);
+        let (socket, ends) = accepted_as(accepted);
+        edge.admit(index, socket, ends);
     }
 }
 
@@ -370,13 +371,13 @@ async fn take_late(listener: &BoundListener, index: usize, edge: &Arc<Edge>) {
 const LATE: Duration = Duration::from_millis(20);
 const LOOKS: u32 = 4;
 
-fn accepted_as(accepted: Accepted) -> (Transport, Option<Ends>) {
+fn accepted_as(accepted: Accepted) -> (Socket, Option<Ends>) {
     match accepted {
         Accepted::Tcp(stream, ends) => {
             let ends = ends.map(|(peer, local)| Ends { peer, local });
-            (Transport::Tcp(stream), ends)
+            (Socket::Tcp(stream), ends)
         }
-        Accepted::Unix(stream) => (Transport::Unix(stream), None),
+        Accepted::Unix(stream) => (Socket::Unix(stream), None),
     }
 }
 
@@ -397,8 +398,8 @@ async fn accept_all(listener: &BoundListener, index: usize, edge: &Arc<Edge>) ->
                 if std::mem::take(&mut exhausted) {
                     warn!("listener {:?}: accepting again", listener.name);
                 }
-                let (transport, ends) = accepted_as(accepted);
-                edge.admit(index, transport, ends);
+                let (socket, ends) = accepted_as(accepted);
+                edge.admit(index, socket, ends);
             }
             Err(error) if is_the_clients_fault(&error) => {}
             Err(error) => {

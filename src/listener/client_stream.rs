@@ -8,7 +8,7 @@
 //! - while a request without a body is being served, or a handshake awaits its answer, reading is
 //!   [held](Reading::Held): bytes wait here (bounded), and only the client's going is noticed;
 //! - once a handshake's 101 is out, or when an idle connection is to move to another process, the
-//!   socket [leaves](ClientEnd): to Pingora the client has gone then.
+//!   socket [leaves](crate::session::ClientEnd): to Pingora the client has gone then.
 //!
 //! Whatever is awaited here ends when a [deadline](super::deadlines) has struck.
 
@@ -32,16 +32,17 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, R
 
 use super::accept::Arrival;
 use super::deadlines::Deadlines;
+use super::state::Entrance;
 use super::tunnel::Tunnel;
 use crate::forward::proxy_protocol::Ends;
 use crate::limits::DrainDeadline;
 use crate::limits::descriptors::Descriptor;
 use crate::listener::request_reader::{CUT_HEAD, Intake, Refused, SLOW_HEAD};
-use crate::listener::state::{Entrance, Ticket};
-use crate::session::Upgraded;
 use crate::session::traffic::Traffic;
+use crate::session::{Admission, ClientEnd, Upgraded};
+use crate::tls::Security;
 use crate::tls::TlsRevision;
-use crate::transport::{Security, Transport};
+use crate::transport::Transport;
 use crate::upstream::Flow;
 
 /// Holds a response's head and a small body together in one packet.
@@ -67,19 +68,6 @@ pub enum Reading {
     Open = 3,
     /// A 101 is being written: behind it the socket leaves.
     Leave = 4,
-}
-
-/// A client's socket that has left Pingora.
-#[derive(Debug)]
-pub struct ClientEnd {
-    pub transport: Transport,
-    /// Read from it, and not used yet.
-    pub early: BytesMut,
-    /// The client sends nothing more.
-    pub ended: bool,
-    /// A request had come on it.
-    pub has_asked: bool,
-    pub ticket: Ticket,
 }
 
 /// What the proxy's phases know of a connection, and how they steer its stream.
@@ -125,7 +113,7 @@ impl Connection {
         entrance: Arc<Entrance>,
         transport: &Transport,
         ends: Option<Ends>,
-        ticket: &Ticket,
+        admission: &Admission,
     ) -> Self {
         let (peer, local) = match ends {
             Some(ends) => (Some(ends.peer), Some(ends.local)),
@@ -137,8 +125,8 @@ impl Connection {
             peer,
             local,
             security: transport.security(),
-            tls_revision: ticket.tls_revision,
-            is_proxied: ticket.proxied.is_some(),
+            tls_revision: admission.tls_revision,
+            is_proxied: admission.proxied.is_some(),
             can_move: transport.can_move(),
             serves_one: transport.serves_one(),
             reading: AtomicU8::new(Reading::Head as u8),
@@ -347,7 +335,7 @@ pub struct ClientStream {
     pub(super) tunnel: Tunnel,
     /// Pingora has been told of the drain's deadline.
     pub(super) is_cut: bool,
-    ticket: Ticket,
+    admission: Admission,
 }
 
 impl ClientStream {
@@ -356,15 +344,15 @@ impl ClientStream {
         entrance: Arc<Entrance>,
         transport: Transport,
         early: BytesMut,
-        ticket: Ticket,
+        admission: Admission,
         arrival: Arrival,
     ) -> Self {
-        let ends = match (&ticket.proxied, arrival) {
+        let ends = match (&admission.proxied, arrival) {
             (Some(proxied), _) => Some(**proxied),
             (None, Arrival::New { ends, .. }) => ends,
             (None, Arrival::Moved | Arrival::Stays) => None,
         };
-        let mut connection = Connection::new(entrance, &transport, ends, &ticket);
+        let mut connection = Connection::new(entrance, &transport, ends, &admission);
         match arrival {
             Arrival::New { deadline, .. } => {
                 connection.set_end(deadline.saturating_duration_since(connection.deadlines.born));
@@ -381,7 +369,7 @@ impl ClientStream {
             intake: Intake::new(early),
             tunnel: Tunnel::default(),
             is_cut: false,
-            ticket,
+            admission,
         }
     }
 
@@ -418,7 +406,7 @@ impl ClientStream {
                 early: self.intake.ahead.split(),
                 ended: self.intake.ended,
                 has_asked: self.connection.has_asked.load(Relaxed),
-                ticket: std::mem::take(&mut self.ticket),
+                admission: std::mem::take(&mut self.admission),
             });
         }
         Poll::Ready(Ok(()))

@@ -19,13 +19,14 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::OUTDATED;
 use super::accept::{Arrival, Edge};
+use super::state::Entrance;
 use crate::http1::Refusal;
 use crate::http2::control::ControlFrames;
 use crate::http2::request::{Unspeakable, head_of};
 use crate::http2::{Facts, Http2Stream};
 use crate::limits::RETRY_AFTER;
 use crate::listener::setup::{NO_DESCRIPTORS, has_left};
-use crate::listener::state::{Entrance, Ticket};
+use crate::session::Admission;
 use crate::transport::Transport;
 
 /// What a client may send ahead on one stream: it costs as much memory while nobody takes it. The
@@ -68,7 +69,7 @@ impl Edge {
         self: Arc<Self>,
         entrance: Arc<Entrance>,
         transport: Transport,
-        ticket: Ticket,
+        admission: Admission,
         deadline: Instant,
     ) {
         let (peer, local) = (transport.peer(), transport.local());
@@ -99,12 +100,12 @@ impl Edge {
         };
         let mut connection = match timeout_at(deadline, builder.handshake(bearer)).await {
             Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => return self.end(&entrance, ticket.peer(peer), &error),
-            Err(_) => return self.record(&entrance, ticket.peer(peer), LATE_PREFACE),
+            Ok(Err(error)) => return self.end(&entrance, admission.peer(peer), &error),
+            Err(_) => return self.record(&entrance, admission.peer(peer), LATE_PREFACE),
         };
-        let peer = ticket.peer(peer);
+        let peer = admission.peer(peer);
         let flooded = {
-            let serving = self.serve_streams(&entrance, &mut connection, facts, ticket);
+            let serving = self.serve_streams(&entrance, &mut connection, facts, admission);
             tokio::select! {
                 () = serving => false,
                 () = flood.notified() => true,
@@ -121,7 +122,7 @@ impl Edge {
         entrance: &Arc<Entrance>,
         connection: &mut Connection<Bearer, Bytes>,
         facts: Arc<Facts>,
-        ticket: Ticket,
+        admission: Admission,
     ) {
         let (mut stopping, mut way_out) = (self.stopping.clone(), self.way_out.clone());
         let mut asked: usize = 0;
@@ -138,22 +139,22 @@ impl Edge {
                         is_idle = false;
                         let abandoned = facts.abandoned.load(Relaxed);
                         if abandoned > ABANDONED_MAX && abandoned > asked / 2 {
-                            let peer = ticket.peer(facts.peer);
+                            let peer = admission.peer(facts.peer);
                             warn!("HTTP/2 with {peer:?}: {abandoned} of {asked} requests were given \
                                    up before an answer; the connection ends");
                             break peer;
                         }
-                        self.begin(entrance, &facts, &ticket, request, respond);
+                        self.begin(entrance, &facts, &admission, request, respond);
                     }
                     Some(Err(error)) => {
-                        return self.end(entrance, ticket.peer(facts.peer), &error);
+                        return self.end(entrance, admission.peer(facts.peer), &error);
                     }
                     None => return,
                 },
                 // Streams that are there go on; no others come (RFC 9113 section 6.8).
                 _ = stopping.wait_for(|stops| *stops), if !is_leaving => leaves = true,
                 () = way_out.opened(), if !is_leaving => leaves = true,
-                () = outdated(entrance, &ticket), if !is_leaving => leaves = true,
+                () = outdated(entrance, &admission), if !is_leaving => leaves = true,
                 () = &mut idle => {
                     let was_idle = std::mem::replace(&mut is_idle, has_no_streams());
                     if is_leaving && was_idle && is_idle {
@@ -204,7 +205,7 @@ impl Edge {
         self: &Arc<Self>,
         entrance: &Arc<Entrance>,
         facts: &Arc<Facts>,
-        ticket: &Ticket,
+        admission: &Admission,
         request: Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
     ) {
@@ -213,22 +214,32 @@ impl Edge {
             Err(Unspeakable::Scheme) => return respond.send_reset(Reason::PROTOCOL_ERROR),
             // RFC 9220 section 3.
             Err(Unspeakable::Protocol) => {
-                return self.refuse(entrance, ticket.peer(facts.peer), respond, OTHER_PROTOCOL);
+                return self.refuse(
+                    entrance,
+                    admission.peer(facts.peer),
+                    respond,
+                    OTHER_PROTOCOL,
+                );
             }
         };
         if !self.has_descriptors() {
-            return self.refuse(entrance, ticket.peer(facts.peer), respond, NO_DESCRIPTORS);
+            return self.refuse(
+                entrance,
+                admission.peer(facts.peer),
+                respond,
+                NO_DESCRIPTORS,
+            );
         }
-        if ticket.tls_revision < entrance.tls_revision.get() {
-            return self.refuse(entrance, ticket.peer(facts.peer), respond, OUTDATED);
+        if admission.tls_revision < entrance.tls_revision.get() {
+            return self.refuse(entrance, admission.peer(facts.peer), respond, OUTDATED);
         }
         let method = request.method().clone();
         let stream = Http2Stream::new(facts.clone(), request.into_body(), body, &method, respond);
         // The connection has the seat.
-        let ticket = Ticket {
+        let admission = Admission {
             seat: None,
-            proxied: ticket.proxied.clone(),
-            tls_revision: ticket.tls_revision,
+            proxied: admission.proxied.clone(),
+            tls_revision: admission.tls_revision,
         };
         let deadline = Instant::now() + entrance.limits().header_timeout;
         let transport = Transport::Http2(Box::new(stream));
@@ -236,7 +247,7 @@ impl Edge {
             deadline,
             ends: None,
         };
-        self.serve(entrance.number, transport, head, ticket, arrival);
+        self.serve(entrance.number, transport, head, admission, arrival);
     }
 
     /// Before anything looks at what was asked.
@@ -261,9 +272,9 @@ impl Edge {
 }
 
 /// Returns once its listener asks more of clients than it has shown.
-async fn outdated(entrance: &Entrance, ticket: &Ticket) {
+async fn outdated(entrance: &Entrance, admission: &Admission) {
     let mut changes = entrance.tls_revision.watch();
-    while ticket.tls_revision >= entrance.tls_revision.get() {
+    while admission.tls_revision >= entrance.tls_revision.get() {
         if changes.changed().await.is_err() {
             return std::future::pending().await;
         }

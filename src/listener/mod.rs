@@ -22,10 +22,10 @@ use http::StatusCode;
 use crate::http1::Refusal;
 
 pub use accept::{Arrival, Connections, Edge, serve, take_last};
-pub use client_stream::{ClientEnd, ClientStream, Connection, Reading};
+pub use client_stream::{ClientStream, Connection, Reading};
 pub use request_reader::Refused;
 pub use socket::{BindError, BoundListener, bind};
-pub use state::{Entrance, Ticket};
+pub use state::Entrance;
 
 /// For a request on a connection that has not shown what its listener asks for by now. A client may
 /// ask again on a new one (RFC 9110 section 15.5.20).

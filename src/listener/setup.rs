@@ -14,17 +14,18 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
 use uuid::Uuid;
 
+use super::state::Entrance;
 use crate::config::AcceptProxy;
 use crate::forward::client_address::ClientAddress;
 use crate::forward::proxy_protocol::{self, Ends, Header};
 use crate::http1::Refusal;
 use crate::limits::{RETRY_AFTER, Seat};
 use crate::listener::accept::{Arrival, Edge};
-use crate::listener::state::{Entrance, Ticket};
-use crate::observe::access_log::{Entry, Kind};
-use crate::tls::{Acceptor, TlsRevision};
+use crate::net::{Socket, TCP_KEEPALIVE};
+use crate::observe::entry::{Entry, Kind};
+use crate::session::Admission;
+use crate::tls::{Acceptor, TlsRevision, TlsStream};
 use crate::transport::Transport;
-use crate::upstream::TCP_KEEPALIVE;
 
 /// How long it may go on sending, so that it reads why: closed with bytes unread, the connection
 /// would be reset and the answer with it.
@@ -67,17 +68,16 @@ pub(super) fn has_left(error: &io::Error) -> bool {
     )
 }
 
-/// A connection on its way in.
-struct Newcomer {
+/// A connection on its way in; its socket goes beside it.
+struct Pending {
     entrance: Arc<Entrance>,
-    transport: Transport,
     /// As the kernel has them; `None` on a unix socket.
     ends: Option<Ends>,
     /// By when its first head must be there.
     deadline: Instant,
 }
 
-impl Newcomer {
+impl Pending {
     fn peer(&self) -> Option<SocketAddr> {
         self.ends.map(|ends| ends.peer)
     }
@@ -95,7 +95,7 @@ enum Opening {
 
 impl Edge {
     /// Lets a connection in that was just accepted, or turns it away.
-    pub fn admit(self: &Arc<Self>, listener: usize, transport: Transport, ends: Option<Ends>) {
+    pub fn admit(self: &Arc<Self>, listener: usize, socket: Socket, ends: Option<Ends>) {
         let entrance = self.entrances[listener].clone();
         let (most, timeout, stall) = {
             let limits = entrance.limits();
@@ -103,35 +103,35 @@ impl Edge {
         };
         // Sessions have no other bound for it, and nothing may be given up sooner than the file says.
         if stall != TCP_KEEPALIVE.user_timeout {
-            transport.set_stall(stall);
+            socket.set_stall(stall);
         }
-        let newcomer = Newcomer {
+        let pending = Pending {
             entrance,
-            transport,
             ends,
             deadline: Instant::now() + timeout,
         };
-        let seat = match newcomer.entrance.gate.enter_unnamed(most) {
-            _ if !self.has_descriptors() => return self.turn_away(newcomer, None, NO_DESCRIPTORS),
-            Err(_) => return self.turn_away(newcomer, None, TOO_MANY),
-            Ok(seat) => seat,
+        if !self.has_descriptors() {
+            return self.turn_away(&pending, socket, None, NO_DESCRIPTORS);
+        }
+        let Ok(seat) = pending.entrance.gate.enter_unnamed(most) else {
+            return self.turn_away(&pending, socket, None, TOO_MANY);
         };
         let generation = self.current.load();
         let tls = generation.tls_of(listener);
         let proxied = generation.proxy_protocol_of(listener);
         let tls_revision = generation.tls_revision(listener);
         if tls.is_none() && proxied == AcceptProxy::Off {
-            if let Some((newcomer, ticket)) = self.name(newcomer, (seat, tls_revision), None) {
-                self.let_in(newcomer, ticket);
-            }
-            return;
+            return match self.charge_client(&pending, (seat, tls_revision), None) {
+                Some(admission) => self.let_in(pending, socket.into(), admission),
+                None => self.turn_away(&pending, socket, None, TOO_MANY_OF_CLIENT),
+            };
         }
         let (edge, before_http) = (self.clone(), (proxied, tls.cloned()));
         let seat = (seat, tls_revision);
         let (mut stopping, last_moment) = (self.stopping.clone(), self.last_moment());
         self.connections.spawn(async move {
             tokio::select! {
-                () = edge.open(newcomer, seat, before_http) => {}
+                () = edge.open(pending, socket, seat, before_http) => {}
                 _ = stopping.wait_for(|stops| *stops) => {}
                 () = last_moment => {}
             }
@@ -141,74 +141,88 @@ impl Edge {
     /// What comes before HTTP.
     async fn open(
         self: &Arc<Self>,
-        mut newcomer: Newcomer,
+        pending: Pending,
+        mut socket: Socket,
         seat: (Seat, TlsRevision),
         (proxied, tls): (AcceptProxy, Option<Arc<Acceptor>>),
     ) {
-        let peer = newcomer.peer();
+        let peer = pending.peer();
         let ends = match proxied {
             AcceptProxy::Off => None,
-            AcceptProxy::Required => match self.read_header(&mut newcomer).await {
+            AcceptProxy::Required => match self.read_header(&pending, &mut socket).await {
                 Opening::Proxied(ends) => Some(ends),
                 Opening::Own => None,
-                Opening::Refused(refusal) => return self.shut_out(&newcomer, peer, refusal),
+                Opening::Refused(refusal) => return self.shut_out(&pending, refusal),
                 Opening::Gone => return,
             },
         };
-        let Some((mut newcomer, ticket)) = self.name(newcomer, seat, ends) else {
-            return;
+        let Some(admission) = self.charge_client(&pending, seat, ends) else {
+            let peer = ends.map(|ends| ends.peer);
+            return self.turn_away(&pending, socket, peer, TOO_MANY_OF_CLIENT);
         };
-        if let Some(tls) = tls {
-            let accepted = timeout_at(newcomer.deadline, tls.accept(newcomer.transport)).await;
-            let (peer, entrance) = (ticket.peer(peer), &newcomer.entrance);
-            newcomer.transport = match accepted {
-                Ok(Ok(transport)) => transport,
-                // Everyday: who looks whether we are here.
-                Ok(Err(error)) if has_left(&error) => {
-                    return debug!("{peer:?} has left within its TLS handshake");
-                }
-                Ok(Err(error)) => return self.fail(entrance, peer, "the TLS handshake", &error),
-                Err(_) => return self.record(entrance, peer, LATE_TLS),
-            };
-        }
-        self.let_in(newcomer, ticket);
+        let transport = match tls {
+            Some(tls) => match self
+                .secure(&pending, socket, &tls, admission.peer(peer))
+                .await
+            {
+                Some(stream) => stream.into(),
+                None => return,
+            },
+            None => socket.into(),
+        };
+        self.let_in(pending, transport, admission);
     }
 
-    /// Whose connection it is is known now. `None`: it has as many as it may.
-    fn name(
-        self: &Arc<Self>,
-        newcomer: Newcomer,
+    /// The TLS handshake. `None`: it has failed, and that is told.
+    async fn secure(
+        &self,
+        pending: &Pending,
+        socket: Socket,
+        tls: &Acceptor,
+        peer: Option<SocketAddr>,
+    ) -> Option<TlsStream> {
+        match timeout_at(pending.deadline, tls.accept(socket)).await {
+            Ok(Ok(stream)) => return Some(stream),
+            // Everyday: who looks whether we are here.
+            Ok(Err(error)) if has_left(&error) => {
+                debug!("{peer:?} has left within its TLS handshake");
+            }
+            Ok(Err(error)) => self.fail(&pending.entrance, peer, "the TLS handshake", &error),
+            Err(_) => self.record(&pending.entrance, peer, LATE_TLS),
+        }
+        None
+    }
+
+    /// Counts the connection for its client, who is known now. `None`: it has as many as it may.
+    fn charge_client(
+        &self,
+        pending: &Pending,
         (mut seat, tls_revision): (Seat, TlsRevision),
         proxied: Option<Ends>,
-    ) -> Option<(Newcomer, Ticket)> {
-        let peer = proxied.or(newcomer.ends).map(|ends| ends.peer);
+    ) -> Option<Admission> {
+        let peer = proxied.or(pending.ends).map(|ends| ends.peer);
         let generation = self.current.load();
-        let named = newcomer
+        let charged = pending
             .entrance
-            .name(&mut seat, peer, generation.trusted());
-        if named.is_err() {
-            self.turn_away(newcomer, peer, TOO_MANY_OF_CLIENT);
-            return None;
-        }
-        let ticket = Ticket {
+            .charge_client(&mut seat, peer, generation.trusted());
+        charged.ok()?;
+        Some(Admission {
             seat: Some(seat),
             proxied: proxied.map(Box::new),
             tls_revision,
-        };
-        Some((newcomer, ticket))
+        })
     }
 
-    fn let_in(self: &Arc<Self>, newcomer: Newcomer, ticket: Ticket) {
-        let Newcomer {
+    fn let_in(self: &Arc<Self>, pending: Pending, transport: Transport, admission: Admission) {
+        let Pending {
             entrance,
-            transport,
             ends,
             deadline,
-        } = newcomer;
+        } = pending;
         if transport.is_http2() {
             let edge = self.clone();
             let last_moment = self.last_moment();
-            let serving = edge.serve_http2(entrance, transport, ticket, deadline);
+            let serving = edge.serve_http2(entrance, transport, admission, deadline);
             self.connections.spawn(async move {
                 tokio::select! {
                     () = serving => {}
@@ -218,16 +232,22 @@ impl Edge {
             return;
         }
         let arrival = Arrival::New { deadline, ends };
-        self.serve(entrance.number, transport, BytesMut::new(), ticket, arrival);
+        self.serve(
+            entrance.number,
+            transport,
+            BytesMut::new(),
+            admission,
+            arrival,
+        );
     }
 
-    async fn read_header(&self, newcomer: &mut Newcomer) -> Opening {
-        let peer = newcomer.peer();
+    async fn read_header(&self, pending: &Pending, socket: &mut Socket) -> Opening {
+        let peer = pending.peer();
         if !self.current.load().trusted().trusts_peer(peer) {
             return Opening::Refused(NOT_A_PROXY);
         }
-        let header = receive_header(&mut newcomer.transport);
-        match timeout_at(newcomer.deadline, header).await {
+        let header = receive_header(socket);
+        match timeout_at(pending.deadline, header).await {
             Ok(Ok(Some(Header::Proxied(ends)))) => Opening::Proxied(ends),
             Ok(Ok(Some(Header::Own))) => Opening::Own,
             Ok(Ok(None)) => Opening::Gone,
@@ -236,8 +256,8 @@ impl Edge {
     }
 
     /// Without a word: who sends no header, or may not, speaks another language.
-    fn shut_out(&self, newcomer: &Newcomer, peer: Option<SocketAddr>, refusal: Refusal) {
-        let entrance = &newcomer.entrance;
+    fn shut_out(&self, pending: &Pending, refusal: Refusal) {
+        let (entrance, peer) = (&pending.entrance, pending.peer());
         if entrance.is_news() {
             let name = self.name_of(entrance);
             let who = peer.map_or("a unix socket".to_owned(), |peer| peer.to_string());
@@ -250,18 +270,19 @@ impl Edge {
     }
 
     /// With an answer, unless TLS would have to come first.
-    fn turn_away(self: &Arc<Self>, newcomer: Newcomer, peer: Option<SocketAddr>, refusal: Refusal) {
-        let Newcomer {
-            entrance,
-            mut transport,
-            ends,
-            ..
-        } = newcomer;
-        let peer = peer.or(ends.map(|ends| ends.peer));
-        self.record(&entrance, peer, refusal);
+    fn turn_away(
+        &self,
+        pending: &Pending,
+        socket: Socket,
+        peer: Option<SocketAddr>,
+        refusal: Refusal,
+    ) {
+        let entrance = &pending.entrance;
+        self.record(entrance, peer.or(pending.peer()), refusal);
         if self.current.load().tls_of(entrance.number).is_some() {
             return;
         }
+        let mut transport = Transport::from(socket);
         transport.send_at_once(&answer(refusal));
         self.see_off(transport);
     }
@@ -383,11 +404,11 @@ fn answer(refusal: Refusal) -> Vec<u8> {
 
 /// Takes the header off the front, and not a byte more: what follows may be TLS. `None`: not a byte
 /// has come.
-async fn receive_header(transport: &mut Transport) -> io::Result<Option<Header>> {
+async fn receive_header(socket: &mut Socket) -> io::Result<Option<Header>> {
     let mut bytes = Vec::new();
     let mut ahead = [0; 256];
     loop {
-        let seen = match transport.peek(&mut ahead).await {
+        let seen = match socket.peek(&mut ahead).await {
             Ok(0) if bytes.is_empty() => return Ok(None),
             // A balancer's probe: it connects, and resets what it has got.
             Err(_) if bytes.is_empty() => return Ok(None),
@@ -401,7 +422,7 @@ async fn receive_header(transport: &mut Transport) -> io::Result<Option<Header>>
         let parsed = proxy_protocol::parse(&bytes)
             .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
         let end = parsed.map_or(bytes.len(), |(_, end)| end);
-        transport.read_exact(&mut ahead[..end - before]).await?;
+        socket.read_exact(&mut ahead[..end - before]).await?;
         if let Some((header, _)) = parsed {
             return Ok(Some(header));
         }

@@ -5,8 +5,8 @@ use std::io;
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::config::Listener;
+use crate::net::TCP_KEEPALIVE;
 use crate::net::{Inherited, ListenAddress, ListeningSocket, SocketOptions};
-use crate::upstream::TCP_KEEPALIVE;
 
 /// Connections wait in the kernel for so long as they are not accepted; so many at most.
 const OPTIONS: SocketOptions = SocketOptions {

@@ -10,6 +10,7 @@ use crate::config::ListenerLimits;
 use crate::forward::client_address::TrustedProxies;
 use crate::forward::proxy_protocol::Ends;
 use crate::limits::{ClientKey, DrainDeadline, Full, Gate, Seat};
+use crate::session::Admission;
 use crate::tls::{CurrentRevision, TlsRevision};
 
 /// One bound listener.
@@ -24,24 +25,6 @@ pub struct Entrance {
     pub drain_deadline: DrainDeadline,
     /// The operator knows that somebody comes without a PROXY header, or may not send one.
     has_warned: AtomicBool,
-}
-
-/// What goes with a client's socket, wherever it goes.
-#[derive(Debug, Default)]
-pub struct Ticket {
-    /// `None`: it is a connection of our own.
-    pub seat: Option<Seat>,
-    /// The ends that a PROXY header has named. Boxed: most have none.
-    pub proxied: Option<Box<Ends>>,
-    /// What the client has shown.
-    pub tls_revision: TlsRevision,
-}
-
-impl Ticket {
-    /// Whose connection it is, where its socket says `own`.
-    pub fn peer(&self, own: Option<SocketAddr>) -> Option<SocketAddr> {
-        self.proxied.as_ref().map(|ends| ends.peer).or(own)
-    }
 }
 
 impl Entrance {
@@ -77,7 +60,7 @@ impl Entrance {
     }
 
     /// Holds the seat's client to the bound.
-    pub fn name(
+    pub fn charge_client(
         &self,
         seat: &mut Seat,
         peer: Option<SocketAddr>,
@@ -93,9 +76,9 @@ impl Entrance {
         peer: Option<SocketAddr>,
         proxied: Option<Ends>,
         trusted: &TrustedProxies,
-    ) -> Ticket {
+    ) -> Admission {
         let peer = proxied.map(|ends| ends.peer).or(peer);
-        Ticket {
+        Admission {
             seat: Some(self.gate.adopt(client_of(peer, trusted))),
             proxied: proxied.map(Box::new),
             tls_revision: self.tls_revision.get(),

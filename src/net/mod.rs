@@ -3,11 +3,16 @@
 //! Nothing here knows HTTP, sessions or the configuration.
 
 mod address;
+mod keepalive;
 mod listen;
 mod overlap;
+pub mod pingora;
+mod socket;
 mod socket_file;
 
 pub use address::ListenAddress;
+pub use keepalive::TCP_KEEPALIVE;
 pub use listen::{Accepted, Acceptor, Binder, Inherited, ListeningSocket, SocketOptions};
 pub use overlap::overlap;
+pub use socket::{Socket, SocketKind};
 pub use socket_file::is_stale;

@@ -11,33 +11,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use http::{HeaderMap, Version};
+use http::HeaderMap;
 use jiff::Timestamp;
 use log::{info, warn};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
-use uuid::Uuid;
 
 use super::combined;
+use super::entry::{Done, Entry, Operation};
 use super::exposition::Family;
 use super::line_buffer::{LineBuffer, Loss};
-use super::operations::{Done, Operation};
 use super::terminal;
-use super::trace::{TraceContext, Tracer, as_trace_id};
+use super::trace::{TraceContext, Tracer};
 use crate::config::{self, Config, LogFormat, LogOutput};
 use crate::forward::Trust;
-
-/// What ended or began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// An exchange ended.
-    Request,
-    /// The 101 goes out.
-    SessionOpen,
-    SessionClose,
-}
 
 /// The line of what an operator had done: of the kind `operation`.
 #[derive(Debug, Serialize)]
@@ -48,55 +36,6 @@ struct OperationEntry<'a> {
     of: Option<&'a str>,
     succeeded: bool,
     outcome: &'a str,
-}
-
-/// One line. Every field is always there; `null` says unknown, or not of this kind.
-#[derive(Debug, Serialize)]
-pub struct Entry<'a> {
-    pub kind: Kind,
-    pub id: Uuid,
-    /// What a trusted proxy calls it, if that is no UUID or is somebody else's already.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub request_id: Option<&'a str>,
-    /// Only where tracing is on.
-    #[serde(
-        rename = "trace_id",
-        serialize_with = "as_trace_id",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub trace: Option<TraceContext>,
-    pub listener: &'a str,
-    pub route: Option<&'a str>,
-    pub upstream: Option<&'a str>,
-    pub server: Option<String>,
-    pub client: String,
-    pub method: &'a str,
-    /// Of HTTP; in the combined format only, as the next.
-    #[serde(skip)]
-    pub version: Version,
-    #[serde(skip)]
-    pub referer: Option<&'a str>,
-    pub host: Option<&'a str>,
-    pub path: &'a str,
-    /// What the client got; 499 when it left before it got anything.
-    pub status: u16,
-    pub duration_ms: f64,
-    /// From the request's head to the 101.
-    pub handshake_ms: Option<f64>,
-    /// From the client.
-    pub bytes_in: u64,
-    /// To the client.
-    pub bytes_out: u64,
-    pub messages_in: Option<u64>,
-    pub messages_out: Option<u64>,
-    pub close_code: Option<u32>,
-    pub closed_by: Option<&'static str>,
-    /// Servers tried.
-    pub attempts: usize,
-    pub user_agent: Option<&'a str>,
-    /// Why prusik itself answered, or why the exchange failed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<&'a str>,
 }
 
 /// Lines that wait for a slow reader before more are dropped.

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 
 use jiff::Timestamp;
 
-use super::access_log::{Entry, Kind};
+use super::entry::{Entry, Kind};
 
 /// Nothing when a session opens.
 pub fn write(out: &mut Vec<u8>, entry: &Entry<'_>, now: Timestamp) -> io::Result<()> {

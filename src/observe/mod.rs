@@ -2,6 +2,7 @@
 
 pub mod access_log;
 mod combined;
+pub mod entry;
 pub mod exposition;
 mod line_buffer;
 pub mod metrics;

@@ -7,9 +7,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use log::{info, warn};
-use serde::{Deserialize, Serialize};
 
 use super::access_log::AccessLog;
+use super::entry::{Done, Operation};
 use super::exposition::Family;
 use super::terminal;
 
@@ -27,64 +27,6 @@ pub struct Operations {
     history: Mutex<VecDeque<Done>>,
     /// Who has asked for the upgrade that is under way.
     upgrade_by: Mutex<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Operation {
-    Reload,
-    Upgrade,
-    /// Of a server; has a line when it begins and one when it has ended.
-    Drain,
-    Enable,
-    /// Of a session.
-    Close,
-    /// Of the process; has a line when it begins and one when it has ended.
-    Stop,
-}
-
-impl Operation {
-    pub const ALL: [Self; 6] = [
-        Self::Reload,
-        Self::Upgrade,
-        Self::Drain,
-        Self::Enable,
-        Self::Close,
-        Self::Stop,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Reload => "reload",
-            Self::Upgrade => "upgrade",
-            Self::Drain => "drain",
-            Self::Enable => "enable",
-            Self::Close => "close",
-            Self::Stop => "stop",
-        }
-    }
-
-    /// Scripts may end thousands of sessions, which must not push out what else was done.
-    fn is_remembered(self) -> bool {
-        self != Self::Close
-    }
-}
-
-/// One that was done or refused.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Done {
-    /// RFC 3339.
-    pub time: String,
-    pub operation: Operation,
-    /// Who has asked for it: a caller of the API, or a signal. Empty: unknown.
-    #[serde(default)]
-    pub by: String,
-    /// The server, the session or the file; `None`: the process itself.
-    #[serde(default)]
-    pub of: Option<String>,
-    pub succeeded: bool,
-    /// What came of it, or why nothing did.
-    pub outcome: String,
 }
 
 #[derive(Debug, Default)]

@@ -17,10 +17,12 @@ use crate::generation::Generation;
 use crate::limits::{DrainDeadline, Seat};
 use crate::listener::{Connection, Refused};
 use crate::observe::trace::TraceContext;
+use crate::session::Upgraded;
 use crate::session::handshake::ServerEnd;
 use crate::session::registry::Registered;
 use crate::session::traffic::Traffic;
 use crate::upstream::{Flow, Group, KeptConnector, Lease};
+use crate::websocket::jitter::jittered;
 
 pub struct Exchange {
     /// In the log and, of a session, in the registry.
@@ -286,6 +288,26 @@ impl Exchange {
                 .handshake
                 .as_ref()
                 .is_some_and(|hs| hs.traffic.handshake_timed_out())
+    }
+
+    /// What the relay needs of a handshake whose client has left Pingora.
+    pub fn take_upgraded(&mut self) -> Option<Upgraded> {
+        let handshake = self.handshake.as_ref()?;
+        let (server, early) = handshake.server_end.take()?;
+        let extended = handshake.extended;
+        let limits = self.route()?.websocket.clone()?;
+        Some(Upgraded {
+            live: self.live.take()?,
+            lease: self.lease.take()?,
+            place: self.place.take(),
+            server,
+            early,
+            idle: limits.idle,
+            max_session: limits.max_session.map(jittered),
+            ping: limits.ping,
+            max_message: limits.max_message,
+            extended,
+        })
     }
 
     /// Counts a failure of the present server for passive ejection.

@@ -12,7 +12,7 @@ use pingora_proxy::Session;
 use super::exchange::Exchange;
 use crate::forward::template::{RequestVariables, Template};
 use crate::forward::{Fields, redirect};
-use crate::transport::Security;
+use crate::tls::Security;
 
 /// The request as it arrived, for templates and forwarding headers.
 pub fn variables<'a>(session: &'a Session, exchange: &'a Exchange) -> RequestVariables<'a> {

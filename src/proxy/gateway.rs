@@ -22,7 +22,6 @@ use super::answer::Answer;
 use super::exchange::{Exchange, Stage};
 use super::failure::{CLIENT_GONE, is_cut, reason_for, status_for, words_for};
 use super::fields::{RequestFields, ResponseFields, location, render, set_path, variables};
-use super::opening::take_upgraded;
 use super::{peer, record};
 use crate::config::{Action, Balance};
 use crate::forward::proxy_protocol::Source;
@@ -569,7 +568,7 @@ impl ProxyHttp for Gateway {
         if let Some(connection) = &connection
             && exchange.live.is_some()
             && connection.has_left()
-            && let Some(upgraded) = take_upgraded(exchange)
+            && let Some(upgraded) = exchange.take_upgraded()
         {
             connection.set_upgraded(upgraded);
             return;

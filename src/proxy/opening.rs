@@ -8,12 +8,11 @@ use pingora_proxy::Session;
 
 use super::exchange::Exchange;
 use super::gateway::Gateway;
-use super::{peer, record};
+use super::record;
 use crate::config::Tunnel;
 use crate::listener::Reading;
-use crate::session::Upgraded;
 use crate::session::drain::DrainReason;
-use crate::session::live::Live;
+use crate::session::live::{Identity, Live};
 use crate::session::log::session_open;
 use crate::session::relay::CLOSE_WAIT;
 
@@ -91,28 +90,14 @@ impl Gateway {
         let current = self.current.load();
         // Only a reload in the meantime can have taken its route.
         match Arc::ptr_eq(&current, &exchange.generation) {
-            true => group.why_gone(live.identity.server),
+            true => {
+                let Identity {
+                    upstream, server, ..
+                } = &live.identity;
+                let gone = group.why_gone(*server)?;
+                Some(DrainReason::of_server(gone, upstream.clone(), *server))
+            }
             false => current.why_gone_late(&live.identity, group),
         }
     }
-}
-
-/// What the relay needs of a handshake whose client has left Pingora.
-pub fn take_upgraded(exchange: &mut Exchange) -> Option<Upgraded> {
-    let handshake = exchange.handshake.as_ref()?;
-    let (server, early) = handshake.server_end.take()?;
-    let extended = handshake.extended;
-    let limits = exchange.route()?.websocket.clone()?;
-    Some(Upgraded {
-        live: exchange.live.take()?,
-        lease: exchange.lease.take()?,
-        place: exchange.place.take(),
-        server,
-        early,
-        idle: limits.idle,
-        max_session: limits.max_session.map(peer::jittered),
-        ping: limits.ping,
-        max_message: limits.max_message,
-        extended,
-    })
 }

@@ -9,9 +9,11 @@ use pingora::upstreams::peer::{H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPol
 
 use super::exchange::Handshake;
 use crate::config::{Route, Timeouts, Tunnel};
+use crate::net::TCP_KEEPALIVE;
 use crate::session::handshake::HandshakeConnector;
 use crate::session::tunnel::{Limits, TapConnector};
-use crate::upstream::{KeptConnector, TCP_KEEPALIVE, Way};
+use crate::upstream::{KeptConnector, Way};
+use crate::websocket::jitter::jittered;
 
 /// Pingora takes off the hop-by-hop fields it knows and renews the WebSocket ones; what the
 /// client's `Connection` nominates is our own filter's business, as Pingora refuses requests that
@@ -92,9 +94,4 @@ fn peer(address: SocketAddr, timeouts: &Timeouts) -> Box<HttpPeer> {
     options.total_connection_timeout = Some(timeouts.connect);
     options.http_upstream_request_policy = REQUEST_POLICY;
     Box::new(peer)
-}
-
-/// Up to a tenth less or more, so that sessions which began together don't end together.
-pub fn jittered(limit: Duration) -> Duration {
-    limit.mul_f64(rand::random_range(0.9..=1.1))
 }

@@ -7,7 +7,8 @@ use pingora_proxy::Session;
 
 use super::exchange::Exchange;
 use crate::listener::Connection;
-use crate::observe::access_log::{AccessLog, Entry, Kind};
+use crate::observe::access_log::AccessLog;
+use crate::observe::entry::{Entry, Kind};
 use crate::observe::metrics::Refused;
 use crate::session::live::Identity;
 use crate::session::log::{millis, session_close};

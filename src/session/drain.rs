@@ -30,6 +30,7 @@ use tokio::time::Instant;
 
 use super::live::Live;
 use super::traffic::{ClosedBy, Order};
+use crate::upstream::Gone;
 pub use schedule::Progress;
 use schedule::{Schedule, Step};
 
@@ -48,6 +49,16 @@ pub enum DrainReason {
     RouteRemoved(Arc<str>),
     /// As a process of another version calls it.
     Other(String),
+}
+
+impl DrainReason {
+    pub fn of_server(gone: Gone, upstream: Arc<str>, server: SocketAddr) -> Self {
+        match gone {
+            Gone::Drained => Self::ServerDrained(upstream, server),
+            Gone::Down => Self::ServerDown(upstream, server),
+            Gone::Removed => Self::ServerRemoved(upstream, server),
+        }
+    }
 }
 
 impl fmt::Display for DrainReason {

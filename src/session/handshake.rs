@@ -18,7 +18,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::BytesMut;
 use pingora::connectors::l4::Connect;
-use pingora::protocols::l4::ext::set_tcp_keepalive;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
@@ -29,6 +28,7 @@ use tokio::time::Sleep;
 use super::traffic::Traffic;
 use crate::http1::head_end::HeadEnd;
 use crate::limits::DrainDeadline;
+use crate::net::pingora::{is_last_look, set_option};
 use crate::transport::Transport;
 use crate::upstream::Way;
 
@@ -278,13 +278,6 @@ impl AsyncRead for HandshakeStream {
     }
 }
 
-/// The look that Pingora has at a connection when its response has ended in order and it can
-/// serve again: one byte, and nobody who would be woken if there is none (`now_or_never`: the only
-/// waker without data; two of them cannot be compared, their tables have no one address).
-pub fn is_last_look(cx: &Context<'_>, buf: &ReadBuf<'_>) -> bool {
-    buf.remaining() == 1 && cx.waker().data().is_null()
-}
-
 /// Once the socket has left, what Pingora still does to it concerns nobody.
 impl AsyncWrite for HandshakeStream {
     fn poll_write(
@@ -320,24 +313,8 @@ impl AsyncWrite for HandshakeStream {
 impl VirtualSocket for HandshakeStream {
     fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
         match &self.io {
-            Some(io) => set_option(io, option),
+            Some(io) => set_option(io.tcp(), option),
             None => Ok(()),
-        }
-    }
-}
-
-pub fn set_option(io: &Transport, option: VirtualSockOpt) -> io::Result<()> {
-    let Some(io) = io.tcp() else {
-        return Ok(());
-    };
-    match option {
-        VirtualSockOpt::NoDelay => io.set_nodelay(true),
-        VirtualSockOpt::KeepAlive(keepalive) => {
-            set_tcp_keepalive(io, &keepalive).map_err(|error| io::Error::other(error.to_string()))
-        }
-        other => {
-            let message = format!("{other:?} is no option of a handshake's socket");
-            Err(io::Error::new(io::ErrorKind::Unsupported, message))
         }
     }
 }

@@ -128,6 +128,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::net::Socket;
     use crate::tls::{Acceptor, Connector, Pair, Trust, read_chain, read_key};
 
     /// Only a failing test waits for it.
@@ -144,10 +145,10 @@ mod tests {
         let (client, server) = UnixStream::pair().unwrap();
         let address = ([127, 0, 0, 1], 1).into();
         let (client, server) = tokio::join!(
-            connector.connect(address, Transport::Unix(client)),
-            acceptor.accept(Transport::Unix(server)),
+            connector.connect(address, Socket::Unix(client)),
+            acceptor.accept(Socket::Unix(server)),
         );
-        (client.unwrap(), server.unwrap())
+        (client.unwrap().into(), server.unwrap().into())
     }
 
     /// rustls takes more than the socket does, and nothing may come behind it that pushes it on.

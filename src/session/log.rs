@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use http::Version;
 
-use crate::observe::access_log::{AccessLog, Entry, Kind};
+use crate::observe::access_log::AccessLog;
+use crate::observe::entry::{Entry, Kind};
 use crate::session::live::Live;
 use crate::session::registry::Registered;
 

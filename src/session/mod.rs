@@ -12,6 +12,7 @@
 //!
 //! With `tunnel: pingora` the sockets stay where they are, and [`tap`] watches over the session.
 
+mod client_end;
 pub mod drain;
 pub mod handshake;
 pub mod leg;
@@ -24,4 +25,5 @@ pub mod stats;
 pub mod traffic;
 pub mod tunnel;
 
+pub use client_end::{Admission, ClientEnd};
 pub use runner::{IdleConnection, Leaving, Runner, Session, Upgraded, WayOut};

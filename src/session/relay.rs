@@ -35,7 +35,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::leg::{Leg, SendState};
 use super::traffic::{ClosedBy, Order, Traffic};
-use crate::upstream::TCP_KEEPALIVE;
+use crate::net::TCP_KEEPALIVE;
 use crate::websocket::frames::{CloseCode, PING_TO_CLIENT, close_to_client, close_to_server};
 
 /// What one read takes at most, and so what may wait in one direction.

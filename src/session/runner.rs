@@ -11,12 +11,12 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use super::client_end::{Admission, ClientEnd};
 use super::leg::Leg;
 use super::live::Live;
 use super::registry::Registered;
 use super::relay::{Limits, Outcome, Relay};
 use crate::limits::Seat;
-use crate::listener::{ClientEnd, Ticket};
 use crate::observe::access_log::AccessLog;
 use crate::session::log;
 use crate::transport::Transport;
@@ -30,7 +30,7 @@ pub struct Session {
     pub live: Registered,
     pub lease: Lease,
     /// Its client's on the listener.
-    pub ticket: Ticket,
+    pub admission: Admission,
     /// Its own on the route; `None`: that has gone.
     pub place: Option<Seat>,
 }
@@ -147,7 +147,7 @@ impl Session {
             relay,
             live,
             lease,
-            ticket: client.ticket,
+            admission: client.admission,
             place,
         }
     }

@@ -28,9 +28,10 @@ use pingora::{Error, ErrorType};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::handshake::{Heads, Seen};
 use super::relay::CLOSE_WAIT;
 use crate::limits::DrainDeadline;
-use crate::session::handshake::{Heads, Seen, set_option};
+use crate::net::pingora::set_option;
 use crate::session::traffic::{ClosedBy, Order, Traffic};
 use crate::transport::Transport;
 use crate::upstream::Way;
@@ -459,6 +460,6 @@ impl AsyncWrite for Tap {
 
 impl VirtualSocket for Tap {
     fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
-        set_option(&self.io, option)
+        set_option(self.io.tcp(), option)
     }
 }

@@ -13,7 +13,7 @@ use rustls::{Error, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
 use super::{Authorities, HTTP_1_1, HTTP_2, PROVIDER, Pair, TlsStream, subject, tickets};
-use crate::transport::Transport;
+use crate::net::Socket;
 
 /// A listener's side of TLS, whole and checked. Equal ones serve the same certificates.
 pub struct Acceptor {
@@ -60,16 +60,15 @@ impl Acceptor {
     }
 
     /// The handshake; its time is the caller's matter. Its failures are everyday: port scanners, health checks, old clients.
-    pub async fn accept(&self, transport: Transport) -> io::Result<Transport> {
+    pub async fn accept(&self, socket: Socket) -> io::Result<TlsStream> {
         let acceptor = TlsAcceptor::from(self.config.clone());
-        let stream = acceptor.accept(transport).await?;
+        let stream = acceptor.accept(socket).await?;
         let (_, session) = stream.get_ref();
         let client = session
             .peer_certificates()
             .and_then(|chain| chain.first())
             .map(|certificate| subject::of(certificate).unwrap_or_default());
-        let stream = TlsStream::of_client(stream.into(), client);
-        Ok(Transport::Tls(Box::new(stream)))
+        Ok(TlsStream::of_client(stream.into(), client))
     }
 
     /// Whether its clients must have certificates, and by other authorities than those of `before`.

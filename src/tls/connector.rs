@@ -14,7 +14,7 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, Signa
 use tokio_rustls::TlsConnector;
 
 use super::{Authorities, HTTP_1_1, PROVIDER, Pair, TlsStream};
-use crate::transport::Transport;
+use crate::net::Socket;
 
 /// Whose word is believed on who a server is.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,20 +73,14 @@ impl Connector {
     }
 
     /// The handshake on a connection to the server at this address.
-    pub async fn connect(
-        &self,
-        address: SocketAddr,
-        transport: Transport,
-    ) -> io::Result<Transport> {
+    pub async fn connect(&self, address: SocketAddr, socket: Socket) -> io::Result<TlsStream> {
         let name = match &self.name {
             Some(name) => name.clone(),
             None => ServerName::IpAddress(address.ip().to_canonical().into()),
         };
         let connector = TlsConnector::from(self.config.clone());
-        match connector.connect(name, transport).await {
-            Ok(stream) => Ok(Transport::Tls(Box::new(TlsStream::to_server(
-                stream.into(),
-            )))),
+        match connector.connect(name, socket).await {
+            Ok(stream) => Ok(TlsStream::to_server(stream.into())),
             Err(error) => Err(with_remedy(error)),
         }
     }

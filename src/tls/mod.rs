@@ -3,7 +3,7 @@
 //! ```text
 //!   files ──► Pair, Authorities      read and checked with the configuration
 //!                │
-//!   Acceptor ────┤   a listener's: by name, mTLS, tickets ──► TlsStream in a Transport
+//!   Acceptor ────┤   a listener's: by name, mTLS, tickets ──► TlsStream
 //!   Connector ───┘   an upstream's: name, authorities       ──► the same
 //! ```
 
@@ -11,6 +11,7 @@ mod acceptor;
 mod connector;
 mod files;
 mod revision;
+mod security;
 mod stream;
 mod subject;
 mod tickets;
@@ -23,6 +24,7 @@ pub use acceptor::Acceptor;
 pub use connector::{Connector, Trust};
 pub use files::{Authorities, FileError, Pair, read_chain, read_key, system_authorities};
 pub use revision::{CurrentRevision, TlsRevision};
+pub use security::Security;
 pub use stream::TlsStream;
 
 /// One for all connections: rustls would build its lists anew for each configuration.

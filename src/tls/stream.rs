@@ -1,4 +1,4 @@
-//! A TLS connection on a socket of ours, established: what a [`Transport`] is when it is not plain.
+//! A TLS connection on a socket of ours, established.
 
 use std::io;
 use std::pin::Pin;
@@ -9,11 +9,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::HTTP_2;
 use super::connector::with_remedy;
-use crate::transport::Transport;
+use crate::net::Socket;
 
 #[derive(Debug)]
 pub struct TlsStream {
-    inner: tokio_rustls::TlsStream<Transport>,
+    inner: tokio_rustls::TlsStream<Socket>,
     /// The subject of the client's certificate, if it has shown one.
     client: Option<Arc<str>>,
     /// An end without a word (no close_notify) is an end like any other.
@@ -23,7 +23,7 @@ pub struct TlsStream {
 impl TlsStream {
     /// Requests say how long they are, and so do frames: nobody can cut one short unseen.
     pub(super) fn of_client(
-        inner: tokio_rustls::TlsStream<Transport>,
+        inner: tokio_rustls::TlsStream<Socket>,
         client: Option<Arc<str>>,
     ) -> Self {
         Self {
@@ -35,7 +35,7 @@ impl TlsStream {
 
     /// A response may be as long as its connection lasts: one that was cut short must not pass for
     /// a whole one (RFC 9112 section 9.8).
-    pub(super) fn to_server(inner: tokio_rustls::TlsStream<Transport>) -> Self {
+    pub(super) fn to_server(inner: tokio_rustls::TlsStream<Socket>) -> Self {
         Self {
             inner,
             client: None,
@@ -57,12 +57,8 @@ impl TlsStream {
         self.inner.get_ref().1.alpn_protocol() == Some(HTTP_2)
     }
 
-    pub fn transport(&self) -> &Transport {
+    pub fn socket(&self) -> &Socket {
         self.inner.get_ref().0
-    }
-
-    pub fn transport_mut(&mut self) -> &mut Transport {
-        self.inner.get_mut().0
     }
 
     /// Whether all that was written is with the kernel: rustls takes more than the socket does.

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 
 use crate::forward::proxy_protocol::Preamble;
 use crate::limits::DrainDeadline;
+use crate::net::Socket;
 use crate::tls::Connector;
 use crate::transport::Transport;
 
@@ -82,15 +83,16 @@ impl Way {
             let sent = socket.write_all(&preamble.to_bytes()).await;
             sent.map_err(|cause| because(address, cause))?;
         }
-        let transport = Transport::Tcp(socket);
+        let socket = Socket::Tcp(socket);
         let Some(tls) = &self.tls else {
-            return Ok(transport);
+            return Ok(socket.into());
         };
-        tls.connect(address, transport).await.map_err(|cause| {
+        let connected = tls.connect(address, socket).await.map_err(|cause| {
             let cause = io::Error::new(cause.kind(), format!("TLS to {address}: {cause}"));
             let context = format!("connecting to {address}");
             Error::because(ErrorType::TLSHandshakeFailure, context, cause)
-        })
+        })?;
+        Ok(connected.into())
     }
 }
 

@@ -20,9 +20,19 @@ use super::server::{Ejected, Lease, Load, Member, Server};
 use crate::config::{self, Fate};
 use crate::forward::proxy_protocol::{Preamble, Source};
 use crate::limits::DrainDeadline;
-use crate::session::drain::DrainReason;
 use crate::upstream::dial::{Sources, Way};
 use crate::upstream::pool::{Connections, KeptConnector, Repeatable, SWEEP};
+
+/// Why a server has no place for the sessions that it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    /// The operator has taken it out.
+    Drained,
+    /// It fails its checks.
+    Down,
+    /// It left the file or the discovery.
+    Removed,
+}
 
 pub struct Group {
     pub(super) config: config::Upstream,
@@ -200,18 +210,14 @@ impl Group {
     }
 
     /// Why its sessions must go; `None`: they may stay.
-    pub fn why_gone(&self, address: SocketAddr) -> Option<DrainReason> {
-        let upstream = || self.label.clone();
+    pub fn why_gone(&self, address: SocketAddr) -> Option<Gone> {
         match self.member(address) {
-            Some(member) if member.server.is_drained() => {
-                Some(DrainReason::ServerDrained(upstream(), address))
-            }
+            Some(member) if member.server.is_drained() => Some(Gone::Drained),
             Some(member) => {
                 let is_kept = self.config.on_down == Fate::Keep || member.is_healthy();
-                (!is_kept).then(|| DrainReason::ServerDown(upstream(), address))
+                (!is_kept).then_some(Gone::Down)
             }
-            None => (self.config.on_removed == Fate::Close)
-                .then(|| DrainReason::ServerRemoved(upstream(), address)),
+            None => (self.config.on_removed == Fate::Close).then_some(Gone::Removed),
         }
     }
 

@@ -32,11 +32,11 @@ mod warm_up;
 
 pub use dial::{Shortage, Sources, Way};
 pub use flow::Flow;
-pub use group::{Group, Pick};
+pub use group::{Gone, Group, Pick};
 pub use members::Servers;
 pub use membership::Name;
 pub use news::{Departed, Departure, Departures};
-pub use pool::{KeptConnector, Repeatable, TCP_KEEPALIVE};
+pub use pool::{KeptConnector, Repeatable};
 pub use server::{Ejected, Lease, Load, Member, Server, ServerState};
 pub use warm_state::Knowledge;
 pub use warm_up::warm_up;

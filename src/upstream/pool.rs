@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use pingora::connectors::l4::Connect;
-use pingora::protocols::l4::ext::TcpKeepalive;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
@@ -31,19 +30,10 @@ use super::outgoing::Outgoing;
 use crate::forward::proxy_protocol::Preamble;
 use crate::limits::DrainDeadline;
 use crate::limits::descriptors::Descriptor;
-use crate::session::handshake::{is_last_look, set_option};
+use crate::net::pingora::{is_last_look, set_option};
 use crate::tls::Connector;
 use crate::transport::Transport;
 use crate::upstream::dial::{Shortage, Way};
-
-/// A peer that is gone without a word is noticed after 30 s of silence and three probes, or when
-/// what was sent to it stays unacknowledged for a minute.
-pub const TCP_KEEPALIVE: TcpKeepalive = TcpKeepalive {
-    idle: Duration::from_secs(30),
-    interval: Duration::from_secs(10),
-    count: 3,
-    user_timeout: Duration::from_secs(60),
-};
 
 /// An idle connection is given up after a minute: servers commonly close theirs after 60 to 75 s.
 const KEPT_IDLE: Duration = Duration::from_secs(55);
@@ -426,7 +416,7 @@ impl Drop for KeptStream {
 impl VirtualSocket for KeptStream {
     fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
         match &self.lock().open {
-            Some(open) if self.is_fresh => set_option(&open.io, option),
+            Some(open) if self.is_fresh => set_option(open.io.tcp(), option),
             _ => Ok(()),
         }
     }

@@ -2,4 +2,5 @@
 
 pub mod frames;
 pub mod handshake;
+pub mod jitter;
 pub mod origin;

@@ -12,8 +12,8 @@ use super::protocol::wire;
 use crate::app::App;
 use crate::forward::proxy_protocol::Ends;
 use crate::limits::{ClientKey, Seat};
-use crate::listener::Ticket;
 use crate::proxy::Generation;
+use crate::session::Admission;
 use crate::session::live::Identity;
 use crate::transport::Transport;
 use crate::upstream::Lease;
@@ -172,17 +172,17 @@ impl HeldPlaces {
     }
 
     /// `came_in_on`: the listener's name and address as the old process has them.
-    pub fn ticket(
+    pub fn admission(
         &mut self,
         app: &App,
         bound: usize,
         came_in_on: Option<(String, String)>,
         (transport, proxied): (&Transport, Option<Ends>),
-    ) -> Ticket {
+    ) -> Admission {
         // Counted by this process's rules; the one that was held goes.
-        let ticket = app.adopt(bound, transport, proxied);
+        let admission = app.adopt(bound, transport, proxied);
         if let Some((name, address)) = came_in_on {
-            let client = ticket.seat.as_ref().and_then(Seat::client);
+            let client = admission.seat.as_ref().and_then(Seat::client);
             let place = Place::Listener {
                 name,
                 address,
@@ -192,7 +192,7 @@ impl HeldPlaces {
                 held.pop();
             }
         }
-        ticket
+        admission
     }
 }
 

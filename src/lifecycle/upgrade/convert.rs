@@ -7,12 +7,13 @@ use jiff::Timestamp;
 use super::protocol::wire;
 use crate::admin::{Command, ControlError, ControlErrorKind, DrainOrder, ServerName};
 use crate::forward::proxy_protocol::Ends;
-use crate::observe::operations::{Done, Operation, Tally};
+use crate::net::SocketKind;
+use crate::observe::entry::{Done, Operation};
+use crate::observe::operations::Tally;
 use crate::observe::trace::TraceContext;
 use crate::session::drain::DrainReason;
 use crate::session::live::Identity;
 use crate::session::traffic::Counts;
-use crate::transport::TransportKind;
 use crate::upstream::history::{Change, Standing};
 use crate::upstream::{Knowledge, Name, ServerState};
 use crate::websocket::frames::{CloseCode, ScannerState, Sender};
@@ -150,16 +151,16 @@ impl From<wire::Scanner> for ScannerState {
     }
 }
 
-impl From<TransportKind> for wire::Socket {
-    fn from(kind: TransportKind) -> Self {
+impl From<SocketKind> for wire::Socket {
+    fn from(kind: SocketKind) -> Self {
         match kind {
-            TransportKind::Tcp => Self::Tcp,
-            TransportKind::Unix => Self::Unix,
+            SocketKind::Tcp => Self::Tcp,
+            SocketKind::Unix => Self::Unix,
         }
     }
 }
 
-impl From<wire::Socket> for TransportKind {
+impl From<wire::Socket> for SocketKind {
     fn from(kind: wire::Socket) -> Self {
         match kind {
             wire::Socket::Tcp => Self::Tcp,

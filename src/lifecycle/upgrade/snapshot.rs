@@ -13,13 +13,14 @@ use super::protocol::{Message, wire};
 use crate::app::App;
 use crate::forward::proxy_protocol::Ends;
 use crate::limits::Seat;
-use crate::listener::{ClientEnd, Ticket};
+use crate::net::{Socket, SocketKind};
 use crate::session::leg::{Leg, SendState};
 use crate::session::live::{Identity, Live};
 use crate::session::relay::{Clocks, Limits, Relay};
 use crate::session::traffic::Traffic;
+use crate::session::{Admission, ClientEnd};
 use crate::session::{IdleConnection, Session};
-use crate::transport::{Transport, TransportKind};
+use crate::transport::Transport;
 use crate::websocket::frames::FrameScanner;
 
 /// What is on its way to the new process.
@@ -57,7 +58,7 @@ impl Parcel {
                     kind: idle.client.transport.descriptor()?.0.into(),
                     proxied: idle
                         .client
-                        .ticket
+                        .admission
                         .proxied
                         .as_deref()
                         .copied()
@@ -93,14 +94,14 @@ impl Parcel {
                     name: identity.route.to_string(),
                     client: seat.client(),
                 });
-                let listener = listener_place(session.ticket.seat.as_ref(), app);
+                let listener = listener_place(session.admission.seat.as_ref(), app);
                 [Some(server), route, listener]
                     .into_iter()
                     .flatten()
                     .collect()
             }
             Self::Idle(idle) => {
-                let seat = idle.client.ticket.seat.as_ref();
+                let seat = idle.client.admission.seat.as_ref();
                 listener_place(seat, app).into_iter().collect()
             }
         }
@@ -121,7 +122,7 @@ fn pack(session: &Session, app: &App) -> io::Result<wire::Session> {
     let Session {
         relay,
         live,
-        ticket,
+        admission,
         ..
     } = session;
     let Limits { idle, end, ping } = relay.limits;
@@ -140,8 +141,11 @@ fn pack(session: &Session, app: &App) -> io::Result<wire::Session> {
         left: end.map(|end| end.saturating_duration_since(Instant::now())),
         ping,
         quiet,
-        proxied: ticket.proxied.as_deref().copied().map(Into::into),
-        listener: ticket.seat.as_ref().and_then(|seat| app.listener_of(seat)),
+        proxied: admission.proxied.as_deref().copied().map(Into::into),
+        listener: admission
+            .seat
+            .as_ref()
+            .and_then(|seat| app.listener_of(seat)),
         unheard: Some(unheard),
         pinged,
     })
@@ -193,12 +197,12 @@ pub fn unpack(
         Some((name, address)) => app.find_listener(name, address),
         None => None,
     };
-    let ticket = match bound {
-        Some(bound) => held.ticket(app, bound, listener, (&client.transport, proxied)),
-        None => Ticket {
+    let admission = match bound {
+        Some(bound) => held.admission(app, bound, listener, (&client.transport, proxied)),
+        None => Admission {
             seat: None,
             proxied: proxied.map(Box::new),
-            ..Ticket::default()
+            ..Admission::default()
         },
     };
     let place = Some(held.route_seat(&identity, &generation));
@@ -223,7 +227,7 @@ pub fn unpack(
         relay,
         live,
         lease,
-        ticket,
+        admission,
         place,
     })
 }
@@ -243,7 +247,7 @@ fn unpack_leg(state: wire::Leg, descriptor: OwnedFd, waiting: &[u8]) -> io::Resu
         None => SendState::Open,
     };
     Ok(Leg {
-        transport: Transport::from_descriptor(state.kind.into(), descriptor)?,
+        transport: Socket::from_descriptor(state.kind.into(), descriptor)?.into(),
         waiting: BytesMut::from(waiting),
         scanner,
         ended: state.ended,
@@ -271,16 +275,16 @@ pub fn unpack_idle(
     let Some(bound) = bound else {
         return Err(io::Error::other("its listener is gone, or is another now"));
     };
-    let kind: TransportKind = idle.kind.into();
-    let transport = Transport::from_descriptor(kind, descriptor)?;
+    let kind: SocketKind = idle.kind.into();
+    let transport = Transport::from(Socket::from_descriptor(kind, descriptor)?);
     let came_in_on = idle.name.map(|name| (name, idle.listener));
-    let ticket = held.ticket(app, bound, came_in_on, (&transport, proxied));
+    let admission = held.admission(app, bound, came_in_on, (&transport, proxied));
     let client = ClientEnd {
         transport,
         early: BytesMut::from(&baggage.to_server[..]),
         ended: false,
         has_asked: true,
-        ticket,
+        admission,
     };
     Ok((bound, client))
 }

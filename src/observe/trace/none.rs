@@ -7,7 +7,7 @@ use http::HeaderMap;
 use super::TraceContext;
 use crate::config;
 use crate::forward::Trust;
-use crate::observe::access_log::Entry;
+use crate::observe::entry::Entry;
 
 /// There is none.
 #[derive(Debug)]

@@ -26,7 +26,7 @@ use uuid::Uuid;
 use super::TraceContext;
 use crate::config;
 use crate::forward::Trust;
-use crate::observe::access_log::{Entry, Kind};
+use crate::observe::entry::{Entry, Kind};
 
 /// How long a collector may take for one batch.
 const EXPORT: Duration = Duration::from_secs(10);

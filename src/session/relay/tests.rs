@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{interval, sleep, timeout};
 
 use super::*;
+use crate::net::Socket;
 use crate::transport::Transport;
 use crate::websocket::frames::Sender;
 
@@ -49,7 +50,7 @@ impl<S> Session<S> {
 fn unix(limits: Limits) -> Session<UnixStream> {
     let side = || {
         let (test, relay) = UnixStream::pair().unwrap();
-        (test, Transport::Unix(relay))
+        (test, Socket::Unix(relay).into())
     };
     Session::begin(side(), side(), limits)
 }
@@ -59,7 +60,7 @@ async fn tcp() -> Session<TcpStream> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let test = TcpStream::connect(listener.local_addr().unwrap()).await;
         let (relay, _) = listener.accept().await.unwrap();
-        (test.unwrap(), Transport::Tcp(relay))
+        (test.unwrap(), Socket::Tcp(relay).into())
     };
     Session::begin(side().await, side().await, Limits::default())
 }

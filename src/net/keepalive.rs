@@ -1,0 +1,14 @@
+//! When a peer that has gone without a word is given up.
+
+use std::time::Duration;
+
+use pingora::protocols::l4::ext::TcpKeepalive;
+
+/// A peer that is gone without a word is noticed after 30 s of silence and three probes, or when
+/// what was sent to it stays unacknowledged for a minute.
+pub const TCP_KEEPALIVE: TcpKeepalive = TcpKeepalive {
+    idle: Duration::from_secs(30),
+    interval: Duration::from_secs(10),
+    count: 3,
+    user_timeout: Duration::from_secs(60),
+};

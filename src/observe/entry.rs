@@ -1,0 +1,125 @@
+//! What a line of the access log says.
+
+use http::Version;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::trace::{TraceContext, as_trace_id};
+
+/// What ended or began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// An exchange ended.
+    Request,
+    /// The 101 goes out.
+    SessionOpen,
+    SessionClose,
+}
+
+/// One line. Every field is always there; `null` says unknown, or not of this kind.
+#[derive(Debug, Serialize)]
+pub struct Entry<'a> {
+    pub kind: Kind,
+    pub id: Uuid,
+    /// What a trusted proxy calls it, if that is no UUID or is somebody else's already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<&'a str>,
+    /// Only where tracing is on.
+    #[serde(
+        rename = "trace_id",
+        serialize_with = "as_trace_id",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub trace: Option<TraceContext>,
+    pub listener: &'a str,
+    pub route: Option<&'a str>,
+    pub upstream: Option<&'a str>,
+    pub server: Option<String>,
+    pub client: String,
+    pub method: &'a str,
+    /// Of HTTP; in the combined format only, as the next.
+    #[serde(skip)]
+    pub version: Version,
+    #[serde(skip)]
+    pub referer: Option<&'a str>,
+    pub host: Option<&'a str>,
+    pub path: &'a str,
+    /// What the client got; 499 when it left before it got anything.
+    pub status: u16,
+    pub duration_ms: f64,
+    /// From the request's head to the 101.
+    pub handshake_ms: Option<f64>,
+    /// From the client.
+    pub bytes_in: u64,
+    /// To the client.
+    pub bytes_out: u64,
+    pub messages_in: Option<u64>,
+    pub messages_out: Option<u64>,
+    pub close_code: Option<u32>,
+    pub closed_by: Option<&'static str>,
+    /// Servers tried.
+    pub attempts: usize,
+    pub user_agent: Option<&'a str>,
+    /// Why prusik itself answered, or why the exchange failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<&'a str>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Operation {
+    Reload,
+    Upgrade,
+    /// Of a server; has a line when it begins and one when it has ended.
+    Drain,
+    Enable,
+    /// Of a session.
+    Close,
+    /// Of the process; has a line when it begins and one when it has ended.
+    Stop,
+}
+
+impl Operation {
+    pub const ALL: [Self; 6] = [
+        Self::Reload,
+        Self::Upgrade,
+        Self::Drain,
+        Self::Enable,
+        Self::Close,
+        Self::Stop,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reload => "reload",
+            Self::Upgrade => "upgrade",
+            Self::Drain => "drain",
+            Self::Enable => "enable",
+            Self::Close => "close",
+            Self::Stop => "stop",
+        }
+    }
+
+    /// Scripts may end thousands of sessions, which must not push out what else was done.
+    pub(super) fn is_remembered(self) -> bool {
+        self != Self::Close
+    }
+}
+
+/// One that was done or refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// RFC 3339.
+    pub time: String,
+    pub operation: Operation,
+    /// Who has asked for it: a caller of the API, or a signal. Empty: unknown.
+    #[serde(default)]
+    pub by: String,
+    /// The server, the session or the file; `None`: the process itself.
+    #[serde(default)]
+    pub of: Option<String>,
+    pub succeeded: bool,
+    /// What came of it, or why nothing did.
+    pub outcome: String,
+}
