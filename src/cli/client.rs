@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use super::reach::Address;
+use super::address::Address;
 use super::table;
 use crate::admin::ServerName;
 use crate::admin::view::Failure;

@@ -4,8 +4,8 @@
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, CellAlignment, Color, Table};
-
-use super::table::Screen;
+use std::env;
+use std::io::{self, IsTerminal};
 
 /// Between two columns.
 const GAP: usize = 2;
@@ -13,6 +13,27 @@ const GAP: usize = 2;
 const INDENT: usize = 2;
 /// The least that words are worth wrapping into.
 const WORDS: usize = 24;
+
+/// What a table is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Screen {
+    /// Its columns; `None`: lines are as long as they are.
+    pub width: Option<u16>,
+    pub coloured: bool,
+}
+
+impl Screen {
+    /// Where stdout goes. Colours are for terminals alone, and not for those who want none
+    /// (no-color.org).
+    pub fn of_stdout() -> Self {
+        let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
+        let wants_none = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self {
+            width: size.map(|size| size.ws_col).filter(|columns| *columns > 0),
+            coloured: io::stdout().is_terminal() && !wants_none,
+        }
+    }
+}
 
 #[derive(Debug, Clone, Copy)]
 pub struct Column {

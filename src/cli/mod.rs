@@ -4,6 +4,7 @@
 //! [`client`] the calls, [`table`] and [`progress`] what people get to see, [`completions`] and
 //! [`candidates`] what shells need, [`man`] the manual's pages.
 
+mod address;
 mod candidates;
 mod client;
 mod completions;

@@ -15,9 +15,10 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::client::{Call, Client, ClientError};
+use super::layout::Screen;
 use super::progress::Progress;
 use super::reach::{Reach, WrongFile};
-use super::table::{self, Screen};
+use super::table;
 use crate::admin::view::{
     DrainStarted, ReloadReport, Server, ServerState, SessionPage, Status, UpgradeReport,
 };

@@ -1,40 +1,17 @@
 //! Tables and figures for people. What is for programs is JSON.
 
-use std::env;
-use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use comfy_table::Color;
 
-use super::layout::{Field, number, table, whole, words};
+use super::layout::{Field, Screen, number, table, whole, words};
 use crate::admin::view::{Drain, Server, ServerState, Session, State, Status, Upstream};
 use crate::observe::entry::Done;
 use crate::observe::terminal;
 
 /// So many of what operators had done lately.
 const OPERATIONS: usize = 5;
-
-/// What a table is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Screen {
-    /// Its columns; `None`: lines are as long as they are.
-    pub width: Option<u16>,
-    pub coloured: bool,
-}
-
-impl Screen {
-    /// Where stdout goes. Colours are for terminals alone, and not for those who want none
-    /// (no-color.org).
-    pub fn of_stdout() -> Self {
-        let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
-        let wants_none = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self {
-            width: size.map(|size| size.ws_col).filter(|columns| *columns > 0),
-            coloured: io::stdout().is_terminal() && !wants_none,
-        }
-    }
-}
 
 pub fn status(status: &Status, screen: Screen) -> String {
     let listeners = status

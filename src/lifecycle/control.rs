@@ -13,8 +13,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::process::Process;
-use super::run::Message;
+use super::process::{Message, Process};
 use super::server_views::{Messages, upstreams};
 use super::session_list::{self, is_wanted, no_session, no_upstream, one_of, session};
 use crate::admin::view::{self, DrainStarted, SessionPage, State, Status};

@@ -10,15 +10,25 @@ use std::{fs, io};
 use log::{error, info};
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::sync::watch;
 
 use super::admin_thread::{self, Serving};
 use super::drain_watch::DrainWatch;
-use super::run::Message;
+use super::supervisor::Event;
 use super::upgrade::Program;
-use crate::admin::{Access, ControlError};
+use crate::admin::{Access, CommandOutcome, ControlError, Request};
 use crate::app::App;
 use crate::net::{Binder, ListeningSocket};
+
+/// What the supervisor is told.
+#[derive(Debug)]
+pub enum Message {
+    Command(Request, oneshot::Sender<CommandOutcome>),
+    Event(Event),
+    /// How a reload went.
+    Reloaded(Result<Vec<String>, String>),
+}
 
 pub struct Process {
     pub(super) app: Arc<App>,

@@ -15,7 +15,7 @@ use tokio::task::{AbortHandle, spawn_blocking};
 use super::control::as_json;
 use super::pid_file::PidFile;
 use super::primary_tasks::PrimaryTasks;
-use super::process::{Inbox, Process};
+use super::process::{Inbox, Message, Process};
 use super::signals::Signals;
 use super::start::{self, Started};
 use super::supervisor::{
@@ -134,15 +134,6 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
 pub async fn supervise(process: Arc<Process>, inbox: Inbox) {
     let shell = Shell::new(process, PidFile::new(None), false);
     shell.run(inbox, (None, Vec::new()), None).await;
-}
-
-/// What the supervisor is told.
-#[derive(Debug)]
-pub enum Message {
-    Command(Request, oneshot::Sender<CommandOutcome>),
-    Event(Event),
-    /// How a reload went.
-    Reloaded(Result<Vec<String>, String>),
 }
 
 /// Somebody who waits for a command to be done.

@@ -14,6 +14,7 @@ pub mod balance;
 mod dial;
 mod eject;
 mod flow;
+mod follow;
 mod group;
 pub mod health;
 pub mod history;

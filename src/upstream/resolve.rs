@@ -5,16 +5,12 @@
 //! What an answer changes is [`super::membership`]'s matter.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::net::NetError;
-use log::error;
 
-use super::group::Group;
 use super::membership::Name;
-use super::roster::Answer;
 
 /// How often names among `servers` are looked up.
 pub const REFRESH: Duration = Duration::from_secs(10);
@@ -24,6 +20,9 @@ pub const HOLD: Duration = Duration::from_secs(30);
 
 /// How long one lookup may take.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What came of one lookup: addresses, or why there are none.
+pub type Answer = Result<Vec<SocketAddr>, String>;
 
 /// What lookups are made with.
 #[derive(Clone)]
@@ -63,29 +62,5 @@ async fn addresses(resolver: &TokioResolver, host: &str) -> Result<Vec<IpAddr>, 
         Err(LookupError::Empty)
     } else {
         Ok(addresses)
-    }
-}
-
-/// Looks one name up whenever it is due, until the group is gone. Each name has a task of its own:
-/// none waits for another that nobody answers.
-pub async fn run(group: Weak<Group>, name: Name) {
-    loop {
-        let Some(next) = group.upgrade().map(|group| group.next_look(&name)) else {
-            return;
-        };
-        tokio::time::sleep_until(next.into()).await;
-        let answer = Resolver::new().look_up(&name).await;
-        let Some(group) = group.upgrade() else { return };
-        take(group, vec![(name.clone(), answer)]).await;
-    }
-}
-
-/// Balancers may be made anew for it, which is no work for a thread that carries sessions.
-pub async fn take(group: Arc<Group>, answers: Vec<(Name, Answer)>) {
-    let taken = tokio::task::spawn_blocking(move || group.take_answers(answers)).await;
-    if let Err(cause) = taken
-        && cause.is_panic()
-    {
-        error!("the answer to a lookup could not be taken in: {cause}");
     }
 }

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
-use log::{info, warn};
+use log::{error, info, warn};
 use rand::Rng;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
@@ -19,8 +19,9 @@ use super::dial::Shortage;
 use super::group::{Group, sweep};
 use super::health::check::{Check, CheckError};
 use super::health::counter::Transition;
+use super::membership::Name;
 use super::news::Departure;
-use super::resolve;
+use super::resolve::{Answer, Resolver};
 use super::server::Server;
 use crate::config::HealthCheck;
 use crate::forward::proxy_protocol::Source;
@@ -42,7 +43,7 @@ impl Group {
         // With `keepalive: 0` as well: the configuration before may have left some.
         tasks.spawn(sweep(Arc::downgrade(self)));
         for name in self.names() {
-            tasks.spawn(resolve::run(Arc::downgrade(self), name));
+            tasks.spawn(resolve(Arc::downgrade(self), name));
         }
     }
 
@@ -53,6 +54,30 @@ impl Group {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .abort_all();
+    }
+}
+
+/// Looks one name up whenever it is due, until the group is gone. Each name has a task of its own:
+/// none waits for another that nobody answers.
+async fn resolve(group: Weak<Group>, name: Name) {
+    loop {
+        let Some(next) = group.upgrade().map(|group| group.next_look(&name)) else {
+            return;
+        };
+        sleep_until(next.into()).await;
+        let answer = Resolver::new().look_up(&name).await;
+        let Some(group) = group.upgrade() else { return };
+        take_answers(group, vec![(name.clone(), answer)]).await;
+    }
+}
+
+/// Balancers may be made anew for it, which is no work for a thread that carries sessions.
+pub async fn take_answers(group: Arc<Group>, answers: Vec<(Name, Answer)>) {
+    let taken = tokio::task::spawn_blocking(move || group.take_answers(answers)).await;
+    if let Err(cause) = taken
+        && cause.is_panic()
+    {
+        error!("the answer to a lookup could not be taken in: {cause}");
     }
 }
 

@@ -60,7 +60,7 @@ async fn warm(group: Arc<Group>, resolver: resolve::Resolver) {
     }));
     let (answers, ()) = join(lookups, check_unchecked(&group)).await;
     if !answers.is_empty() {
-        resolve::take(group.clone(), answers).await;
+        tasks::take_answers(group.clone(), answers).await;
         check_unchecked(&group).await;
     }
 }

@@ -1,6 +1,6 @@
 //! What a route does: hand on to an upstream, redirect, or respond.
 
-use super::route::Scope;
+use super::scope::Scope;
 use super::upstream::template;
 use super::{Errors, matching};
 use crate::config::Action;

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use http::header::{self, HeaderName, HeaderValue};
 
 use super::Errors;
-use super::matching::bad_name;
+use super::header_name::bad_name;
 use super::upstream::template;
 use crate::config::HeaderRules;
 use crate::config::file::cursor::At;

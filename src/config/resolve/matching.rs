@@ -3,8 +3,8 @@
 use http::{HeaderName, HeaderValue, Method};
 
 use super::Errors;
-use super::route::Scope;
-use crate::config::error::ConfigError;
+use super::header_name::bad_name;
+use super::scope::Scope;
 use crate::config::file::cursor::At;
 use crate::config::schema::raw;
 use crate::config::schema::units::Ordered;
@@ -207,11 +207,6 @@ fn headers(
         headers.push(parsed.filter(|_| fits).map(|name| (name, value)));
     }
     headers.into_iter().collect()
-}
-
-pub fn bad_name(name: &str, at: At<'_>) -> ConfigError {
-    at.key_error(format!("\"{name}\" cannot be the name of a header"))
-        .hint("names have letters, digits and dashes, such as X-Real-IP")
 }
 
 fn methods(raw: Option<Vec<String>>, at: At<'_>, errors: &mut Errors) -> Option<Vec<Method>> {

@@ -6,6 +6,7 @@
 
 mod action;
 mod address;
+mod header_name;
 mod headers;
 mod health;
 mod limits;
@@ -13,6 +14,7 @@ mod listeners;
 mod loops;
 mod matching;
 mod route;
+mod scope;
 mod server;
 mod source;
 mod start;
@@ -86,9 +88,9 @@ pub fn resolve(
     let listener_names = listeners::names(&listeners, at.key("listeners"));
     let more_listeners = not_decoded(at, "listeners") || at.key("listeners").lost_items();
     let upstream_names = at.key("upstreams").keys().into_iter().map(Some);
-    let names = route::Names {
-        listeners: route::Known::new(listener_names.iter().map(Option::as_deref), more_listeners),
-        upstreams: route::Known::new(upstream_names, not_decoded(at, "upstreams")),
+    let names = scope::Names {
+        listeners: scope::Known::new(listener_names.iter().map(Option::as_deref), more_listeners),
+        upstreams: scope::Known::new(upstream_names, not_decoded(at, "upstreams")),
     };
     let routes = route::routes(
         file.routes.unwrap_or_default(),

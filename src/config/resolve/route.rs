@@ -1,9 +1,9 @@
 //! Routes: the whole of each, and what holds among them: names, and that each can match.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::time::Duration;
 
+use super::scope::{Names, Scope};
 use super::{Errors, action, headers, matching, websocket};
 use crate::config::error::ConfigError;
 use crate::config::file::cursor::At;
@@ -15,64 +15,6 @@ use crate::route::{Coverage, Matcher, Slashes};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// What routes may refer to.
-pub struct Names {
-    pub listeners: Known,
-    pub upstreams: Known,
-}
-
-/// The names of one kind. Their positions are the indices in the resolved configuration.
-pub struct Known {
-    names: Arc<[String]>,
-    positions: HashMap<String, usize>,
-    /// Whether there are others beside these, which could not be decoded.
-    has_more: bool,
-}
-
-impl Known {
-    /// `None`: this one's name could not be decoded.
-    pub fn new<'n>(names: impl IntoIterator<Item = Option<&'n str>>, has_more: bool) -> Self {
-        let mut known = Self {
-            names: Arc::default(),
-            positions: HashMap::new(),
-            has_more,
-        };
-        let mut in_order = Vec::new();
-        for (position, name) in names.into_iter().enumerate() {
-            let Some(name) = name else {
-                known.has_more = true;
-                continue;
-            };
-            known.positions.entry(name.to_owned()).or_insert(position);
-            in_order.push(name.to_owned());
-        }
-        known.names = in_order.into();
-        known
-    }
-
-    pub fn position(&self, name: &str) -> Option<usize> {
-        self.positions.get(name).copied()
-    }
-
-    /// Whether it is certain that there is nothing of this name.
-    pub fn lacks(&self, name: &str) -> bool {
-        !self.has_more && !self.positions.contains_key(name)
-    }
-
-    pub fn names(&self) -> &Arc<[String]> {
-        &self.names
-    }
-}
-
-/// One route under examination.
-#[derive(Clone, Copy)]
-pub struct Scope<'a> {
-    pub at: At<'a>,
-    /// The route in words.
-    pub label: &'a str,
-    pub names: &'a Names,
-}
 
 pub fn routes(
     raw: Vec<Section<raw::Route>>,
