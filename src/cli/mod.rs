@@ -5,6 +5,7 @@
 //! [`candidates`] what shells need, [`man`] the manual's pages.
 
 mod address;
+mod arguments;
 mod candidates;
 mod client;
 mod completions;
@@ -29,8 +30,10 @@ use crate::config::{self, Config, ConfigErrors, Extent};
 use crate::lifecycle::{Origin, exec};
 use crate::{demo, lifecycle};
 
+use arguments::{
+    ChangeArgs, CloseArgs, DrainArgs, EnableArgs, ReloadArgs, SessionsArgs, StatusArgs,
+};
 use client::ClientError;
-use operate::{ChangeArgs, CloseArgs, DrainArgs, EnableArgs, ReloadArgs, SessionsArgs, StatusArgs};
 
 /// A WebSocket-first reverse proxy and load balancer.
 #[derive(Debug, Parser)]

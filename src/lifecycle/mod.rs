@@ -20,6 +20,7 @@ mod process;
 mod run;
 mod server_views;
 mod session_list;
+mod shell;
 mod signals;
 mod start;
 mod supervisor;

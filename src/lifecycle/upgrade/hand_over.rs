@@ -3,7 +3,12 @@
 //! One task drives it all: the link, the new process's life, the sessions that come to rest, and what
 //! the supervisor orders.
 
+mod commands;
+mod parcels;
+mod talk;
+
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::future;
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -11,9 +16,8 @@ use std::pin::Pin;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
-use std::{future, io};
 
-use log::{error, info, warn};
+use log::{info, warn};
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -23,19 +27,17 @@ use uuid::Uuid;
 
 use super::census::Census;
 use super::exec::{self, Started};
-use super::link::{Heard, Link};
+use super::link::Link;
 use super::old::{Action, Awaited, Event, Old, Verdict, WINDOW};
 use super::program::Program;
-use super::protocol::frame::{Decoded, Framing};
 use super::protocol::{self, Message, wire};
 use super::snapshot::Parcel;
 use crate::admin::view::UpgradeReport;
 use crate::admin::{ControlError, Request};
 use crate::app::App;
-use crate::lifecycle::upgrade::warm_state;
-use crate::lifecycle::upgrade::{UpgradeError, convert};
+use crate::lifecycle::upgrade::UpgradeError;
 use crate::net::Binder;
-use crate::session::{Leaving, Session};
+use crate::session::Leaving;
 
 /// How long the new process may take until it is ready to serve.
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -280,23 +282,6 @@ impl HandOver {
         }
     }
 
-    fn commands_due(&self) -> Option<Instant> {
-        let last = self.commands.last().filter(|_| self.is_empty);
-        last.map(|(_, since)| *since + COMMANDS_WITHIN)
-    }
-
-    fn give_commands_up(&mut self) {
-        let pid = self.started.pid();
-        for (number, _) in std::mem::take(&mut self.commands) {
-            let unanswered = ControlError::refused(
-                format!("{pid} has taken over, and has not answered within {COMMANDS_WITHIN:?}"),
-                "it may still do it; ask it for its status",
-            );
-            self.tell(News::Outcome(number, Err(unanswered)));
-        }
-        self.end_if_nobody_waits();
-    }
-
     fn tell(&self, news: News) {
         // The supervisor lives as long as the process.
         let _ = self.news.send(news);
@@ -375,225 +360,6 @@ impl HandOver {
         tokio::task::block_in_place(|| self.started.exit_status())
     }
 
-    fn heard(&mut self, heard: io::Result<Heard>) {
-        let (decoded, descriptors) = match heard {
-            Ok(Heard::Message(decoded, descriptors)) => (decoded, descriptors),
-            Ok(Heard::Closed) => return self.closed(),
-            Err(cause) => {
-                warn!("upgrade: the link to the new process is broken: {cause}");
-                return self.closed();
-            }
-        };
-        // The new process sends none.
-        drop(descriptors);
-        match decoded {
-            Decoded::Frame(frame) => self.said(frame.message),
-            Decoded::Unknown { why, .. } => {
-                warn!("upgrade: the new process says what this one does not know: {why}");
-            }
-        }
-    }
-
-    fn closed(&mut self) {
-        self.is_closed = true;
-        // The first protocol has no word for it.
-        let is_mute = self.protocol == wire::FIRST && self.machine.has_handed_over();
-        if is_mute && self.exit_status().is_some_and(|status| status.success()) {
-            self.on(Event::Stopping);
-        }
-        self.on(Event::Closed);
-    }
-
-    fn said(&mut self, message: Message) {
-        match message {
-            Message::Ready(ready) => self.is_ready(ready),
-            Message::Failed { reason } => {
-                self.why = Some(UpgradeError::Refused(reason));
-                self.on(Event::GaveUp);
-            }
-            Message::Serving => {
-                let pid = self.started.pid();
-                let version = &self.version;
-                info!("upgrade: {pid} serves (version {version}), sessions move");
-                self.tell(News::Serves { pid });
-                self.on(Event::Serving);
-            }
-            Message::Adopted { number } => {
-                self.answered();
-                self.on(Event::Adopted(number));
-            }
-            Message::Refused { number, reason } => {
-                warn!("upgrade: the new process refused a connection: {reason}");
-                self.answered();
-                self.on(Event::Refused(number));
-            }
-            Message::Stopping => self.on(Event::Stopping),
-            Message::End => self.has_all = true,
-            Message::Outcome { number, outcome } => {
-                self.commands.retain(|(other, _)| *other != number);
-                self.tell(News::Outcome(number, outcome.into()));
-                self.end_if_nobody_waits();
-            }
-            other => warn!("upgrade: the new process said {other:?} out of turn"),
-        }
-    }
-
-    fn is_ready(&mut self, ready: wire::Ready) {
-        self.protocol = ready.protocol.min(wire::LATEST);
-        self.version = ready.version;
-        self.app.set_unwanted(ready.unused);
-        if self.protocol > wire::FIRST {
-            // Before systemd hears of it. The first protocol cannot say that it stops, and is told by
-            // its exit status, which the holder has.
-            tokio::task::block_in_place(|| self.started.let_go());
-        }
-        self.on(Event::Ready);
-    }
-
-    /// What the new process goes on with, and what counts here.
-    fn say_go(&mut self) {
-        let go = Message::Go(wire::Go {
-            drained: warm_state::drained(&self.app),
-            tally: self.app.operations().tally().into(),
-            known: warm_state::known(&self.app),
-            drains: warm_state::running_drains(&self.app),
-            protocol: self.protocol,
-        });
-        self.say(&go);
-        if self.protocol == wire::FIRST {
-            return;
-        }
-        self.link.set_framing(Framing::Second);
-        self.say_census();
-        self.say(&Message::Accept);
-    }
-
-    fn say_census(&mut self) {
-        let underway = self.parcels.values();
-        let underway = underway.flat_map(|(parcel, _)| parcel.places(&self.app));
-        for census in self
-            .census
-            .take(&self.app, underway.collect::<Vec<_>>().into_iter())
-        {
-            self.say(&Message::Census(census));
-        }
-        let every = match self.machine.has_settled() {
-            true => LATE_CENSUS_EVERY,
-            false => CENSUS_EVERY,
-        };
-        self.census_due = Some(Instant::now() + every);
-    }
-
-    fn say(&mut self, message: &Message) {
-        if let Err(cause) = self.link.say(message) {
-            warn!("upgrade: {message:?} cannot be said: {cause}");
-        }
-    }
-
-    /// The new process serves: all that can goes there, the rest is told to go.
-    fn find(&mut self) {
-        self.app.shut_unwanted();
-        self.app.runner().begin_moving(self.leave.clone());
-        if self.protocol == wire::FIRST {
-            self.named_drains = warm_state::named_drains(&self.app);
-        }
-        self.wind_down();
-        for live in self.app.sessions().select(|live| live.traffic.moves()) {
-            self.on(Event::Found(live.identity.id));
-        }
-        self.on(Event::Listed);
-    }
-
-    fn leaving(&mut self, leaving: Leaving) {
-        match leaving {
-            Leaving::Found(live) => self.on(Event::Found(live.identity.id)),
-            Leaving::Stays(id) => self.on(Event::Stays(id)),
-            Leaving::Session(session) => {
-                let id = session.live.identity.id;
-                let number = self.take_in_hand(Parcel::Session(session));
-                self.on(Event::AtRest(Some(id), number));
-            }
-            Leaving::Idle(idle) => {
-                let number = self.take_in_hand(Parcel::Idle(idle));
-                self.on(Event::AtRest(None, number));
-            }
-        }
-    }
-
-    fn take_in_hand(&mut self, parcel: Parcel) -> u64 {
-        self.last_number += 1;
-        let token = self.app.connection_token();
-        self.parcels
-            .insert(self.last_number, (Arc::new(parcel), token));
-        self.last_number
-    }
-
-    fn send(&mut self, number: u64) {
-        let Some(parcel) = self.parcels.get(&number).map(|(parcel, _)| parcel.clone()) else {
-            return;
-        };
-        let is_answerless = self.awaited.is_none();
-        let said = match self.is_wanted(&parcel) {
-            false => Err(io::Error::other("its listener is gone")),
-            true => parcel.pack(number, &self.app).and_then(|(message, count)| {
-                let waiting = parcel.waiting();
-                self.link
-                    .say_with(&message, waiting, Some(parcel.clone()), count)
-            }),
-        };
-        match said {
-            Ok(()) if is_answerless => self.answered(),
-            Ok(()) => {}
-            Err(cause) => {
-                log::debug!("upgrade: a connection is not handed over: {cause}");
-                drop(parcel);
-                self.on(Event::Refused(number));
-            }
-        }
-    }
-
-    /// The first protocol takes an idle connection for another listener's when its own is gone.
-    fn is_wanted(&self, parcel: &Parcel) -> bool {
-        match parcel {
-            Parcel::Idle(idle) if self.protocol == wire::FIRST => {
-                !self.app.is_unwanted(idle.listener)
-            }
-            _ => true,
-        }
-    }
-
-    fn keep(&mut self, number: u64) {
-        let in_hand = self.parcels.remove(&number);
-        let parcel = in_hand.map(|(parcel, _token)| Arc::into_inner(parcel));
-        match parcel {
-            Some(Some(Parcel::Session(session))) if self.machine.has_handed_over() => {
-                self.keep_refused(*session);
-            }
-            Some(Some(Parcel::Session(session))) => self.app.runner().keep(*session),
-            Some(Some(Parcel::Idle(idle))) if self.machine.has_handed_over() => {
-                self.app.serve_last(idle.listener, idle.client);
-            }
-            Some(Some(Parcel::Idle(idle))) => self.app.serve(idle.listener, idle.client),
-            Some(None) => error!("upgrade: parcel {number} was taken back while it was sent"),
-            None => {}
-        }
-    }
-
-    /// The new process may have room for it in a moment; if not, it has to go.
-    fn keep_refused(&mut self, session: Session) {
-        let live = Arc::clone(&session.live);
-        if !self.refused.insert(live.identity.id) {
-            return self.app.keep_refused(session);
-        }
-        self.app.runner().keep(session);
-        let leave = self.leave.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(TRIES_AGAIN_AFTER).await;
-            // The hand-over may be over.
-            let _ = leave.send(Leaving::Found(live));
-        });
-    }
-
     fn report(&mut self) {
         let (moved, left) = (self.machine.moved(), self.app.sessions().len());
         let drains = std::mem::take(&mut self.named_drains);
@@ -610,45 +376,6 @@ impl HandOver {
             moved: moved as usize,
             left,
         }));
-    }
-
-    fn order(&mut self, order: Order) {
-        match order {
-            Order::MayGo => self.on(Event::MayGo),
-            Order::Stop => self.on(Event::Stopping),
-            Order::CallOff(why) => {
-                self.why = Some(UpgradeError::NotNow(why));
-                self.on(Event::CalledOff);
-            }
-            Order::Signal(signal) => self.started.signal(signal),
-            Order::Noted => {
-                self.is_noted = true;
-                self.end_if_nobody_waits();
-            }
-            Order::Command(number, request) => self.pass_on(number, request),
-        }
-    }
-
-    fn pass_on(&mut self, number: u64, Request { command, by }: Request) {
-        let command = convert::command(command).filter(|_| self.protocol > wire::FIRST);
-        match command {
-            Some(command) => {
-                self.commands.push((number, Instant::now()));
-                self.say(&Message::Command {
-                    number,
-                    command,
-                    by,
-                });
-            }
-            None => {
-                let pid = self.started.pid();
-                let refused = ControlError::refused(
-                    format!("{pid} has taken over, and does not take this from here"),
-                    "ask again: it answers from now on",
-                );
-                self.tell(News::Outcome(number, Err(refused)));
-            }
-        }
     }
 
     fn answered(&mut self) {

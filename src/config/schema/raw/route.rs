@@ -1,0 +1,187 @@
+//! `routes`: what is done with a request.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::config::schema::units::{
+    OffOr, OptionalPeriod, OptionalSize, Ordered, Period, Section, switch, switch_schema, word,
+    word_schema,
+};
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Name for logs and metrics. Default: the match in words.
+    #[schemars(extend("examples" = ["chat"]))]
+    pub name: Option<String>,
+    /// What a request must be like. All that is given must hold. Default: any request.
+    #[serde(rename = "match")]
+    pub matching: Option<Section<Match>>,
+    /// The upstream that serves. Each route has this, `redirect` or `respond`.
+    #[schemars(extend("examples" = ["chat"]))]
+    pub upstream: Option<String>,
+    /// Headers changed on the way.
+    pub headers: Option<Section<Headers>>,
+    /// How the server learns who the client is.
+    #[serde(default, deserialize_with = "word")]
+    #[schemars(schema_with = "word_schema::<Forwarded>", extend("default" = "x_forwarded"))]
+    pub forwarded: Option<Forwarded>,
+    /// How long the exchange with the server may take.
+    pub timeouts: Option<Section<Timeouts>>,
+    /// Whether several slashes in a row in a path are one, for this route and for its servers.
+    #[serde(default, deserialize_with = "switch")]
+    #[schemars(schema_with = "switch_schema", extend("default" = true))]
+    pub merge_slashes: Option<bool>,
+    /// Taken off the front of the path before it goes to the upstream, and off `$uri` in
+    /// `redirect.to`.
+    #[schemars(regex(pattern = "^/"))]
+    #[schemars(extend("examples" = ["/IMS_SVR"]))]
+    pub strip_prefix: Option<String>,
+    /// Answers with a redirection.
+    pub redirect: Option<Section<Redirect>>,
+    /// Answers with a fixed response.
+    pub respond: Option<Section<Respond>>,
+    /// Limits of WebSocket sessions; `off` refuses upgrades with 403. Default: allowed.
+    pub websocket: Option<OffOr<WebSocket>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Match {
+    /// `chat.example.com`, or `*.example.com` for the names below it.
+    #[schemars(extend("examples" = ["chat.example.com"]))]
+    pub host: Option<String>,
+    /// The path begins with this, in whole segments.
+    #[schemars(regex(pattern = "^/"))]
+    #[schemars(extend("examples" = ["/IMS_SVR/websocket"]))]
+    pub path_prefix: Option<String>,
+    /// The path is exactly this.
+    #[schemars(regex(pattern = "^/"))]
+    #[schemars(extend("examples" = ["/IMS_SVR/websocket"]))]
+    pub path: Option<String>,
+    /// The path matches this regular expression, anywhere unless anchored.
+    #[schemars(extend("examples" = ["^/room/[0-9]+$"]))]
+    pub path_regex: Option<String>,
+    /// Name of the listener the request came in on.
+    #[schemars(extend("examples" = ["public"]))]
+    pub listener: Option<String>,
+    /// Headers the request has, each with exactly this value.
+    #[schemars(extend("examples" = [{"X-Tenant": "acme"}]))]
+    pub headers: Option<Ordered<String>>,
+    /// Methods, such as `GET`.
+    #[schemars(length(min = 1))]
+    #[schemars(extend("examples" = [["GET"]]))]
+    pub methods: Option<Vec<String>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Headers {
+    /// Of the request, as it goes to the server.
+    pub request: Option<Section<HeaderRules>>,
+    /// Of the response, as it goes to the client.
+    pub response: Option<Section<HeaderRules>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderRules {
+    /// Replaces the header. Values are templates; an empty value removes it.
+    #[schemars(extend("examples" = [{"X-User": "$arg_userId"}]))]
+    pub set: Option<Ordered<String>>,
+    /// Adds the header beside those of the same name. Values are templates.
+    #[schemars(extend("examples" = [{"X-Via": "$server_addr"}]))]
+    pub add: Option<Ordered<String>>,
+    /// Names of headers to remove.
+    #[schemars(extend("examples" = [["X-Debug"]]))]
+    pub remove: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Forwarded {
+    /// `X-Forwarded-For`, `-Proto`, `-Host`, `-Port` and `X-Real-IP`.
+    #[serde(rename = "x_forwarded")]
+    XHeaders,
+    /// The `Forwarded` header of RFC 7239.
+    Rfc7239,
+    /// Both of these.
+    Both,
+    /// Neither; what a trusted proxy sent passes.
+    Off,
+}
+
+/// Limits of the exchange with the server. None of them can be off.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Timeouts {
+    /// Until the connection to the server stands.
+    #[schemars(extend("default" = "5s"))]
+    pub connect: Option<Period>,
+    /// Until the server's answer begins.
+    #[schemars(extend("default" = "60s"))]
+    pub response: Option<Period>,
+    /// Between two reads or writes of a plain HTTP exchange.
+    #[schemars(extend("default" = "60s"))]
+    pub idle: Option<Period>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Redirect {
+    /// Where to: a template, such as `https://$host$request_uri`. With `strip_prefix: /old`,
+    /// `/new$uri$is_args$args` keeps the rest of the path.
+    #[schemars(required)]
+    #[schemars(extend("examples" = ["/new"]))]
+    pub to: Option<String>,
+    /// Status of the answer.
+    #[schemars(extend("enum" = [301, 302, 303, 307, 308], "default" = 308))]
+    pub status: Option<u64>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Respond {
+    /// Status of the answer.
+    #[schemars(required, range(min = 200, max = 599))]
+    #[schemars(extend("examples" = [410]))]
+    pub status: Option<u64>,
+    /// Text of the answer. Default: empty.
+    #[schemars(extend("examples" = ["gone"]))]
+    pub body: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WebSocket {
+    /// A session in which no frame passes in either direction (pings and pongs are frames) for this
+    /// long ends. `off`: never.
+    #[schemars(extend("default" = "1h"))]
+    pub idle: Option<OptionalPeriod>,
+    /// A session that is this old ends. `off`: never.
+    #[schemars(extend("default" = "0s", "examples" = ["24h"]))]
+    pub max_session: Option<OptionalPeriod>,
+    /// Origins that may open sessions: `https://app.example.com`, `https://*.example.com` for the
+    /// names below it, `null` and `file://` as some apps send them, `none` for who sends no Origin,
+    /// as no browser does. Default: any.
+    #[schemars(length(min = 1))]
+    #[schemars(extend("examples" = [["https://app.example.com", "https://*.example.com"]]))]
+    pub origins: Option<Vec<String>>,
+    /// A client that sends nothing for this long is sent a ping; when nothing comes for as long
+    /// again, the session ends. `off`: never.
+    #[schemars(extend("default" = "0s", "examples" = ["30s"]))]
+    pub ping: Option<OptionalPeriod>,
+    /// Live sessions of the route, and handshakes under way: over it a handshake gets 503. 0: no
+    /// limit.
+    #[schemars(extend("default" = 0))]
+    pub max_sessions: Option<usize>,
+    /// The same for each client address, an IPv6 one with its whole /64: over it 429. 0: no limit.
+    #[schemars(extend("default" = 0))]
+    pub max_sessions_per_client: Option<usize>,
+    /// Handshakes that the route takes in a second, and in one burst: over it 429. 0: no limit.
+    #[schemars(extend("default" = 0, "maximum" = 1_000_000))]
+    pub handshakes_per_second: Option<u32>,
+    /// A message that is larger, as it is on the wire, ends its session with 1009. 0: no limit.
+    #[schemars(extend("default" = 0, "examples" = ["1MiB"]))]
+    pub max_message: Option<OptionalSize>,
+}

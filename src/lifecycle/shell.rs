@@ -1,0 +1,459 @@
+//! The shell around the [`Supervisor`]: brings it what happens and does what it says.
+
+mod answers;
+
+use std::collections::HashMap;
+use std::future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::{error, info, warn};
+use rustix::process::Signal as Posix;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+use tokio::task::{AbortHandle, spawn_blocking};
+
+use super::control::as_json;
+use super::pid_file::PidFile;
+use super::primary_tasks::PrimaryTasks;
+use super::process::{Inbox, Message, Process};
+use super::signals::Signals;
+use super::supervisor::{
+    Action, Asker, Caller, Change, Event, HandedOver, Reason, Signal, Supervisor,
+};
+use super::systemd;
+use super::upgrade::UpgradeError;
+use super::upgrade::hand_over::{self, News, Order};
+use super::upgrade::old::Verdict;
+use super::upgrade::take_over::PassedOn;
+use crate::admin::view::UpgradeReport;
+use crate::admin::{Command, CommandOutcome, ControlError, Request};
+use crate::app::{self, ReloadError, Stop};
+use crate::observe::entry::Operation;
+
+/// How long an upgrade waits for the one before to be done.
+const PREDECESSOR_GOES_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether a drain has ended.
+const WATCH_DRAINS: Duration = Duration::from_millis(500);
+
+/// How long a thread of the admin API may take to accept no more.
+const YIELDS_WITHIN: Duration = Duration::from_secs(2);
+
+/// Somebody who waits for a command to be done.
+struct Waiting {
+    request: Request,
+    tell: oneshot::Sender<CommandOutcome>,
+}
+
+/// What a predecessor still says.
+type Predecessor = (UnboundedReceiver<PassedOn>, oneshot::Receiver<()>);
+
+pub struct Shell {
+    process: Arc<Process>,
+    supervisor: Supervisor,
+    pid_file: PidFile,
+    /// Names this process for as long as it could serve again instead of a new one.
+    fallback: PidFile,
+    tasks: Option<PrimaryTasks>,
+    waiting: HashMap<Caller, Waiting>,
+    last_caller: Caller,
+    reload: Option<(AbortHandle, Asker)>,
+    /// To the hand-over that is under way.
+    orders: Option<UnboundedSender<Order>>,
+    news: Option<UnboundedReceiver<News>>,
+    /// The new process's.
+    successor: u32,
+    report: Option<UpgradeReport>,
+    why: Option<ControlError>,
+    stop: Option<AbortHandle>,
+    /// The signal that has ended it.
+    stopped_by: Option<&'static str>,
+    is_over: bool,
+}
+
+impl Shell {
+    pub fn new(process: Arc<Process>, pid_file: PidFile, has_predecessor: bool) -> Self {
+        Self {
+            tasks: Some(PrimaryTasks::begin(&process)),
+            supervisor: Supervisor::new(has_predecessor),
+            process,
+            pid_file,
+            fallback: PidFile::new(systemd::fallback_file()),
+            waiting: HashMap::new(),
+            last_caller: 0,
+            reload: None,
+            orders: None,
+            news: None,
+            successor: 0,
+            report: None,
+            why: None,
+            stop: None,
+            stopped_by: None,
+            is_over: false,
+        }
+    }
+
+    pub async fn run(
+        mut self,
+        mut inbox: Inbox,
+        (mut signals, early): (Option<Signals>, Vec<Signal>),
+        mut predecessor: Option<Predecessor>,
+    ) {
+        for signal in early {
+            self.on(Event::Signal(signal)).await;
+        }
+        while !self.is_over {
+            tokio::select! {
+                biased;
+                signal = next(&mut signals) => self.on(Event::Signal(signal)).await,
+                Some(news) = heard(&mut self.news) => self.hear(news).await,
+                Some(message) = inbox.recv() => self.take(message).await,
+                passed_on = passed_on(&mut predecessor) => match passed_on {
+                    Some((request, tell)) => self.take(Message::Command(request, tell)).await,
+                    None => {
+                        predecessor = None;
+                        self.process.go_on_watching_drains();
+                        self.on(Event::PredecessorGone).await;
+                    }
+                },
+                () = tokio::time::sleep(WATCH_DRAINS), if self.watches_drains() => {
+                    self.process.look_at_drains();
+                }
+            }
+        }
+        if let Some(tasks) = self.tasks.take() {
+            tasks.end().await;
+        }
+        if let Some(signal) = self.stopped_by {
+            let by = format!("signal {signal}");
+            self.record(Operation::Stop, &by, Ok("ended".to_owned()));
+        }
+        self.process.close_admin();
+        self.pid_file.remove_ours();
+        self.fallback.remove_ours();
+        self.process.app.close_log().await;
+    }
+
+    async fn take(&mut self, message: Message) {
+        match message {
+            Message::Event(event) => self.on(event).await,
+            Message::Reloaded(outcome) => {
+                if let Some((_, asker)) = self.reload.take() {
+                    self.reloaded(asker, outcome);
+                    self.on(Event::Reloaded).await;
+                }
+            }
+            Message::Command(request, tell) => {
+                self.last_caller += 1;
+                let caller = self.last_caller;
+                let event = match request.command {
+                    Command::Reload => Event::Asked(Change::Reload, caller),
+                    Command::Upgrade => Event::Asked(Change::Upgrade, caller),
+                    _ => Event::Command(caller),
+                };
+                self.waiting.insert(caller, Waiting { request, tell });
+                self.on(event).await;
+            }
+        }
+    }
+
+    async fn hear(&mut self, news: News) {
+        match news {
+            News::Ready => self.on(Event::SuccessorReady).await,
+            News::Serves { pid } => {
+                self.process.set_successor(Some(pid));
+                let app = &self.process.app;
+                self.process
+                    .leave_admin(|address| app.is_unwanted_at(address));
+            }
+            News::Settled(report) => {
+                self.report = Some(report);
+                self.on(Event::Settled).await;
+                self.order(Order::Noted);
+                info!("replaced by another process, ending with what cannot move");
+            }
+            News::Outcome(caller, outcome) => self.answer(Asker::Caller(caller), outcome),
+            // Whoever serves now is to do it.
+            News::Unanswered(caller) => {
+                let waiting = self.waiting.get(&caller);
+                let event = match waiting.map(|waiting| &waiting.request.command) {
+                    Some(Command::Reload) => Event::Asked(Change::Reload, caller),
+                    _ => Event::Command(caller),
+                };
+                self.on(event).await;
+            }
+            News::Ended(verdict, why) => {
+                self.orders = None;
+                self.why = why.map(ControlError::from);
+                self.on(Event::HandedOver(self.handed_over(verdict))).await;
+            }
+        }
+    }
+
+    fn handed_over(&self, verdict: Verdict) -> HandedOver {
+        match verdict {
+            Verdict::Failed => HandedOver::Failed,
+            Verdict::Finished => HandedOver::Finished,
+            Verdict::Died => {
+                let outcome = format!("the process that took over has died ({})", self.successor);
+                error!("{outcome}: this one serves again");
+                self.record(Operation::Upgrade, "prusik itself", Err(outcome));
+                HandedOver::Died
+            }
+            Verdict::Silent => HandedOver::Alone,
+            Verdict::Stopped => HandedOver::Stopped,
+        }
+    }
+
+    async fn on(&mut self, event: Event) {
+        let mut actions = self.supervisor.on(event);
+        actions.reverse();
+        while let Some(action) = actions.pop() {
+            let event = self.act(action).await;
+            let more = event.map(|event| self.supervisor.on(event));
+            actions.extend(more.into_iter().flatten().rev());
+        }
+        let is_upgrading = self.supervisor.is_upgrading();
+        self.process.set_upgrading(is_upgrading);
+    }
+
+    /// What it leads to at once.
+    async fn act(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Enter(phase) => self.process.app.phases().enter(phase),
+            Action::Reload(asker) => {
+                let process = self.process.clone();
+                let task = tokio::spawn(async move {
+                    let outcome = reload(&process).await.map_err(|error| error.to_string());
+                    // Thousands of lines are no work for a thread that carries sessions.
+                    let logged = outcome.clone();
+                    if let Err(panic) = spawn_blocking(move || answers::log_reload(&logged)).await {
+                        error!("the reload could not be logged: {panic}");
+                    }
+                    process.send(Message::Reloaded(outcome));
+                });
+                self.reload = Some((task.abort_handle(), asker));
+            }
+            Action::AbortReload => {
+                if let Some((task, _)) = self.reload.take() {
+                    task.abort();
+                }
+            }
+            Action::Start(asker) => {
+                let by = self.by(Change::Upgrade, asker);
+                self.process.app.operations().set_upgrade_by(&by);
+                if let Err(why) = self.start() {
+                    self.why = Some(why);
+                    return Some(Event::HandedOver(HandedOver::Failed));
+                }
+            }
+            Action::CallOff => self.order(Order::CallOff(ControlError::refused(
+                "this process was told to stop",
+                "start it again instead",
+            ))),
+            Action::Yield => {
+                if let Some(tasks) = &mut self.tasks
+                    && tokio::time::timeout(YIELDS_WITHIN, tasks.yield_to_another())
+                        .await
+                        .is_err()
+                {
+                    warn!("admin: it does not leave its socket to the new process");
+                }
+                return Some(Event::Yielded);
+            }
+            Action::SayGo => {
+                self.fallback.claim();
+                self.order(Order::MayGo);
+            }
+            Action::ServeAgain => self.serve_again(),
+            Action::Report(asker) => {
+                let report = self.report.take().map(as_json).unwrap_or_default();
+                self.answer(asker, Ok(report));
+            }
+            Action::Do(caller) => {
+                if let Some(waiting) = self.waiting.remove(&caller) {
+                    let outcome = self.process.do_at_once(&waiting.request);
+                    // Whoever has hung up hears nothing of it.
+                    let _ = waiting.tell.send(outcome);
+                }
+            }
+            Action::PassOn(caller) => return self.pass_on(caller),
+            Action::PassSignalOn(signal) => {
+                let name = signal.name();
+                info!(
+                    "{name}: passed on to {}, which has taken over",
+                    self.successor
+                );
+                self.order(Order::Signal(posix(signal)));
+            }
+            Action::Refuse(change, asker, reason) => self.refuse(change, asker, reason),
+            Action::AwaitPredecessor => {
+                self.later(PREDECESSOR_GOES_WITHIN, Event::PredecessorStays);
+            }
+            Action::Announce(signal) => return self.announce(signal),
+            Action::StopMoving => self.order(Order::Stop),
+            Action::Stop(stop) => self.stop(stop),
+            Action::Exit => self.is_over = true,
+        }
+        None
+    }
+
+    fn watches_drains(&self) -> bool {
+        // The new process does it, once it has the sessions.
+        self.orders.is_none() && !self.process.drain_watch.lock().is_empty()
+    }
+
+    fn order(&self, order: Order) {
+        if let Some(orders) = &self.orders
+            && orders.send(order).is_err()
+        {
+            log::debug!("the hand-over is over");
+        }
+    }
+
+    fn later(&self, after: Duration, event: Event) {
+        let process = self.process.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            process.send(Message::Event(event));
+        });
+    }
+
+    fn start(&mut self) -> Result<(), ControlError> {
+        let program = self.process.program()?;
+        let app = self.process.app.clone();
+        let (orders, ordered) = unbounded_channel();
+        let (tell, news) = unbounded_channel();
+        let admin = self.process.admin_descriptors();
+        let begun =
+            tokio::task::block_in_place(|| hand_over::begin(app, program, admin?, ordered, tell));
+        self.successor = begun.map_err(|error: UpgradeError| ControlError::from(error))?;
+        (self.orders, self.news) = (Some(orders), Some(news));
+        Ok(())
+    }
+
+    fn serve_again(&mut self) {
+        self.process.set_successor(None);
+        self.process.app.serve_again();
+        self.process.take_admin_back();
+        self.pid_file.claim();
+        let before = self.tasks.replace(PrimaryTasks::begin(&self.process));
+        // Systemd has been told that this is the main process.
+        self.fallback.remove_ours();
+        if let Some(before) = before {
+            // Calls that came before the upgrade are answered.
+            tokio::spawn(before.end());
+        }
+    }
+
+    /// To the new process, or it is done here after all.
+    fn pass_on(&mut self, caller: Caller) -> Option<Event> {
+        let waiting = self.waiting.get(&caller)?;
+        if self.process.is_only_ours(&waiting.request.command) {
+            let outcome = self.process.do_at_once(&waiting.request);
+            self.answer(Asker::Caller(caller), outcome);
+        } else if self.orders.is_some() {
+            self.order(Order::Command(caller, waiting.request.clone()));
+        } else {
+            let why = self.why_not(Reason::Replaced);
+            self.answer(Asker::Caller(caller), Err(why));
+        }
+        None
+    }
+
+    fn announce(&mut self, signal: Signal) -> Option<Event> {
+        let drain = self.process.app.generation().config.server.drain;
+        let name = signal.name();
+        self.record(
+            Operation::Stop,
+            &format!("signal {name}"),
+            Ok("begun".to_owned()),
+        );
+        self.stopped_by = Some(name);
+        systemd::stopping();
+        match drain.delay {
+            Duration::ZERO => Some(Event::Announced),
+            delay => {
+                info!("{name}: not ready any more; new clients are still taken for {delay:?}");
+                self.later(delay, Event::Announced);
+                None
+            }
+        }
+    }
+
+    fn stop(&mut self, stop: Stop) {
+        let drain = self.process.app.generation().config.server.drain;
+        match stop {
+            Stop::Gracefully => info!(
+                "accepting no more; sessions are told to go within {:?}, and cut after {:?}",
+                drain.window, drain.deadline
+            ),
+            Stop::Now => {
+                info!("INT: stopping now");
+                let begun = "begun, at once".to_owned();
+                self.record(Operation::Stop, "signal INT", Ok(begun));
+                self.stopped_by = Some("INT");
+                systemd::stopping();
+            }
+        }
+        if let Some(tasks) = &mut self.tasks {
+            tasks.feed_watchdog();
+        }
+        if let Some(before) = self.stop.take() {
+            before.abort();
+        }
+        let process = self.process.clone();
+        let task = tokio::spawn(async move {
+            process.app.stop(stop).await;
+            process.send(Message::Event(Event::Drained));
+        });
+        self.stop = Some(task.abort_handle());
+    }
+}
+
+/// All of the file, or nothing of it. Returns what changed and what is not known yet, an item a line.
+async fn reload(process: &Process) -> Result<Vec<String>, ReloadError> {
+    let file = process.file.clone().ok_or(ReloadError::NoFile)?;
+    let config = app::read(file).await?;
+    let admin = config.admin.as_ref();
+    let token_file = admin.and_then(|admin| admin.token_file.clone());
+    let lines = process.app.reload(config).await?;
+    process.access.set_token_file(token_file);
+    Ok(lines)
+}
+
+fn posix(signal: Signal) -> Posix {
+    match signal {
+        Signal::Hangup => Posix::HUP,
+        Signal::User2 => Posix::USR2,
+        Signal::Terminate => Posix::TERM,
+        Signal::Quit => Posix::QUIT,
+        Signal::Interrupt => Posix::INT,
+    }
+}
+
+async fn next(signals: &mut Option<Signals>) -> Signal {
+    match signals {
+        Some(signals) => signals.next().await,
+        None => future::pending().await,
+    }
+}
+
+async fn heard(news: &mut Option<UnboundedReceiver<News>>) -> Option<News> {
+    match news {
+        Some(news) => news.recv().await,
+        None => future::pending().await,
+    }
+}
+
+/// `None`: nothing more comes from the process before this one.
+async fn passed_on(predecessor: &mut Option<Predecessor>) -> Option<PassedOn> {
+    match predecessor {
+        Some((commands, done)) => tokio::select! {
+            Some(command) = commands.recv() => Some(command),
+            _ = done => None,
+        },
+        None => future::pending().await,
+    }
+}

@@ -1,0 +1,130 @@
+//! What callers are told of what they asked for, and what is recorded of it.
+
+use super::Shell;
+
+use log::{error, info, warn};
+
+use crate::admin::view::ReloadReport;
+use crate::admin::{CommandOutcome, ControlError};
+use crate::lifecycle::control::as_json;
+use crate::lifecycle::supervisor::{Asker, Change, Reason};
+use crate::lifecycle::systemd;
+use crate::observe::entry::Operation;
+
+impl Shell {
+    /// Who has asked for a change, in words.
+    pub(super) fn by(&self, change: Change, asker: Asker) -> String {
+        let signal = match change {
+            Change::Reload => "signal HUP",
+            Change::Upgrade => "signal USR2",
+        };
+        match asker {
+            Asker::Signal => signal.to_owned(),
+            Asker::Caller(caller) => match self.waiting.get(&caller) {
+                Some(waiting) => waiting.request.by.clone(),
+                None => "a caller that has hung up".to_owned(),
+            },
+        }
+    }
+
+    pub(super) fn record(&self, operation: Operation, by: &str, outcome: Result<String, String>) {
+        let of = self
+            .process
+            .file
+            .as_ref()
+            .map(|file| file.display().to_string());
+        let of = of.filter(|_| operation == Operation::Reload);
+        self.process
+            .app
+            .record(operation, by, of.as_deref(), outcome);
+    }
+
+    pub(super) fn answer(&mut self, asker: Asker, outcome: CommandOutcome) {
+        if let Asker::Caller(caller) = asker
+            && let Some(waiting) = self.waiting.remove(&caller)
+        {
+            // Whoever has hung up hears nothing of it.
+            let _ = waiting.tell.send(outcome);
+        }
+    }
+
+    pub(super) fn reloaded(&mut self, asker: Asker, outcome: Result<Vec<String>, String>) {
+        let in_words = outcome.clone().map(|lines| match lines.is_empty() {
+            true => "nothing changed".to_owned(),
+            false => lines.join("\n"),
+        });
+        let by = self.by(Change::Reload, asker);
+        self.record(Operation::Reload, &by, in_words);
+        let hint = "the configuration stays as it was; mend the file and reload again";
+        let outcome = outcome
+            .map(|changes| as_json(ReloadReport { changes }))
+            .map_err(|error| ControlError::refused(error, hint));
+        self.answer(asker, outcome);
+    }
+
+    pub(super) fn refuse(&mut self, change: Change, asker: Asker, reason: Reason) {
+        let known = match reason {
+            Reason::Failed => self.why.take(),
+            _ => None,
+        };
+        let why = known.unwrap_or_else(|| self.why_not(reason));
+        let operation = match change {
+            Change::Reload => Operation::Reload,
+            Change::Upgrade => Operation::Upgrade,
+        };
+        let by = self.by(change, asker);
+        self.record(operation, &by, Err(why.error.clone()));
+        match (change, reason) {
+            (Change::Upgrade, Reason::Failed) => {
+                error!("upgrade failed, this process goes on: {}", why.error);
+                // The new process may have got as far as that.
+                self.pid_file.claim();
+                systemd::ready();
+            }
+            (Change::Upgrade, _) => warn!("upgrade declined: {}", why.error),
+            (Change::Reload, _) => warn!("reload declined: {}", why.error),
+        }
+        self.answer(asker, Err(why));
+    }
+
+    pub(super) fn why_not(&self, reason: Reason) -> ControlError {
+        match reason {
+            Reason::Stopping => {
+                ControlError::refused("this process is stopping", "start it again instead")
+            }
+            Reason::UpgradeUnderWay => ControlError::refused(
+                format!(
+                    "an upgrade is under way: {} is to take over",
+                    self.successor
+                ),
+                "ask again when it is done",
+            ),
+            Reason::Replaced => ControlError::refused(
+                format!("{} has taken over already", self.successor),
+                "it answers from now on; this process only ends what could not move",
+            ),
+            Reason::PredecessorStays => ControlError::refused(
+                "the process before this one still ends what could not move",
+                "it is gone after server.drain.deadline at the latest; ask again then",
+            ),
+            Reason::Failed => {
+                ControlError::refused("the upgrade failed", "this process goes on as before")
+            }
+            Reason::SuccessorStops => ControlError::refused(
+                "the new process was told to stop before it had everything",
+                "both processes end; start it again instead",
+            ),
+        }
+    }
+}
+
+pub(super) fn log_reload(outcome: &Result<Vec<String>, String>) {
+    match outcome {
+        Ok(lines) if lines.is_empty() => info!("reload done: nothing changed"),
+        Ok(lines) => {
+            info!("reload done: {} lines", lines.len());
+            lines.iter().for_each(|line| info!("  {line}"));
+        }
+        Err(error) => error!("reload refused: the configuration stays as it was\n{error}"),
+    }
+}

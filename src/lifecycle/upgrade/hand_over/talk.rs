@@ -1,0 +1,131 @@
+//! What the two processes say to each other.
+
+use super::{CENSUS_EVERY, HandOver, LATE_CENSUS_EVERY, News};
+use std::io;
+
+use log::{info, warn};
+use tokio::time::Instant;
+
+use crate::lifecycle::upgrade::UpgradeError;
+use crate::lifecycle::upgrade::link::Heard;
+use crate::lifecycle::upgrade::old::Event;
+use crate::lifecycle::upgrade::protocol::frame::{Decoded, Framing};
+use crate::lifecycle::upgrade::protocol::{Message, wire};
+use crate::lifecycle::upgrade::warm_state;
+
+impl HandOver {
+    pub(super) fn heard(&mut self, heard: io::Result<Heard>) {
+        let (decoded, descriptors) = match heard {
+            Ok(Heard::Message(decoded, descriptors)) => (decoded, descriptors),
+            Ok(Heard::Closed) => return self.closed(),
+            Err(cause) => {
+                warn!("upgrade: the link to the new process is broken: {cause}");
+                return self.closed();
+            }
+        };
+        // The new process sends none.
+        drop(descriptors);
+        match decoded {
+            Decoded::Frame(frame) => self.said(frame.message),
+            Decoded::Unknown { why, .. } => {
+                warn!("upgrade: the new process says what this one does not know: {why}");
+            }
+        }
+    }
+
+    fn closed(&mut self) {
+        self.is_closed = true;
+        // The first protocol has no word for it.
+        let is_mute = self.protocol == wire::FIRST && self.machine.has_handed_over();
+        if is_mute && self.exit_status().is_some_and(|status| status.success()) {
+            self.on(Event::Stopping);
+        }
+        self.on(Event::Closed);
+    }
+
+    fn said(&mut self, message: Message) {
+        match message {
+            Message::Ready(ready) => self.is_ready(ready),
+            Message::Failed { reason } => {
+                self.why = Some(UpgradeError::Refused(reason));
+                self.on(Event::GaveUp);
+            }
+            Message::Serving => {
+                let pid = self.started.pid();
+                let version = &self.version;
+                info!("upgrade: {pid} serves (version {version}), sessions move");
+                self.tell(News::Serves { pid });
+                self.on(Event::Serving);
+            }
+            Message::Adopted { number } => {
+                self.answered();
+                self.on(Event::Adopted(number));
+            }
+            Message::Refused { number, reason } => {
+                warn!("upgrade: the new process refused a connection: {reason}");
+                self.answered();
+                self.on(Event::Refused(number));
+            }
+            Message::Stopping => self.on(Event::Stopping),
+            Message::End => self.has_all = true,
+            Message::Outcome { number, outcome } => {
+                self.commands.retain(|(other, _)| *other != number);
+                self.tell(News::Outcome(number, outcome.into()));
+                self.end_if_nobody_waits();
+            }
+            other => warn!("upgrade: the new process said {other:?} out of turn"),
+        }
+    }
+
+    fn is_ready(&mut self, ready: wire::Ready) {
+        self.protocol = ready.protocol.min(wire::LATEST);
+        self.version = ready.version;
+        self.app.set_unwanted(ready.unused);
+        if self.protocol > wire::FIRST {
+            // Before systemd hears of it. The first protocol cannot say that it stops, and is told by
+            // its exit status, which the holder has.
+            tokio::task::block_in_place(|| self.started.let_go());
+        }
+        self.on(Event::Ready);
+    }
+
+    /// What the new process goes on with, and what counts here.
+    pub(super) fn say_go(&mut self) {
+        let go = Message::Go(wire::Go {
+            drained: warm_state::drained(&self.app),
+            tally: self.app.operations().tally().into(),
+            known: warm_state::known(&self.app),
+            drains: warm_state::running_drains(&self.app),
+            protocol: self.protocol,
+        });
+        self.say(&go);
+        if self.protocol == wire::FIRST {
+            return;
+        }
+        self.link.set_framing(Framing::Second);
+        self.say_census();
+        self.say(&Message::Accept);
+    }
+
+    pub(super) fn say_census(&mut self) {
+        let underway = self.parcels.values();
+        let underway = underway.flat_map(|(parcel, _)| parcel.places(&self.app));
+        for census in self
+            .census
+            .take(&self.app, underway.collect::<Vec<_>>().into_iter())
+        {
+            self.say(&Message::Census(census));
+        }
+        let every = match self.machine.has_settled() {
+            true => LATE_CENSUS_EVERY,
+            false => CENSUS_EVERY,
+        };
+        self.census_due = Some(Instant::now() + every);
+    }
+
+    pub(super) fn say(&mut self, message: &Message) {
+        if let Err(cause) = self.link.say(message) {
+            warn!("upgrade: {message:?} cannot be said: {cause}");
+        }
+    }
+}
