@@ -1,10 +1,11 @@
 //! A process for tests of the API: it does nothing, and remembers what it was asked for.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::Notify;
 
@@ -37,7 +38,7 @@ pub struct Reload {
 
 impl Fake {
     fn note(&self, what: String) {
-        self.asked.lock().unwrap().push(what);
+        self.asked.lock().push(what);
     }
 }
 
@@ -119,7 +120,7 @@ impl Control for Fake {
     }
 
     fn successor(&self) -> Option<u32> {
-        *self.successor.lock().unwrap()
+        *self.successor.lock()
     }
 
     async fn command(&self, request: Request) -> CommandOutcome {

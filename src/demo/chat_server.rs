@@ -10,8 +10,8 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -23,6 +23,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode};
 use http_body_util::Full;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast::error::RecvError;
@@ -148,7 +149,7 @@ type Socket = WebSocketStream<TokioIo<Upgraded>>;
 /// whoever ends the task ends the session.
 async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let upgrade: Mutex<Option<(Service, OnUpgrade)>> = Mutex::new(None);
-    let kept = || upgrade.lock().unwrap_or_else(PoisonError::into_inner);
+    let kept = || upgrade.lock();
     serve_http(stream, |mut request| {
         let response = answer(&request).unwrap_or_else(|service| {
             let accepted = accept(request.headers());

@@ -4,9 +4,10 @@
 //! It knows messages, not connections.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
@@ -77,7 +78,7 @@ impl Room {
 
     pub fn say(&self, server: &str, mut said: Said) {
         said.name = said.name.trim().chars().take(NAME_LENGTH).collect();
-        let mut spoken = self.spoken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spoken = self.spoken.lock();
         spoken.last_seq += 1;
         let message = Arc::new(Message {
             seq: spoken.last_seq,
@@ -95,7 +96,7 @@ impl Room {
 
     /// What was said after the message `seq`, as far as it is remembered.
     pub fn since(&self, seq: u64) -> Vec<Arc<Message>> {
-        let spoken = self.spoken.lock().unwrap_or_else(PoisonError::into_inner);
+        let spoken = self.spoken.lock();
         let later = spoken.history.iter().filter(|message| message.seq > seq);
         later.cloned().collect()
     }

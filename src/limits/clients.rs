@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::ClientKey;
 
@@ -42,7 +43,7 @@ impl Clients {
     pub fn counts(&self) -> Vec<(ClientKey, usize)> {
         let mut counts = Vec::new();
         for shard in &self.shards {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let shard = shard.lock();
             counts.extend(shard.iter().map(|(client, count)| (*client, *count)));
         }
         counts
@@ -50,8 +51,6 @@ impl Clients {
 
     fn shard(&self, client: ClientKey) -> MutexGuard<'_, HashMap<ClientKey, usize>> {
         let number = self.hasher.hash_one(client) as usize % SHARDS;
-        self.shards[number]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shards[number].lock()
     }
 }

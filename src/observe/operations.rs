@@ -3,10 +3,10 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use log::{info, warn};
+use parking_lot::Mutex;
 
 use super::access_log::AccessLog;
 use super::entry::{Done, Operation};
@@ -111,7 +111,7 @@ impl Operations {
             outcome: outcome.chars().take(OUTCOME_MAX).collect(),
         };
         if asked.operation.is_remembered() {
-            let mut history = self.history();
+            let mut history = self.history.lock();
             if history.len() == HISTORY {
                 history.pop_front();
             }
@@ -122,37 +122,28 @@ impl Operations {
 
     /// For the new process, which records what came of it.
     pub fn set_upgrade_by(&self, by: &str) {
-        by.clone_into(&mut self.upgrade_by());
-    }
-
-    fn upgrade_by(&self) -> MutexGuard<'_, String> {
-        let by = self.upgrade_by.lock();
-        by.unwrap_or_else(PoisonError::into_inner)
+        by.clone_into(&mut self.upgrade_by.lock());
     }
 
     /// The last one first.
     pub fn recent(&self) -> Vec<Done> {
-        self.history().iter().rev().cloned().collect()
+        self.history.lock().iter().rev().cloned().collect()
     }
 
     pub fn tally(&self) -> Tally {
         Tally {
             reloads: self.reloads.tally(),
             upgrades: self.upgrades.tally(),
-            history: self.history().iter().cloned().collect(),
-            upgrade_by: self.upgrade_by().clone(),
+            history: self.history.lock().iter().cloned().collect(),
+            upgrade_by: self.upgrade_by.lock().clone(),
         }
-    }
-
-    fn history(&self) -> MutexGuard<'_, VecDeque<Done>> {
-        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes over what the process before has counted and remembered.
     pub fn go_on_from(&self, before: Tally) {
         self.reloads.go_on_from(before.reloads);
         self.upgrades.go_on_from(before.upgrades);
-        let mut history = self.history();
+        let mut history = self.history.lock();
         let late = std::mem::replace(&mut *history, before.history.into());
         history.extend(late);
     }

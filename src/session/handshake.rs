@@ -11,12 +11,13 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::BytesMut;
+use parking_lot::Mutex;
 use pingora::connectors::l4::Connect;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora::protocols::l4::stream::Stream;
@@ -38,12 +39,12 @@ pub struct ServerEnd(Mutex<Option<(Transport, BytesMut)>>);
 
 impl ServerEnd {
     fn put(&self, socket: Transport, early: BytesMut) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((socket, early));
+        *self.0.lock() = Some((socket, early));
     }
 
     /// With what came behind the 101.
     pub fn take(&self) -> Option<(Transport, BytesMut)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.lock().take()
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramOpts};
 
 use super::traffic::ClosedBy;
@@ -113,7 +114,7 @@ impl Ended {
         let traffic = &live.traffic;
         let cause = (traffic.ended_by(), CodeLabel::of(traffic.close_code()));
         self.durations.observe(live.age().as_secs_f64());
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut places = self.places.lock();
         let count = places
             .entry(Place::of(&live.identity))
             .or_insert_with(|| Count {
@@ -131,7 +132,7 @@ impl Ended {
         is_there: impl Fn(&Place) -> bool,
         mut see: impl FnMut(&Place, ClosedBy, CodeLabel, u64),
     ) {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut places = self.places.lock();
         places.retain(|place, count| {
             now.saturating_duration_since(count.last) < KEPT || is_there(place)
         });

@@ -5,8 +5,9 @@
 //! share keys only where they trust the same authorities: a ticket from one that asks for no
 //! certificate opens none that does, and an authority that is taken out takes its tickets along.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustls::Error;
 use rustls::crypto::ring::Ticketer;
 use rustls::server::ProducesTickets;
@@ -21,7 +22,7 @@ static KNOWN: Mutex<Vec<Known>> = Mutex::new(Vec::new());
 pub fn for_clients_of(
     authorities: Option<&Authorities>,
 ) -> Result<Arc<dyn ProducesTickets>, Error> {
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut known = KNOWN.lock();
     let same = known
         .iter()
         .find(|(others, _)| others.as_ref() == authorities);

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::config;
 
@@ -17,7 +18,7 @@ pub struct Ejection {
 impl Ejection {
     /// True when this failure was the one that ejects.
     pub fn record_failure(&self, rule: &config::Eject, now: u64) -> bool {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recent = self.recent.lock();
         let oldest = now.saturating_sub(rule.within.as_millis() as u64);
         while recent.front().is_some_and(|&at| at < oldest) {
             recent.pop_front();

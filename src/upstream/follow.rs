@@ -2,7 +2,7 @@
 //! [`Membership`].
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use log::warn;
@@ -19,19 +19,19 @@ use crate::config::{self, Start};
 impl Group {
     /// Takes over what `before` has found out so far.
     pub(super) fn follow(&self, before: &Group) {
-        self.follow_in(&before.roster());
+        self.follow_in(&before.roster.lock());
     }
 
     /// As when it was made, for the last time: what `before` hears from now on counts no more. The
     /// caller sees to it that this group is picked from, and then [begins](Group::begin) it.
     pub fn replace(&self, before: &Group) {
-        let mut theirs = before.roster();
+        let mut theirs = before.roster.lock();
         self.follow_in(&theirs);
         theirs.is_replaced = true;
     }
 
     fn follow_in(&self, theirs: &Roster) {
-        let mut roster = self.roster();
+        let mut roster = self.roster.lock();
         let listed = roster.membership.members().to_vec();
         // What this changes for the sessions of `before` is told when this group begins.
         roster.membership.follow(&theirs.membership, Instant::now());
@@ -44,7 +44,7 @@ impl Group {
     /// Takes in what came of lookups.
     pub(super) fn take_answers(&self, answers: Vec<(Name, Answer)>) {
         let now = Instant::now();
-        let mut roster = self.roster();
+        let mut roster = self.roster.lock();
         if roster.is_replaced {
             return;
         }
@@ -129,15 +129,14 @@ impl Group {
 
     /// Those that it must resolve.
     pub(super) fn names(&self) -> Vec<Name> {
-        self.roster().membership.names()
+        self.roster.lock().membership.names()
     }
 
     pub(super) fn next_look(&self, name: &Name) -> Instant {
-        self.roster().membership.next_look(name, Instant::now())
-    }
-
-    pub(super) fn roster(&self) -> MutexGuard<'_, Roster> {
-        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+        self.roster
+            .lock()
+            .membership
+            .next_look(name, Instant::now())
     }
 
     /// Puts members and balancers together as the membership has them.

@@ -4,9 +4,10 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
@@ -52,7 +53,7 @@ pub struct Group {
     is_at_work: AtomicBool,
     pub(super) news: News,
     /// Servers whose first check was made before the group was at work.
-    just_checked: Mutex<HashSet<SocketAddr>>,
+    pub(super) just_checked: Mutex<HashSet<SocketAddr>>,
     /// The operator's API, which is nobody's server, whatever a name resolves to.
     pub(super) admin: Vec<SocketAddr>,
 }
@@ -104,7 +105,7 @@ impl Group {
         });
         match before {
             Some(before) => group.follow(before),
-            None => group.assemble(&group.roster().membership),
+            None => group.assemble(&group.roster.lock().membership),
         }
         group
     }
@@ -300,18 +301,12 @@ impl Group {
 
     /// Its first check was made, or is about to be, and its next is an interval away.
     pub(super) fn set_just_checked(&self, address: SocketAddr) {
-        self.just_checked().insert(address);
+        self.just_checked.lock().insert(address);
     }
 
     /// Whether the first check of this server was made before the group began; told once.
     pub(super) fn take_just_checked(&self, address: SocketAddr) -> bool {
-        self.just_checked().remove(&address)
-    }
-
-    pub(super) fn just_checked(&self) -> MutexGuard<'_, HashSet<SocketAddr>> {
-        self.just_checked
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.just_checked.lock().remove(&address)
     }
 }
 

@@ -1,9 +1,9 @@
 //! What became of a server lately: for the operator who comes when it is over.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 /// So many changes are remembered.
 const KEPT: usize = 20;
@@ -42,7 +42,7 @@ struct Kept {
 impl History {
     /// `until`: when it ends by itself.
     pub fn note(&self, standing: Standing, until: Option<Timestamp>, now: Timestamp) {
-        let mut kept = self.lock();
+        let mut kept = self.0.lock();
         kept.settle(standing, now);
         kept.push(Change {
             since: now,
@@ -53,7 +53,7 @@ impl History {
 
     /// What another process has seen comes first.
     pub fn go_on_from(&self, before: Vec<Change>) {
-        let mut kept = self.lock();
+        let mut kept = self.0.lock();
         kept.changes = before.into();
         kept.changes.truncate(KEPT);
         kept.until = None;
@@ -61,13 +61,9 @@ impl History {
 
     /// `standing`: the present one.
     pub fn changes(&self, standing: Standing, now: Timestamp) -> Vec<Change> {
-        let mut kept = self.lock();
+        let mut kept = self.0.lock();
         kept.settle(standing, now);
         kept.changes.iter().copied().collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

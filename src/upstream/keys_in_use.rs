@@ -14,9 +14,11 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// How long a key keeps its server without a request. A socket.io client polls again within 25 s,
 /// and its server waits another 20 s for it.
@@ -111,7 +113,7 @@ impl KeysInUse {
 
     fn shard(&self, key: KeyId) -> MutexGuard<'_, Shard> {
         let shard = &self.shards[key.0 as usize % SHARDS];
-        shard.lock().unwrap_or_else(PoisonError::into_inner)
+        shard.lock()
     }
 }
 
@@ -170,7 +172,7 @@ mod tests {
     const B: ([u8; 4], u16) = ([10, 0, 0, 2], 80);
 
     fn keys_known(keys: &KeysInUse) -> usize {
-        let shards = keys.shards.iter().map(|shard| shard.lock().unwrap());
+        let shards = keys.shards.iter().map(|shard| shard.lock());
         shards
             .map(|shard| shard.young.len() + shard.old.len())
             .sum()

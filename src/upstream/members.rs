@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::balance::Balancer;
 use super::keys_in_use::KeysInUse;
@@ -52,25 +54,21 @@ impl Servers {
     /// Made when there is none.
     pub fn of(&self, address: SocketAddr) -> Arc<Server> {
         let made = || Arc::new(Server::new(address));
-        self.lock().entry(address).or_insert_with(made).clone()
+        self.0.lock().entry(address).or_insert_with(made).clone()
     }
 
     /// Every server that is a member, or still has sessions.
     pub fn all(&self) -> Vec<Arc<Server>> {
-        self.lock().values().cloned().collect()
+        self.0.lock().values().cloned().collect()
     }
 
     /// A server that left is forgotten once its last session is gone: until then its counts must be
     /// found again should it come back. What operators have drained stays so.
     pub fn forget_unused(&self) {
-        self.lock().retain(|_, server| {
+        self.0.lock().retain(|_, server| {
             // Nobody but this list has it: it is no group's member.
             server.load() > 0 || server.is_drained() || Arc::strong_count(server) > 1
         });
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<Server>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

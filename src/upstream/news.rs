@@ -5,9 +5,10 @@
 //! what a line says must hold when it is read.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use log::info;
+use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
 
 /// Where groups tell of servers whose sessions are to go.
@@ -59,14 +60,14 @@ impl News {
 
     /// From now on everything is told at once.
     pub fn release(&self) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock();
         for item in waiting.take().into_iter().flatten() {
             self.send(item);
         }
     }
 
     fn tell(&self, item: Item) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock();
         match &mut *waiting {
             Some(waiting) => waiting.push(item),
             // Under the lock: what comes later is told later.

@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use super::eject::Ejection;
 use super::health::counter::{Counter, Health, Transition};
@@ -115,7 +116,7 @@ impl Server {
 
     /// Takes in one check's result; a change of health comes back to be told to the operator.
     pub fn observe_check(&self, passed: bool, check: &config::HealthCheck) -> Option<Transition> {
-        let mut counter = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counter = self.health.lock();
         let transition = counter.observe(passed, check.rise, check.fall);
         self.health_now.store(counter.health() as usize, Relaxed);
         if transition == Some(Transition::Recovered) {
@@ -127,21 +128,16 @@ impl Server {
     /// What a check came to: why it failed, if it did.
     pub fn note_check(&self, failure: Option<String>) {
         let at = Timestamp::now();
-        *self.checked() = Some(LastCheck { at, failure });
+        *self.last_check.lock() = Some(LastCheck { at, failure });
     }
 
     pub fn last_check(&self) -> Option<LastCheck> {
-        self.checked().clone()
-    }
-
-    fn checked(&self) -> MutexGuard<'_, Option<LastCheck>> {
-        let checked = self.last_check.lock();
-        checked.unwrap_or_else(PoisonError::into_inner)
+        self.last_check.lock().clone()
     }
 
     /// What the process before found of it.
     pub fn inherit_health(&self, was_up: bool, check: &config::HealthCheck) {
-        let mut counter = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counter = self.health.lock();
         counter.inherit(was_up, check.fall);
         self.health_now.store(counter.health() as usize, Relaxed);
     }
@@ -149,7 +145,7 @@ impl Server {
     /// It has left, or comes from a configuration without checks: it is to be checked before it is
     /// believed.
     pub fn forget_health(&self) {
-        let mut counter = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counter = self.health.lock();
         *counter = Counter::default();
         self.health_now.store(Health::Unchecked as usize, Relaxed);
         self.era.fetch_add(1, Relaxed);

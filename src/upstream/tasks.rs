@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use log::{error, info, warn};
@@ -36,7 +36,7 @@ impl Group {
             self.tell_changes_since(before);
         }
         self.members().iter().for_each(|member| member.note());
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tasks = self.tasks.lock();
         if let Some(check) = &self.config().health_check {
             tasks.spawn(check_members(Arc::downgrade(self), check.clone()));
         }
@@ -50,10 +50,7 @@ impl Group {
     /// Ends the checks and the resolution of a group that a reload has replaced: sessions that
     /// began under it may hold on to it for days.
     pub fn stop(&self) {
-        self.tasks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .abort_all();
+        self.tasks.lock().abort_all();
     }
 }
 

@@ -28,7 +28,7 @@ impl Group {
         let members = self.members();
         let health_of = |member: &Arc<Member>| Some((member.server.address, member.found_up()?));
         let names = {
-            let roster = self.roster();
+            let roster = self.roster.lock();
             let membership = &roster.membership;
             let names = membership.names().into_iter().filter_map(|name| {
                 let found = membership.found(&name)?;
@@ -58,7 +58,7 @@ impl Group {
     /// Takes over what is not known here, or not as surely.
     pub fn learn(&self, before: Knowledge) {
         {
-            let mut roster = self.roster();
+            let mut roster = self.roster.lock();
             let now = Instant::now();
             let changes = roster
                 .membership

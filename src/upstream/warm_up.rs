@@ -108,7 +108,7 @@ impl Group {
     pub fn what_is_unknown(&self) -> Vec<String> {
         let upstream = self.name();
         let mut lines = {
-            let roster = self.roster();
+            let roster = self.roster.lock();
             let names = roster.membership.unknown();
             names
                 .iter()
@@ -119,7 +119,7 @@ impl Group {
             // Its checks are under way, and what they say is told elsewhere.
             return lines;
         }
-        let checked: HashSet<SocketAddr> = self.just_checked().clone();
+        let checked: HashSet<SocketAddr> = self.just_checked.lock().clone();
         for member in self.members() {
             let address = member.server.address;
             if is_unchecked(&member) {
@@ -136,7 +136,7 @@ impl Group {
     }
 
     fn unknown_names(&self) -> Vec<super::membership::Name> {
-        let roster = self.roster();
+        let roster = self.roster.lock();
         let unknown = roster.membership.unknown().into_iter();
         unknown.map(|unknown| unknown.name).collect()
     }

@@ -60,7 +60,7 @@ impl Process {
     }
 
     fn asked(&self) -> Vec<String> {
-        std::mem::take(&mut *self.fake.asked.lock().unwrap())
+        std::mem::take(&mut *self.fake.asked.lock())
     }
 }
 
@@ -117,7 +117,7 @@ async fn lists_come_as_json() {
 #[tokio::test]
 async fn a_process_that_was_replaced_answers_probes_and_says_who_knows() {
     let process = Process::new();
-    *process.fake.successor.lock().unwrap() = Some(4711);
+    *process.fake.successor.lock() = Some(4711);
     for path in ["/api/v1/status", "/api/v1/sessions", "/metrics"] {
         let answer = process.call("GET", path, "").await;
         assert_eq!(answer.status, 503, "{path}");

@@ -65,7 +65,7 @@ impl Process {
     }
 
     fn asked(&self) -> Vec<String> {
-        mem::take(&mut *self.fake.asked.lock().unwrap())
+        mem::take(&mut *self.fake.asked.lock())
     }
 }
 

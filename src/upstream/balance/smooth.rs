@@ -6,8 +6,9 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use pingora_load_balancing::Backend;
 use pingora_load_balancing::selection::{BackendIter, BackendSelection};
 
@@ -80,7 +81,7 @@ impl SmoothRoundRobin {
     }
 
     fn credit(&self) -> MutexGuard<'_, Box<[i64]>> {
-        self.credit.lock().unwrap_or_else(PoisonError::into_inner)
+        self.credit.lock()
     }
 }
 
