@@ -19,6 +19,7 @@ use arc_swap::ArcSwapOption;
 use http::header::{AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, StatusCode, Version};
+use itertools::Itertools;
 use log::{error, info};
 
 use super::answer::Problem;
@@ -101,12 +102,11 @@ fn is_open(path: &str) -> bool {
 }
 
 fn check_host(call: &Parts) -> Result<(), Problem> {
-    let mut hosts = call.headers.get_all(HOST).iter();
-    let is_safe = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => host.to_str().is_ok_and(is_safe_host),
+    let is_safe = match call.headers.get_all(HOST).iter().at_most_one() {
+        Ok(Some(host)) => host.to_str().is_ok_and(is_safe_host),
         // Probes of old make, HAProxy's among them. Browsers don't speak HTTP/1.0.
-        (None, None) => call.version < Version::HTTP_11,
-        _ => false,
+        Ok(None) => call.version < Version::HTTP_11,
+        Err(_) => false,
     };
     let target_is_safe = match call.uri.authority() {
         Some(authority) => is_safe_host(authority.as_str()),
@@ -165,11 +165,8 @@ fn check_site(call: &Parts) -> Result<(), Problem> {
 /// a unix socket that somebody has put a TCP port before.
 fn is_own_page(call: &Parts) -> bool {
     let only = |name| {
-        let mut values = call.headers.get_all(name).iter();
-        match (values.next(), values.next()) {
-            (Some(value), None) => value.to_str().ok(),
-            _ => None,
-        }
+        let value = call.headers.get_all(name).iter().exactly_one().ok()?;
+        value.to_str().ok()
     };
     let origin = only(ORIGIN).and_then(|origin| origin.strip_prefix("http://"));
     origin.is_some_and(is_safe_host)
@@ -178,11 +175,8 @@ fn is_own_page(call: &Parts) -> bool {
 }
 
 fn check_token(headers: &HeaderMap, token: &Token) -> Result<(), Problem> {
-    let mut fields = headers.get_all(AUTHORIZATION).iter();
-    let offered = match (fields.next(), fields.next()) {
-        (Some(field), None) => bearer(field.as_bytes()),
-        _ => None,
-    };
+    let field = headers.get_all(AUTHORIZATION).iter().exactly_one().ok();
+    let offered = field.and_then(|field| bearer(field.as_bytes()));
     match offered {
         Some(offered) if token.matches(offered) => Ok(()),
         Some(_) => Err(unauthorized(

@@ -19,7 +19,7 @@ use http::header::{
     CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
     UPGRADE,
 };
-use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use http_body_util::Full;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -34,6 +34,8 @@ use tokio_tungstenite::tungstenite::{Error, Message as Frame};
 
 use super::room::{Room, Said};
 use super::server::{Request, Response, Server, serve_http, text};
+
+use crate::websocket::handshake::has_token;
 
 /// Everything WebSocket lives here and below.
 const WEBSOCKET: &str = "/IMS_SVR/websocket";
@@ -199,7 +201,7 @@ fn answer(request: &Request) -> Result<Response, Service> {
 
 /// The server's side of the opening handshake, RFC 6455 section 4.2.
 fn accept(headers: &HeaderMap) -> Response {
-    if !has_token(headers, UPGRADE, "websocket") || !has_token(headers, CONNECTION, "upgrade") {
+    if !has_token(headers, &UPGRADE, "websocket") || !has_token(headers, &CONNECTION, "upgrade") {
         let mut refused = text(StatusCode::UPGRADE_REQUIRED, "WebSocket only\n");
         let headers = refused.headers_mut();
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
@@ -230,16 +232,6 @@ fn accept(headers: &HeaderMap) -> Response {
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
     switching
-}
-
-fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
-    let mut values = headers.get_all(name).iter();
-    values.any(|value| {
-        value.to_str().is_ok_and(|list| {
-            list.split(',')
-                .any(|item| item.trim().eq_ignore_ascii_case(token))
-        })
-    })
 }
 
 async fn echo(mut socket: Socket) -> Result<(), Error> {

@@ -1,5 +1,7 @@
 //! The `Location` of a redirection, made of what an operator wrote and of what a client sent.
 
+use percent_encoding::percent_encode_byte;
+
 /// What was rendered from the template `written`, as a URI reference (RFC 3986 section 4.1) that
 /// leads where the operator meant.
 ///
@@ -7,7 +9,6 @@
 /// it so, a client has (`//evil.example/`), and only one slash stays. Browsers read `\` as a slash,
 /// and drop control bytes. Whatever no URI holds is encoded.
 pub fn location(rendered: &[u8], written: &str) -> Vec<u8> {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let is_slash = |byte: &u8| matches!(byte, b'/' | b'\\');
     let is_ours = written.starts_with("//");
     let slashes = rendered.iter().take_while(|byte| is_slash(byte)).count();
@@ -20,11 +21,7 @@ pub fn location(rendered: &[u8], written: &str) -> Vec<u8> {
         match byte {
             b'\\' if at == 0 => location.push(b'/'),
             b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' | ..=b' ' | 0x7f.. => {
-                location.extend([
-                    b'%',
-                    DIGITS[usize::from(byte >> 4)],
-                    DIGITS[usize::from(byte & 15)],
-                ]);
+                location.extend(percent_encode_byte(byte).bytes());
             }
             byte => location.push(byte),
         }

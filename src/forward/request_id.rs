@@ -4,6 +4,7 @@
 //! the client with the answer.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use itertools::Itertools;
 use uuid::Uuid;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -13,11 +14,8 @@ const LONGEST: usize = 128;
 
 /// What a trusted proxy has sent, if it is one plain word: it goes into logs.
 pub fn taken_over(headers: &HeaderMap) -> Option<&HeaderValue> {
-    let mut sent = headers.get_all(&REQUEST_ID).iter();
-    match (sent.next(), sent.next()) {
-        (Some(only), None) if is_plain(only.as_bytes()) => Some(only),
-        _ => None,
-    }
+    let sent = headers.get_all(&REQUEST_ID).iter().exactly_one();
+    sent.ok().filter(|only| is_plain(only.as_bytes()))
 }
 
 fn is_plain(bytes: &[u8]) -> bool {

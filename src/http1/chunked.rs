@@ -73,17 +73,41 @@ impl ChunkScanner {
     pub fn feed(&mut self, bytes: &[u8]) -> Result<usize, Broken> {
         let mut index = 0;
         while index < bytes.len() && self.at != At::End {
-            if self.at == At::Data {
-                let left = usize::try_from(self.size).unwrap_or(usize::MAX);
-                let part = left.min(bytes.len() - index);
-                self.size -= part as u64;
-                self.content += part as u64;
-                index += part;
-                if self.size == 0 {
-                    self.at = At::DataEnd;
+            match self.data_left() {
+                0 => index += self.feed_framing(&bytes[index..])?,
+                left => {
+                    let part = left.min(bytes.len() - index);
+                    self.pass(part);
+                    index += part;
                 }
-                continue;
             }
+        }
+        Ok(index)
+    }
+
+    /// How many of the next bytes are the body's own; 0: framing comes next, or nothing.
+    pub fn data_left(&self) -> usize {
+        match self.at {
+            At::Data => usize::try_from(self.size).unwrap_or(usize::MAX),
+            _ => 0,
+        }
+    }
+
+    /// So many of the body's own bytes have passed: no more than there were [left].
+    ///
+    /// [left]: ChunkScanner::data_left
+    pub fn pass(&mut self, bytes: usize) {
+        self.size -= bytes as u64;
+        self.content += bytes as u64;
+        if self.size == 0 {
+            self.at = At::DataEnd;
+        }
+    }
+
+    /// How many of `bytes` are framing: up to the body's own bytes, or to its end.
+    pub fn feed_framing(&mut self, bytes: &[u8]) -> Result<usize, Broken> {
+        let mut index = 0;
+        while index < bytes.len() && !matches!(self.at, At::Data | At::End) {
             self.at = self.step(bytes[index])?;
             index += 1;
         }

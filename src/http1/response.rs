@@ -1,6 +1,7 @@
 //! What a server may answer: framing that can be read in one way, and a status there is.
 
 use http::{HeaderMap, StatusCode, Version, header};
+use itertools::Itertools;
 
 use super::framing;
 
@@ -20,22 +21,23 @@ pub fn check(
     if has_no_framing(status) {
         return Ok(());
     }
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    if let Some(length) = lengths.next()
-        && (lengths.next().is_some() || framing::length(length.as_bytes()).is_err())
+    match headers.get_all(header::CONTENT_LENGTH).iter().at_most_one() {
+        Ok(None) => {}
+        Ok(Some(length)) if framing::length(length.as_bytes()).is_ok() => {}
+        _ => return Err("the server's Content-Length is not one number"),
+    }
+    match headers
+        .get_all(header::TRANSFER_ENCODING)
+        .iter()
+        .at_most_one()
     {
-        return Err("the server's Content-Length is not one number");
+        Ok(None) => Ok(()),
+        Ok(Some(encoding)) if framing::is_chunked(encoding.as_bytes()).is_ok() => match version {
+            Version::HTTP_11 => Ok(()),
+            _ => Err("the server sent a Transfer-Encoding in HTTP/1.0"),
+        },
+        _ => Err("the server's Transfer-Encoding is not chunked alone"),
     }
-    let mut encodings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    if let Some(encoding) = encodings.next() {
-        if encodings.next().is_some() || framing::is_chunked(encoding.as_bytes()).is_err() {
-            return Err("the server's Transfer-Encoding is not chunked alone");
-        }
-        if version != Version::HTTP_11 {
-            return Err("the server sent a Transfer-Encoding in HTTP/1.0");
-        }
-    }
-    Ok(())
 }
 
 /// Whether neither `Content-Length` nor `Transfer-Encoding` belongs into the answer.

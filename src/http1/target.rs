@@ -1,5 +1,6 @@
 //! What a request asks for: the forms of a target (RFC 9112 section 3.2) and the bytes in it.
 
+use percent_encoding::percent_encode_byte;
 use std::ops::Range;
 
 use crate::http1::Refusal;
@@ -77,15 +78,10 @@ fn is_never_raw(byte: u8) -> bool {
 
 /// Makes an odd target one that Pingora reads: some clients send these bytes raw, and mean this.
 pub fn encode_odd(target: &[u8]) -> Vec<u8> {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let mut encoded = Vec::with_capacity(target.len() + 64);
     for &byte in target {
         match byte {
-            b'"' | b'<' | b'>' | 0x80.. => encoded.extend([
-                b'%',
-                DIGITS[usize::from(byte >> 4)],
-                DIGITS[usize::from(byte & 15)],
-            ]),
+            b'"' | b'<' | b'>' | 0x80.. => encoded.extend(percent_encode_byte(byte).bytes()),
             byte => encoded.push(byte),
         }
     }

@@ -5,6 +5,8 @@ use std::io;
 use bytes::BytesMut;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 
+use crate::http1::chunked::ChunkScanner;
+
 /// More than any head that Pingora writes.
 const HEAD_MAX: usize = 256 * 1024;
 
@@ -41,12 +43,7 @@ pub struct Reader {
 enum State {
     Head(BytesMut),
     Length(u64),
-    /// Digits so far.
-    ChunkSize(String),
-    Chunk(u64),
-    ChunkEnd,
-    /// Bytes since the last line end.
-    Trailers(usize),
+    Chunked(ChunkScanner),
     UntilClose,
     Done,
 }
@@ -102,12 +99,7 @@ impl Reader {
                     self.state = State::Done;
                 }
             }
-            State::Chunk(left) => {
-                *left -= count as u64;
-                if *left == 0 {
-                    self.state = State::ChunkEnd;
-                }
-            }
+            State::Chunked(chunks) => chunks.pass(count),
             _ => {}
         }
     }
@@ -134,49 +126,18 @@ impl Reader {
                 let most = usize::try_from(*left).unwrap_or(usize::MAX);
                 Ok(Part::Data(&bytes[..bytes.len().min(most)]))
             }
-            State::Chunk(left) => {
-                let most = usize::try_from(*left).unwrap_or(usize::MAX);
-                Ok(Part::Data(&bytes[..bytes.len().min(most)]))
-            }
-            State::ChunkSize(line) => {
-                let end = memchr::memchr(b'\n', bytes);
-                let part = &bytes[..end.unwrap_or(bytes.len())];
-                line.push_str(&String::from_utf8_lossy(part));
-                if line.len() > 64 {
-                    return Err(invalid("the size of a chunk without end"));
-                }
-                let Some(end) = end else {
-                    return Ok(Part::Nothing(bytes.len()));
-                };
-                let size = u64::from_str_radix(line.trim_end(), 16)
-                    .map_err(|_| invalid("the size of a chunk is no number"))?;
-                self.state = match size {
-                    0 => State::Trailers(0),
-                    size => State::Chunk(size),
-                };
-                Ok(Part::Nothing(end + 1))
-            }
-            State::ChunkEnd => {
-                let end = memchr::memchr(b'\n', bytes);
-                if end.is_some() {
-                    self.state = State::ChunkSize(String::new());
-                }
-                Ok(Part::Nothing(end.map_or(bytes.len(), |end| end + 1)))
-            }
-            State::Trailers(length) => {
-                for (index, byte) in bytes.iter().enumerate() {
-                    match byte {
-                        b'\n' if *length == 0 => {
-                            self.state = State::Done;
-                            return Ok(Part::End(index + 1));
-                        }
-                        b'\n' => *length = 0,
-                        b'\r' => {}
-                        _ => *length += 1,
+            State::Chunked(chunks) => match chunks.data_left() {
+                0 => {
+                    let broken = |_| invalid("a response's chunks are not framed as they must be");
+                    let taken = chunks.feed_framing(bytes).map_err(broken)?;
+                    if !chunks.is_done() {
+                        return Ok(Part::Nothing(taken));
                     }
+                    self.state = State::Done;
+                    Ok(Part::End(taken))
                 }
-                Ok(Part::Nothing(bytes.len()))
-            }
+                left => Ok(Part::Data(&bytes[..bytes.len().min(left)])),
+            },
             State::UntilClose => Ok(Part::Data(bytes)),
             State::Done => Ok(Part::Nothing(bytes.len())),
         }
@@ -225,7 +186,7 @@ impl Reader {
             || length == Some(0) && !chunked;
         self.state = match length {
             _ if is_bodiless => State::Done,
-            _ if chunked => State::ChunkSize(String::new()),
+            _ if chunked => State::Chunked(ChunkScanner::default()),
             Some(length) => State::Length(length),
             None => State::UntilClose,
         };

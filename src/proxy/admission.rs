@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::{HeaderValue, Method, StatusCode, Version, header};
+use itertools::Itertools;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorType, OrErr, Result};
 use pingora_proxy::Session;
@@ -187,9 +188,9 @@ fn verify_switch(response: &ResponseHeader, exchange: &Exchange) -> Result<(), &
     {
         return Err("the server answered 101 without saying that it speaks websocket now");
     }
-    let mut accepts = headers.get_all(header::SEC_WEBSOCKET_ACCEPT).iter();
-    match (accepts.next(), accepts.next()) {
-        (Some(accept), None) if *accept == *handshake.expected_accept => Ok(()),
+    let accepts = headers.get_all(header::SEC_WEBSOCKET_ACCEPT);
+    match accepts.iter().exactly_one() {
+        Ok(accept) if *accept == *handshake.expected_accept => Ok(()),
         _ => Err("the server's Sec-WebSocket-Accept is not the answer to the client's key"),
     }
 }

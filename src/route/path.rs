@@ -6,6 +6,7 @@
 //!
 //! Servers read more into a path than the RFC does: [`lenient`] is what such a one makes of it.
 
+use percent_encoding::percent_encode_byte;
 use std::borrow::Cow;
 
 /// Borrowed, and cheap, for paths that need nothing: nearly all.
@@ -134,25 +135,19 @@ fn spell_out(bytes: &[u8]) -> String {
                 at += 3;
             }
             Some(value) => {
-                encode(value, &mut decoded);
+                decoded.push_str(percent_encode_byte(value));
                 at += 3;
             }
             None => {
                 match bytes[at] {
                     byte if byte.is_ascii_graphic() => decoded.push(char::from(byte)),
-                    byte => encode(byte, &mut decoded),
+                    byte => decoded.push_str(percent_encode_byte(byte)),
                 }
                 at += 1;
             }
         }
     }
     decoded
-}
-
-fn encode(byte: u8, out: &mut String) {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    let digit = |value: u8| char::from(DIGITS[usize::from(value)]);
-    out.extend(['%', digit(byte >> 4), digit(byte & 15)]);
 }
 
 fn hex(digit: u8) -> Option<u8> {

@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::general_purpose::{GeneralPurpose, PAD};
 use http::{HeaderMap, Method, StatusCode, Version, header};
+use itertools::Itertools;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::http1::Refusal;
@@ -60,23 +61,23 @@ pub fn expected_accept(
     if has_body {
         return Err(Refusal::bad("a websocket handshake must not have a body"));
     }
-    let mut versions = headers.get_all(header::SEC_WEBSOCKET_VERSION).iter();
-    match (versions.next(), versions.next()) {
-        (Some(version), None) if version == "13" => {}
-        (Some(_), _) => {
+    let versions = headers.get_all(header::SEC_WEBSOCKET_VERSION);
+    match versions.iter().at_most_one() {
+        Ok(Some(version)) if version == "13" => {}
+        Ok(Some(_)) | Err(_) => {
             return Err(Refusal::new(
                 StatusCode::UPGRADE_REQUIRED,
                 "only websocket version 13 is spoken here",
             ));
         }
-        (None, _) => {
+        Ok(None) => {
             return Err(Refusal::bad(
                 "a websocket handshake needs `Sec-WebSocket-Version: 13`",
             ));
         }
     }
-    let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
-    let (Some(key), None) = (keys.next(), keys.next()) else {
+    let keys = headers.get_all(header::SEC_WEBSOCKET_KEY);
+    let Ok(key) = keys.iter().exactly_one() else {
         return Err(Refusal::bad(
             "a websocket handshake needs one Sec-WebSocket-Key",
         ));

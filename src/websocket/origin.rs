@@ -1,6 +1,7 @@
 //! From which pages a session may be opened (RFC 6455 section 10.2).
 
 use http::{HeaderMap, StatusCode, header};
+use itertools::Itertools;
 
 use crate::http1::Refusal;
 
@@ -47,15 +48,14 @@ pub fn check_origin(admitted: &[OriginPattern], headers: &HeaderMap) -> Result<(
     if admitted.is_empty() {
         return Ok(());
     }
-    let mut origins = headers.get_all(header::ORIGIN).iter();
-    let is_admitted = match (origins.next(), origins.next()) {
-        (None, _) => admitted.contains(&OriginPattern::Absent),
-        (Some(origin), None) => {
+    let is_admitted = match headers.get_all(header::ORIGIN).iter().at_most_one() {
+        Ok(None) => admitted.contains(&OriginPattern::Absent),
+        Ok(Some(origin)) => {
             let sent = origin.as_bytes().to_ascii_lowercase();
             let sent = str::from_utf8(&sent).unwrap_or_default();
             admitted.iter().any(|pattern| pattern.matches(sent))
         }
-        _ => false,
+        Err(_) => false,
     };
     if is_admitted {
         return Ok(());
