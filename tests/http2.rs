@@ -391,6 +391,40 @@ async fn who_only_opens_and_resets_streams_is_sent_away() {
     assert_eq!(other.ask(request.body(()).unwrap()).await.0.status(), 405);
 }
 
+/// What each of a stranger's connections gives cause for must not fill the disk.
+#[tokio::test]
+async fn clients_that_give_up_what_they_ask_are_counted_in_one_line() {
+    let origin = Origin::start(|_| Answer::silence()).await;
+    let site = Site::start(origin, |config| config).await;
+    let asked = || site.origin.received().len();
+    for _ in 0..3 {
+        let client = site.client().await;
+        while let Ok(mut send) = within("room", client.send.clone().ready()).await {
+            let before = asked();
+            let request = Request::get(format!("https://{NAME}/")).body(()).unwrap();
+            let Ok((_, mut stream)) = send.send_request(request, true) else {
+                break;
+            };
+            // Given up once it is on its way: of those that h2 keeps to itself we know nothing.
+            eventually("it is asked", async || {
+                asked() > before || client.connection.is_finished()
+            })
+            .await;
+            stream.send_reset(Reason::CANCEL);
+        }
+        let end = within("the end", client.connection).await;
+        let reason = end
+            .expect("no panic")
+            .err()
+            .and_then(|error| error.reason());
+        assert_eq!(reason, Some(Reason::ENHANCE_YOUR_CALM));
+    }
+    let line = "were given up before an answer";
+    assert_eq!(site.prusik.stderr().matches(line).count(), 1);
+    site.prusik.signal("INT");
+    site.prusik.wait_stderr("and 1 more like it in").await;
+}
+
 /// CVE-2024-27316 and others: a head without end.
 #[tokio::test]
 async fn a_flood_of_continuations_is_cut_and_costs_no_memory() {

@@ -24,6 +24,7 @@ use super::guard::Access;
 use super::stall::StallBound;
 use crate::limits::descriptors::Descriptor;
 use crate::net::{Accepted, Acceptor};
+use crate::observe::repeated::{self, Kind};
 
 /// Whoever comes beyond them waits in the kernel.
 const CONNECTIONS: usize = 64;
@@ -78,7 +79,8 @@ pub async fn serve(
                     connections.spawn(converse(stream, api, serving.clone()));
                 }
                 Err(error) => {
-                    warn!("admin: cannot accept: {error}");
+                    let what = "admin: cannot accept";
+                    repeated::warn(Kind::of(what), format!("{what}: {error}"));
                     sleep(ACCEPT_PAUSE).await;
                 }
             },

@@ -8,7 +8,7 @@ use std::{fmt, io};
 
 use bytes::BytesMut;
 use http::{StatusCode, Version};
-use log::{debug, warn};
+use log::debug;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -22,6 +22,7 @@ use crate::forward::proxy_protocol::{self, Ends, Header};
 use crate::hygiene::Refusal;
 use crate::limits::{RETRY_AFTER, Seat};
 use crate::observe::access_log::{Entry, Kind};
+use crate::observe::repeated;
 use crate::session::transport::Transport;
 use crate::tls::{Acceptor, TlsRevision};
 use crate::upstream::TCP_KEEPALIVE;
@@ -238,15 +239,17 @@ impl Edge {
     /// Without a word: who sends no header, or may not, speaks another language.
     fn shut_out(&self, newcomer: &Newcomer, peer: Option<SocketAddr>, refusal: Refusal) {
         let entrance = &newcomer.entrance;
-        if entrance.is_news() {
-            let name = self.name_of(entrance);
-            let who = peer.map_or("a unix socket".to_owned(), |peer| peer.to_string());
-            warn!(
-                "listener {name:?}: {who} is shut out: {}; more of them are only in the access log",
-                refusal.reason
-            );
-        }
+        let who = peer.map_or("a unix socket".to_owned(), |peer| peer.to_string());
+        let line = format!("{who} is shut out: {}", refusal.reason);
+        self.warn_of(entrance, refusal.reason, &line);
         self.record(entrance, peer, refusal);
+    }
+
+    /// Of what each new connection may give cause for. `what` makes lines alike.
+    pub(super) fn warn_of(&self, entrance: &Entrance, what: &str, line: &str) {
+        let name = self.name_of(entrance);
+        let kind = repeated::Kind::of(format!("listener {name:?}: {what}"));
+        repeated::warn(kind, format!("listener {name:?}: {line}"));
     }
 
     /// With an answer, unless TLS would have to come first.

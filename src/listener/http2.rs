@@ -12,7 +12,7 @@ use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use log::{debug, warn};
+use log::debug;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -139,8 +139,7 @@ impl Edge {
                         let abandoned = facts.abandoned.load(Relaxed);
                         if abandoned > ABANDONED_MAX && abandoned > asked / 2 {
                             let peer = ticket.peer(facts.peer);
-                            warn!("HTTP/2 with {peer:?}: {abandoned} of {asked} requests were given \
-                                   up before an answer; the connection ends");
+                            self.warn_of_abandoning(entrance, peer, (abandoned, asked));
                             break peer;
                         }
                         self.begin(entrance, &facts, &ticket, request, respond);
@@ -172,6 +171,20 @@ impl Edge {
             }
         };
         self.send_away(entrance, peer, connection, ABANDONS).await;
+    }
+
+    fn warn_of_abandoning(
+        &self,
+        entrance: &Entrance,
+        peer: Option<SocketAddr>,
+        (abandoned, asked): (usize, usize),
+    ) {
+        let who = peer.map_or("a unix socket".to_owned(), |peer| peer.to_string());
+        let line = format!(
+            "HTTP/2 with {who}: {abandoned} of {asked} requests were given up before an answer; the \
+             connection ends"
+        );
+        self.warn_of(entrance, ABANDONS.reason, &line);
     }
 
     /// Ends the connection, and says that it was too much.

@@ -9,6 +9,7 @@ pub mod operations;
 pub mod process;
 pub mod record;
 pub mod repeated;
+pub mod stderr;
 pub mod terminal;
 pub mod trace;
 
