@@ -8,7 +8,8 @@ use bytes::Bytes;
 use h2::Reason;
 use http::{Method, Request, Version};
 use support::http2::{
-    CONTINUATION, HEADERS, Http2Site as Site, NAME, PREFACE, ended, frame, raw_frame, whole,
+    CONTINUATION, END_HEADERS, END_STREAM, HEADERS, Http2Site as Site, NAME, PREFACE, SETTINGS,
+    ended, frame, literal, raw_frame, whole,
 };
 use support::{Answer, Frame, Origin, Pattern, PatternCheck, client_frame, eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -356,6 +357,47 @@ async fn an_upgrade_sends_streams_home_and_leaves_no_process_behind() {
         let _ = within("it ends", connection).await.unwrap();
     }
     assert_eq!(site.client().await.get("/after").await.1, b"slow");
+}
+
+/// h2 gives us a `:path` that was cut there: nobody could refuse it who looks at that alone.
+#[tokio::test]
+async fn a_fragment_in_the_path_is_refused_as_by_http_1() {
+    let origin = Origin::start(|_| Answer::text("hello")).await;
+    let site = Site::start(origin, |config| config).await;
+    let request = |stream, path: &[u8]| {
+        let before = [literal(":method", "GET"), literal(":scheme", "https")].concat();
+        let fields = [&before[..], &literal(":authority", NAME), path].concat();
+        raw_frame(HEADERS, END_HEADERS | END_STREAM, stream, &fields)
+    };
+    let mut raw = site.tls().await;
+    let opening = [PREFACE, &raw_frame(SETTINGS, 0, 0, &[])].concat();
+    let all = [
+        opening,
+        request(1, &literal(":path", "/one#two")),
+        // Its name from the table, and the field into the table (RFC 7541 section 6.2.1); encoded.
+        request(3, &[0x44, 0x83, 0x63, 0xFE, 0xBF]),
+        request(5, &literal(":path", "/sound?a=%23")),
+        // As it stands in the table.
+        request(7, &[0xBE]),
+        request(9, &literal(":path", "#")),
+        request(11, &literal(":path", "/last")),
+    ];
+    raw.write_all(&all.concat()).await.unwrap();
+    site.origin.has_got("/last").await;
+    site.origin.has_got("/sound?a=%23").await;
+    for path in ["/one#", "/#", "/#"] {
+        site.prusik
+            .wait_log(path, |entry| {
+                entry["status"] == 400 && entry["path"] == path
+            })
+            .await;
+    }
+    let refused = async || {
+        let log = site.prusik.access_log();
+        log.iter().filter(|entry| entry["status"] == 400).count() == 4
+    };
+    eventually("four are refused", refused).await;
+    assert_eq!(site.origin.received().len(), 2);
 }
 
 /// CVE-2023-44487.

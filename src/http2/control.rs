@@ -13,13 +13,13 @@ const BURST: u32 = 1000;
 const EACH: Duration = Duration::from_millis(50);
 
 /// What a connection begins with (RFC 9113 section 3.4).
-const PREFACE: usize = 24;
+pub(super) const PREFACE: usize = 24;
 
 /// A frame's header (section 4.1).
-const HEADER: usize = 9;
+pub(super) const HEADER: usize = 9;
 
 const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub(super) const HEADERS: u8 = 1;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 

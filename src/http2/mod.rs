@@ -13,6 +13,8 @@
 //! [`Transport`]: crate::session::transport::Transport
 
 pub mod control;
+pub mod fragments;
+pub mod hpack;
 pub mod request;
 pub mod response;
 mod stream;

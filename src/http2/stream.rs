@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
+use super::fragments::Found;
 use super::request::Body;
 use super::response::{Part, Reader};
 use crate::session::transport::Security;
@@ -36,6 +37,8 @@ pub struct Facts {
     pub abandoned: AtomicUsize,
     /// Streams whose answer is out and whose body is still read.
     pub read_on: AtomicUsize,
+    /// Streams whose `:path` holds a `#`, which h2 cuts.
+    pub fragments: Found,
 }
 
 #[derive(Debug)]

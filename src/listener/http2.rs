@@ -22,7 +22,8 @@ use super::accept::{Arrival, Edge};
 use super::door::{NO_DESCRIPTORS, has_left};
 use super::entrance::{Entrance, Ticket};
 use crate::http2::control::ControlFrames;
-use crate::http2::request::{Unspeakable, head_of};
+use crate::http2::fragments::{Found, Fragments};
+use crate::http2::request::{Target, Unspeakable, head_of};
 use crate::http2::{Facts, Http2Stream};
 use crate::hygiene::Refusal;
 use crate::limits::RETRY_AFTER;
@@ -35,6 +36,11 @@ const STREAM_WINDOW: u32 = 16 * 1024;
 /// A head that is too large is refused where all heads are, and logged; only one of so many times the limit
 /// is by h2, which counts otherwise and says nothing of it.
 const HEAD_ROOM: u32 = 2;
+
+/// At least as much as h2 takes of a block of fields: six frames, or a quarter more than its fields may have.
+fn block_max(fields: u32) -> usize {
+    2 * fields as usize + 96 * 1024
+}
 
 /// What may wait to be sent on one stream.
 const SEND_BUFFER: usize = 16 * 1024;
@@ -78,6 +84,7 @@ impl Edge {
             security: transport.security(),
             abandoned: AtomicUsize::new(0),
             read_on: AtomicUsize::new(0),
+            fragments: Found::default(),
         });
         let streams = entrance.limits().streams;
         let size = u32::try_from(entrance.limits().head.size).unwrap_or(u32::MAX / HEAD_ROOM);
@@ -94,6 +101,7 @@ impl Edge {
             transport: Some(transport),
             edge: self.clone(),
             control: ControlFrames::new(Instant::now()),
+            fragments: Fragments::new(block_max(HEAD_ROOM * size), facts.fragments.clone()),
             flood: flood.clone(),
             is_flooded: false,
         };
@@ -221,7 +229,11 @@ impl Edge {
         request: Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
     ) {
-        let (head, body) = match head_of(&request, request.body().is_end_stream()) {
+        let target = match facts.fragments.take(respond.stream_id().as_u32()) {
+            true => Target::Cut,
+            false => Target::Whole,
+        };
+        let (head, body) = match head_of(&request, request.body().is_end_stream(), target) {
             Ok(written) => written,
             Err(Unspeakable::Scheme) => return respond.send_reset(Reason::PROTOCOL_ERROR),
             // RFC 9220 section 3.
@@ -290,6 +302,7 @@ struct Bearer {
     transport: Option<Transport>,
     edge: Arc<Edge>,
     control: ControlFrames,
+    fragments: Fragments,
     /// Told when there were too many of them: then nothing more is read.
     flood: Arc<Notify>,
     is_flooded: bool,
@@ -321,6 +334,7 @@ impl AsyncRead for Bearer {
             bearer.is_flooded = true;
             bearer.flood.notify_one();
         }
+        bearer.fragments.feed(read);
         Poll::Ready(Ok(()))
     }
 }
