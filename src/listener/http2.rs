@@ -289,6 +289,13 @@ impl Bearer {
             .map(Pin::new)
             .ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
+
+    fn note_sent(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(sent)) = polled {
+            self.control.sent(sent);
+        }
+        polled
+    }
 }
 
 impl AsyncRead for Bearer {
@@ -318,7 +325,9 @@ impl AsyncWrite for Bearer {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.transport()?.poll_write(cx, buf)
+        let bearer = self.get_mut();
+        let polled = Pin::new(&mut *bearer).transport()?.poll_write(cx, buf);
+        bearer.note_sent(polled)
     }
 
     fn poll_write_vectored(
@@ -326,7 +335,10 @@ impl AsyncWrite for Bearer {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.transport()?.poll_write_vectored(cx, bufs)
+        let bearer = self.get_mut();
+        let transport = Pin::new(&mut *bearer).transport()?;
+        let polled = transport.poll_write_vectored(cx, bufs);
+        bearer.note_sent(polled)
     }
 
     fn is_write_vectored(&self) -> bool {
