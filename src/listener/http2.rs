@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use log::{debug, warn};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
@@ -19,13 +19,13 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::OUTDATED;
 use super::accept::{Arrival, Edge};
-use super::door::{NO_DESCRIPTORS, has_left};
+use super::door::{NO_DESCRIPTORS, TOO_MANY, TOO_MANY_OF_CLIENT, has_left, words};
 use super::entrance::{Entrance, Ticket};
 use crate::http2::control::ControlFrames;
 use crate::http2::request::{Unspeakable, head_of};
-use crate::http2::{Facts, Http2Stream};
+use crate::http2::{Facts, Http2Stream, read_rest};
 use crate::hygiene::Refusal;
-use crate::limits::RETRY_AFTER;
+use crate::limits::{CarriedSeat, Full, RETRY_AFTER, SharedSeat};
 use crate::session::transport::Transport;
 
 /// What a client may send ahead on one stream: it costs as much memory while nobody takes it. The
@@ -68,7 +68,7 @@ impl Edge {
         self: Arc<Self>,
         entrance: Arc<Entrance>,
         transport: Transport,
-        ticket: Ticket,
+        mut ticket: Ticket,
         deadline: Instant,
     ) {
         let (peer, local) = (transport.peer(), transport.local());
@@ -78,6 +78,7 @@ impl Edge {
             security: transport.security(),
             abandoned: AtomicUsize::new(0),
             read_on: AtomicUsize::new(0),
+            seats: ticket.seat.take().map(SharedSeat::new),
         });
         let streams = entrance.limits().streams;
         let size = u32::try_from(entrance.limits().head.size).unwrap_or(u32::MAX / HEAD_ROOM);
@@ -208,23 +209,27 @@ impl Edge {
         request: Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
     ) {
+        let peer = || ticket.peer(facts.peer);
         let (head, body) = match head_of(&request, request.body().is_end_stream()) {
             Ok(written) => written,
             Err(Unspeakable::Scheme) => return respond.send_reset(Reason::PROTOCOL_ERROR),
             // RFC 9220 section 3.
             Err(Unspeakable::Protocol) => {
-                return self.refuse(entrance, ticket.peer(facts.peer), respond, OTHER_PROTOCOL);
+                self.record(entrance, peer(), OTHER_PROTOCOL);
+                return refuse(facts, (request, respond), OTHER_PROTOCOL);
             }
         };
-        if !self.has_descriptors() {
-            return self.refuse(entrance, ticket.peer(facts.peer), respond, NO_DESCRIPTORS);
-        }
-        if ticket.tls_revision < entrance.tls_revision.get() {
-            return self.refuse(entrance, ticket.peer(facts.peer), respond, OUTDATED);
-        }
+        let seat = match self.admit_stream(entrance, facts, ticket) {
+            Ok(seat) => seat,
+            Err(refusal) => {
+                self.record(entrance, peer(), refusal);
+                return refuse(facts, (request, respond), refusal);
+            }
+        };
         let method = request.method().clone();
-        let stream = Http2Stream::new(facts.clone(), request.into_body(), body, &method, respond);
-        // The connection has the seat.
+        let receive = (request.into_body(), body);
+        let stream = Http2Stream::new(facts.clone(), seat, receive, &method, respond);
+        // The stream has the seat.
         let ticket = Ticket {
             seat: None,
             proxied: ticket.proxied.clone(),
@@ -239,25 +244,68 @@ impl Edge {
         self.serve(entrance.number, transport, head, ticket, arrival);
     }
 
-    /// Before anything looks at what was asked.
-    fn refuse(
+    /// What a connection is asked that is accepted, and in the same order. `None`: it counts
+    /// nowhere.
+    fn admit_stream(
         &self,
         entrance: &Entrance,
-        peer: Option<SocketAddr>,
-        mut respond: SendResponse<Bytes>,
-        refusal: Refusal,
-    ) {
-        self.record(entrance, peer, refusal);
-        let mut answer = Response::new(());
-        *answer.status_mut() = refusal.status;
-        if refusal.status == StatusCode::SERVICE_UNAVAILABLE {
-            answer
-                .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+        facts: &Facts,
+        ticket: &Ticket,
+    ) -> Result<Option<CarriedSeat>, Refusal> {
+        if !self.has_descriptors() {
+            return Err(NO_DESCRIPTORS);
         }
-        // If the client is gone there is nobody to tell.
-        let _ = respond.send_response(answer, true);
+        if ticket.tls_revision < entrance.tls_revision.get() {
+            return Err(OUTDATED);
+        }
+        let Some(seats) = &facts.seats else {
+            return Ok(None);
+        };
+        let seat = seats.carry(&entrance.limits().bounds);
+        seat.map(Some).map_err(|full| match full {
+            Full::Client => TOO_MANY_OF_CLIENT,
+            Full::All | Full::Rate => TOO_MANY,
+        })
     }
+}
+
+/// Answers before anything looks at what was asked, as a connection is answered that is turned
+/// away.
+fn refuse(
+    facts: &Arc<Facts>,
+    (request, mut respond): (Request<RecvStream>, SendResponse<Bytes>),
+    refusal: Refusal,
+) {
+    let mut answer = Response::new(());
+    *answer.status_mut() = refusal.status;
+    let fields = answer.headers_mut();
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    fields.insert(header::CONTENT_TYPE, text);
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let may_come_back = [
+        StatusCode::SERVICE_UNAVAILABLE,
+        StatusCode::TOO_MANY_REQUESTS,
+    ];
+    if may_come_back.contains(&refusal.status) {
+        let pause = HeaderValue::from_static(RETRY_AFTER);
+        fields.insert(header::RETRY_AFTER, pause);
+    }
+    let has_body = request.method() != Method::HEAD;
+    // If the client is gone there is nobody to tell.
+    let Ok(mut send) = respond.send_response(answer, !has_body) else {
+        return;
+    };
+    if has_body {
+        let words = words(refusal);
+        send.reserve_capacity(words.len());
+        // A client that leaves no room for it is not waited for: the status says it too.
+        let words = match send.capacity() >= words.len() {
+            true => Bytes::from(words),
+            false => Bytes::new(),
+        };
+        let _ = send.send_data(words, true);
+    }
+    read_rest(request.into_body(), facts);
 }
 
 /// Returns once its listener asks more of clients than it has shown.
