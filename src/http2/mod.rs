@@ -19,4 +19,4 @@ pub mod request;
 pub mod response;
 mod stream;
 
-pub use stream::{Facts, Http2Stream};
+pub use stream::{Facts, Http2Stream, read_rest};

@@ -184,7 +184,8 @@ impl Edge {
 
     /// Whether there is a descriptor for one more server, for a client that is counted already.
     pub(super) fn has_descriptors(&self) -> bool {
-        let clients = self.entrances.iter().map(|entrance| entrance.gate.taken());
+        let gates = self.entrances.iter().map(|entrance| &entrance.gate);
+        let clients = gates.map(|gate| gate.connections());
         let taken = clients.sum::<usize>() + Descriptor::held();
         taken < self.ceiling.saturating_mul(2)
     }
@@ -197,7 +198,10 @@ impl Edge {
             return;
         };
         match connection.take_upgraded() {
-            Some(upgraded) => self.runner.carry(Session::begin(client, upgraded)),
+            Some(upgraded) => {
+                self.runner
+                    .carry(Session::begin(client, connection.stall(), upgraded))
+            }
             None => {
                 let idle = IdleConnection {
                     listener,

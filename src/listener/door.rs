@@ -37,11 +37,11 @@ const LINGER_BYTES: u64 = 256 * 1024;
 /// Those who linger at one time; others are cut. Their descriptors are set apart.
 pub(super) const LINGERING_MAX: usize = 32;
 
-const TOO_MANY: Refusal = Refusal::new(
+pub(super) const TOO_MANY: Refusal = Refusal::new(
     StatusCode::SERVICE_UNAVAILABLE,
     "this listener has as many connections as it may",
 );
-const TOO_MANY_OF_CLIENT: Refusal = Refusal::new(
+pub(super) const TOO_MANY_OF_CLIENT: Refusal = Refusal::new(
     StatusCode::TOO_MANY_REQUESTS,
     "this client has as many connections as it may",
 );
@@ -367,14 +367,18 @@ impl Edge {
     }
 }
 
+/// What a client reads that is turned away.
+pub(super) fn words(refusal: Refusal) -> String {
+    let status = refusal.status.as_u16();
+    let name = refusal.status.canonical_reason().unwrap_or_default();
+    let name = name.to_ascii_lowercase();
+    format!("{status} {name}: {}\n", refusal.reason)
+}
+
 fn answer(refusal: Refusal) -> Vec<u8> {
     let status = refusal.status.as_u16();
     let name = refusal.status.canonical_reason().unwrap_or_default();
-    let body = format!(
-        "{status} {}: {}\n",
-        name.to_ascii_lowercase(),
-        refusal.reason
-    );
+    let body = words(refusal);
     let length = body.len();
     format!(
         "HTTP/1.1 {status} {name}\r\nContent-Length: {length}\r\nContent-Type: text/plain; \

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use log::debug;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
@@ -19,14 +19,14 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::OUTDATED;
 use super::accept::{Arrival, Edge};
-use super::door::{NO_DESCRIPTORS, has_left};
+use super::door::{NO_DESCRIPTORS, TOO_MANY, TOO_MANY_OF_CLIENT, has_left, words};
 use super::entrance::{Entrance, Ticket};
 use crate::http2::control::ControlFrames;
 use crate::http2::fragments::{Found, Fragments};
 use crate::http2::request::{Target, Unspeakable, head_of};
-use crate::http2::{Facts, Http2Stream};
+use crate::http2::{Facts, Http2Stream, read_rest};
 use crate::hygiene::Refusal;
-use crate::limits::RETRY_AFTER;
+use crate::limits::{CarriedSeat, Full, RETRY_AFTER, SharedSeat};
 use crate::session::transport::Transport;
 
 /// What a client may send ahead on one stream: it costs as much memory while nobody takes it. The
@@ -74,7 +74,7 @@ impl Edge {
         self: Arc<Self>,
         entrance: Arc<Entrance>,
         transport: Transport,
-        ticket: Ticket,
+        mut ticket: Ticket,
         deadline: Instant,
     ) {
         let (peer, local) = (transport.peer(), transport.local());
@@ -85,6 +85,7 @@ impl Edge {
             abandoned: AtomicUsize::new(0),
             read_on: AtomicUsize::new(0),
             fragments: Found::default(),
+            seats: ticket.seat.take().map(SharedSeat::new),
         });
         let streams = entrance.limits().streams;
         let size = u32::try_from(entrance.limits().head.size).unwrap_or(u32::MAX / HEAD_ROOM);
@@ -229,6 +230,7 @@ impl Edge {
         request: Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
     ) {
+        let peer = || ticket.peer(facts.peer);
         let target = match facts.fragments.take(respond.stream_id().as_u32()) {
             true => Target::Cut,
             false => Target::Whole,
@@ -238,18 +240,21 @@ impl Edge {
             Err(Unspeakable::Scheme) => return respond.send_reset(Reason::PROTOCOL_ERROR),
             // RFC 9220 section 3.
             Err(Unspeakable::Protocol) => {
-                return self.refuse(entrance, ticket.peer(facts.peer), respond, OTHER_PROTOCOL);
+                self.record(entrance, peer(), OTHER_PROTOCOL);
+                return refuse(facts, (request, respond), OTHER_PROTOCOL);
             }
         };
-        if !self.has_descriptors() {
-            return self.refuse(entrance, ticket.peer(facts.peer), respond, NO_DESCRIPTORS);
-        }
-        if ticket.tls_revision < entrance.tls_revision.get() {
-            return self.refuse(entrance, ticket.peer(facts.peer), respond, OUTDATED);
-        }
+        let seat = match self.admit_stream(entrance, facts, ticket) {
+            Ok(seat) => seat,
+            Err(refusal) => {
+                self.record(entrance, peer(), refusal);
+                return refuse(facts, (request, respond), refusal);
+            }
+        };
         let method = request.method().clone();
-        let stream = Http2Stream::new(facts.clone(), request.into_body(), body, &method, respond);
-        // The connection has the seat.
+        let receive = (request.into_body(), body);
+        let stream = Http2Stream::new(facts.clone(), seat, receive, &method, respond);
+        // The stream has the seat.
         let ticket = Ticket {
             seat: None,
             proxied: ticket.proxied.clone(),
@@ -264,25 +269,68 @@ impl Edge {
         self.serve(entrance.number, transport, head, ticket, arrival);
     }
 
-    /// Before anything looks at what was asked.
-    fn refuse(
+    /// What a connection is asked that is accepted, and in the same order. `None`: it counts
+    /// nowhere.
+    fn admit_stream(
         &self,
         entrance: &Entrance,
-        peer: Option<SocketAddr>,
-        mut respond: SendResponse<Bytes>,
-        refusal: Refusal,
-    ) {
-        self.record(entrance, peer, refusal);
-        let mut answer = Response::new(());
-        *answer.status_mut() = refusal.status;
-        if refusal.status == StatusCode::SERVICE_UNAVAILABLE {
-            answer
-                .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+        facts: &Facts,
+        ticket: &Ticket,
+    ) -> Result<Option<CarriedSeat>, Refusal> {
+        if !self.has_descriptors() {
+            return Err(NO_DESCRIPTORS);
         }
-        // If the client is gone there is nobody to tell.
-        let _ = respond.send_response(answer, true);
+        if ticket.tls_revision < entrance.tls_revision.get() {
+            return Err(OUTDATED);
+        }
+        let Some(seats) = &facts.seats else {
+            return Ok(None);
+        };
+        let seat = seats.carry(&entrance.limits().bounds);
+        seat.map(Some).map_err(|full| match full {
+            Full::Client => TOO_MANY_OF_CLIENT,
+            Full::All | Full::Rate => TOO_MANY,
+        })
     }
+}
+
+/// Answers before anything looks at what was asked, as a connection is answered that is turned
+/// away.
+fn refuse(
+    facts: &Arc<Facts>,
+    (request, mut respond): (Request<RecvStream>, SendResponse<Bytes>),
+    refusal: Refusal,
+) {
+    let mut answer = Response::new(());
+    *answer.status_mut() = refusal.status;
+    let fields = answer.headers_mut();
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    fields.insert(header::CONTENT_TYPE, text);
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let may_come_back = [
+        StatusCode::SERVICE_UNAVAILABLE,
+        StatusCode::TOO_MANY_REQUESTS,
+    ];
+    if may_come_back.contains(&refusal.status) {
+        let pause = HeaderValue::from_static(RETRY_AFTER);
+        fields.insert(header::RETRY_AFTER, pause);
+    }
+    let has_body = request.method() != Method::HEAD;
+    // If the client is gone there is nobody to tell.
+    let Ok(mut send) = respond.send_response(answer, !has_body) else {
+        return;
+    };
+    if has_body {
+        let words = words(refusal);
+        send.reserve_capacity(words.len());
+        // A client that leaves no room for it is not waited for: the status says it too.
+        let words = match send.capacity() >= words.len() {
+            true => Bytes::from(words),
+            false => Bytes::new(),
+        };
+        let _ = send.send_data(words, true);
+    }
+    read_rest(request.into_body(), facts);
 }
 
 /// Returns once its listener asks more of clients than it has shown.
@@ -315,6 +363,13 @@ impl Bearer {
             .map(Pin::new)
             .ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
+
+    fn note_sent(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(sent)) = polled {
+            self.control.sent(sent);
+        }
+        polled
+    }
 }
 
 impl AsyncRead for Bearer {
@@ -345,7 +400,9 @@ impl AsyncWrite for Bearer {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.transport()?.poll_write(cx, buf)
+        let bearer = self.get_mut();
+        let polled = Pin::new(&mut *bearer).transport()?.poll_write(cx, buf);
+        bearer.note_sent(polled)
     }
 
     fn poll_write_vectored(
@@ -353,7 +410,10 @@ impl AsyncWrite for Bearer {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.transport()?.poll_write_vectored(cx, bufs)
+        let bearer = self.get_mut();
+        let transport = Pin::new(&mut *bearer).transport()?;
+        let polled = transport.poll_write_vectored(cx, bufs);
+        bearer.note_sent(polled)
     }
 
     fn is_write_vectored(&self) -> bool {
