@@ -140,6 +140,14 @@ impl Transport {
         sent.unwrap_or(0)
     }
 
+    /// As [`Socket::send_unasked`].
+    pub fn send_unasked(&self, bytes: &[u8]) -> usize {
+        match self {
+            Self::Plain(socket) => socket.send_unasked(bytes),
+            Self::Tls(_) | Self::Http2(_) => 0,
+        }
+    }
+
     /// The last word of a connection that is about to be dropped: said if it can be said at once.
     pub fn part(&mut self) {
         match self {
@@ -162,8 +170,8 @@ impl Transport {
     }
 
     /// As [`Socket::watch_peer`].
-    pub fn watch_peer(&self) {
-        self.socket().inspect(|socket| socket.watch_peer());
+    pub fn watch_peer(&self, stall: Duration) {
+        self.socket().inspect(|socket| socket.watch_peer(stall));
     }
 
     /// As [`Socket::set_stall`].

@@ -337,3 +337,20 @@ routes: [{{ upstream: chat }}]
     let said = prusik.stderr().matches(&expected).count();
     assert!(said <= 4, "{said} lines: {}", prusik.stderr());
 }
+
+/// Pingora says such a thing once for each answer, and not whose it was.
+#[tokio::test]
+async fn what_a_library_warns_of_at_each_request_is_summed_too() {
+    let excess = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok, and more";
+    let origin = Origin::start(move |_| Answer::raw(excess)).await;
+    let prusik = Prusik::start(Config::to(&[&origin])).await;
+    for _ in 0..20 {
+        assert_eq!(status_of(prusik.public(), "/").await, 200);
+    }
+    let said = || prusik.stderr().matches("more data than expected").count();
+    prusik.wait_stderr("more data than expected").await;
+    assert_eq!(said(), 1);
+    prusik.signal("INT");
+    prusik.wait_stderr("and 18 more like it in").await;
+    assert_eq!(said(), 2);
+}

@@ -236,22 +236,33 @@ async fn a_client_that_takes_nothing_of_a_servers_answer_is_cut_after_stall_or_i
 }
 
 #[tokio::test]
-async fn callers_that_read_nothing_do_not_shut_the_admin_api() {
+async fn callers_that_read_nothing_or_byte_by_byte_do_not_shut_the_admin_api() {
     let origin = Origin::start(|_| support::Answer::text("hello")).await;
     let admin = "admin: { listen: '127.0.0.1:0' }";
     let prusik = Prusik::start(Config::to(&[&origin]).top(admin)).await;
     let calls = "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".repeat(500);
-    let mut deaf = tokio::task::JoinSet::new();
-    for _ in 0..64 {
-        let mut stream = TcpStream::connect(prusik.admin())
+    let mut callers = tokio::task::JoinSet::new();
+    for number in 0..64 {
+        let stream = TcpStream::connect(prusik.admin())
             .await
             .expect("it listens");
-        stream
+        let (mut read, mut write) = stream.into_split();
+        write
             .write_all(calls.as_bytes())
             .await
             .expect("it is taken");
         let calls = calls.clone();
-        deaf.spawn(async move { while stream.write_all(calls.as_bytes()).await.is_ok() {} });
+        callers.spawn(async move {
+            let calling = async { while write.write_all(calls.as_bytes()).await.is_ok() {} };
+            let reading = async {
+                // The pace is what is tested.
+                let mut pace = tokio::time::interval(std::time::Duration::from_millis(100));
+                while number % 2 == 0 && read.read(&mut [0]).await.is_ok_and(|read| read > 0) {
+                    pace.tick().await;
+                }
+            };
+            tokio::join!(calling, reading);
+        });
     }
     eventually("others are answered", async || {
         let mut stream = TcpStream::connect(prusik.admin())

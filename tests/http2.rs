@@ -8,7 +8,8 @@ use bytes::Bytes;
 use h2::Reason;
 use http::{Method, Request, Version};
 use support::http2::{
-    CONTINUATION, HEADERS, Http2Site as Site, NAME, PREFACE, ended, frame, raw_frame, whole,
+    CONTINUATION, END_HEADERS, END_STREAM, HEADERS, Http2Site as Site, NAME, PREFACE, SETTINGS,
+    ended, frame, literal, raw_frame, whole,
 };
 use support::{Answer, Frame, Origin, Pattern, PatternCheck, client_frame, eventually, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -358,6 +359,47 @@ async fn an_upgrade_sends_streams_home_and_leaves_no_process_behind() {
     assert_eq!(site.client().await.get("/after").await.1, b"slow");
 }
 
+/// h2 gives us a `:path` that was cut there: nobody could refuse it who looks at that alone.
+#[tokio::test]
+async fn a_fragment_in_the_path_is_refused_as_by_http_1() {
+    let origin = Origin::start(|_| Answer::text("hello")).await;
+    let site = Site::start(origin, |config| config).await;
+    let request = |stream, path: &[u8]| {
+        let before = [literal(":method", "GET"), literal(":scheme", "https")].concat();
+        let fields = [&before[..], &literal(":authority", NAME), path].concat();
+        raw_frame(HEADERS, END_HEADERS | END_STREAM, stream, &fields)
+    };
+    let mut raw = site.tls().await;
+    let opening = [PREFACE, &raw_frame(SETTINGS, 0, 0, &[])].concat();
+    let all = [
+        opening,
+        request(1, &literal(":path", "/one#two")),
+        // Its name from the table, and the field into the table (RFC 7541 section 6.2.1); encoded.
+        request(3, &[0x44, 0x83, 0x63, 0xFE, 0xBF]),
+        request(5, &literal(":path", "/sound?a=%23")),
+        // As it stands in the table.
+        request(7, &[0xBE]),
+        request(9, &literal(":path", "#")),
+        request(11, &literal(":path", "/last")),
+    ];
+    raw.write_all(&all.concat()).await.unwrap();
+    site.origin.has_got("/last").await;
+    site.origin.has_got("/sound?a=%23").await;
+    for path in ["/one#", "/#", "/#"] {
+        site.prusik
+            .wait_log(path, |entry| {
+                entry["status"] == 400 && entry["path"] == path
+            })
+            .await;
+    }
+    let refused = async || {
+        let log = site.prusik.access_log();
+        log.iter().filter(|entry| entry["status"] == 400).count() == 4
+    };
+    eventually("four are refused", refused).await;
+    assert_eq!(site.origin.received().len(), 2);
+}
+
 /// CVE-2023-44487.
 #[tokio::test]
 async fn who_only_opens_and_resets_streams_is_sent_away() {
@@ -389,6 +431,40 @@ async fn who_only_opens_and_resets_streams_is_sent_away() {
         .method(Method::TRACE)
         .uri(format!("https://{NAME}/"));
     assert_eq!(other.ask(request.body(()).unwrap()).await.0.status(), 405);
+}
+
+/// What each of a stranger's connections gives cause for must not fill the disk.
+#[tokio::test]
+async fn clients_that_give_up_what_they_ask_are_counted_in_one_line() {
+    let origin = Origin::start(|_| Answer::silence()).await;
+    let site = Site::start(origin, |config| config).await;
+    let asked = || site.origin.received().len();
+    for _ in 0..3 {
+        let client = site.client().await;
+        while let Ok(mut send) = within("room", client.send.clone().ready()).await {
+            let before = asked();
+            let request = Request::get(format!("https://{NAME}/")).body(()).unwrap();
+            let Ok((_, mut stream)) = send.send_request(request, true) else {
+                break;
+            };
+            // Given up once it is on its way: of those that h2 keeps to itself we know nothing.
+            eventually("it is asked", async || {
+                asked() > before || client.connection.is_finished()
+            })
+            .await;
+            stream.send_reset(Reason::CANCEL);
+        }
+        let end = within("the end", client.connection).await;
+        let reason = end
+            .expect("no panic")
+            .err()
+            .and_then(|error| error.reason());
+        assert_eq!(reason, Some(Reason::ENHANCE_YOUR_CALM));
+    }
+    let line = "were given up before an answer";
+    assert_eq!(site.prusik.stderr().matches(line).count(), 1);
+    site.prusik.signal("INT");
+    site.prusik.wait_stderr("and 1 more like it in").await;
 }
 
 /// CVE-2024-27316 and others: a head without end.

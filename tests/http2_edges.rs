@@ -353,6 +353,8 @@ async fn floods_are_cut_and_logged() {
     const MOST: usize = 4 << 20;
     /// PRIORITY (RFC 7540 section 6.3), which RFC 9113 has done away with.
     const PRIORITY: u8 = 2;
+    const RST_STREAM: u8 = 3;
+    const PADDED: u8 = 8;
     let floods = [
         // CVE-2025-8671: it is the server that is made to reset.
         Flood {
@@ -419,9 +421,79 @@ async fn floods_are_cut_and_logged() {
             part: |_| raw_frame(PRIORITY, 0, 1, &[0; 5]).repeat(100),
             is_cut: true,
         },
+        Flood {
+            name: "WINDOW_UPDATE of the connection",
+            opening: vec![],
+            part: |_| raw_frame(WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes()).repeat(100),
+            is_cut: true,
+        },
+        Flood {
+            name: "WINDOW_UPDATE of a stream",
+            opening: headers(0, 1, "/silent"),
+            part: |_| raw_frame(WINDOW_UPDATE, 0, 1, &1_u32.to_be_bytes()).repeat(100),
+            is_cut: true,
+        },
+        // CVE-2019-9511: each wants a byte of the answer in a frame of its own.
+        Flood {
+            name: "WINDOW_UPDATE for one byte of an answer",
+            opening: [
+                raw_frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]),
+                headers(END_STREAM, 1, "/large"),
+            ]
+            .concat(),
+            part: |_| raw_frame(WINDOW_UPDATE, 0, 1, &1_u32.to_be_bytes()).repeat(100),
+            is_cut: true,
+        },
+        Flood {
+            name: "DATA of padding alone",
+            opening: headers(0, 1, "/silent"),
+            part: |_| raw_frame(DATA, PADDED, 1, &[1, 0]).repeat(100),
+            is_cut: true,
+        },
+        Flood {
+            name: "fields of no byte",
+            opening: vec![],
+            part: |number| raw_frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, &[]),
+            is_cut: true,
+        },
+        Flood {
+            name: "CONTINUATION of one byte",
+            opening: raw_frame(HEADERS, 0, 1, &request_fields("GET", "/")),
+            part: |number| {
+                let field = [literal("x", ""), vec![0, 1]].concat();
+                raw_frame(
+                    CONTINUATION,
+                    0,
+                    1,
+                    &field[number as usize % field.len()..][..1],
+                )
+            },
+            is_cut: true,
+        },
+        Flood {
+            name: "RST_STREAM of streams that have ended",
+            opening: headers(END_STREAM, 1, "/silent"),
+            part: |_| raw_frame(RST_STREAM, 0, 1, &[0, 0, 0, 8]).repeat(100),
+            is_cut: true,
+        },
+        Flood {
+            name: "RST_STREAM of streams that never were",
+            opening: vec![],
+            part: |number| raw_frame(RST_STREAM, 0, 2 * number + 1, &[0, 0, 0, 8]),
+            is_cut: true,
+        },
+        Flood {
+            name: "frames that nobody knows",
+            opening: vec![],
+            part: |_| raw_frame(0xfa, 0, 0, &[0; 8]).repeat(100),
+            is_cut: true,
+        },
     ];
     let origin = Origin::start(|request| match request.target() {
         "/silent" => Answer::silence(),
+        "/large" => {
+            Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\n").pattern(1 << 20)
+        }
         _ => Answer::text("hello"),
     })
     .await;

@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use http::Request;
+use support::http2::{Http2Client, Http2Site, NAME};
 use support::{
     Answer, Authority, Client, Config, Frame, Origin, Outcome, Prusik, RawSession, Response,
     Session, certificates, client_frame, eventually, handshake, status_of, within,
@@ -116,6 +118,111 @@ async fn by_tls_a_connection_over_the_limit_is_closed_before_it_costs_a_handshak
     Client::connect(prusik.public()).await.expect_end().await;
     refused(&prusik, 429, "this client").await;
     assert_eq!(first.get("/").await.status(), 200);
+}
+
+/// A site whose server answers only to `/`.
+async fn by_http_2(limits: &str) -> Http2Site {
+    let origin = Origin::start(|request| match request.target() {
+        "/" => Answer::text("hello"),
+        "/chat" => Answer::upgrade(request),
+        _ => Answer::silence(),
+    })
+    .await;
+    let limits = format!("limits: {{ {limits} }}");
+    Http2Site::start(origin, |config| config.listener(limits)).await
+}
+
+/// What a request over the limit is told by HTTP/2: the same as by HTTP/1.1.
+async fn turned_away_stream(client: &mut Http2Client, status: u16, reason: &str) {
+    let (response, body) = client.get("/").await;
+    assert_eq!(response.status(), status);
+    assert_eq!(response.headers()["retry-after"], "2");
+    assert_eq!(
+        response.headers()["content-type"],
+        "text/plain; charset=utf-8"
+    );
+    let body = String::from_utf8(body).expect("text");
+    assert!(body.contains(reason), "{body}");
+}
+
+fn silent() -> Request<()> {
+    let request = Request::get(format!("https://{NAME}/silent"));
+    request.body(()).expect("a sound request")
+}
+
+#[tokio::test]
+async fn requests_by_http_2_count_as_connections_and_the_first_of_each_connection_does_not() {
+    let site = by_http_2("connections: 3").await;
+    let mut client = site.client().await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(client.begin(silent(), true).await);
+    }
+    eventually("all have asked", async || site.origin.open() == 3).await;
+    let full = "this listener has as many connections as it may";
+    turned_away_stream(&mut client, 503, full).await;
+    site.refused(503, full).await;
+    turned_away_by_tls(&site).await;
+    // A reset makes room.
+    let (response, mut send) = held.pop().expect("three");
+    send.send_reset(h2::Reason::CANCEL);
+    drop(response);
+    eventually("room for one", async || {
+        client.get("/").await.0.status() == 200
+    })
+    .await;
+    // So does the end of the connection, with all that it carries.
+    client.connection.abort();
+    drop((held, client));
+    let mut connections = Vec::new();
+    for _ in 0..3 {
+        eventually("room for a connection", async || {
+            let tls = site.authority.client();
+            let connected = tls.try_connect(site.prusik.public(), NAME).await;
+            connected.is_ok_and(|connection| {
+                connections.push(connection);
+                true
+            })
+        })
+        .await;
+    }
+    turned_away_by_tls(&site).await;
+}
+
+/// Before it costs a handshake.
+async fn turned_away_by_tls(site: &Http2Site) {
+    let refused = site
+        .authority
+        .client()
+        .try_connect(site.prusik.public(), NAME)
+        .await;
+    assert!(refused.is_err(), "no room");
+}
+
+#[tokio::test]
+async fn requests_by_http_2_count_for_their_client_whether_they_are_exchanges_or_sessions() {
+    let site = by_http_2("connections_per_client: 2").await;
+    let mut client = site.client().await;
+    let (response, _receive, mut send) = client.connect("/chat").await;
+    assert_eq!(response.status(), 200);
+    let held = client.begin(silent(), true).await;
+    let full = "this client has as many connections as it may";
+    turned_away_stream(&mut client, 429, full).await;
+    site.refused(429, full).await;
+    let (response, ..) = client.begin_session("/chat").await;
+    let response = within("a response", response).await.expect("a response");
+    assert_eq!(response.status(), 429);
+    // RFC 9110 section 9.3.2.
+    let head = Request::head(format!("https://{NAME}/"));
+    let (response, body) = client.ask(head.body(()).expect("a sound request")).await;
+    assert_eq!((response.status().as_u16(), body.len()), (429, 0));
+    send.send_reset(h2::Reason::CANCEL);
+    site.prusik.session_close().await;
+    eventually("room for one", async || {
+        client.get("/").await.0.status() == 200
+    })
+    .await;
+    drop(held);
 }
 
 #[tokio::test]

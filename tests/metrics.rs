@@ -210,6 +210,59 @@ async fn a_reload_keeps_what_was_counted_and_lets_go_of_routes_that_are_gone() {
     assert_eq!(Scrape::of(&prusik).await.value(failed), 1.0);
 }
 
+/// A place that the file has no more has a series for as long as there is a session at it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_series_of_a_place_that_is_gone_goes_with_its_last_session() {
+    let (stays, goes) = (Origin::chat().await, Origin::chat().await);
+    let route = |name: &str| {
+        format!("{{ name: {name}, match: {{ path_prefix: /{name} }}, upstream: backend }}")
+    };
+    let all = Config::to(&[&stays, &goes]).top(ADMIN);
+    let all = all.first(route("old")).route("name: chat");
+    let prusik = Prusik::start(all.upstream("on_removed: keep")).await;
+    let mut sessions = Vec::new();
+    for path in ["/old/x", "/old/x", "/x", "/x"] {
+        sessions.push(Session::open(prusik.public(), path).await);
+    }
+    let of = |route: &str, origin: &Origin| {
+        let server = origin.address();
+        format!(
+            "prusik_sessions_active{{route=\"{route}\",upstream=\"backend\",server=\"{server}\"}}"
+        )
+    };
+    // In turn: each place has one.
+    let places = [
+        ("old", &stays),
+        ("old", &goes),
+        ("chat", &stays),
+        ("chat", &goes),
+    ];
+    for (route, origin) in places {
+        until(&prusik, &of(route, origin), 1.0).await;
+    }
+    let fewer = Config::to(&[&stays]).top(ADMIN).route("name: chat");
+    assert_eq!(
+        prusik.reload_with(fewer.upstream("on_removed: keep")).await,
+        Outcome::Done
+    );
+    for (route, origin) in places {
+        until(&prusik, &of(route, origin), 1.0).await;
+    }
+    for session in sessions {
+        session.close(1000).await;
+    }
+    let mut left = Vec::new();
+    eventually("the others are gone", async || {
+        let all = Scrape::of(&prusik).await.series.into_keys();
+        left = all
+            .filter(|series| series.starts_with("prusik_sessions_active"))
+            .collect();
+        left.len() == 1
+    })
+    .await;
+    assert_eq!(left, [of("chat", &stays)]);
+}
+
 /// Prometheus takes a counter that falls for one that began at zero again: what a session has
 /// carried before it moved must not be counted twice then.
 #[tokio::test(flavor = "multi_thread")]

@@ -77,6 +77,48 @@ async fn the_rules_for_responses_hold_for_every_answer_of_the_route() {
     assert_ruled(&get(prusik.public(), "/page").await, 502);
 }
 
+/// Its head says so, or its chunks do; the log has what it was, as of any other.
+#[tokio::test]
+async fn the_rules_hold_for_a_body_that_is_too_large() {
+    let origin = Origin::start(|_| Answer::text("hello")).await;
+    let config = with_routes(&origin).listener("limits: { body_size: 10B }");
+    let prusik = Prusik::start(config).await;
+    let long = "Content-Length: 11\r\nExpect: 100-continue\r\n\r\n";
+    let chunked = "Transfer-Encoding: chunked\r\n\r\nb\r\n01234567890\r\n0\r\n\r\n";
+    for (path, body) in [
+        ("/page", long),
+        ("/redirect", long),
+        ("/respond", long),
+        ("/page", chunked),
+        // Spelt anew on its way on, and not alone in its packet.
+        ("http://test:80/page?\"", long),
+    ] {
+        let request = format!("POST {path} HTTP/1.1\r\nHost: test\r\n{body}");
+        let mut client = Client::connect(prusik.public()).await;
+        let answer = client.ask(request).await;
+        assert_ruled(&answer, 413);
+        client.expect_end().await;
+    }
+    let entry = prusik
+        .wait_log("the refusal", |entry| entry["status"] == 413)
+        .await;
+    assert_eq!(entry["method"], "POST");
+    assert_eq!(entry["path"], "/page");
+    assert_eq!(entry["host"], "test");
+    assert_eq!(entry["route"], "/page");
+    // No route, no rules: but the refusal is the same.
+    let nowhere = format!("POST /nowhere HTTP/1.1\r\nHost: test\r\n{long}");
+    let answer = Client::connect(prusik.public()).await.ask(nowhere).await;
+    assert_eq!(answer.status(), 413);
+    // The answer to a HEAD has no body, this one neither.
+    let head = format!("HEAD /page HTTP/1.1\r\nHost: test\r\n{long}");
+    let mut client = Client::connect(prusik.public()).await;
+    client.send(head).await;
+    assert_eq!(client.head().await.status(), 413);
+    client.expect_end().await;
+    assert!(origin.received().is_empty(), "{:?}", origin.received());
+}
+
 #[tokio::test]
 async fn the_rules_hold_by_http_2_too() {
     let origin = Origin::start(|_| Answer::text("hello")).await;
@@ -84,9 +126,12 @@ async fn the_rules_hold_by_http_2_too() {
         let closed = format!(
             "{{ match: {{ path_prefix: /closed }}, upstream: backend, websocket: off, {RULES} }}"
         );
-        config.first(closed).first(format!(
-            "{{ match: {{ path: /new }}, redirect: {{ to: /n }}, {RULES} }}"
-        ))
+        config
+            .listener("limits: { body_size: 10B }")
+            .first(closed)
+            .first(format!(
+                "{{ match: {{ path: /new }}, redirect: {{ to: /n }}, {RULES} }}"
+            ))
     })
     .await;
     let mut client = site.client().await;
@@ -95,6 +140,12 @@ async fn the_rules_hold_by_http_2_too() {
     assert_eq!(response.headers()["strict-transport-security"], "max-age=1");
     let (response, ..) = client.connect("/closed").await;
     assert_eq!(response.status(), 403);
+    assert_eq!(response.headers()["vary"], "Origin");
+    let too_long = Request::post(format!("https://{NAME}/new")).header("content-length", "11");
+    let too_long = too_long.body(()).expect("sound");
+    let (response, _) = client.begin(too_long, false).await;
+    let (response, _) = whole(response).await;
+    assert_eq!(response.status(), 413);
     assert_eq!(response.headers()["vary"], "Origin");
     assert!(!response.headers().contains_key("cache-control"));
 }

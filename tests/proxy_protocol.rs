@@ -132,7 +132,7 @@ async fn a_header_in_pieces_is_waited_for_and_what_follows_it_is_not_lost() {
 }
 
 #[tokio::test]
-async fn who_sends_none_or_may_not_is_shut_out_and_the_operator_told_once() {
+async fn who_sends_none_or_may_not_is_shut_out_and_the_operator_told_how_often() {
     let origin = Origin::start(telling).await;
     let config = required(&origin, "127.0.0.1").listener("limits: { header_timeout: 300ms }");
     let prusik = Prusik::start(config).await;
@@ -174,6 +174,10 @@ async fn who_sends_none_or_may_not_is_shut_out_and_the_operator_told_once() {
         .wait_log("the last", |entry| entry["path"] == "/last")
         .await;
     assert_eq!(prusik.access_log().len(), 4 + 1 + 1);
+    // The others are counted, and the count is said every ten seconds, or at the end.
+    prusik.signal("INT");
+    prusik.wait_stderr("and 3 more like it in").await;
+    assert_eq!(prusik.stderr().matches("is shut out").count(), 2);
 
     let strangers = required(&origin, "192.0.2.0/24");
     let prusik = Prusik::start(strangers).await;

@@ -21,16 +21,21 @@ use tokio::time::{sleep, timeout};
 use super::Control;
 use super::api::Api;
 use super::guard::Access;
-use super::stall::StallBound;
+use super::stall::{Bounds, StallBound};
 use crate::limits::descriptors::Descriptor;
 use crate::net::{Accepted, Acceptor};
+use crate::observe::repeated::{self, Kind};
 
-/// Whoever comes beyond them waits in the kernel.
+/// Whoever comes beyond them waits in the kernel, until one of them has had its answer.
 const CONNECTIONS: usize = 64;
 /// A whole head must arrive within it; an idle connection is closed after it.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
-/// A caller that takes nothing of its answer for so long is given up.
-const STALL: Duration = Duration::from_secs(10);
+/// A caller that takes nothing of its answer for so long is given up, and so is one that takes it
+/// bit by bit: the largest, some megabytes of metrics, goes over a slow line in a minute.
+const BOUNDS: Bounds = Bounds {
+    stall: Duration::from_secs(10),
+    answer: Duration::from_secs(60),
+};
 /// Room for the largest head.
 const HEAD_SIZE: usize = 32 * 1024;
 /// Out of descriptors, accepting again at once would only spin.
@@ -63,7 +68,17 @@ pub async fn serve(
 ) {
     let api = Api::new(control, access);
     let mut connections = JoinSet::new();
+    let crowded = watch::Sender::new(false);
     loop {
+        // While every place is taken, nobody keeps one between two calls.
+        crowded.send_if_modified(|crowded| {
+            let is_full = connections.len() >= CONNECTIONS;
+            std::mem::replace(crowded, is_full) != is_full
+        });
+        let places = Places {
+            serving: serving.clone(),
+            crowded: crowded.subscribe(),
+        };
         tokio::select! {
             () = has_come_to(&mut serving, Serving::AcceptsNoMore) => break,
             Some(ended) = connections.join_next() => report(ended),
@@ -71,14 +86,15 @@ pub async fn serve(
                 Ok(Accepted::Tcp(stream, ends)) => {
                     let peer = ends.map(|(peer, _)| peer.to_string());
                     let api = api.for_caller(peer.unwrap_or_default());
-                    connections.spawn(converse(stream, api, serving.clone()));
+                    connections.spawn(converse(stream, api, places));
                 }
                 Ok(Accepted::Unix(stream)) => {
                     let api = api.for_caller(peer_of(&stream));
-                    connections.spawn(converse(stream, api, serving.clone()));
+                    connections.spawn(converse(stream, api, places));
                 }
                 Err(error) => {
-                    warn!("admin: cannot accept: {error}");
+                    let what = "admin: cannot accept";
+                    repeated::warn(Kind::of(what), format!("{what}: {error}"));
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -117,8 +133,15 @@ fn peer_of(stream: &UnixStream) -> String {
     }
 }
 
+/// What a connection hears of the others.
+struct Places {
+    serving: watch::Receiver<Serving>,
+    /// Every place is taken.
+    crowded: watch::Receiver<bool>,
+}
+
 /// Serves the calls of one connection until it closes.
-async fn converse<S>(stream: S, api: Api, mut serving: watch::Receiver<Serving>)
+async fn converse<S>(stream: S, api: Api, mut places: Places)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -134,11 +157,11 @@ where
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_DEADLINE)
             .max_buf_size(HEAD_SIZE)
-            .serve_connection(TokioIo::new(StallBound::new(stream, STALL)), service)
+            .serve_connection(TokioIo::new(StallBound::new(stream, BOUNDS)), service)
     );
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = last_call(&mut serving, &asked) => {
+        () = last_call(&mut places, &asked) => {
             // hyper hangs up on who has not asked yet, and answers who has.
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -150,9 +173,13 @@ where
     }
 }
 
-/// Comes when nobody more is accepted and there was a call, or should have been one.
-async fn last_call(serving: &mut watch::Receiver<Serving>, asked: &Notify) {
-    has_come_to(serving, Serving::AcceptsNoMore).await;
+/// Comes when nobody more is accepted, or every place is taken, and there was a call, or should
+/// have been one.
+async fn last_call(places: &mut Places, asked: &Notify) {
+    tokio::select! {
+        () = has_come_to(&mut places.serving, Serving::AcceptsNoMore) => {}
+        Ok(_) = places.crowded.wait_for(|crowded| *crowded) => {}
+    }
     let _ = timeout(FIRST_CALL, asked.notified()).await;
 }
 
@@ -358,6 +385,28 @@ mod tests {
 
     #[tokio::test]
     async fn beyond_the_limit_callers_wait_their_turn() {
+        let (running, address) = on_tcp();
+        let call = "POST /api/v1/reload HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        let mut holders = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let stream = TcpStream::connect(address).await.unwrap();
+            holders.push(tokio::spawn(exchange(stream, call)));
+            running.control.reload.began.notified().await;
+        }
+        let late = TcpStream::connect(address).await.unwrap();
+        let call = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        let late = tokio::spawn(exchange(late, call));
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!late.is_finished());
+        running.control.reload.may_end.notify_one();
+        let answer = late.await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_that_keep_their_connections_shut_nobody_out() {
         let (_running, address) = on_tcp();
         let mut holders = Vec::new();
         for _ in 0..CONNECTIONS {
@@ -371,15 +420,57 @@ mod tests {
             assert_eq!(&answer, b"HTTP/1.1 200 OK");
             holders.push(stream);
         }
-        let late = TcpStream::connect(address).await.unwrap();
+        let asked = tokio::time::Instant::now();
         let call = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-        let late = tokio::spawn(async move { exchange(late, call).await });
-        for _ in 0..10 {
-            tokio::task::yield_now().await;
-        }
-        assert!(!late.is_finished());
-        holders.pop();
-        let answer = late.await.unwrap();
+        let answer = exchange(TcpStream::connect(address).await.unwrap(), call).await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(asked.elapsed() <= 2 * FIRST_CALL);
+    }
+
+    /// What hyper and the sockets have room for is soon full.
+    #[tokio::test(start_paused = true)]
+    async fn callers_that_take_their_answers_slowly_shut_nobody_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        let _running = start(&ListenAddress::Unix(path.clone()));
+        let calls = "GET / HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(1000);
+        let mut slow = JoinSet::new();
+        for _ in 0..CONNECTIONS {
+            let mut stream = UnixStream::connect(&path).await.unwrap();
+            stream.write_all(calls.as_bytes()).await.unwrap();
+            slow.spawn(async move {
+                // So much that it is seen that it takes something.
+                let mut part = vec![0; 180 * 1024];
+                while stream.read_exact(&mut part).await.is_ok() {
+                    sleep(BOUNDS.stall / 2).await;
+                }
+            });
+        }
+        let asked = tokio::time::Instant::now();
+        let call = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        let answer = exchange(UnixStream::connect(&path).await.unwrap(), call).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let waited = asked.elapsed();
+        assert!(waited <= BOUNDS.answer + BOUNDS.stall, "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_comes_byte_by_byte_is_cut_off() {
+        let (_running, address) = on_tcp();
+        let head = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: ".to_owned();
+        let drain = "POST /api/v1/upstreams/u/servers/127.0.0.1:1/drain HTTP/1.1\r\n\
+                     host: localhost\r\ncontent-length: 1000\r\n\r\n"
+            .to_owned();
+        let unread = "GET /healthz HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n";
+        for start in [head, drain, unread.to_owned()] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let begun = tokio::time::Instant::now();
+            stream.write_all(start.as_bytes()).await.unwrap();
+            while stream.write_all(b" ").await.is_ok() {
+                sleep(Duration::from_millis(500)).await;
+            }
+            let lasted = begun.elapsed();
+            assert!(lasted <= 2 * HEAD_DEADLINE, "{start:?}: {lasted:?}");
+        }
     }
 }

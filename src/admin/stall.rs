@@ -1,5 +1,5 @@
-//! A caller's connection, which fails when the caller takes nothing of what waits for it: hyper has
-//! no deadline for writing, and callers have few places.
+//! A caller's connection, which fails when the caller takes nothing of what waits for it, or takes
+//! it too slowly: hyper has no deadline for writing, and callers have few places.
 
 use std::io;
 use std::pin::Pin;
@@ -7,40 +7,77 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 #[derive(Debug)]
 pub(super) struct StallBound<S> {
     io: S,
-    most: Duration,
-    /// There while the caller takes nothing.
-    timer: Option<Pin<Box<Sleep>>>,
+    bounds: Bounds,
+    /// There while something of an answer waits for the caller.
+    waiting: Option<Waiting>,
+}
+
+/// What a caller has time for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// To take something of its answer.
+    pub stall: Duration,
+    /// To take the whole of it: nothing that it takes puts that off.
+    pub answer: Duration,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// The whole answer must be taken by then.
+    end: Instant,
+    /// It is set for the end or for the stall, whichever is first.
+    timer: Pin<Box<Sleep>>,
+    /// The caller has taken something since the timer was set.
+    has_taken: bool,
 }
 
 impl<S> StallBound<S> {
-    pub fn new(io: S, most: Duration) -> Self {
+    pub fn new(io: S, bounds: Bounds) -> Self {
         Self {
             io,
-            most,
-            timer: None,
+            bounds,
+            waiting: None,
         }
     }
 
+    /// What was polled of a write or a flush, unless it waits for a caller whose time is up.
     fn bounded<T>(
         &mut self,
         cx: &mut Context<'_>,
         polled: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
+        let Bounds { stall, answer } = self.bounds;
+        let now = Instant::now();
         if polled.is_ready() {
-            self.timer = None;
-            return polled;
+            if let Some(waiting) = &mut self.waiting {
+                waiting.has_taken = true;
+            }
+            // What is taken bit by bit may never have to wait for long.
+            let is_over = self.waiting.as_ref().is_some_and(|it| it.end <= now);
+            return if is_over { late() } else { polled };
         }
-        let most = self.most;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(most)));
-        ready!(timer.as_mut().poll(cx));
-        let message = "the caller takes nothing of its answer";
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)))
+        let waiting = self.waiting.get_or_insert_with(|| Waiting {
+            end: now + answer,
+            timer: Box::pin(sleep_until(now + stall.min(answer))),
+            has_taken: false,
+        });
+        if std::mem::take(&mut waiting.has_taken) {
+            let due = waiting.end.min(now + stall);
+            waiting.timer.as_mut().reset(due);
+        }
+        ready!(waiting.timer.as_mut().poll(cx));
+        late()
     }
+}
+
+fn late<T>() -> Poll<io::Result<T>> {
+    let message = "the caller does not take its answer in time";
+    Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)))
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for StallBound<S> {
@@ -81,7 +118,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallBound<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let stream = self.get_mut();
         let polled = Pin::new(&mut stream.io).poll_flush(cx);
-        stream.bounded(cx, polled)
+        let polled = stream.bounded(cx, polled);
+        // hyper flushes when all of an answer is written.
+        if matches!(polled, Poll::Ready(Ok(()))) {
+            stream.waiting = None;
+        }
+        polled
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -94,22 +136,60 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallBound<S> {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::time::sleep;
 
     use super::*;
 
-    const MOST: Duration = Duration::from_secs(10);
+    const BOUNDS: Bounds = Bounds {
+        stall: Duration::from_secs(10),
+        answer: Duration::from_secs(60),
+    };
+
+    const NEARLY: Duration = Duration::from_secs(9);
 
     #[tokio::test(start_paused = true)]
-    async fn only_a_caller_that_takes_nothing_is_given_up() {
+    async fn a_caller_that_takes_nothing_is_given_up() {
         let (mut caller, ours) = duplex(10);
-        let mut ours = StallBound::new(ours, MOST);
+        let mut ours = StallBound::new(ours, BOUNDS);
         let writing = tokio::spawn(async move { ours.write_all(&[0; 100]).await });
         for _ in 0..5 {
-            sleep(MOST - Duration::from_secs(1)).await;
+            sleep(NEARLY).await;
             caller.read_exact(&mut [0; 10]).await.unwrap();
         }
         assert!(!writing.is_finished());
         let given_up = writing.await.unwrap().unwrap_err();
         assert_eq!(given_up.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_takes_its_answer_bit_by_bit_is_given_up() {
+        let (mut caller, ours) = duplex(10);
+        let begun = Instant::now();
+        let mut ours = StallBound::new(ours, BOUNDS);
+        let writing = tokio::spawn(async move { ours.write_all(&[0; 1000]).await });
+        while !writing.is_finished() {
+            sleep(Duration::from_secs(1)).await;
+            caller.read_exact(&mut [0; 1]).await.unwrap();
+        }
+        let given_up = writing.await.unwrap().unwrap_err();
+        assert_eq!(given_up.kind(), io::ErrorKind::TimedOut);
+        assert!(begun.elapsed() <= BOUNDS.answer + Duration::from_secs(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_answer_has_its_own_time() {
+        let (mut caller, ours) = duplex(10);
+        let mut ours = StallBound::new(ours, BOUNDS);
+        let writing = tokio::spawn(async move {
+            for _ in 0..20 {
+                ours.write_all(&[0; 20]).await.unwrap();
+                ours.flush().await.unwrap();
+            }
+        });
+        for _ in 0..20 {
+            sleep(NEARLY).await;
+            caller.read_exact(&mut [0; 20]).await.unwrap();
+        }
+        writing.await.unwrap();
     }
 }

@@ -28,6 +28,7 @@ use pingora::prelude::fast_timeout::set_fast_timeout_to_tokio_threshold;
 use crate::config::schema::reference;
 use crate::config::{self, Config, ConfigErrors, Extent};
 use crate::lifecycle::{Origin, exec};
+use crate::observe::stderr::log_to_stderr;
 use crate::{demo, lifecycle};
 
 use arguments::{
@@ -298,10 +299,6 @@ fn finish<E: std::fmt::Display>(
             ExitCode::from(FAILED)
         }
     }
-}
-
-fn log_to_stderr(default: &str) {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default)).init();
 }
 
 #[cfg(test)]

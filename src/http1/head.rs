@@ -332,6 +332,23 @@ fn parts(line: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     parts.next().is_none().then_some(found)
 }
 
+/// A sound head without what announces a body.
+pub fn without_body(head: &[u8]) -> Vec<u8> {
+    let announces = |line: &[u8]| {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        [&b"content-length"[..], b"transfer-encoding", b"expect"]
+            .iter()
+            .any(|known| name.eq_ignore_ascii_case(known))
+    };
+    // A sound head has no line end but CRLF.
+    let lines = head.split_inclusive(|byte| *byte == b'\n');
+    lines
+        .filter(|line| !announces(line))
+        .flatten()
+        .copied()
+        .collect()
+}
+
 /// Method and target of a head that is refused, for the log: as far as there are any.
 pub fn asked(head: &[u8]) -> (&[u8], &[u8]) {
     let line = head

@@ -1,6 +1,8 @@
-//! Counts the frames of a client that cost it little and us something: PING and SETTINGS, which want
-//! an answer, PRIORITY, RST_STREAM, DATA without a byte, and what is unknown (CVE-2019-9512, -9514,
-//! -9515, CVE-2023-44487).
+//! Counts the frames of a client that cost it little and us something: PING and SETTINGS, which
+//! want an answer, PRIORITY, RST_STREAM, WINDOW_UPDATE, DATA and fields without a byte, and what is
+//! unknown (CVE-2019-9511, -9512, -9514, -9515, -9517, -9518, CVE-2023-44487).
+//!
+//! It sees the bytes of the connection, because h2 hides most of these frames.
 
 use std::time::Duration;
 
@@ -12,27 +14,50 @@ const BURST: u32 = 1000;
 /// And one more in each such time: who sends no more costs nothing.
 const EACH: Duration = Duration::from_millis(50);
 
+/// The same for WINDOW_UPDATE, which clients of small messages send more often. What they send for
+/// the bytes that they have got comes on top of this.
+const EACH_WINDOW: Duration = Duration::from_millis(1);
+
+/// For so many bytes that a client has got it may send one WINDOW_UPDATE. A careful client sends
+/// one for half a window; a simple one sends two (for the stream and for the connection) each time
+/// that it has read a kilobyte.
+const BYTES_PER_WINDOW: u64 = 512;
+
+/// Bytes that count for later: a client that has got much may not save that up for a flood.
+const BYTES_MAX: u64 = 16 * 1024 * 1024;
+
 /// What a connection begins with (RFC 9113 section 3.4).
-const PREFACE: usize = 24;
+pub(super) const PREFACE: usize = 24;
 
 /// A frame's header (section 4.1).
-const HEADER: usize = 9;
+pub(super) const HEADER: usize = 9;
+
+/// The header, and the length of the padding behind it (section 6.1).
+const PADDED_HEADER: usize = HEADER + 1;
 
 const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub(super) const HEADERS: u8 = 1;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
+
+/// Flags.
+const END_STREAM: u8 = 1;
+const PADDED: u8 = 8;
 
 /// Feed it all that comes.
 #[derive(Debug)]
 pub struct ControlFrames {
     /// Bytes until the next header.
     skip: usize,
-    header: [u8; HEADER],
+    header: [u8; PADDED_HEADER],
     /// So much of the header is there.
     seen: usize,
-    left: u32,
-    since: Instant,
+    cheap: Allowance,
+    windows: Allowance,
+    /// Bytes that the client has got and has sent no WINDOW_UPDATE for.
+    got: u64,
+    /// Requests whose end may still come as DATA without a byte.
+    requests: u64,
 }
 
 /// More of them than one connection may send.
@@ -43,11 +68,18 @@ impl ControlFrames {
     pub fn new(now: Instant) -> Self {
         Self {
             skip: PREFACE,
-            header: [0; HEADER],
+            header: [0; PADDED_HEADER],
             seen: 0,
-            left: BURST,
-            since: now,
+            cheap: Allowance::new(EACH, now),
+            windows: Allowance::new(EACH_WINDOW, now),
+            got: 0,
+            requests: 0,
         }
+    }
+
+    /// So many bytes went to the client.
+    pub fn sent(&mut self, bytes: usize) {
+        self.got = BYTES_MAX.min(self.got + bytes as u64);
     }
 
     pub fn feed(&mut self, mut bytes: &[u8], now: impl Fn() -> Instant) -> Result<(), Flood> {
@@ -55,32 +87,85 @@ impl ControlFrames {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
             bytes = &bytes[skipped..];
-            let part = (HEADER - self.seen).min(bytes.len());
+            let part = (self.header_size() - self.seen).min(bytes.len());
             self.header[self.seen..self.seen + part].copy_from_slice(&bytes[..part]);
             self.seen += part;
             bytes = &bytes[part..];
-            if self.seen < HEADER {
-                return Ok(());
+            if self.seen < self.header_size() {
+                if bytes.is_empty() {
+                    return Ok(());
+                }
+                // It is known only now that the length of a padding follows.
+                continue;
+            }
+            self.skip = self.length() - (self.seen - HEADER);
+            match self.header[3] {
+                HEADERS if self.has_content() => self.requests += 1,
+                DATA | CONTINUATION if self.has_content() => {}
+                // Many clients end a body so whose length they have not said.
+                DATA if self.header[4] & END_STREAM != 0 && self.requests > 0 => self.requests -= 1,
+                WINDOW_UPDATE => self.take_window(now())?,
+                _ => self.cheap.take(now())?,
             }
             self.seen = 0;
-            let [a, b, c, kind, ..] = self.header;
-            self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
-            let is_useful = match kind {
-                DATA => self.skip > 0,
-                HEADERS | CONTINUATION | WINDOW_UPDATE => true,
-                _ => false,
-            };
-            if !is_useful {
-                self.take(now())?;
-            }
+        }
+    }
+
+    /// Of the frame whose header is being read.
+    fn header_size(&self) -> usize {
+        let is_padded = self.header[3] == DATA && self.header[4] & PADDED != 0;
+        if self.seen >= HEADER && is_padded && self.length() > 0 {
+            PADDED_HEADER
+        } else {
+            HEADER
+        }
+    }
+
+    /// Of what is behind the nine bytes of the header.
+    fn length(&self) -> usize {
+        let [a, b, c, ..] = self.header;
+        u32::from_be_bytes([0, a, b, c]) as usize
+    }
+
+    /// Whether there is a byte in it that is no padding.
+    fn has_content(&self) -> bool {
+        match self.seen {
+            PADDED_HEADER => self.length() > 1 + usize::from(self.header[HEADER]),
+            _ => self.length() > 0,
+        }
+    }
+
+    fn take_window(&mut self, now: Instant) -> Result<(), Flood> {
+        match self.got.checked_sub(BYTES_PER_WINDOW) {
+            Some(left) => self.got = left,
+            None => self.windows.take(now)?,
+        }
+        Ok(())
+    }
+}
+
+/// [`BURST`] at once, and one more in `each`.
+#[derive(Debug)]
+struct Allowance {
+    each: Duration,
+    left: u32,
+    since: Instant,
+}
+
+impl Allowance {
+    fn new(each: Duration, now: Instant) -> Self {
+        Self {
+            each,
+            left: BURST,
+            since: now,
         }
     }
 
     fn take(&mut self, now: Instant) -> Result<(), Flood> {
         let passed = now.saturating_duration_since(self.since);
-        let more = u32::try_from(passed.as_millis() / EACH.as_millis()).unwrap_or(BURST);
+        let more = u32::try_from(passed.as_millis() / self.each.as_millis()).unwrap_or(u32::MAX);
         self.left = self.left.saturating_add(more).min(BURST);
-        self.since += EACH * more;
+        self.since += self.each * more;
         self.left = self.left.checked_sub(1).ok_or(Flood)?;
         Ok(())
     }
@@ -90,20 +175,36 @@ impl ControlFrames {
 mod tests {
     use super::*;
 
-    fn frame(kind: u8, length: u8) -> Vec<u8> {
-        let mut frame = vec![0, 0, length, kind, 0, 0, 0, 0, 1];
-        frame.extend(vec![7; usize::from(length)]);
+    fn frame_of(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0, 0, payload.len() as u8, kind, flags, 0, 0, 0, 1];
+        frame.extend(payload);
         frame
+    }
+
+    fn frame(kind: u8, length: u8) -> Vec<u8> {
+        frame_of(kind, 0, &vec![7; usize::from(length)])
     }
 
     #[test]
     fn only_what_costs_its_sender_little_is_counted_however_it_is_cut() {
         let now = Instant::now();
-        let useful = [frame(DATA, 5), frame(HEADERS, 9), frame(WINDOW_UPDATE, 4)].concat();
-        let cheap = [frame(6, 8), frame(4, 0), frame(2, 5), frame(DATA, 0)].concat();
+        let padded = frame_of(DATA, PADDED, &[2, 7, 0, 0]);
+        let only_padding = frame_of(DATA, PADDED, &[3, 0, 0, 0]);
+        let useful = [frame(DATA, 5), frame(HEADERS, 9), padded].concat();
+        let cheap = [
+            [frame(6, 8), frame(4, 0), frame(2, 5), frame(DATA, 0)].concat(),
+            [frame(HEADERS, 0), frame(CONTINUATION, 0), frame(200, 9)].concat(),
+            [
+                frame_of(DATA, PADDED, &[]),
+                frame_of(DATA, PADDED, &[0]),
+                only_padding,
+            ]
+            .concat(),
+        ]
+        .concat();
         let mut bytes = vec![b'x'; PREFACE];
         bytes.extend(useful.repeat(1000));
-        bytes.extend([&useful[..], &cheap].concat().repeat(BURST as usize / 4));
+        bytes.extend([&useful[..], &cheap].concat().repeat(BURST as usize / 10));
         for size in [1, 7, 1000, bytes.len()] {
             let mut frames = ControlFrames::new(now);
             for part in bytes.chunks(size) {
@@ -116,12 +217,47 @@ mod tests {
 
     #[test]
     fn who_sends_few_a_second_may_go_on() {
-        let mut now = Instant::now();
+        for (kind, length, each) in [(6, 8, EACH), (WINDOW_UPDATE, 4, EACH_WINDOW)] {
+            let mut now = Instant::now();
+            let mut frames = ControlFrames::new(now);
+            assert_eq!(frames.feed(&[b'x'; PREFACE], || now), Ok(()));
+            for _ in 0..10_000 {
+                now += each;
+                assert_eq!(frames.feed(&frame(kind, length), || now), Ok(()));
+            }
+        }
+    }
+
+    #[test]
+    fn each_request_may_end_without_a_byte_and_only_once() {
+        let now = Instant::now();
         let mut frames = ControlFrames::new(now);
         assert_eq!(frames.feed(&[b'x'; PREFACE], || now), Ok(()));
+        let end = frame_of(DATA, END_STREAM, &[]);
+        let request = [frame(HEADERS, 9), frame(DATA, 5), end.clone()].concat();
+        assert_eq!(frames.feed(&request.repeat(10_000), || now), Ok(()));
+        assert_eq!(frames.feed(&end.repeat(BURST as usize), || now), Ok(()));
+        assert_eq!(frames.feed(&end, || now), Err(Flood));
+    }
+
+    #[test]
+    fn windows_are_opened_for_what_has_come_and_not_without_end() {
+        let now = Instant::now();
+        let mut frames = ControlFrames::new(now);
+        assert_eq!(frames.feed(&[b'x'; PREFACE], || now), Ok(()));
+        let update = frame(WINDOW_UPDATE, 4);
         for _ in 0..10_000 {
-            now += EACH;
-            assert_eq!(frames.feed(&frame(6, 8), || now), Ok(()));
+            frames.sent(1024);
+            assert_eq!(frames.feed(&update.repeat(2), || now), Ok(()));
         }
+        assert_eq!(frames.feed(&update.repeat(BURST as usize), || now), Ok(()));
+        assert_eq!(frames.feed(&update, || now), Err(Flood));
+
+        let mut frames = ControlFrames::new(now);
+        assert_eq!(frames.feed(&[b'x'; PREFACE], || now), Ok(()));
+        frames.sent(1 << 40);
+        let most = (BYTES_MAX / BYTES_PER_WINDOW) as usize + BURST as usize;
+        assert_eq!(frames.feed(&update.repeat(most), || now), Ok(()));
+        assert_eq!(frames.feed(&update, || now), Err(Flood));
     }
 }

@@ -13,8 +13,10 @@
 //! [`Transport`]: crate::transport::Transport
 
 pub mod control;
+pub mod fragments;
+pub mod hpack;
 pub mod request;
 pub mod response;
 mod stream;
 
-pub use stream::{Facts, Http2Stream};
+pub use stream::{Facts, Http2Stream, read_rest};

@@ -33,10 +33,22 @@ pub enum Unspeakable {
     Scheme,
 }
 
+/// What h2 has left of the `:path`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    Whole,
+    /// It ended where a `#` stood.
+    Cut,
+}
+
 const HOST: HeaderName = header::HOST;
 
 /// The head, and what follows it. `is_whole`: the stream has ended with its fields.
-pub fn head_of<T>(request: &Request<T>, is_whole: bool) -> Result<(BytesMut, Body), Unspeakable> {
+pub fn head_of<T>(
+    request: &Request<T>,
+    is_whole: bool,
+    left: Target,
+) -> Result<(BytesMut, Body), Unspeakable> {
     let uri = request.uri();
     let is_session = match request.extensions().get::<Protocol>() {
         None => false,
@@ -58,7 +70,12 @@ pub fn head_of<T>(request: &Request<T>, is_whole: bool) -> Result<(BytesMut, Bod
     };
 
     let mut head = BytesMut::with_capacity(512);
-    for part in [method, " ", target, " HTTP/1.1\r\n"] {
+    // It is refused for it, as by HTTP/1.1.
+    let hash = match left {
+        Target::Whole => "",
+        Target::Cut => "#",
+    };
+    for part in [method, " ", target, hash, " HTTP/1.1\r\n"] {
         head.put_slice(part.as_bytes());
     }
     // One that says the same in two ways says it once; else both are written, and refused.
@@ -169,9 +186,10 @@ fn field(head: &mut BytesMut, name: &str, value: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http1::head::HeadCheck;
 
     fn of(request: http::request::Builder, is_whole: bool) -> (String, Body) {
-        let (head, body) = head_of(&request.body(()).unwrap(), is_whole).unwrap();
+        let (head, body) = head_of(&request.body(()).unwrap(), is_whole, Target::Whole).unwrap();
         (String::from_utf8(head.to_vec()).unwrap(), body)
     }
 
@@ -190,6 +208,18 @@ mod tests {
              Connection: close\r\n\r\n"
         );
         assert_eq!(body, Body::None);
+    }
+
+    #[test]
+    fn a_target_that_was_cut_is_one_that_is_refused() {
+        let request = Request::get("https://a/x#y").body(()).unwrap();
+        let (head, _) = head_of(&request, true, Target::Cut).unwrap();
+        assert!(head.starts_with(b"GET /x# HTTP/1.1\r\n"));
+        let refused = HeadCheck::default().feed(&head);
+        assert_eq!(
+            refused.err().map(|refusal| refusal.status.as_u16()),
+            Some(400)
+        );
     }
 
     #[test]
@@ -244,7 +274,7 @@ mod tests {
         request
             .extensions_mut()
             .insert(Protocol::from_static("websocket"));
-        let (head, body) = head_of(&request, false).unwrap();
+        let (head, body) = head_of(&request, false, Target::Whole).unwrap();
         let head = String::from_utf8(head.to_vec()).unwrap();
         assert!(
             head.starts_with("GET /chat?x HTTP/1.1\r\nHost: a\r\n"),
@@ -256,6 +286,9 @@ mod tests {
         request
             .extensions_mut()
             .insert(Protocol::from_static("connect-udp"));
-        assert_eq!(head_of(&request, false).err(), Some(Unspeakable::Protocol));
+        assert_eq!(
+            head_of(&request, false, Target::Whole).err(),
+            Some(Unspeakable::Protocol)
+        );
     }
 }

@@ -16,8 +16,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
+use super::fragments::Found;
 use super::request::Body;
 use super::response::{Part, Reader};
+use crate::limits::{CarriedSeat, SharedSeat};
 use crate::tls::Security;
 
 /// What goes on a stream at once.
@@ -36,6 +38,10 @@ pub struct Facts {
     pub abandoned: AtomicUsize,
     /// Streams whose answer is out and whose body is still read.
     pub read_on: AtomicUsize,
+    /// Streams whose `:path` holds a `#`, which h2 cuts.
+    pub fragments: Found,
+    /// Where its streams count; `None`: nowhere.
+    pub seats: Option<Arc<SharedSeat>>,
 }
 
 #[derive(Debug)]
@@ -53,6 +59,8 @@ pub struct Http2Stream {
     ended: bool,
     send: Sending,
     reader: Reader,
+    /// It counts as a connection for as long as it is there.
+    _seat: Option<CarriedSeat>,
 }
 
 #[derive(Debug)]
@@ -66,8 +74,8 @@ impl Http2Stream {
     /// `body` is how what comes on the stream follows the head.
     pub fn new(
         facts: Arc<Facts>,
-        receive: RecvStream,
-        body: Body,
+        seat: Option<CarriedSeat>,
+        (receive, body): (RecvStream, Body),
         method: &Method,
         send: SendResponse<Bytes>,
     ) -> Self {
@@ -80,6 +88,7 @@ impl Http2Stream {
             owed: 0,
             send: Sending::Head(send),
             reader: Reader::new(method, body == Body::Raw),
+            _seat: seat,
         }
     }
 
@@ -141,7 +150,7 @@ impl Http2Stream {
                     Body::Raw => self.ready.extend_from_slice(&data),
                 }
             }
-            Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
+            Some(Err(error)) => return Poll::Ready(Err(as_io(error))),
             None => {
                 self.ended = true;
                 match self.body {
@@ -166,7 +175,7 @@ impl Http2Stream {
         while send.capacity() == 0 {
             match ready!(send.poll_capacity(cx)) {
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
+                Some(Err(error)) => return Poll::Ready(Err(as_io(error))),
                 None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             }
         }
@@ -174,7 +183,7 @@ impl Http2Stream {
         self.reader.took(count);
         let is_last = self.reader.is_done();
         let data = Bytes::copy_from_slice(&bytes[..count]);
-        send.send_data(data, is_last).map_err(io::Error::other)?;
+        send.send_data(data, is_last).map_err(as_io)?;
         if is_last {
             self.send = Sending::Over;
         }
@@ -287,14 +296,18 @@ impl Drop for Http2Stream {
         }
         if matches!(self.send, Sending::Over)
             && !self.ended
-            && self.facts.read_on.load(Relaxed) < READ_ON_MAX
             && let Some(mut receive) = self.receive.take()
-            && let Ok(runtime) = Handle::try_current()
         {
             let _ = receive.flow_control().release_capacity(self.owed);
-            runtime.spawn(read_on(receive, self.facts.clone()));
+            read_rest(receive, &self.facts);
         }
     }
+}
+
+/// What has broken the connection has broken its streams in the same way.
+fn as_io(error: h2::Error) -> io::Error {
+    let kind = error.get_io().map_or(io::ErrorKind::Other, io::Error::kind);
+    io::Error::new(kind, error)
 }
 
 /// How long a body is read that nobody wants, as by HTTP/1.1.
@@ -306,6 +319,15 @@ const READ_ON_MAX: usize = 16;
 /// Reads the rest of a request whose answer is out. Dropped at once, the stream would be reset, and
 /// there are clients that throw the answer away for it (curl until 8.0), though RFC 9113
 /// section 8.1 forbids that. `facts` counts it as a stream of its connection.
+pub fn read_rest(receive: RecvStream, facts: &Arc<Facts>) {
+    if receive.is_end_stream() || facts.read_on.load(Relaxed) >= READ_ON_MAX {
+        return;
+    }
+    if let Ok(runtime) = Handle::try_current() {
+        runtime.spawn(read_on(receive, facts.clone()));
+    }
+}
+
 async fn read_on(mut receive: RecvStream, facts: Arc<Facts>) {
     let rest = async {
         while let Some(Ok(data)) = receive.data().await {

@@ -1,23 +1,26 @@
 //! How much of something may be taken at once, in all and by each client, and how fast.
 //!
-//! Pure, [`descriptors`] apart. A [`Gate`] counts, a [`Seat`] is one that is counted: a connection on a listener, a
-//! session on a route. Counts outlive reloads, what they are held against ([`Bounds`]) comes from
-//! the present configuration.
+//! Pure, [`descriptors`] apart. A [`Gate`] counts, a [`Seat`] is one that is counted: a connection
+//! on a listener, a session on a route. A connection of several requests has a [`SharedSeat`].
+//! Counts outlive reloads, what they are held against ([`Bounds`]) comes from the present
+//! configuration.
 
 mod bucket;
 mod clients;
 pub mod descriptors;
 mod drain_deadline;
+mod shared;
 
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering::Relaxed};
 
 use bucket::Bucket;
 use clients::Clients;
 
 pub use drain_deadline::{Cut, DrainDeadline};
+pub use shared::{CarriedSeat, SharedSeat};
 
 /// The seconds after which who was refused is to come back.
 pub const RETRY_AFTER: &str = "2";
@@ -72,6 +75,8 @@ impl ClientKey {
 #[derive(Debug, Default)]
 pub struct Gate {
     taken: AtomicUsize,
+    /// Of those that are taken: requests on a connection that has a seat already.
+    shared: AtomicIsize,
     clients: Clients,
     bucket: Bucket,
 }
@@ -118,6 +123,17 @@ impl Gate {
 
     pub fn taken(&self) -> usize {
         self.taken.load(Relaxed)
+    }
+
+    /// As [`Gate::taken`], but of several requests on one connection only that counts: it has the
+    /// descriptor.
+    pub fn connections(&self) -> usize {
+        let shared = usize::try_from(self.shared.load(Relaxed)).unwrap_or(0);
+        self.taken().saturating_sub(shared)
+    }
+
+    fn note_shared(&self, more: isize) {
+        self.shared.fetch_add(more, Relaxed);
     }
 
     /// How many each client has; `None`: those of nobody in particular. They may not add up while

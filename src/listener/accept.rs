@@ -10,7 +10,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::BytesMut;
-use log::{error, warn};
 use pingora::apps::ServerApp;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
@@ -31,6 +30,7 @@ use crate::limits::DrainDeadline;
 use crate::limits::descriptors::Descriptor;
 use crate::net::{Accepted, Acceptor, ListenAddress, Socket};
 use crate::observe::access_log::AccessLog;
+use crate::observe::repeated::{self, Kind};
 use crate::phase::PhaseWatch;
 use crate::proxy::{Gateway, Generation};
 use crate::session::Admission;
@@ -185,7 +185,8 @@ impl Edge {
 
     /// Whether there is a descriptor for one more server, for a client that is counted already.
     pub(super) fn has_descriptors(&self) -> bool {
-        let clients = self.entrances.iter().map(|entrance| entrance.gate.taken());
+        let gates = self.entrances.iter().map(|entrance| &entrance.gate);
+        let clients = gates.map(|gate| gate.connections());
         let taken = clients.sum::<usize>() + Descriptor::held();
         taken < self.ceiling.saturating_mul(2)
     }
@@ -198,7 +199,10 @@ impl Edge {
             return;
         };
         match connection.take_upgraded() {
-            Some(upgraded) => self.runner.carry(Session::begin(client, upgraded)),
+            Some(upgraded) => {
+                self.runner
+                    .carry(Session::begin(client, connection.stall(), upgraded))
+            }
             None => {
                 let idle = IdleConnection {
                     listener,
@@ -396,7 +400,8 @@ async fn accept_all(listener: &BoundListener, index: usize, edge: &Arc<Edge>) ->
         match accept.await {
             Ok(accepted) => {
                 if std::mem::take(&mut exhausted) {
-                    warn!("listener {:?}: accepting again", listener.name);
+                    let line = format!("listener {:?}: accepting again", listener.name);
+                    repeated::warn(Kind::of(line.clone()), line);
                 }
                 let (socket, ends) = accepted_as(accepted);
                 edge.admit(index, socket, ends);
@@ -404,11 +409,13 @@ async fn accept_all(listener: &BoundListener, index: usize, edge: &Arc<Edge>) ->
             Err(error) if is_the_clients_fault(&error) => {}
             Err(error) => {
                 if !std::mem::replace(&mut exhausted, true) {
-                    error!(
-                        "listener {:?}: cannot accept: {error}; new clients wait (raise \
-                         LimitNOFILE if descriptors ran out)",
-                        listener.name
+                    // It may come and go with each descriptor that becomes free.
+                    let what = format!("listener {:?}: cannot accept", listener.name);
+                    let line = format!(
+                        "{what}: {error}; new clients wait (raise LimitNOFILE if descriptors ran \
+                         out)"
                     );
+                    repeated::error(Kind::of(what), line);
                 }
                 tokio::time::sleep(EXHAUSTED_PAUSE).await;
             }

@@ -11,21 +11,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
-use http::{HeaderValue, Request, Response, StatusCode, header};
-use log::{debug, warn};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use log::debug;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::OUTDATED;
 use super::accept::{Arrival, Edge};
+use super::setup::{NO_DESCRIPTORS, TOO_MANY, TOO_MANY_OF_CLIENT, has_left, words};
 use super::state::Entrance;
 use crate::http1::Refusal;
 use crate::http2::control::ControlFrames;
-use crate::http2::request::{Unspeakable, head_of};
-use crate::http2::{Facts, Http2Stream};
-use crate::limits::RETRY_AFTER;
-use crate::listener::setup::{NO_DESCRIPTORS, has_left};
+use crate::http2::fragments::{Found, Fragments};
+use crate::http2::request::{Target, Unspeakable, head_of};
+use crate::http2::{Facts, Http2Stream, read_rest};
+use crate::limits::{CarriedSeat, Full, RETRY_AFTER, SharedSeat};
 use crate::session::Admission;
 use crate::transport::Transport;
 
@@ -36,6 +37,11 @@ const STREAM_WINDOW: u32 = 16 * 1024;
 /// A head that is too large is refused where all heads are, and logged; only one of so many times the limit
 /// is by h2, which counts otherwise and says nothing of it.
 const HEAD_ROOM: u32 = 2;
+
+/// At least as much as h2 takes of a block of fields: six frames, or a quarter more than its fields may have.
+fn block_max(fields: u32) -> usize {
+    2 * fields as usize + 96 * 1024
+}
 
 /// What may wait to be sent on one stream.
 const SEND_BUFFER: usize = 16 * 1024;
@@ -69,7 +75,7 @@ impl Edge {
         self: Arc<Self>,
         entrance: Arc<Entrance>,
         transport: Transport,
-        admission: Admission,
+        mut admission: Admission,
         deadline: Instant,
     ) {
         let (peer, local) = (transport.peer(), transport.local());
@@ -79,6 +85,8 @@ impl Edge {
             security: transport.security(),
             abandoned: AtomicUsize::new(0),
             read_on: AtomicUsize::new(0),
+            fragments: Found::default(),
+            seats: admission.seat.take().map(SharedSeat::new),
         });
         let streams = entrance.limits().streams;
         let size = u32::try_from(entrance.limits().head.size).unwrap_or(u32::MAX / HEAD_ROOM);
@@ -95,6 +103,7 @@ impl Edge {
             transport: Some(transport),
             edge: self.clone(),
             control: ControlFrames::new(Instant::now()),
+            fragments: Fragments::new(block_max(HEAD_ROOM * size), facts.fragments.clone()),
             flood: flood.clone(),
             is_flooded: false,
         };
@@ -140,8 +149,7 @@ impl Edge {
                         let abandoned = facts.abandoned.load(Relaxed);
                         if abandoned > ABANDONED_MAX && abandoned > asked / 2 {
                             let peer = admission.peer(facts.peer);
-                            warn!("HTTP/2 with {peer:?}: {abandoned} of {asked} requests were given \
-                                   up before an answer; the connection ends");
+                            self.warn_of_abandoning(entrance, peer, (abandoned, asked));
                             break peer;
                         }
                         self.begin(entrance, &facts, &admission, request, respond);
@@ -173,6 +181,20 @@ impl Edge {
             }
         };
         self.send_away(entrance, peer, connection, ABANDONS).await;
+    }
+
+    fn warn_of_abandoning(
+        &self,
+        entrance: &Entrance,
+        peer: Option<SocketAddr>,
+        (abandoned, asked): (usize, usize),
+    ) {
+        let who = peer.map_or("a unix socket".to_owned(), |peer| peer.to_string());
+        let line = format!(
+            "HTTP/2 with {who}: {abandoned} of {asked} requests were given up before an answer; the \
+             connection ends"
+        );
+        self.warn_of(entrance, ABANDONS.reason, &line);
     }
 
     /// Ends the connection, and says that it was too much.
@@ -209,33 +231,31 @@ impl Edge {
         request: Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
     ) {
-        let (head, body) = match head_of(&request, request.body().is_end_stream()) {
+        let peer = || admission.peer(facts.peer);
+        let target = match facts.fragments.take(respond.stream_id().as_u32()) {
+            true => Target::Cut,
+            false => Target::Whole,
+        };
+        let (head, body) = match head_of(&request, request.body().is_end_stream(), target) {
             Ok(written) => written,
             Err(Unspeakable::Scheme) => return respond.send_reset(Reason::PROTOCOL_ERROR),
             // RFC 9220 section 3.
             Err(Unspeakable::Protocol) => {
-                return self.refuse(
-                    entrance,
-                    admission.peer(facts.peer),
-                    respond,
-                    OTHER_PROTOCOL,
-                );
+                self.record(entrance, peer(), OTHER_PROTOCOL);
+                return refuse(facts, (request, respond), OTHER_PROTOCOL);
             }
         };
-        if !self.has_descriptors() {
-            return self.refuse(
-                entrance,
-                admission.peer(facts.peer),
-                respond,
-                NO_DESCRIPTORS,
-            );
-        }
-        if admission.tls_revision < entrance.tls_revision.get() {
-            return self.refuse(entrance, admission.peer(facts.peer), respond, OUTDATED);
-        }
+        let seat = match self.admit_stream(entrance, facts, admission) {
+            Ok(seat) => seat,
+            Err(refusal) => {
+                self.record(entrance, peer(), refusal);
+                return refuse(facts, (request, respond), refusal);
+            }
+        };
         let method = request.method().clone();
-        let stream = Http2Stream::new(facts.clone(), request.into_body(), body, &method, respond);
-        // The connection has the seat.
+        let receive = (request.into_body(), body);
+        let stream = Http2Stream::new(facts.clone(), seat, receive, &method, respond);
+        // The stream has the seat.
         let admission = Admission {
             seat: None,
             proxied: admission.proxied.clone(),
@@ -250,25 +270,68 @@ impl Edge {
         self.serve(entrance.number, transport, head, admission, arrival);
     }
 
-    /// Before anything looks at what was asked.
-    fn refuse(
+    /// What a connection is asked that is accepted, and in the same order. `None`: it counts
+    /// nowhere.
+    fn admit_stream(
         &self,
         entrance: &Entrance,
-        peer: Option<SocketAddr>,
-        mut respond: SendResponse<Bytes>,
-        refusal: Refusal,
-    ) {
-        self.record(entrance, peer, refusal);
-        let mut answer = Response::new(());
-        *answer.status_mut() = refusal.status;
-        if refusal.status == StatusCode::SERVICE_UNAVAILABLE {
-            answer
-                .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+        facts: &Facts,
+        admission: &Admission,
+    ) -> Result<Option<CarriedSeat>, Refusal> {
+        if !self.has_descriptors() {
+            return Err(NO_DESCRIPTORS);
         }
-        // If the client is gone there is nobody to tell.
-        let _ = respond.send_response(answer, true);
+        if admission.tls_revision < entrance.tls_revision.get() {
+            return Err(OUTDATED);
+        }
+        let Some(seats) = &facts.seats else {
+            return Ok(None);
+        };
+        let seat = seats.carry(&entrance.limits().bounds);
+        seat.map(Some).map_err(|full| match full {
+            Full::Client => TOO_MANY_OF_CLIENT,
+            Full::All | Full::Rate => TOO_MANY,
+        })
     }
+}
+
+/// Answers before anything looks at what was asked, as a connection is answered that is turned
+/// away.
+fn refuse(
+    facts: &Arc<Facts>,
+    (request, mut respond): (Request<RecvStream>, SendResponse<Bytes>),
+    refusal: Refusal,
+) {
+    let mut answer = Response::new(());
+    *answer.status_mut() = refusal.status;
+    let fields = answer.headers_mut();
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    fields.insert(header::CONTENT_TYPE, text);
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let may_come_back = [
+        StatusCode::SERVICE_UNAVAILABLE,
+        StatusCode::TOO_MANY_REQUESTS,
+    ];
+    if may_come_back.contains(&refusal.status) {
+        let pause = HeaderValue::from_static(RETRY_AFTER);
+        fields.insert(header::RETRY_AFTER, pause);
+    }
+    let has_body = request.method() != Method::HEAD;
+    // If the client is gone there is nobody to tell.
+    let Ok(mut send) = respond.send_response(answer, !has_body) else {
+        return;
+    };
+    if has_body {
+        let words = words(refusal);
+        send.reserve_capacity(words.len());
+        // A client that leaves no room for it is not waited for: the status says it too.
+        let words = match send.capacity() >= words.len() {
+            true => Bytes::from(words),
+            false => Bytes::new(),
+        };
+        let _ = send.send_data(words, true);
+    }
+    read_rest(request.into_body(), facts);
 }
 
 /// Returns once its listener asks more of clients than it has shown.
@@ -288,6 +351,7 @@ struct Bearer {
     transport: Option<Transport>,
     edge: Arc<Edge>,
     control: ControlFrames,
+    fragments: Fragments,
     /// Told when there were too many of them: then nothing more is read.
     flood: Arc<Notify>,
     is_flooded: bool,
@@ -299,6 +363,13 @@ impl Bearer {
         transport
             .map(Pin::new)
             .ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    fn note_sent(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(sent)) = polled {
+            self.control.sent(sent);
+        }
+        polled
     }
 }
 
@@ -319,6 +390,7 @@ impl AsyncRead for Bearer {
             bearer.is_flooded = true;
             bearer.flood.notify_one();
         }
+        bearer.fragments.feed(read);
         Poll::Ready(Ok(()))
     }
 }
@@ -329,7 +401,9 @@ impl AsyncWrite for Bearer {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.transport()?.poll_write(cx, buf)
+        let bearer = self.get_mut();
+        let polled = Pin::new(&mut *bearer).transport()?.poll_write(cx, buf);
+        bearer.note_sent(polled)
     }
 
     fn poll_write_vectored(
@@ -337,7 +411,10 @@ impl AsyncWrite for Bearer {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.transport()?.poll_write_vectored(cx, bufs)
+        let bearer = self.get_mut();
+        let transport = Pin::new(&mut *bearer).transport()?;
+        let polled = transport.poll_write_vectored(cx, bufs);
+        bearer.note_sent(polled)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -47,10 +47,18 @@ const BROKEN_BODY: Refusal = Refusal::bad("the body is not framed in chunks as i
 /// How much of a refused request line the log gets.
 const LOGGED_MAX: usize = 1024;
 
-/// A request that goes no further, and what it was as far as that can be told.
+/// A request that goes no further.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     pub refusal: Refusal,
+    /// What the log gets of a head that is not sound, so that Pingora has a head of ours instead.
+    /// `None`: the head was sound and Pingora has it, so that the request may have a route.
+    pub unsound: Option<Unsound>,
+}
+
+/// What a head that is not sound was, as far as that can be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsound {
     pub method: String,
     pub target: String,
 }
@@ -296,7 +304,12 @@ impl ClientStream {
             let intake = &mut self.intake;
             intake.ended = buf.filled().len() == before;
             let checked = intake.head.feed(&buf.filled()[before..]);
-            match checked.and_then(|sound| self.check_length(sound)) {
+            match checked {
+                Ok(Some(sound)) if self.is_too_long(&sound) => {
+                    self.intake.put_back(buf, before);
+                    self.refuse_length(&sound, buf);
+                    return Poll::Ready(Ok(()));
+                }
                 Ok(Some(sound)) if sound.odd.is_none() => {
                     let intake = &mut self.intake;
                     intake.begin(&sound);
@@ -321,7 +334,11 @@ impl ClientStream {
         loop {
             let intake = &mut self.intake;
             let checked = intake.head.feed(&intake.ahead);
-            match checked.and_then(|sound| self.check_length(sound)) {
+            match checked {
+                Ok(Some(sound)) if self.is_too_long(&sound) => {
+                    self.refuse_length(&sound, buf);
+                    return Poll::Ready(Ok(()));
+                }
                 Ok(Some(sound)) => {
                     self.intake.begin_waiting(&sound);
                     self.intake.deliver_head(buf);
@@ -347,11 +364,22 @@ impl ClientStream {
     }
 
     /// A body that is said to be too large need not be sent.
-    fn check_length(&self, sound: Option<Sound>) -> Result<Option<Sound>, Refusal> {
-        match (&sound, self.connection.entrance.limits().body_size) {
-            (Some(sound), Some(most)) if sound.framing.length() > most => Err(LARGE_BODY),
-            _ => Ok(sound),
-        }
+    fn is_too_long(&self, sound: &Sound) -> bool {
+        let most = self.connection.entrance.limits().body_size;
+        most.is_some_and(|most| sound.framing.length() > most)
+    }
+
+    /// The head stands in `ahead` and is sound, so that Pingora gets it: the rules of its route hold
+    /// for the refusal. It gets it without the body, which nobody reads.
+    fn refuse_length(&mut self, sound: &Sound, buf: &mut ReadBuf<'_>) {
+        self.connection.set_refused(Refused {
+            refusal: LARGE_BODY,
+            unsound: None,
+        });
+        let intake = &mut self.intake;
+        intake.begin_waiting(sound);
+        let head = head::without_body(&intake.ahead[..intake.ready]);
+        self.give_instead(&head, buf);
     }
 
     /// Gives out no byte behind the body's last one.
@@ -410,8 +438,7 @@ impl ClientStream {
     fn refuse_body(&self, refusal: Refusal) -> io::Result<()> {
         self.connection.set_refused(Refused {
             refusal,
-            method: String::new(),
-            target: String::new(),
+            unsound: None,
         });
         Err(io::Error::new(io::ErrorKind::InvalidData, refusal.reason))
     }
@@ -425,12 +452,19 @@ impl ClientStream {
         };
         self.connection.set_refused(Refused {
             refusal,
-            method: text(method),
-            target: text(target),
+            unsound: Some(Unsound {
+                method: text(method),
+                target: text(target),
+            }),
         });
+        self.give_instead(SUBSTITUTE, buf);
+    }
+
+    /// Nothing of what has come is looked at any more.
+    fn give_instead(&mut self, head: &[u8], buf: &mut ReadBuf<'_>) {
         self.intake.begin_body(Framing::None);
-        self.intake.ahead = BytesMut::from(SUBSTITUTE);
-        self.intake.ready = SUBSTITUTE.len();
+        self.intake.ahead = BytesMut::from(head);
+        self.intake.ready = head.len();
         self.intake.deliver_head(buf);
     }
 }

@@ -8,7 +8,7 @@ use std::{fmt, io};
 
 use bytes::BytesMut;
 use http::{StatusCode, Version};
-use log::{debug, warn};
+use log::debug;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -20,9 +20,10 @@ use crate::forward::client_address::ClientAddress;
 use crate::forward::proxy_protocol::{self, Ends, Header};
 use crate::http1::Refusal;
 use crate::limits::{RETRY_AFTER, Seat};
-use crate::listener::accept::{Arrival, Edge};
+use super::accept::{Arrival, Edge};
 use crate::net::{Socket, TCP_KEEPALIVE};
 use crate::observe::entry::{Entry, Kind};
+use crate::observe::repeated;
 use crate::session::Admission;
 use crate::tls::{Acceptor, TlsRevision, TlsStream};
 use crate::transport::Transport;
@@ -37,11 +38,11 @@ const LINGER_BYTES: u64 = 256 * 1024;
 /// Those who linger at one time; others are cut. Their descriptors are set apart.
 pub(super) const LINGERING_MAX: usize = 32;
 
-const TOO_MANY: Refusal = Refusal::new(
+pub(super) const TOO_MANY: Refusal = Refusal::new(
     StatusCode::SERVICE_UNAVAILABLE,
     "this listener has as many connections as it may",
 );
-const TOO_MANY_OF_CLIENT: Refusal = Refusal::new(
+pub(super) const TOO_MANY_OF_CLIENT: Refusal = Refusal::new(
     StatusCode::TOO_MANY_REQUESTS,
     "this client has as many connections as it may",
 );
@@ -258,15 +259,17 @@ impl Edge {
     /// Without a word: who sends no header, or may not, speaks another language.
     fn shut_out(&self, pending: &Pending, refusal: Refusal) {
         let (entrance, peer) = (&pending.entrance, pending.peer());
-        if entrance.is_news() {
-            let name = self.name_of(entrance);
-            let who = peer.map_or("a unix socket".to_owned(), |peer| peer.to_string());
-            warn!(
-                "listener {name:?}: {who} is shut out: {}; more of them are only in the access log",
-                refusal.reason
-            );
-        }
+        let who = peer.map_or("a unix socket".to_owned(), |peer| peer.to_string());
+        let line = format!("{who} is shut out: {}", refusal.reason);
+        self.warn_of(entrance, refusal.reason, &line);
         self.record(entrance, peer, refusal);
+    }
+
+    /// Of what each new connection may give cause for. `what` makes lines alike.
+    pub(super) fn warn_of(&self, entrance: &Entrance, what: &str, line: &str) {
+        let name = self.name_of(entrance);
+        let kind = repeated::Kind::of(format!("listener {name:?}: {what}"));
+        repeated::warn(kind, format!("listener {name:?}: {line}"));
     }
 
     /// With an answer, unless TLS would have to come first.
@@ -385,14 +388,18 @@ impl Edge {
     }
 }
 
+/// What a client reads that is turned away.
+pub(super) fn words(refusal: Refusal) -> String {
+    let status = refusal.status.as_u16();
+    let name = refusal.status.canonical_reason().unwrap_or_default();
+    let name = name.to_ascii_lowercase();
+    format!("{status} {name}: {}\n", refusal.reason)
+}
+
 fn answer(refusal: Refusal) -> Vec<u8> {
     let status = refusal.status.as_u16();
     let name = refusal.status.canonical_reason().unwrap_or_default();
-    let body = format!(
-        "{status} {}: {}\n",
-        name.to_ascii_lowercase(),
-        refusal.reason
-    );
+    let body = words(refusal);
     let length = body.len();
     format!(
         "HTTP/1.1 {status} {name}\r\nContent-Length: {length}\r\nContent-Type: text/plain; \

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use arc_swap::{ArcSwap, Guard};
 
@@ -23,8 +22,6 @@ pub struct Entrance {
     /// What clients must have shown.
     pub tls_revision: CurrentRevision,
     pub drain_deadline: DrainDeadline,
-    /// The operator knows that somebody comes without a PROXY header, or may not send one.
-    has_warned: AtomicBool,
 }
 
 impl Entrance {
@@ -40,7 +37,6 @@ impl Entrance {
             limits: ArcSwap::from_pointee(limits),
             tls_revision: CurrentRevision::new(tls_revision),
             drain_deadline,
-            has_warned: AtomicBool::new(false),
         }
     }
 
@@ -51,12 +47,6 @@ impl Entrance {
     /// What the present configuration has. Also for connections that are there.
     pub fn set_limits(&self, limits: ListenerLimits) {
         self.limits.store(Arc::new(limits));
-        self.has_warned.store(false, Relaxed);
-    }
-
-    /// True the first time under one configuration.
-    pub fn is_news(&self) -> bool {
-        !self.has_warned.swap(true, Relaxed)
     }
 
     /// Holds the seat's client to the bound.

@@ -11,7 +11,7 @@ mod socket;
 mod socket_file;
 
 pub use address::ListenAddress;
-pub use keepalive::TCP_KEEPALIVE;
+pub use keepalive::{TCP_KEEPALIVE, keepalive_with};
 pub use listen::{Accepted, Acceptor, Binder, Inherited, ListeningSocket, SocketOptions};
 pub use overlap::overlap;
 pub use socket::{Socket, SocketKind};

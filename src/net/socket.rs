@@ -11,12 +11,12 @@ use std::time::Duration;
 use log::{debug, warn};
 use pingora::protocols::l4::ext::set_tcp_keepalive;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::TCP_KEEPALIVE;
+use super::keepalive_with;
 
 #[derive(Debug)]
 pub enum Socket {
@@ -95,6 +95,18 @@ impl Socket {
         }
     }
 
+    /// How much of it a unix socket takes though nobody has told that it has room: the kernel tells
+    /// so only once three quarters of it are free.
+    pub fn send_unasked(&self, bytes: &[u8]) -> usize {
+        match self {
+            Self::Unix(unix) => {
+                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                send(unix, bytes, flags).unwrap_or(0)
+            }
+            Self::Tcp(_) => 0,
+        }
+    }
+
     /// Whether its peer has reset it, or has closed it altogether: whatever is written now goes
     /// nowhere. Reading does not always tell: nobody reads after the peer's end, nor while what
     /// was read before still waits. A peer that has only ended its own direction takes more.
@@ -115,10 +127,11 @@ impl Socket {
         }
     }
 
-    /// From now on the kernel looks whether the other machine is there, as [`TCP_KEEPALIVE`] says.
-    pub fn watch_peer(&self) {
+    /// From now on the kernel looks whether the other machine is there, as [`keepalive_with`] says,
+    /// and gives the connection up when its peer takes nothing for so long of what waits for it.
+    pub fn watch_peer(&self, stall: Duration) {
         if let Some(tcp) = self.tcp()
-            && let Err(error) = set_tcp_keepalive(tcp, &TCP_KEEPALIVE)
+            && let Err(error) = set_tcp_keepalive(tcp, &keepalive_with(stall))
         {
             warn!("a server that vanishes will not be noticed: {error}");
         }
@@ -127,6 +140,7 @@ impl Socket {
     /// From now on the kernel gives the connection up when its peer takes nothing for so long of
     /// what waits for it. Nothing but TCP can do that.
     pub fn set_stall(&self, stall: Duration) {
+        let stall = keepalive_with(stall).user_timeout;
         if let Some(tcp) = self.tcp()
             && let Err(error) = SockRef::from(tcp).set_tcp_user_timeout(Some(stall))
         {

@@ -9,6 +9,7 @@ pub mod metrics;
 pub mod operations;
 pub mod process;
 pub mod repeated;
+pub mod stderr;
 pub mod terminal;
 pub mod trace;
 

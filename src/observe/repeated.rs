@@ -1,5 +1,6 @@
-//! Warnings that come once for each request while something is out of order: the first is said at
-//! once, those like it are counted, and the count is said every ten seconds.
+//! Warnings that come once for each request or connection while something is out of order, or for as
+//! long as a stranger likes: the first is said at once, those like it are counted, and the count is
+//! said every ten seconds.
 //!
 //! An outage would write ten thousand lines a second otherwise, which hide every other line and fill
 //! the disk. Lines are alike when they are of one kind, upstream and server.
@@ -8,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use log::warn;
+use log::{Level, log};
 use parking_lot::Mutex;
 
 use super::terminal;
@@ -29,11 +30,23 @@ pub struct Kind {
     pub server: Option<String>,
 }
 
+impl Kind {
+    /// Of lines that no server has to do with.
+    pub fn of(what: impl Into<String>) -> Self {
+        Self {
+            what: what.into(),
+            upstream: None,
+            server: None,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Repeats(HashMap<Kind, Counted>);
 
 #[derive(Debug)]
 struct Counted {
+    level: Level,
     since: Instant,
     more: u64,
     /// The last line that was not said.
@@ -42,7 +55,7 @@ struct Counted {
 
 impl Repeats {
     /// The line, if it is to be said now.
-    fn note(&mut self, kind: Kind, line: String, now: Instant) -> Option<String> {
+    fn note(&mut self, (level, kind): (Level, Kind), line: String, now: Instant) -> Option<String> {
         if let Some(counted) = self.0.get_mut(&kind) {
             counted.more += 1;
             counted.last = line;
@@ -50,15 +63,19 @@ impl Repeats {
         }
         // Beyond the bound nothing is remembered, and so nothing counted.
         if self.0.len() < KINDS {
-            let (more, last) = (0, String::new());
-            let since = now;
-            self.0.insert(kind, Counted { since, more, last });
+            let counted = Counted {
+                level,
+                since: now,
+                more: 0,
+                last: String::new(),
+            };
+            self.0.insert(kind, counted);
         }
         Some(line)
     }
 
     /// What is to be said of the kinds whose period is over, or of all of them at an end.
-    fn summaries(&mut self, now: Instant, is_end: bool) -> Vec<String> {
+    fn summaries(&mut self, now: Instant, is_end: bool) -> Vec<(Level, String)> {
         let mut lines = Vec::new();
         self.0.retain(|_, counted| {
             let lasted = now.saturating_duration_since(counted.since);
@@ -72,7 +89,7 @@ impl Repeats {
                 0 => String::new(),
                 more => format!("; and {more} more like it in {} s", lasted.as_secs().max(1)),
             };
-            lines.push(counted.last.clone() + &rest);
+            lines.push((counted.level, counted.last.clone() + &rest));
             counted.more = 0;
             counted.since = now;
             true
@@ -86,11 +103,20 @@ static REPEATS: LazyLock<Mutex<Repeats>> = LazyLock::new(Mutex::default);
 
 /// Says the line, or counts it.
 pub fn warn(kind: Kind, line: String) {
+    say(Level::Warn, kind, &line);
+}
+
+/// As [`warn`], of what keeps prusik from its work.
+pub fn error(kind: Kind, line: String) {
+    say(Level::Error, kind, &line);
+}
+
+pub(super) fn say(level: Level, kind: Kind, line: &str) {
     // A part of it may be a client's.
-    let line = terminal::escaped(&line);
-    let said = REPEATS.lock().note(kind, line, Instant::now());
+    let line = terminal::escaped(line);
+    let said = REPEATS.lock().note((level, kind), line, Instant::now());
     if let Some(line) = said {
-        warn!("{line}");
+        log!(level, "{line}");
     }
 }
 
@@ -106,8 +132,8 @@ pub fn tell_all() {
 
 fn tell_summaries(is_end: bool) {
     let lines = REPEATS.lock().summaries(Instant::now(), is_end);
-    for line in lines {
-        warn!("{line}");
+    for (level, line) in lines {
+        log!(level, "{line}");
     }
 }
 
@@ -129,26 +155,35 @@ mod tests {
         let mut said = 0;
         for number in 0..10_000 {
             let line = format!("refused {number}");
-            said += usize::from(repeats.note(kind("a"), line, start).is_some());
+            said += usize::from(
+                repeats
+                    .note((Level::Warn, kind("a")), line, start)
+                    .is_some(),
+            );
         }
         assert_eq!(said, 1);
-        let other = repeats.note(kind("b"), "refused".to_owned(), start);
+        let other = repeats.note((Level::Warn, kind("b")), "refused".to_owned(), start);
         assert_eq!(other.as_deref(), Some("refused"));
         assert!(repeats.summaries(start + PERIOD / 2, false).is_empty());
         let summaries = repeats.summaries(start + PERIOD, false);
-        assert_eq!(summaries, ["refused 9999; and 9998 more like it in 10 s"]);
+        let sum = "refused 9999; and 9998 more like it in 10 s".to_owned();
+        assert_eq!(summaries, [(Level::Warn, sum)]);
         // It is quiet: the next one is said at once again.
         assert!(repeats.summaries(start + 2 * PERIOD, false).is_empty());
-        let next = repeats.note(kind("a"), "again".to_owned(), start + 2 * PERIOD);
+        let next = repeats.note(
+            (Level::Warn, kind("a")),
+            "again".to_owned(),
+            start + 2 * PERIOD,
+        );
         assert_eq!(next.as_deref(), Some("again"));
     }
 
     #[test]
     fn at_the_end_nothing_that_was_counted_is_kept_back() {
         let (mut repeats, start) = (Repeats::default(), Instant::now());
-        repeats.note(kind("a"), "one".to_owned(), start);
-        repeats.note(kind("a"), "two".to_owned(), start);
+        repeats.note((Level::Warn, kind("a")), "one".to_owned(), start);
+        repeats.note((Level::Warn, kind("a")), "two".to_owned(), start);
         let summaries = repeats.summaries(start, true);
-        assert_eq!(summaries, ["two"]);
+        assert_eq!(summaries, [(Level::Warn, "two".to_owned())]);
     }
 }

@@ -17,6 +17,7 @@ use crate::http1::Refusal;
 use crate::http1::response;
 use crate::http1::target;
 use crate::limits::{Bounds, ClientKey, Full, Seat};
+use crate::listener::OUTDATED;
 use crate::route::{NormalPaths, RequestKey, Slashes, lenient};
 use crate::session::traffic::Traffic;
 use crate::websocket::handshake::{self, Upgrade};
@@ -53,9 +54,27 @@ pub fn simplify(request: &mut RequestHeader, has_body: bool) -> Result<()> {
     request.set_raw_path(&origin_form)
 }
 
+/// Finds the exchange's route, whose rules for responses hold for every answer from then on. A request
+/// that goes no further has one too, if its head was sound. `Some`: it goes no further.
+pub fn settle_route(session: &Session, exchange: &mut Exchange) -> Option<Refusal> {
+    let refusal = match &exchange.refused {
+        Some(refused) if refused.unsound.is_some() => return Some(refused.refusal),
+        Some(refused) => Some(refused.refusal),
+        // A reload came between its head and this: its connection goes with the one before.
+        None => exchange.is_outdated().then_some(OUTDATED),
+    };
+    match find_route(session, exchange) {
+        Ok(route) => {
+            exchange.route = route;
+            refusal
+        }
+        Err(other) => Some(other),
+    }
+}
+
 /// Finds the route by the path in normal form, which becomes the exchange's: the server gets what
 /// was checked here.
-pub fn find_route(session: &Session, exchange: &mut Exchange) -> Result<Option<usize>, Refusal> {
+fn find_route(session: &Session, exchange: &mut Exchange) -> Result<Option<usize>, Refusal> {
     let request = session.req_header();
     let target = request.raw_path();
     let sent = &target[..path_length(target)];

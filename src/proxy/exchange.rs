@@ -296,6 +296,7 @@ impl Exchange {
         let (server, early) = handshake.server_end.take()?;
         let extended = handshake.extended;
         let limits = self.route()?.websocket.clone()?;
+        let server_stall = self.group.as_ref()?.config().stall;
         Some(Upgraded {
             live: self.live.take()?,
             lease: self.lease.take()?,
@@ -307,6 +308,7 @@ impl Exchange {
             ping: limits.ping,
             max_message: limits.max_message,
             extended,
+            server_stall,
         })
     }
 

@@ -17,7 +17,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
-use super::admission::{NO_WEBSOCKETS, admit, find_route, may_pass, simplify, verify};
+use super::admission::{NO_WEBSOCKETS, admit, may_pass, settle_route, simplify, verify};
 use super::answer::Answer;
 use super::exchange::{Exchange, Stage};
 use super::failure::{CLIENT_GONE, is_cut, reason_for, status_for, words_for};
@@ -27,7 +27,7 @@ use crate::config::{Action, Balance};
 use crate::forward::proxy_protocol::Source;
 use crate::forward::{self, Telling, Trust, request_id};
 use crate::generation::Generation;
-use crate::listener::{ClientStream, Connection, OUTDATED, Reading, Refused};
+use crate::listener::{ClientStream, Connection, Reading, Refused};
 use crate::observe::access_log::AccessLog;
 use crate::observe::repeated::{self, Kind};
 use crate::observe::trace::{TRACEPARENT, TraceContext};
@@ -139,25 +139,16 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
-        let found = match &exchange.refused {
-            Some(refused) => Err(refused.refusal),
-            // A reload came between its head and this: its connection goes with the one before.
-            None if exchange.is_outdated() => Err(OUTDATED),
-            None => find_route(session, exchange),
-        };
-        exchange.route = match found {
-            Ok(route) => route,
-            Err(refusal) => {
-                // Who sends such a thing may have more of it on the way.
-                session.set_keepalive(None);
-                exchange.error = Some(refusal.reason.into());
-                exchange.begin_own_answer();
-                Answer::error(refusal.status, refusal.reason)
-                    .send(session, exchange)
-                    .await?;
-                return Ok(true);
-            }
-        };
+        if let Some(refusal) = settle_route(session, exchange) {
+            // Who sends such a thing may have more of it on the way.
+            session.set_keepalive(None);
+            exchange.error = Some(refusal.reason.into());
+            exchange.begin_own_answer();
+            Answer::error(refusal.status, refusal.reason)
+                .send(session, exchange)
+                .await?;
+            return Ok(true);
+        }
         let generation = exchange.generation.clone();
         let Some(route) = exchange.route.map(|number| generation.route(number)) else {
             exchange.error = Some("no route matches".into());
@@ -260,7 +251,8 @@ impl ProxyHttp for Gateway {
                     drain_deadline: exchange.drain_deadline(),
                     ..group.way(client)
                 };
-                let peer = peer::for_handshake(address, way, route, handshake, tunnel);
+                let stall = group.config().stall;
+                let peer = peer::for_handshake(address, (way, stall), route, handshake, tunnel);
                 (peer, None)
             }
             None => {

@@ -9,7 +9,7 @@ use pingora::upstreams::peer::{H1UpgradePolicy, HttpPeer, HttpUpstreamRequestPol
 
 use super::exchange::Handshake;
 use crate::config::{Route, Timeouts, Tunnel};
-use crate::net::TCP_KEEPALIVE;
+use crate::net::{TCP_KEEPALIVE, keepalive_with};
 use crate::session::handshake::HandshakeConnector;
 use crate::session::tunnel::{Limits, TapConnector};
 use crate::upstream::{KeptConnector, Way};
@@ -43,10 +43,11 @@ pub fn for_request(
     peer
 }
 
-/// For a handshake: a connection of its own, which can leave Pingora or is tapped there.
+/// For a handshake, whose server may take nothing for `stall`: a connection of its own, which can
+/// leave Pingora or is tapped there.
 pub fn for_handshake(
     address: SocketAddr,
-    way: Way,
+    (way, stall): (Way, Duration),
     route: &Route,
     handshake: &Handshake,
     tunnel: Tunnel,
@@ -63,7 +64,8 @@ pub fn for_handshake(
             server_end: handshake.server_end.clone(),
         }),
         Tunnel::Pingora => {
-            peer.options.tcp_keepalive = Some(TCP_KEEPALIVE);
+            // It keeps the time in which the server must take something.
+            peer.options.tcp_keepalive = Some(keepalive_with(stall));
             let websocket = route.websocket.as_ref();
             let limits = Limits {
                 response,

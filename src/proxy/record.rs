@@ -124,6 +124,7 @@ pub fn identity(session: &Session, exchange: &Exchange) -> Option<Identity> {
 fn entry<'a>(session: &'a Session, exchange: &'a Exchange) -> Entry<'a> {
     // Of a request that was refused before Pingora saw it, only this is known.
     let refused = exchange.refused.as_ref();
+    let unsound = refused.and_then(|refused| refused.unsound.as_ref());
     Entry {
         kind: Kind::Request,
         id: exchange.id,
@@ -134,13 +135,13 @@ fn entry<'a>(session: &'a Session, exchange: &'a Exchange) -> Entry<'a> {
         upstream: exchange.group.as_ref().map(|group| group.name()),
         server: exchange.tried.last().map(ToString::to_string),
         client: exchange.client.to_string(),
-        method: refused.map_or(session.req_header().method.as_str(), |refused| {
-            &refused.method
+        method: unsound.map_or(session.req_header().method.as_str(), |unsound| {
+            &unsound.method
         }),
         version: session.req_header().version,
         referer: text(session, header::REFERER),
-        host: host(session).filter(|_| refused.is_none()),
-        path: refused.map_or_else(|| path(session), |refused| &refused.target),
+        host: host(session).filter(|_| unsound.is_none()),
+        path: unsound.map_or_else(|| path(session), |unsound| &unsound.target),
         status: status(session),
         duration_ms: millis(exchange.started.elapsed()),
         handshake_ms: None,

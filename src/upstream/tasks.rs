@@ -25,6 +25,7 @@ use super::resolve::{Answer, Resolver};
 use super::server::Server;
 use crate::config::HealthCheck;
 use crate::forward::proxy_protocol::Source;
+use crate::observe::repeated::{self, Kind};
 
 impl Group {
     /// From now on this group is the one at work: starts the checks and the resolution, and tells
@@ -175,11 +176,14 @@ async fn check_once(
 }
 
 fn warn_of(shortage: Shortage, upstream: &str, server: &Server) {
-    warn!(
-        "upstream {upstream:?}: {} was not checked: {}",
-        server.address,
-        shortage.remedy()
-    );
+    let (address, remedy) = (server.address, shortage.remedy());
+    let line = format!("upstream {upstream:?}: {address} was not checked: {remedy}");
+    // What is short is short for all of its servers.
+    let kind = Kind {
+        upstream: Some(upstream.to_owned()),
+        ..Kind::of(format!("not checked: {remedy}"))
+    };
+    repeated::warn(kind, line);
 }
 
 fn observe(group: &Group, server: &Server, failure: Option<CheckError>, config: &HealthCheck) {

@@ -158,3 +158,11 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_head_without_its_body_keeps_everything_else() {
+    let head = b"POST /content-length: HTTP/1.1\r\nHost: a\r\ncontent-LENGTH: 9\r\nExpect: \
+        100-continue\r\nX-Content-Length: 9\r\n\r\n";
+    let left = b"POST /content-length: HTTP/1.1\r\nHost: a\r\nX-Content-Length: 9\r\n\r\n";
+    assert_eq!(without_body(head), left);
+}

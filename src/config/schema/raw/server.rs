@@ -29,8 +29,11 @@ pub struct Server {
 pub enum Tunnel {
     /// prusik's own relay: cheap, and sessions survive upgrades.
     Relay,
-    /// Pingora's pass-through: framing is read for counts and Close frames, and not enforced; no
-    /// half-close, and sessions do not move in an upgrade.
+    /// Pingora's pass-through: frames are read for counts, Close frames and the end of a session,
+    /// and what is no sound frame passes as it came, in both directions (`relay` ends such a session
+    /// with 1002). Behind it no message is counted in that direction, no close code is seen, and no
+    /// Close frame of prusik's own is put in: then the session just ends. `max_message` and `ping`
+    /// are errors with it; no half-close, and sessions do not move in an upgrade.
     Pingora,
 }
 

@@ -1,0 +1,120 @@
+//! The seats of a connection that carries several requests at a time.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Bounds, Full, Gate, Seat};
+
+/// It counts as many as it carries, and as one while it carries nothing: its own seat is that of
+/// the first request, and stays when the last one ends.
+#[derive(Debug)]
+pub struct SharedSeat {
+    gate: Arc<Gate>,
+    state: Mutex<State>,
+    own: Seat,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Requests under way.
+    carried: usize,
+    /// Seats beside the connection's own: one less than there are requests.
+    more: Vec<Seat>,
+}
+
+impl SharedSeat {
+    /// `own` is what the connection has taken by itself.
+    pub fn new(own: Seat) -> Arc<Self> {
+        Arc::new(Self {
+            gate: own.gate.clone(),
+            state: Mutex::default(),
+            own,
+        })
+    }
+
+    /// One more request, or why not.
+    pub fn carry(self: &Arc<Self>, bounds: &Bounds) -> Result<CarriedSeat, Full> {
+        let mut state = self.lock();
+        if state.carried > 0 {
+            let seat = self.gate.enter(self.own.client, bounds)?;
+            self.gate.note_shared(1);
+            state.more.push(seat);
+        }
+        state.carried += 1;
+        Ok(CarriedSeat(self.clone()))
+    }
+
+    fn end_one(&self) {
+        let mut state = self.lock();
+        state.carried -= 1;
+        if state.more.pop().is_some() {
+            self.gate.note_shared(-1);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One request of such a connection; it counts until it is dropped.
+#[derive(Debug)]
+pub struct CarriedSeat(Arc<SharedSeat>);
+
+impl Drop for CarriedSeat {
+    fn drop(&mut self) {
+        self.0.end_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ClientKey;
+    use super::*;
+
+    fn bounds(all: usize, per_client: usize) -> Bounds {
+        Bounds {
+            all: Some(all),
+            per_client: Some(per_client),
+            per_second: None,
+        }
+    }
+
+    #[test]
+    fn a_connection_counts_as_many_as_it_carries_and_as_one_at_least() {
+        let gate = Arc::new(Gate::default());
+        let client = Some(ClientKey::of([192, 0, 2, 1].into()));
+        let bounds = bounds(9, 3);
+        let shared = SharedSeat::new(gate.enter(client, &bounds).unwrap());
+        let count = || (gate.taken(), gate.connections());
+        assert_eq!(count(), (1, 1));
+        let first = shared.carry(&bounds).unwrap();
+        assert_eq!(count(), (1, 1));
+        let second = shared.carry(&bounds).unwrap();
+        let third = shared.carry(&bounds).unwrap();
+        assert_eq!(count(), (3, 1));
+        assert_eq!(shared.carry(&bounds).unwrap_err(), Full::Client);
+        assert_eq!(gate.enter(client, &bounds).unwrap_err(), Full::Client);
+        drop(first);
+        assert_eq!(count(), (2, 1));
+        let fourth = shared.carry(&bounds).unwrap();
+        assert_eq!(count(), (3, 1));
+        drop((second, third, fourth));
+        assert_eq!(count(), (1, 1));
+        drop(shared);
+        assert_eq!(count(), (0, 0));
+        assert_eq!(gate.counts(), []);
+    }
+
+    #[test]
+    fn requests_outlive_their_connection_and_leave_nothing() {
+        let gate = Arc::new(Gate::default());
+        let bounds = bounds(2, 2);
+        let shared = SharedSeat::new(gate.enter(None, &bounds).unwrap());
+        let requests = [(); 2].map(|()| shared.carry(&bounds).unwrap());
+        assert_eq!(shared.carry(&bounds).unwrap_err(), Full::All);
+        drop(shared);
+        assert_eq!(gate.taken(), 2);
+        drop(requests);
+        assert_eq!((gate.taken(), gate.connections()), (0, 0));
+    }
+}
