@@ -12,7 +12,7 @@ use crate::forward::Trust;
 use crate::forward::client_address::{ClientAddress, TrustedProxies};
 use crate::generation::counts::Counts;
 use crate::limits::{ClientKey, Gate, Seat};
-use crate::listener::Connection;
+use crate::listener::{Connection, ListenerSettings};
 use crate::observe::metrics::RouteMetrics;
 use crate::route::{RequestKey, RouteIndex};
 use crate::session::drain::{DrainPlan, DrainReason};
@@ -271,6 +271,22 @@ impl Generation {
     /// The same on its server.
     pub fn adopt_on(&self, upstream: &str, server: SocketAddr) -> Lease {
         Lease::of_session(self.counts.servers(upstream).of(server))
+    }
+
+    /// What this configuration says of each bound listener, in the order in which they were bound.
+    pub fn listener_settings(&self) -> impl Iterator<Item = ListenerSettings> {
+        (0..self.listeners.len()).map(|bound| {
+            let listener = &self.config.listeners[self.listener(bound)];
+            ListenerSettings {
+                name: listener.name.clone(),
+                limits: listener.limits,
+                proxy_protocol: listener.proxy_protocol,
+                tls: listener.tls.clone(),
+                tls_revision: self.tls_revision(bound),
+                trusted: self.trusted.clone(),
+                unrouted: self.unrouted.clone(),
+            }
+        })
     }
 
     /// What a bound listener is called.

@@ -8,10 +8,10 @@ use std::time::{Instant, UNIX_EPOCH};
 
 use super::App;
 use crate::config::Action;
+use crate::generation::Generation;
 use crate::observe::exposition::{Family, render};
 use crate::observe::metrics::{NO_ROUTE, RouteFamilies};
 use crate::observe::process;
-use crate::proxy::Generation;
 use crate::session::live::Live;
 use crate::session::registry::Registry;
 use crate::session::stats::Place;

@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use log::{error, info, warn};
 use parking_lot::Mutex;
-use pingora::apps::ServerApp;
 use pingora::server::configuration::ServerConf;
 use pingora_proxy::http_proxy;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -27,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::view;
 use crate::config::Config;
+use crate::generation::Generation;
 use crate::limits::descriptors;
 use crate::listener::{self, BindError, BoundListener, Connections, Edge};
 use crate::net::{Inherited, ListenAddress};
@@ -35,7 +35,7 @@ use crate::observe::entry::Operation;
 use crate::observe::operations::{Asked, Operations};
 use crate::observe::repeated;
 use crate::phase::{Phase, PhaseWatch, Phases};
-use crate::proxy::{Gateway, Generation};
+use crate::proxy::{Gateway, Http};
 use crate::session::Runner;
 use crate::session::drain::{DrainReason, Drains, MustGo};
 use crate::session::registry::Registry;
@@ -120,12 +120,10 @@ impl App {
             phases.watch(),
         );
         let edge = Arc::new(Edge::new(
-            current.clone(),
-            http_proxy(&server_conf, gateway),
-            runner.clone(),
-            log.clone(),
-            connections.clone(),
-            phases.watch_draining(),
+            current.load().listener_settings(),
+            Arc::new(Http::new(http_proxy(&server_conf, gateway))),
+            (runner.clone(), log.clone()),
+            (connections.clone(), phases.watch_draining()),
             ceiling,
         ));
         let accepting = TaskTracker::new();

@@ -66,8 +66,7 @@ impl App {
     /// Counts such a connection, whatever the limits say.
     pub fn adopt(&self, bound: usize, transport: &Transport, proxied: Option<Ends>) -> Admission {
         let peer = transport.peer();
-        let generation = self.current.load();
-        self.entrances()[bound].adopt(peer, proxied, generation.trusted())
+        self.entrances()[bound].adopt(peer, proxied)
     }
 
     /// One copy of each name for all sessions, as for those that began here.

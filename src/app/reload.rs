@@ -20,9 +20,9 @@ use tokio::task::{JoinError, spawn_blocking};
 
 use super::{App, PROBE, changes, warn_of};
 use crate::config::{self, Config, ConfigErrors, Extent};
+use crate::generation::{Generation, GenerationError};
 use crate::listener::Edge;
 use crate::observe::access_log::AccessLog;
-use crate::proxy::{Generation, GenerationError};
 use crate::session::drain::{DrainReason, Drains};
 use crate::session::live::Live;
 use crate::session::registry::Registry;
@@ -130,7 +130,7 @@ impl Swap {
         self.log.reopen(&next.config)?;
         warn_of(&next.config, self.edge.ceiling());
         next.replace(before);
-        self.edge.follow(&next);
+        self.edge.follow(next.listener_settings());
         // Before anybody is told to go, who is asked whether it must by what is current then.
         self.current.store(next.clone());
         next.begin(Some(before));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::admin::view::{self, ServerState};
 use crate::config::Balance;
-use crate::proxy::Generation;
+use crate::generation::Generation;
 use crate::session::live::Live;
 use crate::upstream::history::Standing;
 use crate::upstream::{Ejected, Group, Member, Server};

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use uuid::Uuid;
 
 use crate::admin::{ControlError, SessionFilter, view};
-use crate::proxy::Generation;
+use crate::generation::Generation;
 use crate::session::live::Live;
 use crate::session::registry::Registry;
 

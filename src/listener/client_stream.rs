@@ -29,8 +29,8 @@ use pingora::protocols::{
     TimingDigest, UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
+use tokio::time::Instant;
 
-use super::accept::Arrival;
 use super::deadlines::Deadlines;
 use super::state::Entrance;
 use super::tunnel::Tunnel;
@@ -68,6 +68,22 @@ pub enum Reading {
     Open = 3,
     /// A 101 is being written: behind it the socket leaves.
     Leave = 4,
+}
+
+/// How a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// It was just accepted.
+    New {
+        /// By when its first head must be there.
+        deadline: Instant,
+        /// As the kernel had them; `None`: it is asked, or has none.
+        ends: Option<Ends>,
+    },
+    /// It had been served already, here or by another process.
+    Moved,
+    /// The same, and no other process takes it: one answer, and it ends.
+    Stays,
 }
 
 /// What the proxy's phases know of a connection, and how they steer its stream.

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::accept::Edge;
 use super::client_stream::ClientStream;
+use super::edge::Edge;
 
 /// What a connection gets from the deadline on for all of this. What is left then is dropped.
 const LAST_MOMENT: Duration = Duration::from_millis(150);

@@ -18,8 +18,10 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::OUTDATED;
-use super::accept::{Arrival, Edge};
-use super::setup::{NO_DESCRIPTORS, TOO_MANY, TOO_MANY_OF_CLIENT, has_left, words};
+use super::client_stream::Arrival;
+use super::edge::Edge;
+use super::refuse::{NO_DESCRIPTORS, TOO_MANY, TOO_MANY_OF_CLIENT, words};
+use super::setup::has_left;
 use super::state::Entrance;
 use crate::http1::Refusal;
 use crate::http2::control::ControlFrames;

@@ -10,7 +10,9 @@ mod body_rate;
 pub mod client_stream;
 mod cut;
 mod deadlines;
+mod edge;
 mod http2;
+mod refuse;
 mod request_reader;
 mod setup;
 mod socket;
@@ -21,11 +23,12 @@ use http::StatusCode;
 
 use crate::http1::Refusal;
 
-pub use accept::{Arrival, Connections, Edge, serve, take_last};
-pub use client_stream::{ClientStream, Connection, Reading};
+pub use accept::{serve, take_last};
+pub use client_stream::{Arrival, ClientStream, Connection, Reading};
+pub use edge::{Connections, Edge, HttpApp};
 pub use request_reader::Refused;
 pub use socket::{BindError, BoundListener, bind};
-pub use state::Entrance;
+pub use state::{Entrance, ListenerSettings};
 
 /// For a request on a connection that has not shown what its listener asks for by now. A client may
 /// ask again on a new one (RFC 9110 section 15.5.20).

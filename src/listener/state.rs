@@ -1,16 +1,33 @@
-//! A listener's limits at work, and what a connection keeps from the door on.
+//! A bound listener at work: what the present configuration says of it, and who is counted on it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 
-use crate::config::ListenerLimits;
+use crate::config::{AcceptProxy, ListenerLimits};
 use crate::forward::client_address::TrustedProxies;
 use crate::forward::proxy_protocol::Ends;
 use crate::limits::{ClientKey, DrainDeadline, Full, Gate, Seat};
+use crate::observe::metrics::RouteMetrics;
 use crate::session::Admission;
-use crate::tls::{CurrentRevision, TlsRevision};
+use crate::tls::{Acceptor, CurrentRevision, TlsRevision};
+
+/// What one configuration says of a bound listener. Holds for connections that are there too, TLS
+/// and the PROXY header apart.
+#[derive(Debug)]
+pub struct ListenerSettings {
+    pub name: String,
+    pub limits: ListenerLimits,
+    pub proxy_protocol: AcceptProxy,
+    /// `None`: plain text.
+    pub tls: Option<Arc<Acceptor>>,
+    /// What connections that come in now have shown.
+    pub tls_revision: TlsRevision,
+    pub trusted: TrustedProxies,
+    /// Of requests that no route matches: who is refused at the door counts there.
+    pub unrouted: Arc<RouteMetrics>,
+}
 
 /// One bound listener.
 #[derive(Debug)]
@@ -18,58 +35,52 @@ pub struct Entrance {
     /// Its number among the bound ones.
     pub number: usize,
     pub gate: Arc<Gate>,
-    limits: ArcSwap<ListenerLimits>,
+    settings: ArcSwap<ListenerSettings>,
     /// What clients must have shown.
     pub tls_revision: CurrentRevision,
     pub drain_deadline: DrainDeadline,
 }
 
 impl Entrance {
-    pub fn new(
-        number: usize,
-        limits: ListenerLimits,
-        tls_revision: TlsRevision,
-        drain_deadline: DrainDeadline,
-    ) -> Self {
+    pub fn new(number: usize, settings: ListenerSettings, drain_deadline: DrainDeadline) -> Self {
         Self {
             number,
             gate: Arc::default(),
-            limits: ArcSwap::from_pointee(limits),
-            tls_revision: CurrentRevision::new(tls_revision),
+            tls_revision: CurrentRevision::new(settings.tls_revision),
+            settings: ArcSwap::from_pointee(settings),
             drain_deadline,
         }
     }
 
-    pub fn limits(&self) -> Guard<Arc<ListenerLimits>> {
-        self.limits.load()
+    /// As the present configuration has them.
+    pub fn settings(&self) -> Guard<Arc<ListenerSettings>> {
+        self.settings.load()
     }
 
-    /// What the present configuration has. Also for connections that are there.
-    pub fn set_limits(&self, limits: ListenerLimits) {
-        self.limits.store(Arc::new(limits));
+    pub fn limits(&self) -> ListenerLimits {
+        self.settings.load().limits
+    }
+
+    /// Those of a configuration that is about to be the present one.
+    pub fn follow(&self, settings: ListenerSettings) {
+        let revision = settings.tls_revision;
+        self.settings.store(Arc::new(settings));
+        self.tls_revision.set(revision);
     }
 
     /// Holds the seat's client to the bound.
-    pub fn charge_client(
-        &self,
-        seat: &mut Seat,
-        peer: Option<SocketAddr>,
-        trusted: &TrustedProxies,
-    ) -> Result<(), Full> {
-        let most = self.limits().bounds.per_client;
-        seat.name(client_of(peer, trusted), most)
+    pub fn charge_client(&self, seat: &mut Seat, peer: Option<SocketAddr>) -> Result<(), Full> {
+        let settings = self.settings.load();
+        let most = settings.limits.bounds.per_client;
+        seat.name(client_of(peer, &settings.trusted), most)
     }
 
     /// For a connection that another process has accepted.
-    pub fn adopt(
-        &self,
-        peer: Option<SocketAddr>,
-        proxied: Option<Ends>,
-        trusted: &TrustedProxies,
-    ) -> Admission {
+    pub fn adopt(&self, peer: Option<SocketAddr>, proxied: Option<Ends>) -> Admission {
         let peer = proxied.map(|ends| ends.peer).or(peer);
+        let client = client_of(peer, &self.settings.load().trusted);
         Admission {
-            seat: Some(self.gate.adopt(client_of(peer, trusted))),
+            seat: Some(self.gate.adopt(client)),
             proxied: proxied.map(Box::new),
             tls_revision: self.tls_revision.get(),
         }

@@ -4,6 +4,7 @@
 
 mod address;
 mod keepalive;
+pub mod linger;
 mod listen;
 mod overlap;
 pub mod pingora;

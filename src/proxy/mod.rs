@@ -18,9 +18,10 @@ mod exchange;
 mod failure;
 mod fields;
 mod gateway;
+mod http;
 mod opening;
 mod peer;
 mod record;
 
-pub use crate::generation::{Generation, GenerationError};
 pub use gateway::Gateway;
+pub use http::Http;

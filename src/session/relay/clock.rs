@@ -8,8 +8,8 @@ use super::{
     CLIENT_GONE, Direction, GOING_AWAY, HALF_CLOSED, LAST_WAIT, LOOK, Limits, PING_TO_CLIENT,
     Relay, SERVER_GONE,
 };
-use crate::session::traffic::ClosedBy;
 use crate::net::TCP_KEEPALIVE;
+use crate::session::traffic::ClosedBy;
 
 impl Relay {
     /// When the next thing is due if nothing happens before.

@@ -1,0 +1,269 @@
+//! What each accepted connection goes through.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::task::Poll;
+
+use async_trait::async_trait;
+use bytes::BytesMut;
+use pingora::server::ShutdownWatch;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::task::TaskTracker;
+
+use super::client_stream::{Arrival, ClientStream, Connection};
+use super::deadlines::Watch;
+use super::state::Entrance;
+use super::state::ListenerSettings;
+use crate::limits::DrainDeadline;
+use crate::limits::descriptors::Descriptor;
+use crate::net::Socket;
+use crate::net::linger::LINGERING_MAX;
+use crate::observe::access_log::AccessLog;
+use crate::session::Admission;
+use crate::session::{ClientEnd, IdleConnection, Runner, Session, WayOut};
+use crate::transport::Transport;
+
+/// The connections being served: what a stopping process waits for.
+pub type Connections = TaskTracker;
+
+/// What speaks HTTP on a connection: Pingora's proxy.
+#[async_trait]
+pub trait HttpApp: Send + Sync {
+    /// Returns when it is done with the connection.
+    async fn serve(&self, stream: ClientStream, stopping: &ShutdownWatch);
+
+    /// Tells idle keep-alive connections that the process stops.
+    async fn cleanup(&self);
+}
+
+/// Our side of the door to Pingora's proxy: sees each connection before it is HTTP, and gets
+/// back what is left of it afterwards.
+pub struct Edge {
+    http: Arc<dyn HttpApp>,
+    runner: Arc<Runner>,
+    pub(super) log: Arc<AccessLog>,
+    pub(super) connections: Connections,
+    /// True while the process drains.
+    pub(super) stopping: ShutdownWatch,
+    /// As the listeners were bound.
+    pub(super) entrances: Vec<Arc<Entrance>>,
+    /// Connections for which there are descriptors.
+    ceiling: usize,
+    /// Clients that were turned away and still read why.
+    pub(super) lingering: Arc<Semaphore>,
+    pub(super) way_out: WayOut,
+    /// Idle connections that may be on their way to another process at a time: nobody is answered
+    /// on them meanwhile.
+    leaving: Arc<Semaphore>,
+    pub(super) drain_deadline: DrainDeadline,
+    /// It has struck: wakes those who are to see that.
+    pub(super) cutting: watch::Sender<bool>,
+}
+
+/// So many connections are on their way to another process at a time.
+const LEAVING_MAX: usize = 64;
+
+impl Edge {
+    /// `listeners`: the bound ones, in the order in which they were bound. `ceiling`: of connections
+    /// for which there are descriptors.
+    pub fn new(
+        listeners: impl Iterator<Item = ListenerSettings>,
+        http: Arc<dyn HttpApp>,
+        (runner, log): (Arc<Runner>, Arc<AccessLog>),
+        (connections, stopping): (Connections, ShutdownWatch),
+        ceiling: usize,
+    ) -> Self {
+        let drain_deadline = DrainDeadline::default();
+        let entrance =
+            |(number, settings)| Arc::new(Entrance::new(number, settings, drain_deadline.clone()));
+        Self {
+            entrances: listeners.enumerate().map(entrance).collect(),
+            http,
+            way_out: runner.way_out(),
+            runner,
+            log,
+            connections,
+            stopping,
+            ceiling,
+            lingering: Arc::new(Semaphore::new(LINGERING_MAX)),
+            leaving: Arc::new(Semaphore::new(LEAVING_MAX)),
+            cutting: watch::Sender::new(false),
+            drain_deadline,
+        }
+    }
+
+    /// Serves a connection that came in on this listener; `early` has been read from it already.
+    pub fn serve(
+        self: &Arc<Self>,
+        listener: usize,
+        transport: Transport,
+        early: BytesMut,
+        admission: Admission,
+        arrival: Arrival,
+    ) {
+        let edge = self.clone();
+        let entrance = self.entrances[listener].clone();
+        let stream = ClientStream::new(entrance, transport, early, admission, arrival);
+        self.connections
+            .spawn(async move { edge.converse(listener, stream).await });
+    }
+
+    /// The other process does not take it. Who has asked nothing yet still gets an answer.
+    pub fn serve_last(self: &Arc<Self>, listener: usize, client: ClientEnd) {
+        if !client.has_asked || !client.early.is_empty() {
+            self.serve_as(listener, client, Arrival::Stays);
+        }
+    }
+
+    /// Serves on what had been on its way to another process.
+    pub fn serve_again(self: &Arc<Self>, listener: usize, client: ClientEnd) {
+        self.serve_as(listener, client, Arrival::Moved);
+    }
+
+    fn serve_as(self: &Arc<Self>, listener: usize, client: ClientEnd, arrival: Arrival) {
+        let ClientEnd {
+            transport,
+            early,
+            admission,
+            ..
+        } = client;
+        self.serve(listener, transport, early, admission, arrival);
+    }
+
+    /// What a configuration says that is about to be the present one, of every listener.
+    pub fn follow(&self, listeners: impl Iterator<Item = ListenerSettings>) {
+        for (entrance, settings) in self.entrances.iter().zip(listeners) {
+            entrance.follow(settings);
+        }
+    }
+
+    /// Tells idle keep-alive connections that the process stops.
+    pub async fn cleanup(&self) {
+        self.http.cleanup().await;
+    }
+
+    pub fn entrances(&self) -> &[Arc<Entrance>] {
+        &self.entrances
+    }
+
+    pub fn ceiling(&self) -> usize {
+        self.ceiling
+    }
+
+    /// Whether there is a descriptor for one more server, for a client that is counted already.
+    pub(super) fn has_descriptors(&self) -> bool {
+        let gates = self.entrances.iter().map(|entrance| &entrance.gate);
+        let clients = gates.map(|gate| gate.connections());
+        let taken = clients.sum::<usize>() + Descriptor::held();
+        taken < self.ceiling.saturating_mul(2)
+    }
+
+    /// HTTP until the end of the connection, or until it is a session or to move.
+    async fn converse(self: Arc<Self>, listener: usize, stream: ClientStream) {
+        let connection = stream.connection().clone();
+        let permit = self.talk(&connection, stream).await;
+        let Some(client) = connection.take_left() else {
+            return;
+        };
+        match connection.take_upgraded() {
+            Some(upgraded) => {
+                self.runner
+                    .carry(Session::begin(client, connection.stall(), upgraded))
+            }
+            None => {
+                let idle = IdleConnection {
+                    listener,
+                    client,
+                    permit,
+                };
+                // The move may have been called off in the meantime.
+                if let Some(client) = self.runner.send_idle(idle) {
+                    self.serve_again(listener, client);
+                }
+            }
+        }
+    }
+
+    /// Returns when Pingora is done with the connection, or nobody waits for it any more. While there
+    /// is a way to another process, one that is idle leaves, some at a time; one that is not leaves by
+    /// itself after its request.
+    async fn talk(
+        self: &Arc<Self>,
+        connection: &Connection,
+        stream: ClientStream,
+    ) -> Option<OwnedSemaphorePermit> {
+        let mut way_out = self.way_out.clone();
+        let mut tls_revision = connection.entrance.tls_revision.watch();
+        let mut is_led_out = false;
+        let http = self.http.serve(stream, &self.stopping);
+        let http = Watch::new(http, connection.deadlines.clone());
+        let last_moment = self.last_moment();
+        tokio::pin!(http, last_moment);
+        loop {
+            let is_open = way_out.is_open();
+            is_led_out &= is_open;
+            // What cannot move ends instead, and holds nobody up.
+            connection.leave_when_idle(is_led_out || is_open && !connection.can_move());
+            let waits = is_open && !is_led_out && connection.can_move();
+            // What Pingora is told here it sees when it is polled behind it.
+            tokio::select! {
+                biased;
+                _ = way_out.changed() => {}
+                // Its stream looks by itself whether it may go on, once it is polled.
+                Ok(()) = tls_revision.changed() => {}
+                () = &mut last_moment => return None,
+                permit = self.leaving.clone().acquire_owned(), if waits => {
+                    is_led_out = true;
+                    connection.leave_when_idle(true);
+                    let look = poll_fn(|cx| Poll::Ready(http.as_mut().poll(cx).is_ready()));
+                    let is_done = look.await;
+                    if connection.has_left() {
+                        if !is_done {
+                            http.await;
+                        }
+                        return permit.ok();
+                    }
+                    if is_done {
+                        return None;
+                    }
+                }
+                _ = &mut http => return None,
+            }
+        }
+    }
+
+    /// Sends a request of our own through everything that a client's goes through, and wants any
+    /// answer. It is one that no server is asked: a handshake that lacks its key.
+    pub async fn probe(self: &Arc<Self>) -> io::Result<()> {
+        let (mut client, ours) = UnixStream::pair()?;
+        let stream = ClientStream::new(
+            self.entrances[0].clone(),
+            Socket::Unix(ours).into(),
+            BytesMut::new(),
+            Admission {
+                tls_revision: self.entrances[0].tls_revision.get(),
+                ..Admission::default()
+            },
+            Arrival::Moved,
+        );
+        stream.connection().mark_as_probe();
+        let edge = self.clone();
+        self.connections
+            .spawn(async move { edge.converse(0, stream).await });
+        client.write_all(PROBE).await?;
+        let mut answer = [0; b"HTTP/1.1 ".len()];
+        client.read_exact(&mut answer).await?;
+        match &answer {
+            b"HTTP/1.1 " => Ok(()),
+            other => Err(io::Error::other(format!(
+                "the probe was answered {other:?}"
+            ))),
+        }
+    }
+}
+
+const PROBE: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
+    Upgrade: websocket\r\n\r\n";

@@ -1,0 +1,190 @@
+//! Who does not come in: what it is told, and what is said of it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+use std::{fmt, io};
+
+use http::{StatusCode, Version};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::edge::Edge;
+use super::state::Entrance;
+use crate::forward::client_address::ClientAddress;
+use crate::http1::Refusal;
+use crate::limits::RETRY_AFTER;
+use crate::net::Socket;
+use crate::net::linger::{LINGER, LINGER_BYTES};
+use crate::observe::entry::{Entry, Kind};
+use crate::observe::repeated;
+use crate::transport::Transport;
+
+pub(super) const TOO_MANY: Refusal = Refusal::new(
+    StatusCode::SERVICE_UNAVAILABLE,
+    "this listener has as many connections as it may",
+);
+pub(super) const TOO_MANY_OF_CLIENT: Refusal = Refusal::new(
+    StatusCode::TOO_MANY_REQUESTS,
+    "this client has as many connections as it may",
+);
+pub(super) const NO_DESCRIPTORS: Refusal = Refusal::new(
+    StatusCode::SERVICE_UNAVAILABLE,
+    "this process has no descriptors for more connections",
+);
+pub(super) const NOT_A_PROXY: Refusal =
+    Refusal::bad("who is not in trusted_proxies may not send a PROXY header");
+pub(super) const LATE_TLS: Refusal = Refusal::new(
+    StatusCode::REQUEST_TIMEOUT,
+    "the TLS handshake was not done in time",
+);
+pub(super) const NO_HEADER: Refusal =
+    Refusal::bad("the connection does not begin with a PROXY header");
+
+impl Edge {
+    /// Without a word: who sends no header, or may not, speaks another language.
+    pub(super) fn shut_out(&self, entrance: &Entrance, peer: Option<SocketAddr>, refusal: Refusal) {
+        let who = peer.map_or("a unix socket".to_owned(), |peer| peer.to_string());
+        let line = format!("{who} is shut out: {}", refusal.reason);
+        self.warn_of(entrance, refusal.reason, &line);
+        self.record(entrance, peer, refusal);
+    }
+
+    /// Of what each new connection may give cause for. `what` makes lines alike.
+    pub(super) fn warn_of(&self, entrance: &Entrance, what: &str, line: &str) {
+        let settings = entrance.settings();
+        let name = &settings.name;
+        let kind = repeated::Kind::of(format!("listener {name:?}: {what}"));
+        repeated::warn(kind, format!("listener {name:?}: {line}"));
+    }
+
+    /// With an answer, unless TLS would have to come first.
+    pub(super) fn turn_away(
+        &self,
+        entrance: &Entrance,
+        socket: Socket,
+        peer: Option<SocketAddr>,
+        refusal: Refusal,
+    ) {
+        self.record(entrance, peer, refusal);
+        if entrance.settings().tls.is_some() {
+            return;
+        }
+        let mut transport = Transport::from(socket);
+        transport.send_at_once(&answer(refusal));
+        self.see_off(transport);
+    }
+
+    /// Closes a connection whose client has not read its last word yet, or goes on sending.
+    pub(super) fn see_off(&self, mut transport: Transport) {
+        let Ok(place) = self.lingering.clone().try_acquire_owned() else {
+            return;
+        };
+        // None: the process ends.
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        let last_moment = self.last_moment();
+        let going = async move {
+            let rest = async {
+                transport.shutdown().await?;
+                let mut rest = transport.take(LINGER_BYTES);
+                while rest.read(&mut [0; 4096]).await? > 0 {}
+                io::Result::Ok(())
+            };
+            // Whoever is not done by then is cut.
+            tokio::select! {
+                _ = timeout(LINGER, rest) => {}
+                () = last_moment => {}
+            }
+            drop(place);
+        };
+        self.connections.spawn_on(going, &runtime);
+    }
+
+    /// What has to come before HTTP did not.
+    pub(super) fn fail(
+        &self,
+        entrance: &Entrance,
+        peer: Option<SocketAddr>,
+        what: &str,
+        why: &dyn fmt::Display,
+    ) {
+        let reason = format!("{what} failed: {why}");
+        self.record_as(entrance, peer, StatusCode::BAD_REQUEST, &reason);
+    }
+
+    pub(super) fn record(&self, entrance: &Entrance, peer: Option<SocketAddr>, refusal: Refusal) {
+        self.record_as(entrance, peer, refusal.status, refusal.reason);
+    }
+
+    /// Every connection that is refused, or fails before HTTP, comes by here.
+    fn record_as(
+        &self,
+        entrance: &Entrance,
+        peer: Option<SocketAddr>,
+        status: StatusCode,
+        reason: &str,
+    ) {
+        let settings = entrance.settings();
+        settings
+            .unrouted
+            .count_request(status.as_u16(), Duration::ZERO);
+        if !self.log.is_on() {
+            return;
+        }
+        let client = peer.map_or(ClientAddress::Unix, |peer| {
+            ClientAddress::Ip(peer.ip().to_canonical())
+        });
+        self.log.write(&Entry {
+            kind: Kind::Request,
+            id: Uuid::now_v7(),
+            request_id: None,
+            trace: None,
+            listener: &settings.name,
+            route: None,
+            upstream: None,
+            server: None,
+            client: client.to_string(),
+            method: "",
+            host: None,
+            path: "",
+            version: Version::HTTP_11,
+            status: status.as_u16(),
+            duration_ms: 0.0,
+            handshake_ms: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            messages_in: None,
+            messages_out: None,
+            close_code: None,
+            closed_by: None,
+            attempts: 0,
+            user_agent: None,
+            referer: None,
+            error: Some(reason),
+        });
+    }
+}
+
+/// What a client reads that is turned away.
+pub(super) fn words(refusal: Refusal) -> String {
+    let status = refusal.status.as_u16();
+    let name = refusal.status.canonical_reason().unwrap_or_default();
+    let name = name.to_ascii_lowercase();
+    format!("{status} {name}: {}\n", refusal.reason)
+}
+
+fn answer(refusal: Refusal) -> Vec<u8> {
+    let status = refusal.status.as_u16();
+    let name = refusal.status.canonical_reason().unwrap_or_default();
+    let body = words(refusal);
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status} {name}\r\nContent-Length: {length}\r\nContent-Type: text/plain; \
+         charset=utf-8\r\nCache-Control: no-store\r\nRetry-After: {RETRY_AFTER}\r\nConnection: \
+         close\r\n\r\n{body}"
+    )
+    .into_bytes()
+}
