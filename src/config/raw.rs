@@ -281,8 +281,9 @@ pub struct Upstream {
     /// Idle connections to the servers that are kept. 0: none.
     #[schemars(extend("default" = 128))]
     pub keepalive: Option<usize>,
-    /// How long a server may take nothing of a request that waits for it: over it 504. The route's
-    /// `timeouts.idle` holds too. A session ends when its server takes nothing for 60s.
+    /// How long a server may take nothing of what waits for it: then a request gets 504 (the
+    /// route's `timeouts.idle` holds too), and a session ends. A reload takes in a change for new
+    /// sessions.
     #[schemars(extend("default" = "60s"))]
     pub stall: Option<Period>,
     /// What becomes of the sessions of a server that fails its checks.

@@ -198,7 +198,10 @@ impl Edge {
             return;
         };
         match connection.take_upgraded() {
-            Some(upgraded) => self.runner.carry(Session::begin(client, upgraded)),
+            Some(upgraded) => {
+                self.runner
+                    .carry(Session::begin(client, connection.stall(), upgraded))
+            }
             None => {
                 let idle = IdleConnection {
                     listener,

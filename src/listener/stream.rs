@@ -39,7 +39,7 @@ use crate::forward::proxy_protocol::Ends;
 use crate::limits::DrainDeadline;
 use crate::limits::descriptors::Descriptor;
 use crate::session::Upgraded;
-use crate::session::traffic::Traffic;
+use crate::session::traffic::{ClosedBy, Traffic};
 use crate::session::transport::{Security, Transport};
 use crate::tls::TlsRevision;
 use crate::upstream::Flow;
@@ -426,11 +426,22 @@ impl ClientStream {
 }
 
 impl ClientStream {
-    /// Something waits for the client, and it takes nothing now. A session has other bounds.
+    /// Something waits for the client, and it takes nothing now. For a session TCP keeps the time:
+    /// it knows of a client that takes little at a time.
     fn begin_stall(&self) {
-        if self.connection.reading() != Reading::Open {
+        let tcp = self.io.as_ref().and_then(|io| io.get_ref().tcp());
+        if self.connection.reading() != Reading::Open || tcp.is_none() {
             let connection = &self.connection;
             connection.deadlines.client_waits(|| connection.stall());
+        }
+    }
+
+    /// A session in Pingora's tunnel ends because its client has vanished, or takes nothing.
+    fn note_timeout(&self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::TimedOut
+            && let Some(session) = self.connection.tunnelled.get()
+        {
+            session.close(ClosedBy::Error, None);
         }
     }
 
@@ -446,6 +457,7 @@ impl ClientStream {
             Ok(()) => polled,
             Err(late) => {
                 self.connection.clear_deadline();
+                self.note_timeout(&late);
                 Poll::Ready(Err(late))
             }
         }
@@ -473,7 +485,10 @@ impl AsyncRead for ClientStream {
         let stream = self.get_mut();
         stream.connection.flow().client_looks(cx);
         let polled = stream.poll_reading(cx, buf);
-        if polled.is_ready() {
+        if let Poll::Ready(read) = &polled {
+            if let Err(error) = read {
+                stream.note_timeout(error);
+            }
             stream.connection.deadlines.put_off();
             return polled;
         }
@@ -527,8 +542,11 @@ impl AsyncWrite for ClientStream {
                 let deadlines = &stream.connection.deadlines;
                 deadlines.put_off();
                 deadlines.client_took();
-                let written = *written.as_ref().unwrap_or(&0);
-                deadlines.flow.client_took(written, cx);
+                let count = *written.as_ref().unwrap_or(&0);
+                deadlines.flow.client_took(count, cx);
+                if let Err(error) = written {
+                    stream.note_timeout(error);
+                }
             }
             Poll::Pending => stream.begin_stall(),
         }

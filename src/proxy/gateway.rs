@@ -261,7 +261,8 @@ impl ProxyHttp for Gateway {
                     drain_deadline: exchange.drain_deadline(),
                     ..group.way(client)
                 };
-                let peer = peer::for_handshake(address, way, route, handshake, tunnel);
+                let stall = group.config().stall;
+                let peer = peer::for_handshake(address, (way, stall), route, handshake, tunnel);
                 (peer, None)
             }
             None => {

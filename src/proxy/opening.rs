@@ -103,6 +103,7 @@ pub fn take_upgraded(exchange: &mut Exchange) -> Option<Upgraded> {
     let (server, early) = handshake.server_end.take()?;
     let extended = handshake.extended;
     let limits = exchange.route()?.websocket.clone()?;
+    let server_stall = exchange.group.as_ref()?.config().stall;
     Some(Upgraded {
         live: exchange.live.take()?,
         lease: exchange.lease.take()?,
@@ -114,5 +115,6 @@ pub fn take_upgraded(exchange: &mut Exchange) -> Option<Upgraded> {
         ping: limits.ping,
         max_message: limits.max_message,
         extended,
+        server_stall,
     })
 }

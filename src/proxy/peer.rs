@@ -11,7 +11,7 @@ use super::exchange::Handshake;
 use crate::config::{Route, Timeouts, Tunnel};
 use crate::session::handshake::HandshakeConnector;
 use crate::session::tap::{Limits, TapConnector};
-use crate::upstream::{KeptConnector, TCP_KEEPALIVE, Way};
+use crate::upstream::{KeptConnector, TCP_KEEPALIVE, Way, keepalive_with};
 
 /// Pingora takes off the hop-by-hop fields it knows and renews the WebSocket ones; what the
 /// client's `Connection` nominates is our own filter's business, as Pingora refuses requests that
@@ -41,10 +41,11 @@ pub fn for_request(
     peer
 }
 
-/// For a handshake: a connection of its own, which can leave Pingora or is tapped there.
+/// For a handshake, whose server may take nothing for `stall`: a connection of its own, which can
+/// leave Pingora or is tapped there.
 pub fn for_handshake(
     address: SocketAddr,
-    way: Way,
+    (way, stall): (Way, Duration),
     route: &Route,
     handshake: &Handshake,
     tunnel: Tunnel,
@@ -61,7 +62,8 @@ pub fn for_handshake(
             server_end: handshake.server_end.clone(),
         }),
         Tunnel::Pingora => {
-            peer.options.tcp_keepalive = Some(TCP_KEEPALIVE);
+            // It keeps the time in which the server must take something.
+            peer.options.tcp_keepalive = Some(keepalive_with(stall));
             let websocket = route.websocket.as_ref();
             let limits = Limits {
                 response,

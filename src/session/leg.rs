@@ -22,6 +22,9 @@ pub struct Leg {
     /// It sends nothing more.
     pub ended: bool,
     pub send_state: SendState,
+    /// Since when it has taken nothing of what waits for it. `None`: nothing waits, or TCP keeps
+    /// the time (see [`super::relay`]'s `stall`).
+    pub stalled_since: Option<Instant>,
 }
 
 /// Whether bytes may still go to a side.
@@ -44,6 +47,7 @@ impl Leg {
             scanner: FrameScanner::new(sender, extended),
             ended: false,
             send_state: SendState::Open,
+            stalled_since: None,
         }
     }
 
@@ -66,6 +70,7 @@ impl Leg {
             self.send_state = SendState::Broken { since };
         }
         self.waiting = BytesMut::new();
+        self.stalled_since = None;
     }
 
     /// What can go at once goes, the rest waits.
@@ -83,12 +88,33 @@ impl Leg {
     }
 
     pub fn poll_send_waiting(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = self.poll_sending(cx);
+        if polled.is_ready() {
+            self.stalled_since = None;
+        } else if self.stalled_since.is_none() && self.transport.tcp().is_none() {
+            self.stalled_since = Some(Instant::now());
+        }
+        polled
+    }
+
+    /// Sends what the socket has room for though nobody has told of that room yet: a peer that
+    /// takes little is seen to take it.
+    pub fn send_unasked(&mut self, now: Instant) {
+        let sent = self.transport.send_unasked(&self.waiting);
+        if sent > 0 {
+            self.waiting.advance(sent);
+            self.stalled_since = Some(now);
+        }
+    }
+
+    fn poll_sending(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.waiting.is_empty() {
             let sent = ready!(Pin::new(&mut self.transport).poll_write(cx, &self.waiting))?;
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.waiting.advance(sent);
+            self.stalled_since = None;
             if self.waiting.is_empty() {
                 self.waiting = BytesMut::new();
             }

@@ -18,6 +18,7 @@
 //! and broken framing ends the session before it reaches the other side.
 
 mod clock;
+mod stall;
 #[cfg(test)]
 mod tests;
 
@@ -65,9 +66,10 @@ const CLIENT_GONE: Duration = Duration::from_secs(5);
 /// How often a side is looked at that nobody reads and nobody writes to: it may have gone.
 pub const LOOK: Duration = Duration::from_secs(2);
 
-/// A session that ends sooner never needed to know whether its server's machine had vanished, and
-/// is spared five system calls. Nothing is noticed later for it: the kernel would begin to probe no
-/// sooner, and counts from when the peer was last heard. (A client's socket has this from its listener.)
+/// A session that ends sooner never needed to know whether its server's machine had vanished (or
+/// was stalled, which may be known sooner by the file), and is spared five system calls. Nothing is
+/// noticed later for it: the kernel would begin to probe no sooner, and counts from when the peer
+/// was last heard. (A client's socket has this from its listener.)
 const SETTLED: Duration = TCP_KEEPALIVE.idle;
 
 /// Going away: what a session is told that prusik ends by itself (RFC 6455 section 7.4.1).
@@ -88,6 +90,10 @@ pub struct Limits {
     /// When the session is too old.
     pub end: Option<Instant>,
     pub ping: Option<Duration>,
+    /// How long the client may take nothing of what waits for it.
+    pub client_stall: Option<Duration>,
+    /// The same for the server.
+    pub server_stall: Option<Duration>,
 }
 
 /// How long ago it was that something happened.
@@ -107,6 +113,8 @@ pub struct Relay {
     pub server: Leg,
     pub traffic: Arc<Traffic>,
     pub limits: Limits,
+    /// What went wrong, where something did and no frame says it.
+    pub failure: Option<&'static str>,
     /// Of both sides.
     last_activity: Instant,
     /// When the sides that nobody reads were looked at.
@@ -164,8 +172,8 @@ enum Gate {
     Discard,
 }
 
-/// The kernel gave up on a peer that answers nothing any more.
-struct Vanished;
+/// The kernel gave up on the direction's receiver, which answers nothing any more or takes nothing.
+struct Vanished(Direction);
 
 impl Relay {
     /// Both sides' first bytes may have been read already: they go in front.
@@ -176,17 +184,21 @@ impl Relay {
         limits: Limits,
     ) -> Self {
         let now = Instant::now();
+        let settled = limits
+            .server_stall
+            .map_or(SETTLED, |stall| stall.min(SETTLED));
         let mut relay = Self {
             client: client.0,
             server: server.0,
             traffic,
             limits,
+            failure: None,
             last_activity: now,
             last_look: now,
             last_heard: now,
             pinged: None,
             ending: None,
-            settles: Some(now + SETTLED),
+            settles: Some(now + settled),
             timer: None,
         };
         for (direction, early) in [
@@ -308,7 +320,7 @@ impl Relay {
     /// ended the session.
     fn receiver_broke(&mut self, direction: Direction, error: &io::Error) -> Result<(), Vanished> {
         if error.kind() == io::ErrorKind::TimedOut {
-            return Err(Vanished);
+            return Err(Vanished(direction));
         }
         self.break_off(direction.opposite(), Instant::now());
         Ok(())
@@ -516,7 +528,8 @@ impl Relay {
                     || client.is_shut()
                     || ending.hears_server && server.has_closed();
                 let server_knows = ending.server_told || server.is_shut() || client.has_closed();
-                client_knows && server_knows && client.has_finished() && server.has_finished()
+                let is_done = |leg: &Leg| leg.has_finished() || leg.broken_since().is_some();
+                client_knows && server_knows && is_done(client) && is_done(server)
             }
         }
     }
@@ -555,9 +568,11 @@ impl Future for Relay {
         }
         loop {
             let was_ending = relay.ending.is_some();
-            if let Err(Vanished) = relay.poll_both(cx) {
-                relay.traffic.close(ClosedBy::Error, None);
-                return Poll::Ready(Outcome::Ended);
+            if let Err(Vanished(direction)) = relay.poll_both(cx) {
+                if relay.give_up_vanished(direction) {
+                    return Poll::Ready(Outcome::Ended);
+                }
+                continue;
             }
             if relay.is_over() {
                 return Poll::Ready(Outcome::Ended);

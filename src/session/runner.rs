@@ -50,6 +50,8 @@ pub struct Upgraded {
     pub max_message: Option<u64>,
     /// The handshake agreed on an extension.
     pub extended: bool,
+    /// How long the server may take nothing of what waits for it.
+    pub server_stall: Duration,
 }
 
 /// A connection between two requests, on its way to another process.
@@ -111,7 +113,8 @@ impl WayOut {
 }
 
 impl Session {
-    pub fn begin(client: ClientEnd, upgraded: Upgraded) -> Self {
+    /// `client_stall`: how long the client may take nothing of what waits for it.
+    pub fn begin(client: ClientEnd, client_stall: Duration, upgraded: Upgraded) -> Self {
         let Upgraded {
             live,
             lease,
@@ -123,6 +126,7 @@ impl Session {
             ping,
             max_message,
             extended,
+            server_stall,
         } = upgraded;
         let mut from_client = Leg::new(client.transport, Sender::Client, extended);
         server.carry_frames();
@@ -133,6 +137,8 @@ impl Session {
             idle,
             end: max_session.map(|limit| Instant::now() + limit),
             ping,
+            client_stall: Some(client_stall),
+            server_stall: Some(server_stall),
         };
         let mut relay = Relay::new(
             (from_client, &client.early),
@@ -198,7 +204,7 @@ impl Runner {
                     }
                     session.relay.client.transport.part();
                     session.relay.server.transport.part();
-                    record::session_close(&self.log, &session.live, None);
+                    record::session_close(&self.log, &session.live, session.relay.failure);
                     return;
                 }
             }

@@ -430,6 +430,12 @@ impl AsyncWrite for Tap {
             } => buf.len(),
             _ => {
                 let polled = Pin::new(&mut tap.io).poll_write(cx, buf);
+                if let Poll::Ready(Err(error)) = &polled
+                    && error.kind() == io::ErrorKind::TimedOut
+                {
+                    // The kernel gave up on it, and says so only once.
+                    tap.traffic.close(ClosedBy::Error, None);
+                }
                 ready!(tap.or_told(cx, polled))?
             }
         };

@@ -12,14 +12,14 @@ use std::time::Duration;
 use log::{debug, warn};
 use pingora::protocols::l4::ext::set_tcp_keepalive;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::http2::Http2Stream;
 use crate::tls::TlsStream;
-use crate::upstream::TCP_KEEPALIVE;
+use crate::upstream::keepalive_with;
 
 #[derive(Debug)]
 pub enum Transport {
@@ -157,6 +157,18 @@ impl Transport {
         sent.unwrap_or(0)
     }
 
+    /// How much of it a unix socket takes though nobody has told that it has room: the kernel tells
+    /// so only once three quarters of it are free.
+    pub fn send_unasked(&self, bytes: &[u8]) -> usize {
+        match self {
+            Self::Unix(unix) => {
+                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                send(unix, bytes, flags).unwrap_or(0)
+            }
+            Self::Tcp(_) | Self::Tls(_) | Self::Http2(_) => 0,
+        }
+    }
+
     /// The last word of a connection that is about to be dropped: said if it can be said at once.
     pub fn part(&mut self) {
         match self {
@@ -180,10 +192,11 @@ impl Transport {
         }
     }
 
-    /// From now on the kernel looks whether the other machine is there, as [`TCP_KEEPALIVE`] says.
-    pub fn watch_peer(&self) {
+    /// From now on the kernel looks whether the other machine is there, as [`keepalive_with`] says,
+    /// and gives the connection up when its peer takes nothing for so long of what waits for it.
+    pub fn watch_peer(&self, stall: Duration) {
         if let Some(tcp) = self.tcp()
-            && let Err(error) = set_tcp_keepalive(tcp, &TCP_KEEPALIVE)
+            && let Err(error) = set_tcp_keepalive(tcp, &keepalive_with(stall))
         {
             warn!("a server that vanishes will not be noticed: {error}");
         }
@@ -192,6 +205,7 @@ impl Transport {
     /// From now on the kernel gives the connection up when its peer takes nothing for so long of
     /// what waits for it. Nothing but TCP can do that.
     pub fn set_stall(&self, stall: Duration) {
+        let stall = keepalive_with(stall).user_timeout;
         if let Some(tcp) = self.tcp()
             && let Err(error) = SockRef::from(tcp).set_tcp_user_timeout(Some(stall))
         {

@@ -45,6 +45,17 @@ pub const TCP_KEEPALIVE: TcpKeepalive = TcpKeepalive {
     user_timeout: Duration::from_secs(60),
 };
 
+/// The kernel's clock counts milliseconds in 31 bits.
+const USER_TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
+
+/// The same, where a peer may take nothing for `stall`.
+pub fn keepalive_with(stall: Duration) -> TcpKeepalive {
+    TcpKeepalive {
+        user_timeout: stall.min(USER_TIMEOUT_MAX),
+        ..TCP_KEEPALIVE
+    }
+}
+
 /// An idle connection is given up after a minute: servers commonly close theirs after 60 to 75 s.
 const KEPT_IDLE: Duration = Duration::from_secs(55);
 

@@ -31,7 +31,7 @@ mod warm_state;
 mod warm_up;
 
 pub use connect::{Shortage, Sources, Way};
-pub use connection::{KeptConnector, Repeatable, TCP_KEEPALIVE};
+pub use connection::{KeptConnector, Repeatable, TCP_KEEPALIVE, keepalive_with};
 pub use flow::Flow;
 pub use group::{Group, Pick};
 pub use members::Servers;

@@ -27,8 +27,9 @@ pub enum SendProxy {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Connections, sessions among them: over it a client gets 503, by TLS a closed connection. 0:
-    /// no limit but the process's descriptors.
+    /// Connections, sessions among them: over it a client gets 503, by TLS a closed connection. One
+    /// of HTTP/2 counts as many as it has requests and sessions under way, and as one at least:
+    /// over it a request gets 503. 0: no limit but the process's descriptors.
     #[schemars(extend("default" = 0))]
     pub connections: Option<usize>,
     /// The same for each client address, an IPv6 one with its whole /64: over it 429. Trusted
@@ -48,9 +49,9 @@ pub struct Limits {
     /// Time that a connection may stand between two requests.
     #[schemars(extend("default" = "75s"))]
     pub idle: Option<Period>,
-    /// How long a client may take nothing of what waits for it: then its exchange ends, and by TCP
-    /// its session. Within an exchange the route's `timeouts.idle` holds too. A reload takes in a
-    /// change for new sessions.
+    /// How long a client may take nothing of what waits for it: then its exchange or its session
+    /// ends. Within an exchange the route's `timeouts.idle` holds too. A reload takes in a change
+    /// for new sessions.
     #[schemars(extend("default" = "60s"))]
     pub stall: Option<Period>,
     /// Requests and sessions of one HTTP/2 connection at a time. One more is refused, and may be

@@ -124,7 +124,10 @@ fn pack(session: &Session, app: &App) -> io::Result<wire::Session> {
         ticket,
         ..
     } = session;
-    let Limits { idle, end, ping } = relay.limits;
+    // How long a side may take nothing, the new process's own file says.
+    let Limits {
+        idle, end, ping, ..
+    } = relay.limits;
     let Clocks {
         quiet,
         unheard,
@@ -207,6 +210,10 @@ pub fn unpack(
         idle: state.idle,
         end: state.left.map(|left| Instant::now() + left),
         ping: state.ping,
+        client_stall: bound.map(|bound| app.entrances()[bound].limits().stall),
+        server_stall: generation
+            .find_group(&identity.upstream)
+            .map(|group| group.config().stall),
     };
     let clocks = Clocks {
         quiet: state.quiet,
@@ -248,6 +255,7 @@ fn unpack_leg(state: wire::Leg, descriptor: OwnedFd, waiting: &[u8]) -> io::Resu
         scanner,
         ended: state.ended,
         send_state,
+        stalled_since: None,
     })
 }
 

@@ -9,6 +9,7 @@ use super::{
     Relay, SERVER_GONE,
 };
 use crate::session::traffic::ClosedBy;
+use crate::upstream::TCP_KEEPALIVE;
 
 impl Relay {
     /// When the next thing is due if nothing happens before.
@@ -22,6 +23,7 @@ impl Relay {
             self.gone_due(),
             self.look_due(),
             self.ping_due(),
+            self.stall_due(),
             idle,
             end,
             self.settles,
@@ -66,7 +68,7 @@ impl Relay {
 
     fn look_due(&self) -> Option<Instant> {
         let is_unseen = Direction::BOTH.iter().any(|&way| self.is_unseen(way));
-        is_unseen.then(|| self.last_look + LOOK)
+        (is_unseen || self.stall_due().is_some()).then(|| self.last_look + LOOK)
     }
 
     /// Finds out which sides have gone meanwhile.
@@ -76,6 +78,7 @@ impl Relay {
                 self.break_off(direction, now);
             }
         }
+        self.look_at_stalls(now);
         self.last_look = now;
     }
 
@@ -116,12 +119,17 @@ impl Relay {
         }
         if is_due(self.settles) {
             self.settles = None;
-            self.server.transport.watch_peer();
+            let stall = self.limits.server_stall;
+            let stall = stall.unwrap_or(TCP_KEEPALIVE.user_timeout);
+            self.server.transport.watch_peer(stall);
             return false;
         }
         if is_due(self.look_due()) {
             self.look(now, cx);
             return false;
+        }
+        if let Some(direction) = self.stalled(now) {
+            return self.give_up_stalled(direction);
         }
         if is_due(self.limits.end) {
             self.begin_ending(ClosedBy::MaxSession, GOING_AWAY);

@@ -309,3 +309,133 @@ async fn a_session_is_over_5_s_after_its_server_reset_it_whatever_its_client_say
         client.await.unwrap();
     }
 }
+
+const STALL: Duration = Duration::from_secs(20);
+
+fn stalls() -> Limits {
+    Limits {
+        client_stall: Some(STALL),
+        server_stall: Some(STALL),
+        ..Limits::default()
+    }
+}
+
+/// A whole frame of a client's that no buffer has much room for.
+fn large_masked_frame() -> Vec<u8> {
+    [&b"\x82\xfe\x40\x00\0\0\0\0"[..], &[7; 16 * 1024]].concat()
+}
+
+/// What is said to it, to the end.
+async fn all_heard(mut stream: UnixStream) -> Vec<u8> {
+    let mut heard = Vec::new();
+    stream.read_to_end(&mut heard).await.unwrap();
+    heard
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_nothing_is_given_up_after_its_stall_and_its_server_is_told() {
+    let mut session = unix(stalls());
+    let begun = Instant::now();
+    let frame = large_frame();
+    let said = fill(&mut session.server, &frame).await;
+    assert!(said > CHUNK, "{said}");
+    let told = tokio::spawn(all_heard(session.server));
+    let lasted = lasted(session.relay, begun).await;
+    let most = STALL + LAST_WAIT + SLACK;
+    assert!((STALL..=most).contains(&lasted), "{lasted:?}");
+    assert_eq!(session.traffic.closed_by(), Some(ClosedBy::Error));
+    // It has got no word of ours.
+    assert_eq!(session.traffic.close_code(), None);
+    let told = told.await.unwrap();
+    assert_eq!((told[0], told[1]), (0x88, 0x82), "a masked Close frame");
+    let code = [told[6] ^ told[2], told[7] ^ told[3]];
+    assert_eq!(u16::from_be_bytes(code), GOING_AWAY);
+    drop(session.client);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_takes_nothing_is_given_up_after_its_stall_and_its_client_is_told() {
+    let mut session = unix(stalls());
+    let begun = Instant::now();
+    fill(&mut session.client, &large_masked_frame()).await;
+    let mut told = [0; 4];
+    session.client.read_exact(&mut told).await.unwrap();
+    assert_eq!(told[..2], [0x88, 2]);
+    assert_eq!(u16::from_be_bytes([told[2], told[3]]), GOING_AWAY);
+    assert!(begun.elapsed() <= STALL + SLACK, "{:?}", begun.elapsed());
+    // It answers, and nobody else is waited for.
+    let frame = large_masked_frame();
+    session.client.write_all(&frame[..0]).await.unwrap();
+    session.client.shutdown().await.unwrap();
+    let lasted = lasted(session.relay, begun).await;
+    assert!((STALL..=STALL + SLACK).contains(&lasted), "{lasted:?}");
+    assert_eq!(session.traffic.closed_by(), Some(ClosedBy::Error));
+    assert_eq!(session.traffic.close_code(), Some(GOING_AWAY.into()));
+    drop(session.server);
+}
+
+/// An end, too, waits no longer than that behind bytes which nobody takes.
+#[tokio::test(start_paused = true)]
+async fn a_side_that_takes_nothing_is_given_up_though_the_other_has_ended() {
+    let mut session = unix(stalls());
+    let begun = Instant::now();
+    fill(&mut session.client, &large_masked_frame()).await;
+    session.client.shutdown().await.unwrap();
+    let server = keep_saying(session.server, TICK, Duration::from_secs(1));
+    let heard = tokio::spawn(all_heard(session.client));
+    let lasted = lasted(session.relay, begun).await;
+    assert!((STALL..=STALL + SLACK).contains(&lasted), "{lasted:?}");
+    assert!(heard.await.unwrap().starts_with(TICK));
+    server.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_side_that_takes_a_little_at_a_time_is_not_given_up() {
+    let mut session = unix(stalls());
+    let frames = large_frame().repeat(40);
+    let mut server = session.server;
+    let saying = tokio::spawn(async move {
+        server.write_all(&frames).await.unwrap();
+        server
+    });
+    // So little that the kernel would not tell for minutes that there is room.
+    let mut chunk = vec![0; 10 * 1024];
+    let mut heard = 0;
+    while heard < large_frame().len() * 40 {
+        sleep(STALL / 5).await;
+        heard += session.client.read(&mut chunk).await.unwrap();
+    }
+    assert_eq!(session.traffic.closed_by(), None);
+    drop((session.client, saying.await.unwrap()));
+    lasted(session.relay, Instant::now()).await;
+}
+
+/// It was heard, and the side that it is for never takes what stands before it.
+#[tokio::test(start_paused = true)]
+async fn a_goodbye_behind_bytes_that_nobody_takes_ends_the_session_after_the_stall() {
+    let side = || {
+        let (test, relay) = UnixStream::pair().unwrap();
+        let socket = socket2::SockRef::from(&relay);
+        socket.set_send_buffer_size(4096).unwrap();
+        (test, Transport::Unix(relay))
+    };
+    let client_says = [&large_masked_frame()[..], b"\x88\x82\0\0\0\0\x0f\xa1"].concat();
+    let server_says = [&large_frame()[..], b"\x88\x02\x0f\xa1"].concat();
+    for (by, says) in [
+        (ClosedBy::Client, client_says),
+        (ClosedBy::Server, server_says),
+    ] {
+        let mut session = Session::begin(side(), side(), stalls());
+        let begun = Instant::now();
+        let from = match by {
+            ClosedBy::Client => &mut session.client,
+            _ => &mut session.server,
+        };
+        from.write_all(&says).await.unwrap();
+        from.shutdown().await.unwrap();
+        let lasted = lasted(session.relay, begun).await;
+        assert!((STALL..=STALL + SLACK).contains(&lasted), "{lasted:?}");
+        assert_eq!(session.traffic.closed_by(), Some(by));
+        assert_eq!(session.traffic.close_code(), Some(4001));
+    }
+}

@@ -1,0 +1,103 @@
+//! A side that takes nothing of what waits for it ends the session, and the other side is told.
+//!
+//! Who keeps the time depends on what carries the bytes. A socket of TCP, with TLS or without, has
+//! the kernel for it (`TCP_USER_TIMEOUT`), which also sees what has left the relay and was not
+//! taken: a last message, a Close frame, an end. A unix socket and a stream of HTTP/2 have no such
+//! clock, and their peers have taken what has left the relay: for these it is the relay that notes
+//! when it has to wait ([`Leg::stalled_since`]), and one timer is set, as for everything that is
+//! due by time.
+//!
+//! [`Leg::stalled_since`]: crate::session::leg::Leg::stalled_since
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Direction, GOING_AWAY, LAST_WAIT, Relay};
+use crate::session::traffic::ClosedBy;
+
+impl Relay {
+    /// When the first side is to be given up that takes nothing.
+    pub(super) fn stall_due(&self) -> Option<Instant> {
+        let dues = Direction::BOTH.map(|direction| self.stall_due_of(direction));
+        dues.into_iter().flatten().min()
+    }
+
+    /// The direction whose receiver is to be given up by now.
+    pub(super) fn stalled(&self, now: Instant) -> Option<Direction> {
+        let is_due = |direction| self.stall_due_of(direction).is_some_and(|due| due <= now);
+        Direction::BOTH
+            .into_iter()
+            .find(|&direction| is_due(direction))
+    }
+
+    fn stall_due_of(&self, direction: Direction) -> Option<Instant> {
+        let (to, stall): (_, Option<Duration>) = match direction {
+            Direction::ToServer => (&self.server, self.limits.server_stall),
+            Direction::ToClient => (&self.client, self.limits.client_stall),
+        };
+        Some(to.stalled_since? + stall?)
+    }
+
+    /// Finds out who takes a little.
+    pub(super) fn look_at_stalls(&mut self, now: Instant) {
+        for direction in Direction::BOTH {
+            let to = self.receiver(direction);
+            if to.stalled_since.is_some() {
+                to.send_unasked(now);
+            }
+        }
+    }
+
+    /// True: the session is cut.
+    pub(super) fn give_up_stalled(&mut self, direction: Direction) -> bool {
+        self.give_up(
+            direction,
+            match direction {
+                Direction::ToServer => "the server took nothing for as long as its stall",
+                Direction::ToClient => "the client took nothing for as long as its stall",
+            },
+        )
+    }
+
+    /// The same of one that the kernel gives up, and it does not say why.
+    pub(super) fn give_up_vanished(&mut self, direction: Direction) -> bool {
+        self.give_up(
+            direction,
+            match direction {
+                Direction::ToServer => {
+                    "the server answered nothing any more, or took nothing for as long as its stall"
+                }
+                Direction::ToClient => {
+                    "the client answered nothing any more, or took nothing for as long as its stall"
+                }
+            },
+        )
+    }
+
+    /// Nothing more goes to the direction's receiver. The other side is told, unless the two (or
+    /// we) are saying goodbye already: then nobody waits for a word of ours.
+    fn give_up(&mut self, direction: Direction, why: &'static str) -> bool {
+        let now = Instant::now();
+        let says_goodbye = self.client.scanner.close_code().is_some()
+            || self.server.scanner.close_code().is_some();
+        let is_ending = self.ending.is_some();
+        if !is_ending {
+            self.failure = Some(why);
+        }
+        self.receiver(direction).break_off(now);
+        if is_ending || says_goodbye {
+            self.traffic.close(ClosedBy::Error, None);
+            return true;
+        }
+        self.begin_ending(ClosedBy::Error, GOING_AWAY);
+        if direction == Direction::ToClient
+            && let Some(ending) = &mut self.ending
+        {
+            // There is no answer of the client to wait for.
+            ending.tell_server = true;
+            ending.due = now + LAST_WAIT;
+        }
+        false
+    }
+}
