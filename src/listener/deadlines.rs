@@ -223,6 +223,9 @@ impl<F: Future + Unpin> Future for Watch<F> {
             }
             watch.deadlines.flow.drive(cx);
             watch.deadlines.look_at_server();
+            if watch.deadlines.flow.take_goes_on() {
+                continue;
+            }
             ready!(watch.poll_deadline(cx));
             watch.deadlines.strike();
         }

@@ -18,6 +18,7 @@ use crate::hygiene::framing::Framing;
 use crate::hygiene::head::{self, HeadCheck, Sound};
 use crate::hygiene::target;
 use crate::limits::Cut;
+use crate::pages;
 
 /// What a client may send ahead while it is held.
 const HELD_MAX: usize = 64 * 1024;
@@ -367,6 +368,9 @@ impl ClientStream {
         };
         if room == 0 {
             // The server has not taken what there is; whether the client has gone is not known.
+            if self.connection.flow().server_takes_back() {
+                pages::give_back(buf);
+            }
             return Poll::Pending;
         }
         let rate = self.connection.entrance.limits().body_rate;

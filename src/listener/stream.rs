@@ -431,6 +431,7 @@ impl ClientStream {
         if self.connection.reading() != Reading::Open {
             let connection = &self.connection;
             connection.deadlines.client_waits(|| connection.stall());
+            connection.flow().client_stalls();
         }
     }
 
@@ -471,7 +472,7 @@ impl AsyncRead for ClientStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let stream = self.get_mut();
-        stream.connection.flow().client_looks(cx);
+        stream.connection.flow().client_looks();
         let polled = stream.poll_reading(cx, buf);
         if polled.is_ready() {
             stream.connection.deadlines.put_off();
@@ -518,8 +519,10 @@ impl AsyncWrite for ClientStream {
         };
         let polled = match &offer {
             // It fits into the buffer: it is taken whole, or not yet.
-            Some(head) => Pin::new(io).poll_write(cx, head).map_ok(|_| buf.len()),
-            None => Pin::new(io).poll_write(cx, buf),
+            Some(head) => Pin::new(&mut *io)
+                .poll_write(cx, head)
+                .map_ok(|_| buf.len()),
+            None => Pin::new(&mut *io).poll_write(cx, buf),
         };
         match &polled {
             Poll::Ready(written) => {
@@ -528,7 +531,7 @@ impl AsyncWrite for ClientStream {
                 deadlines.put_off();
                 deadlines.client_took();
                 let written = *written.as_ref().unwrap_or(&0);
-                deadlines.flow.client_took(written, cx);
+                deadlines.flow.client_took(written, io.get_ref());
             }
             Poll::Pending => stream.begin_stall(),
         }

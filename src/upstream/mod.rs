@@ -29,6 +29,7 @@ mod server;
 mod tasks;
 mod warm_state;
 mod warm_up;
+mod window;
 
 pub use connect::{Shortage, Sources, Way};
 pub use connection::{KeptConnector, Repeatable, TCP_KEEPALIVE};
