@@ -16,7 +16,7 @@
 //! wants streams that may move between threads, and so is the lock.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
 use std::time::Duration;
@@ -30,10 +30,15 @@ use crate::session::transport::Transport;
 /// The windows of both directions, as they begin and as they grow (see [`super::window`]). Pingora
 /// reads no more than this at once.
 const BASE: usize = 4 * 1024;
-const MOST: usize = 48 * 1024;
+const MOST: usize = 64 * 1024;
 
 /// Of a response in chunks: Pingora writes several of them together, from a buffer that it keeps.
 const MOST_IN_CHUNKS: usize = 32 * 1024;
+
+/// So many large reads follow one another before other exchanges have their turn. Tokio would let
+/// each have several more, and stop it with one under way: of a thousand exchanges most would hold
+/// one then.
+const READS_IN_TURN: usize = 12;
 
 /// Of one client's connection; its exchanges follow one another.
 #[derive(Debug)]
@@ -42,6 +47,10 @@ pub struct Flow {
     response: Mutex<Window>,
     /// A reader that was held may go on: Pingora is to be polled once more.
     goes_on: AtomicBool,
+    /// Large reads since the exchange's task was polled.
+    large_reads: AtomicUsize,
+    /// A reader was told to wait for the next turn.
+    has_to_yield: AtomicBool,
     /// There while a server has the request.
     server: Mutex<Option<Server>>,
     /// Whether the server is there, and bytes wait for it: for a look without the lock.
@@ -66,6 +75,8 @@ impl Default for Flow {
             request: Mutex::new(Window::new(BASE, MOST, DRIFT)),
             response: Mutex::new(Window::new(BASE, MOST, 0)),
             goes_on: AtomicBool::new(false),
+            large_reads: AtomicUsize::new(0),
+            has_to_yield: AtomicBool::new(false),
             server: Mutex::default(),
             waits: AtomicBool::new(false),
             moved: AtomicBool::new(false),
@@ -93,20 +104,20 @@ impl Flow {
 
     /// How much of the request's body may be read from the client.
     pub fn request_room(&self) -> usize {
-        lock(&self.request).room()
+        self.room(&self.request)
     }
 
     pub fn read_of_request(&self, bytes: usize) {
-        lock(&self.request).read(bytes);
+        self.read(&self.request, bytes);
     }
 
     /// How much of the response may be read from the server.
     pub(super) fn response_room(&self) -> usize {
-        lock(&self.response).room()
+        self.room(&self.response)
     }
 
     pub(super) fn read_of_response(&self, bytes: usize) {
-        lock(&self.response).read(bytes);
+        self.read(&self.response, bytes);
     }
 
     /// The response's body comes in chunks.
@@ -158,6 +169,33 @@ impl Flow {
     /// The same of the request.
     pub fn server_takes_back(&self) -> bool {
         lock(&self.request).takes_back()
+    }
+
+    fn room(&self, window: &Mutex<Window>) -> usize {
+        let room = lock(window).room();
+        if room > BASE && self.large_reads.load(Relaxed) >= READS_IN_TURN {
+            self.has_to_yield.store(true, Relaxed);
+            return 0;
+        }
+        room
+    }
+
+    fn read(&self, window: &Mutex<Window>, bytes: usize) {
+        lock(window).read(bytes);
+        if bytes > BASE {
+            self.large_reads.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// The exchange's task is polled.
+    pub fn begin_turn(&self) {
+        self.large_reads.store(0, Relaxed);
+        self.has_to_yield.store(false, Relaxed);
+    }
+
+    /// Whether a reader waits for its next turn: the task is to be polled again by and by.
+    pub fn has_to_yield(&self) -> bool {
+        self.has_to_yield.load(Relaxed)
     }
 
     fn took(&self, window: &Mutex<Window>, bytes: usize, taker: &Transport) {
