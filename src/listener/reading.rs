@@ -19,6 +19,7 @@ use crate::hygiene::head::{self, HeadCheck, Sound};
 use crate::hygiene::target;
 use crate::limits::Cut;
 use crate::pages;
+use crate::upstream::MOST_IN_CHUNKS;
 
 /// What a client may send ahead while it is held.
 const HELD_MAX: usize = 64 * 1024;
@@ -362,7 +363,13 @@ impl ClientStream {
         }
         let before = buf.filled().len();
         let room = match self.connection.reading() {
-            Reading::Body => self.connection.flow().request_room(),
+            Reading::Body => {
+                let room = self.connection.flow().request_room();
+                match self.intake.body {
+                    Body::Chunked(_) => room.min(MOST_IN_CHUNKS),
+                    Body::Left(_) => room,
+                }
+            }
             // Nobody wants it.
             _ => usize::MAX,
         };

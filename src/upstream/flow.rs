@@ -30,10 +30,14 @@ use crate::session::transport::Transport;
 /// The windows of both directions, as they begin and as they grow (see [`super::window`]). Pingora
 /// reads no more than this at once.
 const BASE: usize = 4 * 1024;
-const MOST: usize = 64 * 1024;
+const MOST_OF_RESPONSE: usize = 48 * 1024;
 
-/// Of a response in chunks: Pingora writes several of them together, from a buffer that it keeps.
-const MOST_IN_CHUNKS: usize = 32 * 1024;
+/// Less of a request: Pingora also keeps its first 64 KiB, for another attempt.
+const MOST_OF_REQUEST: usize = 32 * 1024;
+
+/// Of a body in chunks, which Pingora has in pieces, and writes several of a response together, from
+/// a buffer that it keeps.
+pub const MOST_IN_CHUNKS: usize = 16 * 1024;
 
 /// So many large reads follow one another before other exchanges have their turn. Tokio would let
 /// each have several more, and stop it with one under way: of a thousand exchanges most would hold
@@ -72,8 +76,8 @@ struct Server {
 impl Default for Flow {
     fn default() -> Self {
         Self {
-            request: Mutex::new(Window::new(BASE, MOST, DRIFT)),
-            response: Mutex::new(Window::new(BASE, MOST, 0)),
+            request: Mutex::new(Window::new(BASE, MOST_OF_REQUEST, DRIFT)),
+            response: Mutex::new(Window::new(BASE, MOST_OF_RESPONSE, 0)),
             goes_on: AtomicBool::new(false),
             large_reads: AtomicUsize::new(0),
             has_to_yield: AtomicBool::new(false),
@@ -90,7 +94,7 @@ impl Flow {
     /// A server gets the request from now on, by `outgoing`.
     pub(super) fn attach(&self, outgoing: Arc<Mutex<Outgoing>>, stall: Duration) {
         lock(&self.request).reset();
-        *lock(&self.response) = Window::new(BASE, MOST, 0);
+        *lock(&self.response) = Window::new(BASE, MOST_OF_RESPONSE, 0);
         self.waits.store(false, Relaxed);
         *lock(&self.server) = Some(Server { outgoing, stall });
     }

@@ -33,7 +33,7 @@ mod window;
 
 pub use connect::{Shortage, Sources, Way};
 pub use connection::{KeptConnector, Repeatable, TCP_KEEPALIVE};
-pub use flow::Flow;
+pub use flow::{Flow, MOST_IN_CHUNKS};
 pub use group::{Group, Pick};
 pub use members::Servers;
 pub use membership::Name;
