@@ -41,6 +41,7 @@ pub mod limits;
 pub mod listener;
 pub mod net;
 pub mod observe;
+mod pages;
 pub mod phase;
 pub mod proxy;
 pub mod route;

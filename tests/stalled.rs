@@ -1,14 +1,17 @@
 //! What an exchange costs that stands still: at most 96 KiB of memory, by HTTP/1.1 and by a stream of
-//! HTTP/2, in both directions.
+//! HTTP/2, in both directions, from its beginning or in the middle of a fast transfer.
 
 mod support;
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use http::Request;
+use socket2::SockRef;
 use support::http2::{Http2Site, NAME, PREFACE, SETTINGS, raw_frame, request_fields};
-use support::{Answer, Config, Origin, Prusik, eventually, listen};
+use support::{Answer, Config, Origin, Prusik, eventually, listen, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// At the same time.
 const EXCHANGES: u64 = 200;
@@ -106,6 +109,116 @@ async fn uploads_to_servers_that_read_nothing_cost_little() {
         sending.shutdown().await;
     }
 }
+
+/// What is taken before nothing more is: bodies are read by large windows by then.
+const TAKEN: usize = 1536 * 1024;
+
+/// Less for the kernel to hold: what comes before it stands still has to go through.
+const KERNEL_HOLDS: usize = 64 * 1024;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_stop_in_the_middle_of_a_large_answer_cost_little() {
+    for (what, framing) in [
+        ("down, with a length", "Content-Length: 1073741824"),
+        ("down, in chunks", "Transfer-Encoding: chunked"),
+    ] {
+        let origin = listen();
+        let server = origin.local_addr().expect("it is bound");
+        sends_without_end(origin, framing);
+        let prusik = Prusik::start(Config::to(&[]).server(server)).await;
+        let before = prusik.anonymous_kib();
+        let mut taking = tokio::task::JoinSet::new();
+        for _ in 0..EXCHANGES {
+            let socket = TcpSocket::new_v4().expect("a socket");
+            socket
+                .set_recv_buffer_size(KERNEL_HOLDS as u32)
+                .expect("it is set");
+            let mut stream = socket.connect(prusik.public()).await.expect("it listens");
+            taking.spawn(async move {
+                stream.write_all(GET.as_bytes()).await.expect("it is taken");
+                take(&mut stream, TAKEN).await;
+                stream
+            });
+        }
+        let held = taking.join_all().await;
+        bounded(&format!("{what}, in the middle"), &prusik, before, MOST_KIB).await;
+        drop(held);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_whose_server_stops_in_the_middle_cost_little() {
+    for (what, framing) in [
+        ("up, with a length", "Content-Length: 1073741824"),
+        ("up, in chunks", "Transfer-Encoding: chunked"),
+    ] {
+        let listener = listen();
+        let server = listener.local_addr().expect("it is bound");
+        SockRef::from(&listener)
+            .set_recv_buffer_size(KERNEL_HOLDS)
+            .expect("it is set");
+        let (stopped, mut stops) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let stopped = stopped.clone();
+                tokio::spawn(async move {
+                    take(&mut socket, TAKEN).await;
+                    let _ = stopped.send(socket);
+                });
+            }
+        });
+        let prusik = Prusik::start(Config::to(&[]).server(server)).await;
+        let before = prusik.anonymous_kib();
+        let mut sending = tokio::task::JoinSet::new();
+        for _ in 0..EXCHANGES {
+            let mut stream = TcpStream::connect(prusik.public())
+                .await
+                .expect("it listens");
+            let head = format!("POST / HTTP/1.1\r\nHost: test\r\n{framing}\r\n\r\n");
+            sending.spawn(async move {
+                stream
+                    .write_all(head.as_bytes())
+                    .await
+                    .expect("it is taken");
+                while stream.write_all(&CHUNK).await.is_ok() {}
+            });
+        }
+        let mut held = Vec::new();
+        for _ in 0..EXCHANGES {
+            held.push(stops.recv().await);
+        }
+        bounded(&format!("{what}, in the middle"), &prusik, before, MOST_KIB).await;
+        sending.shutdown().await;
+    }
+}
+
+async fn take(stream: &mut TcpStream, bytes: usize) {
+    let mut part = vec![0; 64 * 1024];
+    let mut left = bytes;
+    while left > 0 {
+        let most = left.min(part.len());
+        let taken = within("more", stream.read(&mut part[..most])).await;
+        left -= taken.expect("it goes on");
+    }
+}
+
+/// Answers each with a body of chunks, whatever the framing says.
+fn sends_without_end(listener: TcpListener, framing: &'static str) {
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _ = socket.read(&mut [0; 1000]).await;
+                let head = format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n");
+                let _ = socket.write_all(head.as_bytes()).await;
+                while socket.write_all(&CHUNK).await.is_ok() {}
+            });
+        }
+    });
+}
+
+/// Of 64 KiB.
+static CHUNK: LazyLock<Vec<u8>> =
+    LazyLock::new(|| [b"10000\r\n".as_slice(), &[b'x'; 0x10000], b"\r\n"].concat());
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_that_take_nothing_of_a_large_answer_cost_little() {

@@ -29,10 +29,11 @@ mod server;
 mod tasks;
 mod warm_state;
 mod warm_up;
+mod window;
 
 pub use connect::{Shortage, Sources, Way};
 pub use connection::{KeptConnector, Repeatable, TCP_KEEPALIVE, keepalive_with};
-pub use flow::Flow;
+pub use flow::{Flow, MOST_IN_CHUNKS};
 pub use group::{Group, Pick};
 pub use members::Servers;
 pub use membership::Name;
