@@ -60,7 +60,7 @@ test: tools
 # Proofs that take minutes: quiet sessions, dead peers, a browser, real Tomcats with the shipped files, a soak.
 test-long: build long-tools
 	$(CARGO) clippy --all-targets --all-features --locked -- -D warnings
-	$(CARGO) test --locked --test tracing
+	$(CARGO) test --locked --test it tracing::
 	$(CARGO) test --locked -- --ignored
 	$(PYTHON) tests/long/dead_peer.py target/release/prusik
 	$(PYTHON) tests/long/proxy_protocol.py target/release/prusik
