@@ -49,6 +49,7 @@ mod status_page;
 mod stop;
 mod support;
 mod systemd;
+mod tidy;
 mod tls;
 mod tls_reload;
 mod tls_sessions;
