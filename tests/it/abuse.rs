@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::support::{
-    ACCEPT, Answer, Authority, Client, Config, Origin, PATIENCE, Prusik, RawSession, certificates,
+    ACCEPT, Answer, Authority, Client, Config, Origin, Prusik, RawSession, certificates,
     client_frame, eventually, handshake, listen, status_of, within,
 };
 use futures_util::future::join_all;
@@ -486,11 +486,9 @@ async fn servers_that_break_handshakes_leave_nothing() {
             refused().await;
         }
         level.is_back(&prusik).await;
-        let gone = tokio::time::timeout(PATIENCE, async {
-            while origin.open() > 0 {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        });
-        gone.await.expect("no connection to the server is left");
+        eventually("no connection to the server is left", async || {
+            origin.open() == 0
+        })
+        .await;
     }
 }

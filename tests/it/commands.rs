@@ -265,7 +265,7 @@ async fn a_stop_of_an_old_process_that_winds_down_takes_no_second_deadline() {
     origin.has_got("/silent").await;
     prusik.order(&["upgrade"]).await;
     let began = Instant::now();
-    // Half of it.
+    // Half of the deadline, whose passing is what is tested: no event tells of it.
     tokio::time::sleep(Duration::from_secs(3)).await;
     prusik.signal("TERM");
     prusik.ended().await;

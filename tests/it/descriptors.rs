@@ -145,6 +145,7 @@ async fn when_accept_fails_new_clients_wait_and_the_old_are_served() {
         assert!(session.is_alive().await);
         assert_eq!(old.get("/").await.status(), 200);
     }
+    // What is tested is the CPU time of a second in which nothing can be accepted.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let spent = prusik.cpu() - cpu;
     assert!(spent < Duration::from_millis(500), "it spins: {spent:?}");

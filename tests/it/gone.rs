@@ -62,6 +62,7 @@ async fn speak(mut stream: TcpStream) -> io::Result<()> {
     };
     loop {
         stream.write_all(says).await?;
+        // How often a server says something is what the tests choose by the target.
         tokio::time::sleep(Duration::from_millis(every)).await;
     }
 }

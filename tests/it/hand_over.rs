@@ -17,6 +17,11 @@ fn config(origins: &[&Origin]) -> Config {
     Config::to(origins).top(ADMIN)
 }
 
+/// Does nothing until the test ends this process: to hang is the role.
+fn hang() {
+    std::thread::sleep(Duration::from_secs(600));
+}
+
 /// Plays the new process where one of the tests below wants another than prusik.
 #[test]
 fn new_process() {
@@ -32,7 +37,7 @@ fn new_process() {
                 unused: Vec::new(),
                 protocol: wire::LATEST,
             }));
-            std::thread::sleep(Duration::from_secs(600));
+            hang();
         }
         "refuses_all" => {
             link.get_ready(wire::LATEST);
@@ -79,6 +84,7 @@ fn new_process() {
             }
             // As the kernel does it to a process that dies: its sockets are closed first.
             drop(link);
+            // The old process has to see the link's end while this one still lives.
             std::thread::sleep(Duration::from_millis(30));
             std::process::exit(1);
         }
@@ -96,7 +102,7 @@ fn new_process() {
         "takes_nothing" => {
             link.get_ready(wire::LATEST);
             link.serve();
-            std::thread::sleep(Duration::from_secs(600));
+            hang();
         }
         "is_of_the_first_version" => {
             assert_eq!(link.get_ready(wire::FIRST).protocol, wire::FIRST);
@@ -113,7 +119,7 @@ fn new_process() {
                     other => panic!("the first version does not know {other:?}"),
                 }
             }
-            std::thread::sleep(Duration::from_secs(600));
+            hang();
         }
         other => panic!("no role {other:?}"),
     }

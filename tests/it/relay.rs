@@ -174,6 +174,7 @@ async fn any_stream_of_frames_in_any_pieces_passes_unchanged_and_is_counted() {
                     .await
                     .expect("it takes them");
                 rest = behind;
+                // So that small pieces arrive as pieces: whether they do is the kernel's to say.
                 if most < 5_000 {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }

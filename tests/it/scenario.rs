@@ -265,6 +265,7 @@ async fn a_session_idle_for_65_seconds_lives() {
     let tiers = Tiers::start().await;
     let mut session = tiers.session().await;
     let server = session.server().await;
+    // Longer than any timeout that a proxy has by default: the silence is what is tested.
     tokio::time::sleep(Duration::from_secs(65)).await;
     assert_eq!(session.server().await, server);
 }

@@ -66,6 +66,7 @@ async fn the_timeouts_of_requests_do_not_cut_a_quiet_session() {
         .route("websocket: { idle: 20s }");
     let prusik = Prusik::start(config).await;
     let mut session = Session::open(prusik.public(), "/").await;
+    // Longer than each of the timeouts: the silence is what is tested.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(session.is_alive().await);
 }

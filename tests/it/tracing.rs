@@ -115,7 +115,8 @@ mod with_a_collector {
             RawSession::open(prusik.public(), handshake_with("/ws", &[&context])).await;
         session.send(client_frame(1, b"hello")).await;
         session.frame().await;
-        // What it is travels with it, and how long it has been.
+        // What the session is travels with it, and how long it has lived: that it has lived for a
+        // while is what is tested.
         tokio::time::sleep(LIVED).await;
         prusik.upgrade().await;
         session.send(client_frame(8, &1000_u16.to_be_bytes())).await;

@@ -33,6 +33,7 @@ async fn talk(mut session: Session, load: Arc<Load>) -> Session {
         assert_eq!(session.ask(&text).await, text);
         load.messages.fetch_add(1, SeqCst);
         number += 1;
+        // The pace of a session: without it a hundred of them would take the whole machine.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     session
@@ -64,6 +65,7 @@ async fn keep_connecting(address: std::net::SocketAddr, load: Arc<Load>) {
 async fn keep_operating(admin: std::net::SocketAddr, load: Arc<Load>) {
     while !load.is_over.load(SeqCst) {
         let mut operator = Client::connect(admin).await;
+        // Time in which the process that has accepted may be replaced: that is what is tested.
         tokio::time::sleep(Duration::from_millis(30)).await;
         let call = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         assert_eq!(operator.ask(call).await.status(), 200);
@@ -401,6 +403,7 @@ async fn upgrades_in_one_breath_end_with_one_process_and_every_session() {
     for _ in 0..6 {
         // To the old and to the new one: neither may start a third beside the second.
         prusik.signal_all("USR2");
+        // Spread over an upgrade, so that signals meet it at different moments.
         tokio::time::sleep(Duration::from_millis(40)).await;
     }
     eventually("one process is left, and no upgrade goes on", async || {

@@ -127,6 +127,7 @@ async fn serve(socket: UdpSocket, zone: Arc<Mutex<Zone>>) {
         };
         let socket = socket.clone();
         answering.spawn(async move {
+            // A server that is slow is what the zone asks for.
             tokio::time::sleep(delay).await;
             if let Some(answer) = answer {
                 // Who has asked may be gone.
