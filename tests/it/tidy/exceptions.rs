@@ -2,6 +2,7 @@
 
 /// Files and folders without sockets and without Pingora.
 pub const PURE: &[&str] = &[
+    "src/config",
     "src/forward",
     "src/hygiene",
     "src/limits",
@@ -10,6 +11,7 @@ pub const PURE: &[&str] = &[
     "src/session/frames.rs",
     "src/upstream/balance/points.rs",
     "src/upstream/eject.rs",
+    "src/upstream/health/counter.rs",
     "src/upstream/keys_in_use.rs",
     "src/upstream/membership.rs",
 ];
