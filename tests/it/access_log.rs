@@ -74,7 +74,10 @@ async fn a_reader_that_stops_reading_costs_lines_and_no_requests() {
                 .ok()
         })
         .expect("the address is told");
-    within("12,000 requests", request_often(address, 12_000)).await;
+    // A deadline for each part: how long all of them take is a matter of what else the machine does.
+    for _ in 0..24 {
+        within("500 requests", request_often(address, 500)).await;
+    }
     eventually("the drop is told", async || {
         stderr().contains("lines dropped")
     })
