@@ -74,7 +74,7 @@ async fn a_reader_that_stops_reading_costs_lines_and_no_requests() {
                 .ok()
         })
         .expect("the address is told");
-    // A deadline for each part: how long all of them take is a matter of what else the machine does.
+    // A deadline for each part: how long all of them take depends on what else the machine does.
     for _ in 0..24 {
         within("500 requests", request_often(address, 500)).await;
     }
