@@ -90,7 +90,8 @@ async fn an_upgrade_that_fails_leaves_no_file_of_a_socket() {
     let server = "server: { pid_file: /proc/prusik.pid }\n";
     prusik.write_config([server, &more].concat());
     refused(&prusik, &mut session, "pid_file").await;
-    assert!(!file.exists());
+    // The new process tells why it fails before it has ended.
+    eventually("its socket's file is gone", async || !file.exists()).await;
 }
 
 /// Those that are on their way to the new process when it is told to stop are told so, each.
