@@ -29,7 +29,8 @@ use crate::session::transport::Transport;
 
 /// The windows of both directions, as they begin and as they grow (see [`super::window`]). Pingora
 /// reads no more than this at once.
-const BASE: usize = 4 * 1024;
+const BASE_OF_RESPONSE: usize = 8 * 1024;
+const BASE_OF_REQUEST: usize = 4 * 1024;
 const MOST_OF_RESPONSE: usize = 48 * 1024;
 
 /// Less of a request: Pingora also keeps its first 64 KiB, for another attempt.
@@ -76,8 +77,8 @@ struct Server {
 impl Default for Flow {
     fn default() -> Self {
         Self {
-            request: Mutex::new(Window::new(BASE, MOST_OF_REQUEST, DRIFT)),
-            response: Mutex::new(Window::new(BASE, MOST_OF_RESPONSE, 0)),
+            request: Mutex::new(Window::new(BASE_OF_REQUEST, MOST_OF_REQUEST, DRIFT)),
+            response: Mutex::new(Window::new(BASE_OF_RESPONSE, MOST_OF_RESPONSE, 0)),
             goes_on: AtomicBool::new(false),
             large_reads: AtomicUsize::new(0),
             has_to_yield: AtomicBool::new(false),
@@ -94,7 +95,7 @@ impl Flow {
     /// A server gets the request from now on, by `outgoing`.
     pub(super) fn attach(&self, outgoing: Arc<Mutex<Outgoing>>, stall: Duration) {
         lock(&self.request).reset();
-        *lock(&self.response) = Window::new(BASE, MOST_OF_RESPONSE, 0);
+        *lock(&self.response) = Window::new(BASE_OF_RESPONSE, MOST_OF_RESPONSE, 0);
         self.waits.store(false, Relaxed);
         *lock(&self.server) = Some(Server { outgoing, stall });
     }
@@ -177,7 +178,7 @@ impl Flow {
 
     fn room(&self, window: &Mutex<Window>) -> usize {
         let room = lock(window).room();
-        if room > BASE && self.large_reads.load(Relaxed) >= READS_IN_TURN {
+        if room > BASE_OF_RESPONSE && self.large_reads.load(Relaxed) >= READS_IN_TURN {
             self.has_to_yield.store(true, Relaxed);
             return 0;
         }
@@ -186,7 +187,7 @@ impl Flow {
 
     fn read(&self, window: &Mutex<Window>, bytes: usize) {
         lock(window).read(bytes);
-        if bytes > BASE {
+        if bytes > BASE_OF_RESPONSE {
             self.large_reads.fetch_add(1, Relaxed);
         }
     }

@@ -31,9 +31,14 @@ def echo(listener):
         with connection:
             _, rest = read_head(connection)
             connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % SIZE)
-            while rest:
+            left = SIZE
+            while left > 0:
                 connection.sendall(rest)
-                rest = connection.recv(1 << 18)
+                left -= len(rest)
+                # Behind the head, which may come alone.
+                rest = connection.recv(1 << 18) if left > 0 else b""
+                if not rest and left > 0:
+                    break
     while True:
         threading.Thread(target=one, args=(listener.accept()[0],), daemon=True).start()
 
