@@ -2,6 +2,9 @@
 
 CARGO ?= cargo
 
+# End-to-end tests mostly wait for a proxy, so more of them run at once than there are cores.
+TEST_THREADS ?= 8
+
 # For test-long: the script that starts four Tomcats, and how long the soak takes.
 TOMCATS ?= ../shared/tomcats.py
 MINUTES ?= 10
@@ -54,17 +57,22 @@ test: tools
 	$(CARGO) fmt --all --check
 	@# Warnings are errors here, never in the sources.
 	$(CARGO) clippy --all-targets --locked -- -D warnings
-	$(CARGO) test --locked --all-features
+	$(CARGO) test --locked --all-features --no-run
+	$(CARGO) test --locked --all-features --lib --bins
+	$(CARGO) test --locked --all-features --test it -- --test-threads=$(TEST_THREADS)
+	@# They measure: one at a time.
+	$(CARGO) test --locked --all-features --test alone -- --test-threads=1
 	$(MAKE) check-conf
 
 # Proofs that take minutes: quiet sessions, dead peers, a browser, real Tomcats with the shipped files, a soak.
 test-long: build long-tools
 	$(CARGO) clippy --all-targets --all-features --locked -- -D warnings
-	$(CARGO) test --locked --test tracing
+	$(CARGO) test --locked --test it tracing::
 	$(CARGO) test --locked -- --ignored
 	$(PYTHON) tests/long/dead_peer.py target/release/prusik
 	$(PYTHON) tests/long/proxy_protocol.py target/release/prusik
 	$(PYTHON) tests/long/ports.py target/release/prusik
+	$(PYTHON) tests/long/both_ways.py target/release/prusik
 	$(PYTHON) tests/long/upgrades.py target/release/prusik 2000 20
 	$(PYTHON) tests/long/move_latency.py target/release/prusik 9000 5
 	$(PYTHON) tests/long/upgrade_kills.py target/release/prusik 600 50

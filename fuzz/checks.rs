@@ -1,5 +1,5 @@
 //! What must hold of anything that comes from outside: shared by the fuzz targets and by
-//! `tests/corpora.rs`, which replays `fuzz/seeds/`.
+//! `tests/it/corpora.rs`, which replays `fuzz/seeds/`.
 
 use std::net::{IpAddr, SocketAddr};
 

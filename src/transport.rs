@@ -148,6 +148,20 @@ impl Transport {
         }
     }
 
+    /// What it is known to take now without waiting.
+    pub fn room(&self) -> usize {
+        match self {
+            Self::Plain(socket) => socket.room(),
+            Self::Tls(tls) if tls.is_flushed() => tls.socket().room(),
+            Self::Tls(_) | Self::Http2(_) => 0,
+        }
+    }
+
+    /// As [`Socket::room_when_writable`].
+    pub fn room_when_writable(&self) -> usize {
+        self.socket().map_or(0, Socket::room_when_writable)
+    }
+
     /// The last word of a connection that is about to be dropped: said if it can be said at once.
     pub fn part(&mut self) {
         match self {

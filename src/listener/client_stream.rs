@@ -437,6 +437,7 @@ impl ClientStream {
         if self.connection.reading() != Reading::Open || tcp.is_none() {
             let connection = &self.connection;
             connection.deadlines.client_waits(|| connection.stall());
+            connection.flow().client_stalls();
         }
     }
 
@@ -487,7 +488,7 @@ impl AsyncRead for ClientStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let stream = self.get_mut();
-        stream.connection.flow().client_looks(cx);
+        stream.connection.flow().client_looks();
         let polled = stream.poll_reading(cx, buf);
         if let Poll::Ready(read) = &polled {
             if let Err(error) = read {
@@ -537,8 +538,10 @@ impl AsyncWrite for ClientStream {
         };
         let polled = match &offer {
             // It fits into the buffer: it is taken whole, or not yet.
-            Some(head) => Pin::new(io).poll_write(cx, head).map_ok(|_| buf.len()),
-            None => Pin::new(io).poll_write(cx, buf),
+            Some(head) => Pin::new(&mut *io)
+                .poll_write(cx, head)
+                .map_ok(|_| buf.len()),
+            None => Pin::new(&mut *io).poll_write(cx, buf),
         };
         match &polled {
             Poll::Ready(written) => {
@@ -547,7 +550,7 @@ impl AsyncWrite for ClientStream {
                 deadlines.put_off();
                 deadlines.client_took();
                 let count = *written.as_ref().unwrap_or(&0);
-                deadlines.flow.client_took(count, cx);
+                deadlines.flow.client_took(count, io.get_ref());
                 if let Err(error) = written {
                     stream.note_timeout(error);
                 }

@@ -217,12 +217,19 @@ impl<F: Future + Unpin> Future for Watch<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let watch = self.get_mut();
+        watch.deadlines.flow.begin_turn();
         loop {
             if let Poll::Ready(output) = Pin::new(&mut watch.work).poll(cx) {
                 return Poll::Ready(output);
             }
             watch.deadlines.flow.drive(cx);
             watch.deadlines.look_at_server();
+            if watch.deadlines.flow.take_goes_on() {
+                continue;
+            }
+            if watch.deadlines.flow.has_to_yield() {
+                cx.waker().wake_by_ref();
+            }
             ready!(watch.poll_deadline(cx));
             watch.deadlines.strike();
         }

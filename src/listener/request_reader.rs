@@ -17,7 +17,9 @@ use crate::http1::framing::Framing;
 use crate::http1::head::{self, HeadCheck, Sound};
 use crate::http1::target;
 use crate::limits::Cut;
-use crate::listener::client_stream::{ClientStream, Reading};
+use super::client_stream::{ClientStream, Reading};
+use crate::net::pages;
+use crate::upstream::MOST_IN_CHUNKS;
 
 /// What a client may send ahead while it is held.
 const HELD_MAX: usize = 64 * 1024;
@@ -389,12 +391,21 @@ impl ClientStream {
         }
         let before = buf.filled().len();
         let room = match self.connection.reading() {
-            Reading::Body => self.connection.flow().request_room(),
+            Reading::Body => {
+                let room = self.connection.flow().request_room();
+                match self.intake.body {
+                    Body::Chunked(_) => room.min(MOST_IN_CHUNKS),
+                    Body::Left(_) => room,
+                }
+            }
             // Nobody wants it.
             _ => usize::MAX,
         };
         if room == 0 {
             // The server has not taken what there is; whether the client has gone is not known.
+            if self.connection.flow().server_takes_back() {
+                pages::give_back(buf);
+            }
             return Poll::Pending;
         }
         let rate = self.connection.entrance.limits().body_rate;

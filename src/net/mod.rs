@@ -7,6 +7,7 @@ mod keepalive;
 pub mod linger;
 mod listen;
 mod overlap;
+pub mod pages;
 pub mod pingora;
 mod socket;
 mod socket_file;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use log::{debug, warn};
 use pingora::protocols::l4::ext::set_tcp_keepalive;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::socket_send_buffer_size;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -107,6 +108,30 @@ impl Socket {
         }
     }
 
+    /// What it is known to take now without waiting.
+    pub fn room(&self) -> usize {
+        let is_writable = match self {
+            Self::Tcp(tcp) => is_writable(tcp),
+            Self::Unix(unix) => is_writable(unix),
+        };
+        if is_writable {
+            self.room_when_writable()
+        } else {
+            0
+        }
+    }
+
+    /// The same, when the kernel has just said that it takes something: it says so once a third of
+    /// its send buffer is free, or more.
+    pub fn room_when_writable(&self) -> usize {
+        let size = match self {
+            Self::Tcp(tcp) => socket_send_buffer_size(tcp),
+            Self::Unix(unix) => socket_send_buffer_size(unix),
+        };
+        // What the kernel needs for itself counts as taken.
+        size.unwrap_or(0) / 4
+    }
+
     /// Whether its peer has reset it, or has closed it altogether: whatever is written now goes
     /// nowhere. Reading does not always tell: nobody reads after the peer's end, nor while what
     /// was read before still waits. A peer that has only ended its own direction takes more.
@@ -149,13 +174,20 @@ impl Socket {
     }
 }
 
-/// Asks the kernel, as poll(2) has it.
 fn hangs_up(socket: &impl AsFd) -> bool {
-    let mut sockets = [PollFd::new(socket, PollFlags::empty())];
+    kernel_says(socket, PollFlags::empty(), PollFlags::HUP | PollFlags::ERR)
+}
+
+fn is_writable(socket: &impl AsFd) -> bool {
+    kernel_says(socket, PollFlags::OUT, PollFlags::OUT)
+}
+
+/// Asks the kernel, as poll(2) has it, whether one of these holds now.
+fn kernel_says(socket: &impl AsFd, asked: PollFlags, any: PollFlags) -> bool {
+    let mut sockets = [PollFd::new(socket, asked)];
     // An error here says nothing of the socket.
     let polled = poll(&mut sockets, Some(&Timespec::default()));
-    let gone = PollFlags::HUP | PollFlags::ERR;
-    polled.is_ok() && sockets[0].revents().intersects(gone)
+    polled.is_ok() && sockets[0].revents().intersects(any)
 }
 
 impl AsyncRead for Socket {

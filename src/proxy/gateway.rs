@@ -368,6 +368,9 @@ impl ProxyHttp for Gateway {
         {
             connector.mark_as_closing();
         }
+        if response.headers.contains_key(header::TRANSFER_ENCODING) {
+            exchange.flow().narrow_response();
+        }
         if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS
         {
             exchange.has_unwanted |= !may_pass(response, session.req_header());

@@ -9,6 +9,9 @@
 //! - *Neither side is read further than a window ahead of what the other side has taken.* So
 //!   what waits, here and in Pingora's queues, is bounded.
 //!
+//! How large the window is: [`super::window`]. While the other side stands still, a reader also gives
+//! the memory back that it reads to.
+//!
 //! All of it happens within the one task of the exchange: what is atomic here is so because Pingora
 //! wants streams that may move between threads, and so is the lock.
 
@@ -21,19 +24,38 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::outgoing::Outgoing;
+use super::window::{DRIFT, Reader, Window};
+use crate::transport::Transport;
 
-/// How far the response is read ahead of what the client has taken. An exchange that stands still
-/// has it two or three times, in Pingora's buffers and in its queue.
-const RESPONSE_WINDOW: usize = 8 * 1024;
+/// The windows of both directions, as they begin and as they grow (see [`super::window`]). Pingora
+/// reads no more than this at once.
+const BASE_OF_RESPONSE: usize = 8 * 1024;
+const BASE_OF_REQUEST: usize = 4 * 1024;
+const MOST_OF_RESPONSE: usize = 48 * 1024;
 
-/// The same of the request. Less: Pingora keeps more of requests than of responses.
-const REQUEST_WINDOW: usize = 4 * 1024;
+/// Less of a request: Pingora also keeps its first 64 KiB, for another attempt.
+const MOST_OF_REQUEST: usize = 32 * 1024;
+
+/// Of a body in chunks, which Pingora has in pieces, and writes several of a response together, from
+/// a buffer that it keeps.
+pub const MOST_IN_CHUNKS: usize = 16 * 1024;
+
+/// So many large reads follow one another before other exchanges have their turn. Tokio would let
+/// each have several more, and stop it with one under way: of a thousand exchanges most would hold
+/// one then.
+const READS_IN_TURN: usize = 12;
 
 /// Of one client's connection; its exchanges follow one another.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Flow {
-    request: Ahead,
-    response: Ahead,
+    request: Mutex<Window>,
+    response: Mutex<Window>,
+    /// A reader that was held may go on: Pingora is to be polled once more.
+    goes_on: AtomicBool,
+    /// Large reads since the exchange's task was polled.
+    large_reads: AtomicUsize,
+    /// A reader was told to wait for the next turn.
+    has_to_yield: AtomicBool,
     /// There while a server has the request.
     server: Mutex<Option<Server>>,
     /// Whether the server is there, and bytes wait for it: for a look without the lock.
@@ -52,135 +74,160 @@ struct Server {
     stall: Duration,
 }
 
-/// How far one side was read ahead of the other.
-#[derive(Debug, Default)]
-struct Ahead {
-    bytes: AtomicUsize,
-    /// The reader was told to wait.
-    is_held: AtomicBool,
-    /// The other side has had nothing to take, at one look.
-    seems_idle: AtomicBool,
-}
-
-impl Ahead {
-    /// How much may be read now. 0: the reader waits, and is polled again when there is room.
-    fn room(&self, window: usize) -> usize {
-        let room = window.saturating_sub(self.bytes.load(Relaxed));
-        if room == 0 {
-            self.is_held.store(true, Relaxed);
+impl Default for Flow {
+    fn default() -> Self {
+        Self {
+            request: Mutex::new(Window::new(BASE_OF_REQUEST, MOST_OF_REQUEST, DRIFT)),
+            response: Mutex::new(Window::new(BASE_OF_RESPONSE, MOST_OF_RESPONSE, 0)),
+            goes_on: AtomicBool::new(false),
+            large_reads: AtomicUsize::new(0),
+            has_to_yield: AtomicBool::new(false),
+            server: Mutex::default(),
+            waits: AtomicBool::new(false),
+            moved: AtomicBool::new(false),
+            struck: AtomicBool::new(false),
+            timed_out: AtomicBool::new(false),
         }
-        room
-    }
-
-    fn read(&self, bytes: usize) {
-        self.bytes.fetch_add(bytes, Relaxed);
-        self.seems_idle.store(false, Relaxed);
-    }
-
-    fn took(&self, bytes: usize, cx: &Context<'_>) {
-        let before = self.bytes.load(Relaxed);
-        self.bytes.store(before.saturating_sub(bytes), Relaxed);
-        self.seems_idle.store(false, Relaxed);
-        self.go_on(cx);
-    }
-
-    fn took_all(&self, cx: &Context<'_>) {
-        self.bytes.store(0, Relaxed);
-        self.seems_idle.store(false, Relaxed);
-        self.go_on(cx);
-    }
-
-    /// The other side looks for something to take. What one sends is not to the byte what the
-    /// other gets (heads and chunks are written anew), so what is counted drifts: a reader that is
-    /// held while the other side finds nothing at two looks, one after the other, is held by the
-    /// drift. At one look the queue between them might not have been looked at yet.
-    fn looks(&self, cx: &Context<'_>) {
-        if !self.is_held.load(Relaxed) {
-            return;
-        }
-        if self.seems_idle.load(Relaxed) {
-            return self.took_all(cx);
-        }
-        self.seems_idle.store(true, Relaxed);
-        cx.waker().wake_by_ref();
-    }
-
-    fn go_on(&self, cx: &Context<'_>) {
-        if self.is_held.load(Relaxed) {
-            self.is_held.store(false, Relaxed);
-            cx.waker().wake_by_ref();
-        }
-    }
-
-    fn reset(&self) {
-        self.bytes.store(0, Relaxed);
-        self.is_held.store(false, Relaxed);
-        self.seems_idle.store(false, Relaxed);
     }
 }
 
 impl Flow {
     /// A server gets the request from now on, by `outgoing`.
     pub(super) fn attach(&self, outgoing: Arc<Mutex<Outgoing>>, stall: Duration) {
-        self.request.reset();
-        self.response.reset();
+        lock(&self.request).reset();
+        *lock(&self.response) = Window::new(BASE_OF_RESPONSE, MOST_OF_RESPONSE, 0);
         self.waits.store(false, Relaxed);
-        *self.lock() = Some(Server { outgoing, stall });
+        *lock(&self.server) = Some(Server { outgoing, stall });
     }
 
     /// It gets no more of it.
     pub(super) fn detach(&self) {
-        *self.lock() = None;
+        *lock(&self.server) = None;
         self.waits.store(false, Relaxed);
-        self.request.reset();
+        lock(&self.request).reset();
     }
 
     /// How much of the request's body may be read from the client.
     pub fn request_room(&self) -> usize {
-        self.request.room(REQUEST_WINDOW)
+        self.room(&self.request)
     }
 
     pub fn read_of_request(&self, bytes: usize) {
-        self.request.read(bytes);
+        self.read(&self.request, bytes);
     }
 
     /// How much of the response may be read from the server.
     pub(super) fn response_room(&self) -> usize {
-        self.response.room(RESPONSE_WINDOW)
+        self.room(&self.response)
     }
 
     pub(super) fn read_of_response(&self, bytes: usize) {
-        self.response.read(bytes);
+        self.read(&self.response, bytes);
+    }
+
+    /// The response's body comes in chunks.
+    pub fn narrow_response(&self) {
+        lock(&self.response).narrow(MOST_IN_CHUNKS);
     }
 
     /// The client has taken so much.
-    pub fn client_took(&self, bytes: usize, cx: &Context<'_>) {
-        self.response.took(bytes, cx);
+    pub fn client_took(&self, bytes: usize, client: &Transport) {
+        self.took(&self.response, bytes, client);
+    }
+
+    /// The client takes nothing now.
+    pub fn client_stalls(&self) {
+        self.tell(lock(&self.response).stall());
+    }
+
+    /// Whether whoever reads the response has to give back the memory that it reads to.
+    pub(super) fn client_takes_back(&self) -> bool {
+        lock(&self.response).takes_back()
     }
 
     /// Nothing is being written to the client.
-    pub fn client_looks(&self, cx: &Context<'_>) {
-        self.response.looks(cx);
+    pub fn client_looks(&self) {
+        self.tell(lock(&self.response).look());
     }
 
     /// Nothing is being written to the server.
-    pub(super) fn server_looks(&self, cx: &Context<'_>) {
-        self.request.looks(cx);
+    pub(super) fn server_looks(&self) {
+        self.tell(lock(&self.request).look());
     }
 
     /// The server takes nothing more.
-    pub(super) fn server_failed(&self, cx: &Context<'_>) {
-        self.request.took_all(cx);
+    pub(super) fn server_failed(&self) {
+        self.tell(lock(&self.request).took_all());
+    }
+
+    /// The server has taken so much.
+    pub(super) fn server_took(&self, bytes: usize, server: &Transport) {
+        self.moved.store(true, Relaxed);
+        self.took(&self.request, bytes, server);
+    }
+
+    /// The server takes nothing now.
+    pub(super) fn server_stalls(&self) {
+        self.tell(lock(&self.request).stall());
+    }
+
+    /// The same of the request.
+    pub fn server_takes_back(&self) -> bool {
+        lock(&self.request).takes_back()
+    }
+
+    fn room(&self, window: &Mutex<Window>) -> usize {
+        let room = lock(window).room();
+        if room > BASE_OF_RESPONSE && self.large_reads.load(Relaxed) >= READS_IN_TURN {
+            self.has_to_yield.store(true, Relaxed);
+            return 0;
+        }
+        room
+    }
+
+    fn read(&self, window: &Mutex<Window>, bytes: usize) {
+        lock(window).read(bytes);
+        if bytes > BASE_OF_RESPONSE {
+            self.large_reads.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// The exchange's task is polled.
+    pub fn begin_turn(&self) {
+        self.large_reads.store(0, Relaxed);
+        self.has_to_yield.store(false, Relaxed);
+    }
+
+    /// Whether a reader waits for its next turn: the task is to be polled again by and by.
+    pub fn has_to_yield(&self) -> bool {
+        self.has_to_yield.load(Relaxed)
+    }
+
+    fn took(&self, window: &Mutex<Window>, bytes: usize, taker: &Transport) {
+        let mut window = lock(window);
+        self.tell(window.took(bytes));
+        if window.take_stalled() {
+            // The kernel had told that there is room: else it would not have been tried again.
+            window.grant(taker.room_when_writable().saturating_sub(bytes));
+        } else if window.wants_credit() {
+            window.grant(taker.room());
+        }
+    }
+
+    fn tell(&self, reader: Reader) {
+        if reader == Reader::GoesOn {
+            self.goes_on.store(true, Relaxed);
+        }
+    }
+
+    /// Whether a reader that was held may go on, since this was last asked: then all that waits in
+    /// the exchange is to be polled once more. (A wake-up would do the same by way of the scheduler.)
+    pub fn take_goes_on(&self) -> bool {
+        self.goes_on.load(Relaxed) && self.goes_on.swap(false, Relaxed)
     }
 
     pub(super) fn set_waits(&self, waits: bool) {
         self.waits.store(waits, Relaxed);
-    }
-
-    /// The server has taken so much.
-    pub(super) fn server_took(&self, bytes: usize, cx: &Context<'_>) {
-        self.moved.store(true, Relaxed);
-        self.request.took(bytes, cx);
     }
 
     /// Whether bytes wait for the server.
@@ -195,7 +242,7 @@ impl Flow {
 
     /// How long the server may take nothing of what waits for it.
     pub fn server_stall(&self) -> Option<Duration> {
-        self.lock().as_ref().map(|server| server.stall)
+        lock(&self.server).as_ref().map(|server| server.stall)
     }
 
     /// Sends to the server what waits for it, as far as it goes.
@@ -203,7 +250,9 @@ impl Flow {
         if !self.waits_for_server() {
             return;
         }
-        let outgoing = self.lock().as_ref().map(|server| server.outgoing.clone());
+        let outgoing = lock(&self.server)
+            .as_ref()
+            .map(|server| server.outgoing.clone());
         if let Some(outgoing) = outgoing {
             let mut outgoing = outgoing.lock().unwrap_or_else(PoisonError::into_inner);
             outgoing.drive(cx, self);
@@ -248,59 +297,8 @@ impl Flow {
     pub fn has_timed_out(&self) -> bool {
         self.timed_out.load(Relaxed)
     }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Server>> {
-        self.server.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::task::Waker;
-
-    use super::*;
-
-    #[test]
-    fn a_side_is_read_a_window_ahead_of_what_the_other_has_taken() {
-        let cx = Context::from_waker(Waker::noop());
-        let flow = Flow::default();
-        assert_eq!(flow.response_room(), RESPONSE_WINDOW);
-        flow.read_of_response(RESPONSE_WINDOW - 1);
-        assert_eq!(flow.response_room(), 1);
-        flow.read_of_response(1);
-        assert_eq!(flow.response_room(), 0);
-        flow.client_took(10, &cx);
-        assert_eq!(flow.response_room(), 10);
-        flow.client_took(RESPONSE_WINDOW, &cx);
-        assert_eq!(flow.response_room(), RESPONSE_WINDOW);
-        assert_eq!(flow.request_room(), REQUEST_WINDOW);
-    }
-
-    #[test]
-    fn a_reader_that_is_held_by_a_drift_alone_goes_on_after_two_looks() {
-        let cx = Context::from_waker(Waker::noop());
-        let flow = Flow::default();
-        flow.read_of_response(RESPONSE_WINDOW);
-        // It is not held yet.
-        flow.client_looks(&cx);
-        flow.client_looks(&cx);
-        assert_eq!(flow.response_room(), 0);
-        flow.client_looks(&cx);
-        assert_eq!(flow.response_room(), 0);
-        // Something was in the queue.
-        flow.client_took(1, &cx);
-        flow.read_of_response(1);
-        assert_eq!(flow.response_room(), 0);
-        flow.client_looks(&cx);
-        flow.client_looks(&cx);
-        assert_eq!(flow.response_room(), RESPONSE_WINDOW);
-    }
-
-    #[test]
-    fn what_the_client_gets_beside_the_response_makes_no_more_room() {
-        let cx = Context::from_waker(Waker::noop());
-        let flow = Flow::default();
-        flow.client_took(3 * RESPONSE_WINDOW, &cx);
-        assert_eq!(flow.response_room(), RESPONSE_WINDOW);
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -30,9 +30,10 @@ mod server;
 mod tasks;
 mod warm_state;
 mod warm_up;
+mod window;
 
 pub use dial::{Shortage, Sources, Way};
-pub use flow::Flow;
+pub use flow::{Flow, MOST_IN_CHUNKS};
 pub use group::{Gone, Group, Pick};
 pub use members::Servers;
 pub use membership::Name;

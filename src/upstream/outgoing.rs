@@ -51,10 +51,12 @@ impl Outgoing {
                     return Err(io::ErrorKind::WriteZero.into());
                 }
                 Poll::Ready(sent) => {
-                    flow.server_took(*sent.as_ref().unwrap_or(&0), cx);
+                    if let (Ok(sent), Some(open)) = (&sent, &self.open) {
+                        flow.server_took(*sent, &open.io);
+                    }
                     return sent;
                 }
-                Poll::Pending => {}
+                Poll::Pending => flow.server_stalls(),
             }
         }
         self.pending.extend_from_slice(bytes);
@@ -78,7 +80,7 @@ impl Outgoing {
                 // The writer goes on, and is told.
                 self.error = Some(error);
                 self.wants_flush = false;
-                flow.server_failed(cx);
+                flow.server_failed();
             }
             self.pending = BytesMut::new();
             flow.set_waits(false);
@@ -94,10 +96,13 @@ impl Outgoing {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(sent)) => {
                     self.pending.advance(sent);
-                    flow.server_took(sent, cx);
+                    flow.server_took(sent, &open.io);
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    flow.server_stalls();
+                    return Poll::Pending;
+                }
             }
         }
         if self.wants_flush

@@ -30,6 +30,7 @@ use super::outgoing::Outgoing;
 use crate::forward::proxy_protocol::Preamble;
 use crate::limits::DrainDeadline;
 use crate::limits::descriptors::Descriptor;
+use crate::net::pages;
 use crate::net::pingora::{is_last_look, set_option};
 use crate::tls::Connector;
 use crate::transport::Transport;
@@ -360,7 +361,7 @@ impl AsyncRead for KeptStream {
                 return Poll::Ready(Ok(()));
             };
             if is_done && !is_last_look {
-                stream.flow.server_looks(cx);
+                stream.flow.server_looks();
             }
             let before = buf.filled().len();
             let polled = match room {
@@ -377,6 +378,9 @@ impl AsyncRead for KeptStream {
             stream.keep();
             // To Pingora the server has closed it: there is nothing left that it could keep.
             return Poll::Ready(Ok(()));
+        }
+        if stream.flow.client_takes_back() {
+            pages::give_back(buf);
         }
         stream.flow.check_deadline()?;
         Poll::Pending

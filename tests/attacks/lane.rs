@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::case::{CANARY, Case, Expect, Request, Response, bytes};
-use super::support::{Framing, Head, Response as Got, Wire};
+use crate::support::{Framing, Head, Response as Got, Wire};
 
 /// Side by side: most of a case is waiting.
 pub const LANES: usize = 8;

@@ -109,6 +109,8 @@ async fn late_ones_are_told_in_what_is_left_of_the_window() {
     let first = told(&late);
     assert!((80..160).contains(&first), "{first} in 3 of 5 s");
     pass(2).await;
+    // Timers fire within a millisecond: the last one's moment may be the window's last.
+    tokio::time::sleep(Duration::from_millis(2)).await;
     assert_eq!(told(&late), 200);
     // Behind the window: in time for a goodbye before the deadline.
     let last = sessions(1);

@@ -404,7 +404,9 @@ async fn a_side_that_takes_a_little_at_a_time_is_not_given_up() {
     let mut heard = 0;
     while heard < large_frame().len() * 40 {
         sleep(STALL / 5).await;
-        heard += session.client.read(&mut chunk).await.unwrap();
+        let read = session.client.read(&mut chunk).await.unwrap();
+        assert!(read > 0, "given up after {heard} bytes");
+        heard += read;
     }
     assert_eq!(session.traffic.closed_by(), None);
     drop((session.client, saying.await.unwrap()));

@@ -1,0 +1,61 @@
+//! The end-to-end tests, one crate of them: the support code is compiled and linked once.
+//!
+//! They share one process and run beside each other, so none may change the process itself (its
+//! environment, its folder, its limits) nor count on an idle machine. What has to be alone is in
+//! `tests/alone`.
+
+mod abuse;
+mod access_log;
+mod attacks;
+mod balance;
+mod check;
+mod closed_by;
+mod commands;
+mod config;
+mod corpora;
+mod cut;
+mod deadlines;
+mod demo;
+mod descriptors;
+mod drain;
+mod drain_back;
+mod failures;
+mod gone;
+mod hand_over;
+mod headers;
+mod health;
+mod http;
+mod http2;
+mod http2_edges;
+mod interop;
+mod keepalive;
+mod limits;
+mod metrics;
+mod names;
+mod names_reload;
+mod operate;
+mod own_answers;
+mod proxy_protocol;
+mod regressions;
+mod relay;
+mod relay_ends;
+mod reload;
+mod request_id;
+mod routes;
+mod scenario;
+mod session_stall;
+mod sessions;
+mod source;
+mod status_page;
+mod stop;
+mod support;
+mod systemd;
+mod tidy;
+mod tls;
+mod tls_reload;
+mod tls_sessions;
+mod tls_upstream;
+mod tracing;
+mod upgrade;
+mod upgrade_failures;
+mod websocket;
