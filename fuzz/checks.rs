@@ -6,7 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderValue, Method};
 use prusik::config;
 use prusik::forward::client_address::{ClientAddress, ClientField, TrustedProxies};
-use prusik::forward::proxy_protocol::{Ends, Header, LONGEST, Preamble, Source, Version, parse};
+use prusik::forward::proxy_protocol::{
+    AddrPair, Header, LONGEST, Preamble, Source, Version, parse,
+};
 use prusik::forward::template::{RequestVariables, Template};
 use prusik::http1::target;
 use prusik::lifecycle::upgrade::protocol::Message;
@@ -244,7 +246,7 @@ pub fn proxy_header(bytes: &[u8]) {
         let Header::Proxied(read) = header else {
             panic!("it names somebody");
         };
-        let plain = |ends: Ends| [ends.peer, ends.local].map(|end| end.ip().to_canonical());
+        let plain = |ends: AddrPair| [ends.peer, ends.local].map(|end| end.ip().to_canonical());
         assert_eq!(plain(read), plain(ends));
         assert_eq!(read.peer.port(), ends.peer.port());
     }

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
-use crate::config::{AcceptProxy, Config, Fate, ListenAddress, Listener, Route};
+use crate::config::{AcceptProxy, Config, ListenAddress, Listener, OnGone, Route};
 use crate::forward::Trust;
 use crate::forward::client_address::{ClientAddress, TrustedProxies};
 use crate::generation::counts::Counts;
-use crate::limits::{ClientKey, Gate, Seat};
+use crate::limits::{ClientKey, Limiter, Permit};
 use crate::listener::{Connection, ListenerSettings};
 use crate::observe::metrics::RouteMetrics;
 use crate::route::{RequestKey, RouteIndex};
@@ -37,7 +37,7 @@ pub struct Generation {
     /// Of every configuration that there was.
     counts: Arc<Counts>,
     /// As `config.routes`: who counts the sessions of each.
-    gates: Vec<Arc<Gate>>,
+    gates: Vec<Arc<Limiter>>,
     pub labels: Labels,
     /// As `config.routes`.
     metrics: Vec<Arc<RouteMetrics>>,
@@ -253,18 +253,18 @@ impl Generation {
     }
 
     /// Who counts the sessions of a route.
-    pub fn gate(&self, route: usize) -> &Arc<Gate> {
+    pub fn gate(&self, route: usize) -> &Arc<Limiter> {
         &self.gates[route]
     }
 
     /// As `config.routes`: each one's name, and who counts its sessions.
-    pub fn gates(&self) -> impl Iterator<Item = (&str, &Arc<Gate>)> {
+    pub fn gates(&self) -> impl Iterator<Item = (&str, &Arc<Limiter>)> {
         let names = self.config.routes.iter().map(|route| route.name.as_str());
         names.zip(&self.gates)
     }
 
     /// Counts a session that is there already; its route may have left the file.
-    pub fn adopt(&self, route: &str, client: Option<ClientKey>) -> Seat {
+    pub fn adopt(&self, route: &str, client: Option<ClientKey>) -> Permit {
         self.counts.gate(route).adopt(client)
     }
 
@@ -385,7 +385,7 @@ impl Generation {
     pub fn why_gone_late(&self, session: &Identity, group: &Group) -> Option<DrainReason> {
         let why = self.why_gone(session);
         let is_kept = self.find_group(&session.upstream).is_none()
-            && group.config().on_removed == Fate::Keep
+            && group.config().on_removed == OnGone::Keep
             && matches!(why, Some(DrainReason::ServerRemoved(..)));
         why.filter(|_| !is_kept)
     }

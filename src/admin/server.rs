@@ -23,7 +23,7 @@ use super::api::Api;
 use super::guard::Access;
 use super::stall::{Bounds, StallBound};
 use crate::limits::descriptors::Descriptor;
-use crate::net::{Accepted, Acceptor};
+use crate::net::{Accepted, AsyncListener};
 use crate::observe::repeated::{self, Kind};
 
 /// Whoever comes beyond them waits in the kernel, until one of them has had its answer.
@@ -54,13 +54,13 @@ pub enum Serving {
     /// Nobody more is accepted; who is connected may still ask, and calls go on.
     AcceptsNoMore,
     /// The calls in flight are answered, and then it is over.
-    Ends,
+    AddrPair,
 }
 
 /// Returns when `serving` says that it ends (or its sender is gone) and the calls in flight have been
 /// answered. `accepts_no_more` is dropped once nobody more is accepted.
 pub async fn serve(
-    acceptor: Acceptor,
+    acceptor: AsyncListener,
     control: Arc<dyn Control>,
     access: Access,
     mut serving: watch::Receiver<Serving>,
@@ -103,7 +103,7 @@ pub async fn serve(
     drop((acceptor, accepts_no_more));
     loop {
         tokio::select! {
-            () = has_come_to(&mut serving, Serving::Ends) => break,
+            () = has_come_to(&mut serving, Serving::AddrPair) => break,
             Some(ended) = connections.join_next() => report(ended),
         }
     }
@@ -311,7 +311,7 @@ mod tests {
         let call = "POST /api/v1/reload HTTP/1.1\r\nhost: localhost\r\n\r\n";
         let reload = tokio::spawn(async move { exchange(stream, call).await });
         running.control.reload.began.notified().await;
-        running.serving.send_replace(Serving::Ends);
+        running.serving.send_replace(Serving::AddrPair);
         tokio::task::yield_now().await;
         assert!(!running.task.is_finished());
         running.control.reload.may_end.notify_one();
@@ -336,7 +336,7 @@ mod tests {
         running.control.reload.may_end.notify_one();
         assert!(reload.await.unwrap().starts_with("HTTP/1.1 200"));
         assert!(!running.task.is_finished());
-        running.serving.send_replace(Serving::Ends);
+        running.serving.send_replace(Serving::AddrPair);
         running.task.await.unwrap();
     }
 
@@ -347,7 +347,7 @@ mod tests {
         // Connections are accepted in their order: with this one answered, the other is in.
         let call = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         exchange(TcpStream::connect(address).await.unwrap(), call).await;
-        running.serving.send_replace(Serving::Ends);
+        running.serving.send_replace(Serving::AddrPair);
         // So much that a server that hangs up has done so.
         let mut byte = [0];
         let hung_up = timeout(FIRST_CALL / 10, fresh.read(&mut byte)).await;
@@ -365,7 +365,7 @@ mod tests {
         let call = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         exchange(TcpStream::connect(address).await.unwrap(), call).await;
         let told = tokio::time::Instant::now();
-        running.serving.send_replace(Serving::Ends);
+        running.serving.send_replace(Serving::AddrPair);
         running.task.await.unwrap();
         assert!(told.elapsed() < 2 * FIRST_CALL);
         drop(silent);

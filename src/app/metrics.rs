@@ -12,10 +12,10 @@ use crate::generation::Generation;
 use crate::observe::exposition::{Family, render};
 use crate::observe::metrics::{NO_ROUTE, RouteFamilies};
 use crate::observe::process;
-use crate::session::live::Live;
+use crate::session::live::LiveSession;
 use crate::session::registry::Registry;
-use crate::session::stats::Place;
-use crate::session::traffic::Carried;
+use crate::session::stats::SessionLabels;
+use crate::session::traffic::Totals;
 use crate::upstream::history::Standing;
 
 impl App {
@@ -58,9 +58,9 @@ impl App {
             "Connections of clients, those of sessions among them.",
         );
         let mut by_name: HashMap<&str, usize> = HashMap::new();
-        for entrance in self.edge.entrances() {
-            let name = &generation.config.listeners[generation.listener(entrance.number)].name;
-            *by_name.entry(name).or_default() += entrance.gate.taken();
+        for state in self.edge.listener_states() {
+            let name = &generation.config.listeners[generation.listener(state.number)].name;
+            *by_name.entry(name).or_default() += state.gate.taken();
         }
         for (name, count) in by_name {
             family.add(&[("listener", name)], count as f64);
@@ -74,8 +74,8 @@ impl App {
 #[derive(Debug, Default)]
 struct Kinds {
     /// The first kinds that were met: with few of them, looking at each is faster than a hash.
-    few: Vec<(Kind, Arc<Live>, usize)>,
-    others: HashMap<Kind, (Arc<Live>, usize)>,
+    few: Vec<(Kind, Arc<LiveSession>, usize)>,
+    others: HashMap<Kind, (Arc<LiveSession>, usize)>,
 }
 
 type Kind = ([*const u8; 3], SocketAddr);
@@ -83,7 +83,7 @@ type Kind = ([*const u8; 3], SocketAddr);
 impl Kinds {
     const FEW: usize = 8;
 
-    fn add(&mut self, live: &Arc<Live>) {
+    fn add(&mut self, live: &Arc<LiveSession>) {
         let identity = &live.identity;
         let names = [&identity.listener, &identity.route, &identity.upstream];
         let kind = (names.map(|name| name.as_ptr()), identity.server);
@@ -101,7 +101,7 @@ impl Kinds {
 /// The live sessions, by what tells them apart here.
 #[derive(Debug, Default)]
 struct Seen {
-    by_place: HashMap<Place, usize>,
+    by_place: HashMap<SessionLabels, usize>,
 }
 
 impl From<Kinds> for Seen {
@@ -109,7 +109,10 @@ impl From<Kinds> for Seen {
         let mut seen = Self::default();
         let few = kinds.few.into_iter().map(|(_, live, count)| (live, count));
         for (live, count) in few.chain(kinds.others.into_values()) {
-            *seen.by_place.entry(Place::of(&live.identity)).or_default() += count;
+            *seen
+                .by_place
+                .entry(SessionLabels::of(&live.identity))
+                .or_default() += count;
         }
         seen
     }
@@ -118,7 +121,7 @@ impl From<Kinds> for Seen {
 fn sessions(
     generation: &Generation,
     seen: &Seen,
-    carried: Carried,
+    carried: Totals,
     registry: &Registry,
 ) -> Vec<Family> {
     let there = places(generation);
@@ -135,7 +138,8 @@ fn sessions(
         "prusik_sessions_total",
         "Sessions that have ended, by who ended them and the close code.",
     );
-    let is_there = |place: &Place| there.contains(place) || seen.by_place.contains_key(place);
+    let is_there =
+        |place: &SessionLabels| there.contains(place) || seen.by_place.contains_key(place);
     registry
         .ended
         .for_each(Instant::now(), is_there, |place, by, code, count| {
@@ -167,7 +171,7 @@ fn sessions(
     vec![active, ended, messages, bytes, durations]
 }
 
-fn place_labels<'a>(place: &'a Place, server: &'a str) -> [(&'a str, &'a str); 3] {
+fn place_labels<'a>(place: &'a SessionLabels, server: &'a str) -> [(&'a str, &'a str); 3] {
     [
         ("route", &place.route),
         ("upstream", &place.upstream),
@@ -180,7 +184,7 @@ const FROM_THE_START: usize = 1000;
 
 /// Where the present configuration lets sessions be. Where it has very many routes, on those that were
 /// used: thousands may be there that nobody asks for.
-fn places(generation: &Generation) -> HashSet<Place> {
+fn places(generation: &Generation) -> HashSet<SessionLabels> {
     let mut places = HashSet::new();
     let routes = generation.config.routes.iter();
     let routes = routes.zip(&generation.labels.routes);
@@ -192,7 +196,7 @@ fn places(generation: &Generation) -> HashSet<Place> {
             continue;
         };
         let group = generation.group(*upstream);
-        places.extend(group.members().iter().map(|member| Place {
+        places.extend(group.members().iter().map(|member| SessionLabels {
             route: name.clone(),
             upstream: group.label().clone(),
             server: member.server.address,

@@ -28,7 +28,7 @@ use crate::admin::view;
 use crate::config::Config;
 use crate::generation::Generation;
 use crate::limits::descriptors;
-use crate::listener::{self, BindError, BoundListener, Connections, Edge};
+use crate::listener::{self, BindError, BoundListener, ConnectionTasks, Edge};
 use crate::net::{Inherited, ListenAddress};
 use crate::observe::access_log::AccessLog;
 use crate::observe::entry::Operation;
@@ -60,7 +60,7 @@ pub struct App {
     log: Arc<AccessLog>,
     edge: Arc<Edge>,
     runner: Arc<Runner>,
-    connections: Connections,
+    connections: ConnectionTasks,
     /// The accept loops: they end when the process begins to drain.
     accepting: TaskTracker,
     sessions: Arc<Registry>,
@@ -186,13 +186,13 @@ impl App {
     /// As operators see them.
     pub fn listening_now(&self) -> Vec<view::Listener> {
         let generation = self.generation();
-        let entrances = self.edge.entrances().iter();
-        let listening = self.listeners.iter().zip(entrances);
+        let listener_states = self.edge.listener_states().iter();
+        let listening = self.listeners.iter().zip(listener_states);
         listening
-            .map(|(listener, entrance)| view::Listener {
-                name: generation.listener_name(entrance.number).to_owned(),
+            .map(|(listener, state)| view::Listener {
+                name: generation.listener_name(state.number).to_owned(),
                 listen: listener.socket.address().to_string(),
-                connections: entrance.gate.taken(),
+                connections: state.gate.taken(),
             })
             .collect()
     }
@@ -308,7 +308,7 @@ const LAST_LINES: Duration = Duration::from_secs(3);
 fn server_conf(config: &Config) -> ServerConf {
     ServerConf {
         threads: config.server.threads,
-        // Connections are kept by `upstream::Connections`, not here.
+        // ConnectionTasks are kept by `upstream::ConnectionTasks`, not here.
         upstream_keepalive_pool_size: 1,
         // Attempts are counted by the exchange, against the upstream's own limit.
         max_retries: usize::MAX,
@@ -316,7 +316,7 @@ fn server_conf(config: &Config) -> ServerConf {
     }
 }
 
-/// Ends with the log.
+/// AddrPair with the log.
 async fn watch_log(log: Weak<AccessLog>) {
     loop {
         tokio::time::sleep(WATCH_LOG).await;

@@ -4,17 +4,17 @@ use log::error;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::*;
-use crate::forward::proxy_protocol::Ends;
-use crate::limits::Seat;
-use crate::listener::Entrance;
+use crate::forward::proxy_protocol::AddrPair;
+use crate::limits::Permit;
+use crate::listener::ListenerState;
 use crate::session::Session;
-use crate::session::live::{Identity, Live};
+use crate::session::live::{Identity, LiveSession};
 use crate::session::{Admission, ClientEnd};
 use crate::transport::Transport;
 
 impl App {
-    pub fn entrances(&self) -> &[Arc<Entrance>] {
-        self.edge.entrances()
+    pub fn listener_states(&self) -> &[Arc<ListenerState>] {
+        self.edge.listener_states()
     }
 
     /// The name and address of a bound listener, as the present configuration has them.
@@ -26,9 +26,9 @@ impl App {
     }
 
     /// The same of the listener on which this seat was taken.
-    pub fn listener_of(&self, seat: &Seat) -> Option<(String, String)> {
-        let mut entrances = self.entrances().iter();
-        let bound = entrances.position(|entrance| Arc::ptr_eq(&entrance.gate, seat.gate()))?;
+    pub fn listener_of(&self, seat: &Permit) -> Option<(String, String)> {
+        let mut listener_states = self.listener_states().iter();
+        let bound = listener_states.position(|state| Arc::ptr_eq(&state.gate, seat.gate()))?;
         self.listener_now(bound)
     }
 
@@ -64,9 +64,14 @@ impl App {
     }
 
     /// Counts such a connection, whatever the limits say.
-    pub fn adopt(&self, bound: usize, transport: &Transport, proxied: Option<Ends>) -> Admission {
+    pub fn adopt(
+        &self,
+        bound: usize,
+        transport: &Transport,
+        proxied: Option<AddrPair>,
+    ) -> Admission {
         let peer = transport.peer();
-        self.entrances()[bound].adopt(peer, proxied)
+        self.listener_states()[bound].adopt(peer, proxied)
     }
 
     /// One copy of each name for all sessions, as for those that began here.
@@ -87,7 +92,7 @@ impl App {
     }
 
     /// Tells it to go if it has no place in this process's configuration, or the process stops.
-    pub fn see_off_if_gone(&self, live: &Arc<Live>) {
+    pub fn see_off_if_gone(&self, live: &Arc<LiveSession>) {
         let generation = self.current.load();
         let reason = match self.phases.now().is_draining() {
             true => Some(DrainReason::Stop),

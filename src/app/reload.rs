@@ -24,7 +24,7 @@ use crate::generation::{Generation, GenerationError};
 use crate::listener::Edge;
 use crate::observe::access_log::AccessLog;
 use crate::session::drain::{DrainReason, Drains};
-use crate::session::live::Live;
+use crate::session::live::LiveSession;
 use crate::session::registry::Registry;
 
 #[derive(Debug, thiserror::Error)]
@@ -143,7 +143,7 @@ impl Swap {
             generation.labels.routes.iter().cloned().collect()
         };
         let (had, has) = (names(before), names(now));
-        let mut leaving: HashMap<Arc<str>, Vec<Arc<Live>>> = HashMap::new();
+        let mut leaving: HashMap<Arc<str>, Vec<Arc<LiveSession>>> = HashMap::new();
         self.sessions.for_each(|live| {
             let route = &live.identity.route;
             if had.contains(route) && !has.contains(route) {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::session::live::Live;
+use crate::session::live::LiveSession;
 use crate::session::traffic::{ClosedBy, Order};
 
 /// How a process stops.
@@ -85,8 +85,8 @@ impl App {
             .for_each(|group| group.close_idle());
     }
 
-    /// Ends these sessions and every exchange; returns when no connection is left, or in a moment.
-    async fn cut(&self, must_go: impl Fn(&Live) -> bool) {
+    /// AddrPair these sessions and every exchange; returns when no connection is left, or in a moment.
+    async fn cut(&self, must_go: impl Fn(&LiveSession) -> bool) {
         let must_go = self.sessions.select(|live| must_go(live));
         let stay = self.sessions.len().saturating_sub(must_go.len());
         let left = self.connections.len().saturating_sub(stay);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 /// A place in the file, both counted from 1. Columns are characters, as editors count them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
+pub struct Position {
     pub line: usize,
     pub col: usize,
 }
@@ -15,7 +15,7 @@ pub struct Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     /// `None` when the error is the file itself: it cannot be read.
-    pub place: Option<Place>,
+    pub place: Option<Position>,
     pub message: String,
     pub hint: Option<String>,
     /// What the hint is to be made of.
@@ -32,7 +32,7 @@ struct Choice {
 }
 
 impl ConfigError {
-    pub fn new(place: Place, message: impl Into<String>) -> ConfigError {
+    pub fn new(place: Position, message: impl Into<String>) -> ConfigError {
         ConfigError {
             place: Some(place),
             message: message.into(),
@@ -191,7 +191,7 @@ impl ConfigErrors {
                 f.write_str("\n")?;
             }
             f.write_str(&self.file)?;
-            if let Some(Place { line, col }) = error.place {
+            if let Some(Position { line, col }) = error.place {
                 write!(f, ":{line}:{col}")?;
             }
             write!(f, ": {}", error.message)?;
@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     fn at(line: usize, col: usize, message: &str) -> ConfigError {
-        ConfigError::new(Place { line, col }, message)
+        ConfigError::new(Position { line, col }, message)
     }
 
     #[test]

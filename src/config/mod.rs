@@ -26,7 +26,7 @@ use std::path::Path;
 use std::str::{self, Utf8Error};
 use std::time::SystemTime;
 
-pub use error::{ConfigError, ConfigErrors, Place};
+pub use error::{ConfigError, ConfigErrors, Position};
 pub use limits::{AcceptProxy, ListenerLimits};
 pub use model::*;
 pub use schema::json_schema;
@@ -86,7 +86,7 @@ fn not_utf8(bytes: &[u8], error: &Utf8Error) -> ConfigError {
         .split(|byte| *byte == b'\n')
         .next_back()
         .unwrap_or_default();
-    let place = Place {
+    let place = Position {
         line: before.iter().filter(|byte| **byte == b'\n').count() + 1,
         col: String::from_utf8_lossy(line).chars().count() + 1,
     };

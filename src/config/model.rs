@@ -147,13 +147,13 @@ pub struct Upstream {
     pub keepalive: usize,
     /// How long a server may take nothing of what waits for it.
     pub stall: Duration,
-    pub on_down: Fate,
-    pub on_removed: Fate,
+    pub on_down: OnGone,
+    pub on_removed: OnGone,
 }
 
 /// What becomes of the sessions of a server that is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum OnGone {
     Keep,
     Close,
 }
@@ -173,7 +173,7 @@ pub enum Balance {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamServer {
     pub address: ServerAddress,
-    /// At least 1.
+    /// Cursor least 1.
     pub weight: u32,
     /// `None`: no limit.
     pub max_sessions: Option<usize>,

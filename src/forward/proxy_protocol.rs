@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The two ends of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Ends {
+pub struct AddrPair {
     /// Who connects.
     pub peer: SocketAddr,
     /// What it connected to.
@@ -21,7 +21,7 @@ pub struct Ends {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Header {
     /// The connection stands for another one.
-    Proxied(Ends),
+    Proxied(AddrPair),
     /// It is the proxy's own (`LOCAL`), or nobody can say whose (`UNKNOWN`, a unix socket).
     Own,
 }
@@ -78,7 +78,7 @@ fn parse_v1(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
 
 fn ends<'a, T: std::str::FromStr + Into<IpAddr>>(
     words: &mut impl Iterator<Item = &'a str>,
-) -> Result<Ends, Malformed> {
+) -> Result<AddrPair, Malformed> {
     let mut address = || -> Result<IpAddr, Malformed> {
         let address: T = words
             .next()
@@ -95,7 +95,7 @@ fn ends<'a, T: std::str::FromStr + Into<IpAddr>>(
         word.parse().ok().filter(|_| is_canonical).ok_or(Malformed)
     };
     let (peer_port, local_port) = (port()?, port()?);
-    Ok(Ends {
+    Ok(AddrPair {
         peer: (peer, peer_port).into(),
         local: (local, local_port).into(),
     })
@@ -144,7 +144,7 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
 /// Source, destination, and their ports.
 fn binary<const N: usize, T: From<[u8; N]> + Into<IpAddr>>(
     block: &[u8],
-) -> Result<Ends, Malformed> {
+) -> Result<AddrPair, Malformed> {
     let address = |at: usize| -> Result<IpAddr, Malformed> {
         let bytes = block.get(at..at + N).ok_or(Malformed)?;
         let bytes: [u8; N] = bytes.try_into().map_err(|_| Malformed)?;
@@ -154,7 +154,7 @@ fn binary<const N: usize, T: From<[u8; N]> + Into<IpAddr>>(
         Some(&[high, low]) => Ok(u16::from_be_bytes([high, low])),
         _ => Err(Malformed),
     };
-    Ok(Ends {
+    Ok(AddrPair {
         peer: (address(0)?, port(2 * N)?).into(),
         local: (address(N)?, port(2 * N + 2)?).into(),
     })
@@ -174,7 +174,7 @@ pub enum Source {
     Own,
     /// A client on a unix socket.
     Unknown,
-    Client(Ends),
+    Client(AddrPair),
 }
 
 /// What is sent before the first byte of a connection to a server. Equal ones say the same.
@@ -237,7 +237,7 @@ impl Preamble {
 }
 
 /// A header has room for one family only.
-fn of_one_family(ends: Ends) -> (IpAddr, IpAddr) {
+fn of_one_family(ends: AddrPair) -> (IpAddr, IpAddr) {
     let (peer, local) = (
         ends.peer.ip().to_canonical(),
         ends.local.ip().to_canonical(),

@@ -6,20 +6,20 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::limits::Gate;
+use crate::limits::Limiter;
 use crate::upstream::Servers;
 
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     /// By route.
-    gates: Mutex<HashMap<String, Arc<Gate>>>,
+    gates: Mutex<HashMap<String, Arc<Limiter>>>,
     /// By upstream.
     servers: Mutex<HashMap<String, Arc<Servers>>>,
 }
 
 impl Counts {
     /// Made when there is none.
-    pub fn gate(&self, route: &str) -> Arc<Gate> {
+    pub fn gate(&self, route: &str) -> Arc<Limiter> {
         made_of(&mut self.gates.lock(), route)
     }
 

@@ -1,8 +1,8 @@
-//! How long a request's body is: one answer, or a refusal (RFC 9112 section 6.3).
+//! How long a request's body is: one answer, or a rejection (RFC 9112 section 6.3).
 
 use http::StatusCode;
 
-use crate::http1::{Refusal, is_token, trim};
+use crate::http1::{Rejection, is_token, trim};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Framing {
@@ -27,17 +27,17 @@ impl Framing {
 const LENGTH_DIGITS: usize = 18;
 
 /// A `Content-Length` value: digits, and nothing that one of two readers could read as octal.
-pub fn length(value: &[u8]) -> Result<u64, Refusal> {
+pub fn length(value: &[u8]) -> Result<u64, Rejection> {
     let is_number = match value {
         [b'0'] => true,
         [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
         _ => false,
     };
     if !is_number {
-        return Err(Refusal::bad("the Content-Length is not a decimal number"));
+        return Err(Rejection::bad("the Content-Length is not a decimal number"));
     }
     if value.len() > LENGTH_DIGITS {
-        return Err(Refusal::new(
+        return Err(Rejection::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "the Content-Length is beyond what can be sent",
         ));
@@ -48,24 +48,24 @@ pub fn length(value: &[u8]) -> Result<u64, Refusal> {
 
 /// A `Transfer-Encoding` value: `chunked` alone. Other codings end in `chunked` too, but whoever
 /// does not know one of them reads another body (RFC 9112 section 6.1).
-pub fn is_chunked(value: &[u8]) -> Result<(), Refusal> {
+pub fn is_chunked(value: &[u8]) -> Result<(), Rejection> {
     if value.eq_ignore_ascii_case(b"chunked") {
         return Ok(());
     }
     let codings = || value.split(|byte| *byte == b',').map(trim);
     let is_chunked = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"chunked");
     if !codings().all(is_token) {
-        return Err(Refusal::bad(
+        return Err(Rejection::bad(
             "the Transfer-Encoding is not a list of codings",
         ));
     }
     match codings().filter(is_chunked).count() {
         0 => {}
         1 if codings().next_back().as_ref().is_some_and(is_chunked) => {}
-        1 => return Err(Refusal::bad("chunked is not the last transfer coding")),
-        _ => return Err(Refusal::bad("the body is chunked more than once")),
+        1 => return Err(Rejection::bad("chunked is not the last transfer coding")),
+        _ => return Err(Rejection::bad("the body is chunked more than once")),
     }
-    Err(Refusal::new(
+    Err(Rejection::new(
         StatusCode::NOT_IMPLEMENTED,
         "of the transfer codings only chunked is known",
     ))
@@ -83,13 +83,13 @@ mod tests {
             "", "+1", "-1", "1 ", "1,1", "0x10", "1e3", "01", "00", "1.0", "١", "1_000",
         ] {
             assert_eq!(
-                length(value.as_bytes()).map_err(|refusal| refusal.status),
+                length(value.as_bytes()).map_err(|rejection| rejection.status),
                 Err(StatusCode::BAD_REQUEST),
                 "{value:?}"
             );
         }
         assert_eq!(
-            length(b"18446744073709551616").map_err(|refusal| refusal.status),
+            length(b"18446744073709551616").map_err(|rejection| rejection.status),
             Err(StatusCode::PAYLOAD_TOO_LARGE)
         );
     }
@@ -111,7 +111,7 @@ mod tests {
             ("xchunked", 501),
         ] {
             assert_eq!(
-                is_chunked(value.as_bytes()).map_err(|refusal| refusal.status.as_u16()),
+                is_chunked(value.as_bytes()).map_err(|rejection| rejection.status.as_u16()),
                 Err(status),
                 "{value:?}"
             );

@@ -10,7 +10,7 @@ use http::StatusCode;
 use crate::http1::authority;
 use crate::http1::framing::{self, Framing};
 use crate::http1::target;
-use crate::http1::{Refusal, is_control, is_token, trim};
+use crate::http1::{Rejection, is_control, is_token, trim};
 
 /// A request line: Pingora writes some of its bytes as three, and its URI type holds 64 KiB.
 const LINE_MAX: usize = 16 * 1024;
@@ -38,7 +38,7 @@ impl Default for HeadLimits {
 
 /// A head that may go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sound {
+pub struct ValidHead {
     /// The index behind its blank line.
     pub end: usize,
     pub framing: Framing,
@@ -103,8 +103,8 @@ impl HeadCheck {
     }
 
     /// `bytes` are all that have come, from the head's first on; call it again with more of them
-    /// as long as there is neither a sound head nor a refusal.
-    pub fn feed(&mut self, bytes: &[u8]) -> Result<Option<Sound>, Refusal> {
+    /// as long as there is neither a sound head nor a rejection.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<Option<ValidHead>, Rejection> {
         while let Some(found) = memchr::memchr(b'\n', &bytes[self.looked..]) {
             let line_feed = self.looked + found;
             let line = self.line..line_feed.saturating_sub(1).max(self.line);
@@ -112,7 +112,7 @@ impl HeadCheck {
                 return Err(TOO_LARGE);
             }
             if line_feed == self.line || bytes[line.end] != b'\r' {
-                return Err(Refusal::bad(
+                return Err(Rejection::bad(
                     "a line of the head ends without a carriage return",
                 ));
             }
@@ -121,7 +121,7 @@ impl HeadCheck {
             match (self.version, line.is_empty()) {
                 // RFC 9112 section 2.2: one may be left over from the request before.
                 (None, true) if !self.blank_before => self.blank_before = true,
-                (None, true) => return Err(Refusal::bad("blank lines stand before the request")),
+                (None, true) => return Err(Rejection::bad("blank lines stand before the request")),
                 (None, false) => self.request_line(bytes, line)?,
                 (Some(version), true) => return self.finish(version, bytes).map(Some),
                 (Some(_), false) => self.field(bytes, line)?,
@@ -141,7 +141,7 @@ impl HeadCheck {
         Ok(None)
     }
 
-    fn request_line(&mut self, bytes: &[u8], line: Range<usize>) -> Result<(), Refusal> {
+    fn request_line(&mut self, bytes: &[u8], line: Range<usize>) -> Result<(), Rejection> {
         let text = &bytes[line.clone()];
         if text.len() > LINE_MAX {
             return Err(TOO_LONG);
@@ -149,7 +149,7 @@ impl HeadCheck {
         if text.iter().any(|byte| is_control(*byte)) {
             return Err(CONTROL);
         }
-        let (method, asked, version) = parts(text).ok_or(Refusal::bad(
+        let (method, asked, version) = parts(text).ok_or(Rejection::bad(
             "the request line is not a method, a target and a version",
         ))?;
         if method.is_empty()
@@ -157,7 +157,7 @@ impl HeadCheck {
                 .iter()
                 .all(|byte| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_'))
         {
-            return Err(Refusal::bad("the method is not one in capital letters"));
+            return Err(Rejection::bad("the method is not one in capital letters"));
         }
         self.version = Some(match version {
             b"HTTP/1.1" => Version::Http11,
@@ -165,15 +165,15 @@ impl HeadCheck {
             [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
                 if major.is_ascii_digit() && minor.is_ascii_digit() =>
             {
-                return Err(Refusal::new(
+                return Err(Rejection::new(
                     StatusCode::HTTP_VERSION_NOT_SUPPORTED,
                     "only HTTP/1.1 and HTTP/1.0 are spoken here",
                 ));
             }
-            _ => return Err(Refusal::bad("the request line names no version of HTTP")),
+            _ => return Err(Rejection::bad("the request line names no version of HTTP")),
         });
         if matches!(method, b"CONNECT" | b"TRACE" | b"TRACK") {
-            return Err(Refusal::new(
+            return Err(Rejection::new(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "this method is not for a gateway",
             ));
@@ -192,10 +192,10 @@ impl HeadCheck {
         Ok(())
     }
 
-    fn field(&mut self, bytes: &[u8], line: Range<usize>) -> Result<(), Refusal> {
+    fn field(&mut self, bytes: &[u8], line: Range<usize>) -> Result<(), Rejection> {
         let text = &bytes[line.clone()];
         if matches!(text, [b' ' | b'\t', ..]) {
-            return Err(Refusal::bad("a field is folded over lines"));
+            return Err(Rejection::bad("a field is folded over lines"));
         }
         self.fields += 1;
         if self.fields > self.limits.fields {
@@ -205,9 +205,9 @@ impl HeadCheck {
             .iter()
             .position(|byte| *byte == b':')
             .map(|colon| (&text[..colon], &text[colon + 1..]))
-            .ok_or(Refusal::bad("a line of the head is no field"))?;
+            .ok_or(Rejection::bad("a line of the head is no field"))?;
         if !is_token(name) {
-            return Err(Refusal::bad("the name of a field is not a token"));
+            return Err(Rejection::bad("the name of a field is not a token"));
         }
         if value.iter().any(|byte| is_control(*byte)) {
             return Err(CONTROL);
@@ -219,14 +219,14 @@ impl HeadCheck {
             6 if is(b"expect") => self.expect(trim(value)),
             14 if is(b"content-length") => {
                 if self.length.is_some() {
-                    return Err(Refusal::bad("there is more than one Content-Length"));
+                    return Err(Rejection::bad("there is more than one Content-Length"));
                 }
                 self.length = Some(framing::length(trim(value))?);
                 Ok(())
             }
             17 if is(b"transfer-encoding") => {
                 if self.chunked {
-                    return Err(Refusal::bad("there is more than one Transfer-Encoding"));
+                    return Err(Rejection::bad("there is more than one Transfer-Encoding"));
                 }
                 self.chunked = true;
                 framing::is_chunked(trim(value))
@@ -236,12 +236,12 @@ impl HeadCheck {
     }
 
     /// `from` is where the value begins, before it is trimmed.
-    fn host(&mut self, bytes: &[u8], from: usize, value: &[u8]) -> Result<(), Refusal> {
+    fn host(&mut self, bytes: &[u8], from: usize, value: &[u8]) -> Result<(), Rejection> {
         if self.host.is_some() {
-            return Err(Refusal::bad("there is more than one Host"));
+            return Err(Rejection::bad("there is more than one Host"));
         }
         if !authority::is_sound(value) {
-            return Err(Refusal::bad(
+            return Err(Rejection::bad(
                 "the Host is not a name or address, and perhaps a port",
             ));
         }
@@ -255,9 +255,9 @@ impl HeadCheck {
 
     /// RFC 9110 section 10.1.1 knows one expectation; spelt in another way, one side waits for a
     /// body that the other has sent.
-    fn expect(&mut self, value: &[u8]) -> Result<(), Refusal> {
+    fn expect(&mut self, value: &[u8]) -> Result<(), Rejection> {
         if self.expects || !value.eq_ignore_ascii_case(b"100-continue") {
-            return Err(Refusal::new(
+            return Err(Rejection::new(
                 StatusCode::EXPECTATION_FAILED,
                 "the only expectation is one 100-continue",
             ));
@@ -266,25 +266,25 @@ impl HeadCheck {
         Ok(())
     }
 
-    fn finish(&mut self, version: Version, bytes: &[u8]) -> Result<Sound, Refusal> {
+    fn finish(&mut self, version: Version, bytes: &[u8]) -> Result<ValidHead, Rejection> {
         if self.host.is_none() && version == Version::Http11 {
-            return Err(Refusal::bad("there is no Host"));
+            return Err(Rejection::bad("there is no Host"));
         }
         let respelt = self.compare_hosts(bytes)?;
         let framing = match (self.chunked, self.length) {
             (true, Some(_)) => {
-                return Err(Refusal::bad(
+                return Err(Rejection::bad(
                     "there are both a Transfer-Encoding and a Content-Length",
                 ));
             }
             (true, None) if version == Version::Http10 => {
-                return Err(Refusal::bad("HTTP/1.0 has no Transfer-Encoding"));
+                return Err(Rejection::bad("HTTP/1.0 has no Transfer-Encoding"));
             }
             (true, None) => Framing::Chunked,
             (false, Some(0) | None) => Framing::None,
             (false, Some(length)) => Framing::Length(length),
         };
-        Ok(Sound {
+        Ok(ValidHead {
             end: self.line,
             framing,
             expects: self.expects,
@@ -294,7 +294,7 @@ impl HeadCheck {
     }
 
     /// Where the target and `Host` name the same in two spellings.
-    fn compare_hosts(&mut self, bytes: &[u8]) -> Result<Option<Respelt>, Refusal> {
+    fn compare_hosts(&mut self, bytes: &[u8]) -> Result<Option<Respelt>, Rejection> {
         let (Some(host), Some(absolute)) = (&self.host, &self.absolute) else {
             return Ok(None);
         };
@@ -304,7 +304,7 @@ impl HeadCheck {
             return Ok(None);
         }
         if !authority::is_same(one, other, absolute.port) {
-            return Err(Refusal::bad(
+            return Err(Rejection::bad(
                 "the Host is not the one that the target names",
             ));
         }
@@ -313,17 +313,17 @@ impl HeadCheck {
     }
 }
 
-const TOO_LARGE: Refusal = Refusal::new(
+const TOO_LARGE: Rejection = Rejection::new(
     StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
     "the head is larger, or has more fields, than this listener takes",
 );
 
-const TOO_LONG: Refusal = Refusal::new(
+const TOO_LONG: Rejection = Rejection::new(
     StatusCode::URI_TOO_LONG,
     "the request line is longer than 16 KiB",
 );
 
-const CONTROL: Refusal = Refusal::bad("the head holds a control byte");
+const CONTROL: Rejection = Rejection::bad("the head holds a control byte");
 
 /// Single spaces, and only two of them (RFC 9112 section 3).
 fn parts(line: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {

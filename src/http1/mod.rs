@@ -24,12 +24,12 @@ use http::StatusCode;
 
 /// Why a request goes no further. The reason never holds anything that the client sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
+pub struct Rejection {
     pub status: StatusCode,
     pub reason: &'static str,
 }
 
-impl Refusal {
+impl Rejection {
     pub const fn new(status: StatusCode, reason: &'static str) -> Self {
         Self { status, reason }
     }

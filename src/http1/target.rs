@@ -3,18 +3,18 @@
 use percent_encoding::percent_encode_byte;
 use std::ops::Range;
 
-use crate::http1::Refusal;
+use crate::http1::Rejection;
 use crate::http1::authority;
 
 /// Where the authority stands in a target in absolute form; `None` for one in origin or asterisk
 /// form.
-pub fn authority_of(method: &[u8], target: &[u8]) -> Result<Option<Range<usize>>, Refusal> {
+pub fn authority_of(method: &[u8], target: &[u8]) -> Result<Option<Range<usize>>, Rejection> {
     let (authority, path_and_query) = match target {
         [b'/', ..] => (None, target),
         b"*" if method == b"OPTIONS" => return Ok(None),
         _ => {
             let Some(start) = scheme_length(target) else {
-                return Err(Refusal::bad(
+                return Err(Rejection::bad(
                     "the target is neither a path nor a URI of http, https, ws or wss",
                 ));
             };
@@ -23,7 +23,7 @@ pub fn authority_of(method: &[u8], target: &[u8]) -> Result<Option<Range<usize>>
                 .position(|byte| matches!(byte, b'/' | b'?'))
                 .map_or(target.len(), |length| start + length);
             if !authority::is_sound(&target[start..end]) {
-                return Err(Refusal::bad("the target names no host that can be"));
+                return Err(Rejection::bad("the target names no host that can be"));
             }
             (Some(start..end), &target[end..])
         }
@@ -37,7 +37,7 @@ pub fn authority_of(method: &[u8], target: &[u8]) -> Result<Option<Range<usize>>
         .iter()
         .all(|byte| is_in_query(*byte))
     {
-        return Err(Refusal::bad("the query holds a byte that no URI has"));
+        return Err(Rejection::bad("the query holds a byte that no URI has"));
     }
     Ok(authority)
 }
@@ -101,7 +101,7 @@ fn is_in_path(byte: u8) -> bool {
 }
 
 /// No byte and no escape in it that one server reads as another path than the next.
-fn check_path(path: &[u8]) -> Result<(), Refusal> {
+fn check_path(path: &[u8]) -> Result<(), Rejection> {
     let mut at = 0;
     let mut before = 0;
     while at < path.len() {
@@ -110,17 +110,17 @@ fn check_path(path: &[u8]) -> Result<(), Refusal> {
                 at += 3;
                 match digit(high) * 16 + digit(low) {
                     b'\0' | b'\r' | b'\n' => {
-                        return Err(Refusal::bad("the path holds an encoded NUL or line end"));
+                        return Err(Rejection::bad("the path holds an encoded NUL or line end"));
                     }
                     byte => byte,
                 }
             }
-            [b'%', ..] => return Err(Refusal::bad("the path holds a % that encodes nothing")),
+            [b'%', ..] => return Err(Rejection::bad("the path holds a % that encodes nothing")),
             [byte, ..] if is_in_path(byte) => {
                 at += 1;
                 byte
             }
-            _ => return Err(Refusal::bad("the path holds a byte that no URI has")),
+            _ => return Err(Rejection::bad("the path holds a byte that no URI has")),
         };
         // Another spelling of a shorter character (RFC 3629 section 10): `%c0%af` for a slash.
         let is_overlong = match before {
@@ -130,7 +130,7 @@ fn check_path(path: &[u8]) -> Result<(), Refusal> {
             _ => false,
         };
         if is_overlong {
-            return Err(Refusal::bad("the path holds an overlong UTF-8 form"));
+            return Err(Rejection::bad("the path holds an overlong UTF-8 form"));
         }
         before = byte;
     }

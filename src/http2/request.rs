@@ -217,7 +217,7 @@ mod tests {
         assert!(head.starts_with(b"GET /x# HTTP/1.1\r\n"));
         let refused = HeadCheck::default().feed(&head);
         assert_eq!(
-            refused.err().map(|refusal| refusal.status.as_u16()),
+            refused.err().map(|rejection| rejection.status.as_u16()),
             Some(400)
         );
     }

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::fragments::Found;
 use super::request::Body;
 use super::response::{Part, Reader};
-use crate::limits::{CarriedSeat, SharedSeat};
+use crate::limits::{SharedPermit, StreamPermit};
 use crate::tls::Security;
 
 /// What goes on a stream at once.
@@ -41,7 +41,7 @@ pub struct Facts {
     /// Streams whose `:path` holds a `#`, which h2 cuts.
     pub fragments: Found,
     /// Where its streams count; `None`: nowhere.
-    pub seats: Option<Arc<SharedSeat>>,
+    pub seats: Option<Arc<SharedPermit>>,
 }
 
 #[derive(Debug)]
@@ -60,7 +60,7 @@ pub struct Http2Stream {
     send: Sending,
     reader: Reader,
     /// It counts as a connection for as long as it is there.
-    _seat: Option<CarriedSeat>,
+    _seat: Option<StreamPermit>,
 }
 
 #[derive(Debug)]
@@ -74,7 +74,7 @@ impl Http2Stream {
     /// `body` is how what comes on the stream follows the head.
     pub fn new(
         facts: Arc<Facts>,
-        seat: Option<CarriedSeat>,
+        seat: Option<StreamPermit>,
         (receive, body): (RecvStream, Body),
         method: &Method,
         send: SendResponse<Bytes>,

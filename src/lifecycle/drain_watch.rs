@@ -18,7 +18,7 @@ struct Begun {
 
 /// A drain that is over, as its server has no sessions any more.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Ended {
+pub struct EndedDrain {
     pub server: ServerName,
     /// Who began it.
     pub by: String,
@@ -48,11 +48,11 @@ impl DrainWatch {
         &mut self,
         now: Instant,
         sessions: impl Fn(&ServerName) -> Option<usize>,
-    ) -> Vec<Ended> {
+    ) -> Vec<EndedDrain> {
         let mut ended = Vec::new();
         self.0.retain(|server, begun| match sessions(server) {
             Some(0) => {
-                ended.push(Ended {
+                ended.push(EndedDrain {
                     server: server.clone(),
                     by: begun.by.clone(),
                     took: now.saturating_duration_since(begun.at),
@@ -83,7 +83,7 @@ mod tests {
         watch.begin(server("a"), "uid 0".to_owned(), 3, start);
         let second = Duration::from_secs(1);
         assert_eq!(watch.look(start + second, |_| Some(2)), []);
-        let ended = Ended {
+        let ended = EndedDrain {
             server: server("a"),
             by: "uid 0".to_owned(),
             took: 2 * second,

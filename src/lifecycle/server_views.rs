@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::admin::view::{self, ServerState};
 use crate::config::Balance;
 use crate::generation::Generation;
-use crate::session::live::Live;
+use crate::session::live::LiveSession;
 use crate::upstream::history::Standing;
 use crate::upstream::{Ejected, Group, Member, Server};
 
@@ -24,7 +24,7 @@ impl Messages {
         )
     }
 
-    pub fn add(&mut self, live: &Live) {
+    pub fn add(&mut self, live: &LiveSession) {
         if let Some(sum) = self.0.get_mut(&Arc::as_ptr(&live.server)) {
             *sum = sum.wrapping_add(live.traffic.carried().messages());
         }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::admin::{ControlError, SessionFilter, view};
 use crate::generation::Generation;
-use crate::session::live::Live;
+use crate::session::live::LiveSession;
 use crate::session::registry::Registry;
 
 /// A slip in a name must not look like a process without sessions. What is not in the file any
@@ -16,7 +16,7 @@ pub fn check_names(
     sessions: &Registry,
     filter: &SessionFilter,
 ) -> Result<(), ControlError> {
-    let is_live = |is_it: &dyn Fn(&Live) -> bool| sessions.any(is_it);
+    let is_live = |is_it: &dyn Fn(&LiveSession) -> bool| sessions.any(is_it);
     if let Some(name) = &filter.upstream
         && generation.find_group(name).is_none()
         && !is_live(&|live| *live.identity.upstream == **name)
@@ -85,7 +85,7 @@ pub fn one_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
     format!("it is one of: {}{rest}", names.join(", "))
 }
 
-pub fn is_wanted(live: &Live, filter: &SessionFilter) -> bool {
+pub fn is_wanted(live: &LiveSession, filter: &SessionFilter) -> bool {
     let identity = &live.identity;
     let client = || identity.client.parse().ok();
     filter
@@ -111,7 +111,7 @@ pub fn is_wanted(live: &Live, filter: &SessionFilter) -> bool {
 }
 
 /// `parts`: in lower case, each of them is to be found somewhere.
-fn is_found(live: &Live, parts: &str) -> bool {
+fn is_found(live: &LiveSession, parts: &str) -> bool {
     let identity = &live.identity;
     let texts: [&str; 5] = [
         &identity.client,
@@ -127,7 +127,7 @@ fn is_found(live: &Live, parts: &str) -> bool {
     })
 }
 
-pub fn session(live: &Live) -> view::Session {
+pub fn session(live: &LiveSession) -> view::Session {
     let identity = &live.identity;
     let traffic = &live.traffic;
     view::Session {

@@ -1,7 +1,7 @@
 //! How much of something may be taken at once, in all and by each client, and how fast.
 //!
-//! Pure, [`descriptors`] apart. A [`Gate`] counts, a [`Seat`] is one that is counted: a connection
-//! on a listener, a session on a route. A connection of several requests has a [`SharedSeat`].
+//! Pure, [`descriptors`] apart. A [`Limiter`] counts, a [`Permit`] is one that is counted: a connection
+//! on a listener, a session on a route. A connection of several requests has a [`SharedPermit`].
 //! Counts outlive reloads, what they are held against ([`Bounds`]) comes from the present
 //! configuration.
 
@@ -20,7 +20,7 @@ use bucket::Bucket;
 use clients::Clients;
 
 pub use drain_deadline::{Cut, DrainDeadline};
-pub use shared::{CarriedSeat, SharedSeat};
+pub use shared::{SharedPermit, StreamPermit};
 
 /// The seconds after which who was refused is to come back.
 pub const RETRY_AFTER: &str = "2";
@@ -73,7 +73,7 @@ impl ClientKey {
 
 /// Where seats are taken.
 #[derive(Debug, Default)]
-pub struct Gate {
+pub struct Limiter {
     taken: AtomicUsize,
     /// Of those that are taken: requests on a connection that has a seat already.
     shared: AtomicIsize,
@@ -81,13 +81,13 @@ pub struct Gate {
     bucket: Bucket,
 }
 
-impl Gate {
+impl Limiter {
     /// One more, or why not. What is refused costs no token of the rate.
     pub fn enter(
         self: &Arc<Self>,
         client: Option<ClientKey>,
         bounds: &Bounds,
-    ) -> Result<Seat, Full> {
+    ) -> Result<Permit, Full> {
         let mut seat = self.enter_unnamed(bounds.all)?;
         seat.name(client, bounds.per_client)?;
         match bounds.per_second {
@@ -97,25 +97,25 @@ impl Gate {
     }
 
     /// One more, of whom it is not known yet whose it is.
-    pub fn enter_unnamed(self: &Arc<Self>, all: Option<usize>) -> Result<Seat, Full> {
+    pub fn enter_unnamed(self: &Arc<Self>, all: Option<usize>) -> Result<Permit, Full> {
         let most = all.unwrap_or(usize::MAX);
         let taken = self.taken.fetch_update(Relaxed, Relaxed, |taken| {
             (taken < most).then_some(taken + 1)
         });
         taken.map_err(|_| Full::All)?;
-        Ok(Seat {
+        Ok(Permit {
             gate: self.clone(),
             client: None,
         })
     }
 
     /// One that is there already, whatever the bounds say.
-    pub fn adopt(self: &Arc<Self>, client: Option<ClientKey>) -> Seat {
+    pub fn adopt(self: &Arc<Self>, client: Option<ClientKey>) -> Permit {
         self.taken.fetch_add(1, Relaxed);
         if let Some(client) = client {
             self.clients.add(client, usize::MAX);
         }
-        Seat {
+        Permit {
             gate: self.clone(),
             client,
         }
@@ -125,7 +125,7 @@ impl Gate {
         self.taken.load(Relaxed)
     }
 
-    /// As [`Gate::taken`], but of several requests on one connection only that counts: it has the
+    /// As [`Limiter::taken`], but of several requests on one connection only that counts: it has the
     /// descriptor.
     pub fn connections(&self) -> usize {
         let shared = usize::try_from(self.shared.load(Relaxed)).unwrap_or(0);
@@ -154,13 +154,13 @@ impl Gate {
 
 /// One that counts until it is dropped.
 #[derive(Debug)]
-pub struct Seat {
-    gate: Arc<Gate>,
+pub struct Permit {
+    gate: Arc<Limiter>,
     client: Option<ClientKey>,
 }
 
-impl Seat {
-    pub fn gate(&self) -> &Arc<Gate> {
+impl Permit {
+    pub fn gate(&self) -> &Arc<Limiter> {
         &self.gate
     }
 
@@ -182,7 +182,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.gate.taken.fetch_sub(1, Relaxed);
         if let Some(client) = self.client {
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn seats_count_until_they_are_dropped_and_refusals_leave_no_trace() {
-        let gate = Arc::new(Gate::default());
+        let gate = Arc::new(Limiter::default());
         let bounds = bounds(3, 2);
         let first = gate.enter(key("192.0.2.1"), &bounds).unwrap();
         let _second = gate.enter(key("192.0.2.1"), &bounds).unwrap();
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn one_that_was_there_before_counts_whatever_the_bounds_say() {
-        let gate = Arc::new(Gate::default());
+        let gate = Arc::new(Limiter::default());
         let adopted = [(); 3].map(|()| gate.adopt(key("192.0.2.1")));
         let refused = gate.enter(key("192.0.2.1"), &bounds(9, 3));
         assert_eq!(refused.unwrap_err(), Full::Client);
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn counts_say_who_has_how_many() {
-        let gate = Arc::new(Gate::default());
+        let gate = Arc::new(Limiter::default());
         let (one, other) = (key("192.0.2.1"), key("192.0.2.2"));
         let _seats = [one, one, other, None].map(|client| gate.adopt(client));
         let mut counts = gate.counts();
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn who_is_nobody_in_particular_is_held_to_the_bound_of_all_only() {
-        let gate = Arc::new(Gate::default());
+        let gate = Arc::new(Limiter::default());
         let _first = gate.enter(None, &bounds(2, 1)).unwrap();
         let _second = gate.enter(None, &bounds(2, 1)).unwrap();
         assert_eq!(gate.enter(None, &bounds(2, 1)).unwrap_err(), Full::All);
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_burst_is_as_large_as_a_second_brings() {
-        let gate = Arc::new(Gate::default());
+        let gate = Arc::new(Limiter::default());
         let bounds = Bounds {
             per_second: NonZeroU32::new(3),
             ..Bounds::default()

@@ -1,16 +1,18 @@
 //! The seats of a connection that carries several requests at a time.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use super::{Bounds, Full, Gate, Seat};
+use parking_lot::{Mutex, MutexGuard};
+
+use super::{Bounds, Full, Limiter, Permit};
 
 /// It counts as many as it carries, and as one while it carries nothing: its own seat is that of
 /// the first request, and stays when the last one ends.
 #[derive(Debug)]
-pub struct SharedSeat {
-    gate: Arc<Gate>,
+pub struct SharedPermit {
+    gate: Arc<Limiter>,
     state: Mutex<State>,
-    own: Seat,
+    own: Permit,
 }
 
 #[derive(Debug, Default)]
@@ -18,12 +20,12 @@ struct State {
     /// Requests under way.
     carried: usize,
     /// Seats beside the connection's own: one less than there are requests.
-    more: Vec<Seat>,
+    more: Vec<Permit>,
 }
 
-impl SharedSeat {
+impl SharedPermit {
     /// `own` is what the connection has taken by itself.
-    pub fn new(own: Seat) -> Arc<Self> {
+    pub fn new(own: Permit) -> Arc<Self> {
         Arc::new(Self {
             gate: own.gate.clone(),
             state: Mutex::default(),
@@ -32,7 +34,7 @@ impl SharedSeat {
     }
 
     /// One more request, or why not.
-    pub fn carry(self: &Arc<Self>, bounds: &Bounds) -> Result<CarriedSeat, Full> {
+    pub fn carry(self: &Arc<Self>, bounds: &Bounds) -> Result<StreamPermit, Full> {
         let mut state = self.lock();
         if state.carried > 0 {
             let seat = self.gate.enter(self.own.client, bounds)?;
@@ -40,7 +42,7 @@ impl SharedSeat {
             state.more.push(seat);
         }
         state.carried += 1;
-        Ok(CarriedSeat(self.clone()))
+        Ok(StreamPermit(self.clone()))
     }
 
     fn end_one(&self) {
@@ -52,15 +54,15 @@ impl SharedSeat {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
 /// One request of such a connection; it counts until it is dropped.
 #[derive(Debug)]
-pub struct CarriedSeat(Arc<SharedSeat>);
+pub struct StreamPermit(Arc<SharedPermit>);
 
-impl Drop for CarriedSeat {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
         self.0.end_one();
     }
@@ -81,10 +83,10 @@ mod tests {
 
     #[test]
     fn a_connection_counts_as_many_as_it_carries_and_as_one_at_least() {
-        let gate = Arc::new(Gate::default());
+        let gate = Arc::new(Limiter::default());
         let client = Some(ClientKey::of([192, 0, 2, 1].into()));
         let bounds = bounds(9, 3);
-        let shared = SharedSeat::new(gate.enter(client, &bounds).unwrap());
+        let shared = SharedPermit::new(gate.enter(client, &bounds).unwrap());
         let count = || (gate.taken(), gate.connections());
         assert_eq!(count(), (1, 1));
         let first = shared.carry(&bounds).unwrap();
@@ -107,9 +109,9 @@ mod tests {
 
     #[test]
     fn requests_outlive_their_connection_and_leave_nothing() {
-        let gate = Arc::new(Gate::default());
+        let gate = Arc::new(Limiter::default());
         let bounds = bounds(2, 2);
-        let shared = SharedSeat::new(gate.enter(None, &bounds).unwrap());
+        let shared = SharedPermit::new(gate.enter(None, &bounds).unwrap());
         let requests = [(); 2].map(|()| shared.carry(&bounds).unwrap());
         assert_eq!(shared.carry(&bounds).unwrap_err(), Full::All);
         drop(shared);

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::edge::Edge;
 use super::socket::BoundListener;
-use crate::forward::proxy_protocol::Ends;
-use crate::net::{Accepted, Acceptor, ListenAddress, Socket};
+use crate::forward::proxy_protocol::AddrPair;
+use crate::net::{Accepted, AsyncListener, ListenAddress, Socket};
 use crate::observe::repeated::{self, Kind};
 use crate::phase::PhaseWatch;
 
@@ -73,10 +73,10 @@ async fn take_late(listener: &BoundListener, index: usize, edge: &Arc<Edge>) {
 const LATE: Duration = Duration::from_millis(20);
 const LOOKS: u32 = 4;
 
-fn accepted_as(accepted: Accepted) -> (Socket, Option<Ends>) {
+fn accepted_as(accepted: Accepted) -> (Socket, Option<AddrPair>) {
     match accepted {
         Accepted::Tcp(stream, ends) => {
-            let ends = ends.map(|(peer, local)| Ends { peer, local });
+            let ends = ends.map(|(peer, local)| AddrPair { peer, local });
             (Socket::Tcp(stream), ends)
         }
         Accepted::Unix(stream) => (Socket::Unix(stream), None),
@@ -85,7 +85,7 @@ fn accepted_as(accepted: Accepted) -> (Socket, Option<Ends>) {
 
 async fn accept_all(listener: &BoundListener, index: usize, edge: &Arc<Edge>) -> Infallible {
     let mut exhausted = false;
-    let mut acceptor: Option<Acceptor> = None;
+    let mut acceptor: Option<AsyncListener> = None;
     loop {
         let accept = async {
             match &mut acceptor {

@@ -12,7 +12,7 @@ const TICK: Duration = Duration::from_millis(2);
 
 /// Only the time that we have waited for the client counts, not that in which its server was slow.
 #[derive(Debug, Default)]
-pub struct Pace {
+pub struct BodyRate {
     since: Option<Instant>,
     waited: Duration,
     come: u64,
@@ -20,7 +20,7 @@ pub struct Pace {
     expects: bool,
 }
 
-impl Pace {
+impl BodyRate {
     pub fn new(expects: bool) -> Self {
         Self {
             expects,
@@ -55,26 +55,26 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_has_the_grace_and_what_it_has_earned() {
-        let mut pace = Pace::default();
-        assert_eq!(pace.left(100), Some(GRACE));
+        let mut body_rate = BodyRate::default();
+        assert_eq!(body_rate.left(100), Some(GRACE));
         tokio::time::advance(Duration::from_secs(4)).await;
-        pace.go_on(200);
+        body_rate.go_on(200);
         // Nobody waits for it now.
         tokio::time::advance(Duration::from_secs(60)).await;
-        assert_eq!(pace.left(100), Some(Duration::from_secs(3)));
+        assert_eq!(body_rate.left(100), Some(Duration::from_secs(3)));
         tokio::time::advance(Duration::from_secs(3)).await;
-        assert_eq!(pace.left(100), None);
+        assert_eq!(body_rate.left(100), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_for_leave_to_send_is_not_slow() {
-        let mut pace = Pace::new(true);
-        assert_eq!(pace.left(100), Some(GRACE));
+        let mut body_rate = BodyRate::new(true);
+        assert_eq!(body_rate.left(100), Some(GRACE));
         tokio::time::advance(Duration::from_secs(60)).await;
-        assert_eq!(pace.left(100), Some(GRACE));
-        pace.go_on(1);
-        assert!(pace.left(100).is_some());
+        assert_eq!(body_rate.left(100), Some(GRACE));
+        body_rate.go_on(1);
+        assert!(body_rate.left(100).is_some());
         tokio::time::advance(Duration::from_secs(6)).await;
-        assert_eq!(pace.left(100), None);
+        assert_eq!(body_rate.left(100), None);
     }
 }

@@ -17,12 +17,13 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::BytesMut;
+use parking_lot::Mutex;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
@@ -32,12 +33,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, R
 use tokio::time::Instant;
 
 use super::deadlines::Deadlines;
-use super::state::Entrance;
+use super::state::ListenerState;
 use super::tunnel::Tunnel;
-use crate::forward::proxy_protocol::Ends;
+use crate::forward::proxy_protocol::AddrPair;
 use crate::limits::DrainDeadline;
 use crate::limits::descriptors::Descriptor;
-use crate::listener::request_reader::{CUT_HEAD, Intake, Refused, SLOW_HEAD};
+use crate::listener::request_reader::{CUT_HEAD, RejectedRequest, RequestBuffer, SLOW_HEAD};
 use crate::session::traffic::{ClosedBy, Traffic};
 use crate::session::{Admission, ClientEnd, Upgraded};
 use crate::tls::Security;
@@ -48,7 +49,7 @@ use crate::upstream::Flow;
 /// Holds a response's head and a small body together in one packet.
 const WRITE_BUFFER: usize = 1460;
 
-/// How long a refused client may go on sending, so that it reads the refusal: closed with bytes
+/// How long a refused client may go on sending, so that it reads the rejection: closed with bytes
 /// unread, the connection would be reset and the answer with it.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -78,7 +79,7 @@ pub enum Arrival {
         /// By when its first head must be there.
         deadline: Instant,
         /// As the kernel had them; `None`: it is asked, or has none.
-        ends: Option<Ends>,
+        ends: Option<AddrPair>,
     },
     /// It had been served already, here or by another process.
     Moved,
@@ -92,7 +93,7 @@ pub struct Connection {
     /// Which of the bound listeners it came in on.
     pub listener: usize,
     /// Where it came in, with the limits that hold there now.
-    pub(super) entrance: Arc<Entrance>,
+    pub(super) state: Arc<ListenerState>,
     /// Who has connected, or whom a PROXY header has named. `None` on a unix socket.
     pub peer: Option<SocketAddr>,
     pub local: Option<SocketAddr>,
@@ -119,16 +120,16 @@ pub struct Connection {
     /// The session that runs over it while it stays in Pingora's tunnel.
     pub(super) tunnelled: OnceLock<Arc<Traffic>>,
     is_refused: AtomicBool,
-    refused: Mutex<Option<Refused>>,
+    refused: Mutex<Option<RejectedRequest>>,
     /// Set apart for the server of its present request, or the next.
     for_server: Mutex<Option<Descriptor>>,
 }
 
 impl Connection {
     fn new(
-        entrance: Arc<Entrance>,
+        state: Arc<ListenerState>,
         transport: &Transport,
-        ends: Option<Ends>,
+        ends: Option<AddrPair>,
         admission: &Admission,
     ) -> Self {
         let (peer, local) = match ends {
@@ -136,8 +137,8 @@ impl Connection {
             None => (transport.peer(), transport.local()),
         };
         Self {
-            listener: entrance.number,
-            entrance,
+            listener: state.number,
+            state,
             peer,
             local,
             security: transport.security(),
@@ -164,12 +165,12 @@ impl Connection {
 
     /// A request may need a server.
     pub fn set_server_apart(&self) {
-        lock(&self.for_server).get_or_insert_with(Descriptor::hold);
+        self.for_server.lock().get_or_insert_with(Descriptor::hold);
     }
 
     /// It needs none, or its session counts its own.
     pub fn needs_no_server(&self) {
-        lock(&self.for_server).take();
+        self.for_server.lock().take();
     }
 
     /// From now on, when it stands between two requests, the socket leaves; one that cannot move to
@@ -184,20 +185,20 @@ impl Connection {
     }
 
     /// What Pingora reads now stands for a request that goes no further.
-    pub(super) fn set_refused(&self, refused: Refused) {
-        *lock(&self.refused) = Some(refused);
+    pub(super) fn set_refused(&self, refused: RejectedRequest) {
+        *self.refused.lock() = Some(refused);
         self.is_refused.store(true, Relaxed);
     }
 
-    pub fn take_refused(&self) -> Option<Refused> {
+    pub fn take_refused(&self) -> Option<RejectedRequest> {
         match self.is_refused.load(Relaxed) {
-            true => lock(&self.refused).take(),
+            true => self.refused.lock().take(),
             false => None,
         }
     }
 
     pub fn drain_deadline(&self) -> &DrainDeadline {
-        &self.entrance.drain_deadline
+        &self.state.drain_deadline
     }
 
     /// The end of the connection is the end of the present answer: cut short, it must be a reset.
@@ -218,7 +219,7 @@ impl Connection {
 
     /// Whether its listener asks more of clients by now than this one has shown.
     pub fn is_outdated(&self) -> bool {
-        self.tls_revision < self.entrance.tls_revision.get()
+        self.tls_revision < self.state.tls_revision.get()
     }
 
     /// The request that comes is our own.
@@ -244,20 +245,20 @@ impl Connection {
 
     /// Whether the socket has left.
     pub fn has_left(&self) -> bool {
-        lock(&self.left).is_some()
+        self.left.lock().is_some()
     }
 
     pub fn take_left(&self) -> Option<ClientEnd> {
-        lock(&self.left).take()
+        self.left.lock().take()
     }
 
     /// The rest of the session that the socket left for.
     pub fn set_upgraded(&self, upgraded: Upgraded) {
-        *lock(&self.upgraded) = Some(upgraded);
+        *self.upgraded.lock() = Some(upgraded);
     }
 
     pub fn take_upgraded(&self) -> Option<Upgraded> {
-        lock(&self.upgraded).take()
+        self.upgraded.lock().take()
     }
 
     /// From now on a session runs over it, in Pingora's tunnel.
@@ -286,7 +287,7 @@ impl Connection {
 
     /// The client has so long to take something of what waits for it.
     pub fn stall(&self) -> Duration {
-        self.entrance.limits().stall
+        self.state.limits().stall
     }
 
     /// What this connection's stream and its server's know of each other.
@@ -306,14 +307,14 @@ impl Connection {
 
     /// The connection ends when the next head does not begin within the listener's `idle`.
     pub fn set_deadline_for_idle(&self) {
-        self.set_deadline(self.entrance.limits().idle);
+        self.set_deadline(self.state.limits().idle);
     }
 
     /// A part of a head is there: the rest must come in the listener's `header_timeout`.
     pub(super) fn begin_head(&self) {
         if !self.deadlines.has_end() {
             self.clear_deadline();
-            self.set_end(self.entrance.limits().header_timeout);
+            self.set_end(self.state.limits().header_timeout);
         }
     }
 
@@ -338,16 +339,12 @@ impl Connection {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[derive(Debug)]
 pub struct ClientStream {
     /// `None`: it has left.
     pub(super) io: Option<BufWriter<Transport>>,
     pub(super) connection: Arc<Connection>,
-    pub(super) intake: Intake,
+    pub(super) buffer: RequestBuffer,
     pub(super) tunnel: Tunnel,
     /// Pingora has been told of the drain's deadline.
     pub(super) is_cut: bool,
@@ -357,7 +354,7 @@ pub struct ClientStream {
 impl ClientStream {
     /// `early` has been read from it already.
     pub fn new(
-        entrance: Arc<Entrance>,
+        state: Arc<ListenerState>,
         transport: Transport,
         early: BytesMut,
         admission: Admission,
@@ -368,7 +365,7 @@ impl ClientStream {
             (None, Arrival::New { ends, .. }) => ends,
             (None, Arrival::Moved | Arrival::Stays) => None,
         };
-        let mut connection = Connection::new(entrance, &transport, ends, &admission);
+        let mut connection = Connection::new(state, &transport, ends, &admission);
         match arrival {
             Arrival::New { deadline, .. } => {
                 connection.set_end(deadline.saturating_duration_since(connection.deadlines.born));
@@ -382,7 +379,7 @@ impl ClientStream {
         Self {
             connection: Arc::new(connection),
             io: Some(BufWriter::with_capacity(WRITE_BUFFER, transport)),
-            intake: Intake::new(early),
+            buffer: RequestBuffer::new(early),
             tunnel: Tunnel::default(),
             is_cut: false,
             admission,
@@ -397,7 +394,7 @@ impl ClientStream {
     /// has asked already.
     pub(super) fn ends_here(&self) -> bool {
         let connection = &self.connection;
-        connection.is_to_end() && connection.has_asked.load(Relaxed) && self.intake.ahead.is_empty()
+        connection.is_to_end() && connection.has_asked.load(Relaxed) && self.buffer.ahead.is_empty()
     }
 
     /// Whether nothing more may be asked on it, however much of a head has come. A stream of HTTP/2
@@ -417,10 +414,10 @@ impl ClientStream {
             ready!(Pin::new(io).poll_flush(cx))?;
         }
         if let Some(io) = self.io.take() {
-            *lock(&self.connection.left) = Some(ClientEnd {
+            *self.connection.left.lock() = Some(ClientEnd {
                 transport: io.into_inner(),
-                early: self.intake.ahead.split(),
-                ended: self.intake.ended,
+                early: self.buffer.ahead.split(),
+                ended: self.buffer.ended,
                 has_asked: self.connection.has_asked.load(Relaxed),
                 admission: std::mem::take(&mut self.admission),
             });
@@ -513,8 +510,8 @@ impl AsyncRead for ClientStream {
         if stream.awaits_head() {
             let is_cut = stream.connection.drain_deadline().has_struck();
             if is_cut || stream.connection.flow().has_struck() {
-                let refusal = if is_cut { CUT_HEAD } else { SLOW_HEAD };
-                stream.end_wait_for_head(refusal, buf);
+                let rejection = if is_cut { CUT_HEAD } else { SLOW_HEAD };
+                stream.end_wait_for_head(rejection, buf);
                 return Poll::Ready(Ok(()));
             }
         }
@@ -588,7 +585,7 @@ impl Shutdown for ClientStream {
             return;
         };
         let is_refused = self.connection.is_refused.load(Relaxed);
-        let lingers = (is_refused || self.connection.timed_out()) && !self.intake.ended;
+        let lingers = (is_refused || self.connection.timed_out()) && !self.buffer.ended;
         let ending = async {
             if let Err(error) = io.shutdown().await {
                 log::debug!("closing a client's connection: {error}");
@@ -606,7 +603,7 @@ impl Shutdown for ClientStream {
 impl Drop for ClientStream {
     fn drop(&mut self) {
         let connection = &self.connection;
-        let is_idle = connection.reading() == Reading::Head && self.intake.ahead.is_empty();
+        let is_idle = connection.reading() == Reading::Head && self.buffer.ahead.is_empty();
         let Some(io) = &mut self.io else {
             return;
         };

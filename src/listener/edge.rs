@@ -15,8 +15,8 @@ use tokio_util::task::TaskTracker;
 
 use super::client_stream::{Arrival, ClientStream, Connection};
 use super::deadlines::Watch;
-use super::state::Entrance;
 use super::state::ListenerSettings;
+use super::state::ListenerState;
 use crate::limits::DrainDeadline;
 use crate::limits::descriptors::Descriptor;
 use crate::net::Socket;
@@ -27,7 +27,7 @@ use crate::session::{ClientEnd, IdleConnection, Runner, Session, WayOut};
 use crate::transport::Transport;
 
 /// The connections being served: what a stopping process waits for.
-pub type Connections = TaskTracker;
+pub type ConnectionTasks = TaskTracker;
 
 /// What speaks HTTP on a connection: Pingora's proxy.
 #[async_trait]
@@ -45,12 +45,12 @@ pub struct Edge {
     http: Arc<dyn HttpApp>,
     runner: Arc<Runner>,
     pub(super) log: Arc<AccessLog>,
-    pub(super) connections: Connections,
+    pub(super) connections: ConnectionTasks,
     /// True while the process drains.
     pub(super) stopping: ShutdownWatch,
     /// As the listeners were bound.
-    pub(super) entrances: Vec<Arc<Entrance>>,
-    /// Connections for which there are descriptors.
+    pub(super) listener_states: Vec<Arc<ListenerState>>,
+    /// ConnectionTasks for which there are descriptors.
     ceiling: usize,
     /// Clients that were turned away and still read why.
     pub(super) lingering: Arc<Semaphore>,
@@ -73,14 +73,15 @@ impl Edge {
         listeners: impl Iterator<Item = ListenerSettings>,
         http: Arc<dyn HttpApp>,
         (runner, log): (Arc<Runner>, Arc<AccessLog>),
-        (connections, stopping): (Connections, ShutdownWatch),
+        (connections, stopping): (ConnectionTasks, ShutdownWatch),
         ceiling: usize,
     ) -> Self {
         let drain_deadline = DrainDeadline::default();
-        let entrance =
-            |(number, settings)| Arc::new(Entrance::new(number, settings, drain_deadline.clone()));
+        let state = |(number, settings)| {
+            Arc::new(ListenerState::new(number, settings, drain_deadline.clone()))
+        };
         Self {
-            entrances: listeners.enumerate().map(entrance).collect(),
+            listener_states: listeners.enumerate().map(state).collect(),
             http,
             way_out: runner.way_out(),
             runner,
@@ -105,8 +106,8 @@ impl Edge {
         arrival: Arrival,
     ) {
         let edge = self.clone();
-        let entrance = self.entrances[listener].clone();
-        let stream = ClientStream::new(entrance, transport, early, admission, arrival);
+        let state = self.listener_states[listener].clone();
+        let stream = ClientStream::new(state, transport, early, admission, arrival);
         self.connections
             .spawn(async move { edge.converse(listener, stream).await });
     }
@@ -135,8 +136,8 @@ impl Edge {
 
     /// What a configuration says that is about to be the present one, of every listener.
     pub fn follow(&self, listeners: impl Iterator<Item = ListenerSettings>) {
-        for (entrance, settings) in self.entrances.iter().zip(listeners) {
-            entrance.follow(settings);
+        for (state, settings) in self.listener_states.iter().zip(listeners) {
+            state.follow(settings);
         }
     }
 
@@ -145,8 +146,8 @@ impl Edge {
         self.http.cleanup().await;
     }
 
-    pub fn entrances(&self) -> &[Arc<Entrance>] {
-        &self.entrances
+    pub fn listener_states(&self) -> &[Arc<ListenerState>] {
+        &self.listener_states
     }
 
     pub fn ceiling(&self) -> usize {
@@ -155,7 +156,7 @@ impl Edge {
 
     /// Whether there is a descriptor for one more server, for a client that is counted already.
     pub(super) fn has_descriptors(&self) -> bool {
-        let gates = self.entrances.iter().map(|entrance| &entrance.gate);
+        let gates = self.listener_states.iter().map(|state| &state.gate);
         let clients = gates.map(|gate| gate.connections());
         let taken = clients.sum::<usize>() + Descriptor::held();
         taken < self.ceiling.saturating_mul(2)
@@ -196,7 +197,7 @@ impl Edge {
         stream: ClientStream,
     ) -> Option<OwnedSemaphorePermit> {
         let mut way_out = self.way_out.clone();
-        let mut tls_revision = connection.entrance.tls_revision.watch();
+        let mut tls_revision = connection.state.tls_revision.watch();
         let mut is_led_out = false;
         let http = self.http.serve(stream, &self.stopping);
         let http = Watch::new(http, connection.deadlines.clone());
@@ -240,11 +241,11 @@ impl Edge {
     pub async fn probe(self: &Arc<Self>) -> io::Result<()> {
         let (mut client, ours) = UnixStream::pair()?;
         let stream = ClientStream::new(
-            self.entrances[0].clone(),
+            self.listener_states[0].clone(),
             Socket::Unix(ours).into(),
             BytesMut::new(),
             Admission {
-                tls_revision: self.entrances[0].tls_revision.get(),
+                tls_revision: self.listener_states[0].tls_revision.get(),
                 ..Admission::default()
             },
             Arrival::Moved,

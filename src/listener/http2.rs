@@ -22,13 +22,13 @@ use super::client_stream::Arrival;
 use super::edge::Edge;
 use super::refuse::{NO_DESCRIPTORS, TOO_MANY, TOO_MANY_OF_CLIENT, words};
 use super::setup::has_left;
-use super::state::Entrance;
-use crate::http1::Refusal;
+use super::state::ListenerState;
+use crate::http1::Rejection;
 use crate::http2::control::ControlFrames;
 use crate::http2::fragments::{Found, Fragments};
 use crate::http2::request::{Target, Unspeakable, head_of};
 use crate::http2::{Facts, Http2Stream, read_rest};
-use crate::limits::{CarriedSeat, Full, RETRY_AFTER, SharedSeat};
+use crate::limits::{Full, RETRY_AFTER, SharedPermit, StreamPermit};
 use crate::session::Admission;
 use crate::transport::Transport;
 
@@ -54,19 +54,19 @@ const ABANDONED_MAX: usize = 100;
 /// How long a client may take to answer its GOAWAY, and to read what was left of its last stream.
 const PARTING: Duration = Duration::from_secs(10);
 
-const LATE_PREFACE: Refusal = Refusal::new(
+const LATE_PREFACE: Rejection = Rejection::new(
     StatusCode::REQUEST_TIMEOUT,
     "the HTTP/2 preface did not arrive in time",
 );
-const ABANDONS: Refusal = Refusal::new(
+const ABANDONS: Rejection = Rejection::new(
     StatusCode::TOO_MANY_REQUESTS,
     "most requests of this connection were given up before an answer",
 );
-const TOO_MUCH: Refusal = Refusal::new(
+const TOO_MUCH: Rejection = Rejection::new(
     StatusCode::TOO_MANY_REQUESTS,
     "more HTTP/2 frames without use than one connection may send",
 );
-const OTHER_PROTOCOL: Refusal = Refusal::new(
+const OTHER_PROTOCOL: Rejection = Rejection::new(
     StatusCode::NOT_IMPLEMENTED,
     "of the protocols on a stream only websocket is known",
 );
@@ -75,7 +75,7 @@ impl Edge {
     /// Serves its streams until it ends.
     pub(super) async fn serve_http2(
         self: Arc<Self>,
-        entrance: Arc<Entrance>,
+        state: Arc<ListenerState>,
         transport: Transport,
         mut admission: Admission,
         deadline: Instant,
@@ -88,10 +88,10 @@ impl Edge {
             abandoned: AtomicUsize::new(0),
             read_on: AtomicUsize::new(0),
             fragments: Found::default(),
-            seats: admission.seat.take().map(SharedSeat::new),
+            seats: admission.seat.take().map(SharedPermit::new),
         });
-        let streams = entrance.limits().streams;
-        let size = u32::try_from(entrance.limits().head.size).unwrap_or(u32::MAX / HEAD_ROOM);
+        let streams = state.limits().streams;
+        let size = u32::try_from(state.limits().head.size).unwrap_or(u32::MAX / HEAD_ROOM);
         let mut builder = Builder::new();
         builder
             .max_concurrent_streams(streams)
@@ -111,26 +111,26 @@ impl Edge {
         };
         let mut connection = match timeout_at(deadline, builder.handshake(bearer)).await {
             Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => return self.end(&entrance, admission.peer(peer), &error),
-            Err(_) => return self.record(&entrance, admission.peer(peer), LATE_PREFACE),
+            Ok(Err(error)) => return self.end(&state, admission.peer(peer), &error),
+            Err(_) => return self.record(&state, admission.peer(peer), LATE_PREFACE),
         };
         let peer = admission.peer(peer);
         let flooded = {
-            let serving = self.serve_streams(&entrance, &mut connection, facts, admission);
+            let serving = self.serve_streams(&state, &mut connection, facts, admission);
             tokio::select! {
                 () = serving => false,
                 () = flood.notified() => true,
             }
         };
         if flooded {
-            self.send_away(&entrance, peer, &mut connection, TOO_MUCH)
+            self.send_away(&state, peer, &mut connection, TOO_MUCH)
                 .await;
         }
     }
 
     async fn serve_streams(
         self: &Arc<Self>,
-        entrance: &Arc<Entrance>,
+        state: &Arc<ListenerState>,
         connection: &mut Connection<Bearer, Bytes>,
         facts: Arc<Facts>,
         admission: Admission,
@@ -139,7 +139,7 @@ impl Edge {
         let mut asked: usize = 0;
         let (mut is_leaving, mut is_idle) = (false, false);
         let has_no_streams = || Arc::strong_count(&facts) == 1;
-        let idle = sleep_until(Instant::now() + entrance.limits().idle);
+        let idle = sleep_until(Instant::now() + state.limits().idle);
         tokio::pin!(idle);
         let peer = loop {
             let mut leaves = false;
@@ -151,27 +151,27 @@ impl Edge {
                         let abandoned = facts.abandoned.load(Relaxed);
                         if abandoned > ABANDONED_MAX && abandoned > asked / 2 {
                             let peer = admission.peer(facts.peer);
-                            self.warn_of_abandoning(entrance, peer, (abandoned, asked));
+                            self.warn_of_abandoning(state, peer, (abandoned, asked));
                             break peer;
                         }
-                        self.begin(entrance, &facts, &admission, request, respond);
+                        self.begin(state, &facts, &admission, request, respond);
                     }
                     Some(Err(error)) => {
-                        return self.end(entrance, admission.peer(facts.peer), &error);
+                        return self.end(state, admission.peer(facts.peer), &error);
                     }
                     None => return,
                 },
                 // Streams that are there go on; no others come (RFC 9113 section 6.8).
                 _ = stopping.wait_for(|stops| *stops), if !is_leaving => leaves = true,
                 () = way_out.opened(), if !is_leaving => leaves = true,
-                () = outdated(entrance, &admission), if !is_leaving => leaves = true,
+                () = outdated(state, &admission), if !is_leaving => leaves = true,
                 () = &mut idle => {
                     let was_idle = std::mem::replace(&mut is_idle, has_no_streams());
                     if is_leaving && was_idle && is_idle {
                         return;
                     }
                     leaves = is_idle;
-                    let next = if is_leaving { PARTING } else { entrance.limits().idle };
+                    let next = if is_leaving { PARTING } else { state.limits().idle };
                     idle.as_mut().reset(Instant::now() + next);
                 }
             }
@@ -182,12 +182,12 @@ impl Edge {
                 idle.as_mut().reset(Instant::now() + PARTING);
             }
         };
-        self.send_away(entrance, peer, connection, ABANDONS).await;
+        self.send_away(state, peer, connection, ABANDONS).await;
     }
 
     fn warn_of_abandoning(
         &self,
-        entrance: &Entrance,
+        state: &ListenerState,
         peer: Option<SocketAddr>,
         (abandoned, asked): (usize, usize),
     ) {
@@ -196,18 +196,18 @@ impl Edge {
             "HTTP/2 with {who}: {abandoned} of {asked} requests were given up before an answer; the \
              connection ends"
         );
-        self.warn_of(entrance, ABANDONS.reason, &line);
+        self.warn_of(state, ABANDONS.reason, &line);
     }
 
-    /// Ends the connection, and says that it was too much.
+    /// AddrPair the connection, and says that it was too much.
     async fn send_away(
         &self,
-        entrance: &Entrance,
+        state: &ListenerState,
         peer: Option<SocketAddr>,
         connection: &mut Connection<Bearer, Bytes>,
-        refusal: Refusal,
+        rejection: Rejection,
     ) {
-        self.record(entrance, peer, refusal);
+        self.record(state, peer, rejection);
         connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
         // Until that is sent; whoever does not take it is cut.
         let sent = async { while let Some(Ok(_)) = connection.accept().await {} };
@@ -215,19 +215,19 @@ impl Edge {
     }
 
     /// Its client has left, or has sent what ends the connection.
-    fn end(&self, entrance: &Entrance, peer: Option<SocketAddr>, error: &h2::Error) {
+    fn end(&self, state: &ListenerState, peer: Option<SocketAddr>, error: &h2::Error) {
         if error.is_remote() || error.get_io().is_some_and(has_left) {
             return debug!("HTTP/2 with {peer:?}: {error}");
         }
         match error.reason() {
-            Some(Reason::ENHANCE_YOUR_CALM) => self.record(entrance, peer, TOO_MUCH),
-            _ => self.fail(entrance, peer, "HTTP/2", error),
+            Some(Reason::ENHANCE_YOUR_CALM) => self.record(state, peer, TOO_MUCH),
+            _ => self.fail(state, peer, "HTTP/2", error),
         }
     }
 
     fn begin(
         self: &Arc<Self>,
-        entrance: &Arc<Entrance>,
+        state: &Arc<ListenerState>,
         facts: &Arc<Facts>,
         admission: &Admission,
         request: Request<RecvStream>,
@@ -243,15 +243,15 @@ impl Edge {
             Err(Unspeakable::Scheme) => return respond.send_reset(Reason::PROTOCOL_ERROR),
             // RFC 9220 section 3.
             Err(Unspeakable::Protocol) => {
-                self.record(entrance, peer(), OTHER_PROTOCOL);
+                self.record(state, peer(), OTHER_PROTOCOL);
                 return refuse(facts, (request, respond), OTHER_PROTOCOL);
             }
         };
-        let seat = match self.admit_stream(entrance, facts, admission) {
+        let seat = match self.admit_stream(state, facts, admission) {
             Ok(seat) => seat,
-            Err(refusal) => {
-                self.record(entrance, peer(), refusal);
-                return refuse(facts, (request, respond), refusal);
+            Err(rejection) => {
+                self.record(state, peer(), rejection);
+                return refuse(facts, (request, respond), rejection);
             }
         };
         let method = request.method().clone();
@@ -263,33 +263,33 @@ impl Edge {
             proxied: admission.proxied.clone(),
             tls_revision: admission.tls_revision,
         };
-        let deadline = Instant::now() + entrance.limits().header_timeout;
+        let deadline = Instant::now() + state.limits().header_timeout;
         let transport = Transport::Http2(Box::new(stream));
         let arrival = Arrival::New {
             deadline,
             ends: None,
         };
-        self.serve(entrance.number, transport, head, admission, arrival);
+        self.serve(state.number, transport, head, admission, arrival);
     }
 
     /// What a connection is asked that is accepted, and in the same order. `None`: it counts
     /// nowhere.
     fn admit_stream(
         &self,
-        entrance: &Entrance,
+        state: &ListenerState,
         facts: &Facts,
         admission: &Admission,
-    ) -> Result<Option<CarriedSeat>, Refusal> {
+    ) -> Result<Option<StreamPermit>, Rejection> {
         if !self.has_descriptors() {
             return Err(NO_DESCRIPTORS);
         }
-        if admission.tls_revision < entrance.tls_revision.get() {
+        if admission.tls_revision < state.tls_revision.get() {
             return Err(OUTDATED);
         }
         let Some(seats) = &facts.seats else {
             return Ok(None);
         };
-        let seat = seats.carry(&entrance.limits().bounds);
+        let seat = seats.carry(&state.limits().bounds);
         seat.map(Some).map_err(|full| match full {
             Full::Client => TOO_MANY_OF_CLIENT,
             Full::All | Full::Rate => TOO_MANY,
@@ -302,10 +302,10 @@ impl Edge {
 fn refuse(
     facts: &Arc<Facts>,
     (request, mut respond): (Request<RecvStream>, SendResponse<Bytes>),
-    refusal: Refusal,
+    rejection: Rejection,
 ) {
     let mut answer = Response::new(());
-    *answer.status_mut() = refusal.status;
+    *answer.status_mut() = rejection.status;
     let fields = answer.headers_mut();
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     fields.insert(header::CONTENT_TYPE, text);
@@ -314,7 +314,7 @@ fn refuse(
         StatusCode::SERVICE_UNAVAILABLE,
         StatusCode::TOO_MANY_REQUESTS,
     ];
-    if may_come_back.contains(&refusal.status) {
+    if may_come_back.contains(&rejection.status) {
         let pause = HeaderValue::from_static(RETRY_AFTER);
         fields.insert(header::RETRY_AFTER, pause);
     }
@@ -324,7 +324,7 @@ fn refuse(
         return;
     };
     if has_body {
-        let words = words(refusal);
+        let words = words(rejection);
         send.reserve_capacity(words.len());
         // A client that leaves no room for it is not waited for: the status says it too.
         let words = match send.capacity() >= words.len() {
@@ -337,9 +337,9 @@ fn refuse(
 }
 
 /// Returns once its listener asks more of clients than it has shown.
-async fn outdated(entrance: &Entrance, admission: &Admission) {
-    let mut changes = entrance.tls_revision.watch();
-    while admission.tls_revision >= entrance.tls_revision.get() {
+async fn outdated(state: &ListenerState, admission: &Admission) {
+    let mut changes = state.tls_revision.watch();
+    while admission.tls_revision >= state.tls_revision.get() {
         if changes.changed().await.is_err() {
             return std::future::pending().await;
         }

@@ -21,18 +21,18 @@ mod tunnel;
 
 use http::StatusCode;
 
-use crate::http1::Refusal;
+use crate::http1::Rejection;
 
 pub use accept::{serve, take_last};
 pub use client_stream::{Arrival, ClientStream, Connection, Reading};
-pub use edge::{Connections, Edge, HttpApp};
-pub use request_reader::Refused;
+pub use edge::{ConnectionTasks, Edge, HttpApp};
+pub use request_reader::RejectedRequest;
 pub use socket::{BindError, BoundListener, bind};
-pub use state::{Entrance, ListenerSettings};
+pub use state::{ListenerSettings, ListenerState};
 
 /// For a request on a connection that has not shown what its listener asks for by now. A client may
 /// ask again on a new one (RFC 9110 section 15.5.20).
-pub const OUTDATED: Refusal = Refusal::new(
+pub const OUTDATED: Rejection = Rejection::new(
     StatusCode::MISDIRECTED_REQUEST,
     "this connection was made before its listener asked for what it asks for now: connect again",
 );

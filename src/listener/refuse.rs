@@ -11,9 +11,9 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::edge::Edge;
-use super::state::Entrance;
+use super::state::ListenerState;
 use crate::forward::client_address::ClientAddress;
-use crate::http1::Refusal;
+use crate::http1::Rejection;
 use crate::limits::RETRY_AFTER;
 use crate::net::Socket;
 use crate::net::linger::{LINGER, LINGER_BYTES};
@@ -21,39 +21,44 @@ use crate::observe::entry::{Entry, Kind};
 use crate::observe::repeated;
 use crate::transport::Transport;
 
-pub(super) const TOO_MANY: Refusal = Refusal::new(
+pub(super) const TOO_MANY: Rejection = Rejection::new(
     StatusCode::SERVICE_UNAVAILABLE,
     "this listener has as many connections as it may",
 );
-pub(super) const TOO_MANY_OF_CLIENT: Refusal = Refusal::new(
+pub(super) const TOO_MANY_OF_CLIENT: Rejection = Rejection::new(
     StatusCode::TOO_MANY_REQUESTS,
     "this client has as many connections as it may",
 );
-pub(super) const NO_DESCRIPTORS: Refusal = Refusal::new(
+pub(super) const NO_DESCRIPTORS: Rejection = Rejection::new(
     StatusCode::SERVICE_UNAVAILABLE,
     "this process has no descriptors for more connections",
 );
-pub(super) const NOT_A_PROXY: Refusal =
-    Refusal::bad("who is not in trusted_proxies may not send a PROXY header");
-pub(super) const LATE_TLS: Refusal = Refusal::new(
+pub(super) const NOT_A_PROXY: Rejection =
+    Rejection::bad("who is not in trusted_proxies may not send a PROXY header");
+pub(super) const LATE_TLS: Rejection = Rejection::new(
     StatusCode::REQUEST_TIMEOUT,
     "the TLS handshake was not done in time",
 );
-pub(super) const NO_HEADER: Refusal =
-    Refusal::bad("the connection does not begin with a PROXY header");
+pub(super) const NO_HEADER: Rejection =
+    Rejection::bad("the connection does not begin with a PROXY header");
 
 impl Edge {
     /// Without a word: who sends no header, or may not, speaks another language.
-    pub(super) fn shut_out(&self, entrance: &Entrance, peer: Option<SocketAddr>, refusal: Refusal) {
+    pub(super) fn shut_out(
+        &self,
+        state: &ListenerState,
+        peer: Option<SocketAddr>,
+        rejection: Rejection,
+    ) {
         let who = peer.map_or("a unix socket".to_owned(), |peer| peer.to_string());
-        let line = format!("{who} is shut out: {}", refusal.reason);
-        self.warn_of(entrance, refusal.reason, &line);
-        self.record(entrance, peer, refusal);
+        let line = format!("{who} is shut out: {}", rejection.reason);
+        self.warn_of(state, rejection.reason, &line);
+        self.record(state, peer, rejection);
     }
 
     /// Of what each new connection may give cause for. `what` makes lines alike.
-    pub(super) fn warn_of(&self, entrance: &Entrance, what: &str, line: &str) {
-        let settings = entrance.settings();
+    pub(super) fn warn_of(&self, state: &ListenerState, what: &str, line: &str) {
+        let settings = state.settings();
         let name = &settings.name;
         let kind = repeated::Kind::of(format!("listener {name:?}: {what}"));
         repeated::warn(kind, format!("listener {name:?}: {line}"));
@@ -62,17 +67,17 @@ impl Edge {
     /// With an answer, unless TLS would have to come first.
     pub(super) fn turn_away(
         &self,
-        entrance: &Entrance,
+        state: &ListenerState,
         socket: Socket,
         peer: Option<SocketAddr>,
-        refusal: Refusal,
+        rejection: Rejection,
     ) {
-        self.record(entrance, peer, refusal);
-        if entrance.settings().tls.is_some() {
+        self.record(state, peer, rejection);
+        if state.settings().tls.is_some() {
             return;
         }
         let mut transport = Transport::from(socket);
-        transport.send_at_once(&answer(refusal));
+        transport.send_at_once(&answer(rejection));
         self.see_off(transport);
     }
 
@@ -106,28 +111,33 @@ impl Edge {
     /// What has to come before HTTP did not.
     pub(super) fn fail(
         &self,
-        entrance: &Entrance,
+        state: &ListenerState,
         peer: Option<SocketAddr>,
         what: &str,
         why: &dyn fmt::Display,
     ) {
         let reason = format!("{what} failed: {why}");
-        self.record_as(entrance, peer, StatusCode::BAD_REQUEST, &reason);
+        self.record_as(state, peer, StatusCode::BAD_REQUEST, &reason);
     }
 
-    pub(super) fn record(&self, entrance: &Entrance, peer: Option<SocketAddr>, refusal: Refusal) {
-        self.record_as(entrance, peer, refusal.status, refusal.reason);
+    pub(super) fn record(
+        &self,
+        state: &ListenerState,
+        peer: Option<SocketAddr>,
+        rejection: Rejection,
+    ) {
+        self.record_as(state, peer, rejection.status, rejection.reason);
     }
 
     /// Every connection that is refused, or fails before HTTP, comes by here.
     fn record_as(
         &self,
-        entrance: &Entrance,
+        state: &ListenerState,
         peer: Option<SocketAddr>,
         status: StatusCode,
         reason: &str,
     ) {
-        let settings = entrance.settings();
+        let settings = state.settings();
         settings
             .unrouted
             .count_request(status.as_u16(), Duration::ZERO);
@@ -169,17 +179,17 @@ impl Edge {
 }
 
 /// What a client reads that is turned away.
-pub(super) fn words(refusal: Refusal) -> String {
-    let status = refusal.status.as_u16();
-    let name = refusal.status.canonical_reason().unwrap_or_default();
+pub(super) fn words(rejection: Rejection) -> String {
+    let status = rejection.status.as_u16();
+    let name = rejection.status.canonical_reason().unwrap_or_default();
     let name = name.to_ascii_lowercase();
-    format!("{status} {name}: {}\n", refusal.reason)
+    format!("{status} {name}: {}\n", rejection.reason)
 }
 
-fn answer(refusal: Refusal) -> Vec<u8> {
-    let status = refusal.status.as_u16();
-    let name = refusal.status.canonical_reason().unwrap_or_default();
-    let body = words(refusal);
+fn answer(rejection: Rejection) -> Vec<u8> {
+    let status = rejection.status.as_u16();
+    let name = rejection.status.canonical_reason().unwrap_or_default();
+    let body = words(rejection);
     let length = body.len();
     format!(
         "HTTP/1.1 {status} {name}\r\nContent-Length: {length}\r\nContent-Type: text/plain; \

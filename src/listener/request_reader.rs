@@ -10,49 +10,49 @@ use bytes::{Buf, BytesMut};
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
-use super::body_rate::Pace;
-use crate::http1::Refusal;
+use super::body_rate::BodyRate;
+use super::client_stream::{ClientStream, Reading};
+use crate::http1::Rejection;
 use crate::http1::chunked::{Broken, ChunkScanner};
 use crate::http1::framing::Framing;
-use crate::http1::head::{self, HeadCheck, Sound};
+use crate::http1::head::{self, HeadCheck, ValidHead};
 use crate::http1::target;
 use crate::limits::Cut;
-use super::client_stream::{ClientStream, Reading};
 use crate::net::pages;
 use crate::upstream::MOST_IN_CHUNKS;
 
 /// What a client may send ahead while it is held.
 const HELD_MAX: usize = 64 * 1024;
 
-/// What Pingora gets instead of a head that is refused: the proxy answers it with the refusal.
+/// What Pingora gets instead of a head that is refused: the proxy answers it with the rejection.
 const SUBSTITUTE: &[u8] = b"GET / HTTP/1.1\r\nHost: refused\r\n\r\n";
 
-pub(super) const CUT_HEAD: Refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Cut::WORDS);
+pub(super) const CUT_HEAD: Rejection = Rejection::new(StatusCode::SERVICE_UNAVAILABLE, Cut::WORDS);
 
-pub(super) const SLOW_HEAD: Refusal = Refusal::new(
+pub(super) const SLOW_HEAD: Rejection = Rejection::new(
     StatusCode::REQUEST_TIMEOUT,
     "the head did not arrive in the time that this listener gives it",
 );
 
-const LARGE_BODY: Refusal = Refusal::new(
+const LARGE_BODY: Rejection = Rejection::new(
     StatusCode::PAYLOAD_TOO_LARGE,
     "the body is larger than this listener takes",
 );
 
-const SLOW_BODY: Refusal = Refusal::new(
+const SLOW_BODY: Rejection = Rejection::new(
     StatusCode::REQUEST_TIMEOUT,
     "the body comes more slowly than this listener waits for it",
 );
 
-const BROKEN_BODY: Refusal = Refusal::bad("the body is not framed in chunks as it must be");
+const BROKEN_BODY: Rejection = Rejection::bad("the body is not framed in chunks as it must be");
 
 /// How much of a refused request line the log gets.
 const LOGGED_MAX: usize = 1024;
 
 /// A request that goes no further.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
-    pub refusal: Refusal,
+pub struct RejectedRequest {
+    pub rejection: Rejection,
     /// What the log gets of a head that is not sound, so that Pingora has a head of ours instead.
     /// `None`: the head was sound and Pingora has it, so that the request may have a route.
     pub unsound: Option<Unsound>,
@@ -67,7 +67,7 @@ pub struct Unsound {
 
 /// What has come of one client, and how far Pingora may have it.
 #[derive(Debug, Default)]
-pub(super) struct Intake {
+pub(super) struct RequestBuffer {
     /// Read from the socket, not yet given to Pingora.
     pub ahead: BytesMut,
     pub ended: bool,
@@ -75,7 +75,7 @@ pub(super) struct Intake {
     /// So much of `ahead` is the rest of a sound head.
     ready: usize,
     body: Body,
-    pace: Pace,
+    body_rate: BodyRate,
 }
 
 /// What is to come of the body of the request whose head Pingora has.
@@ -122,7 +122,7 @@ impl Body {
     }
 }
 
-impl Intake {
+impl RequestBuffer {
     /// `early` has been read already.
     pub fn new(early: BytesMut) -> Self {
         Self {
@@ -146,8 +146,8 @@ impl Intake {
     }
 
     /// The head is whole.
-    fn begin(&mut self, sound: &Sound) {
-        self.pace = Pace::new(sound.expects);
+    fn begin(&mut self, sound: &ValidHead) {
+        self.body_rate = BodyRate::new(sound.expects);
         self.begin_body(sound.framing);
     }
 
@@ -160,8 +160,8 @@ impl Intake {
         };
     }
 
-    /// As [`Intake::begin`], of a head that stands in `ahead`.
-    fn begin_waiting(&mut self, sound: &Sound) {
+    /// As [`RequestBuffer::begin`], of a head that stands in `ahead`.
+    fn begin_waiting(&mut self, sound: &ValidHead) {
         self.begin(sound);
         self.ready = sound.end;
         if let Some(odd) = &sound.odd {
@@ -196,19 +196,19 @@ impl Intake {
 impl ClientStream {
     /// Whether what comes next is a head, or the rest of one.
     pub(super) fn awaits_head(&self) -> bool {
-        let intake = &self.intake;
+        let buffer = &self.buffer;
         self.connection.reading() == Reading::Head
-            && intake.body.is_done()
-            && intake.ready == 0
+            && buffer.body.is_done()
+            && buffer.ready == 0
             && self.io.is_some()
     }
 
     /// The time for it is up: a client that has begun to ask is told, to others the connection just
     /// ends.
-    pub(super) fn end_wait_for_head(&mut self, refusal: Refusal, buf: &mut ReadBuf<'_>) {
+    pub(super) fn end_wait_for_head(&mut self, rejection: Rejection, buf: &mut ReadBuf<'_>) {
         self.connection.clear_deadline();
-        if !self.intake.ahead.is_empty() {
-            self.refuse(refusal, buf);
+        if !self.buffer.ahead.is_empty() {
+            self.refuse(rejection, buf);
         }
     }
 
@@ -224,9 +224,9 @@ impl ClientStream {
             Reading::Leave => self.poll_leave(cx),
             Reading::Body => self.poll_body(cx, buf),
             // A body that nobody wanted is read to its end before the next head.
-            Reading::Head if !self.intake.body.is_done() => self.poll_body(cx, buf),
-            Reading::Head if self.intake.ready > 0 => {
-                self.intake.deliver_head(buf);
+            Reading::Head if !self.buffer.body.is_done() => self.poll_body(cx, buf),
+            Reading::Head if self.buffer.ready > 0 => {
+                self.buffer.deliver_head(buf);
                 Poll::Ready(Ok(()))
             }
             Reading::Head if self.ends_here() || self.is_barred() => Poll::Ready(Ok(())),
@@ -237,11 +237,11 @@ impl ClientStream {
 
     /// Fills `ahead` while nothing may be given out; ready only when the client is gone.
     fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.intake.ahead.len() < HELD_MAX && !self.intake.ended {
+        while self.buffer.ahead.len() < HELD_MAX && !self.buffer.ended {
             ready!(self.poll_more(cx))?;
         }
         // Bytes that wait are to be read before the end is told.
-        if self.intake.ended && self.intake.ahead.is_empty() {
+        if self.buffer.ended && self.buffer.ahead.is_empty() {
             Poll::Ready(Ok(()))
         } else {
             Poll::Pending
@@ -261,8 +261,8 @@ impl ClientStream {
         let mut chunk = [MaybeUninit::uninit(); 4096];
         let mut buf = ReadBuf::uninit(&mut chunk);
         ready!(self.poll_socket(cx, &mut buf))?;
-        self.intake.ended = buf.filled().is_empty();
-        self.intake.ahead.extend_from_slice(buf.filled());
+        self.buffer.ended = buf.filled().is_empty();
+        self.buffer.ahead.extend_from_slice(buf.filled());
         Poll::Ready(Ok(()))
     }
 
@@ -273,11 +273,11 @@ impl ClientStream {
         buf: &mut ReadBuf<'_>,
         most: usize,
     ) -> Poll<io::Result<()>> {
-        if !self.intake.ahead.is_empty() {
-            self.intake.deliver(most, buf);
+        if !self.buffer.ahead.is_empty() {
+            self.buffer.deliver(most, buf);
             return Poll::Ready(Ok(()));
         }
-        if self.intake.ended {
+        if self.buffer.ended {
             return Poll::Ready(Ok(()));
         }
         match &mut self.io {
@@ -296,69 +296,69 @@ impl ClientStream {
 
     /// Gives out a head when it is whole and sound, and its substitute when it is refused.
     fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.intake.head.is_new() {
-            self.intake.head = HeadCheck::new(self.connection.entrance.limits().head);
+        if self.buffer.head.is_new() {
+            self.buffer.head = HeadCheck::new(self.connection.state.limits().head);
         }
-        if self.intake.ahead.is_empty() && !self.intake.ended {
+        if self.buffer.ahead.is_empty() && !self.buffer.ended {
             // Nearly every head comes whole and is given out from where it was read to.
             let before = buf.filled().len();
             ready!(self.poll_socket(cx, buf))?;
-            let intake = &mut self.intake;
-            intake.ended = buf.filled().len() == before;
-            let checked = intake.head.feed(&buf.filled()[before..]);
+            let buffer = &mut self.buffer;
+            buffer.ended = buf.filled().len() == before;
+            let checked = buffer.head.feed(&buf.filled()[before..]);
             match checked {
                 Ok(Some(sound)) if self.is_too_long(&sound) => {
-                    self.intake.put_back(buf, before);
+                    self.buffer.put_back(buf, before);
                     self.refuse_length(&sound, buf);
                     return Poll::Ready(Ok(()));
                 }
                 Ok(Some(sound)) if sound.odd.is_none() => {
-                    let intake = &mut self.intake;
-                    intake.begin(&sound);
-                    intake.put_back(buf, before + sound.end);
+                    let buffer = &mut self.buffer;
+                    buffer.begin(&sound);
+                    buffer.put_back(buf, before + sound.end);
                     return Poll::Ready(Ok(()));
                 }
                 Ok(Some(sound)) => {
-                    let intake = &mut self.intake;
-                    intake.put_back(buf, before);
-                    intake.begin_waiting(&sound);
-                    intake.deliver_head(buf);
+                    let buffer = &mut self.buffer;
+                    buffer.put_back(buf, before);
+                    buffer.begin_waiting(&sound);
+                    buffer.deliver_head(buf);
                     return Poll::Ready(Ok(()));
                 }
-                Ok(None) => self.intake.put_back(buf, before),
-                Err(refusal) => {
-                    self.intake.put_back(buf, before);
-                    self.refuse(refusal, buf);
+                Ok(None) => self.buffer.put_back(buf, before),
+                Err(rejection) => {
+                    self.buffer.put_back(buf, before);
+                    self.refuse(rejection, buf);
                     return Poll::Ready(Ok(()));
                 }
             }
         }
         loop {
-            let intake = &mut self.intake;
-            let checked = intake.head.feed(&intake.ahead);
+            let buffer = &mut self.buffer;
+            let checked = buffer.head.feed(&buffer.ahead);
             match checked {
                 Ok(Some(sound)) if self.is_too_long(&sound) => {
                     self.refuse_length(&sound, buf);
                     return Poll::Ready(Ok(()));
                 }
                 Ok(Some(sound)) => {
-                    self.intake.begin_waiting(&sound);
-                    self.intake.deliver_head(buf);
+                    self.buffer.begin_waiting(&sound);
+                    self.buffer.deliver_head(buf);
                     return Poll::Ready(Ok(()));
                 }
-                Ok(None) if !self.intake.ended => {
-                    if !self.intake.ahead.is_empty() {
+                Ok(None) if !self.buffer.ended => {
+                    if !self.buffer.ahead.is_empty() {
                         self.connection.begin_head();
                     }
                     ready!(self.poll_more(cx))?;
                 }
-                Ok(None) if self.intake.ahead.is_empty() => return Poll::Ready(Ok(())),
+                Ok(None) if self.buffer.ahead.is_empty() => return Poll::Ready(Ok(())),
                 Ok(None) => {
-                    self.refuse(Refusal::bad("the connection ended within the head"), buf);
+                    self.refuse(Rejection::bad("the connection ended within the head"), buf);
                     return Poll::Ready(Ok(()));
                 }
-                Err(refusal) => {
-                    self.refuse(refusal, buf);
+                Err(rejection) => {
+                    self.refuse(rejection, buf);
                     return Poll::Ready(Ok(()));
                 }
             }
@@ -366,34 +366,34 @@ impl ClientStream {
     }
 
     /// A body that is said to be too large need not be sent.
-    fn is_too_long(&self, sound: &Sound) -> bool {
-        let most = self.connection.entrance.limits().body_size;
+    fn is_too_long(&self, sound: &ValidHead) -> bool {
+        let most = self.connection.state.limits().body_size;
         most.is_some_and(|most| sound.framing.length() > most)
     }
 
     /// The head stands in `ahead` and is sound, so that Pingora gets it: the rules of its route hold
-    /// for the refusal. It gets it without the body, which nobody reads.
-    fn refuse_length(&mut self, sound: &Sound, buf: &mut ReadBuf<'_>) {
-        self.connection.set_refused(Refused {
-            refusal: LARGE_BODY,
+    /// for the rejection. It gets it without the body, which nobody reads.
+    fn refuse_length(&mut self, sound: &ValidHead, buf: &mut ReadBuf<'_>) {
+        self.connection.set_refused(RejectedRequest {
+            rejection: LARGE_BODY,
             unsound: None,
         });
-        let intake = &mut self.intake;
-        intake.begin_waiting(sound);
-        let head = head::without_body(&intake.ahead[..intake.ready]);
+        let buffer = &mut self.buffer;
+        buffer.begin_waiting(sound);
+        let head = head::without_body(&buffer.ahead[..buffer.ready]);
         self.give_instead(&head, buf);
     }
 
     /// Gives out no byte behind the body's last one.
     fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.intake.body.is_done() {
+        if self.buffer.body.is_done() {
             return self.poll_answered(cx);
         }
         let before = buf.filled().len();
         let room = match self.connection.reading() {
             Reading::Body => {
                 let room = self.connection.flow().request_room();
-                match self.intake.body {
+                match self.buffer.body {
                     Body::Chunked(_) => room.min(MOST_IN_CHUNKS),
                     Body::Left(_) => room,
                 }
@@ -408,10 +408,10 @@ impl ClientStream {
             }
             return Poll::Pending;
         }
-        let rate = self.connection.entrance.limits().body_rate;
+        let rate = self.connection.state.limits().body_rate;
         match (self.poll_ahead_or_socket(cx, buf, room), rate) {
             (Poll::Pending, None) => return Poll::Pending,
-            (Poll::Pending, Some(rate)) => match self.intake.pace.left(rate) {
+            (Poll::Pending, Some(rate)) => match self.buffer.body_rate.left(rate) {
                 Some(left) => {
                     // Polled again when it is over.
                     self.connection.set_end(left);
@@ -425,44 +425,44 @@ impl ClientStream {
             (Poll::Ready(read), rate) => {
                 read?;
                 if rate.is_some() {
-                    self.intake.pace.go_on(buf.filled().len() - before);
+                    self.buffer.body_rate.go_on(buf.filled().len() - before);
                     self.connection.deadlines.clear_end();
                 }
             }
         }
         let read = buf.filled().len() - before;
         self.connection.flow().read_of_request(read);
-        let Ok(part) = self.intake.body.feed(&buf.filled()[before..]) else {
+        let Ok(part) = self.buffer.body.feed(&buf.filled()[before..]) else {
             buf.set_filled(before);
             return Poll::Ready(self.refuse_body(BROKEN_BODY));
         };
-        let most = self.connection.entrance.limits().body_size;
-        if self.intake.body.content() > most.unwrap_or(u64::MAX) {
+        let most = self.connection.state.limits().body_size;
+        if self.buffer.body.content() > most.unwrap_or(u64::MAX) {
             buf.set_filled(before);
             return Poll::Ready(self.refuse_body(LARGE_BODY));
         }
-        self.intake.put_back(buf, before + part);
+        self.buffer.put_back(buf, before + part);
         Poll::Ready(Ok(()))
     }
 
-    /// It was a request until now: the proxy finds the refusal behind the error.
-    fn refuse_body(&self, refusal: Refusal) -> io::Result<()> {
-        self.connection.set_refused(Refused {
-            refusal,
+    /// It was a request until now: the proxy finds the rejection behind the error.
+    fn refuse_body(&self, rejection: Rejection) -> io::Result<()> {
+        self.connection.set_refused(RejectedRequest {
+            rejection,
             unsound: None,
         });
-        Err(io::Error::new(io::ErrorKind::InvalidData, refusal.reason))
+        Err(io::Error::new(io::ErrorKind::InvalidData, rejection.reason))
     }
 
     /// The proxy has to answer, so that the client is told and the log has a line: it gets a head
-    /// of ours, and the refusal beside it.
-    fn refuse(&mut self, refusal: Refusal, buf: &mut ReadBuf<'_>) {
-        let (method, target) = head::asked(&self.intake.ahead);
+    /// of ours, and the rejection beside it.
+    fn refuse(&mut self, rejection: Rejection, buf: &mut ReadBuf<'_>) {
+        let (method, target) = head::asked(&self.buffer.ahead);
         let text = |bytes: &[u8]| {
             String::from_utf8_lossy(&bytes[..bytes.len().min(LOGGED_MAX)]).into_owned()
         };
-        self.connection.set_refused(Refused {
-            refusal,
+        self.connection.set_refused(RejectedRequest {
+            rejection,
             unsound: Some(Unsound {
                 method: text(method),
                 target: text(target),
@@ -473,9 +473,9 @@ impl ClientStream {
 
     /// Nothing of what has come is looked at any more.
     fn give_instead(&mut self, head: &[u8], buf: &mut ReadBuf<'_>) {
-        self.intake.begin_body(Framing::None);
-        self.intake.ahead = BytesMut::from(head);
-        self.intake.ready = head.len();
-        self.intake.deliver_head(buf);
+        self.buffer.begin_body(Framing::None);
+        self.buffer.ahead = BytesMut::from(head);
+        self.buffer.ready = head.len();
+        self.buffer.deliver_head(buf);
     }
 }

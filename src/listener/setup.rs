@@ -15,11 +15,11 @@ use super::edge::Edge;
 use super::refuse::{
     LATE_TLS, NO_DESCRIPTORS, NO_HEADER, NOT_A_PROXY, TOO_MANY, TOO_MANY_OF_CLIENT,
 };
-use super::state::Entrance;
+use super::state::ListenerState;
 use crate::config::AcceptProxy;
-use crate::forward::proxy_protocol::{self, Ends, Header};
-use crate::http1::Refusal;
-use crate::limits::Seat;
+use crate::forward::proxy_protocol::{self, AddrPair, Header};
+use crate::http1::Rejection;
+use crate::limits::Permit;
 use crate::net::{Socket, TCP_KEEPALIVE};
 use crate::session::Admission;
 use crate::tls::{Acceptor, TlsRevision, TlsStream};
@@ -38,9 +38,9 @@ pub(super) fn has_left(error: &io::Error) -> bool {
 
 /// A connection on its way in; its socket goes beside it.
 struct Pending {
-    entrance: Arc<Entrance>,
+    state: Arc<ListenerState>,
     /// As the kernel has them; `None` on a unix socket.
-    ends: Option<Ends>,
+    ends: Option<AddrPair>,
     /// By when its first head must be there.
     deadline: Instant,
 }
@@ -53,19 +53,19 @@ impl Pending {
 
 /// What a connection on a listener with `proxy_protocol` begins with.
 enum Opening {
-    Proxied(Ends),
+    Proxied(AddrPair),
     /// The ends are its own.
     Own,
-    Refused(Refusal),
+    Refused(Rejection),
     /// It has ended without a byte: a balancer has looked whether we are here.
     Gone,
 }
 
 impl Edge {
     /// Lets a connection in that was just accepted, or turns it away.
-    pub fn admit(self: &Arc<Self>, listener: usize, socket: Socket, ends: Option<Ends>) {
-        let entrance = self.entrances[listener].clone();
-        let settings = self.entrances[listener].settings();
+    pub fn admit(self: &Arc<Self>, listener: usize, socket: Socket, ends: Option<AddrPair>) {
+        let state = self.listener_states[listener].clone();
+        let settings = self.listener_states[listener].settings();
         let limits = &settings.limits;
         let (most, timeout, stall) = (limits.bounds.all, limits.header_timeout, limits.stall);
         // Sessions have no other bound for it, and nothing may be given up sooner than the file says.
@@ -73,27 +73,22 @@ impl Edge {
             socket.set_stall(stall);
         }
         let pending = Pending {
-            entrance,
+            state,
             ends,
             deadline: Instant::now() + timeout,
         };
         if !self.has_descriptors() {
-            return self.turn_away(&pending.entrance, socket, pending.peer(), NO_DESCRIPTORS);
+            return self.turn_away(&pending.state, socket, pending.peer(), NO_DESCRIPTORS);
         }
-        let Ok(seat) = pending.entrance.gate.enter_unnamed(most) else {
-            return self.turn_away(&pending.entrance, socket, pending.peer(), TOO_MANY);
+        let Ok(seat) = pending.state.gate.enter_unnamed(most) else {
+            return self.turn_away(&pending.state, socket, pending.peer(), TOO_MANY);
         };
         let tls = settings.tls.as_ref();
         let (proxied, tls_revision) = (settings.proxy_protocol, settings.tls_revision);
         if tls.is_none() && proxied == AcceptProxy::Off {
             return match self.charge_client(&pending, (seat, tls_revision), None) {
                 Some(admission) => self.let_in(pending, socket.into(), admission),
-                None => self.turn_away(
-                    &pending.entrance,
-                    socket,
-                    pending.peer(),
-                    TOO_MANY_OF_CLIENT,
-                ),
+                None => self.turn_away(&pending.state, socket, pending.peer(), TOO_MANY_OF_CLIENT),
             };
         }
         let (edge, before_http) = (self.clone(), (proxied, tls.cloned()));
@@ -113,7 +108,7 @@ impl Edge {
         self: &Arc<Self>,
         pending: Pending,
         mut socket: Socket,
-        seat: (Seat, TlsRevision),
+        seat: (Permit, TlsRevision),
         (proxied, tls): (AcceptProxy, Option<Arc<Acceptor>>),
     ) {
         let peer = pending.peer();
@@ -122,15 +117,15 @@ impl Edge {
             AcceptProxy::Required => match self.read_header(&pending, &mut socket).await {
                 Opening::Proxied(ends) => Some(ends),
                 Opening::Own => None,
-                Opening::Refused(refusal) => {
-                    return self.shut_out(&pending.entrance, peer, refusal);
+                Opening::Refused(rejection) => {
+                    return self.shut_out(&pending.state, peer, rejection);
                 }
                 Opening::Gone => return,
             },
         };
         let Some(admission) = self.charge_client(&pending, seat, ends) else {
             let peer = ends.map_or(peer, |ends| Some(ends.peer));
-            return self.turn_away(&pending.entrance, socket, peer, TOO_MANY_OF_CLIENT);
+            return self.turn_away(&pending.state, socket, peer, TOO_MANY_OF_CLIENT);
         };
         let transport = match tls {
             Some(tls) => match self
@@ -159,8 +154,8 @@ impl Edge {
             Ok(Err(error)) if has_left(&error) => {
                 debug!("{peer:?} has left within its TLS handshake");
             }
-            Ok(Err(error)) => self.fail(&pending.entrance, peer, "the TLS handshake", &error),
-            Err(_) => self.record(&pending.entrance, peer, LATE_TLS),
+            Ok(Err(error)) => self.fail(&pending.state, peer, "the TLS handshake", &error),
+            Err(_) => self.record(&pending.state, peer, LATE_TLS),
         }
         None
     }
@@ -169,11 +164,11 @@ impl Edge {
     fn charge_client(
         &self,
         pending: &Pending,
-        (mut seat, tls_revision): (Seat, TlsRevision),
-        proxied: Option<Ends>,
+        (mut seat, tls_revision): (Permit, TlsRevision),
+        proxied: Option<AddrPair>,
     ) -> Option<Admission> {
         let peer = proxied.or(pending.ends).map(|ends| ends.peer);
-        let charged = pending.entrance.charge_client(&mut seat, peer);
+        let charged = pending.state.charge_client(&mut seat, peer);
         charged.ok()?;
         Some(Admission {
             seat: Some(seat),
@@ -184,14 +179,14 @@ impl Edge {
 
     fn let_in(self: &Arc<Self>, pending: Pending, transport: Transport, admission: Admission) {
         let Pending {
-            entrance,
+            state,
             ends,
             deadline,
         } = pending;
         if transport.is_http2() {
             let edge = self.clone();
             let last_moment = self.last_moment();
-            let serving = edge.serve_http2(entrance, transport, admission, deadline);
+            let serving = edge.serve_http2(state, transport, admission, deadline);
             self.connections.spawn(async move {
                 tokio::select! {
                     () = serving => {}
@@ -201,18 +196,12 @@ impl Edge {
             return;
         }
         let arrival = Arrival::New { deadline, ends };
-        self.serve(
-            entrance.number,
-            transport,
-            BytesMut::new(),
-            admission,
-            arrival,
-        );
+        self.serve(state.number, transport, BytesMut::new(), admission, arrival);
     }
 
     async fn read_header(&self, pending: &Pending, socket: &mut Socket) -> Opening {
         let peer = pending.peer();
-        if !pending.entrance.settings().trusted.trusts_peer(peer) {
+        if !pending.state.settings().trusted.trusts_peer(peer) {
             return Opening::Refused(NOT_A_PROXY);
         }
         let header = receive_header(socket);

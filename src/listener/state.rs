@@ -7,8 +7,8 @@ use arc_swap::{ArcSwap, Guard};
 
 use crate::config::{AcceptProxy, ListenerLimits};
 use crate::forward::client_address::TrustedProxies;
-use crate::forward::proxy_protocol::Ends;
-use crate::limits::{ClientKey, DrainDeadline, Full, Gate, Seat};
+use crate::forward::proxy_protocol::AddrPair;
+use crate::limits::{ClientKey, DrainDeadline, Full, Limiter, Permit};
 use crate::observe::metrics::RouteMetrics;
 use crate::session::Admission;
 use crate::tls::{Acceptor, CurrentRevision, TlsRevision};
@@ -31,17 +31,17 @@ pub struct ListenerSettings {
 
 /// One bound listener.
 #[derive(Debug)]
-pub struct Entrance {
+pub struct ListenerState {
     /// Its number among the bound ones.
     pub number: usize,
-    pub gate: Arc<Gate>,
+    pub gate: Arc<Limiter>,
     settings: ArcSwap<ListenerSettings>,
     /// What clients must have shown.
     pub tls_revision: CurrentRevision,
     pub drain_deadline: DrainDeadline,
 }
 
-impl Entrance {
+impl ListenerState {
     pub fn new(number: usize, settings: ListenerSettings, drain_deadline: DrainDeadline) -> Self {
         Self {
             number,
@@ -69,14 +69,14 @@ impl Entrance {
     }
 
     /// Holds the seat's client to the bound.
-    pub fn charge_client(&self, seat: &mut Seat, peer: Option<SocketAddr>) -> Result<(), Full> {
+    pub fn charge_client(&self, seat: &mut Permit, peer: Option<SocketAddr>) -> Result<(), Full> {
         let settings = self.settings.load();
         let most = settings.limits.bounds.per_client;
         seat.name(client_of(peer, &settings.trusted), most)
     }
 
     /// For a connection that another process has accepted.
-    pub fn adopt(&self, peer: Option<SocketAddr>, proxied: Option<Ends>) -> Admission {
+    pub fn adopt(&self, peer: Option<SocketAddr>, proxied: Option<AddrPair>) -> Admission {
         let peer = proxied.map(|ends| ends.peer).or(peer);
         let client = client_of(peer, &self.settings.load().trusted);
         Admission {

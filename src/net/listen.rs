@@ -71,7 +71,7 @@ enum Bound {
 
 /// A listening socket at the runtime, for as long as connections are accepted.
 #[derive(Debug)]
-pub enum Acceptor {
+pub enum AsyncListener {
     /// With the address that every connection comes to; `None`: to any of the machine's.
     Tcp(TcpListener, Option<SocketAddr>),
     Unix(UnixListener),
@@ -85,7 +85,7 @@ pub enum Accepted {
     Unix(UnixStream),
 }
 
-impl Acceptor {
+impl AsyncListener {
     pub async fn accept(&self) -> io::Result<Accepted> {
         match self {
             Self::Tcp(listener, local) => {
@@ -194,16 +194,18 @@ impl ListeningSocket {
 
     /// Must run inside the runtime that accepts. The socket stays open for as long as this lives,
     /// also when it is [closed](ListeningSocket::close) here.
-    pub fn acceptor(&self) -> io::Result<Acceptor> {
+    pub fn acceptor(&self) -> io::Result<AsyncListener> {
         let open = self.open.lock();
         Ok(match &open.as_ref().ok_or_else(closed)?.socket {
             Bound::Tcp(socket) => {
                 let local = socket.local_addr()?;
                 let is_one = !local.ip().is_unspecified();
                 let socket = TcpListener::from_std(socket.try_clone()?)?;
-                Acceptor::Tcp(socket, is_one.then_some(local))
+                AsyncListener::Tcp(socket, is_one.then_some(local))
             }
-            Bound::Unix(socket) => Acceptor::Unix(UnixListener::from_std(socket.try_clone()?)?),
+            Bound::Unix(socket) => {
+                AsyncListener::Unix(UnixListener::from_std(socket.try_clone()?)?)
+            }
         })
     }
 
@@ -270,7 +272,7 @@ impl ListeningSocket {
         }
     }
 
-    /// Unless another process holds it, or an [`Acceptor`] does, who connects is refused from now on.
+    /// Unless another process holds it, or an [`AsyncListener`] does, who connects is refused from now on.
     pub fn close(&self) {
         *self.open.lock() = None;
     }

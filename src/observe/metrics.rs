@@ -25,7 +25,7 @@ const SECONDS: [f64; 14] = [
 
 /// Why a handshake became no session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
+pub enum HandshakeFailure {
     /// It was none, by RFC 6455 or by HTTP.
     Invalid,
     /// No route, or one without websockets.
@@ -42,7 +42,7 @@ pub enum Refused {
     ClientGone,
 }
 
-impl Refused {
+impl HandshakeFailure {
     pub const ALL: [Self; 10] = [
         Self::Invalid,
         Self::Route,
@@ -80,7 +80,7 @@ pub struct RouteMetrics(OnceLock<Box<Counted>>);
 struct Counted {
     /// The last one is for all that have no place of their own.
     by_status: Box<[AtomicU64]>,
-    refused: [AtomicU64; Refused::ALL.len()],
+    refused: [AtomicU64; HandshakeFailure::ALL.len()],
     requests: Histogram,
     handshakes: Histogram,
 }
@@ -122,7 +122,7 @@ impl RouteMetrics {
         counted.requests.observe(duration.as_secs_f64());
     }
 
-    pub fn count_refused(&self, why: Refused) {
+    pub fn count_refused(&self, why: HandshakeFailure) {
         self.counted().refused[why as usize].fetch_add(1, Relaxed);
     }
 
@@ -173,7 +173,7 @@ impl RouteFamilies {
         let labels = &[("route", route)];
         self.handshakes.add_histogram(labels, &metrics.handshakes);
         self.durations.add_histogram(labels, &metrics.requests);
-        for why in Refused::ALL {
+        for why in HandshakeFailure::ALL {
             let count = metrics.refused[why as usize].load(Relaxed);
             let labels = &[("route", route), ("reason", why.name())];
             self.refused.add(labels, count as f64);
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn each_reason_has_a_place_of_its_own() {
-        for (place, why) in Refused::ALL.into_iter().enumerate() {
+        for (place, why) in HandshakeFailure::ALL.into_iter().enumerate() {
             assert_eq!(place, why as usize);
         }
     }

@@ -13,10 +13,10 @@ use super::exchange::{Exchange, Handshake};
 use super::fields::path_length;
 use crate::config::Route;
 use crate::forward::client_address::ClientAddress;
-use crate::http1::Refusal;
+use crate::http1::Rejection;
 use crate::http1::response;
 use crate::http1::target;
-use crate::limits::{Bounds, ClientKey, Full, Seat};
+use crate::limits::{Bounds, ClientKey, Full, Permit};
 use crate::listener::OUTDATED;
 use crate::route::{NormalPaths, RequestKey, Slashes, lenient};
 use crate::session::traffic::Traffic;
@@ -56,17 +56,17 @@ pub fn simplify(request: &mut RequestHeader, has_body: bool) -> Result<()> {
 
 /// Finds the exchange's route, whose rules for responses hold for every answer from then on. A request
 /// that goes no further has one too, if its head was sound. `Some`: it goes no further.
-pub fn settle_route(session: &Session, exchange: &mut Exchange) -> Option<Refusal> {
-    let refusal = match &exchange.refused {
-        Some(refused) if refused.unsound.is_some() => return Some(refused.refusal),
-        Some(refused) => Some(refused.refusal),
+pub fn settle_route(session: &Session, exchange: &mut Exchange) -> Option<Rejection> {
+    let rejection = match &exchange.refused {
+        Some(refused) if refused.unsound.is_some() => return Some(refused.rejection),
+        Some(refused) => Some(refused.rejection),
         // A reload came between its head and this: its connection goes with the one before.
         None => exchange.is_outdated().then_some(OUTDATED),
     };
     match find_route(session, exchange) {
         Ok(route) => {
             exchange.route = route;
-            refusal
+            rejection
         }
         Err(other) => Some(other),
     }
@@ -74,7 +74,7 @@ pub fn settle_route(session: &Session, exchange: &mut Exchange) -> Option<Refusa
 
 /// Finds the route by the path in normal form, which becomes the exchange's: the server gets what
 /// was checked here.
-fn find_route(session: &Session, exchange: &mut Exchange) -> Result<Option<usize>, Refusal> {
+fn find_route(session: &Session, exchange: &mut Exchange) -> Result<Option<usize>, Rejection> {
     let request = session.req_header();
     let target = request.raw_path();
     let sent = &target[..path_length(target)];
@@ -95,16 +95,20 @@ fn find_route(session: &Session, exchange: &mut Exchange) -> Result<Option<usize
     let route = paths.first(find);
     let slashes = route.map(|number| generation.route(number).matcher.slashes);
     if slashes == Some(Slashes::Kept) && paths.is_ambiguous() {
-        return Err(Refusal::bad("the path leads upwards over an empty segment"));
+        return Err(Rejection::bad(
+            "the path leads upwards over an empty segment",
+        ));
     }
     let path = paths.take(slashes.unwrap_or(Slashes::Merged));
     let Ok(read) = lenient(&path) else {
-        return Err(Refusal::bad("the path leads upwards by encoded separators"));
+        return Err(Rejection::bad(
+            "the path leads upwards by encoded separators",
+        ));
     };
     if let Some(read) = read
         && NormalPaths::of(&read).first(find) != route
     {
-        return Err(Refusal::bad(
+        return Err(Rejection::bad(
             "servers could read the path as one of another route",
         ));
     }
@@ -116,7 +120,11 @@ fn find_route(session: &Session, exchange: &mut Exchange) -> Result<Option<usize
 }
 
 /// Lets a plain request pass; makes a handshake one that the server may see, or refuses it.
-pub fn admit(session: &mut Session, exchange: &mut Exchange, route: &Route) -> Result<(), Refusal> {
+pub fn admit(
+    session: &mut Session,
+    exchange: &mut Exchange,
+    route: &Route,
+) -> Result<(), Rejection> {
     let request = session.req_header();
     if handshake::upgrade_of(&request.headers) != Upgrade::WebSocket {
         return Ok(());
@@ -126,7 +134,7 @@ pub fn admit(session: &mut Session, exchange: &mut Exchange, route: &Route) -> R
     let headers = &session.req_header().headers;
     let expected_accept = handshake::expected_accept(&method, headers, has_body)?;
     let Some(websocket) = &route.websocket else {
-        return Err(Refusal::new(StatusCode::FORBIDDEN, NO_WEBSOCKETS));
+        return Err(Rejection::new(StatusCode::FORBIDDEN, NO_WEBSOCKETS));
     };
     origin::check_origin(&websocket.origins, headers)?;
     exchange.place = enter(exchange, &websocket.bounds)?;
@@ -145,7 +153,7 @@ pub fn admit(session: &mut Session, exchange: &mut Exchange, route: &Route) -> R
 }
 
 /// Counts the session that may come of it, if the route has room for it.
-fn enter(exchange: &Exchange, bounds: &Bounds) -> Result<Option<Seat>, Refusal> {
+fn enter(exchange: &Exchange, bounds: &Bounds) -> Result<Option<Permit>, Rejection> {
     let Some(route) = exchange.route else {
         return Ok(None);
     };
@@ -155,15 +163,15 @@ fn enter(exchange: &Exchange, bounds: &Bounds) -> Result<Option<Seat>, Refusal> 
     };
     let entered = exchange.generation.gate(route).enter(client, bounds);
     entered.map(Some).map_err(|full| match full {
-        Full::All => Refusal::new(
+        Full::All => Rejection::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "this route has as many sessions as it may",
         ),
-        Full::Client => Refusal::new(
+        Full::Client => Rejection::new(
             StatusCode::TOO_MANY_REQUESTS,
             "this client has as many sessions as it may",
         ),
-        Full::Rate => Refusal::new(
+        Full::Rate => Rejection::new(
             StatusCode::TOO_MANY_REQUESTS,
             "this route takes no more handshakes in this second",
         ),

@@ -11,17 +11,17 @@ use uuid::Uuid;
 use crate::config::{Route, Tunnel};
 use crate::forward::Trust;
 use crate::forward::client_address::ClientAddress;
-use crate::forward::proxy_protocol::{Ends, Source};
+use crate::forward::proxy_protocol::{AddrPair, Source};
 use crate::forward::request_id;
 use crate::generation::Generation;
-use crate::limits::{DrainDeadline, Seat};
-use crate::listener::{Connection, Refused};
+use crate::limits::{DrainDeadline, Permit};
+use crate::listener::{Connection, RejectedRequest};
 use crate::observe::trace::TraceContext;
 use crate::session::Upgraded;
 use crate::session::handshake::ServerEnd;
 use crate::session::registry::Registered;
 use crate::session::traffic::Traffic;
-use crate::upstream::{Flow, Group, KeptConnector, Lease};
+use crate::upstream::{Flow, Group, Lease, PoolConnector};
 use crate::websocket::jitter::jittered;
 
 pub struct Exchange {
@@ -40,7 +40,7 @@ pub struct Exchange {
     /// Whether the peer is a proxy whose word counts.
     pub trust: Trust,
     /// It goes no further: what came instead of this request.
-    pub refused: Option<Refused>,
+    pub refused: Option<RejectedRequest>,
     /// The path in normal form, where that is another than the client sent.
     pub path: Option<String>,
     /// What a route that redirects leaves of the path.
@@ -52,7 +52,7 @@ pub struct Exchange {
     pub hash_key: Vec<u8>,
     pub lease: Option<Lease>,
     /// Of the present attempt of a plain request.
-    pub connector: Option<Arc<KeptConnector>>,
+    pub connector: Option<Arc<PoolConnector>>,
     /// Servers picked so far, the present one last.
     pub tried: Vec<SocketAddr>,
     /// Kept connections that turned out to be dead when they were used.
@@ -65,7 +65,7 @@ pub struct Exchange {
     pub has_unwanted: bool,
     pub handshake: Option<Handshake>,
     /// The session that may come of it, counted on its route.
-    pub place: Option<Seat>,
+    pub place: Option<Permit>,
     /// Held while it is an upgraded session.
     pub live: Option<Registered>,
     /// A handshake that came when the process was stopping already.
@@ -190,7 +190,7 @@ impl Exchange {
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
         let local = connection.and_then(|connection| connection.local);
-        Source::Client(Ends {
+        Source::Client(AddrPair {
             peer: (client, port.map_or(0, |peer| peer.port())).into(),
             local: local.unwrap_or((anywhere, 0).into()),
         })

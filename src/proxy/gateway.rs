@@ -27,14 +27,14 @@ use crate::config::{Action, Balance};
 use crate::forward::proxy_protocol::Source;
 use crate::forward::{self, Telling, Trust, request_id};
 use crate::generation::Generation;
-use crate::listener::{ClientStream, Connection, Reading, Refused};
+use crate::listener::{ClientStream, Connection, Reading, RejectedRequest};
 use crate::observe::access_log::AccessLog;
 use crate::observe::repeated::{self, Kind};
 use crate::observe::trace::{TRACEPARENT, TraceContext};
 use crate::phase::PhaseWatch;
 use crate::session::drain::Drains;
 use crate::session::registry::Registry;
-use crate::upstream::{Load, Pick, Repeatable, Shortage, Way};
+use crate::upstream::{Dialer, Load, Pick, Repeatable, Shortage};
 use crate::websocket::handshake::{self, Upgrade};
 
 /// How long a request body that nobody wants is read, so that the connection can serve on.
@@ -139,12 +139,12 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
-        if let Some(refusal) = settle_route(session, exchange) {
+        if let Some(rejection) = settle_route(session, exchange) {
             // Who sends such a thing may have more of it on the way.
             session.set_keepalive(None);
-            exchange.error = Some(refusal.reason.into());
+            exchange.error = Some(rejection.reason.into());
             exchange.begin_own_answer();
-            Answer::error(refusal.status, refusal.reason)
+            Answer::error(rejection.status, rejection.reason)
                 .send(session, exchange)
                 .await?;
             return Ok(true);
@@ -197,9 +197,9 @@ impl ProxyHttp for Gateway {
                     Answer::respond(status_of(*status), body.clone())
                 }
             },
-            Err(refusal) => {
-                exchange.error = Some(refusal.reason.into());
-                Answer::error(refusal.status, refusal.reason)
+            Err(rejection) => {
+                exchange.error = Some(rejection.reason.into());
+                Answer::error(rejection.status, rejection.reason)
             }
         };
         exchange.begin_own_answer();
@@ -247,7 +247,7 @@ impl ProxyHttp for Gateway {
         let (peer, connector) = match &exchange.handshake {
             Some(handshake) => {
                 let tunnel = exchange.generation.config.server.tunnel;
-                let way = Way {
+                let way = Dialer {
                     drain_deadline: exchange.drain_deadline(),
                     ..group.way(client)
                 };
@@ -513,10 +513,10 @@ impl ProxyHttp for Gateway {
         exchange.is_cut = is_cut(error);
         // It was a request until its body broke.
         let (status, reason, said) = match connection.and_then(|c| c.take_refused()) {
-            Some(Refused { refusal, .. }) => (
-                refusal.status.as_u16(),
-                refusal.reason,
-                refusal.reason.to_owned(),
+            Some(RejectedRequest { rejection, .. }) => (
+                rejection.status.as_u16(),
+                rejection.reason,
+                rejection.reason.to_owned(),
             ),
             None => {
                 let status = status_for(error, exchange);

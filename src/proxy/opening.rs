@@ -12,7 +12,7 @@ use super::record;
 use crate::config::Tunnel;
 use crate::listener::Reading;
 use crate::session::drain::DrainReason;
-use crate::session::live::{Identity, Live};
+use crate::session::live::{Identity, LiveSession};
 use crate::session::log::session_open;
 use crate::session::relay::CLOSE_WAIT;
 
@@ -58,7 +58,7 @@ impl Gateway {
         let Some(lease) = &exchange.lease else {
             return;
         };
-        let live = self.sessions.register(Live {
+        let live = self.sessions.register(LiveSession {
             identity,
             traffic: handshake.traffic.clone(),
             server: lease.server().clone(),
@@ -78,7 +78,7 @@ impl Gateway {
 
 impl Gateway {
     /// Why a session that begins now must go: it was under way when all others were told.
-    fn why_late(&self, live: &Live, exchange: &Exchange) -> Option<DrainReason> {
+    fn why_late(&self, live: &LiveSession, exchange: &Exchange) -> Option<DrainReason> {
         let phase = self.phase.now();
         if phase.is_draining() {
             return Some(DrainReason::Stop);

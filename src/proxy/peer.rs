@@ -11,8 +11,8 @@ use super::exchange::Handshake;
 use crate::config::{Route, Timeouts, Tunnel};
 use crate::net::{TCP_KEEPALIVE, keepalive_with};
 use crate::session::handshake::HandshakeConnector;
-use crate::session::tunnel::{Limits, TapConnector};
-use crate::upstream::{KeptConnector, Way};
+use crate::session::tunnel::{Limits, TunnelConnector};
+use crate::upstream::{Dialer, PoolConnector};
 use crate::websocket::jitter::jittered;
 
 /// Pingora takes off the hop-by-hop fields it knows and renews the WebSocket ones; what the
@@ -32,7 +32,7 @@ const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// For a plain request, over a kept connection if there is one.
 pub fn for_request(
-    connector: Arc<KeptConnector>,
+    connector: Arc<PoolConnector>,
     address: SocketAddr,
     timeouts: &Timeouts,
 ) -> Box<HttpPeer> {
@@ -47,7 +47,7 @@ pub fn for_request(
 /// leave Pingora or is tapped there.
 pub fn for_handshake(
     address: SocketAddr,
-    (way, stall): (Way, Duration),
+    (way, stall): (Dialer, Duration),
     route: &Route,
     handshake: &Handshake,
     tunnel: Tunnel,
@@ -74,7 +74,7 @@ pub fn for_handshake(
                     .and_then(|websocket| websocket.max_session)
                     .map(jittered),
             };
-            Arc::new(TapConnector {
+            Arc::new(TunnelConnector {
                 limits,
                 way,
                 traffic,

@@ -9,7 +9,7 @@ use super::exchange::Exchange;
 use crate::listener::Connection;
 use crate::observe::access_log::AccessLog;
 use crate::observe::entry::{Entry, Kind};
-use crate::observe::metrics::Refused;
+use crate::observe::metrics::HandshakeFailure;
 use crate::session::live::Identity;
 use crate::session::log::{millis, session_close};
 use crate::session::traffic::{ClosedBy, Traffic};
@@ -58,28 +58,28 @@ fn status(session: &Session) -> u16 {
 }
 
 /// Why a handshake has become no session.
-fn refused(status: u16, exchange: &Exchange) -> Refused {
+fn refused(status: u16, exchange: &Exchange) -> HandshakeFailure {
     let is_ours = exchange.error.is_some();
     match status {
-        _ if exchange.is_cut => Refused::Stopping,
-        CLIENT_CLOSED_REQUEST => Refused::ClientGone,
-        504 if is_ours => Refused::Timeout,
+        _ if exchange.is_cut => HandshakeFailure::Stopping,
+        CLIENT_CLOSED_REQUEST => HandshakeFailure::ClientGone,
+        504 if is_ours => HandshakeFailure::Timeout,
         _ if !exchange.tried.is_empty() => match is_ours {
-            true => Refused::ServerFailed,
-            false => Refused::Declined,
+            true => HandshakeFailure::ServerFailed,
+            false => HandshakeFailure::Declined,
         },
         _ if exchange
             .route()
             .is_none_or(|route| route.websocket.is_none()) =>
         {
-            Refused::Route
+            HandshakeFailure::Route
         }
-        403 => Refused::Origin,
+        403 => HandshakeFailure::Origin,
         // No server was looked for yet.
-        429 | 503 if exchange.group.is_none() => Refused::Limit,
-        503 if exchange.is_too_late => Refused::Stopping,
-        503 => Refused::NoServer,
-        _ => Refused::Invalid,
+        429 | 503 if exchange.group.is_none() => HandshakeFailure::Limit,
+        503 if exchange.is_too_late => HandshakeFailure::Stopping,
+        503 => HandshakeFailure::NoServer,
+        _ => HandshakeFailure::Invalid,
     }
 }
 

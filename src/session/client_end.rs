@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use bytes::BytesMut;
 
-use crate::forward::proxy_protocol::Ends;
-use crate::limits::Seat;
+use crate::forward::proxy_protocol::AddrPair;
+use crate::limits::Permit;
 use crate::tls::TlsRevision;
 use crate::transport::Transport;
 
@@ -26,9 +26,9 @@ pub struct ClientEnd {
 #[derive(Debug, Default)]
 pub struct Admission {
     /// `None`: it is a connection of our own.
-    pub seat: Option<Seat>,
+    pub seat: Option<Permit>,
     /// The ends that a PROXY header has named. Boxed: most have none.
-    pub proxied: Option<Box<Ends>>,
+    pub proxied: Option<Box<AddrPair>>,
     /// What the client has shown.
     pub tls_revision: TlsRevision,
 }

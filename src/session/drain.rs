@@ -28,7 +28,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::live::Live;
+use super::live::LiveSession;
 use super::traffic::{ClosedBy, Order};
 use crate::upstream::Gone;
 pub use schedule::Progress;
@@ -88,7 +88,7 @@ pub struct DrainPlan {
 }
 
 /// Whether a session must go, asked at its moment.
-pub type MustGo = Arc<dyn Fn(&Live) -> bool + Send + Sync>;
+pub type MustGo = Arc<dyn Fn(&LiveSession) -> bool + Send + Sync>;
 
 /// The drains that go on.
 pub struct Drains {
@@ -114,7 +114,12 @@ impl Drains {
     }
 
     /// Returns how many sessions will be told.
-    pub fn start(&self, reason: DrainReason, sessions: &[Arc<Live>], plan: DrainPlan) -> usize {
+    pub fn start(
+        &self,
+        reason: DrainReason,
+        sessions: &[Arc<LiveSession>],
+        plan: DrainPlan,
+    ) -> usize {
         let total = sessions.len();
         if total > 0 {
             info!(
@@ -129,12 +134,12 @@ impl Drains {
     /// One that comes too late for [`Drains::start`] (its handshake was under way, or it was in
     /// another process) is told at a random moment of what is left of the window. Without such a
     /// drain it has one of its own.
-    pub fn admit(&self, reason: DrainReason, session: &Arc<Live>, plan: DrainPlan) {
+    pub fn admit(&self, reason: DrainReason, session: &Arc<LiveSession>, plan: DrainPlan) {
         self.change(|schedule, now| schedule.admit(now, reason, session, plan));
     }
 
     /// The sessions of a drain that were not told yet.
-    pub fn members(&self, reason: &DrainReason) -> Vec<Arc<Live>> {
+    pub fn members(&self, reason: &DrainReason) -> Vec<Arc<LiveSession>> {
         self.schedule.lock().members(reason)
     }
 
@@ -204,7 +209,7 @@ async fn sleep_until(due: Option<Instant>) {
     }
 }
 
-type Member = Weak<Live>;
+type Member = Weak<LiveSession>;
 
 #[cfg(test)]
 mod tests;

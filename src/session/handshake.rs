@@ -31,7 +31,7 @@ use crate::http1::head_end::HeadEnd;
 use crate::limits::DrainDeadline;
 use crate::net::pingora::{is_last_look, set_option};
 use crate::transport::Transport;
-use crate::upstream::Way;
+use crate::upstream::Dialer;
 
 /// Where the socket of a server that has answered 101 waits for the relay.
 #[derive(Debug, Default)]
@@ -53,7 +53,7 @@ impl ServerEnd {
 pub struct HandshakeConnector {
     /// For the server's whole answer.
     pub response: Duration,
-    pub way: Way,
+    pub way: Dialer,
     pub traffic: Arc<Traffic>,
     pub server_end: Arc<ServerEnd>,
 }

@@ -155,7 +155,7 @@ mod tests {
 
     use super::*;
     use crate::net::Socket;
-    use crate::tls::{Acceptor, Connector, Pair, Trust, read_chain, read_key};
+    use crate::tls::{Acceptor, Connector, Pair, ServerTrust, read_chain, read_key};
 
     /// Only a failing test waits for it.
     const PATIENCE: Duration = Duration::from_secs(30);
@@ -167,7 +167,7 @@ mod tests {
         let key = read_key(&folder.join("chat.example.com.key")).unwrap();
         let pair = Pair::new(&chain, read_chain(&chain).unwrap(), key).unwrap();
         let acceptor = Acceptor::new(vec![pair], None, false).unwrap();
-        let connector = Arc::new(Connector::new(None, Trust::Anyone, None).unwrap());
+        let connector = Arc::new(Connector::new(None, ServerTrust::Anyone, None).unwrap());
         let (client, server) = UnixStream::pair().unwrap();
         let address = ([127, 0, 0, 1], 1).into();
         let (client, server) = tokio::join!(

@@ -36,14 +36,14 @@ pub struct Identity {
 }
 
 #[derive(Debug)]
-pub struct Live {
+pub struct LiveSession {
     pub identity: Identity,
     pub traffic: Arc<Traffic>,
     /// Where its messages count once it has left.
     pub server: Arc<Server>,
 }
 
-impl Live {
+impl LiveSession {
     /// Since the server's 101.
     pub fn age(&self) -> Duration {
         self.since().elapsed()

@@ -7,11 +7,11 @@ use http::Version;
 
 use crate::observe::access_log::AccessLog;
 use crate::observe::entry::{Entry, Kind};
-use crate::session::live::Live;
+use crate::session::live::LiveSession;
 use crate::session::registry::Registered;
 
 /// The 101 goes out.
-pub fn session_open(log: &AccessLog, live: &Live) {
+pub fn session_open(log: &AccessLog, live: &LiveSession) {
     if log.is_on() {
         let handshake = live.identity.handshake;
         log.write(&entry(live, handshake));
@@ -38,7 +38,7 @@ pub fn session_close(log: &AccessLog, live: &Registered, error: Option<&str>) {
     });
 }
 
-fn entry(live: &Live, duration: Duration) -> Entry<'_> {
+fn entry(live: &LiveSession, duration: Duration) -> Entry<'_> {
     let identity = &live.identity;
     Entry {
         kind: Kind::SessionOpen,

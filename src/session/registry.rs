@@ -10,26 +10,26 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use parking_lot::{Mutex, MutexGuard};
 use uuid::Uuid;
 
-use super::live::Live;
-use super::stats::Ended;
-use super::traffic::Carried;
+use super::live::LiveSession;
+use super::stats::EndedSessions;
+use super::traffic::Totals;
 
 /// Each with a lock of its own, so that handshakes of many threads don't meet.
 const SHARDS: usize = 32;
 
 #[derive(Debug, Default)]
 struct Shard {
-    live: HashMap<Uuid, Arc<Live>>,
+    live: HashMap<Uuid, Arc<LiveSession>>,
     /// By sessions that have left. Under the same lock as those that live: a session is counted
     /// once at every moment, and the sum of both never goes back.
-    left_behind: Carried,
+    left_behind: Totals,
 }
 
 #[derive(Debug)]
 pub struct Registry {
     shards: [Mutex<Shard>; SHARDS],
     len: AtomicUsize,
-    pub ended: Ended,
+    pub ended: EndedSessions,
 }
 
 impl Default for Registry {
@@ -37,7 +37,7 @@ impl Default for Registry {
         Self {
             shards: std::array::from_fn(|_| Mutex::default()),
             len: AtomicUsize::new(0),
-            ended: Ended::default(),
+            ended: EndedSessions::default(),
         }
     }
 }
@@ -46,16 +46,16 @@ impl Default for Registry {
 #[derive(Debug)]
 pub struct Registered {
     registry: Arc<Registry>,
-    live: Arc<Live>,
+    live: Arc<LiveSession>,
 }
 
 impl Registry {
-    pub fn register(self: &Arc<Self>, live: Live) -> Registered {
+    pub fn register(self: &Arc<Self>, live: LiveSession) -> Registered {
         live.server.count_handshake();
-        self.admit(live, Carried::default())
+        self.admit(live, Totals::default())
     }
 
-    fn admit(self: &Arc<Self>, mut live: Live, counted_elsewhere: Carried) -> Registered {
+    fn admit(self: &Arc<Self>, mut live: LiveSession, counted_elsewhere: Totals) -> Registered {
         let live = loop {
             let id = live.identity.id;
             let shard = &mut *self.shard(id);
@@ -82,7 +82,7 @@ impl Registry {
     }
 
     /// As [`Registry::register`], of a session that another process has counted so far.
-    pub fn adopt(self: &Arc<Self>, live: Live) -> Registered {
+    pub fn adopt(self: &Arc<Self>, live: LiveSession) -> Registered {
         let before = live.traffic.carried();
         self.admit(live, before)
     }
@@ -95,18 +95,18 @@ impl Registry {
         self.len() == 0
     }
 
-    pub fn find(&self, id: Uuid) -> Option<Arc<Live>> {
+    pub fn find(&self, id: Uuid) -> Option<Arc<LiveSession>> {
         self.shard(id).live.get(&id).cloned()
     }
 
     /// Whether there is one like this.
-    pub fn any(&self, is_it: &dyn Fn(&Live) -> bool) -> bool {
+    pub fn any(&self, is_it: &dyn Fn(&LiveSession) -> bool) -> bool {
         let mut shards = self.shards.iter();
         shards.any(|shard| lock(shard).live.values().any(|live| is_it(live)))
     }
 
     /// Those that are wanted, in no order.
-    pub fn select(&self, is_wanted: impl Fn(&Live) -> bool) -> Vec<Arc<Live>> {
+    pub fn select(&self, is_wanted: impl Fn(&LiveSession) -> bool) -> Vec<Arc<LiveSession>> {
         let mut selected = Vec::new();
         self.for_each(|live| {
             if is_wanted(live) {
@@ -117,7 +117,7 @@ impl Registry {
     }
 
     /// Sees every session; one part of them after the other is locked meanwhile.
-    pub fn for_each(&self, mut see: impl FnMut(&Arc<Live>)) {
+    pub fn for_each(&self, mut see: impl FnMut(&Arc<LiveSession>)) {
         for shard in &self.shards {
             lock(shard).live.values().for_each(&mut see);
         }
@@ -125,14 +125,14 @@ impl Registry {
 
     /// As [`Registry::for_each`], and what all sessions have carried here, those that have left
     /// among them.
-    pub fn carried(&self, mut see: impl FnMut(&Arc<Live>)) -> Carried {
-        let mut sum = Carried::default();
+    pub fn carried(&self, mut see: impl FnMut(&Arc<LiveSession>)) -> Totals {
+        let mut sum = Totals::default();
         for shard in &self.shards {
             let shard = lock(shard);
             sum.add(shard.left_behind);
             // With 100,000 sessions this waits for memory, and for many places of it at once when
             // each step leads to one place only.
-            let all: Vec<&Arc<Live>> = shard.live.values().collect();
+            let all: Vec<&Arc<LiveSession>> = shard.live.values().collect();
             for some in all.chunks(64) {
                 some.iter().for_each(|live| see(live));
                 some.iter().for_each(|live| sum.add(live.traffic.carried()));
@@ -159,9 +159,9 @@ impl Registered {
 }
 
 impl Deref for Registered {
-    type Target = Arc<Live>;
+    type Target = Arc<LiveSession>;
 
-    fn deref(&self) -> &Arc<Live> {
+    fn deref(&self) -> &Arc<LiveSession> {
         &self.live
     }
 }
@@ -185,8 +185,8 @@ pub mod tests {
     use super::*;
     use crate::upstream::Server;
 
-    pub fn live() -> Live {
-        Live {
+    pub fn live() -> LiveSession {
+        LiveSession {
             identity: Identity {
                 id: Uuid::now_v7(),
                 request_id: None,
@@ -214,10 +214,10 @@ pub mod tests {
         let first = registry.register(live());
         first.traffic.bytes_in.store(7, Relaxed);
         first.traffic.messages_out.store(2, Relaxed);
-        let carried = |bytes_in| Carried {
+        let carried = |bytes_in| Totals {
             bytes_in,
             messages_out: 2,
-            ..Carried::default()
+            ..Totals::default()
         };
         assert_eq!(registry.carried(|_| {}), carried(7));
         drop(first);

@@ -13,10 +13,10 @@ use uuid::Uuid;
 
 use super::client_end::{Admission, ClientEnd};
 use super::leg::Leg;
-use super::live::Live;
+use super::live::LiveSession;
 use super::registry::Registered;
 use super::relay::{Limits, Outcome, Relay};
-use crate::limits::Seat;
+use crate::limits::Permit;
 use crate::observe::access_log::AccessLog;
 use crate::session::log;
 use crate::transport::Transport;
@@ -32,7 +32,7 @@ pub struct Session {
     /// Its client's on the listener.
     pub admission: Admission,
     /// Its own on the route; `None`: that has gone.
-    pub place: Option<Seat>,
+    pub place: Option<Permit>,
 }
 
 /// What Pingora leaves of a handshake, the client's socket apart.
@@ -40,7 +40,7 @@ pub struct Session {
 pub struct Upgraded {
     pub live: Registered,
     pub lease: Lease,
-    pub place: Option<Seat>,
+    pub place: Option<Permit>,
     pub server: Transport,
     /// What came behind the 101.
     pub early: BytesMut,
@@ -68,7 +68,7 @@ pub struct IdleConnection {
 #[derive(Debug)]
 pub enum Leaving {
     /// One lives here that can move.
-    Found(Arc<Live>),
+    Found(Arc<LiveSession>),
     /// It was asked to move, and is at rest.
     Session(Box<Session>),
     /// It was asked to move, and has ended, or is about to.
@@ -81,15 +81,15 @@ pub enum Leaving {
 pub struct Runner {
     log: Arc<AccessLog>,
     tasks: TaskTracker,
-    leaving: watch::Sender<Way>,
+    leaving: watch::Sender<Destination>,
 }
 
 /// To whoever hands sessions over, for as long as somebody does.
-type Way = Option<UnboundedSender<Leaving>>;
+type Destination = Option<UnboundedSender<Leaving>>;
 
 /// Tells when there is a way to another process, and when there is none any more.
 #[derive(Debug, Clone)]
-pub struct WayOut(watch::Receiver<Way>);
+pub struct WayOut(watch::Receiver<Destination>);
 
 impl WayOut {
     pub fn is_open(&self) -> bool {

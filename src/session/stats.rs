@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramOpts};
 
 use super::traffic::ClosedBy;
-use crate::session::live::{Identity, Live};
+use crate::session::live::{Identity, LiveSession};
 
 /// How long the counts of a server are kept that is gone, so that its last sessions are still seen.
 const KEPT: Duration = Duration::from_secs(3600);
@@ -34,13 +34,13 @@ const DURATIONS: [f64; 14] = [
 
 /// Where a session was: bounded by the file and the discovery.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct SessionLabels {
     pub route: Arc<str>,
     pub upstream: Arc<str>,
     pub server: SocketAddr,
 }
 
-impl Place {
+impl SessionLabels {
     pub fn of(identity: &Identity) -> Self {
         Self {
             route: identity.route.clone(),
@@ -90,12 +90,12 @@ struct Count {
 }
 
 #[derive(Debug)]
-pub struct Ended {
-    places: Mutex<HashMap<Place, Count>>,
+pub struct EndedSessions {
+    places: Mutex<HashMap<SessionLabels, Count>>,
     pub durations: Histogram,
 }
 
-impl Default for Ended {
+impl Default for EndedSessions {
     fn default() -> Self {
         let durations = HistogramOpts::new(
             "prusik_session_duration_seconds",
@@ -109,14 +109,14 @@ impl Default for Ended {
     }
 }
 
-impl Ended {
-    pub fn count(&self, live: &Live) {
+impl EndedSessions {
+    pub fn count(&self, live: &LiveSession) {
         let traffic = &live.traffic;
         let cause = (traffic.ended_by(), CodeLabel::of(traffic.close_code()));
         self.durations.observe(live.age().as_secs_f64());
         let mut places = self.places.lock();
         let count = places
-            .entry(Place::of(&live.identity))
+            .entry(SessionLabels::of(&live.identity))
             .or_insert_with(|| Count {
                 by_cause: HashMap::new(),
                 last: Instant::now(),
@@ -129,8 +129,8 @@ impl Ended {
     pub fn for_each(
         &self,
         now: Instant,
-        is_there: impl Fn(&Place) -> bool,
-        mut see: impl FnMut(&Place, ClosedBy, CodeLabel, u64),
+        is_there: impl Fn(&SessionLabels) -> bool,
+        mut see: impl FnMut(&SessionLabels, ClosedBy, CodeLabel, u64),
     ) {
         let mut places = self.places.lock();
         places.retain(|place, count| {
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn sessions_are_counted_by_cause_until_their_place_has_been_gone_for_long() {
-        let ended = Ended::default();
+        let ended = EndedSessions::default();
         let session = live();
         session
             .traffic

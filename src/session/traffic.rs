@@ -136,14 +136,14 @@ pub struct Counts {
 
 /// Bytes and messages, of one session or of many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Carried {
+pub struct Totals {
     pub bytes_in: u64,
     pub bytes_out: u64,
     pub messages_in: u64,
     pub messages_out: u64,
 }
 
-impl Carried {
+impl Totals {
     /// Both ways.
     pub fn messages(&self) -> u64 {
         self.messages_in.wrapping_add(self.messages_out)
@@ -154,7 +154,7 @@ impl Carried {
     }
 
     /// May go below zero until what is taken off is added elsewhere: it wraps, and so does
-    /// [`Carried::add`].
+    /// [`Totals::add`].
     pub fn take_off(&mut self, other: Self) {
         self.combine(other, u64::wrapping_sub);
     }
@@ -194,8 +194,8 @@ impl Traffic {
         }
     }
 
-    pub fn carried(&self) -> Carried {
-        Carried {
+    pub fn carried(&self) -> Totals {
+        Totals {
             bytes_in: self.bytes_in.load(Relaxed),
             bytes_out: self.bytes_out.load(Relaxed),
             messages_in: self.messages_in.load(Relaxed),

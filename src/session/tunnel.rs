@@ -1,7 +1,7 @@
 //! A server's socket with `tunnel: pingora`, as Pingora sees it while a handshake and then a
 //! session run over it.
 //!
-//! Pingora connects through [`TapConnector`] (its `custom_l4` road) and gets a [`Tap`], which
+//! Pingora connects through [`TunnelConnector`] (its `custom_l4` road) and gets a [`TunnelStream`], which
 //!
 //! - ends the read of a response head at its blank line, so that a frame which came in the same
 //!   packet as the 101 is read as a frame;
@@ -34,7 +34,7 @@ use crate::limits::DrainDeadline;
 use crate::net::pingora::set_option;
 use crate::session::traffic::{ClosedBy, Order, Traffic};
 use crate::transport::Transport;
-use crate::upstream::Way;
+use crate::upstream::Dialer;
 use crate::websocket::frames::{CloseCode, FrameScanner, Sender, close_to_client, close_to_server};
 
 /// The limits of one session.
@@ -51,14 +51,14 @@ const GOING_AWAY: u16 = 1001;
 
 /// Connects one handshake attempt to one server.
 #[derive(Debug)]
-pub struct TapConnector {
+pub struct TunnelConnector {
     pub limits: Limits,
-    pub way: Way,
+    pub way: Dialer,
     pub traffic: Arc<Traffic>,
 }
 
 #[async_trait]
-impl Connect for TapConnector {
+impl Connect for TunnelConnector {
     /// Bounded by the peer's `total_connection_timeout`, which Pingora applies around this.
     async fn connect(&self, address: &PeerAddress) -> pingora::Result<Stream> {
         let Some(address) = address.as_inet() else {
@@ -66,13 +66,13 @@ impl Connect for TapConnector {
         };
         let io = self.way.connect(*address).await?;
         let deadline = self.way.drain_deadline.clone();
-        let tap = Tap::new(io, self.limits, self.traffic.clone(), deadline);
+        let tap = TunnelStream::new(io, self.limits, self.traffic.clone(), deadline);
         Ok(VirtualSocketStream::new(Box::new(tap)).into())
     }
 }
 
 #[derive(Debug)]
-pub struct Tap {
+pub struct TunnelStream {
     io: Transport,
     limits: Limits,
     traffic: Arc<Traffic>,
@@ -116,7 +116,7 @@ enum ServerTold {
     No,
 }
 
-impl Tap {
+impl TunnelStream {
     fn new(
         io: Transport,
         limits: Limits,
@@ -384,7 +384,7 @@ fn observe(
     }
 }
 
-impl AsyncRead for Tap {
+impl AsyncRead for TunnelStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -417,7 +417,7 @@ impl AsyncRead for Tap {
     }
 }
 
-impl AsyncWrite for Tap {
+impl AsyncWrite for TunnelStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -464,7 +464,7 @@ impl AsyncWrite for Tap {
     }
 }
 
-impl VirtualSocket for Tap {
+impl VirtualSocket for TunnelStream {
     fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
         set_option(self.io.tcp(), option)
     }

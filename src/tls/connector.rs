@@ -18,7 +18,7 @@ use crate::net::Socket;
 
 /// Whose word is believed on who a server is.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Trust {
+pub enum ServerTrust {
     Authorities(Authorities),
     /// Any server is taken for the right one (`verify: false`).
     Anyone,
@@ -30,21 +30,23 @@ pub struct Connector {
     config: Arc<ClientConfig>,
     /// What the servers are called; `None`: each by its address.
     name: Option<ServerName<'static>>,
-    trust: Trust,
+    trust: ServerTrust,
     pair: Option<Pair>,
 }
 
 impl Connector {
     pub fn new(
         name: Option<ServerName<'static>>,
-        trust: Trust,
+        trust: ServerTrust,
         pair: Option<Pair>,
     ) -> Result<Self, Error> {
         let builder = ClientConfig::builder_with_provider(PROVIDER.clone())
             .with_safe_default_protocol_versions()?;
         let builder = match &trust {
-            Trust::Authorities(authorities) => builder.with_root_certificates(authorities.store()),
-            Trust::Anyone => builder
+            ServerTrust::Authorities(authorities) => {
+                builder.with_root_certificates(authorities.store())
+            }
+            ServerTrust::Anyone => builder
                 .dangerous()
                 .with_custom_certificate_verifier(Arc::new(Anyone)),
         };

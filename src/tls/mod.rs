@@ -21,7 +21,7 @@ use std::sync::{Arc, LazyLock};
 use rustls::crypto::CryptoProvider;
 
 pub use acceptor::Acceptor;
-pub use connector::{Connector, Trust};
+pub use connector::{Connector, ServerTrust};
 pub use files::{Authorities, FileError, Pair, read_chain, read_key, system_authorities};
 pub use revision::{CurrentRevision, TlsRevision};
 pub use security::Security;

@@ -22,7 +22,7 @@ use crate::transport::Transport;
 
 /// How a connection to a server is made.
 #[derive(Debug, Clone, Default)]
-pub struct Way {
+pub struct Dialer {
     /// `None`: the kernel chooses.
     pub sources: Option<Arc<Sources>>,
     /// The PROXY header that it begins with.
@@ -60,7 +60,7 @@ impl Sources {
     }
 }
 
-impl Way {
+impl Dialer {
     /// Bounded by the caller, and by the drain's deadline.
     pub async fn connect(&self, address: SocketAddr) -> pingora::Result<Transport> {
         let deadline = poll_fn(|_| match self.drain_deadline.check() {
@@ -164,7 +164,7 @@ pub enum Shortage {
 }
 
 impl Shortage {
-    /// Why a [`Way`] led nowhere.
+    /// Why a [`Dialer`] led nowhere.
     pub fn of_connecting(error: &Error) -> Option<Self> {
         let short = error.root_cause().downcast_ref::<Short>()?;
         Some(short.shortage)

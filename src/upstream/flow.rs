@@ -16,11 +16,12 @@
 //! wants streams that may move between threads, and so is the lock.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::outgoing::Outgoing;
@@ -94,17 +95,17 @@ impl Default for Flow {
 impl Flow {
     /// A server gets the request from now on, by `outgoing`.
     pub(super) fn attach(&self, outgoing: Arc<Mutex<Outgoing>>, stall: Duration) {
-        lock(&self.request).reset();
-        *lock(&self.response) = Window::new(BASE_OF_RESPONSE, MOST_OF_RESPONSE, 0);
+        self.request.lock().reset();
+        *self.response.lock() = Window::new(BASE_OF_RESPONSE, MOST_OF_RESPONSE, 0);
         self.waits.store(false, Relaxed);
-        *lock(&self.server) = Some(Server { outgoing, stall });
+        *self.server.lock() = Some(Server { outgoing, stall });
     }
 
     /// It gets no more of it.
     pub(super) fn detach(&self) {
-        *lock(&self.server) = None;
+        *self.server.lock() = None;
         self.waits.store(false, Relaxed);
-        lock(&self.request).reset();
+        self.request.lock().reset();
     }
 
     /// How much of the request's body may be read from the client.
@@ -127,7 +128,7 @@ impl Flow {
 
     /// The response's body comes in chunks.
     pub fn narrow_response(&self) {
-        lock(&self.response).narrow(MOST_IN_CHUNKS);
+        self.response.lock().narrow(MOST_IN_CHUNKS);
     }
 
     /// The client has taken so much.
@@ -137,27 +138,27 @@ impl Flow {
 
     /// The client takes nothing now.
     pub fn client_stalls(&self) {
-        self.tell(lock(&self.response).stall());
+        self.tell(self.response.lock().stall());
     }
 
     /// Whether whoever reads the response has to give back the memory that it reads to.
     pub(super) fn client_takes_back(&self) -> bool {
-        lock(&self.response).takes_back()
+        self.response.lock().takes_back()
     }
 
     /// Nothing is being written to the client.
     pub fn client_looks(&self) {
-        self.tell(lock(&self.response).look());
+        self.tell(self.response.lock().look());
     }
 
     /// Nothing is being written to the server.
     pub(super) fn server_looks(&self) {
-        self.tell(lock(&self.request).look());
+        self.tell(self.request.lock().look());
     }
 
     /// The server takes nothing more.
     pub(super) fn server_failed(&self) {
-        self.tell(lock(&self.request).took_all());
+        self.tell(self.request.lock().took_all());
     }
 
     /// The server has taken so much.
@@ -168,16 +169,16 @@ impl Flow {
 
     /// The server takes nothing now.
     pub(super) fn server_stalls(&self) {
-        self.tell(lock(&self.request).stall());
+        self.tell(self.request.lock().stall());
     }
 
     /// The same of the request.
     pub fn server_takes_back(&self) -> bool {
-        lock(&self.request).takes_back()
+        self.request.lock().takes_back()
     }
 
     fn room(&self, window: &Mutex<Window>) -> usize {
-        let room = lock(window).room();
+        let room = window.lock().room();
         if room > BASE_OF_RESPONSE && self.large_reads.load(Relaxed) >= READS_IN_TURN {
             self.has_to_yield.store(true, Relaxed);
             return 0;
@@ -186,7 +187,7 @@ impl Flow {
     }
 
     fn read(&self, window: &Mutex<Window>, bytes: usize) {
-        lock(window).read(bytes);
+        window.lock().read(bytes);
         if bytes > BASE_OF_RESPONSE {
             self.large_reads.fetch_add(1, Relaxed);
         }
@@ -204,7 +205,7 @@ impl Flow {
     }
 
     fn took(&self, window: &Mutex<Window>, bytes: usize, taker: &Transport) {
-        let mut window = lock(window);
+        let mut window = window.lock();
         self.tell(window.took(bytes));
         if window.take_stalled() {
             // The kernel had told that there is room: else it would not have been tried again.
@@ -242,7 +243,7 @@ impl Flow {
 
     /// How long the server may take nothing of what waits for it.
     pub fn server_stall(&self) -> Option<Duration> {
-        lock(&self.server).as_ref().map(|server| server.stall)
+        self.server.lock().as_ref().map(|server| server.stall)
     }
 
     /// Sends to the server what waits for it, as far as it goes.
@@ -250,11 +251,13 @@ impl Flow {
         if !self.waits_for_server() {
             return;
         }
-        let outgoing = lock(&self.server)
+        let outgoing = self
+            .server
+            .lock()
             .as_ref()
             .map(|server| server.outgoing.clone());
         if let Some(outgoing) = outgoing {
-            let mut outgoing = outgoing.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut outgoing = outgoing.lock();
             outgoing.drive(cx, self);
         }
     }
@@ -297,8 +300,4 @@ impl Flow {
     pub fn has_timed_out(&self) -> bool {
         self.timed_out.load(Relaxed)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

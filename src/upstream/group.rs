@@ -18,11 +18,11 @@ use super::members::{Members, Servers};
 use super::news::{Departed, Departure, Departures, News};
 use super::roster::Roster;
 use super::server::{Ejected, Lease, Load, Member, Server};
-use crate::config::{self, Fate};
+use crate::config::{self, OnGone};
 use crate::forward::proxy_protocol::{Preamble, Source};
 use crate::limits::DrainDeadline;
-use crate::upstream::dial::{Sources, Way};
-use crate::upstream::pool::{Connections, KeptConnector, Repeatable, SWEEP};
+use crate::upstream::dial::{Dialer, Sources};
+use crate::upstream::pool::{Pool, PoolConnector, Repeatable, SWEEP};
 
 /// Why a server has no place for the sessions that it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub struct Group {
     /// Woken when members change, so that a new server is checked at once.
     pub(super) members_changed: Arc<Notify>,
     /// Those of plain requests, to all servers together.
-    connections: Arc<Connections>,
+    connections: Arc<Pool>,
     sources: Option<Arc<Sources>>,
     pub(super) keys_in_use: Arc<KeysInUse>,
     /// Those of [`super::tasks`]: they end with the group.
@@ -173,10 +173,10 @@ impl Group {
         client: Source,
         drain_deadline: DrainDeadline,
         flow: Arc<Flow>,
-    ) -> KeptConnector {
-        KeptConnector::new(
+    ) -> PoolConnector {
+        PoolConnector::new(
             self.connections.clone(),
-            Way {
+            Dialer {
                 drain_deadline,
                 ..self.way(client)
             },
@@ -187,9 +187,9 @@ impl Group {
     }
 
     /// To any of the servers.
-    pub fn way(&self, client: Source) -> Way {
+    pub fn way(&self, client: Source) -> Dialer {
         let version = self.config.proxy_protocol;
-        Way {
+        Dialer {
             sources: self.sources.clone(),
             preamble: version.map(|version| Preamble {
                 version,
@@ -215,10 +215,10 @@ impl Group {
         match self.member(address) {
             Some(member) if member.server.is_drained() => Some(Gone::Drained),
             Some(member) => {
-                let is_kept = self.config.on_down == Fate::Keep || member.is_healthy();
+                let is_kept = self.config.on_down == OnGone::Keep || member.is_healthy();
                 (!is_kept).then_some(Gone::Down)
             }
-            None => (self.config.on_removed == Fate::Close).then_some(Gone::Removed),
+            None => (self.config.on_removed == OnGone::Close).then_some(Gone::Removed),
         }
     }
 
@@ -251,7 +251,7 @@ impl Group {
             Departure::Down => self.config.on_down,
             Departure::Removed => self.config.on_removed,
         };
-        if wanted == Fate::Close {
+        if wanted == OnGone::Close {
             for server in addresses {
                 self.news.departed(Departed {
                     upstream: self.label.clone(),

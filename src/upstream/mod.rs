@@ -32,13 +32,13 @@ mod warm_state;
 mod warm_up;
 mod window;
 
-pub use dial::{Shortage, Sources, Way};
+pub use dial::{Dialer, Shortage, Sources};
 pub use flow::{Flow, MOST_IN_CHUNKS};
 pub use group::{Gone, Group, Pick};
 pub use members::Servers;
 pub use membership::Name;
 pub use news::{Departed, Departure, Departures};
-pub use pool::{KeptConnector, Repeatable};
+pub use pool::{PoolConnector, Repeatable};
 pub use server::{Ejected, Lease, Load, Member, Server, ServerState};
-pub use warm_state::Knowledge;
+pub use warm_state::WarmState;
 pub use warm_up::warm_up;

@@ -10,7 +10,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::flow::Flow;
-use super::pool::Open;
+use super::pool::PooledConnection;
 
 /// Takes whatever it is given: its writer must not give it more than it has [room] for.
 ///
@@ -18,7 +18,7 @@ use super::pool::Open;
 #[derive(Debug)]
 pub(super) struct Outgoing {
     /// `None`: it is kept for the next request.
-    pub open: Option<Open>,
+    pub open: Option<PooledConnection>,
     /// Not taken by the socket yet.
     pending: BytesMut,
     /// The writer wants to know that all of it is with the kernel. TLS takes more than its socket.
@@ -28,7 +28,7 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    pub fn new(open: Open) -> Self {
+    pub fn new(open: PooledConnection) -> Self {
         Self {
             open: Some(open),
             pending: BytesMut::new(),
@@ -130,7 +130,7 @@ impl Outgoing {
 
 /// What was left to send when nobody waited for the server any more.
 pub(super) struct Rest {
-    open: Open,
+    open: PooledConnection,
     pending: BytesMut,
 }
 

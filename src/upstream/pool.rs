@@ -2,8 +2,8 @@
 //!
 //! Pingora's own pool gives each kept connection a task, a timer and three channels after every
 //! request, and asks the kernel before every request who the peer is. Here keeping is a push and
-//! using again a pop: Pingora connects through [`KeptConnector`] (its `custom_l4` road) and gets
-//! a [`KeptStream`], which takes its socket back when Pingora is done with it.
+//! using again a pop: Pingora connects through [`PoolConnector`] (its `custom_l4` road) and gets
+//! a [`PoolStream`], which takes its socket back when Pingora is done with it.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,11 +11,12 @@ use std::mem;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use parking_lot::{Mutex, MutexGuard};
 use pingora::connectors::l4::Connect;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora::protocols::l4::stream::Stream;
@@ -34,7 +35,7 @@ use crate::net::pages;
 use crate::net::pingora::{is_last_look, set_option};
 use crate::tls::Connector;
 use crate::transport::Transport;
-use crate::upstream::dial::{Shortage, Way};
+use crate::upstream::dial::{Dialer, Shortage};
 
 /// An idle connection is given up after a minute: servers commonly close theirs after 60 to 75 s.
 const KEPT_IDLE: Duration = Duration::from_secs(55);
@@ -60,7 +61,7 @@ struct Target {
 
 /// The connections of one upstream for plain requests, idle or in use.
 #[derive(Debug, Default)]
-pub struct Connections {
+pub struct Pool {
     /// All of them together, for the `keepalive` bound.
     open: AtomicUsize,
     idle: Mutex<Idle>,
@@ -69,19 +70,19 @@ pub struct Connections {
 #[derive(Debug, Default)]
 struct Idle {
     /// The one used last at the end.
-    kept: HashMap<Target, Vec<Kept>>,
+    kept: HashMap<Target, Vec<PoolEntry>>,
     /// The upstream has left the configuration: no more are kept.
     retired: bool,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct PoolEntry {
     since: Instant,
-    open: Open,
+    open: PooledConnection,
     _descriptor: Descriptor,
 }
 
-impl Connections {
+impl Pool {
     pub fn count(&self) -> usize {
         self.open.load(Relaxed)
     }
@@ -96,7 +97,7 @@ impl Connections {
     ) {
         let tls = tls.map(Connector::number);
         let mut surplus = self.count().saturating_sub(bound);
-        let mut useless = |kept: &mut Kept, is_member: bool| {
+        let mut useless = |kept: &mut PoolEntry, is_member: bool| {
             if is_member && kept.since.elapsed() < KEPT_IDLE && surplus == 0 {
                 return !kept.open.seems_silent();
             }
@@ -124,7 +125,7 @@ impl Connections {
         self.close_idle();
     }
 
-    fn take(&self, target: Target, max_idle: Duration) -> Option<Open> {
+    fn take(&self, target: Target, max_idle: Duration) -> Option<PooledConnection> {
         loop {
             // The last is the youngest. The lock is let go before the kernel is asked.
             let kept = self
@@ -138,11 +139,11 @@ impl Connections {
         }
     }
 
-    fn keep(&self, target: Target, open: Open) {
+    fn keep(&self, target: Target, open: PooledConnection) {
         let mut idle = self.lock();
         if !idle.retired {
             let since = Instant::now();
-            idle.kept.entry(target).or_default().push(Kept {
+            idle.kept.entry(target).or_default().push(PoolEntry {
                 since,
                 open,
                 _descriptor: Descriptor::hold(),
@@ -151,20 +152,20 @@ impl Connections {
     }
 
     fn lock(&self) -> MutexGuard<'_, Idle> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock()
     }
 }
 
 /// A connection, counted while it is open.
 #[derive(Debug)]
-pub(super) struct Open {
+pub(super) struct PooledConnection {
     pub io: Transport,
     /// Weak, as idle connections are themselves in there.
-    counted_in: Weak<Connections>,
+    counted_in: Weak<Pool>,
 }
 
-impl Open {
-    fn new(io: Transport, connections: &Arc<Connections>) -> Self {
+impl PooledConnection {
+    fn new(io: Transport, connections: &Arc<Pool>) -> Self {
         connections.open.fetch_add(1, Relaxed);
         Self {
             io,
@@ -190,7 +191,7 @@ impl Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for PooledConnection {
     fn drop(&mut self) {
         self.io.part();
         if let Some(connections) = self.counted_in.upgrade() {
@@ -208,9 +209,9 @@ pub enum Repeatable {
 
 /// Connects one attempt of one request, over a kept connection if there is one.
 #[derive(Debug)]
-pub struct KeptConnector {
-    connections: Arc<Connections>,
-    way: Way,
+pub struct PoolConnector {
+    connections: Arc<Pool>,
+    way: Dialer,
     /// How many may be open when one is to be kept.
     bound: usize,
     repeatable: Repeatable,
@@ -221,11 +222,11 @@ pub struct KeptConnector {
     stall: Duration,
 }
 
-impl KeptConnector {
+impl PoolConnector {
     /// `stall`: how long the server may take nothing of what waits for it.
     pub fn new(
-        connections: Arc<Connections>,
-        way: Way,
+        connections: Arc<Pool>,
+        way: Dialer,
         bound: usize,
         repeatable: Repeatable,
         (flow, stall): (Arc<Flow>, Duration),
@@ -254,7 +255,7 @@ impl KeptConnector {
 }
 
 #[async_trait]
-impl Connect for KeptConnector {
+impl Connect for PoolConnector {
     /// Bounded by the peer's `total_connection_timeout`, which Pingora applies around this.
     async fn connect(&self, address: &PeerAddress) -> pingora::Result<Stream> {
         let Some(&address) = address.as_inet() else {
@@ -280,13 +281,13 @@ impl Connect for KeptConnector {
                     }
                     connected => connected?,
                 };
-                (Open::new(io, &self.connections), true)
+                (PooledConnection::new(io, &self.connections), true)
             }
         };
         self.reused.store(!is_fresh, Relaxed);
         let outgoing = Arc::new(Mutex::new(Outgoing::new(open)));
         self.flow.attach(outgoing.clone(), self.stall);
-        let stream = KeptStream {
+        let stream = PoolStream {
             outgoing,
             flow: self.flow.clone(),
             drain_deadline: self.way.drain_deadline.clone(),
@@ -300,7 +301,7 @@ impl Connect for KeptConnector {
 }
 
 #[derive(Debug)]
-struct KeptStream {
+struct PoolStream {
     /// The flow has it too.
     outgoing: Arc<Mutex<Outgoing>>,
     flow: Arc<Flow>,
@@ -312,9 +313,9 @@ struct KeptStream {
     closes: Arc<AtomicBool>,
 }
 
-impl KeptStream {
+impl PoolStream {
     fn lock(&self) -> MutexGuard<'_, Outgoing> {
-        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.outgoing.lock()
     }
 
     /// Pingora has no more use for it.
@@ -341,7 +342,7 @@ impl KeptStream {
     }
 }
 
-impl AsyncRead for KeptStream {
+impl AsyncRead for PoolStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -388,7 +389,7 @@ impl AsyncRead for KeptStream {
 }
 
 /// Nothing here waits: see [`super::flow`].
-impl AsyncWrite for KeptStream {
+impl AsyncWrite for PoolStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -411,13 +412,13 @@ impl AsyncWrite for KeptStream {
     }
 }
 
-impl Drop for KeptStream {
+impl Drop for PoolStream {
     fn drop(&mut self) {
         self.flow.detach();
     }
 }
 
-impl VirtualSocket for KeptStream {
+impl VirtualSocket for PoolStream {
     fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
         match &self.lock().open {
             Some(open) if self.is_fresh => set_option(open.io.tcp(), option),
@@ -432,12 +433,12 @@ mod tests {
 
     use super::*;
 
-    fn local(taken: &Open) -> SocketAddr {
+    fn local(taken: &PooledConnection) -> SocketAddr {
         taken.io.local().unwrap()
     }
 
     struct Upstream {
-        connections: Arc<Connections>,
+        connections: Arc<Pool>,
         server: TcpListener,
         target: Target,
     }
@@ -459,8 +460,11 @@ mod tests {
 
         /// The server's side of one that is idle from now on.
         async fn keep(&self) -> TcpStream {
-            let io = Way::default().connect(self.target.address).await.unwrap();
-            let open = Open::new(io, &self.connections);
+            let io = Dialer::default()
+                .connect(self.target.address)
+                .await
+                .unwrap();
+            let open = PooledConnection::new(io, &self.connections);
             self.connections.keep(self.target, open);
             self.server.accept().await.unwrap().0
         }
@@ -471,7 +475,7 @@ mod tests {
             }
         }
 
-        fn take(&self) -> Option<Open> {
+        fn take(&self) -> Option<PooledConnection> {
             self.connections.take(self.target, KEPT_IDLE)
         }
     }

@@ -48,7 +48,7 @@ impl Group {
         }
     }
 
-    /// Ends the checks and the resolution of a group that a reload has replaced: sessions that
+    /// AddrPair the checks and the resolution of a group that a reload has replaced: sessions that
     /// began under it may hold on to it for days.
     pub fn stop(&self) {
         self.tasks.lock().abort_all();

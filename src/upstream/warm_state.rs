@@ -11,7 +11,7 @@ use super::membership::Name;
 use super::server::{Member, ServerState};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Knowledge {
+pub struct WarmState {
     /// What stands for each name that was ever resolved.
     pub names: Vec<(Name, Vec<SocketAddr>)>,
     /// Whether each server that was checked is up.
@@ -24,7 +24,7 @@ pub struct Knowledge {
 }
 
 impl Group {
-    pub fn knowledge(&self) -> Knowledge {
+    pub fn knowledge(&self) -> WarmState {
         let members = self.members();
         let health_of = |member: &Arc<Member>| Some((member.server.address, member.found_up()?));
         let names = {
@@ -39,7 +39,7 @@ impl Group {
             });
             names.collect()
         };
-        Knowledge {
+        WarmState {
             names,
             servers: members.iter().filter_map(health_of).collect(),
             history: members
@@ -56,7 +56,7 @@ impl Group {
     }
 
     /// Takes over what is not known here, or not as surely.
-    pub fn learn(&self, before: Knowledge) {
+    pub fn learn(&self, before: WarmState) {
         {
             let mut roster = self.roster.lock();
             let now = Instant::now();

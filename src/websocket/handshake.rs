@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, StatusCode, Version, header};
 use itertools::Itertools;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::http1::Refusal;
+use crate::http1::Rejection;
 
 /// What the request's `Upgrade` field asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,37 +54,37 @@ pub fn expected_accept(
     method: &Method,
     headers: &HeaderMap,
     has_body: bool,
-) -> Result<String, Refusal> {
+) -> Result<String, Rejection> {
     if method != Method::GET {
-        return Err(Refusal::bad("a websocket handshake must be a GET"));
+        return Err(Rejection::bad("a websocket handshake must be a GET"));
     }
     if has_body {
-        return Err(Refusal::bad("a websocket handshake must not have a body"));
+        return Err(Rejection::bad("a websocket handshake must not have a body"));
     }
     let versions = headers.get_all(header::SEC_WEBSOCKET_VERSION);
     match versions.iter().at_most_one() {
         Ok(Some(version)) if version == "13" => {}
         Ok(Some(_)) | Err(_) => {
-            return Err(Refusal::new(
+            return Err(Rejection::new(
                 StatusCode::UPGRADE_REQUIRED,
                 "only websocket version 13 is spoken here",
             ));
         }
         Ok(None) => {
-            return Err(Refusal::bad(
+            return Err(Rejection::bad(
                 "a websocket handshake needs `Sec-WebSocket-Version: 13`",
             ));
         }
     }
     let keys = headers.get_all(header::SEC_WEBSOCKET_KEY);
     let Ok(key) = keys.iter().exactly_one() else {
-        return Err(Refusal::bad(
+        return Err(Rejection::bad(
             "a websocket handshake needs one Sec-WebSocket-Key",
         ));
     };
     match LENIENT.decode(key) {
         Ok(nonce) if nonce.len() == 16 => Ok(derive_accept_key(key.as_bytes())),
-        _ => Err(Refusal::bad(
+        _ => Err(Rejection::bad(
             "the Sec-WebSocket-Key must be 16 bytes in base64",
         )),
     }
@@ -126,7 +126,7 @@ mod tests {
     fn status(method: Method, changes: &[(&'static str, &'static str)]) -> u16 {
         match expected_accept(&method, &headers(changes), false) {
             Ok(_) => 101,
-            Err(refusal) => refusal.status.as_u16(),
+            Err(rejection) => rejection.status.as_u16(),
         }
     }
 
@@ -153,7 +153,7 @@ mod tests {
         );
         let body = expected_accept(&Method::GET, &headers(&[]), true);
         assert_eq!(
-            body.map_err(|refusal| refusal.status),
+            body.map_err(|rejection| rejection.status),
             Err(StatusCode::BAD_REQUEST)
         );
     }

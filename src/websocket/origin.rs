@@ -3,7 +3,7 @@
 use http::{HeaderMap, StatusCode, header};
 use itertools::Itertools;
 
-use crate::http1::Refusal;
+use crate::http1::Rejection;
 
 /// Who may open a session by his `Origin`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +44,7 @@ fn is_labels(text: &str) -> bool {
 }
 
 /// Whether the route's allow-list admits where the page comes from (RFC 6455 section 10.2).
-pub fn check_origin(admitted: &[OriginPattern], headers: &HeaderMap) -> Result<(), Refusal> {
+pub fn check_origin(admitted: &[OriginPattern], headers: &HeaderMap) -> Result<(), Rejection> {
     if admitted.is_empty() {
         return Ok(());
     }
@@ -60,7 +60,7 @@ pub fn check_origin(admitted: &[OriginPattern], headers: &HeaderMap) -> Result<(
     if is_admitted {
         return Ok(());
     }
-    Err(Refusal::new(
+    Err(Rejection::new(
         StatusCode::FORBIDDEN,
         "this Origin is not admitted",
     ))

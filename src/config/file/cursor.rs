@@ -1,21 +1,21 @@
 //! A cursor on the source that goes along while the decoded file is resolved, so that every error
 //! finds its place.
 
-use crate::config::error::{ConfigError, Place, closest};
+use crate::config::error::{ConfigError, Position, closest};
 use crate::config::file::tree::{Content, Node, Step};
 
 /// A position in the file: a value, or where it would be, at the nearest that is there.
 #[derive(Debug, Clone, Copy)]
-pub struct At<'a> {
+pub struct Cursor<'a> {
     node: Option<&'a Node>,
-    value: Place,
-    key: Place,
+    value: Position,
+    key: Position,
     lost: bool,
 }
 
-impl<'a> At<'a> {
-    pub fn root(root: &'a Node) -> At<'a> {
-        At {
+impl<'a> Cursor<'a> {
+    pub fn root(root: &'a Node) -> Cursor<'a> {
+        Cursor {
             node: Some(root),
             value: root.place,
             key: root.place,
@@ -23,15 +23,15 @@ impl<'a> At<'a> {
         }
     }
 
-    pub fn key(self, key: &str) -> At<'a> {
+    pub fn key(self, key: &str) -> Cursor<'a> {
         match self.node.and_then(|node| node.entry(key)) {
-            Some(entry) => At {
+            Some(entry) => Cursor {
                 node: Some(&entry.value),
                 value: entry.value.place,
                 key: entry.key_place,
                 lost: false,
             },
-            None => At {
+            None => Cursor {
                 node: None,
                 lost: self.lost || self.node.is_some_and(|node| node.lost(key)),
                 ..self
@@ -39,12 +39,12 @@ impl<'a> At<'a> {
         }
     }
 
-    /// As [`At::key`], for the entry that stands at this position of the mapping: there is nothing
+    /// As [`Cursor::key`], for the entry that stands at this position of the mapping: there is nothing
     /// to be searched for.
-    pub fn entry(self, position: usize, key: &str) -> At<'a> {
+    pub fn entry(self, position: usize, key: &str) -> Cursor<'a> {
         match self.node.map(|node| &node.content) {
             Some(Content::Mapping(entries)) => match entries.get(position) {
-                Some(entry) if entry.key == key => At {
+                Some(entry) if entry.key == key => Cursor {
                     node: Some(&entry.value),
                     value: entry.value.place,
                     key: entry.key_place,
@@ -56,15 +56,15 @@ impl<'a> At<'a> {
         }
     }
 
-    pub fn index(self, index: usize) -> At<'a> {
+    pub fn index(self, index: usize) -> Cursor<'a> {
         match self.node.and_then(|node| node.item(index)) {
-            Some(item) => At {
+            Some(item) => Cursor {
                 node: Some(item),
                 value: item.place,
                 key: item.place,
                 lost: false,
             },
-            None => At { node: None, ..self },
+            None => Cursor { node: None, ..self },
         }
     }
 

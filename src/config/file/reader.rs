@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
 
-use crate::config::error::{ConfigError, Place};
+use crate::config::error::{ConfigError, Position};
 use crate::config::file::tree::{Content, Entry, Node, ScalarForm};
 use syntax::place;
 
@@ -162,7 +162,7 @@ impl<'input> Reader<'input> {
         Ok(node)
     }
 
-    fn alias(&mut self, anchor: usize, place: Place, depth: usize) -> Result<Node, Stop> {
+    fn alias(&mut self, anchor: usize, place: Position, depth: usize) -> Result<Node, Stop> {
         let Some(target) = self.anchors.get(&anchor) else {
             return Err(
                 ConfigError::new(place, "an alias stands inside of what it refers to").into(),
@@ -195,7 +195,7 @@ impl<'input> Reader<'input> {
 
     fn mapping(&mut self, depth: usize) -> Result<Content, Stop> {
         let mut entries: Vec<Entry> = Vec::new();
-        let mut by_key: HashMap<String, Place> = HashMap::new();
+        let mut by_key: HashMap<String, Position> = HashMap::new();
         let mut merged = Vec::new();
         loop {
             let (event, span) = self.next()?;
@@ -236,7 +236,12 @@ impl<'input> Reader<'input> {
     }
 
     /// Adds what `node` has and the mapping itself has not; of several the earlier wins.
-    fn merge(&mut self, node: Node, entries: &mut Vec<Entry>, by_key: &mut HashMap<String, Place>) {
+    fn merge(
+        &mut self,
+        node: Node,
+        entries: &mut Vec<Entry>,
+        by_key: &mut HashMap<String, Position>,
+    ) {
         match node.content {
             Content::Mapping(from) => {
                 for entry in from {
@@ -262,7 +267,7 @@ impl<'input> Reader<'input> {
 fn scalar_form(
     style: ScalarStyle,
     tag: Option<&Tag>,
-    place: Place,
+    place: Position,
 ) -> Result<ScalarForm, ConfigError> {
     if let Some(tag) = tag.filter(|tag| tag.is_yaml_core_schema()) {
         match tag.suffix.as_ref() {
@@ -279,7 +284,7 @@ fn scalar_form(
 }
 
 /// A tag changes what a value is; one that is not known cannot be honoured.
-fn refuse_tag(tag: Option<&Tag>, allowed: &str, place: Place) -> Result<(), ConfigError> {
+fn refuse_tag(tag: Option<&Tag>, allowed: &str, place: Position) -> Result<(), ConfigError> {
     match tag {
         Some(tag) if !(tag.is_yaml_core_schema() && tag.suffix == allowed) => {
             Err(ConfigError::new(place, format!("unknown tag \"{tag}\"")).hint("remove the tag"))
@@ -288,12 +293,12 @@ fn refuse_tag(tag: Option<&Tag>, allowed: &str, place: Place) -> Result<(), Conf
     }
 }
 
-fn empty(place: Place) -> ConfigError {
+fn empty(place: Position) -> ConfigError {
     ConfigError::new(place, "the file is empty")
         .hint("write listeners, upstreams and routes; `prusik schema` describes them")
 }
 
-fn too_deep(place: Place) -> ConfigError {
+fn too_deep(place: Position) -> ConfigError {
     ConfigError::new(place, format!("nested more than {DEPTH_MAX} levels deep"))
 }
 
@@ -317,10 +322,10 @@ mod tests {
     fn values_and_keys_know_their_places_in_characters() {
         let root = root("a: 1\nü: { ö: [x, 'y'] }\n");
         let (node, _) = root.find(&[key("ü"), key("ö"), Step::Index(1)]);
-        assert_eq!(node.place, Place { line: 2, col: 13 });
+        assert_eq!(node.place, Position { line: 2, col: 13 });
         let (_, entry) = root.find(&[key("ü"), key("ö")]);
         let key_place = entry.expect("it is there").key_place;
-        assert_eq!(key_place, Place { line: 2, col: 6 });
+        assert_eq!(key_place, Position { line: 2, col: 6 });
     }
 
     #[test]

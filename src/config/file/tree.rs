@@ -5,11 +5,11 @@
 
 use serde_yaml::Value;
 
-use crate::config::error::Place;
+use crate::config::error::Position;
 
 #[derive(Debug, Clone)]
 pub struct Node {
-    pub place: Place,
+    pub place: Position,
     pub content: Content,
     /// Keys, or one empty string for each element, that [`Node::prune`] took out of here.
     pruned: Vec<String>,
@@ -33,7 +33,7 @@ pub enum ScalarForm {
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub key: String,
-    pub key_place: Place,
+    pub key_place: Position,
     pub value: Node,
 }
 
@@ -45,7 +45,7 @@ pub enum Step {
 }
 
 impl Node {
-    pub fn new(place: Place, content: Content) -> Node {
+    pub fn new(place: Position, content: Content) -> Node {
         Node {
             place,
             content,

@@ -4,7 +4,7 @@ use super::scope::Scope;
 use super::upstream::template;
 use super::{Errors, matching};
 use crate::config::Action;
-use crate::config::file::cursor::At;
+use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::Section;
 use crate::forward::template::Template;
@@ -153,7 +153,7 @@ fn strip_prefix(
 fn redirect(
     raw: raw::Redirect,
     label: &str,
-    at: At<'_>,
+    at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<(Template, u16)> {
     let written = raw.status.unwrap_or(REDIRECT_STATUS.into());
@@ -188,7 +188,7 @@ fn redirect(
     to.zip(status)
 }
 
-fn respond(raw: raw::Respond, label: &str, at: At<'_>, errors: &mut Errors) -> Option<Action> {
+fn respond(raw: raw::Respond, label: &str, at: Cursor<'_>, errors: &mut Errors) -> Option<Action> {
     let Some(status) = raw.status else {
         if at.lacks("status") {
             errors.push(

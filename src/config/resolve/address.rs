@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::config::error::ConfigError;
-use crate::config::file::cursor::At;
+use crate::config::file::cursor::Cursor;
 use crate::config::{ListenAddress, ServerAddress};
 
 /// What `sockaddr_un` holds, less its terminating zero.
@@ -25,7 +25,7 @@ impl Wrong {
         }
     }
 
-    pub fn at(self, at: At<'_>) -> ConfigError {
+    pub fn at(self, at: Cursor<'_>) -> ConfigError {
         at.error(self.message).hint(self.hint)
     }
 }

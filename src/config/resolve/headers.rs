@@ -9,7 +9,7 @@ use super::Errors;
 use super::header_name::bad_name;
 use super::upstream::template;
 use crate::config::HeaderRules;
-use crate::config::file::cursor::At;
+use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::Ordered;
 use crate::forward::template::Template;
@@ -48,7 +48,7 @@ impl Side {
 pub fn rules(
     raw: raw::HeaderRules,
     side: Side,
-    at: At<'_>,
+    at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<HeaderRules> {
     let set = fields(raw.set, at.key("set"), errors);
@@ -92,7 +92,7 @@ pub fn rules(
 
 fn fields(
     raw: Option<Ordered<String>>,
-    at: At<'_>,
+    at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<Vec<(HeaderName, String, Template)>> {
     let Ordered(raw) = raw.unwrap_or(Ordered(Vec::new()));
@@ -106,7 +106,7 @@ fn fields(
     fields.into_iter().collect()
 }
 
-fn value(name: &str, text: &str, at: At<'_>, errors: &mut Errors) -> Option<Template> {
+fn value(name: &str, text: &str, at: Cursor<'_>, errors: &mut Errors) -> Option<Template> {
     // Variables are filled in later; what is written here must be sendable as it stands.
     if HeaderValue::from_bytes(text.as_bytes()).is_err() {
         errors.push(
@@ -118,7 +118,7 @@ fn value(name: &str, text: &str, at: At<'_>, errors: &mut Errors) -> Option<Temp
     template(text, &format!("header \"{name}\""), at, errors)
 }
 
-fn names(raw: Vec<String>, at: At<'_>, errors: &mut Errors) -> Option<Vec<HeaderName>> {
+fn names(raw: Vec<String>, at: Cursor<'_>, errors: &mut Errors) -> Option<Vec<HeaderName>> {
     let names: Vec<Option<HeaderName>> = raw
         .iter()
         .enumerate()
@@ -127,7 +127,7 @@ fn names(raw: Vec<String>, at: At<'_>, errors: &mut Errors) -> Option<Vec<Header
     names.into_iter().collect()
 }
 
-fn name(written: &str, at: At<'_>, errors: &mut Errors) -> Option<HeaderName> {
+fn name(written: &str, at: Cursor<'_>, errors: &mut Errors) -> Option<HeaderName> {
     let Ok(name) = HeaderName::from_bytes(written.as_bytes()) else {
         errors.push(bad_name(written, at));
         return None;
@@ -143,7 +143,11 @@ fn name(written: &str, at: At<'_>, errors: &mut Errors) -> Option<HeaderName> {
 }
 
 /// YAML keys differ in case where header names do not.
-fn report_set_twice(fields: &[(HeaderName, String, Template)], at: At<'_>, errors: &mut Errors) {
+fn report_set_twice(
+    fields: &[(HeaderName, String, Template)],
+    at: Cursor<'_>,
+    errors: &mut Errors,
+) {
     let mut first: HashMap<&HeaderName, usize> = HashMap::new();
     for (position, (name, written, _)) in fields.iter().enumerate() {
         let at = at.entry(position, written);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Errors;
 use http::uri::{Authority, PathAndQuery};
 
-use crate::config::file::cursor::At;
+use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::Period;
 use crate::config::{HealthCheck, HealthCheckKind, Start};
@@ -20,7 +20,7 @@ const EXPECT: RangeInclusive<u16> = 200..=399;
 pub fn check(
     upstream: &str,
     raw: raw::HealthCheck,
-    at: At<'_>,
+    at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<HealthCheck> {
     let kind = raw.kind.unwrap_or(raw::HealthCheckKind::Tcp);
@@ -97,7 +97,7 @@ pub fn check(
     })
 }
 
-fn port(number: u32, at: At<'_>, errors: &mut Errors) -> Option<u16> {
+fn port(number: u32, at: Cursor<'_>, errors: &mut Errors) -> Option<u16> {
     let port = u16::try_from(number).ok();
     if port.is_none() {
         errors.push(
@@ -110,7 +110,7 @@ fn port(number: u32, at: At<'_>, errors: &mut Errors) -> Option<u16> {
 
 fn statuses(
     list: Vec<raw::Statuses>,
-    at: At<'_>,
+    at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<Vec<RangeInclusive<u16>>> {
     if list.is_empty() && !at.damaged() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Errors;
 use crate::config::ListenerLimits;
-use crate::config::file::cursor::At;
+use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::{OptionalSize, Period, Section, Size};
 use crate::http1::head::{FIELDS_MAX, HeadLimits};
@@ -21,7 +21,7 @@ const STREAMS: std::ops::RangeInclusive<u32> = 1..=16_384;
 
 pub fn limits(
     raw: Option<Section<raw::Limits>>,
-    at: At<'_>,
+    at: Cursor<'_>,
     errors: &mut Errors,
 ) -> ListenerLimits {
     let Some(Section(raw)) = raw else {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{Errors, address, limits, tls};
 use crate::config::error::ConfigError;
-use crate::config::file::cursor::At;
+use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::{OffOr, Section};
 use crate::config::{AcceptProxy, ListenAddress, Listener};
@@ -17,7 +17,7 @@ fn is_any_port(address: &ListenAddress) -> bool {
 /// As many as the file has, so that their indices are those of the file.
 pub fn listeners(
     raw: Vec<Section<raw::Listener>>,
-    root: At<'_>,
+    root: Cursor<'_>,
     errors: &mut Errors,
 ) -> Vec<Option<Listener>> {
     let at = root.key("listeners");
@@ -104,14 +104,14 @@ impl Overlaps {
 }
 
 /// The kernel lets nobody listen on both.
-pub fn overlapping(at: At<'_>, address: &ListenAddress, other: &ListenAddress) -> ConfigError {
+pub fn overlapping(at: Cursor<'_>, address: &ListenAddress, other: &ListenAddress) -> ConfigError {
     at.error(format!(
         "\"{address}\" and \"{other}\" cannot both be listened on"
     ))
     .hint("0.0.0.0 and [::] stand for all addresses of the machine: leave one of the two out")
 }
 
-fn listener(raw: raw::Listener, at: At<'_>, errors: &mut Errors) -> Option<Listener> {
+fn listener(raw: raw::Listener, at: Cursor<'_>, errors: &mut Errors) -> Option<Listener> {
     let listen = at.key("listen");
     let Some(text) = raw.listen else {
         if at.lacks("listen") {
@@ -156,7 +156,7 @@ fn listener(raw: raw::Listener, at: At<'_>, errors: &mut Errors) -> Option<Liste
 }
 
 /// A PROXY header is believed of trusted proxies alone, and without one nobody gets in.
-pub fn closed_to_all(listeners: &[Option<Listener>], at: At<'_>, errors: &mut Errors) {
+pub fn closed_to_all(listeners: &[Option<Listener>], at: Cursor<'_>, errors: &mut Errors) {
     for (i, listener) in listeners.iter().enumerate() {
         if let Some(listener) = listener
             && listener.proxy_protocol == AcceptProxy::Required
@@ -176,8 +176,8 @@ pub fn closed_to_all(listeners: &[Option<Listener>], at: At<'_>, errors: &mut Er
 }
 
 /// The name of each listener, also of those that are not valid: a route may name them.
-pub fn names(listeners: &[Option<Listener>], at: At<'_>) -> Vec<Option<String>> {
-    let written = |at: At<'_>, key: &str| at.key(key).text().map(str::to_owned);
+pub fn names(listeners: &[Option<Listener>], at: Cursor<'_>) -> Vec<Option<String>> {
+    let written = |at: Cursor<'_>, key: &str| at.key(key).text().map(str::to_owned);
     listeners
         .iter()
         .enumerate()

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Errors;
 use crate::config::error::ConfigError;
-use crate::config::file::cursor::At;
+use crate::config::file::cursor::Cursor;
 use crate::config::{Action, ListenAddress, Listener, Route, ServerAddress, Upstream};
 use crate::route::Coverage;
 
@@ -22,7 +22,7 @@ struct Met<'a> {
     listener: usize,
     name: &'a str,
     server: String,
-    at: At<'a>,
+    at: Cursor<'a>,
 }
 
 /// Each server to which a request comes back that came in on the listener which the server is. What
@@ -31,7 +31,7 @@ pub fn report(
     listeners: &[Option<Listener>],
     upstreams: &[Upstream],
     routes: &[Route],
-    at: At<'_>,
+    at: Cursor<'_>,
     errors: &mut Errors,
 ) {
     let mut by_address = ByAddress::new();
@@ -86,7 +86,7 @@ fn circle(route: &Route, met: &Met<'_>) -> ConfigError {
         ))
 }
 
-fn met_by<'a>(upstream: &Upstream, by_address: &ByAddress<'a>, at: At<'a>) -> Vec<Met<'a>> {
+fn met_by<'a>(upstream: &Upstream, by_address: &ByAddress<'a>, at: Cursor<'a>) -> Vec<Met<'a>> {
     let servers = upstream.servers.iter().enumerate().map(|(number, server)| {
         let at = at.key("servers").index(number);
         let at = if at.has("address") {

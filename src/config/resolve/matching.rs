@@ -5,7 +5,7 @@ use http::{HeaderName, HeaderValue, Method};
 use super::Errors;
 use super::header_name::bad_name;
 use super::scope::Scope;
-use crate::config::file::cursor::At;
+use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::Ordered;
 use crate::route::{HostPattern, Matcher, PathMatch, PathRegex, Slashes, normalise_with};
@@ -56,7 +56,7 @@ pub fn matcher(
     })
 }
 
-fn listener(name: &str, scope: Scope<'_>, at: At<'_>, errors: &mut Errors) -> Option<usize> {
+fn listener(name: &str, scope: Scope<'_>, at: Cursor<'_>, errors: &mut Errors) -> Option<usize> {
     let known = &scope.names.listeners;
     if known.lacks(name) {
         errors.push(
@@ -67,7 +67,7 @@ fn listener(name: &str, scope: Scope<'_>, at: At<'_>, errors: &mut Errors) -> Op
     known.position(name)
 }
 
-fn host(text: &str, at: At<'_>, errors: &mut Errors) -> Option<HostPattern> {
+fn host(text: &str, at: Cursor<'_>, errors: &mut Errors) -> Option<HostPattern> {
     HostPattern::parse(text)
         .map_err(|wrong| errors.push(at.error(wrong)))
         .ok()
@@ -121,7 +121,7 @@ fn bad_regex(text: &str, error: &regex::Error) -> String {
 }
 
 /// Whether `path` can be the path of a request.
-pub fn plain_path(path: &str, slashes: Slashes, at: At<'_>, errors: &mut Errors) -> bool {
+pub fn plain_path(path: &str, slashes: Slashes, at: Cursor<'_>, errors: &mut Errors) -> bool {
     if let Some(pattern) = path.strip_prefix(['~', '^']) {
         let pattern = pattern.trim_start_matches(['*', '~', '^', ' ']);
         errors.push(
@@ -187,7 +187,7 @@ pub fn plain_path(path: &str, slashes: Slashes, at: At<'_>, errors: &mut Errors)
 
 fn headers(
     raw: Option<Ordered<String>>,
-    at: At<'_>,
+    at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<Vec<(HeaderName, String)>> {
     let Ordered(raw) = raw.unwrap_or(Ordered(Vec::new()));
@@ -209,7 +209,7 @@ fn headers(
     headers.into_iter().collect()
 }
 
-fn methods(raw: Option<Vec<String>>, at: At<'_>, errors: &mut Errors) -> Option<Vec<Method>> {
+fn methods(raw: Option<Vec<String>>, at: Cursor<'_>, errors: &mut Errors) -> Option<Vec<Method>> {
     let Some(raw) = raw else {
         return Some(Vec::new());
     };

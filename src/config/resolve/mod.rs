@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::error::ConfigError;
-use super::file::cursor::At;
+use super::file::cursor::Cursor;
 use super::file::tree::Node;
 use super::schema::raw;
 use super::{
@@ -51,7 +51,7 @@ pub fn resolve(
     extent: Extent,
     errors: &mut Errors,
 ) -> Option<Config> {
-    let at = At::root(root);
+    let at = Cursor::root(root);
     let server = server::server(
         file.server
             .map(|Section(server)| server)
@@ -84,7 +84,7 @@ pub fn resolve(
     if let (Some(Some(admin)), Some(upstreams)) = (&admin, &upstreams) {
         exposed(admin, upstreams, at.key("upstreams"), errors);
     }
-    let not_decoded = |at: At<'_>, key: &str| !at.has(key) && !at.lacks(key);
+    let not_decoded = |at: Cursor<'_>, key: &str| !at.has(key) && !at.lacks(key);
     let listener_names = listeners::names(&listeners, at.key("listeners"));
     let more_listeners = not_decoded(at, "listeners") || at.key("listeners").lost_items();
     let upstream_names = at.key("upstreams").keys().into_iter().map(Some);
@@ -147,7 +147,12 @@ fn canonical(network: IpNet) -> Option<IpNet> {
 }
 
 /// One socket cannot be the operator's and the clients'.
-fn on_a_listener(admin: &Admin, listeners: &[Option<Listener>], at: At<'_>, errors: &mut Errors) {
+fn on_a_listener(
+    admin: &Admin,
+    listeners: &[Option<Listener>],
+    at: Cursor<'_>,
+    errors: &mut Errors,
+) {
     for (number, address) in admin.listen.iter().enumerate() {
         let mut listeners = listeners.iter().flatten();
         let taken = listeners.find(|listener| overlap(&listener.address, address));
@@ -169,7 +174,7 @@ fn on_a_listener(admin: &Admin, listeners: &[Option<Listener>], at: At<'_>, erro
 }
 
 /// The operator's API as a server: whoever can reach a listener could reach it.
-fn exposed(admin: &Admin, upstreams: &[Upstream], at: At<'_>, errors: &mut Errors) {
+fn exposed(admin: &Admin, upstreams: &[Upstream], at: Cursor<'_>, errors: &mut Errors) {
     let leads_there = |server: &ServerAddress| {
         admin.listen.iter().any(|listen| match listen {
             ListenAddress::Tcp(listen) => leads_to(server, *listen),
@@ -197,7 +202,7 @@ fn exposed(admin: &Admin, upstreams: &[Upstream], at: At<'_>, errors: &mut Error
     }
 }
 
-fn exposure(at: At<'_>, address: &ServerAddress) -> ConfigError {
+fn exposure(at: Cursor<'_>, address: &ServerAddress) -> ConfigError {
     at.error(format!("{address} is the address of admin"))
         .hint("who can reach a listener must not reach the API: take it out")
 }
@@ -227,7 +232,7 @@ fn leads_to(server: &ServerAddress, listen: SocketAddr) -> bool {
 
 fn access_log(
     raw: Option<OffOr<raw::AccessLog>>,
-    at: At<'_>,
+    at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<AccessLog> {
     let raw = match raw {
@@ -255,7 +260,7 @@ fn access_log(
     })
 }
 
-fn tracing(raw: raw::Tracing, at: At<'_>, errors: &mut Errors) -> Option<Tracing> {
+fn tracing(raw: raw::Tracing, at: Cursor<'_>, errors: &mut Errors) -> Option<Tracing> {
     if !cfg!(feature = "otlp") {
         let error = at.error("this binary makes no spans");
         errors.push(error.hint("build it with `--features otlp`, or take tracing out"));
@@ -292,7 +297,7 @@ fn tracing(raw: raw::Tracing, at: At<'_>, errors: &mut Errors) -> Option<Tracing
 }
 
 /// Networks; a plain address stands for itself alone.
-fn networks(raw: Vec<String>, at: At<'_>, errors: &mut Errors) -> Option<Vec<IpNet>> {
+fn networks(raw: Vec<String>, at: Cursor<'_>, errors: &mut Errors) -> Option<Vec<IpNet>> {
     let networks = raw.iter().enumerate().map(|(i, text)| {
         let network = text
             .parse::<IpNet>()
@@ -317,7 +322,7 @@ fn networks(raw: Vec<String>, at: At<'_>, errors: &mut Errors) -> Option<Vec<IpN
 }
 
 /// What Pingora's tunnel has passed on cannot be held back, and nothing can be put in.
-fn unwatched(server: &Server, routes: &[Route], at: At<'_>, errors: &mut Errors) {
+fn unwatched(server: &Server, routes: &[Route], at: Cursor<'_>, errors: &mut Errors) {
     if server.tunnel == Tunnel::Relay {
         return;
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::scope::{Names, Scope};
 use super::{Errors, action, headers, matching, websocket};
 use crate::config::error::ConfigError;
-use crate::config::file::cursor::At;
+use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::{Ordered, Period, Section};
 use crate::config::{Forwarded, HeaderRules, Route, Timeouts};
@@ -18,7 +18,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub fn routes(
     raw: Vec<Section<raw::Route>>,
-    at: At<'_>,
+    at: Cursor<'_>,
     names: &Names,
     errors: &mut Errors,
 ) -> Option<Vec<Route>> {
@@ -122,7 +122,7 @@ fn route(
 fn header_rules(
     raw: Option<Section<raw::HeaderRules>>,
     side: headers::Side,
-    at: At<'_>,
+    at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<HeaderRules> {
     match raw {
@@ -133,7 +133,7 @@ fn header_rules(
 
 /// The name of each route: as written, else the match in words, with a number where two would be
 /// the same.
-fn route_names(raw: &[Section<raw::Route>], at: At<'_>, errors: &mut Errors) -> Vec<String> {
+fn route_names(raw: &[Section<raw::Route>], at: Cursor<'_>, errors: &mut Errors) -> Vec<String> {
     let mut lines: HashMap<&str, usize> = HashMap::new();
     for (i, Section(route)) in raw.iter().enumerate() {
         let Some(name) = &route.name else { continue };

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::config::file::cursor::At;
+use crate::config::file::cursor::Cursor;
 
 /// What routes may refer to.
 pub struct Names {
@@ -57,7 +57,7 @@ impl Known {
 /// One route under examination.
 #[derive(Clone, Copy)]
 pub struct Scope<'a> {
-    pub at: At<'a>,
+    pub at: Cursor<'a>,
     /// The route in words.
     pub label: &'a str,
     pub names: &'a Names,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::listeners::overlapping;
 use super::{Errors, address};
-use crate::config::file::cursor::At;
+use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::{OptionalPeriod, Period, Section, Texts};
 use crate::config::{Admin, Drain, ListenAddress, Server, Tunnel};
@@ -22,7 +22,7 @@ const THREADS_MAX: usize = 1024;
 /// Service restart (IANA's registry of WebSocket close codes).
 const SERVICE_RESTART: u16 = 1012;
 
-pub fn server(raw: raw::Server, at: At<'_>, errors: &mut Errors) -> Option<Server> {
+pub fn server(raw: raw::Server, at: Cursor<'_>, errors: &mut Errors) -> Option<Server> {
     let Section(raw_drain) = raw.drain.unwrap_or(Section(raw::Drain::default()));
     let drain = drain(raw_drain, at.key("drain"), errors);
     if raw
@@ -50,7 +50,7 @@ pub fn server(raw: raw::Server, at: At<'_>, errors: &mut Errors) -> Option<Serve
     })
 }
 
-fn drain(raw: raw::Drain, at: At<'_>, errors: &mut Errors) -> Option<Drain> {
+fn drain(raw: raw::Drain, at: Cursor<'_>, errors: &mut Errors) -> Option<Drain> {
     let window = raw.window.map_or(WINDOW, |OptionalPeriod(window)| {
         window.unwrap_or(Duration::ZERO)
     });
@@ -86,7 +86,7 @@ fn drain(raw: raw::Drain, at: At<'_>, errors: &mut Errors) -> Option<Drain> {
     })
 }
 
-pub fn admin(raw: raw::Admin, at: At<'_>, errors: &mut Errors) -> Option<Admin> {
+pub fn admin(raw: raw::Admin, at: Cursor<'_>, errors: &mut Errors) -> Option<Admin> {
     let Texts(texts) = raw.listen.unwrap_or_default();
     if texts.is_empty() {
         if at.lacks("listen") || !at.key("listen").lost_items() {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use super::Errors;
-use crate::config::file::cursor::At;
+use crate::config::file::cursor::Cursor;
 use crate::config::{ServerAddress, UpstreamServer};
 
 /// `servers`: `None` when some of them are not valid.
@@ -12,7 +12,7 @@ pub fn source(
     upstream: &str,
     raw: Option<Vec<String>>,
     servers: Option<&[UpstreamServer]>,
-    at: At<'_>,
+    at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<Vec<IpAddr>> {
     let Some(raw) = raw else {

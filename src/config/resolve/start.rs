@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::Errors;
 use crate::config::error::ConfigError;
-use crate::config::file::cursor::At;
+use crate::config::file::cursor::Cursor;
 use crate::config::token::{Token, TokenError};
 use crate::config::{AccessLog, Admin, Config, ListenAddress, Listener, LogOutput, Server};
 
@@ -28,7 +28,7 @@ struct Obstacle {
 }
 
 impl Obstacle {
-    fn at(self, at: At<'_>) -> ConfigError {
+    fn at(self, at: Cursor<'_>) -> ConfigError {
         at.error(self.message).hint(self.hint)
     }
 }
@@ -41,7 +41,7 @@ pub struct Parts<'a> {
     pub listeners: &'a [Option<Listener>],
 }
 
-pub fn report(parts: &Parts<'_>, at: At<'_>, errors: &mut Errors) {
+pub fn report(parts: &Parts<'_>, at: Cursor<'_>, errors: &mut Errors) {
     let listeners = parts.listeners.iter().enumerate();
     let addresses = listeners.filter_map(|(i, listener)| {
         let address = &listener.as_ref()?.address;
@@ -59,19 +59,22 @@ pub fn report(parts: &Parts<'_>, at: At<'_>, errors: &mut Errors) {
     }
 }
 
-fn pid_file(server: &Server, at: At<'_>, errors: &mut Errors) {
+fn pid_file(server: &Server, at: Cursor<'_>, errors: &mut Errors) {
     if let Some(path) = &server.pid_file {
         errors.extend(in_the_way_of_file("pid_file", path).map(|obstacle| obstacle.at(at)));
     }
 }
 
-fn access_log(log: &AccessLog, at: At<'_>, errors: &mut Errors) {
+fn access_log(log: &AccessLog, at: Cursor<'_>, errors: &mut Errors) {
     if let LogOutput::File(path) = &log.output {
         errors.extend(in_the_way_of_file("access_log", path).map(|obstacle| obstacle.at(at)));
     }
 }
 
-fn sockets<'a>(sockets: impl Iterator<Item = (&'a ListenAddress, At<'a>)>, errors: &mut Errors) {
+fn sockets<'a>(
+    sockets: impl Iterator<Item = (&'a ListenAddress, Cursor<'a>)>,
+    errors: &mut Errors,
+) {
     for (address, at) in sockets {
         if let ListenAddress::Unix(path) = address {
             errors.extend(in_the_way_of_socket(path).map(|obstacle| obstacle.at(at)));
@@ -79,7 +82,7 @@ fn sockets<'a>(sockets: impl Iterator<Item = (&'a ListenAddress, At<'a>)>, error
     }
 }
 
-fn admin(admin: &Admin, at: At<'_>, errors: &mut Errors) {
+fn admin(admin: &Admin, at: Cursor<'_>, errors: &mut Errors) {
     let at_listen = at.key("listen");
     let numbered = admin.listen.iter().enumerate();
     sockets(

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 
 use super::Errors;
-use crate::config::file::cursor::At;
+use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::Section;
 use crate::tls::{
-    Acceptor, Authorities, Connector, FileError, Pair, Trust, read_chain, read_key,
+    Acceptor, Authorities, Connector, FileError, Pair, ServerTrust, read_chain, read_key,
     system_authorities,
 };
 
@@ -30,7 +30,7 @@ impl SystemAuthorities {
 pub fn acceptor(
     listener: &str,
     raw: raw::ListenerTls,
-    at: At<'_>,
+    at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<Arc<Acceptor>> {
     let label = format!("listener \"{listener}\"");
@@ -74,7 +74,7 @@ pub fn connector(
     raw: raw::UpstreamTls,
     names: Option<Vec<String>>,
     system: &SystemAuthorities,
-    at: At<'_>,
+    at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<Arc<Connector>> {
     let label = format!("upstream \"{upstream}\"");
@@ -103,9 +103,9 @@ pub fn connector(
             );
             None
         }
-        (None, false) => Some(Trust::Anyone),
+        (None, false) => Some(ServerTrust::Anyone),
         (Some(file), true) => {
-            authorities(&label, &file, at.key("ca"), errors).map(Trust::Authorities)
+            authorities(&label, &file, at.key("ca"), errors).map(ServerTrust::Authorities)
         }
         (None, true) if at.lacks("ca") => {
             let system = system.read();
@@ -117,7 +117,7 @@ pub fn connector(
                     .hint("install ca-certificates, or name the authorities: ca: ca.pem"),
                 );
             }
-            system.map(Trust::Authorities)
+            system.map(ServerTrust::Authorities)
         }
         (None, true) => None,
     };
@@ -145,7 +145,7 @@ pub fn connector(
 fn read_pair(
     label: &str,
     [(cert_key, cert), (key_key, key)]: [(&str, Option<String>); 2],
-    at: At<'_>,
+    at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<Pair> {
     for (missing, other) in [(cert_key, key_key), (key_key, cert_key)] {
@@ -170,14 +170,19 @@ fn read_pair(
     report(label, pair, at.key(place), errors)
 }
 
-fn authorities(label: &str, file: &str, at: At<'_>, errors: &mut Errors) -> Option<Authorities> {
+fn authorities(
+    label: &str,
+    file: &str,
+    at: Cursor<'_>,
+    errors: &mut Errors,
+) -> Option<Authorities> {
     report(label, Authorities::read(Path::new(file)), at, errors)
 }
 
 fn report<T>(
     label: &str,
     outcome: Result<T, FileError>,
-    at: At<'_>,
+    at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<T> {
     outcome
@@ -194,7 +199,7 @@ fn report<T>(
 fn server_name(
     label: &str,
     name: String,
-    at: At<'_>,
+    at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<ServerName<'static>> {
     match ServerName::try_from(name.clone()) {

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::{Errors, address, health, source, tls};
-use crate::config::file::cursor::At;
+use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::{OffOr, OptionalPeriod, Ordered, Period, Section, Switch};
-use crate::config::{Balance, Discover, Eject, Fate, ServerAddress, Upstream, UpstreamServer};
+use crate::config::{Balance, Discover, Eject, OnGone, ServerAddress, Upstream, UpstreamServer};
 use crate::forward::proxy_protocol::Version;
 use crate::forward::template::Template;
 
@@ -22,7 +22,7 @@ const STALL: Duration = Duration::from_secs(60);
 
 pub fn upstreams(
     raw: Option<Ordered<Section<raw::Upstream>>>,
-    at: At<'_>,
+    at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<Vec<Upstream>> {
     let Ordered(raw) = raw.unwrap_or(Ordered(Vec::new()));
@@ -42,7 +42,7 @@ fn upstream(
     name: String,
     raw: raw::Upstream,
     system: &tls::SystemAuthorities,
-    at: At<'_>,
+    at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<Upstream> {
     // Operators address a server as UPSTREAM/ADDRESS, on the command line and in URLs.
@@ -95,8 +95,8 @@ fn upstream(
         attempts: raw.attempts.map_or(ATTEMPTS, |attempts| attempts.get()),
         keepalive: raw.keepalive.unwrap_or(KEEPALIVE),
         stall: raw.stall.map_or(STALL, |Period(stall)| stall),
-        on_down: raw.on_down.map_or(Fate::Keep, fate),
-        on_removed: raw.on_removed.map_or(Fate::Close, fate),
+        on_down: raw.on_down.map_or(OnGone::Keep, fate),
+        on_removed: raw.on_removed.map_or(OnGone::Close, fate),
         name,
     })
 }
@@ -117,14 +117,19 @@ fn names(
     Some(names)
 }
 
-fn fate(raw: raw::Fate) -> Fate {
+fn fate(raw: raw::OnGone) -> OnGone {
     match raw {
-        raw::Fate::Keep => Fate::Keep,
-        raw::Fate::Close => Fate::Close,
+        raw::OnGone::Keep => OnGone::Keep,
+        raw::OnGone::Close => OnGone::Close,
     }
 }
 
-fn balance(name: &str, raw: &raw::Upstream, at: At<'_>, errors: &mut Errors) -> Option<Balance> {
+fn balance(
+    name: &str,
+    raw: &raw::Upstream,
+    at: Cursor<'_>,
+    errors: &mut Errors,
+) -> Option<Balance> {
     let hashes = raw.balance == Some(raw::Balance::ConsistentHash);
     if !hashes && !at.key("balance").damaged() {
         for key in ["hash_key", "load_bound"]
@@ -177,7 +182,7 @@ fn balance(name: &str, raw: &raw::Upstream, at: At<'_>, errors: &mut Errors) -> 
 }
 
 /// `what` names the template in the error.
-pub fn template(text: &str, what: &str, at: At<'_>, errors: &mut Errors) -> Option<Template> {
+pub fn template(text: &str, what: &str, at: Cursor<'_>, errors: &mut Errors) -> Option<Template> {
     match Template::parse(text) {
         Ok(template) => Some(template),
         Err(error) => {
@@ -190,7 +195,7 @@ pub fn template(text: &str, what: &str, at: At<'_>, errors: &mut Errors) -> Opti
 fn servers(
     name: &str,
     raw: Option<Vec<raw::ServerEntry>>,
-    at: At<'_>,
+    at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<Vec<UpstreamServer>> {
     let raw = raw.unwrap_or_default();
@@ -244,7 +249,7 @@ fn servers(
 fn server(
     upstream: &str,
     raw: raw::ServerEntry,
-    at: At<'_>,
+    at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<UpstreamServer> {
     let (address, address_at, table) = match raw {
@@ -284,7 +289,12 @@ fn server(
     }
 }
 
-fn discover(name: &str, raw: raw::Discover, at: At<'_>, errors: &mut Errors) -> Option<Discover> {
+fn discover(
+    name: &str,
+    raw: raw::Discover,
+    at: Cursor<'_>,
+    errors: &mut Errors,
+) -> Option<Discover> {
     let Some(text) = raw.dns else {
         if at.lacks("dns") {
             errors.push(
@@ -315,7 +325,7 @@ fn discover(name: &str, raw: raw::Discover, at: At<'_>, errors: &mut Errors) -> 
     }
 }
 
-fn eject(name: &str, raw: raw::Eject, at: At<'_>, errors: &mut Errors) -> Option<Eject> {
+fn eject(name: &str, raw: raw::Eject, at: Cursor<'_>, errors: &mut Errors) -> Option<Eject> {
     for key in ["failures", "within", "for"] {
         if at.lacks(key) {
             errors.push(

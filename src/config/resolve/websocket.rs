@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::Errors;
-use crate::config::file::cursor::At;
+use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::{OffOr, OptionalPeriod, OptionalSize};
 use crate::config::{OriginPattern, WebSocket};
@@ -18,7 +18,7 @@ const IDLE: Duration = Duration::from_secs(60 * 60);
 /// The inner `None`: upgrades are refused.
 pub fn websocket(
     raw: Option<OffOr<raw::WebSocket>>,
-    at: At<'_>,
+    at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<Option<WebSocket>> {
     let raw = match raw {
@@ -51,7 +51,7 @@ pub fn websocket(
     }))
 }
 
-fn origins(list: Vec<String>, at: At<'_>, errors: &mut Errors) -> Option<Vec<OriginPattern>> {
+fn origins(list: Vec<String>, at: Cursor<'_>, errors: &mut Errors) -> Option<Vec<OriginPattern>> {
     if list.is_empty() && !at.damaged() {
         errors.push(
             at.error("\"origins\" is empty: no browser could open a session")

@@ -23,7 +23,7 @@ pub use route::{
 };
 pub use server::{AccessLog, Admin, Drain, LogFormat, Server, Tracing, Tunnel};
 pub use upstream::{
-    Balance, Discover, Eject, Fate, HealthCheck, HealthCheckKind, ServerTable, Start, Upstream,
+    Balance, Discover, Eject, HealthCheck, HealthCheckKind, OnGone, ServerTable, Start, Upstream,
     UpstreamTls,
 };
 
@@ -51,7 +51,7 @@ pub struct File {
     #[serde(default, deserialize_with = "word")]
     #[schemars(extend("default" = "either"))]
     pub client_address: Option<ClientField>,
-    /// Where clients connect. At least one.
+    /// Where clients connect. Cursor least one.
     #[schemars(required, length(min = 1))]
     pub listeners: Option<Vec<Section<Listener>>>,
     /// Groups of servers, by name.

@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn ends(peer: &str, local: &str) -> Ends {
-    Ends {
+fn ends(peer: &str, local: &str) -> AddrPair {
+    AddrPair {
         peer: peer.parse().unwrap(),
         local: local.parse().unwrap(),
     }

@@ -1,9 +1,9 @@
 use super::*;
 
-fn check(head: &str) -> Result<Option<Sound>, u16> {
+fn check(head: &str) -> Result<Option<ValidHead>, u16> {
     HeadCheck::default()
         .feed(head.as_bytes())
-        .map_err(|refusal| refusal.status.as_u16())
+        .map_err(|rejection| rejection.status.as_u16())
 }
 
 fn framing(fields: &str) -> Result<Framing, u16> {
@@ -55,7 +55,7 @@ fn cutting_changes_nothing() {
                 Ok(None) => check.feed(head.as_bytes()),
                 found => found,
             };
-            let found = found.map_err(|refusal| refusal.status.as_u16());
+            let found = found.map_err(|rejection| rejection.status.as_u16());
             assert_eq!(found, whole, "{head:?} cut at {cut}");
         }
     }

@@ -3,16 +3,16 @@
 //!
 //! The old process takes a [`Census`] again and again and says what has changed since the last; what
 //! is underway is left out, as it counts where it arrives. The new one holds a seat or lease for each
-//! ([`HeldPlaces`]), and gives it to the session when that comes.
+//! ([`HeldCounts`]), and gives it to the session when that comes.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use super::protocol::wire;
 use crate::app::App;
-use crate::forward::proxy_protocol::Ends;
+use crate::forward::proxy_protocol::AddrPair;
 use crate::generation::Generation;
-use crate::limits::{ClientKey, Seat};
+use crate::limits::{ClientKey, Permit};
 use crate::session::Admission;
 use crate::session::live::Identity;
 use crate::transport::Transport;
@@ -20,7 +20,7 @@ use crate::upstream::Lease;
 
 /// Where something counts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Place {
+pub enum CensusKey {
     /// A connection on a listener.
     Listener {
         name: String,
@@ -45,13 +45,17 @@ const MESSAGE_MAX: usize = 2000;
 /// The old process's side.
 #[derive(Debug, Default)]
 pub struct Census {
-    said: HashMap<Place, u64>,
+    said: HashMap<CensusKey, u64>,
 }
 
 impl Census {
     /// What has changed since the last time. `underway`: what is with the link already.
-    pub fn take(&mut self, app: &App, underway: impl Iterator<Item = Place>) -> Vec<wire::Census> {
-        let mut now: HashMap<Place, u64> = HashMap::new();
+    pub fn take(
+        &mut self,
+        app: &App,
+        underway: impl Iterator<Item = CensusKey>,
+    ) -> Vec<wire::Census> {
+        let mut now: HashMap<CensusKey, u64> = HashMap::new();
         for (place, count) in places(app) {
             *now.entry(place).or_default() += count as u64;
         }
@@ -67,7 +71,7 @@ impl Census {
             .iter()
             .filter(|(place, count)| self.said.get(*place) != Some(*count))
             .map(|(place, count)| (place.clone().into(), *count));
-        let entries: Vec<(wire::Place, u64)> = gone.chain(changed).collect();
+        let entries: Vec<(wire::CensusKey, u64)> = gone.chain(changed).collect();
         self.said = now;
         entries
             .chunks(MESSAGE_MAX)
@@ -79,16 +83,16 @@ impl Census {
 }
 
 /// Everything that counts in this process.
-fn places(app: &App) -> Vec<(Place, usize)> {
+fn places(app: &App) -> Vec<(CensusKey, usize)> {
     let generation = app.generation();
     let mut places = Vec::new();
-    for (bound, entrance) in app.entrances().iter().enumerate() {
+    for (bound, state) in app.listener_states().iter().enumerate() {
         let Some((name, address)) = app.listener_now(bound) else {
             continue;
         };
-        for (client, count) in entrance.gate.counts() {
+        for (client, count) in state.gate.counts() {
             let (name, address) = (name.clone(), address.clone());
-            let place = Place::Listener {
+            let place = CensusKey::Listener {
                 name,
                 address,
                 client,
@@ -99,12 +103,12 @@ fn places(app: &App) -> Vec<(Place, usize)> {
     for (route, gate) in generation.gates() {
         for (client, count) in gate.counts() {
             let name = route.to_owned();
-            places.push((Place::Route { name, client }, count));
+            places.push((CensusKey::Route { name, client }, count));
         }
     }
     for group in generation.groups() {
         for server in group.servers() {
-            let place = Place::Server {
+            let place = CensusKey::Server {
                 upstream: group.name().to_owned(),
                 address: server.address,
             };
@@ -116,35 +120,35 @@ fn places(app: &App) -> Vec<(Place, usize)> {
 
 /// The new process's side: one is held for each that is still to come.
 #[derive(Debug, Default)]
-pub struct HeldPlaces {
-    seats: HashMap<Place, Vec<Seat>>,
-    leases: HashMap<Place, Vec<Lease>>,
+pub struct HeldCounts {
+    seats: HashMap<CensusKey, Vec<Permit>>,
+    leases: HashMap<CensusKey, Vec<Lease>>,
 }
 
-impl HeldPlaces {
+impl HeldCounts {
     pub fn set(&mut self, census: wire::Census, app: &App) {
         let generation = app.generation();
         for (place, count) in census.entries {
             let count = usize::try_from(count).unwrap_or(usize::MAX);
-            let Some(place) = Place::of(place) else {
+            let Some(place) = CensusKey::of(place) else {
                 continue;
             };
             match &place {
-                Place::Server { upstream, address } => {
+                CensusKey::Server { upstream, address } => {
                     let lease = || Some(generation.adopt_on(upstream, *address));
                     hold(&mut self.leases, place.clone(), count, lease);
                 }
-                Place::Route { name, client } => {
+                CensusKey::Route { name, client } => {
                     let seat = || Some(generation.adopt(name, *client));
                     hold(&mut self.seats, place.clone(), count, seat);
                 }
-                Place::Listener {
+                CensusKey::Listener {
                     name,
                     address,
                     client,
                 } => {
                     let bound = app.find_listener(name, address);
-                    let seat = || Some(app.entrances()[bound?].gate.adopt(*client));
+                    let seat = || Some(app.listener_states()[bound?].gate.adopt(*client));
                     hold(&mut self.seats, place.clone(), count, seat);
                 }
             }
@@ -153,7 +157,7 @@ impl HeldPlaces {
 
     /// Of a session that comes; `None`: none is held for it.
     pub fn lease(&mut self, identity: &Identity) -> Option<Lease> {
-        let place = Place::Server {
+        let place = CensusKey::Server {
             upstream: identity.upstream.to_string(),
             address: identity.server,
         };
@@ -161,9 +165,9 @@ impl HeldPlaces {
     }
 
     /// On its route.
-    pub fn route_seat(&mut self, identity: &Identity, generation: &Generation) -> Seat {
+    pub fn route_seat(&mut self, identity: &Identity, generation: &Generation) -> Permit {
         let client = identity.client.parse().ok().map(ClientKey::of);
-        let place = Place::Route {
+        let place = CensusKey::Route {
             name: identity.route.to_string(),
             client,
         };
@@ -177,13 +181,13 @@ impl HeldPlaces {
         app: &App,
         bound: usize,
         came_in_on: Option<(String, String)>,
-        (transport, proxied): (&Transport, Option<Ends>),
+        (transport, proxied): (&Transport, Option<AddrPair>),
     ) -> Admission {
         // Counted by this process's rules; the one that was held goes.
         let admission = app.adopt(bound, transport, proxied);
         if let Some((name, address)) = came_in_on {
-            let client = admission.seat.as_ref().and_then(Seat::client);
-            let place = Place::Listener {
+            let client = admission.seat.as_ref().and_then(Permit::client);
+            let place = CensusKey::Listener {
                 name,
                 address,
                 client,
@@ -198,8 +202,8 @@ impl HeldPlaces {
 
 /// Makes them as many as there are to be.
 fn hold<T>(
-    held: &mut HashMap<Place, Vec<T>>,
-    place: Place,
+    held: &mut HashMap<CensusKey, Vec<T>>,
+    place: CensusKey,
     count: usize,
     another: impl Fn() -> Option<T>,
 ) {
@@ -218,14 +222,14 @@ fn hold<T>(
     }
 }
 
-impl Place {
-    fn of(place: wire::Place) -> Option<Self> {
+impl CensusKey {
+    fn of(place: wire::CensusKey) -> Option<Self> {
         let key = |client: Option<u64>| match client {
             None => Some(None),
             Some(number) => ClientKey::from_number(number).map(Some),
         };
         Some(match place {
-            wire::Place::Listener {
+            wire::CensusKey::Listener {
                 name,
                 address,
                 client,
@@ -234,19 +238,19 @@ impl Place {
                 address,
                 client: key(client)?,
             },
-            wire::Place::Route { name, client } => Self::Route {
+            wire::CensusKey::Route { name, client } => Self::Route {
                 name,
                 client: key(client)?,
             },
-            wire::Place::Server { upstream, address } => Self::Server { upstream, address },
+            wire::CensusKey::Server { upstream, address } => Self::Server { upstream, address },
         })
     }
 }
 
-impl From<Place> for wire::Place {
-    fn from(place: Place) -> Self {
+impl From<CensusKey> for wire::CensusKey {
+    fn from(place: CensusKey) -> Self {
         match place {
-            Place::Listener {
+            CensusKey::Listener {
                 name,
                 address,
                 client,
@@ -255,11 +259,11 @@ impl From<Place> for wire::Place {
                 address,
                 client: client.map(ClientKey::to_number),
             },
-            Place::Route { name, client } => Self::Route {
+            CensusKey::Route { name, client } => Self::Route {
                 name,
                 client: client.map(ClientKey::to_number),
             },
-            Place::Server { upstream, address } => Self::Server { upstream, address },
+            CensusKey::Server { upstream, address } => Self::Server { upstream, address },
         }
     }
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::protocol::wire;
 use crate::admin::{Command, ControlError, ControlErrorKind, DrainOrder, ServerName};
-use crate::forward::proxy_protocol::Ends;
+use crate::forward::proxy_protocol::AddrPair;
 use crate::net::SocketKind;
 use crate::observe::entry::{Done, Operation};
 use crate::observe::operations::Tally;
@@ -15,7 +15,7 @@ use crate::session::drain::DrainReason;
 use crate::session::live::Identity;
 use crate::session::traffic::Counts;
 use crate::upstream::history::{Change, Standing};
-use crate::upstream::{Knowledge, Name, ServerState};
+use crate::upstream::{Name, ServerState, WarmState};
 use crate::websocket::frames::{CloseCode, ScannerState, Sender};
 
 impl From<&Identity> for wire::Identity {
@@ -169,13 +169,13 @@ impl From<wire::Socket> for SocketKind {
     }
 }
 
-impl From<Ends> for wire::AddrPair {
-    fn from(Ends { peer, local }: Ends) -> Self {
+impl From<AddrPair> for wire::AddrPair {
+    fn from(AddrPair { peer, local }: AddrPair) -> Self {
         Self { peer, local }
     }
 }
 
-impl From<wire::AddrPair> for Ends {
+impl From<wire::AddrPair> for AddrPair {
     fn from(wire::AddrPair { peer, local }: wire::AddrPair) -> Self {
         Self { peer, local }
     }
@@ -224,8 +224,8 @@ impl From<wire::Tally> for Tally {
     }
 }
 
-impl From<Knowledge> for wire::Known {
-    fn from(known: Knowledge) -> Self {
+impl From<WarmState> for wire::Known {
+    fn from(known: WarmState) -> Self {
         let name = |(name, found): (Name, Vec<SocketAddr>)| {
             let Name { host, port } = name;
             (wire::Name { host, port }, found)
@@ -251,7 +251,7 @@ impl From<Knowledge> for wire::Known {
     }
 }
 
-impl From<wire::Known> for Knowledge {
+impl From<wire::Known> for WarmState {
     fn from(known: wire::Known) -> Self {
         let name = |(name, found): (wire::Name, Vec<SocketAddr>)| {
             let wire::Name { host, port } = name;

@@ -91,7 +91,7 @@ enum Step {
     Begins(Session),
     Rests(Session),
     Stays(Session),
-    Ends(Session),
+    AddrPair(Session),
     /// Nothing is left in the old process.
     Empty,
     TimeUp,
@@ -153,7 +153,7 @@ impl World {
                 if self.asked.contains(session) {
                     steps.extend([Step::Rests(*session), Step::Stays(*session)]);
                 }
-                steps.push(Step::Ends(*session));
+                steps.push(Step::AddrPair(*session));
             }
             steps.extend(self.late.iter().copied().map(Step::Begins));
             let is_empty = self.here.is_empty() && self.in_hand.is_empty() && self.late.is_empty();
@@ -244,7 +244,7 @@ impl World {
                 world.asked.remove(&session);
                 world.old_hears(old::Event::Stays(session));
             }
-            Step::Ends(session) => {
+            Step::AddrPair(session) => {
                 world.here.remove(&session);
                 world.ended.insert(session);
                 if world.asked.remove(&session) {
@@ -484,12 +484,12 @@ fn explore(sessions: u8, window: usize, faults: u8, ends: bool) -> usize {
     while let Some(world) = rest.pop() {
         let mut is_end = true;
         for step in world.steps() {
-            if matches!(step, Step::Ends(_)) && !ends {
+            if matches!(step, Step::AddrPair(_)) && !ends {
                 continue;
             }
             let next = world.after(step);
             next.check();
-            is_end &= next.faults_left < world.faults_left || matches!(step, Step::Ends(_));
+            is_end &= next.faults_left < world.faults_left || matches!(step, Step::AddrPair(_));
             if !seen.contains(&next) {
                 seen.insert(next.clone());
                 rest.push(next);

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use tokio::time::Instant;
 
-use super::census::{HeldPlaces, Place};
+use super::census::{CensusKey, HeldCounts};
 use super::link::Descriptors;
 use super::protocol::{Message, wire};
 use crate::app::App;
-use crate::forward::proxy_protocol::Ends;
-use crate::limits::Seat;
+use crate::forward::proxy_protocol::AddrPair;
+use crate::limits::Permit;
 use crate::net::{Socket, SocketKind};
 use crate::session::leg::{Leg, SendState};
-use crate::session::live::{Identity, Live};
+use crate::session::live::{Identity, LiveSession};
 use crate::session::relay::{Clocks, Limits, Relay};
 use crate::session::traffic::Traffic;
 use crate::session::{Admission, ClientEnd};
@@ -82,15 +82,15 @@ impl Parcel {
     }
 
     /// Where it counts.
-    pub fn places(&self, app: &App) -> Vec<Place> {
+    pub fn places(&self, app: &App) -> Vec<CensusKey> {
         match self {
             Self::Session(session) => {
                 let identity = &session.live.identity;
-                let server = Place::Server {
+                let server = CensusKey::Server {
                     upstream: identity.upstream.to_string(),
                     address: identity.server,
                 };
-                let route = session.place.as_ref().map(|seat| Place::Route {
+                let route = session.place.as_ref().map(|seat| CensusKey::Route {
                     name: identity.route.to_string(),
                     client: seat.client(),
                 });
@@ -108,10 +108,10 @@ impl Parcel {
     }
 }
 
-fn listener_place(seat: Option<&Seat>, app: &App) -> Option<Place> {
+fn listener_place(seat: Option<&Permit>, app: &App) -> Option<CensusKey> {
     let seat = seat?;
     let (name, address) = app.listener_of(seat)?;
-    Some(Place::Listener {
+    Some(CensusKey::Listener {
         name,
         address,
         client: seat.client(),
@@ -176,7 +176,7 @@ pub fn unpack(
     state: wire::Session,
     baggage: Baggage,
     app: &App,
-    held: &mut HeldPlaces,
+    held: &mut HeldCounts,
 ) -> io::Result<Session> {
     let Ok([client, server]) = <[OwnedFd; 2]>::try_from(baggage.descriptors) else {
         return Err(io::Error::other(
@@ -195,7 +195,7 @@ pub fn unpack(
     let lease = held
         .lease(&identity)
         .unwrap_or_else(|| generation.adopt_on(&identity.upstream, identity.server));
-    let proxied = state.proxied.map(Ends::from);
+    let proxied = state.proxied.map(AddrPair::from);
     let bound = match &listener {
         Some((name, address)) => app.find_listener(name, address),
         None => None,
@@ -214,7 +214,7 @@ pub fn unpack(
         idle: state.idle,
         end: state.left.map(|left| Instant::now() + left),
         ping: state.ping,
-        client_stall: bound.map(|bound| app.entrances()[bound].limits().stall),
+        client_stall: bound.map(|bound| app.listener_states()[bound].limits().stall),
         server_stall: generation
             .find_group(&identity.upstream)
             .map(|group| group.config().stall),
@@ -225,7 +225,7 @@ pub fn unpack(
         pinged: state.pinged,
     };
     let relay = Relay::continued(client, server, traffic.clone(), limits, clocks);
-    let live = app.sessions().adopt(Live {
+    let live = app.sessions().adopt(LiveSession {
         identity,
         traffic,
         server: lease.server().clone(),
@@ -268,12 +268,12 @@ pub fn unpack_idle(
     idle: wire::Idle,
     baggage: Baggage,
     app: &App,
-    held: &mut HeldPlaces,
+    held: &mut HeldCounts,
 ) -> io::Result<(usize, ClientEnd)> {
     let Ok([descriptor]) = <[OwnedFd; 1]>::try_from(baggage.descriptors) else {
         return Err(io::Error::other("a connection came without its socket"));
     };
-    let proxied = idle.proxied.map(Ends::from);
+    let proxied = idle.proxied.map(AddrPair::from);
     // By its name alone: on another listener it would be served by routes that are not for it.
     let bound = match &idle.name {
         Some(name) => app.find_listener(name, ""),

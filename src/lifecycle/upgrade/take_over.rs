@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::census::HeldPlaces;
+use super::census::HeldCounts;
 use super::exec::Pidfd;
 use super::link::{Heard, Link, shut};
 use super::new::{Action, Event, New};
@@ -31,7 +31,7 @@ use crate::phase::PhaseWatch;
 use crate::session::ClientEnd;
 use crate::session::Session;
 use crate::session::drain::{DrainPlan, DrainReason};
-use crate::session::live::Live;
+use crate::session::live::LiveSession;
 
 /// A process that dies closes its sockets a moment before others see its end.
 const DEAD_WITHIN: Duration = Duration::from_secs(2);
@@ -79,7 +79,7 @@ pub struct TakingOver {
     pub may_serve: oneshot::Receiver<Result<(), String>>,
     /// Commands that the old process was asked for.
     pub commands: UnboundedReceiver<PassedOn>,
-    /// Ends once nothing more comes from the old process.
+    /// AddrPair once nothing more comes from the old process.
     pub done: oneshot::Receiver<()>,
 }
 
@@ -120,7 +120,7 @@ impl Predecessor {
         let task = TakeOver {
             link: Link::new(self.stream)?,
             machine: New::default(),
-            held: HeldPlaces::default(),
+            held: HeldCounts::default(),
             parcels: HashMap::new(),
             life,
             phase,
@@ -154,7 +154,7 @@ struct TakeOver {
     app: Arc<App>,
     link: Link,
     machine: New,
-    held: HeldPlaces,
+    held: HeldCounts,
     parcels: HashMap<u64, Taken>,
     life: Life,
     phase: PhaseWatch,
@@ -163,7 +163,7 @@ struct TakeOver {
     pass_on: UnboundedSender<PassedOn>,
     /// Sessions that have come and must go, while the first protocol may still say that they are in a
     /// drain that goes on. `None`: each is told when it comes.
-    homeless: Option<Vec<Arc<Live>>>,
+    homeless: Option<Vec<Arc<LiveSession>>>,
     has_closed: bool,
     is_over: bool,
 }
@@ -439,7 +439,7 @@ impl TakeOver {
     fn go_on_with(&mut self, drain: wire::NamedDrain) {
         let sessions = self.app.sessions();
         let found = |id: &Uuid| sessions.find(*id);
-        let members: Vec<Arc<Live>> = drain.sessions.iter().filter_map(found).collect();
+        let members: Vec<Arc<LiveSession>> = drain.sessions.iter().filter_map(found).collect();
         let plan = DrainPlan {
             code: drain.code,
             window: drain.window,

@@ -8,7 +8,7 @@ use rand::seq::SliceRandom;
 use tokio::time::Instant;
 
 use super::{DrainPlan, DrainReason, Member};
-use crate::session::live::Live;
+use crate::session::live::LiveSession;
 
 /// What a session may need between the word and its end.
 const GOODBYE: Duration = Duration::from_secs(3);
@@ -63,7 +63,7 @@ impl Schedule {
         &mut self,
         now: Instant,
         reason: DrainReason,
-        sessions: &[Arc<Live>],
+        sessions: &[Arc<LiveSession>],
         plan: DrainPlan,
     ) {
         self.drains.retain(|drain| drain.reason != reason);
@@ -87,7 +87,7 @@ impl Schedule {
         &mut self,
         now: Instant,
         reason: DrainReason,
-        session: &Arc<Live>,
+        session: &Arc<LiveSession>,
         plan: DrainPlan,
     ) {
         let member = Arc::downgrade(session);
@@ -160,7 +160,7 @@ impl Schedule {
     }
 
     /// The sessions of a drain that were not told yet.
-    pub fn members(&self, reason: &DrainReason) -> Vec<Arc<Live>> {
+    pub fn members(&self, reason: &DrainReason) -> Vec<Arc<LiveSession>> {
         let mut drains = self.drains.iter();
         let Some(drain) = drains.find(|drain| drain.reason == *reason) else {
             return Vec::new();
@@ -169,7 +169,7 @@ impl Schedule {
         scheduled.filter_map(Weak::upgrade).collect()
     }
 
-    pub fn progress(&self, now: Instant, must_go: impl Fn(&Live) -> bool) -> Vec<Progress> {
+    pub fn progress(&self, now: Instant, must_go: impl Fn(&LiveSession) -> bool) -> Vec<Progress> {
         let drains = self.drains.iter();
         let drains = drains.map(|drain| drain.progress(now, &must_go));
         drains.filter(|progress| progress.left > 0).collect()
@@ -208,7 +208,7 @@ impl Drain {
         self.started + self.plan.deadline
     }
 
-    fn progress(&self, now: Instant, must_go: &impl Fn(&Live) -> bool) -> Progress {
+    fn progress(&self, now: Instant, must_go: &impl Fn(&LiveSession) -> bool) -> Progress {
         let goes = |member: &&Member| member.upgrade().is_some_and(|live| must_go(&live));
         let scheduled = self.members.iter().map(|(_, member)| member);
         let told = || self.past.iter().filter(|(_, was_told)| *was_told);

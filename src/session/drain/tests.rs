@@ -11,11 +11,11 @@ fn plan(window: u64) -> DrainPlan {
     }
 }
 
-fn sessions(count: usize) -> Vec<Arc<Live>> {
+fn sessions(count: usize) -> Vec<Arc<LiveSession>> {
     (0..count).map(|_| Arc::new(live())).collect()
 }
 
-fn told(sessions: &[Arc<Live>]) -> usize {
+fn told(sessions: &[Arc<LiveSession>]) -> usize {
     sessions
         .iter()
         .filter(|session| session.traffic.order().is_some())

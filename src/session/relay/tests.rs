@@ -65,7 +65,7 @@ async fn tcp() -> Session<TcpStream> {
     Session::begin(side().await, side().await, Limits::default())
 }
 
-/// Ends with a reset.
+/// AddrPair with a reset.
 fn reset(stream: TcpStream) {
     stream.set_zero_linger().unwrap();
 }

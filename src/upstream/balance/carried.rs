@@ -117,13 +117,13 @@ impl Roster {
 }
 
 /// A balancer over some members.
-pub struct Carried<S: BackendSelection> {
+pub struct MemberBalancer<S: BackendSelection> {
     balancer: LoadBalancer<S>,
     /// In the order of their addresses.
     members: Box<[Arc<Member>]>,
 }
 
-impl<S> Carried<S>
+impl<S> MemberBalancer<S>
 where
     S: BackendSelection + 'static,
     S::Iter: BackendIter,

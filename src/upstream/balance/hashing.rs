@@ -4,16 +4,16 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use super::Wanted;
-use super::carried::Carried;
+use super::carried::MemberBalancer;
 use super::ring::Ring;
 use super::smooth::SmoothRoundRobin;
 use crate::upstream::keys_in_use::{KeyId, KeyUse, KeysInUse};
 use crate::upstream::server::{Lease, Member, now_ms};
 
 pub struct ConsistentHash {
-    ring: Box<Carried<Ring>>,
+    ring: Box<MemberBalancer<Ring>>,
     /// For empty keys.
-    in_turn: Box<Carried<SmoothRoundRobin>>,
+    in_turn: Box<MemberBalancer<SmoothRoundRobin>>,
     bounded: Option<Bounded>,
 }
 
@@ -28,8 +28,8 @@ struct Bounded {
 impl ConsistentHash {
     pub fn new(members: &[Arc<Member>], load_bound: Option<f64>, keys: &Arc<KeysInUse>) -> Self {
         Self {
-            ring: Carried::new(members),
-            in_turn: Carried::new(members),
+            ring: MemberBalancer::new(members),
+            in_turn: MemberBalancer::new(members),
             bounded: load_bound.map(|bound| Bounded {
                 bound,
                 keys: keys.clone(),

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use super::keys_in_use::KeysInUse;
 use super::server::{Ejected, Lease, Load, Member};
 use crate::config;
-use carried::Carried;
+use carried::MemberBalancer;
 use hashing::ConsistentHash;
 use smooth::SmoothRoundRobin;
 
@@ -54,7 +54,7 @@ impl Wanted<'_> {
 
 /// One balancer over one set of members (an upstream has one for its servers, one for backups).
 pub enum Balancer {
-    RoundRobin(Box<Carried<SmoothRoundRobin>>),
+    RoundRobin(Box<MemberBalancer<SmoothRoundRobin>>),
     LeastSessions(Vec<Arc<Member>>, least::Turn),
     TwoChoices(Vec<Arc<Member>>),
     ConsistentHash(ConsistentHash),
@@ -67,7 +67,7 @@ impl Balancer {
         keys: &Arc<KeysInUse>,
     ) -> Self {
         match balance {
-            config::Balance::RoundRobin => Self::RoundRobin(Carried::new(&members)),
+            config::Balance::RoundRobin => Self::RoundRobin(MemberBalancer::new(&members)),
             config::Balance::LeastSessions => Self::LeastSessions(members, least::Turn::default()),
             config::Balance::TwoChoices => Self::TwoChoices(members),
             config::Balance::ConsistentHash { load_bound, .. } => {
@@ -86,7 +86,7 @@ impl Balancer {
     }
 }
 
-impl Carried<SmoothRoundRobin> {
+impl MemberBalancer<SmoothRoundRobin> {
     fn in_turn(&self, wanted: &Wanted<'_>) -> Option<Lease> {
         self.select(wanted, 0, |member| wanted.lease(member))
     }

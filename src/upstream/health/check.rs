@@ -26,7 +26,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use crate::config::{self, HealthCheckKind};
 use crate::observe::in_short;
 use crate::transport::Transport;
-use crate::upstream::{Shortage, Way};
+use crate::upstream::{Dialer, Shortage};
 
 const AGENT: &str = concat!("prusik/", env!("CARGO_PKG_VERSION"), " (health check)");
 
@@ -37,7 +37,7 @@ const MAX_FIELDS: usize = 256;
 #[derive(Debug)]
 pub struct Check {
     address: SocketAddr,
-    way: Way,
+    way: Dialer,
     timeout: Duration,
     kind: Kind,
 }
@@ -100,7 +100,7 @@ fn in_full(error: &hyper::Error) -> String {
 
 impl Check {
     /// Of the server at `address`.
-    pub fn new(server: SocketAddr, config: &config::HealthCheck, way: Way) -> Self {
+    pub fn new(server: SocketAddr, config: &config::HealthCheck, way: Dialer) -> Self {
         let mut address = server;
         if let Some(port) = config.port {
             address.set_port(port);

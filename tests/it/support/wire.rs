@@ -139,7 +139,7 @@ impl Wire {
         self.stream.flush().await
     }
 
-    /// Ends our direction only.
+    /// AddrPair our direction only.
     pub async fn finish(&mut self) -> io::Result<()> {
         self.stream.shutdown().await
     }

@@ -3,7 +3,7 @@
 use serde_yaml::Value;
 
 use super::elsewhere;
-use crate::config::error::{ConfigError, Place};
+use crate::config::error::{ConfigError, Position};
 use crate::config::file::cursor::owner;
 use crate::config::file::tree::{Node, Step};
 
@@ -50,7 +50,7 @@ pub fn explain(root: &Node, path: &[Step], message: &str) -> ConfigError {
     }
 }
 
-fn unknown_key(root: &Node, path: &[Step], place: Place, known: &[String]) -> ConfigError {
+fn unknown_key(root: &Node, path: &[Step], place: Position, known: &[String]) -> ConfigError {
     let Some((Step::Key(key), parent)) = path.split_last() else {
         return ConfigError::new(place, "unknown key");
     };

@@ -12,7 +12,7 @@
 //! another before all are resolved.
 
 use super::attempt;
-use crate::config::error::{ConfigError, Place};
+use crate::config::error::{ConfigError, Position};
 use crate::config::file::cursor::labelled_by;
 use crate::config::file::tree::{Content, Entry, Node};
 
@@ -21,7 +21,7 @@ const PART: usize = 64;
 
 /// One container on the way from the root to a part, without its other children.
 struct Level {
-    place: Place,
+    place: Position,
     link: Link,
     /// What errors call this container by.
     names: Vec<Entry>,
@@ -29,7 +29,7 @@ struct Level {
 
 /// How a container leads to its child.
 enum Link {
-    Key(String, Place),
+    Key(String, Position),
     Item,
 }
 

@@ -3,7 +3,7 @@
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
 
-use crate::config::error::{ConfigError, Place};
+use crate::config::error::{ConfigError, Position};
 
 /// The parser's words where a tab separates a key from its value.
 const TAB_AFTER_COLON: &str = "':' must be followed by a valid YAML whitespace";
@@ -22,13 +22,13 @@ pub fn explain(text: &str, error: &ScanError) -> ConfigError {
     }
 }
 
-/// At the tab itself: the parser names the line where the value before it begins.
-fn tab(text: &str, place: Place) -> ConfigError {
+/// Cursor the tab itself: the parser names the line where the value before it begins.
+fn tab(text: &str, place: Position) -> ConfigError {
     let lines = text.lines().enumerate().skip(place.line.saturating_sub(1));
     let indented = lines.filter_map(|(number, line)| {
         let blank = line.len() - line.trim_start_matches([' ', '\t']).len();
         let col = line[..blank].find('\t')? + 1;
-        (blank < line.len()).then_some(Place {
+        (blank < line.len()).then_some(Position {
             line: number + 1,
             col,
         })
@@ -38,7 +38,7 @@ fn tab(text: &str, place: Place) -> ConfigError {
         .hint("indent with spaces; an editor can convert them (in vim: :set expandtab | retab)")
 }
 
-fn hint(text: &str, info: &str, place: Place) -> Option<String> {
+fn hint(text: &str, info: &str, place: Position) -> Option<String> {
     let line_of = |number: usize| {
         text.lines()
             .nth(number.saturating_sub(1))
@@ -111,7 +111,7 @@ fn hint(text: &str, info: &str, place: Place) -> Option<String> {
 const NOT_CLOSED: &str = "a { or [ before it is not closed";
 
 /// Whether a bracket is open where this line begins, if none stands in quotes.
-fn is_open_before(text: &str, place: Place) -> bool {
+fn is_open_before(text: &str, place: Position) -> bool {
     let lines = text.lines().take(place.line.saturating_sub(1));
     let code = lines.map(|line| line.split(" #").next().unwrap_or_default());
     let depth: i64 = code
@@ -139,7 +139,7 @@ fn bare_ipv6(line: &str) -> Option<&str> {
     })
 }
 
-fn unknown_anchor(line: &str, place: Place) -> String {
+fn unknown_anchor(line: &str, place: Position) -> String {
     let word: String = line
         .chars()
         .skip(place.col)
@@ -204,7 +204,7 @@ fn texts(text: &str) -> Vec<(usize, usize)> {
 const BRACKETS_MAX: usize = 1000;
 
 /// Where there are too many brackets in a row.
-pub fn brackets(text: &str) -> Option<Place> {
+pub fn brackets(text: &str) -> Option<Position> {
     let mut row = 0;
     for (number, line) in text.lines().enumerate() {
         for (col, c) in line.chars().enumerate() {
@@ -214,7 +214,7 @@ pub fn brackets(text: &str) -> Option<Place> {
                 _ => row = 0,
             }
             if row > BRACKETS_MAX {
-                return Some(Place {
+                return Some(Position {
                     line: number + 1,
                     col: col + 1,
                 });
@@ -225,8 +225,8 @@ pub fn brackets(text: &str) -> Option<Place> {
 }
 
 /// Columns from 1.
-pub fn place(marker: Marker) -> Place {
-    Place {
+pub fn place(marker: Marker) -> Position {
+    Position {
         line: marker.line(),
         col: marker.col() + 1,
     }

@@ -89,16 +89,16 @@ pub struct Upstream {
     /// What becomes of the sessions of a server that fails its checks.
     #[serde(default, deserialize_with = "word")]
     #[schemars(extend("default" = "keep"))]
-    pub on_down: Option<Fate>,
+    pub on_down: Option<OnGone>,
     /// What becomes of the sessions of a server that leaves the file or the discovery.
     #[serde(default, deserialize_with = "word")]
     #[schemars(extend("default" = "close"))]
-    pub on_removed: Option<Fate>,
+    pub on_removed: Option<OnGone>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Fate {
+pub enum OnGone {
     /// They go on until they end by themselves.
     Keep,
     /// They are told to go within the drain's window.

@@ -144,12 +144,12 @@ pub struct NamedDrain {
 /// what was said of the same place before.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Census {
-    pub entries: Vec<(Place, u64)>,
+    pub entries: Vec<(CensusKey, u64)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Place {
+pub enum CensusKey {
     /// Connections on a listener of this name and address, of one client or of nobody in particular.
     Listener {
         name: String,
