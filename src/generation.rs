@@ -37,7 +37,7 @@ pub struct Generation {
     /// Of every configuration that there was.
     counts: Arc<Counts>,
     /// As `config.routes`: who counts the sessions of each.
-    gates: Vec<Arc<Limiter>>,
+    limiters: Vec<Arc<Limiter>>,
     pub labels: Labels,
     /// As `config.routes`.
     metrics: Vec<Arc<RouteMetrics>>,
@@ -154,7 +154,7 @@ impl Generation {
             .collect();
         let unrouted = before.map(|before| before.unrouted.clone());
         let routes = config.routes.iter();
-        let gates = routes.map(|route| counts.gate(&route.name)).collect();
+        let limiters = routes.map(|route| counts.limiter(&route.name)).collect();
         let index = RouteIndex::build(config.routes.iter().map(|route| &route.matcher));
         let trusted = TrustedProxies(config.trusted_proxies.clone());
         let labels = Labels {
@@ -185,7 +185,7 @@ impl Generation {
             tls_revisions,
             departures,
             counts,
-            gates,
+            limiters,
         }
     }
 
@@ -253,19 +253,19 @@ impl Generation {
     }
 
     /// Who counts the sessions of a route.
-    pub fn gate(&self, route: usize) -> &Arc<Limiter> {
-        &self.gates[route]
+    pub fn limiter(&self, route: usize) -> &Arc<Limiter> {
+        &self.limiters[route]
     }
 
     /// As `config.routes`: each one's name, and who counts its sessions.
-    pub fn gates(&self) -> impl Iterator<Item = (&str, &Arc<Limiter>)> {
+    pub fn limiters(&self) -> impl Iterator<Item = (&str, &Arc<Limiter>)> {
         let names = self.config.routes.iter().map(|route| route.name.as_str());
-        names.zip(&self.gates)
+        names.zip(&self.limiters)
     }
 
     /// Counts a session that is there already; its route may have left the file.
     pub fn adopt(&self, route: &str, client: Option<ClientKey>) -> Permit {
-        self.counts.gate(route).adopt(client)
+        self.counts.limiter(route).adopt(client)
     }
 
     /// The same on its server.

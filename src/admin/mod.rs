@@ -67,7 +67,7 @@ pub enum Command {
     Drain(ServerName, DrainOrder),
     /// The server is used again.
     Enable(ServerName),
-    /// AddrPair one session with a Close frame.
+    /// Ends one session with a Close frame.
     Close(Uuid, Option<u16>),
 }
 

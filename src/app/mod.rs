@@ -192,7 +192,7 @@ impl App {
             .map(|(listener, state)| view::Listener {
                 name: generation.listener_name(state.number).to_owned(),
                 listen: listener.socket.address().to_string(),
-                connections: state.gate.taken(),
+                connections: state.limiter.taken(),
             })
             .collect()
     }
@@ -308,7 +308,7 @@ const LAST_LINES: Duration = Duration::from_secs(3);
 fn server_conf(config: &Config) -> ServerConf {
     ServerConf {
         threads: config.server.threads,
-        // ConnectionTasks are kept by `upstream::ConnectionTasks`, not here.
+        // Connections are kept by `upstream::Pool`, not here.
         upstream_keepalive_pool_size: 1,
         // Attempts are counted by the exchange, against the upstream's own limit.
         max_retries: usize::MAX,
@@ -316,7 +316,7 @@ fn server_conf(config: &Config) -> ServerConf {
     }
 }
 
-/// AddrPair with the log.
+/// Ends with the log.
 async fn watch_log(log: Weak<AccessLog>) {
     loop {
         tokio::time::sleep(WATCH_LOG).await;

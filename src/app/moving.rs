@@ -25,10 +25,11 @@ impl App {
         Some((name, listener.socket.address().to_string()))
     }
 
-    /// The same of the listener on which this seat was taken.
-    pub fn listener_of(&self, seat: &Permit) -> Option<(String, String)> {
+    /// The same of the listener on which this permit was taken.
+    pub fn listener_of(&self, permit: &Permit) -> Option<(String, String)> {
         let mut listener_states = self.listener_states().iter();
-        let bound = listener_states.position(|state| Arc::ptr_eq(&state.gate, seat.gate()))?;
+        let bound =
+            listener_states.position(|state| Arc::ptr_eq(&state.limiter, permit.limiter()))?;
         self.listener_now(bound)
     }
 

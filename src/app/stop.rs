@@ -85,7 +85,7 @@ impl App {
             .for_each(|group| group.close_idle());
     }
 
-    /// AddrPair these sessions and every exchange; returns when no connection is left, or in a moment.
+    /// Ends these sessions and every exchange; returns when no connection is left, or in a moment.
     async fn cut(&self, must_go: impl Fn(&LiveSession) -> bool) {
         let must_go = self.sessions.select(|live| must_go(live));
         let stay = self.sessions.len().saturating_sub(must_go.len());

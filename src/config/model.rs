@@ -173,7 +173,7 @@ pub enum Balance {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamServer {
     pub address: ServerAddress,
-    /// Cursor least 1.
+    /// At least 1.
     pub weight: u32,
     /// `None`: no limit.
     pub max_sessions: Option<usize>,

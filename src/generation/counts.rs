@@ -12,15 +12,15 @@ use crate::upstream::Servers;
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     /// By route.
-    gates: Mutex<HashMap<String, Arc<Limiter>>>,
+    limiters: Mutex<HashMap<String, Arc<Limiter>>>,
     /// By upstream.
     servers: Mutex<HashMap<String, Arc<Servers>>>,
 }
 
 impl Counts {
     /// Made when there is none.
-    pub fn gate(&self, route: &str) -> Arc<Limiter> {
-        made_of(&mut self.gates.lock(), route)
+    pub fn limiter(&self, route: &str) -> Arc<Limiter> {
+        made_of(&mut self.limiters.lock(), route)
     }
 
     /// Made when there are none.
@@ -30,9 +30,9 @@ impl Counts {
 
     /// What no configuration has is forgotten when its last session is gone.
     pub fn forget_unused(&self) {
-        self.gates
+        self.limiters
             .lock()
-            .retain(|_, gate| Arc::strong_count(gate) > 1 || gate.taken() > 0);
+            .retain(|_, limiter| Arc::strong_count(limiter) > 1 || limiter.taken() > 0);
         self.servers.lock().retain(|_, servers| {
             servers.forget_unused();
             Arc::strong_count(servers) > 1 || !servers.all().is_empty()
@@ -56,14 +56,14 @@ mod tests {
     fn what_counts_is_found_again_and_forgotten_when_nothing_counts() {
         let counts = Counts::default();
         let server = ([127, 0, 0, 1], 9080).into();
-        let seat = counts.gate("chat").adopt(None);
+        let permit = counts.limiter("chat").adopt(None);
         let lease = Lease::of_session(counts.servers("chat").of(server));
-        counts.gate("idle");
+        counts.limiter("idle");
         counts.forget_unused();
-        assert_eq!(counts.gate("chat").taken(), 1);
+        assert_eq!(counts.limiter("chat").taken(), 1);
         assert_eq!(counts.servers("chat").all()[0].sessions(), 1);
-        drop((seat, lease));
+        drop((permit, lease));
         counts.forget_unused();
-        assert!(counts.gates.lock().is_empty() && counts.servers.lock().is_empty());
+        assert!(counts.limiters.lock().is_empty() && counts.servers.lock().is_empty());
     }
 }

@@ -41,7 +41,7 @@ pub struct Facts {
     /// Streams whose `:path` holds a `#`, which h2 cuts.
     pub fragments: Found,
     /// Where its streams count; `None`: nowhere.
-    pub seats: Option<Arc<SharedPermit>>,
+    pub permits: Option<Arc<SharedPermit>>,
 }
 
 #[derive(Debug)]
@@ -74,7 +74,7 @@ impl Http2Stream {
     /// `body` is how what comes on the stream follows the head.
     pub fn new(
         facts: Arc<Facts>,
-        seat: Option<StreamPermit>,
+        permit: Option<StreamPermit>,
         (receive, body): (RecvStream, Body),
         method: &Method,
         send: SendResponse<Bytes>,
@@ -88,7 +88,7 @@ impl Http2Stream {
             owed: 0,
             send: Sending::Head(send),
             reader: Reader::new(method, body == Body::Raw),
-            _seat: seat,
+            _seat: permit,
         }
     }
 

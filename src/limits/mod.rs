@@ -71,11 +71,11 @@ impl ClientKey {
     }
 }
 
-/// Where seats are taken.
+/// Where permits are taken.
 #[derive(Debug, Default)]
 pub struct Limiter {
     taken: AtomicUsize,
-    /// Of those that are taken: requests on a connection that has a seat already.
+    /// Of those that are taken: requests on a connection that has a permit already.
     shared: AtomicIsize,
     clients: Clients,
     bucket: Bucket,
@@ -88,11 +88,11 @@ impl Limiter {
         client: Option<ClientKey>,
         bounds: &Bounds,
     ) -> Result<Permit, Full> {
-        let mut seat = self.enter_unnamed(bounds.all)?;
-        seat.name(client, bounds.per_client)?;
+        let mut permit = self.enter_unnamed(bounds.all)?;
+        permit.name(client, bounds.per_client)?;
         match bounds.per_second {
             Some(rate) if !self.bucket.take(rate) => Err(Full::Rate),
-            _ => Ok(seat),
+            _ => Ok(permit),
         }
     }
 
@@ -104,7 +104,7 @@ impl Limiter {
         });
         taken.map_err(|_| Full::All)?;
         Ok(Permit {
-            gate: self.clone(),
+            limiter: self.clone(),
             client: None,
         })
     }
@@ -116,7 +116,7 @@ impl Limiter {
             self.clients.add(client, usize::MAX);
         }
         Permit {
-            gate: self.clone(),
+            limiter: self.clone(),
             client,
         }
     }
@@ -137,7 +137,7 @@ impl Limiter {
     }
 
     /// How many each client has; `None`: those of nobody in particular. They may not add up while
-    /// seats are taken and left.
+    /// permits are taken and left.
     pub fn counts(&self) -> Vec<(Option<ClientKey>, usize)> {
         let named = self.clients.counts();
         let sum: usize = named.iter().map(|(_, count)| count).sum();
@@ -155,13 +155,13 @@ impl Limiter {
 /// One that counts until it is dropped.
 #[derive(Debug)]
 pub struct Permit {
-    gate: Arc<Limiter>,
+    limiter: Arc<Limiter>,
     client: Option<ClientKey>,
 }
 
 impl Permit {
-    pub fn gate(&self) -> &Arc<Limiter> {
-        &self.gate
+    pub fn limiter(&self) -> &Arc<Limiter> {
+        &self.limiter
     }
 
     /// Whose it is; `None`: nobody's who is held to a bound.
@@ -174,7 +174,7 @@ impl Permit {
         let Some(client) = client else {
             return Ok(());
         };
-        if !self.gate.clients.add(client, most.unwrap_or(usize::MAX)) {
+        if !self.limiter.clients.add(client, most.unwrap_or(usize::MAX)) {
             return Err(Full::Client);
         }
         self.client = Some(client);
@@ -184,9 +184,9 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.gate.taken.fetch_sub(1, Relaxed);
+        self.limiter.taken.fetch_sub(1, Relaxed);
         if let Some(client) = self.client {
-            self.gate.clients.remove(client);
+            self.limiter.clients.remove(client);
         }
     }
 }
@@ -219,37 +219,37 @@ mod tests {
 
     #[test]
     fn seats_count_until_they_are_dropped_and_refusals_leave_no_trace() {
-        let gate = Arc::new(Limiter::default());
+        let limiter = Arc::new(Limiter::default());
         let bounds = bounds(3, 2);
-        let first = gate.enter(key("192.0.2.1"), &bounds).unwrap();
-        let _second = gate.enter(key("192.0.2.1"), &bounds).unwrap();
-        let third = gate.enter(key("192.0.2.1"), &bounds);
+        let first = limiter.enter(key("192.0.2.1"), &bounds).unwrap();
+        let _second = limiter.enter(key("192.0.2.1"), &bounds).unwrap();
+        let third = limiter.enter(key("192.0.2.1"), &bounds);
         assert_eq!(third.unwrap_err(), Full::Client);
-        assert_eq!(gate.taken(), 2);
-        let _other = gate.enter(key("192.0.2.2"), &bounds).unwrap();
-        let fourth = gate.enter(key("192.0.2.3"), &bounds);
+        assert_eq!(limiter.taken(), 2);
+        let _other = limiter.enter(key("192.0.2.2"), &bounds).unwrap();
+        let fourth = limiter.enter(key("192.0.2.3"), &bounds);
         assert_eq!(fourth.unwrap_err(), Full::All);
         drop(first);
-        assert!(gate.enter(key("192.0.2.1"), &bounds).is_ok());
-        assert_eq!(gate.taken(), 2);
+        assert!(limiter.enter(key("192.0.2.1"), &bounds).is_ok());
+        assert_eq!(limiter.taken(), 2);
     }
 
     #[test]
     fn one_that_was_there_before_counts_whatever_the_bounds_say() {
-        let gate = Arc::new(Limiter::default());
-        let adopted = [(); 3].map(|()| gate.adopt(key("192.0.2.1")));
-        let refused = gate.enter(key("192.0.2.1"), &bounds(9, 3));
+        let limiter = Arc::new(Limiter::default());
+        let adopted = [(); 3].map(|()| limiter.adopt(key("192.0.2.1")));
+        let refused = limiter.enter(key("192.0.2.1"), &bounds(9, 3));
         assert_eq!(refused.unwrap_err(), Full::Client);
         drop(adopted);
-        assert!(gate.enter(key("192.0.2.1"), &bounds(9, 3)).is_ok());
+        assert!(limiter.enter(key("192.0.2.1"), &bounds(9, 3)).is_ok());
     }
 
     #[test]
     fn counts_say_who_has_how_many() {
-        let gate = Arc::new(Limiter::default());
+        let limiter = Arc::new(Limiter::default());
         let (one, other) = (key("192.0.2.1"), key("192.0.2.2"));
-        let _seats = [one, one, other, None].map(|client| gate.adopt(client));
-        let mut counts = gate.counts();
+        let _seats = [one, one, other, None].map(|client| limiter.adopt(client));
+        let mut counts = limiter.counts();
         counts.sort_by_key(|(client, _)| client.map(ClientKey::to_number));
         assert_eq!(counts, [(None, 1), (one, 2), (other, 1)]);
         let number = one.unwrap().to_number();
@@ -258,21 +258,21 @@ mod tests {
 
     #[test]
     fn who_is_nobody_in_particular_is_held_to_the_bound_of_all_only() {
-        let gate = Arc::new(Limiter::default());
-        let _first = gate.enter(None, &bounds(2, 1)).unwrap();
-        let _second = gate.enter(None, &bounds(2, 1)).unwrap();
-        assert_eq!(gate.enter(None, &bounds(2, 1)).unwrap_err(), Full::All);
+        let limiter = Arc::new(Limiter::default());
+        let _first = limiter.enter(None, &bounds(2, 1)).unwrap();
+        let _second = limiter.enter(None, &bounds(2, 1)).unwrap();
+        assert_eq!(limiter.enter(None, &bounds(2, 1)).unwrap_err(), Full::All);
     }
 
     #[test]
     fn a_burst_is_as_large_as_a_second_brings() {
-        let gate = Arc::new(Limiter::default());
+        let limiter = Arc::new(Limiter::default());
         let bounds = Bounds {
             per_second: NonZeroU32::new(3),
             ..Bounds::default()
         };
         let took = (0..10)
-            .filter(|_| gate.enter(None, &bounds).is_ok())
+            .filter(|_| limiter.enter(None, &bounds).is_ok())
             .count();
         assert!((3..=4).contains(&took), "{took}");
     }

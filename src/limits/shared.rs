@@ -1,4 +1,4 @@
-//! The seats of a connection that carries several requests at a time.
+//! The permits of a connection that carries several requests at a time.
 
 use std::sync::Arc;
 
@@ -6,11 +6,11 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::{Bounds, Full, Limiter, Permit};
 
-/// It counts as many as it carries, and as one while it carries nothing: its own seat is that of
+/// It counts as many as it carries, and as one while it carries nothing: its own permit is that of
 /// the first request, and stays when the last one ends.
 #[derive(Debug)]
 pub struct SharedPermit {
-    gate: Arc<Limiter>,
+    limiter: Arc<Limiter>,
     state: Mutex<State>,
     own: Permit,
 }
@@ -27,7 +27,7 @@ impl SharedPermit {
     /// `own` is what the connection has taken by itself.
     pub fn new(own: Permit) -> Arc<Self> {
         Arc::new(Self {
-            gate: own.gate.clone(),
+            limiter: own.limiter.clone(),
             state: Mutex::default(),
             own,
         })
@@ -37,9 +37,9 @@ impl SharedPermit {
     pub fn carry(self: &Arc<Self>, bounds: &Bounds) -> Result<StreamPermit, Full> {
         let mut state = self.lock();
         if state.carried > 0 {
-            let seat = self.gate.enter(self.own.client, bounds)?;
-            self.gate.note_shared(1);
-            state.more.push(seat);
+            let permit = self.limiter.enter(self.own.client, bounds)?;
+            self.limiter.note_shared(1);
+            state.more.push(permit);
         }
         state.carried += 1;
         Ok(StreamPermit(self.clone()))
@@ -49,7 +49,7 @@ impl SharedPermit {
         let mut state = self.lock();
         state.carried -= 1;
         if state.more.pop().is_some() {
-            self.gate.note_shared(-1);
+            self.limiter.note_shared(-1);
         }
     }
 
@@ -83,11 +83,11 @@ mod tests {
 
     #[test]
     fn a_connection_counts_as_many_as_it_carries_and_as_one_at_least() {
-        let gate = Arc::new(Limiter::default());
+        let limiter = Arc::new(Limiter::default());
         let client = Some(ClientKey::of([192, 0, 2, 1].into()));
         let bounds = bounds(9, 3);
-        let shared = SharedPermit::new(gate.enter(client, &bounds).unwrap());
-        let count = || (gate.taken(), gate.connections());
+        let shared = SharedPermit::new(limiter.enter(client, &bounds).unwrap());
+        let count = || (limiter.taken(), limiter.connections());
         assert_eq!(count(), (1, 1));
         let first = shared.carry(&bounds).unwrap();
         assert_eq!(count(), (1, 1));
@@ -95,7 +95,7 @@ mod tests {
         let third = shared.carry(&bounds).unwrap();
         assert_eq!(count(), (3, 1));
         assert_eq!(shared.carry(&bounds).unwrap_err(), Full::Client);
-        assert_eq!(gate.enter(client, &bounds).unwrap_err(), Full::Client);
+        assert_eq!(limiter.enter(client, &bounds).unwrap_err(), Full::Client);
         drop(first);
         assert_eq!(count(), (2, 1));
         let fourth = shared.carry(&bounds).unwrap();
@@ -104,19 +104,19 @@ mod tests {
         assert_eq!(count(), (1, 1));
         drop(shared);
         assert_eq!(count(), (0, 0));
-        assert_eq!(gate.counts(), []);
+        assert_eq!(limiter.counts(), []);
     }
 
     #[test]
     fn requests_outlive_their_connection_and_leave_nothing() {
-        let gate = Arc::new(Limiter::default());
+        let limiter = Arc::new(Limiter::default());
         let bounds = bounds(2, 2);
-        let shared = SharedPermit::new(gate.enter(None, &bounds).unwrap());
+        let shared = SharedPermit::new(limiter.enter(None, &bounds).unwrap());
         let requests = [(); 2].map(|()| shared.carry(&bounds).unwrap());
         assert_eq!(shared.carry(&bounds).unwrap_err(), Full::All);
         drop(shared);
-        assert_eq!(gate.taken(), 2);
+        assert_eq!(limiter.taken(), 2);
         drop(requests);
-        assert_eq!((gate.taken(), gate.connections()), (0, 0));
+        assert_eq!((limiter.taken(), limiter.connections()), (0, 0));
     }
 }

@@ -33,7 +33,7 @@ impl Drop for Cutting<'_> {
 }
 
 impl Edge {
-    /// AddrPair every exchange that is still under way, with its line in the log, for as long as the
+    /// Ends every exchange that is still under way, with its line in the log, for as long as the
     /// returned value lives: the process may serve on, if the one that has replaced it dies. Sessions
     /// have their own order.
     pub fn cut(&self) -> Cutting<'_> {

@@ -50,7 +50,7 @@ pub struct Edge {
     pub(super) stopping: ShutdownWatch,
     /// As the listeners were bound.
     pub(super) listener_states: Vec<Arc<ListenerState>>,
-    /// ConnectionTasks for which there are descriptors.
+    /// Connections for which there are descriptors.
     ceiling: usize,
     /// Clients that were turned away and still read why.
     pub(super) lingering: Arc<Semaphore>,
@@ -156,8 +156,8 @@ impl Edge {
 
     /// Whether there is a descriptor for one more server, for a client that is counted already.
     pub(super) fn has_descriptors(&self) -> bool {
-        let gates = self.listener_states.iter().map(|state| &state.gate);
-        let clients = gates.map(|gate| gate.connections());
+        let limiters = self.listener_states.iter().map(|state| &state.limiter);
+        let clients = limiters.map(|limiter| limiter.connections());
         let taken = clients.sum::<usize>() + Descriptor::held();
         taken < self.ceiling.saturating_mul(2)
     }

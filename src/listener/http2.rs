@@ -88,7 +88,7 @@ impl Edge {
             abandoned: AtomicUsize::new(0),
             read_on: AtomicUsize::new(0),
             fragments: Found::default(),
-            seats: admission.seat.take().map(SharedPermit::new),
+            permits: admission.permit.take().map(SharedPermit::new),
         });
         let streams = state.limits().streams;
         let size = u32::try_from(state.limits().head.size).unwrap_or(u32::MAX / HEAD_ROOM);
@@ -199,7 +199,7 @@ impl Edge {
         self.warn_of(state, ABANDONS.reason, &line);
     }
 
-    /// AddrPair the connection, and says that it was too much.
+    /// Ends the connection, and says that it was too much.
     async fn send_away(
         &self,
         state: &ListenerState,
@@ -247,8 +247,8 @@ impl Edge {
                 return refuse(facts, (request, respond), OTHER_PROTOCOL);
             }
         };
-        let seat = match self.admit_stream(state, facts, admission) {
-            Ok(seat) => seat,
+        let permit = match self.admit_stream(state, facts, admission) {
+            Ok(permit) => permit,
             Err(rejection) => {
                 self.record(state, peer(), rejection);
                 return refuse(facts, (request, respond), rejection);
@@ -256,10 +256,10 @@ impl Edge {
         };
         let method = request.method().clone();
         let receive = (request.into_body(), body);
-        let stream = Http2Stream::new(facts.clone(), seat, receive, &method, respond);
-        // The stream has the seat.
+        let stream = Http2Stream::new(facts.clone(), permit, receive, &method, respond);
+        // The stream has the permit.
         let admission = Admission {
-            seat: None,
+            permit: None,
             proxied: admission.proxied.clone(),
             tls_revision: admission.tls_revision,
         };
@@ -286,11 +286,11 @@ impl Edge {
         if admission.tls_revision < state.tls_revision.get() {
             return Err(OUTDATED);
         }
-        let Some(seats) = &facts.seats else {
+        let Some(permits) = &facts.permits else {
             return Ok(None);
         };
-        let seat = seats.carry(&state.limits().bounds);
-        seat.map(Some).map_err(|full| match full {
+        let permit = permits.carry(&state.limits().bounds);
+        permit.map(Some).map_err(|full| match full {
             Full::Client => TOO_MANY_OF_CLIENT,
             Full::All | Full::Rate => TOO_MANY,
         })

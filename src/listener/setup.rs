@@ -80,23 +80,23 @@ impl Edge {
         if !self.has_descriptors() {
             return self.turn_away(&pending.state, socket, pending.peer(), NO_DESCRIPTORS);
         }
-        let Ok(seat) = pending.state.gate.enter_unnamed(most) else {
+        let Ok(permit) = pending.state.limiter.enter_unnamed(most) else {
             return self.turn_away(&pending.state, socket, pending.peer(), TOO_MANY);
         };
         let tls = settings.tls.as_ref();
         let (proxied, tls_revision) = (settings.proxy_protocol, settings.tls_revision);
         if tls.is_none() && proxied == AcceptProxy::Off {
-            return match self.charge_client(&pending, (seat, tls_revision), None) {
+            return match self.charge_client(&pending, (permit, tls_revision), None) {
                 Some(admission) => self.let_in(pending, socket.into(), admission),
                 None => self.turn_away(&pending.state, socket, pending.peer(), TOO_MANY_OF_CLIENT),
             };
         }
         let (edge, before_http) = (self.clone(), (proxied, tls.cloned()));
-        let seat = (seat, tls_revision);
+        let permit = (permit, tls_revision);
         let (mut stopping, last_moment) = (self.stopping.clone(), self.last_moment());
         self.connections.spawn(async move {
             tokio::select! {
-                () = edge.open(pending, socket, seat, before_http) => {}
+                () = edge.open(pending, socket, permit, before_http) => {}
                 _ = stopping.wait_for(|stops| *stops) => {}
                 () = last_moment => {}
             }
@@ -108,7 +108,7 @@ impl Edge {
         self: &Arc<Self>,
         pending: Pending,
         mut socket: Socket,
-        seat: (Permit, TlsRevision),
+        permit: (Permit, TlsRevision),
         (proxied, tls): (AcceptProxy, Option<Arc<Acceptor>>),
     ) {
         let peer = pending.peer();
@@ -123,7 +123,7 @@ impl Edge {
                 Opening::Gone => return,
             },
         };
-        let Some(admission) = self.charge_client(&pending, seat, ends) else {
+        let Some(admission) = self.charge_client(&pending, permit, ends) else {
             let peer = ends.map_or(peer, |ends| Some(ends.peer));
             return self.turn_away(&pending.state, socket, peer, TOO_MANY_OF_CLIENT);
         };
@@ -164,14 +164,14 @@ impl Edge {
     fn charge_client(
         &self,
         pending: &Pending,
-        (mut seat, tls_revision): (Permit, TlsRevision),
+        (mut permit, tls_revision): (Permit, TlsRevision),
         proxied: Option<AddrPair>,
     ) -> Option<Admission> {
         let peer = proxied.or(pending.ends).map(|ends| ends.peer);
-        let charged = pending.state.charge_client(&mut seat, peer);
+        let charged = pending.state.charge_client(&mut permit, peer);
         charged.ok()?;
         Some(Admission {
-            seat: Some(seat),
+            permit: Some(permit),
             proxied: proxied.map(Box::new),
             tls_revision,
         })

@@ -8,7 +8,7 @@ use crate::config::Listener;
 use crate::net::TCP_KEEPALIVE;
 use crate::net::{Inherited, ListenAddress, ListeningSocket, SocketOptions};
 
-/// ConnectionTasks wait in the kernel for so long as they are not accepted; so many at most.
+/// Connections wait in the kernel for so long as they are not accepted; so many at most.
 const OPTIONS: SocketOptions = SocketOptions {
     backlog: 4096,
     is_private: false,

@@ -34,7 +34,7 @@ pub struct ListenerSettings {
 pub struct ListenerState {
     /// Its number among the bound ones.
     pub number: usize,
-    pub gate: Arc<Limiter>,
+    pub limiter: Arc<Limiter>,
     settings: ArcSwap<ListenerSettings>,
     /// What clients must have shown.
     pub tls_revision: CurrentRevision,
@@ -45,7 +45,7 @@ impl ListenerState {
     pub fn new(number: usize, settings: ListenerSettings, drain_deadline: DrainDeadline) -> Self {
         Self {
             number,
-            gate: Arc::default(),
+            limiter: Arc::default(),
             tls_revision: CurrentRevision::new(settings.tls_revision),
             settings: ArcSwap::from_pointee(settings),
             drain_deadline,
@@ -68,11 +68,11 @@ impl ListenerState {
         self.tls_revision.set(revision);
     }
 
-    /// Holds the seat's client to the bound.
-    pub fn charge_client(&self, seat: &mut Permit, peer: Option<SocketAddr>) -> Result<(), Full> {
+    /// Holds the permit's client to the bound.
+    pub fn charge_client(&self, permit: &mut Permit, peer: Option<SocketAddr>) -> Result<(), Full> {
         let settings = self.settings.load();
         let most = settings.limits.bounds.per_client;
-        seat.name(client_of(peer, &settings.trusted), most)
+        permit.name(client_of(peer, &settings.trusted), most)
     }
 
     /// For a connection that another process has accepted.
@@ -80,7 +80,7 @@ impl ListenerState {
         let peer = proxied.map(|ends| ends.peer).or(peer);
         let client = client_of(peer, &self.settings.load().trusted);
         Admission {
-            seat: Some(self.gate.adopt(client)),
+            permit: Some(self.limiter.adopt(client)),
             proxied: proxied.map(Box::new),
             tls_revision: self.tls_revision.get(),
         }

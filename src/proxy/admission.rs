@@ -137,7 +137,7 @@ pub fn admit(
         return Err(Rejection::new(StatusCode::FORBIDDEN, NO_WEBSOCKETS));
     };
     origin::check_origin(&websocket.origins, headers)?;
-    exchange.place = enter(exchange, &websocket.bounds)?;
+    exchange.permit = enter(exchange, &websocket.bounds)?;
     // Pingora forwards an upgrade only when the field is exactly this.
     let upgrade = session
         .req_header_mut()
@@ -161,7 +161,7 @@ fn enter(exchange: &Exchange, bounds: &Bounds) -> Result<Option<Permit>, Rejecti
         ClientAddress::Ip(address) => Some(ClientKey::of(address)),
         ClientAddress::Unix => None,
     };
-    let entered = exchange.generation.gate(route).enter(client, bounds);
+    let entered = exchange.generation.limiter(route).enter(client, bounds);
     entered.map(Some).map_err(|full| match full {
         Full::All => Rejection::new(
             StatusCode::SERVICE_UNAVAILABLE,

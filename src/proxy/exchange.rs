@@ -65,7 +65,7 @@ pub struct Exchange {
     pub has_unwanted: bool,
     pub handshake: Option<Handshake>,
     /// The session that may come of it, counted on its route.
-    pub place: Option<Permit>,
+    pub permit: Option<Permit>,
     /// Held while it is an upgraded session.
     pub live: Option<Registered>,
     /// A handshake that came when the process was stopping already.
@@ -120,7 +120,7 @@ impl Exchange {
             interim: 0,
             has_unwanted: false,
             handshake: None,
-            place: None,
+            permit: None,
             live: None,
             is_too_late: false,
             is_cut: false,
@@ -300,7 +300,7 @@ impl Exchange {
         Some(Upgraded {
             live: self.live.take()?,
             lease: self.lease.take()?,
-            place: self.place.take(),
+            permit: self.permit.take(),
             server,
             early,
             idle: limits.idle,

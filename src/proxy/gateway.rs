@@ -247,12 +247,12 @@ impl ProxyHttp for Gateway {
         let (peer, connector) = match &exchange.handshake {
             Some(handshake) => {
                 let tunnel = exchange.generation.config.server.tunnel;
-                let way = Dialer {
+                let dialer = Dialer {
                     drain_deadline: exchange.drain_deadline(),
-                    ..group.way(client)
+                    ..group.dialer(client)
                 };
                 let stall = group.config().stall;
-                let peer = peer::for_handshake(address, (way, stall), route, handshake, tunnel);
+                let peer = peer::for_handshake(address, (dialer, stall), route, handshake, tunnel);
                 (peer, None)
             }
             None => {
@@ -409,7 +409,7 @@ impl ProxyHttp for Gateway {
             exchange.stage.answer_begun = !response.status.is_informational();
             if exchange.stage.answer_begun {
                 // No session comes of it: who asks again at once must find the place free.
-                exchange.place = None;
+                exchange.permit = None;
             }
             exchange.renew_deadline();
             // The process may have begun to stop since the request came.
@@ -535,7 +535,7 @@ impl ProxyHttp for Gateway {
             && !session.was_upgraded()
         {
             session.set_keepalive(None);
-            exchange.place = None;
+            exchange.permit = None;
             exchange.clear_deadline();
             exchange.begin_own_answer();
             if let Err(failed) = Answer::error(code, reason).send(session, exchange).await {

@@ -47,7 +47,7 @@ pub fn for_request(
 /// leave Pingora or is tapped there.
 pub fn for_handshake(
     address: SocketAddr,
-    (way, stall): (Dialer, Duration),
+    (dialer, stall): (Dialer, Duration),
     route: &Route,
     handshake: &Handshake,
     tunnel: Tunnel,
@@ -59,7 +59,7 @@ pub fn for_handshake(
         // The relay sees to keep-alive itself.
         Tunnel::Relay => Arc::new(HandshakeConnector {
             response,
-            way,
+            dialer,
             traffic,
             server_end: handshake.server_end.clone(),
         }),
@@ -76,7 +76,7 @@ pub fn for_handshake(
             };
             Arc::new(TunnelConnector {
                 limits,
-                way,
+                dialer,
                 traffic,
             })
         }

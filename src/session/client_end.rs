@@ -26,7 +26,7 @@ pub struct ClientEnd {
 #[derive(Debug, Default)]
 pub struct Admission {
     /// `None`: it is a connection of our own.
-    pub seat: Option<Permit>,
+    pub permit: Option<Permit>,
     /// The ends that a PROXY header has named. Boxed: most have none.
     pub proxied: Option<Box<AddrPair>>,
     /// What the client has shown.

@@ -53,7 +53,7 @@ impl ServerEnd {
 pub struct HandshakeConnector {
     /// For the server's whole answer.
     pub response: Duration,
-    pub way: Dialer,
+    pub dialer: Dialer,
     pub traffic: Arc<Traffic>,
     pub server_end: Arc<ServerEnd>,
 }
@@ -66,11 +66,11 @@ impl Connect for HandshakeConnector {
             return Error::e_explain(ErrorType::InternalError, "a server without an IP address");
         };
         let stream = HandshakeStream {
-            io: Some(self.way.connect(*address).await?),
+            io: Some(self.dialer.connect(*address).await?),
             phase: Phase::Fresh,
             heads: Heads::default(),
             timer: Box::pin(tokio::time::sleep(self.response)),
-            drain_deadline: self.way.drain_deadline.clone(),
+            drain_deadline: self.dialer.drain_deadline.clone(),
             traffic: self.traffic.clone(),
             server_end: self.server_end.clone(),
         };

@@ -32,7 +32,7 @@ pub struct Session {
     /// Its client's on the listener.
     pub admission: Admission,
     /// Its own on the route; `None`: that has gone.
-    pub place: Option<Permit>,
+    pub permit: Option<Permit>,
 }
 
 /// What Pingora leaves of a handshake, the client's socket apart.
@@ -40,7 +40,7 @@ pub struct Session {
 pub struct Upgraded {
     pub live: Registered,
     pub lease: Lease,
-    pub place: Option<Permit>,
+    pub permit: Option<Permit>,
     pub server: Transport,
     /// What came behind the 101.
     pub early: BytesMut,
@@ -118,7 +118,7 @@ impl Session {
         let Upgraded {
             live,
             lease,
-            place,
+            permit,
             mut server,
             early,
             idle,
@@ -154,7 +154,7 @@ impl Session {
             live,
             lease,
             admission: client.admission,
-            place,
+            permit,
         }
     }
 }

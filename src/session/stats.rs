@@ -91,7 +91,7 @@ struct Count {
 
 #[derive(Debug)]
 pub struct EndedSessions {
-    places: Mutex<HashMap<SessionLabels, Count>>,
+    counts: Mutex<HashMap<SessionLabels, Count>>,
     pub durations: Histogram,
 }
 
@@ -102,7 +102,7 @@ impl Default for EndedSessions {
             "How long sessions that have ended lasted, from the 101.",
         );
         Self {
-            places: Mutex::default(),
+            counts: Mutex::default(),
             durations: Histogram::with_opts(durations.buckets(DURATIONS.to_vec()))
                 .expect("the name is valid and the buckets ascend"),
         }
@@ -114,8 +114,8 @@ impl EndedSessions {
         let traffic = &live.traffic;
         let cause = (traffic.ended_by(), CodeLabel::of(traffic.close_code()));
         self.durations.observe(live.age().as_secs_f64());
-        let mut places = self.places.lock();
-        let count = places
+        let mut counts = self.counts.lock();
+        let count = counts
             .entry(SessionLabels::of(&live.identity))
             .or_insert_with(|| Count {
                 by_cause: HashMap::new(),
@@ -125,20 +125,20 @@ impl EndedSessions {
         count.last = Instant::now();
     }
 
-    /// Forgets places that are no longer there and had no session for a while, and shows the rest.
+    /// Forgets counts that are no longer there and had no session for a while, and shows the rest.
     pub fn for_each(
         &self,
         now: Instant,
         is_there: impl Fn(&SessionLabels) -> bool,
         mut see: impl FnMut(&SessionLabels, ClosedBy, CodeLabel, u64),
     ) {
-        let mut places = self.places.lock();
-        places.retain(|place, count| {
-            now.saturating_duration_since(count.last) < KEPT || is_there(place)
+        let mut counts = self.counts.lock();
+        counts.retain(|labels, count| {
+            now.saturating_duration_since(count.last) < KEPT || is_there(labels)
         });
-        for (place, count) in places.iter() {
+        for (labels, count) in counts.iter() {
             for (&(by, code), &count) in &count.by_cause {
-                see(place, by, code, count);
+                see(labels, by, code, count);
             }
         }
     }

@@ -53,7 +53,7 @@ const GOING_AWAY: u16 = 1001;
 #[derive(Debug)]
 pub struct TunnelConnector {
     pub limits: Limits,
-    pub way: Dialer,
+    pub dialer: Dialer,
     pub traffic: Arc<Traffic>,
 }
 
@@ -64,8 +64,8 @@ impl Connect for TunnelConnector {
         let Some(address) = address.as_inet() else {
             return Error::e_explain(ErrorType::InternalError, "a server without an IP address");
         };
-        let io = self.way.connect(*address).await?;
-        let deadline = self.way.drain_deadline.clone();
+        let io = self.dialer.connect(*address).await?;
+        let deadline = self.dialer.drain_deadline.clone();
         let tap = TunnelStream::new(io, self.limits, self.traffic.clone(), deadline);
         Ok(VirtualSocketStream::new(Box::new(tap)).into())
     }

@@ -178,7 +178,7 @@ impl Group {
             self.connections.clone(),
             Dialer {
                 drain_deadline,
-                ..self.way(client)
+                ..self.dialer(client)
             },
             self.config.keepalive,
             repeatable,
@@ -187,7 +187,7 @@ impl Group {
     }
 
     /// To any of the servers.
-    pub fn way(&self, client: Source) -> Dialer {
+    pub fn dialer(&self, client: Source) -> Dialer {
         let version = self.config.proxy_protocol;
         Dialer {
             sources: self.sources.clone(),

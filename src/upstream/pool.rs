@@ -211,7 +211,7 @@ pub enum Repeatable {
 #[derive(Debug)]
 pub struct PoolConnector {
     connections: Arc<Pool>,
-    way: Dialer,
+    dialer: Dialer,
     /// How many may be open when one is to be kept.
     bound: usize,
     repeatable: Repeatable,
@@ -226,14 +226,14 @@ impl PoolConnector {
     /// `stall`: how long the server may take nothing of what waits for it.
     pub fn new(
         connections: Arc<Pool>,
-        way: Dialer,
+        dialer: Dialer,
         bound: usize,
         repeatable: Repeatable,
         (flow, stall): (Arc<Flow>, Duration),
     ) -> Self {
         Self {
             connections,
-            way,
+            dialer,
             bound,
             repeatable,
             reused: AtomicBool::new(false),
@@ -263,8 +263,8 @@ impl Connect for PoolConnector {
         };
         let target = Target {
             address,
-            preamble: self.way.preamble,
-            tls: self.way.tls.as_deref().map(Connector::number),
+            preamble: self.dialer.preamble,
+            tls: self.dialer.tls.as_deref().map(Connector::number),
         };
         let max_idle = match self.repeatable {
             Repeatable::Yes => KEPT_IDLE,
@@ -273,11 +273,11 @@ impl Connect for PoolConnector {
         let (open, is_fresh) = match self.connections.take(target, max_idle) {
             Some(open) => (open, false),
             None => {
-                let io = match self.way.connect(address).await {
+                let io = match self.dialer.connect(address).await {
                     // The idle ones have some.
                     Err(error) if Shortage::of_connecting(&error).is_some() => {
                         self.connections.close_idle();
-                        self.way.connect(address).await?
+                        self.dialer.connect(address).await?
                     }
                     connected => connected?,
                 };
@@ -290,7 +290,7 @@ impl Connect for PoolConnector {
         let stream = PoolStream {
             outgoing,
             flow: self.flow.clone(),
-            drain_deadline: self.way.drain_deadline.clone(),
+            drain_deadline: self.dialer.drain_deadline.clone(),
             is_fresh,
             target,
             bound: self.bound,

@@ -48,7 +48,7 @@ impl Group {
         }
     }
 
-    /// AddrPair the checks and the resolution of a group that a reload has replaced: sessions that
+    /// Ends the checks and the resolution of a group that a reload has replaced: sessions that
     /// began under it may hold on to it for days.
     pub fn stop(&self) {
         self.tasks.lock().abort_all();
@@ -93,7 +93,7 @@ async fn check_members(group: Weak<Group>, config: HealthCheck) {
     let mut tasks: HashMap<SocketAddr, Checked> = HashMap::new();
     loop {
         let Some(now) = group.upgrade() else { return };
-        let (members, way) = (now.members(), now.way(Source::Own));
+        let (members, dialer) = (now.members(), now.dialer(Source::Own));
         let changed = now.members_changed.clone();
         // The group would live as long as this waits.
         drop(now);
@@ -108,7 +108,7 @@ async fn check_members(group: Weak<Group>, config: HealthCheck) {
         });
         for (address, server) in servers {
             tasks.entry(address).or_insert_with(|| {
-                let check = Check::new(address, &config, way.clone());
+                let check = Check::new(address, &config, dialer.clone());
                 let task = check_server(group.clone(), server.clone(), check, config.clone());
                 Checked {
                     era: server.era(),
@@ -150,7 +150,7 @@ async fn check_server(
 
 /// One check by itself, now.
 pub(super) async fn check_now(group: &Arc<Group>, server: &Server, config: &HealthCheck) {
-    let check = Check::new(server.address, config, group.way(Source::Own));
+    let check = Check::new(server.address, config, group.dialer(Source::Own));
     let shortage = check_once(&Arc::downgrade(group), server, &check, config).await;
     if let Some(shortage) = shortage {
         warn_of(shortage, group.name(), server);

@@ -79,7 +79,7 @@ async fn connect(address: SocketAddr) -> TcpStream {
     TcpStream::connect(address).await.expect("it listens")
 }
 
-/// AddrPair with a reset instead of an end.
+/// Ends with a reset instead of an end.
 fn reset(stream: TcpStream) {
     SockRef::from(&stream)
         .set_linger(Some(Duration::ZERO))

@@ -32,7 +32,7 @@ fn required(origin: &Origin, trusted: &str) -> Config {
     Config::to(&[origin])
         .top(format!("trusted_proxies: [{trusted}]"))
         .listener("proxy_protocol: required")
-        .route("headers: { request: { set: { X-AddrPair: \"$remote_addr:$remote_port $server_addr:$server_port\" } } }")
+        .route("headers: { request: { set: { X-Ends: \"$remote_addr:$remote_port $server_addr:$server_port\" } } }")
 }
 
 async fn ask(address: SocketAddr, header: &[u8], request: &str) -> String {

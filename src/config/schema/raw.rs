@@ -51,7 +51,7 @@ pub struct File {
     #[serde(default, deserialize_with = "word")]
     #[schemars(extend("default" = "either"))]
     pub client_address: Option<ClientField>,
-    /// Where clients connect. Cursor least one.
+    /// Where clients connect. At least one.
     #[schemars(required, length(min = 1))]
     pub listeners: Option<Vec<Section<Listener>>>,
     /// Groups of servers, by name.

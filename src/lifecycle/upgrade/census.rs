@@ -2,7 +2,7 @@
 //! could be taken up twice.
 //!
 //! The old process takes a [`Census`] again and again and says what has changed since the last; what
-//! is underway is left out, as it counts where it arrives. The new one holds a seat or lease for each
+//! is underway is left out, as it counts where it arrives. The new one holds a permit or lease for each
 //! ([`HeldCounts`]), and gives it to the session when that comes.
 
 use std::collections::HashMap;
@@ -39,7 +39,7 @@ pub enum CensusKey {
     },
 }
 
-/// So many places one message says.
+/// So many counts one message says.
 const MESSAGE_MAX: usize = 2000;
 
 /// The old process's side.
@@ -56,21 +56,21 @@ impl Census {
         underway: impl Iterator<Item = CensusKey>,
     ) -> Vec<wire::Census> {
         let mut now: HashMap<CensusKey, u64> = HashMap::new();
-        for (place, count) in places(app) {
-            *now.entry(place).or_default() += count as u64;
+        for (key, count) in counts_now(app) {
+            *now.entry(key).or_default() += count as u64;
         }
-        for place in underway {
-            if let Some(count) = now.get_mut(&place) {
+        for key in underway {
+            if let Some(count) = now.get_mut(&key) {
                 *count = count.saturating_sub(1);
             }
         }
         now.retain(|_, count| *count > 0);
-        let gone = self.said.keys().filter(|place| !now.contains_key(*place));
-        let gone = gone.map(|place| (place.clone().into(), 0));
+        let gone = self.said.keys().filter(|key| !now.contains_key(*key));
+        let gone = gone.map(|key| (key.clone().into(), 0));
         let changed = now
             .iter()
-            .filter(|(place, count)| self.said.get(*place) != Some(*count))
-            .map(|(place, count)| (place.clone().into(), *count));
+            .filter(|(key, count)| self.said.get(*key) != Some(*count))
+            .map(|(key, count)| (key.clone().into(), *count));
         let entries: Vec<(wire::CensusKey, u64)> = gone.chain(changed).collect();
         self.said = now;
         entries
@@ -83,64 +83,64 @@ impl Census {
 }
 
 /// Everything that counts in this process.
-fn places(app: &App) -> Vec<(CensusKey, usize)> {
+fn counts_now(app: &App) -> Vec<(CensusKey, usize)> {
     let generation = app.generation();
-    let mut places = Vec::new();
+    let mut counts_now = Vec::new();
     for (bound, state) in app.listener_states().iter().enumerate() {
         let Some((name, address)) = app.listener_now(bound) else {
             continue;
         };
-        for (client, count) in state.gate.counts() {
+        for (client, count) in state.limiter.counts() {
             let (name, address) = (name.clone(), address.clone());
-            let place = CensusKey::Listener {
+            let key = CensusKey::Listener {
                 name,
                 address,
                 client,
             };
-            places.push((place, count));
+            counts_now.push((key, count));
         }
     }
-    for (route, gate) in generation.gates() {
-        for (client, count) in gate.counts() {
+    for (route, limiter) in generation.limiters() {
+        for (client, count) in limiter.counts() {
             let name = route.to_owned();
-            places.push((CensusKey::Route { name, client }, count));
+            counts_now.push((CensusKey::Route { name, client }, count));
         }
     }
     for group in generation.groups() {
         for server in group.servers() {
-            let place = CensusKey::Server {
+            let key = CensusKey::Server {
                 upstream: group.name().to_owned(),
                 address: server.address,
             };
-            places.push((place, server.sessions()));
+            counts_now.push((key, server.sessions()));
         }
     }
-    places
+    counts_now
 }
 
 /// The new process's side: one is held for each that is still to come.
 #[derive(Debug, Default)]
 pub struct HeldCounts {
-    seats: HashMap<CensusKey, Vec<Permit>>,
+    permits: HashMap<CensusKey, Vec<Permit>>,
     leases: HashMap<CensusKey, Vec<Lease>>,
 }
 
 impl HeldCounts {
     pub fn set(&mut self, census: wire::Census, app: &App) {
         let generation = app.generation();
-        for (place, count) in census.entries {
+        for (key, count) in census.entries {
             let count = usize::try_from(count).unwrap_or(usize::MAX);
-            let Some(place) = CensusKey::of(place) else {
+            let Some(key) = CensusKey::of(key) else {
                 continue;
             };
-            match &place {
+            match &key {
                 CensusKey::Server { upstream, address } => {
                     let lease = || Some(generation.adopt_on(upstream, *address));
-                    hold(&mut self.leases, place.clone(), count, lease);
+                    hold(&mut self.leases, key.clone(), count, lease);
                 }
                 CensusKey::Route { name, client } => {
-                    let seat = || Some(generation.adopt(name, *client));
-                    hold(&mut self.seats, place.clone(), count, seat);
+                    let permit = || Some(generation.adopt(name, *client));
+                    hold(&mut self.permits, key.clone(), count, permit);
                 }
                 CensusKey::Listener {
                     name,
@@ -148,8 +148,8 @@ impl HeldCounts {
                     client,
                 } => {
                     let bound = app.find_listener(name, address);
-                    let seat = || Some(app.listener_states()[bound?].gate.adopt(*client));
-                    hold(&mut self.seats, place.clone(), count, seat);
+                    let permit = || Some(app.listener_states()[bound?].limiter.adopt(*client));
+                    hold(&mut self.permits, key.clone(), count, permit);
                 }
             }
         }
@@ -157,21 +157,21 @@ impl HeldCounts {
 
     /// Of a session that comes; `None`: none is held for it.
     pub fn lease(&mut self, identity: &Identity) -> Option<Lease> {
-        let place = CensusKey::Server {
+        let key = CensusKey::Server {
             upstream: identity.upstream.to_string(),
             address: identity.server,
         };
-        self.leases.get_mut(&place)?.pop()
+        self.leases.get_mut(&key)?.pop()
     }
 
     /// On its route.
-    pub fn route_seat(&mut self, identity: &Identity, generation: &Generation) -> Permit {
+    pub fn route_permit(&mut self, identity: &Identity, generation: &Generation) -> Permit {
         let client = identity.client.parse().ok().map(ClientKey::of);
-        let place = CensusKey::Route {
+        let key = CensusKey::Route {
             name: identity.route.to_string(),
             client,
         };
-        let held = self.seats.get_mut(&place).and_then(Vec::pop);
+        let held = self.permits.get_mut(&key).and_then(Vec::pop);
         held.unwrap_or_else(|| generation.adopt(&identity.route, client))
     }
 
@@ -186,13 +186,13 @@ impl HeldCounts {
         // Counted by this process's rules; the one that was held goes.
         let admission = app.adopt(bound, transport, proxied);
         if let Some((name, address)) = came_in_on {
-            let client = admission.seat.as_ref().and_then(Permit::client);
-            let place = CensusKey::Listener {
+            let client = admission.permit.as_ref().and_then(Permit::client);
+            let key = CensusKey::Listener {
                 name,
                 address,
                 client,
             };
-            if let Some(held) = self.seats.get_mut(&place) {
+            if let Some(held) = self.permits.get_mut(&key) {
                 held.pop();
             }
         }
@@ -203,15 +203,15 @@ impl HeldCounts {
 /// Makes them as many as there are to be.
 fn hold<T>(
     held: &mut HashMap<CensusKey, Vec<T>>,
-    place: CensusKey,
+    key: CensusKey,
     count: usize,
     another: impl Fn() -> Option<T>,
 ) {
     if count == 0 {
-        held.remove(&place);
+        held.remove(&key);
         return;
     }
-    let held = held.entry(place).or_default();
+    let held = held.entry(key).or_default();
     held.truncate(count);
     while held.len() < count {
         match another() {
@@ -223,12 +223,12 @@ fn hold<T>(
 }
 
 impl CensusKey {
-    fn of(place: wire::CensusKey) -> Option<Self> {
-        let key = |client: Option<u64>| match client {
+    fn of(key: wire::CensusKey) -> Option<Self> {
+        let client_key = |client: Option<u64>| match client {
             None => Some(None),
             Some(number) => ClientKey::from_number(number).map(Some),
         };
-        Some(match place {
+        Some(match key {
             wire::CensusKey::Listener {
                 name,
                 address,
@@ -236,11 +236,11 @@ impl CensusKey {
             } => Self::Listener {
                 name,
                 address,
-                client: key(client)?,
+                client: client_key(client)?,
             },
             wire::CensusKey::Route { name, client } => Self::Route {
                 name,
-                client: key(client)?,
+                client: client_key(client)?,
             },
             wire::CensusKey::Server { upstream, address } => Self::Server { upstream, address },
         })
@@ -248,8 +248,8 @@ impl CensusKey {
 }
 
 impl From<CensusKey> for wire::CensusKey {
-    fn from(place: CensusKey) -> Self {
-        match place {
+    fn from(key: CensusKey) -> Self {
+        match key {
             CensusKey::Listener {
                 name,
                 address,

@@ -90,31 +90,31 @@ impl Parcel {
                     upstream: identity.upstream.to_string(),
                     address: identity.server,
                 };
-                let route = session.place.as_ref().map(|seat| CensusKey::Route {
+                let route = session.permit.as_ref().map(|permit| CensusKey::Route {
                     name: identity.route.to_string(),
-                    client: seat.client(),
+                    client: permit.client(),
                 });
-                let listener = listener_place(session.admission.seat.as_ref(), app);
+                let listener = listener_place(session.admission.permit.as_ref(), app);
                 [Some(server), route, listener]
                     .into_iter()
                     .flatten()
                     .collect()
             }
             Self::Idle(idle) => {
-                let seat = idle.client.admission.seat.as_ref();
-                listener_place(seat, app).into_iter().collect()
+                let permit = idle.client.admission.permit.as_ref();
+                listener_place(permit, app).into_iter().collect()
             }
         }
     }
 }
 
-fn listener_place(seat: Option<&Permit>, app: &App) -> Option<CensusKey> {
-    let seat = seat?;
-    let (name, address) = app.listener_of(seat)?;
+fn listener_place(permit: Option<&Permit>, app: &App) -> Option<CensusKey> {
+    let permit = permit?;
+    let (name, address) = app.listener_of(permit)?;
     Some(CensusKey::Listener {
         name,
         address,
-        client: seat.client(),
+        client: permit.client(),
     })
 }
 
@@ -146,9 +146,9 @@ fn pack(session: &Session, app: &App) -> io::Result<wire::Session> {
         quiet,
         proxied: admission.proxied.as_deref().copied().map(Into::into),
         listener: admission
-            .seat
+            .permit
             .as_ref()
-            .and_then(|seat| app.listener_of(seat)),
+            .and_then(|permit| app.listener_of(permit)),
         unheard: Some(unheard),
         pinged,
     })
@@ -203,12 +203,12 @@ pub fn unpack(
     let admission = match bound {
         Some(bound) => held.admission(app, bound, listener, (&client.transport, proxied)),
         None => Admission {
-            seat: None,
+            permit: None,
             proxied: proxied.map(Box::new),
             ..Admission::default()
         },
     };
-    let place = Some(held.route_seat(&identity, &generation));
+    let permit = Some(held.route_permit(&identity, &generation));
     let traffic = Arc::new(Traffic::continued(state.age, state.counts.into()));
     let limits = Limits {
         idle: state.idle,
@@ -235,7 +235,7 @@ pub fn unpack(
         live,
         lease,
         admission,
-        place,
+        permit,
     })
 }
 

@@ -79,7 +79,7 @@ pub struct TakingOver {
     pub may_serve: oneshot::Receiver<Result<(), String>>,
     /// Commands that the old process was asked for.
     pub commands: UnboundedReceiver<PassedOn>,
-    /// AddrPair once nothing more comes from the old process.
+    /// Ends once nothing more comes from the old process.
     pub done: oneshot::Receiver<()>,
 }
 

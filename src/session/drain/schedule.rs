@@ -35,7 +35,7 @@ struct Drain {
 /// What is due for a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// `index`: its place in the drain.
+    /// `index`: where it stands in the drain.
     Tell {
         drain: u64,
         index: usize,
@@ -97,8 +97,8 @@ impl Schedule {
             return self.add(now, reason, plan, vec![(due, member)]);
         };
         let due = now + drain.span_for_late(now).mul_f64(rand::random());
-        let place = drain.members.partition_point(|(other, _)| *other > due);
-        drain.members.insert(place, (due, member));
+        let at = drain.members.partition_point(|(other, _)| *other > due);
+        drain.members.insert(at, (due, member));
     }
 
     fn add(

@@ -65,7 +65,7 @@ async fn tcp() -> Session<TcpStream> {
     Session::begin(side().await, side().await, Limits::default())
 }
 
-/// AddrPair with a reset.
+/// Ends with a reset.
 fn reset(stream: TcpStream) {
     stream.set_zero_linger().unwrap();
 }

@@ -37,7 +37,7 @@ const MAX_FIELDS: usize = 256;
 #[derive(Debug)]
 pub struct Check {
     address: SocketAddr,
-    way: Dialer,
+    dialer: Dialer,
     timeout: Duration,
     kind: Kind,
 }
@@ -100,7 +100,7 @@ fn in_full(error: &hyper::Error) -> String {
 
 impl Check {
     /// Of the server at `address`.
-    pub fn new(server: SocketAddr, config: &config::HealthCheck, way: Dialer) -> Self {
+    pub fn new(server: SocketAddr, config: &config::HealthCheck, dialer: Dialer) -> Self {
         let mut address = server;
         if let Some(port) = config.port {
             address.set_port(port);
@@ -124,7 +124,7 @@ impl Check {
         };
         Self {
             address,
-            way,
+            dialer,
             timeout: config.timeout,
             kind,
         }
@@ -137,7 +137,7 @@ impl Check {
     }
 
     async fn within_timeout(&self) -> Result<(), CheckError> {
-        let transport = self.way.connect(self.address).await?;
+        let transport = self.dialer.connect(self.address).await?;
         match &self.kind {
             Kind::Tcp => Ok(()),
             Kind::Http { request, expect } => ask(transport, request.clone(), expect).await,

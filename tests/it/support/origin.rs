@@ -237,7 +237,7 @@ impl Origin {
         let serving = lock(&self.serving).take();
         if let Some(serving) = serving {
             serving.abort();
-            // AddrPair with the abort, which is what is waited for.
+            // Ends with the abort, which is what is waited for.
             let _ = serving.await;
         }
         eventually("the killed origin is gone", async || self.open() == 0).await;

@@ -139,7 +139,7 @@ impl Wire {
         self.stream.flush().await
     }
 
-    /// AddrPair our direction only.
+    /// Ends our direction only.
     pub async fn finish(&mut self) -> io::Result<()> {
         self.stream.shutdown().await
     }

@@ -22,7 +22,7 @@ pub fn explain(text: &str, error: &ScanError) -> ConfigError {
     }
 }
 
-/// Cursor the tab itself: the parser names the line where the value before it begins.
+/// At the tab itself: the parser names the line where the value before it begins.
 fn tab(text: &str, place: Position) -> ConfigError {
     let lines = text.lines().enumerate().skip(place.line.saturating_sub(1));
     let indented = lines.filter_map(|(number, line)| {

@@ -37,7 +37,7 @@ pub struct Limits {
     #[schemars(extend("default" = 0))]
     pub connections_per_client: Option<usize>,
     /// Time for a whole request head, for a new connection with its TLS handshake and PROXY header:
-    /// over it 408. Cursor most 60s.
+    /// over it 408. At most 60s.
     #[schemars(extend("default" = "10s"))]
     pub header_timeout: Option<Period>,
     /// Size of a request head, 1KiB to 512KiB: over it 431.
@@ -55,7 +55,7 @@ pub struct Limits {
     #[schemars(extend("default" = "60s"))]
     pub stall: Option<Period>,
     /// Requests and sessions of one HTTP/2 connection at a time. One more is refused, and may be
-    /// asked again (REFUSED_STREAM). A reload takes in a change for new connections. Cursor most 16384.
+    /// asked again (REFUSED_STREAM). A reload takes in a change for new connections. At most 16384.
     #[schemars(extend("default" = 256, "minimum" = 1, "maximum" = 16_384))]
     pub streams: Option<u32>,
     /// Size of a request body: over it 413. 0: no limit.
