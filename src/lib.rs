@@ -1,32 +1,26 @@
 //! prusik: a reverse proxy and load balancer on Pingora whose reason to exist is the long-lived
 //! WebSocket session.
 //!
-//! # The life of a session, and the map of the modules
-//!
 //! ```text
 //!   client
-//!     │  TCP or unix socket
-//!  [listener]   accepts, wraps the connection: no byte is read too early
-//!     │  └─ [hygiene]   refuses what could be read in two ways
+//!     │  TCP or unix socket, perhaps TLS, perhaps a stream of HTTP/2
+//!  [listener]   accepts, counts, and gives Pingora no byte too early
+//!     │  └─ [http1]     refuses what could be read in two ways
 //!     │
-//!  [proxy]      Pingora's phases; validates the handshake
+//!  [proxy]      Pingora's phases; under one [generation], a configuration at work
 //!     │  ├─ [route]     host and path → route: the first match serves
-//!     │  ├─ [upstream]  route → server: balancing, health, counts, retries
+//!     │  ├─ [upstream]  route → server: balancing, health, counts, connections
 //!     │  └─ [forward]   headers: templates, client address, hop-by-hop
 //!     │
-//!  [session]    after the 101: a relay; frames counted, limits watched, Close frames put in
+//!  [session]    after the 101: a relay; [websocket] frames counted, limits watched, goodbyes said
 //!     │
 //!  [observe]    one line in the access log when it opens, one when it closes
 //!     │
 //!   server
 //! ```
 //!
-//! [tls] stands on both ends, where the file has it: between the sockets and everything else.
-//! [limits] count what clients take, before it costs anything.
-//! [config] is where it all comes from, [app] joins the parts, [lifecycle] starts, reloads, upgrades
-//! and stops them, [admin] is the operator's API, [cli] the command line, and [demo] the two-tier
-//! example in one process.
-//! `docs/life-of-a-session.md` tells the same at more length.
+//! `docs/life-of-a-session.md` tells what happens, `docs/architecture.md` which folder may import
+//! which, what is pure, and in which order to read the files.
 
 pub mod admin;
 pub mod app;

@@ -3,7 +3,7 @@
 //!
 //! `LISTEN_FDS` descriptors from 3 on are for the process `LISTEN_PID`, and `LISTEN_FDNAMES` names
 //! them. systemd starts us so, and so do we start the process that takes over. All of prusik's `unsafe`
-//! is here, but for what `pages.rs` has.
+//! is here, but for what `net/pages.rs` has.
 //!
 //! ```text
 //!   old process ── fork ── holder ── fork ── new process
