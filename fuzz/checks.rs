@@ -36,8 +36,8 @@ pub fn config(bytes: &[u8]) {
     }
 }
 
-/// A message of the hand-over, in either framing: an error, or one that comes out of its own bytes as
-/// it was, with parsers that can go on.
+/// A message of the hand-over, in either framing: an error, or one that comes out of its own bytes
+/// as it was, with parsers that can go on.
 pub fn hand_over(bytes: &[u8]) {
     for framing in [Framing::First, Framing::Second] {
         let Some((head, body)) = bytes.split_at_checked(framing.header_len()) else {

@@ -380,8 +380,8 @@ impl Generation {
         Some(DrainReason::of_server(gone, upstream, server))
     }
 
-    /// The same of a session that begins now with this group, perhaps under the configuration before:
-    /// if it must go, those beside it have been told to without it.
+    /// The same of a session that begins now with this group, perhaps under the configuration
+    /// before: if it must go, those beside it have been told to without it.
     pub fn why_gone_late(&self, session: &Identity, group: &Group) -> Option<DrainReason> {
         let why = self.why_gone(session);
         let is_kept = self.find_group(&session.upstream).is_none()

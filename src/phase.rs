@@ -30,7 +30,8 @@ pub enum Phase {
 /// How far a stop has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stopping {
-    /// Balancers in front are told; who comes all the same is served as ever (`server.drain.delay`).
+    /// Balancers in front are told; who comes all the same is served as ever
+    /// (`server.drain.delay`).
     Announced,
     /// Nothing is accepted, and sessions are told to go.
     Draining,

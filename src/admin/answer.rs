@@ -91,7 +91,8 @@ pub fn metrics(text: String) -> Answer {
     answer(StatusCode::OK, content_type, text)
 }
 
-/// The status page, which has no data of its own. Only what stands in it runs, and it calls only us.
+/// The status page, which has no data of its own. Only what stands in it runs, and it calls only
+/// us.
 pub fn page() -> Answer {
     let nonce = format!("{:032x}", rand::random::<u128>());
     let html = include_str!("page.html").replace("NONCE", &nonce);

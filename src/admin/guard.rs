@@ -1,14 +1,15 @@
 //! Who may call. The API has no users, only a place and perhaps a token; what must be kept out is
 //! the operator's own browser, driven by a page that the operator happens to look at.
 //!
-//! 1. `Host` must be an IP address or `localhost`. A name could be the attacker's own, pointed at this
-//!    address after the page was loaded (DNS rebinding), and then the browser would hold page and API
-//!    for one site. On a unix socket, too: browsers can't reach it, but what passes calls on to it may.
-//! 2. What changes something must not come from a page but our own: browsers add `Origin` to it, and
-//!    tools don't. Our own page is at the address that the call is for, and adds a field that no other
-//!    page can add without asking first.
-//! 3. With a token file, all but the page and the two probes carries the token. A file that cannot be used
-//!    shuts the API: it must not be opened by a mistake in deploying a secret.
+//! 1. `Host` must be an IP address or `localhost`. A name could be the attacker's own, pointed at
+//!    this address after the page was loaded (DNS rebinding), and then the browser would hold page
+//!    and API for one site. On a unix socket, too: browsers can't reach it, but what passes calls
+//!    on to it may.
+//! 2. What changes something must not come from a page but our own: browsers add `Origin` to it,
+//!    and tools don't. Our own page is at the address that the call is for, and adds a field that
+//!    no other page can add without asking first.
+//! 3. With a token file, all but the page and the two probes carries the token. A file that cannot
+//!    be used shuts the API: it must not be opened by a mistake in deploying a secret.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -161,8 +162,8 @@ fn check_site(call: &Parts) -> Result<(), Problem> {
     Ok(())
 }
 
-/// A page of an address or of `localhost` can only be ours; one of a name could be anybody's, also on
-/// a unix socket that somebody has put a TCP port before.
+/// A page of an address or of `localhost` can only be ours; one of a name could be anybody's, also
+/// on a unix socket that somebody has put a TCP port before.
 fn is_own_page(call: &Parts) -> bool {
     let only = |name| {
         let value = call.headers.get_all(name).iter().exactly_one().ok()?;

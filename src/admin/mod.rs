@@ -127,8 +127,8 @@ pub struct SessionFilter {
     /// A part of the path, the query included.
     pub path: Option<String>,
     pub id: Option<Uuid>,
-    /// Parts of the id, the client, the path or any of the names, with white space between them; in lower
-    /// case.
+    /// Parts of the id, the client, the path or any of the names, with white space between them; in
+    /// lower case.
     pub search: Option<String>,
     pub older_than: Option<Duration>,
     /// Only those that come after the one with this id.

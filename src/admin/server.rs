@@ -57,8 +57,8 @@ pub enum Serving {
     AddrPair,
 }
 
-/// Returns when `serving` says that it ends (or its sender is gone) and the calls in flight have been
-/// answered. `accepts_no_more` is dropped once nobody more is accepted.
+/// Returns when `serving` says that it ends (or its sender is gone) and the calls in flight have
+/// been answered. `accepts_no_more` is dropped once nobody more is accepted.
 pub async fn serve(
     acceptor: AsyncListener,
     control: Arc<dyn Control>,

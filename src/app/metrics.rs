@@ -182,8 +182,8 @@ fn place_labels<'a>(place: &'a SessionLabels, server: &'a str) -> [(&'a str, &'a
 /// So many places have a series from the start, so that the first session on one is seen to come.
 const FROM_THE_START: usize = 1000;
 
-/// Where the present configuration lets sessions be. Where it has very many routes, on those that were
-/// used: thousands may be there that nobody asks for.
+/// Where the present configuration lets sessions be. Where it has very many routes, on those that
+/// were used: thousands may be there that nobody asks for.
 fn places(generation: &Generation) -> HashSet<SessionLabels> {
     let mut places = HashSet::new();
     let routes = generation.config.routes.iter();

@@ -1,7 +1,7 @@
 //! Configuration to running services: the one file that knows all the parts.
 //!
-//! [`reload`] is how its configuration changes, [`stop`] how it ends, [`moving`] what another process
-//! asks of it.
+//! [`reload`] is how its configuration changes, [`stop`] how it ends, [`moving`] what another
+//! process asks of it.
 
 mod changes;
 mod metrics;
@@ -237,7 +237,8 @@ impl App {
         &self.drains
     }
 
-    /// Sessions that came from the processes before, and those that stayed there and were told to go.
+    /// Sessions that came from the processes before, and those that stayed there and were told to
+    /// go.
     pub fn count_moved(&self, moved: u64, told: u64) {
         for (count, more) in self.moved.iter().zip([moved, told]) {
             count.fetch_add(more, Relaxed);

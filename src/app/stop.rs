@@ -19,8 +19,9 @@ pub enum Stop {
 const FIRST_REQUESTS: Duration = Duration::from_millis(100);
 
 impl App {
-    /// Tells every session to go; returns when the last connection has ended, at the latest after the
-    /// drain's deadline. The phase is one that drains. The log is open still: close it behind this.
+    /// Tells every session to go; returns when the last connection has ended, at the latest after
+    /// the drain's deadline. The phase is one that drains. The log is open still: close it behind
+    /// this.
     pub async fn stop(&self, stop: Stop) {
         // Whoever has connected before is one of those who are waited for.
         let accepted = tokio::time::timeout(AT_ONCE, self.accepting.wait()).await;
@@ -48,8 +49,8 @@ impl App {
         self.cut(|_| true).await;
     }
 
-    /// What is left when a new process serves ends here, or when its time is up. Goes on where it was
-    /// when it is called again.
+    /// What is left when a new process serves ends here, or when its time is up. Goes on where it
+    /// was when it is called again.
     pub async fn wind_down(&self) {
         let plan = self.current.load().drain_plan();
         let before = *self.winding_down_since.lock();

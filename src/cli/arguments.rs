@@ -32,8 +32,8 @@ pub struct ChangeArgs {
 
 #[derive(Debug, Args)]
 pub struct ReloadArgs {
-    /// Where the admin API cannot be reached: check the file here, and send HUP to this process; its log says
-    /// what came of it
+    /// Where the admin API cannot be reached: check the file here, and send HUP to this process;
+    /// its log says what came of it
     #[arg(long, value_name = "PID")]
     pub or_signal: Option<NonZeroI32>,
     #[command(flatten)]

@@ -1,6 +1,6 @@
-//! Tables that fit a terminal. What does not fit in a line goes to a second one below it, column for
-//! column: addresses and ids are copied from here, and one that is broken is worth nothing. Only
-//! words are wrapped.
+//! Tables that fit a terminal. What does not fit in a line goes to a second one below it, column
+//! for column: addresses and ids are copied from here, and one that is broken is worth nothing.
+//! Only words are wrapped.
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, CellAlignment, Color, Table};

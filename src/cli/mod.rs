@@ -52,8 +52,8 @@ enum Command {
     Check(FileToCheck),
     /// Run the two-tier example on loopback, with chat servers and a page to watch it
     Demo {
-        /// The client LB's port; the server LB takes the next one, the admin APIs of server LB and client LB those 810 and
-        /// 811 above
+        /// The client LB's port; the server LB takes the next one, the admin APIs of server LB and
+        /// client LB those 810 and 811 above
         #[arg(long, default_value_t = 9090)]
         port: u16,
     },

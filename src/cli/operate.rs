@@ -43,8 +43,8 @@ pub async fn reload(args: ReloadArgs) -> Result<String, ClientError> {
     }
 }
 
-/// It cannot say what came of it, but it needs nothing of the file: an operator who has taken `admin` out
-/// of it must still be able to reload.
+/// It cannot say what came of it, but it needs nothing of the file: an operator who has taken
+/// `admin` out of it must still be able to reload.
 fn reload_by_signal(
     reach: &Reach,
     pid: NonZeroI32,

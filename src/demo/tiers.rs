@@ -42,8 +42,8 @@ pub enum DemoError {
     Signal(#[source] io::Error),
 }
 
-/// The server LB's admin API, counted from the client LB's port: 9900 beside 9090. The client LB's own
-/// is on the next.
+/// The server LB's admin API, counted from the client LB's port: 9900 beside 9090. The client LB's
+/// own is on the next.
 const ADMIN_OFFSET: u16 = 810;
 
 /// Serves until Ctrl-C. The client LB takes `port`, the server LB the next one.

@@ -3,7 +3,8 @@
 /// A name or an address, and perhaps a port (RFC 9110 section 7.2).
 ///
 /// Narrower than RFC 3986: of a registered name's `sub-delims` and escapes none is in a name that
-/// resolves, and each is read in another way by somebody (`,` as a list, `@` and `%40` as userinfo).
+/// resolves, and each is read in another way by somebody (`,` as a list, `@` and `%40` as
+/// userinfo).
 pub fn is_sound(authority: &[u8]) -> bool {
     let (host, port) = match authority {
         [b'[', rest @ ..] => {

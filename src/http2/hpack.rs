@@ -1,4 +1,5 @@
-//! Header compression (RFC 7541), as far as to tell of each request whether its `:path` holds a `#`.
+//! Header compression (RFC 7541), as far as to tell of each request whether its `:path` holds a
+//! `#`.
 //!
 //! h2 hands out a `:path` from which `http` has cut the `#` and all that stands behind it, so that
 //! nobody behind h2 can refuse it. What comes is therefore read a second time here. A field may be

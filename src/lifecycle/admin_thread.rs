@@ -1,5 +1,5 @@
-//! The operator's API on a thread and a runtime of its own: however busy the workers are with traffic,
-//! it answers at once.
+//! The operator's API on a thread and a runtime of its own: however busy the workers are with
+//! traffic, it answers at once.
 
 use std::convert::Infallible;
 use std::io;

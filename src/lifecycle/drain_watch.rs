@@ -1,5 +1,5 @@
-//! Servers that operators have taken out and that still have sessions: so that the end of a drain is
-//! told too, not only its beginning. Counts come in, ends come out.
+//! Servers that operators have taken out and that still have sessions: so that the end of a drain
+//! is told too, not only its beginning. Counts come in, ends come out.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -103,8 +103,8 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
     Ok(())
 }
 
-/// Supervises a prusik that has neither a file nor a program of its own (the demo's tiers), until the
-/// runtime ends.
+/// Supervises a prusik that has neither a file nor a program of its own (the demo's tiers), until
+/// the runtime ends.
 pub async fn supervise(process: Arc<Process>, inbox: Inbox) {
     let shell = Shell::new(process, PidFile::new(None), false);
     shell.run(inbox, (None, Vec::new()), None).await;

@@ -412,7 +412,8 @@ impl Shell {
     }
 }
 
-/// All of the file, or nothing of it. Returns what changed and what is not known yet, an item a line.
+/// All of the file, or nothing of it. Returns what changed and what is not known yet, an item a
+/// line.
 async fn reload(process: &Process) -> Result<Vec<String>, ReloadError> {
     let file = process.file.clone().ok_or(ReloadError::NoFile)?;
     let config = app::read(file).await?;

@@ -46,8 +46,8 @@ impl Started {
     }
 }
 
-/// Returns when the process before lets this one serve. Nothing may fail after this: the other one has
-/// begun to let go.
+/// Returns when the process before lets this one serve. Nothing may fail after this: the other one
+/// has begun to let go.
 pub async fn take_over(
     started: &Started,
     predecessor: Predecessor,

@@ -16,10 +16,10 @@ pub fn ready() {
     ]);
 }
 
-/// Where `PIDFile=` of the unit points: systemd reads it when the main process ends, and the process
-/// that it names, if it lives, is the main one from then on (`service_sigchld_event` in systemd's
-/// src/core/service.c). So an old process that still ends what could not move can serve again when the
-/// new one, of which systemd knows as the main one, has died.
+/// Where `PIDFile=` of the unit points: systemd reads it when the main process ends, and the
+/// process that it names, if it lives, is the main one from then on (`service_sigchld_event` in
+/// systemd's src/core/service.c). So an old process that still ends what could not move can serve
+/// again when the new one, of which systemd knows as the main one, has died.
 pub fn fallback_file() -> Option<PathBuf> {
     env::var_os("NOTIFY_SOCKET")?;
     let folders = env::var_os("RUNTIME_DIRECTORY")?;

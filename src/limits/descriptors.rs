@@ -9,8 +9,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// that are turned away.
 const RESERVED: u64 = 64;
 
-/// Those that are held, or set apart, for what is not a client's: clients are counted where they are
-/// let in.
+/// Those that are held, or set apart, for what is not a client's: clients are counted where they
+/// are let in.
 static HELD: AtomicUsize = AtomicUsize::new(0);
 
 /// One descriptor that is held, or set apart for somebody, until this is dropped: a session's

@@ -1,9 +1,9 @@
 //! How much of something may be taken at once, in all and by each client, and how fast.
 //!
-//! Pure, [`descriptors`] apart. A [`Limiter`] counts, a [`Permit`] is one that is counted: a connection
-//! on a listener, a session on a route. A connection of several requests has a [`SharedPermit`].
-//! Counts outlive reloads, what they are held against ([`Bounds`]) comes from the present
-//! configuration.
+//! Pure, [`descriptors`] apart. A [`Limiter`] counts, a [`Permit`] is one that is counted: a
+//! connection on a listener, a session on a route. A connection of several requests has a
+//! [`SharedPermit`]. Counts outlive reloads, what they are held against ([`Bounds`]) comes from the
+//! present configuration.
 
 mod bucket;
 mod clients;
@@ -125,8 +125,8 @@ impl Limiter {
         self.taken.load(Relaxed)
     }
 
-    /// As [`Limiter::taken`], but of several requests on one connection only that counts: it has the
-    /// descriptor.
+    /// As [`Limiter::taken`], but of several requests on one connection only that counts: it has
+    /// the descriptor.
     pub fn connections(&self) -> usize {
         let shared = usize::try_from(self.shared.load(Relaxed)).unwrap_or(0);
         self.taken().saturating_sub(shared)

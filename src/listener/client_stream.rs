@@ -237,8 +237,8 @@ impl Connection {
         self.serves_one
     }
 
-    /// The answer that is about to be written has an `Upgrade` field, for which its `Connection` must
-    /// have the option.
+    /// The answer that is about to be written has an `Upgrade` field, for which its `Connection`
+    /// must have the option.
     pub fn offer_upgrade(&self) {
         self.offers_upgrade.store(true, Relaxed);
     }

@@ -67,8 +67,8 @@ pub struct Edge {
 const LEAVING_MAX: usize = 64;
 
 impl Edge {
-    /// `listeners`: the bound ones, in the order in which they were bound. `ceiling`: of connections
-    /// for which there are descriptors.
+    /// `listeners`: the bound ones, in the order in which they were bound. `ceiling`: of
+    /// connections for which there are descriptors.
     pub fn new(
         listeners: impl Iterator<Item = ListenerSettings>,
         http: Arc<dyn HttpApp>,
@@ -188,9 +188,9 @@ impl Edge {
         }
     }
 
-    /// Returns when Pingora is done with the connection, or nobody waits for it any more. While there
-    /// is a way to another process, one that is idle leaves, some at a time; one that is not leaves by
-    /// itself after its request.
+    /// Returns when Pingora is done with the connection, or nobody waits for it any more. While
+    /// there is a way to another process, one that is idle leaves, some at a time; one that is not
+    /// leaves by itself after its request.
     async fn talk(
         self: &Arc<Self>,
         connection: &Connection,

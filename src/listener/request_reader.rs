@@ -371,8 +371,8 @@ impl ClientStream {
         most.is_some_and(|most| sound.framing.length() > most)
     }
 
-    /// The head stands in `ahead` and is sound, so that Pingora gets it: the rules of its route hold
-    /// for the rejection. It gets it without the body, which nobody reads.
+    /// The head stands in `ahead` and is sound, so that Pingora gets it: the rules of its route
+    /// hold for the rejection. It gets it without the body, which nobody reads.
     fn refuse_length(&mut self, sound: &ValidHead, buf: &mut ReadBuf<'_>) {
         self.connection.set_refused(RejectedRequest {
             rejection: LARGE_BODY,

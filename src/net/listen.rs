@@ -235,9 +235,9 @@ impl ListeningSocket {
         }
     }
 
-    /// Nobody new is queued from now on: who connects waits, until the socket is closed and refuses.
-    /// What waits already can still be accepted. Without effect on a socket that systemd holds,
-    /// whose queue is for the next process.
+    /// Nobody new is queued from now on: who connects waits, until the socket is closed and
+    /// refuses. What waits already can still be accepted. Without effect on a socket that systemd
+    /// holds, whose queue is for the next process.
     pub fn drain_queue(&self) {
         if self.binder == Binder::Systemd {
             return;
@@ -272,7 +272,8 @@ impl ListeningSocket {
         }
     }
 
-    /// Unless another process holds it, or an [`AsyncListener`] does, who connects is refused from now on.
+    /// Unless another process holds it, or an [`AsyncListener`] does, who connects is refused from
+    /// now on.
     pub fn close(&self) {
         *self.open.lock() = None;
     }
@@ -368,8 +369,9 @@ fn local_address(descriptor: &OwnedFd) -> io::Result<ListenAddress> {
 
 /// Where the process before still listens on an address that includes this one (`0.0.0.0:80`, and
 /// `127.0.0.1:80` now), or the other way round, the kernel lets both listen only if both say that
-/// they share the port (`SO_REUSEPORT`); it then gives connections to the more exact address. So this
-/// one is only bound here, and [listens](ListeningSocket::listen) later: until then clients are the other's.
+/// they share the port (`SO_REUSEPORT`); it then gives connections to the more exact address. So
+/// this one is only bound here, and [listens](ListeningSocket::listen) later: until then clients
+/// are the other's.
 fn bind_tcp(
     address: SocketAddr,
     options: SocketOptions,

@@ -1,8 +1,9 @@
-//! The access log: one line for each exchange and for each end of a session, written by a thread of its own.
+//! The access log: one line for each exchange and for each end of a session, written by a thread of
+//! its own.
 //!
 //! A request never waits for it: when the reader of the log is slower than the traffic and the
-//! queue is full, or the disk is, lines are dropped and counted, and the count is told on stderr and
-//! in a metric.
+//! queue is full, or the disk is, lines are dropped and counted, and the count is told on stderr
+//! and in a metric.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -170,8 +171,8 @@ impl AccessLog {
         }
     }
 
-    /// Says on stderr how many lines were lost, and why: at once, and then every minute. To be called
-    /// every second or so.
+    /// Says on stderr how many lines were lost, and why: at once, and then every minute. To be
+    /// called every second or so.
     pub fn tell_lost(&self) {
         let sink = self.sink.load();
         let mut report = self.report.lock();

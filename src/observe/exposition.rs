@@ -38,8 +38,8 @@ impl Family {
         }
     }
 
-    /// Its help and type are there also without a series: of what depends on the configuration, so that
-    /// whoever writes a query finds it.
+    /// Its help and type are there also without a series: of what depends on the configuration, so
+    /// that whoever writes a query finds it.
     pub fn kept(mut self) -> Self {
         self.is_kept = true;
         self

@@ -1,4 +1,5 @@
-//! What the kernel knows of this process, under the names that Prometheus's own clients have for it.
+//! What the kernel knows of this process, under the names that Prometheus's own clients have for
+//! it.
 
 use std::fs;
 use std::sync::OnceLock;

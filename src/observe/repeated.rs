@@ -1,9 +1,9 @@
-//! Warnings that come once for each request or connection while something is out of order, or for as
-//! long as a stranger likes: the first is said at once, those like it are counted, and the count is
-//! said every ten seconds.
+//! Warnings that come once for each request or connection while something is out of order, or for
+//! as long as a stranger likes: the first is said at once, those like it are counted, and the count
+//! is said every ten seconds.
 //!
-//! An outage would write ten thousand lines a second otherwise, which hide every other line and fill
-//! the disk. Lines are alike when they are of one kind, upstream and server.
+//! An outage would write ten thousand lines a second otherwise, which hide every other line and
+//! fill the disk. Lines are alike when they are of one kind, upstream and server.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -17,8 +17,8 @@ use super::terminal;
 /// How long lines like one that was said are counted.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// So many kinds are told apart. Kinds are bounded by the file and the discovery; this is for a file
-/// with very many servers that all fail at a time.
+/// So many kinds are told apart. Kinds are bounded by the file and the discovery; this is for a
+/// file with very many servers that all fail at a time.
 const KINDS: usize = 1000;
 
 /// What makes lines alike.

@@ -1,5 +1,5 @@
-//! Text that clients have sent, on its way to where a terminal may show it: logs, tables, JSON. What
-//! moves a cursor, sets a title or turns the direction of writing is shown, not obeyed.
+//! Text that clients have sent, on its way to where a terminal may show it: logs, tables, JSON.
+//! What moves a cursor, sets a title or turns the direction of writing is shown, not obeyed.
 
 use std::io;
 
@@ -7,8 +7,8 @@ use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::Formatter;
 
-/// Control characters, those of C1 among them (U+009B begins orders to a terminal, as ESC `[` does),
-/// and what changes lines or the direction of writing.
+/// Control characters, those of C1 among them (U+009B begins orders to a terminal, as ESC `[`
+/// does), and what changes lines or the direction of writing.
 pub fn is_unsafe(char: char) -> bool {
     let turns = matches!(
         char,

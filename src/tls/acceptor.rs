@@ -59,7 +59,8 @@ impl Acceptor {
         })
     }
 
-    /// The handshake; its time is the caller's matter. Its failures are everyday: port scanners, health checks, old clients.
+    /// The handshake; its time is the caller's matter. Its failures are everyday: port scanners,
+    /// health checks, old clients.
     pub async fn accept(&self, socket: Socket) -> io::Result<TlsStream> {
         let acceptor = TlsAcceptor::from(self.config.clone());
         let stream = acceptor.accept(socket).await?;

@@ -1,4 +1,5 @@
-//! TLS before and behind prusik: rustls on sockets of our own. Pingora and the relay see plain text.
+//! TLS before and behind prusik: rustls on sockets of our own. Pingora and the relay see plain
+//! text.
 //!
 //! ```text
 //!   files ──► Pair, Authorities      read and checked with the configuration

@@ -43,8 +43,8 @@ pub fn upgrade_of(headers: &HeaderMap) -> Upgrade {
     }
 }
 
-/// Keys that clients make by hand out of 22 characters have stray low bits in the last one. RFC 4648
-/// section 3.5 leaves it open whether they are refused; servers take them.
+/// Keys that clients make by hand out of 22 characters have stray low bits in the last one. RFC
+/// 4648 section 3.5 leaves it open whether they are refused; servers take them.
 const LENIENT: GeneralPurpose =
     GeneralPurpose::new(&STANDARD, PAD.with_decode_allow_trailing_bits(true));
 

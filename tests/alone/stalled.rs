@@ -1,5 +1,5 @@
-//! What an exchange costs that stands still: at most 96 KiB of memory, by HTTP/1.1 and by a stream of
-//! HTTP/2, in both directions, from its beginning or in the middle of a fast transfer.
+//! What an exchange costs that stands still: at most 96 KiB of memory, by HTTP/1.1 and by a stream
+//! of HTTP/2, in both directions, from its beginning or in the middle of a fast transfer.
 
 use crate::support;
 use crate::support::http2::{Http2Site, NAME, PREFACE, SETTINGS, raw_frame, request_fields};

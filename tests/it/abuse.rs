@@ -18,13 +18,13 @@ use tokio::task::JoinSet;
 /// What memory may differ by: buffers that each thread keeps, pages that the allocator does.
 const SLACK_KIB: u64 = 6 * 1024;
 
-/// The same in the middle of a flood: for buffers of 64 KiB the allocator has a page of 4 MiB for each
-/// thread and goes through all of it, and there are two threads. What floods is 64 MiB.
+/// The same in the middle of a flood: for buffers of 64 KiB the allocator has a page of 4 MiB for
+/// each thread and goes through all of it, and there are two threads. What floods is 64 MiB.
 const FLOODED_KIB: u64 = 16 * 1024;
 
-/// And after the first of several rounds: what the allocator keeps of so many at once is more on a busy
-/// machine, where more of them overlap: 12 MiB were seen after a first flood, 13 after a dozen. What
-/// further rounds add is held to [`SLACK_KIB`].
+/// And after the first of several rounds: what the allocator keeps of so many at once is more on a
+/// busy machine, where more of them overlap: 12 MiB were seen after a first flood, 13 after a
+/// dozen. What further rounds add is held to [`SLACK_KIB`].
 const FIRST_ROUND_KIB: u64 = 16 * 1024;
 
 /// Memory and descriptors at one moment.
@@ -206,8 +206,8 @@ async fn clients_that_stop_within_a_head_hold_nobody_up_and_leave_nothing() {
     }
 }
 
-/// 300 clients that stop in the middle of their bodies: half of them go by themselves, and half are too
-/// slow for the file. These have not closed their ends.
+/// 300 clients that stop in the middle of their bodies: half of them go by themselves, and half are
+/// too slow for the file. These have not closed their ends.
 async fn stall(prusik: &Prusik, head: &str, whole: &str) -> Vec<TcpStream> {
     let public = prusik.public();
     let too_slow = || {
@@ -240,7 +240,8 @@ async fn stall(prusik: &Prusik, head: &str, whole: &str) -> Vec<TcpStream> {
     stay
 }
 
-/// Once to see what the allocator keeps of so many, then again: what stays behind each time would add up.
+/// Once to see what the allocator keeps of so many, then again: what stays behind each time would
+/// add up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_that_stall_hold_nobody_up_and_leave_nothing() {
     let origin = Origin::chat().await;

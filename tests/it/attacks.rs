@@ -1,9 +1,9 @@
 //! Every known attack of `tests/attacks/` against the real binary: what reached the server, and
 //! what the client got, to the byte.
 //!
-//! Behind each attack stands a canary, a request like any other. Who disagrees with the server about
-//! where the attack ends shows it there: the canary is missing, doubled, or has something of the
-//! attack in it. How a case is written is told in `tests/attacks/README.md`.
+//! Behind each attack stands a canary, a request like any other. Who disagrees with the server
+//! about where the attack ends shows it there: the canary is missing, doubled, or has something of
+//! the attack in it. How a case is written is told in `tests/attacks/README.md`.
 
 #[path = "../attacks/case.rs"]
 mod case;

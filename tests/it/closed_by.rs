@@ -60,8 +60,8 @@ impl Talk {
         close
     }
 
-    /// `goodbye`: the bytes of what the two said of it, to the server and to the client. What prusik
-    /// says is not theirs.
+    /// `goodbye`: the bytes of what the two said of it, to the server and to the client. What
+    /// prusik says is not theirs.
     async fn expect(&self, closed_by: &str, close_code: Option<u16>, goodbye: (u64, u64)) {
         let close = self.close().await;
         // A word in a frame with a header of 2 bytes, and a mask of 4 from the client.

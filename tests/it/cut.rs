@@ -364,8 +364,8 @@ async fn sessions_that_are_stuck_at_the_deadline_are_cut_and_logged() {
     }
 }
 
-/// The new process of an upgrade dies in that moment, which is short: where it was over before, there was
-/// nothing to come back to, and it is tried again.
+/// The new process of an upgrade dies in that moment, which is short: where it was over before,
+/// there was nothing to come back to, and it is tried again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_serves_again_after_it_has_cut_serves_as_before() {
     let origin = Origin::start(|request| match request.target() {

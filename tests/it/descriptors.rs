@@ -81,8 +81,8 @@ async fn without_descriptors_for_more_those_who_are_there_are_served_and_it_reco
     session.ended().await;
 }
 
-/// Streams that are answered by prusik itself have no server: they take nobody's descriptor, however
-/// long they stand.
+/// Streams that are answered by prusik itself have no server: they take nobody's descriptor,
+/// however long they stand.
 #[tokio::test]
 async fn streams_without_a_server_take_no_descriptors() {
     let origin = Origin::start(|_| Answer::text("hello")).await;

@@ -1,5 +1,5 @@
-//! Drains that are overtaken by events: whoever may stay by its moment stays, and whoever comes late is
-//! told like the others.
+//! Drains that are overtaken by events: whoever may stay by its moment stays, and whoever comes
+//! late is told like the others.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};

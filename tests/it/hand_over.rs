@@ -285,7 +285,8 @@ async fn a_reload_that_the_new_process_dies_of_is_done_by_the_old_one() {
     );
 }
 
-/// It stands still for longer than the drain's deadline, with more sessions than are on their way at a time.
+/// It stands still for longer than the drain's deadline, with more sessions than are on their way
+/// at a time.
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_that_can_move_are_not_cut_because_the_new_process_is_slow() {
     let origin = Origin::chat().await;

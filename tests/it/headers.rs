@@ -224,7 +224,8 @@ async fn a_trusted_proxys_word_is_carried_on() {
             "X-Forwarded-Proto: https",
             "X-Forwarded-Host: public.test",
             "X-Forwarded-Port: 443",
-            // The rightmost that is no proxy of ours: what stands left of it anybody may have written.
+            // The rightmost that is no proxy of ours: what stands left of it anybody may have
+            // written.
             "X-Real-IP: 203.0.113.9",
         ],
     );

@@ -276,8 +276,8 @@ async fn one_connection_cannot_use_up_the_descriptors() {
     assert_eq!(site.client().await.get("/").await.0.status(), 200);
 }
 
-/// More than the 256 that it is told (RFC 9113 section 5.1.2): those that are too many are refused, so
-/// that they may be repeated (section 8.7), and no server hears of them.
+/// More than the 256 that it is told (RFC 9113 section 5.1.2): those that are too many are refused,
+/// so that they may be repeated (section 8.7), and no server hears of them.
 #[tokio::test]
 async fn streams_beyond_what_is_allowed_at_once_are_refused_one_by_one() {
     beyond_what_is_allowed(256, |config| config).await;

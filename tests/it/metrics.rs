@@ -383,7 +383,8 @@ fn the_dashboard_is_json_and_promtool_accepts_the_alerts() {
     }
 }
 
-/// A few thousand here; `tests/long/scrape.py` has as many as there are descriptors for, and a limit in milliseconds.
+/// A few thousand here; `tests/long/scrape.py` has as many as there are descriptors for, and a
+/// limit in milliseconds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_keep_passing_while_many_sessions_are_gathered() {
     let origin = Origin::chat().await;

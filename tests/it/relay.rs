@@ -269,8 +269,8 @@ async fn a_101_behind_an_interim_response_and_before_frames_in_one_packet() {
     }
 }
 
-/// A short form of a GiB: what is not taken waits at the server, not here. Several at once, for the allocator
-/// may go through a page of 4 MiB for the first of them, and that is all that it takes.
+/// A short form of a GiB: what is not taken waits at the server, not here. Several at once, for the
+/// allocator may go through a page of 4 MiB for the first of them, and that is all that it takes.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_read_nothing_cost_a_bounded_buffer_each_and_can_still_talk() {
     const ALL: u64 = 64 << 20;

@@ -1,5 +1,5 @@
-//! Stops, and listeners that go: nobody who has connected is left without an answer, and nobody is kept
-//! waiting for an accept that never comes.
+//! Stops, and listeners that go: nobody who has connected is left without an answer, and nobody is
+//! kept waiting for an accept that never comes.
 
 use std::fs;
 use std::io::ErrorKind;

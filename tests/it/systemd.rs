@@ -134,8 +134,8 @@ async fn under_a_socket_of_systemds_nobody_is_refused_whatever_happens() {
     drop(last);
 }
 
-/// Both processes live: the new one is the main one, and `PIDFile=` names the old one, for the case that
-/// the new one dies.
+/// Both processes live: the new one is the main one, and `PIDFile=` names the old one, for the case
+/// that the new one dies.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_old_process_ends_it_can_be_the_main_one_again() {
     let slowly = |_: &_| Answer::text("slow").after(Duration::from_secs(3));

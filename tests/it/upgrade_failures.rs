@@ -159,8 +159,8 @@ async fn a_new_process_that_dies_while_the_old_one_ends_is_replaced_by_the_old_o
     assert!(session.is_alive().await);
 }
 
-/// Its file lacks a listener: nobody waits there for an accept that never comes, while the old process
-/// still ends what could not move.
+/// Its file lacks a listener: nobody waits there for an accept that never comes, while the old
+/// process still ends what could not move.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_connects_to_a_listener_that_is_gone_is_refused_until_the_old_process_serves_again() {
     let origin = Origin::chat().await;

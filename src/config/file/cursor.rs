@@ -39,8 +39,8 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// As [`Cursor::key`], for the entry that stands at this position of the mapping: there is nothing
-    /// to be searched for.
+    /// As [`Cursor::key`], for the entry that stands at this position of the mapping: there is
+    /// nothing to be searched for.
     pub fn entry(self, position: usize, key: &str) -> Cursor<'a> {
         match self.node.map(|node| &node.content) {
             Some(Content::Mapping(entries)) => match entries.get(position) {

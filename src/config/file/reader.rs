@@ -17,7 +17,8 @@ use syntax::place;
 /// gigabytes.
 const ALIASED_NODES_MAX: usize = 100_000;
 
-/// Levels of nesting; the deepest value of a valid file is at seven. The tree is walked recursively.
+/// Levels of nesting; the deepest value of a valid file is at seven. The tree is walked
+/// recursively.
 const DEPTH_MAX: usize = 32;
 
 /// Reads the one document of `text`. Without a tree there is at least one error; with one there

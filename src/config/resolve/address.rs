@@ -56,8 +56,8 @@ pub fn listen(text: &str) -> Result<ListenAddress, Wrong> {
     ))
 }
 
-/// `80 default_server`, `443 ssl http2`, `[::]:443 ssl`: an address or a port, and words of which each
-/// is a key of its own here.
+/// `80 default_server`, `443 ssl http2`, `[::]:443 ssl`: an address or a port, and words of which
+/// each is a key of its own here.
 fn nginx_listen(text: &str) -> Option<String> {
     let mut words = text.trim_end_matches(';').split_whitespace();
     let first = words.next()?;

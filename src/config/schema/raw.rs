@@ -38,8 +38,8 @@ pub struct File {
     pub admin: Option<OffOr<Admin>>,
     /// A line for each request and session, or `off`. Default: JSON, on stdout.
     pub access_log: Option<OffOr<AccessLog>>,
-    /// Spans of requests, handshakes and sessions for a collector of OpenTelemetry. Needs a binary that
-    /// was built with `--features otlp`. Default: none; a `traceparent` passes unchanged.
+    /// Spans of requests, handshakes and sessions for a collector of OpenTelemetry. Needs a binary
+    /// that was built with `--features otlp`. Default: none; a `traceparent` passes unchanged.
     pub tracing: Option<OffOr<Tracing>>,
     /// Networks (`10.0.0.0/8`) or addresses whose forwarding headers, and PROXY headers, are
     /// believed. Default: none.

@@ -6,7 +6,8 @@ use serde_json::{Map, Value};
 
 use crate::config::schema::roff::{Roff, escaped};
 
-/// Keys that stand in the file only in words: one of two may be given, or it is not for every binary.
+/// Keys that stand in the file only in words: one of two may be given, or it is not for every
+/// binary.
 const ALTERNATIVES: [&str; 5] = [
     "tracing",
     "routes[].match.path",

@@ -267,8 +267,8 @@ impl World {
 }
 
 proptest! {
-    /// Whatever comes in whatever order: one change at a time, everybody who asks is answered, and a
-    /// process that stops does nothing else.
+    /// Whatever comes in whatever order: one change at a time, everybody who asks is answered, and
+    /// a process that stops does nothing else.
     #[test]
     fn everybody_is_answered_and_one_change_is_made_at_a_time(
         events in prop::collection::vec(event(), 1..60),

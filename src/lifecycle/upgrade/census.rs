@@ -1,9 +1,9 @@
 //! What still counts in the old process while its sessions move, told to the new one: or each limit
 //! could be taken up twice.
 //!
-//! The old process takes a [`Census`] again and again and says what has changed since the last; what
-//! is underway is left out, as it counts where it arrives. The new one holds a permit or lease for each
-//! ([`HeldCounts`]), and gives it to the session when that comes.
+//! The old process takes a [`Census`] again and again and says what has changed since the last;
+//! what is underway is left out, as it counts where it arrives. The new one holds a permit or lease
+//! for each ([`HeldCounts`]), and gives it to the session when that comes.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

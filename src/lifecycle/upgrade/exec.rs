@@ -1,20 +1,20 @@
-//! Starts the process that takes over, with descriptors by the protocol of sd_listen_fds(3), and finds
-//! those that this process was started with.
+//! Starts the process that takes over, with descriptors by the protocol of sd_listen_fds(3), and
+//! finds those that this process was started with.
 //!
 //! `LISTEN_FDS` descriptors from 3 on are for the process `LISTEN_PID`, and `LISTEN_FDNAMES` names
-//! them. systemd starts us so, and so do we start the process that takes over. All of prusik's `unsafe`
-//! is here, but for what `net/pages.rs` has.
+//! them. systemd starts us so, and so do we start the process that takes over. All of prusik's
+//! `unsafe` is here, but for what `net/pages.rs` has.
 //!
 //! ```text
 //!   old process ── fork ── holder ── fork ── new process
 //! ```
 //!
-//! The new process must not be the old one's child when systemd is told that it is the main process:
-//! systemd would wait for neither, and a stop would kill it at once. So a holder stands between them. It
-//! tells how the new process ended, should it end early, and ends itself when it is let go or the old
-//! process dies: then the new process is the child of whoever adopts orphans, under systemd systemd
-//! itself. It waits for the end of its child only when the old process has a pidfd of that: until then
-//! the child's number must not be given to another.
+//! The new process must not be the old one's child when systemd is told that it is the main
+//! process: systemd would wait for neither, and a stop would kill it at once. So a holder stands
+//! between them. It tells how the new process ended, should it end early, and ends itself when it
+//! is let go or the old process dies: then the new process is the child of whoever adopts orphans,
+//! under systemd systemd itself. It waits for the end of its child only when the old process has a
+//! pidfd of that: until then the child's number must not be given to another.
 
 #![allow(
     unsafe_code,
@@ -93,7 +93,8 @@ pub struct Pidfd(AsyncFd<OwnedFd>);
 impl Pidfd {
     /// Must run inside the runtime.
     pub fn watch(pidfd: OwnedFd) -> io::Result<Self> {
-        // SAFETY: the descriptor is owned, and stays open and the same for as long as it is registered.
+        // SAFETY: the descriptor is owned, and stays open and the same for as long as it is
+        // registered.
         let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE)? };
         Ok(Self(pidfd))
     }
@@ -192,8 +193,8 @@ impl Drop for Holder {
 
 const LET_GO_WITHIN: Duration = Duration::from_millis(500);
 
-/// The holder's whole life: until the process that started it lets go, or its child ends, as which it
-/// then ends itself.
+/// The holder's whole life: until the process that started it lets go, or its child ends, as which
+/// it then ends itself.
 pub fn hold() -> ExitCode {
     // What tells all of a unit, or of a terminal, to stop is not for us.
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
@@ -265,8 +266,8 @@ pub fn spawn(
     // What Command opens to hear of a failed exec must not be at one of the numbers either.
     let _occupied = occupy(last)?;
     let mut command = Command::new(program);
-    // SAFETY: the closure runs between fork and exec. It calls dup2, fork, chdir, write, close, getpid
-    // and execve, all of them async-signal-safe, and neither allocates nor takes a lock.
+    // SAFETY: the closure runs between fork and exec. It calls dup2, fork, chdir, write, close,
+    // getpid and execve, all of them async-signal-safe, and neither allocates nor takes a lock.
     unsafe {
         command.pre_exec(move || {
             for (number, source) in (FIRST..).zip(&sources) {
@@ -278,7 +279,8 @@ pub fn spawn(
                 told_as(Told::Failed, error.raw_os_error().unwrap_or(0), &tell_aside);
                 libc::_exit(127);
             }
-            // The holder has nothing of ours but the one pipe that it waits at, and keeps no folder busy.
+            // The holder has nothing of ours but the one pipe that it waits at, and keeps no folder
+            // busy.
             libc::chdir(c"/".as_ptr());
             told_as(Told::Pid, child, &tell_aside);
             libc::dup2(held_aside.as_raw_fd(), 0);
@@ -295,7 +297,8 @@ pub fn spawn(
         process: Some(process),
         hold: Some(hold),
     };
-    // With a writing end of our own we would wait for ever if the holder were killed before it writes.
+    // With a writing end of our own we would wait for ever if the holder were killed before it
+    // writes.
     drop((command, tell, held));
     let mut said = Vec::new();
     // Both have closed it when both are what they are to be.

@@ -1,7 +1,7 @@
 //! The old process's side of an upgrade, with its sockets and clocks: the shell around [`Old`].
 //!
-//! One task drives it all: the link, the new process's life, the sessions that come to rest, and what
-//! the supervisor orders.
+//! One task drives it all: the link, the new process's life, the sessions that come to rest, and
+//! what the supervisor orders.
 
 mod commands;
 mod parcels;
@@ -67,8 +67,8 @@ const COMMANDS_WITHIN: Duration = Duration::from_secs(30);
 /// After a session was refused, it is sent once more.
 const TRIES_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
-/// How often the new process is told what still counts here: while sessions move, and later, when they
-/// only end.
+/// How often the new process is told what still counts here: while sessions move, and later, when
+/// they only end.
 const CENSUS_EVERY: Duration = Duration::from_millis(50);
 const LATE_CENSUS_EVERY: Duration = Duration::from_secs(1);
 
@@ -265,7 +265,8 @@ impl HandOver {
         }
     }
 
-    /// No connection is left, but those that have come to rest a moment ago and are not in hand yet.
+    /// No connection is left, but those that have come to rest a moment ago and are not in hand
+    /// yet.
     fn wound_down(&mut self, leaving: &mut UnboundedReceiver<Leaving>) {
         while let Ok(one) = leaving.try_recv() {
             self.leaving(one);

@@ -1,5 +1,5 @@
-//! A socket between two processes, as messages with their descriptors. One task owns it; nothing here
-//! ever blocks a thread.
+//! A socket between two processes, as messages with their descriptors. One task owns it; nothing
+//! here ever blocks a thread.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -89,7 +89,8 @@ impl Link {
         self.say_with(message, [&[], &[]], None, 0)
     }
 
-    /// `waiting`: what is to go to the client and to the server. `count`: of the parcel's descriptors.
+    /// `waiting`: what is to go to the client and to the server. `count`: of the parcel's
+    /// descriptors.
     pub fn say_with(
         &mut self,
         message: &Message,

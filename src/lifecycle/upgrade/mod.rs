@@ -8,8 +8,8 @@
 //!     knowledge: of servers and drains · census: what counts where · snapshot: sessions at rest
 //! ```
 //!
-//! [`old`] and [`new`] are values without sockets, and [`model`] looks at every order in which things
-//! can happen to both. [`exec`] starts the new process.
+//! [`old`] and [`new`] are values without sockets, and [`model`] looks at every order in which
+//! things can happen to both. [`exec`] starts the new process.
 
 mod census;
 mod convert;

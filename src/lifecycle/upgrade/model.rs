@@ -2,12 +2,12 @@
 //! things can happen: messages under way, either side killed, hanging, out of descriptors, told to
 //! stop, sessions that end or do not come.
 //!
-//! What must hold in every state: no session is read from by both processes, and none that was taken
-//! over is ever taken back. And where nothing more can happen: each session that has not ended is
-//! carried by a process that lives, unless it died with the process that carried it.
+//! What must hold in every state: no session is read from by both processes, and none that was
+//! taken over is ever taken back. And where nothing more can happen: each session that has not
+//! ended is carried by a process that lives, unless it died with the process that carried it.
 //!
-//! The link is as Linux has it (unix(7)): what was sent before a `shutdown` can still be read, what is
-//! sent after it fails at the sender; a process that dies has closed its end.
+//! The link is as Linux has it (unix(7)): what was sent before a `shutdown` can still be read, what
+//! is sent after it fails at the sender; a process that dies has closed its end.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 

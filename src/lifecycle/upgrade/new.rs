@@ -11,9 +11,9 @@
 //!                              └─────────────── no: give up
 //! ```
 //!
-//! A session is held, at rest, until the word "adopted" is with the kernel; only then it is read from.
-//! When the word cannot be said any more, the old process has either died, and the session is carried
-//! here, or it has shut the link and takes the session back, and it is dropped here.
+//! A session is held, at rest, until the word "adopted" is with the kernel; only then it is read
+//! from. When the word cannot be said any more, the old process has either died, and the session is
+//! carried here, or it has shut the link and takes the session back, and it is dropped here.
 
 use std::collections::BTreeSet;
 

@@ -102,8 +102,8 @@ impl Predecessor {
         shut(&self.stream);
     }
 
-    /// Asks to serve, and takes over what the old process has. `unused`: inherited addresses that the
-    /// file no longer has. Must run inside the runtime.
+    /// Asks to serve, and takes over what the old process has. `unused`: inherited addresses that
+    /// the file no longer has. Must run inside the runtime.
     pub fn take_over(self, app: Arc<App>, unused: &[ListenAddress]) -> io::Result<TakingOver> {
         let (tell, may_serve) = oneshot::channel();
         let (pass_on, commands) = unbounded_channel();
@@ -161,8 +161,8 @@ struct TakeOver {
     unused: Vec<String>,
     may_serve: Option<oneshot::Sender<Result<(), String>>>,
     pass_on: UnboundedSender<PassedOn>,
-    /// Sessions that have come and must go, while the first protocol may still say that they are in a
-    /// drain that goes on. `None`: each is told when it comes.
+    /// Sessions that have come and must go, while the first protocol may still say that they are in
+    /// a drain that goes on. `None`: each is told when it comes.
     homeless: Option<Vec<Arc<LiveSession>>>,
     has_closed: bool,
     is_over: bool,
@@ -251,8 +251,8 @@ impl TakeOver {
                 });
             }
             Action::Finish => {
-                // A link that is closed without a word is that of a process that has died. The first
-                // protocol knows none, and listens no more.
+                // A link that is closed without a word is that of a process that has died. The
+                // first protocol knows none, and listens no more.
                 if !self.has_closed {
                     self.say(&Message::End).await;
                 }

@@ -1,5 +1,5 @@
-//! What the old process knows and the new one goes on with: what operators have done, what was found
-//! out of servers, which drains go on.
+//! What the old process knows and the new one goes on with: what operators have done, what was
+//! found out of servers, which drains go on.
 
 use std::net::SocketAddr;
 

@@ -1,5 +1,5 @@
-//! Spans to a collector, by OTLP over HTTP. They wait in a queue that a thread of the SDK empties; what has no
-//! room there is dropped, and no request waits.
+//! Spans to a collector, by OTLP over HTTP. They wait in a queue that a thread of the SDK empties;
+//! what has no room there is dropped, and no request waits.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
@@ -82,8 +82,8 @@ impl Tracer {
         })
     }
 
-    /// The place of a request that has just come. Anybody may say to which trace it belongs; that it is to be
-    /// exported, only a trusted proxy.
+    /// The place of a request that has just come. Anybody may say to which trace it belongs; that
+    /// it is to be exported, only a trusted proxy.
     pub fn begin(&self, headers: &HeaderMap, trust: Trust) -> TraceContext {
         let arrived = TraceContextPropagator::new()
             .extract_with_context(&Context::new(), &HeaderExtractor(headers));
@@ -215,8 +215,8 @@ fn attributes(entry: &Entry<'_>) -> Vec<KeyValue> {
     attributes
 }
 
-/// The SDK's thread has no runtime: the exports run on ours. Says when they begin to fail, and when they are
-/// through again.
+/// The SDK's thread has no runtime: the exports run on ours. Says when they begin to fail, and when
+/// they are through again.
 #[derive(Debug)]
 struct Client {
     client: HyperClient,

@@ -32,7 +32,8 @@ pub struct Dns {
 }
 
 impl Dns {
-    /// `None` without the right to listen on port 53, or to give a process a resolv.conf of its own.
+    /// `None` without the right to listen on port 53, or to give a process a resolv.conf of its
+    /// own.
     pub async fn listen() -> Option<Self> {
         let allowed = Command::new("unshare").args(["--mount", "true"]).output();
         if !allowed.is_ok_and(|output| output.status.success()) {

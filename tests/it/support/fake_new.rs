@@ -1,7 +1,7 @@
 //! A new process of an upgrade that does what a test wants, by the protocol of the link.
 //!
-//! The test's own executable plays it: prusik starts a script, which starts that with the link as its
-//! standard input and the name of a role.
+//! The test's own executable plays it: prusik starts a script, which starts that with the link as
+//! its standard input and the name of a role.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};

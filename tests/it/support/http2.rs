@@ -225,7 +225,8 @@ pub fn raw_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A field that is not to be remembered, no part of it longer than 126 bytes (RFC 7541 section 6.2.2).
+/// A field that is not to be remembered, no part of it longer than 126 bytes (RFC 7541 section
+/// 6.2.2).
 pub fn literal(name: &str, value: &str) -> Vec<u8> {
     let mut field = vec![0];
     for part in [name, value] {

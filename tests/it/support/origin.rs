@@ -295,8 +295,8 @@ pub fn free_port_on(address: Ipv4Addr) -> SocketAddr {
     }
 }
 
-/// Whether nobody listens there. Found without listening: a program that another test starts at this
-/// moment holds our sockets too until its exec, and would go on listening.
+/// Whether nobody listens there. Found without listening: a program that another test starts at
+/// this moment holds our sockets too until its exec, and would go on listening.
 pub fn is_free(address: SocketAddr) -> bool {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None);
     let socket = socket.expect("a descriptor");

@@ -30,10 +30,11 @@ pub enum Tunnel {
     /// prusik's own relay: cheap, and sessions survive upgrades.
     Relay,
     /// Pingora's pass-through: frames are read for counts, Close frames and the end of a session,
-    /// and what is no sound frame passes as it came, in both directions (`relay` ends such a session
-    /// with 1002). Behind it no message is counted in that direction, no close code is seen, and no
-    /// Close frame of prusik's own is put in: then the session just ends. `max_message` and `ping`
-    /// are errors with it; no half-close, and sessions do not move in an upgrade.
+    /// and what is no sound frame passes as it came, in both directions (`relay` ends such a
+    /// session with 1002). Behind it no message is counted in that direction, no close code is
+    /// seen, and no Close frame of prusik's own is put in: then the session just ends.
+    /// `max_message` and `ping` are errors with it; no half-close, and sessions do not move in an
+    /// upgrade.
     Pingora,
 }
 
@@ -49,8 +50,8 @@ pub struct Drain {
     /// What is left after it is cut. Not shorter than the window.
     #[schemars(extend("default" = "60s"))]
     pub deadline: Option<Period>,
-    /// For balancers in front that need the time: from the moment when `/readyz` says 503, new clients
-    /// are still taken for so long; then listeners close and the window begins.
+    /// For balancers in front that need the time: from the moment when `/readyz` says 503, new
+    /// clients are still taken for so long; then listeners close and the window begins.
     #[schemars(extend("default" = "0s", "examples" = ["10s"]))]
     pub delay: Option<OptionalPeriod>,
 }
@@ -58,13 +59,13 @@ pub struct Drain {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
-    /// `127.0.0.1:9900`, or `unix:/run/prusik/admin.sock`, which only its owner may use; or a list of
-    /// such.
+    /// `127.0.0.1:9900`, or `unix:/run/prusik/admin.sock`, which only its owner may use; or a list
+    /// of such.
     #[schemars(required)]
     #[schemars(extend("examples" = ["unix:/run/prusik/admin.sock"]))]
     pub listen: Option<Texts>,
-    /// File with the bearer token that every call must carry. Required when one of `listen` is neither
-    /// loopback nor a unix socket.
+    /// File with the bearer token that every call must carry. Required when one of `listen` is
+    /// neither loopback nor a unix socket.
     #[schemars(extend("examples" = ["/etc/prusik/admin.token"]))]
     pub token_file: Option<String>,
 }
@@ -88,8 +89,8 @@ pub struct Tracing {
     /// Where the collector takes OTLP over HTTP (as JSON). Required.
     #[schemars(required, extend("examples" = ["http://127.0.0.1:4318/v1/traces"]))]
     pub endpoint: Option<String>,
-    /// The share of traces that are exported: 0 to 1. A trusted proxy that sends a `traceparent` has
-    /// decided already.
+    /// The share of traces that are exported: 0 to 1. A trusted proxy that sends a `traceparent`
+    /// has decided already.
     #[schemars(extend("default" = 1.0, "minimum" = 0, "maximum" = 1, "examples" = [0.1]))]
     pub sample: Option<f64>,
     /// What the collector knows this process by.

@@ -82,8 +82,8 @@ impl HandOver {
         self.version = ready.version;
         self.app.set_unwanted(ready.unused);
         if self.protocol > wire::FIRST {
-            // Before systemd hears of it. The first protocol cannot say that it stops, and is told by
-            // its exit status, which the holder has.
+            // Before systemd hears of it. The first protocol cannot say that it stops, and is told
+            // by its exit status, which the holder has.
             tokio::task::block_in_place(|| self.started.let_go());
         }
         self.on(Event::Ready);

@@ -1,7 +1,7 @@
 //! The bytes of a message, in both protocols.
 //!
-//! The first (0.1.0): three lengths of 32 bits, big endian, then as many bytes each of JSON, of what
-//! waits to go to the client and of what waits to go to the server.
+//! The first (0.1.0): three lengths of 32 bits, big endian, then as many bytes each of JSON, of
+//! what waits to go to the client and of what waits to go to the server.
 //!
 //! The second, which begins behind [`Message::Ready`] and [`Message::Go`]:
 //!

@@ -1,6 +1,6 @@
-//! What each released version has sent, word for word: `tests/golden/hand_over/VERSION/`. It must be
-//! understood for as long as an upgrade from that version is to work, and what goes to that version
-//! must be what it understands.
+//! What each released version has sent, word for word: `tests/golden/hand_over/VERSION/`. It must
+//! be understood for as long as an upgrade from that version is to work, and what goes to that
+//! version must be what it understands.
 //!
 //! The files were recorded on the link of the released binary itself.
 

@@ -21,8 +21,9 @@
 //! ```
 //!
 //! Each side says in its first message ([`Ready`], [`Go`]) which protocol it speaks, and both then
-//! speak the lower one. The first (0.1.0) has neither Accept nor Census, Command, Outcome and Stopping,
-//! and tells of drains in a message of its own. [`frame`] has the bytes, [`wire`] the shapes.
+//! speak the lower one. The first (0.1.0) has neither Accept nor Census, Command, Outcome and
+//! Stopping, and tells of drains in a message of its own. [`frame`] has the bytes, [`wire`] the
+//! shapes.
 //!
 //! A message or field that one side does not know is skipped by its length; a session that it does
 //! not understand is refused by itself, and stays where it was.

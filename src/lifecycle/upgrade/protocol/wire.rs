@@ -150,7 +150,8 @@ pub struct Census {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CensusKey {
-    /// Connections on a listener of this name and address, of one client or of nobody in particular.
+    /// Connections on a listener of this name and address, of one client or of nobody in
+    /// particular.
     Listener {
         name: String,
         address: String,
