@@ -54,7 +54,7 @@ pub enum Serving {
     /// Nobody more is accepted; who is connected may still ask, and calls go on.
     AcceptsNoMore,
     /// The calls in flight are answered, and then it is over.
-    AddrPair,
+    Ends,
 }
 
 /// Returns when `serving` says that it ends (or its sender is gone) and the calls in flight have
@@ -103,7 +103,7 @@ pub async fn serve(
     drop((acceptor, accepts_no_more));
     loop {
         tokio::select! {
-            () = has_come_to(&mut serving, Serving::AddrPair) => break,
+            () = has_come_to(&mut serving, Serving::Ends) => break,
             Some(ended) = connections.join_next() => report(ended),
         }
     }
@@ -311,7 +311,7 @@ mod tests {
         let call = "POST /api/v1/reload HTTP/1.1\r\nhost: localhost\r\n\r\n";
         let reload = tokio::spawn(async move { exchange(stream, call).await });
         running.control.reload.began.notified().await;
-        running.serving.send_replace(Serving::AddrPair);
+        running.serving.send_replace(Serving::Ends);
         tokio::task::yield_now().await;
         assert!(!running.task.is_finished());
         running.control.reload.may_end.notify_one();
@@ -336,7 +336,7 @@ mod tests {
         running.control.reload.may_end.notify_one();
         assert!(reload.await.unwrap().starts_with("HTTP/1.1 200"));
         assert!(!running.task.is_finished());
-        running.serving.send_replace(Serving::AddrPair);
+        running.serving.send_replace(Serving::Ends);
         running.task.await.unwrap();
     }
 
@@ -347,7 +347,7 @@ mod tests {
         // Connections are accepted in their order: with this one answered, the other is in.
         let call = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         exchange(TcpStream::connect(address).await.unwrap(), call).await;
-        running.serving.send_replace(Serving::AddrPair);
+        running.serving.send_replace(Serving::Ends);
         // So much that a server that hangs up has done so.
         let mut byte = [0];
         let hung_up = timeout(FIRST_CALL / 10, fresh.read(&mut byte)).await;
@@ -365,7 +365,7 @@ mod tests {
         let call = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         exchange(TcpStream::connect(address).await.unwrap(), call).await;
         let told = tokio::time::Instant::now();
-        running.serving.send_replace(Serving::AddrPair);
+        running.serving.send_replace(Serving::Ends);
         running.task.await.unwrap();
         assert!(told.elapsed() < 2 * FIRST_CALL);
         drop(silent);

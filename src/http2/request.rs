@@ -78,40 +78,7 @@ pub fn head_of<T>(
     for part in [method, " ", target, hash, " HTTP/1.1\r\n"] {
         head.put_slice(part.as_bytes());
     }
-    // One that says the same in two ways says it once; else both are written, and refused.
-    let hosts = || request.headers().get_all(HOST).iter();
-    if !authority.is_empty() {
-        field(&mut head, "Host", authority.as_bytes());
-    }
-    let port = if uri.scheme_str() == Some("http") {
-        80
-    } else {
-        443
-    };
-    let is_other = |host: &&HeaderValue| !is_same(host.as_bytes(), authority.as_bytes(), port);
-    for host in hosts().filter(is_other) {
-        field(&mut head, "Host", host.as_bytes());
-    }
-    let mut cookies = request.headers().get_all(header::COOKIE).iter();
-    if let Some(first) = cookies.next() {
-        // RFC 9113 section 8.2.3: crumbs are one field again.
-        head.put_slice(b"Cookie: ");
-        head.put_slice(first.as_bytes());
-        for crumb in cookies {
-            head.put_slice(b"; ");
-            head.put_slice(crumb.as_bytes());
-        }
-        head.put_slice(b"\r\n");
-    }
-    for (name, value) in request.headers() {
-        let is_written = name == HOST
-            || name == header::COOKIE
-            || name == header::TE
-            || is_session && name == header::SEC_WEBSOCKET_KEY;
-        if !is_written {
-            field(&mut head, &in_letters(name.as_str()), value.as_bytes());
-        }
-    }
+    put_fields(request, authority, is_session, &mut head);
     let length = request.headers().get(header::CONTENT_LENGTH);
     let body = if is_session {
         let key = BASE64_STANDARD.encode(rand::random::<[u8; 16]>());
@@ -135,6 +102,44 @@ pub fn head_of<T>(
     };
     head.put_slice(b"\r\n");
     Ok((head, body))
+}
+
+/// The client's own fields, with one `Host` and one `Cookie`.
+fn put_fields<T>(request: &Request<T>, authority: &str, is_session: bool, head: &mut BytesMut) {
+    // One that says the same in two ways says it once; else both are written, and refused.
+    let hosts = || request.headers().get_all(HOST).iter();
+    if !authority.is_empty() {
+        field(head, "Host", authority.as_bytes());
+    }
+    let port = if request.uri().scheme_str() == Some("http") {
+        80
+    } else {
+        443
+    };
+    let is_other = |host: &&HeaderValue| !is_same(host.as_bytes(), authority.as_bytes(), port);
+    for host in hosts().filter(is_other) {
+        field(head, "Host", host.as_bytes());
+    }
+    let mut cookies = request.headers().get_all(header::COOKIE).iter();
+    if let Some(first) = cookies.next() {
+        // RFC 9113 section 8.2.3: crumbs are one field again.
+        head.put_slice(b"Cookie: ");
+        head.put_slice(first.as_bytes());
+        for crumb in cookies {
+            head.put_slice(b"; ");
+            head.put_slice(crumb.as_bytes());
+        }
+        head.put_slice(b"\r\n");
+    }
+    for (name, value) in request.headers() {
+        let is_written = name == HOST
+            || name == header::COOKIE
+            || name == header::TE
+            || is_session && name == header::SEC_WEBSOCKET_KEY;
+        if !is_written {
+            field(head, &in_letters(name.as_str()), value.as_bytes());
+        }
+    }
 }
 
 /// Words whose letters are not those of other words, as the RFCs that define the fields write them.

@@ -52,7 +52,7 @@ impl PrimaryTasks {
     /// Answers that are on their way are waited for; not for longer than they need.
     pub async fn end(self) {
         self.watchdog.abort();
-        self.admin.send_replace(Serving::AddrPair);
+        self.admin.send_replace(Serving::Ends);
         let all = async {
             for server in self.servers {
                 server.ended().await;

@@ -222,19 +222,7 @@ impl Shell {
     async fn act(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::Enter(phase) => self.process.app.phases().enter(phase),
-            Action::Reload(asker) => {
-                let process = self.process.clone();
-                let task = tokio::spawn(async move {
-                    let outcome = reload(&process).await.map_err(|error| error.to_string());
-                    // Thousands of lines are no work for a thread that carries sessions.
-                    let logged = outcome.clone();
-                    if let Err(panic) = spawn_blocking(move || answers::log_reload(&logged)).await {
-                        error!("the reload could not be logged: {panic}");
-                    }
-                    process.send(Message::Reloaded(outcome));
-                });
-                self.reload = Some((task.abort_handle(), asker));
-            }
+            Action::Reload(asker) => self.begin_reload(asker),
             Action::AbortReload => {
                 if let Some((task, _)) = self.reload.take() {
                     task.abort();
@@ -253,13 +241,7 @@ impl Shell {
                 "start it again instead",
             ))),
             Action::Yield => {
-                if let Some(tasks) = &mut self.tasks
-                    && tokio::time::timeout(YIELDS_WITHIN, tasks.yield_to_another())
-                        .await
-                        .is_err()
-                {
-                    warn!("admin: it does not leave its socket to the new process");
-                }
+                self.yield_to_another().await;
                 return Some(Event::Yielded);
             }
             Action::SayGo => {
@@ -297,6 +279,31 @@ impl Shell {
             Action::Exit => self.is_over = true,
         }
         None
+    }
+
+    fn begin_reload(&mut self, asker: Asker) {
+        let process = self.process.clone();
+        let task = tokio::spawn(async move {
+            let outcome = reload(&process).await.map_err(|error| error.to_string());
+            // Thousands of lines are no work for a thread that carries sessions.
+            let logged = outcome.clone();
+            if let Err(panic) = spawn_blocking(move || answers::log_reload(&logged)).await {
+                error!("the reload could not be logged: {panic}");
+            }
+            process.send(Message::Reloaded(outcome));
+        });
+        self.reload = Some((task.abort_handle(), asker));
+    }
+
+    /// The admin API accepts no more here.
+    async fn yield_to_another(&mut self) {
+        if let Some(tasks) = &mut self.tasks
+            && tokio::time::timeout(YIELDS_WITHIN, tasks.yield_to_another())
+                .await
+                .is_err()
+        {
+            warn!("admin: it does not leave its socket to the new process");
+        }
     }
 
     fn watches_drains(&self) -> bool {

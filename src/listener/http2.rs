@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::OUTDATED;
-use super::client_stream::Arrival;
+use super::connection::Arrival;
 use super::edge::Edge;
 use super::refuse::{NO_DESCRIPTORS, TOO_MANY, TOO_MANY_OF_CLIENT, words};
 use super::setup::has_left;

@@ -7,7 +7,8 @@
 
 mod accept;
 mod body_rate;
-pub mod client_stream;
+mod client_stream;
+mod connection;
 mod cut;
 mod deadlines;
 mod edge;
@@ -24,7 +25,8 @@ use http::StatusCode;
 use crate::http1::Rejection;
 
 pub use accept::{serve, take_last};
-pub use client_stream::{Arrival, ClientStream, Connection, Reading};
+pub use client_stream::ClientStream;
+pub use connection::{Arrival, Connection, Reading};
 pub use edge::{ConnectionTasks, Edge, HttpApp};
 pub use request_reader::RejectedRequest;
 pub use socket::{BindError, BoundListener, bind};

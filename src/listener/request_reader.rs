@@ -11,7 +11,8 @@ use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 use super::body_rate::BodyRate;
-use super::client_stream::{ClientStream, Reading};
+use super::client_stream::ClientStream;
+use super::connection::Reading;
 use crate::http1::Rejection;
 use crate::http1::chunked::{Broken, ChunkScanner};
 use crate::http1::framing::Framing;

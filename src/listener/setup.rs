@@ -10,7 +10,7 @@ use log::debug;
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout_at};
 
-use super::client_stream::Arrival;
+use super::connection::Arrival;
 use super::edge::Edge;
 use super::refuse::{
     LATE_TLS, NO_DESCRIPTORS, NO_HEADER, NOT_A_PROXY, TOO_MANY, TOO_MANY_OF_CLIENT,

@@ -12,8 +12,8 @@ mod source;
 use std::collections::HashSet;
 use std::path::Path;
 
-use checks::{Violation, imports, lengths, pure};
-use exceptions::{EXCEPTIONS, PURE};
+use checks::{Violation, imports, layers, lengths, pure};
+use exceptions::{EXCEPTIONS, LAYERS, PURE};
 use source::Source;
 
 #[test]
@@ -24,6 +24,7 @@ fn the_tree_is_as_the_house_rules_say() {
     let mut found = lengths(&sources);
     found.extend(pure(&sources, PURE));
     found.extend(imports(&sources));
+    found.extend(layers(&sources, LAYERS));
     let wrong = compare(&found, EXCEPTIONS);
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
 }
@@ -72,6 +73,18 @@ fn folders_that_import_each_other_are_found_in_every_way_of_writing_it() {
         let files = [("src/a/one.rs", to_b), ("src/b/mod.rs", "use crate::a::Y;")];
         assert_eq!(keys(&files, imports), ["imports a b"], "{to_b}");
     }
+}
+
+#[test]
+fn what_imports_upwards_or_has_no_layer_is_found() {
+    let check = |sources: &[Source]| layers(sources, &[&["a"], &["b", "c"]]);
+    let files = [
+        ("src/a/mod.rs", "use crate::b::X;\nuse crate::c::Y;"),
+        ("src/b.rs", "use crate::a::X;"),
+        ("src/c/mod.rs", "use crate::b::X;"),
+        ("src/d.rs", "use crate::b::X;"),
+    ];
+    assert_eq!(keys(&files, check), ["layer b a", "layer c b", "layer d"]);
 }
 
 #[test]

@@ -24,45 +24,9 @@ pub fn check(
     errors: &mut Errors,
 ) -> Option<HealthCheck> {
     let kind = raw.kind.unwrap_or(raw::HealthCheckKind::Tcp);
-    let (type_name, unused, remedy): (_, &[&str], _) = match kind {
-        raw::HealthCheckKind::Tcp => ("tcp", &["path", "host", "expect"], "http"),
-        raw::HealthCheckKind::Http => ("http", &[], ""),
-        // Its answer is always 101.
-        raw::HealthCheckKind::Websocket => ("websocket", &["expect"], "http"),
-    };
-    if !at.key("type").damaged() {
-        for key in unused.iter().filter(|key| at.has(key)) {
-            errors.push(
-                at.key(key)
-                    .key_error(format!(
-                        "\"{key}\" has no effect in health_check of upstream \"{upstream}\": \
-                         its type is {type_name}"
-                    ))
-                    .hint(format!("write type: {remedy}, or remove the key")),
-            );
-        }
-    }
+    without_effect(kind, upstream, at, errors);
     let path = raw.path.unwrap_or_else(|| "/".to_owned());
-    let is_path = path.starts_with('/')
-        && !path.contains('#')
-        && path.is_ascii()
-        && path.parse::<PathAndQuery>().is_ok();
-    if !is_path {
-        errors.push(
-            at.key("path")
-                .error(format!("\"{path}\" is not a path that can be asked for"))
-                .hint(
-                    "a path begins with /; blanks and other special characters are written as %20",
-                ),
-        );
-    }
-    let host_is_bad = |host: &String| {
-        let authority = host.parse::<Authority>();
-        authority.is_err() || host.contains('@')
-    };
-    if let Some(host) = raw.host.as_ref().filter(|host| host_is_bad(host)) {
-        errors.push(at.key("host").error(format!("\"{host}\" is not a host")));
-    }
+    asked_for(&path, raw.host.as_ref(), at, errors);
     let expect = match raw.expect {
         Some(list) => statuses(list, at.key("expect"), errors),
         None => Some(vec![EXPECT]),
@@ -95,6 +59,52 @@ pub fn check(
         rise: raw.rise.map_or(RISE, |rise| rise.get()),
         fall: raw.fall.map_or(FALL, |fall| fall.get()),
     })
+}
+
+/// Keys that the check's type does not use.
+fn without_effect(kind: raw::HealthCheckKind, upstream: &str, at: Cursor<'_>, errors: &mut Errors) {
+    let (type_name, unused, remedy): (_, &[&str], _) = match kind {
+        raw::HealthCheckKind::Tcp => ("tcp", &["path", "host", "expect"], "http"),
+        raw::HealthCheckKind::Http => ("http", &[], ""),
+        // Its answer is always 101.
+        raw::HealthCheckKind::Websocket => ("websocket", &["expect"], "http"),
+    };
+    if !at.key("type").damaged() {
+        for key in unused.iter().filter(|key| at.has(key)) {
+            errors.push(
+                at.key(key)
+                    .key_error(format!(
+                        "\"{key}\" has no effect in health_check of upstream \"{upstream}\": \
+                         its type is {type_name}"
+                    ))
+                    .hint(format!("write type: {remedy}, or remove the key")),
+            );
+        }
+    }
+}
+
+/// Whether path and host can stand in a request.
+fn asked_for(path: &str, host: Option<&String>, at: Cursor<'_>, errors: &mut Errors) {
+    let is_path = path.starts_with('/')
+        && !path.contains('#')
+        && path.is_ascii()
+        && path.parse::<PathAndQuery>().is_ok();
+    if !is_path {
+        errors.push(
+            at.key("path")
+                .error(format!("\"{path}\" is not a path that can be asked for"))
+                .hint(
+                    "a path begins with /; blanks and other special characters are written as %20",
+                ),
+        );
+    }
+    let host_is_bad = |host: &&String| {
+        let authority = host.parse::<Authority>();
+        authority.is_err() || host.contains('@')
+    };
+    if let Some(host) = host.filter(|host| host_is_bad(host)) {
+        errors.push(at.key("host").error(format!("\"{host}\" is not a host")));
+    }
 }
 
 fn port(number: u32, at: Cursor<'_>, errors: &mut Errors) -> Option<u16> {

@@ -84,14 +84,7 @@ pub fn resolve(
     if let (Some(Some(admin)), Some(upstreams)) = (&admin, &upstreams) {
         exposed(admin, upstreams, at.key("upstreams"), errors);
     }
-    let not_decoded = |at: Cursor<'_>, key: &str| !at.has(key) && !at.lacks(key);
-    let listener_names = listeners::names(&listeners, at.key("listeners"));
-    let more_listeners = not_decoded(at, "listeners") || at.key("listeners").lost_items();
-    let upstream_names = at.key("upstreams").keys().into_iter().map(Some);
-    let names = scope::Names {
-        listeners: scope::Known::new(listener_names.iter().map(Option::as_deref), more_listeners),
-        upstreams: scope::Known::new(upstream_names, not_decoded(at, "upstreams")),
-    };
+    let names = names(&listeners, at);
     let routes = route::routes(
         file.routes.unwrap_or_default(),
         at.key("routes"),
@@ -119,15 +112,31 @@ pub fn resolve(
         access_log: access_log?,
         tracing: tracing?,
         trusted_proxies: trusted_proxies?,
-        client_address: match file.client_address {
-            None | Some(raw::ClientField::Either) => ClientField::Either,
-            Some(raw::ClientField::XForwardedFor) => ClientField::XForwardedFor,
-            Some(raw::ClientField::Forwarded) => ClientField::Forwarded,
-        },
+        client_address: client_field(file.client_address),
         listeners: listeners.into_iter().collect::<Option<_>>()?,
         upstreams: upstreams?,
         routes: routes?,
     })
+}
+
+/// What routes may refer to.
+fn names(listeners: &[Option<Listener>], at: Cursor<'_>) -> scope::Names {
+    let not_decoded = |at: Cursor<'_>, key: &str| !at.has(key) && !at.lacks(key);
+    let listener_names = listeners::names(listeners, at.key("listeners"));
+    let more_listeners = not_decoded(at, "listeners") || at.key("listeners").lost_items();
+    let upstream_names = at.key("upstreams").keys().into_iter().map(Some);
+    scope::Names {
+        listeners: scope::Known::new(listener_names.iter().map(Option::as_deref), more_listeners),
+        upstreams: scope::Known::new(upstream_names, not_decoded(at, "upstreams")),
+    }
+}
+
+fn client_field(raw: Option<raw::ClientField>) -> ClientField {
+    match raw {
+        None | Some(raw::ClientField::Either) => ClientField::Either,
+        Some(raw::ClientField::XForwardedFor) => ClientField::XForwardedFor,
+        Some(raw::ClientField::Forwarded) => ClientField::Forwarded,
+    }
 }
 
 /// A network of IPv4 addresses that are mapped into IPv6 is one of IPv4: peers are compared as

@@ -92,35 +92,7 @@ pub fn connector(
         }
         (None, _) => None,
     };
-    let trust = match (raw.ca, verifies) {
-        (Some(_), false) => {
-            errors.push(
-                at.key("ca")
-                    .key_error(format!(
-                        "\"ca\" has no effect in tls of {label}: it does not verify"
-                    ))
-                    .hint("remove it, or verify: false"),
-            );
-            None
-        }
-        (None, false) => Some(ServerTrust::Anyone),
-        (Some(file), true) => {
-            authorities(&label, &file, at.key("ca"), errors).map(ServerTrust::Authorities)
-        }
-        (None, true) if at.lacks("ca") => {
-            let system = system.read();
-            if system.is_none() {
-                errors.push(
-                    at.key_error(format!(
-                        "{label} has no authorities: the system has none, and tls names no \"ca\""
-                    ))
-                    .hint("install ca-certificates, or name the authorities: ca: ca.pem"),
-                );
-            }
-            system.map(ServerTrust::Authorities)
-        }
-        (None, true) => None,
-    };
+    let trust = trust(&label, raw.ca, verifies, system, at, errors);
     let has_pair = ["client_cert", "client_key"].map(|key| !at.lacks(key));
     let pair = match has_pair {
         [false, false] => Some(None),
@@ -138,6 +110,46 @@ pub fn connector(
             errors.push(at.key_error(format!("the tls of {label} cannot be used: {error}")));
             None
         }
+    }
+}
+
+/// By whose word the servers are believed.
+fn trust(
+    label: &str,
+    ca: Option<String>,
+    verifies: bool,
+    system: &SystemAuthorities,
+    at: Cursor<'_>,
+    errors: &mut Errors,
+) -> Option<ServerTrust> {
+    match (ca, verifies) {
+        (Some(_), false) => {
+            errors.push(
+                at.key("ca")
+                    .key_error(format!(
+                        "\"ca\" has no effect in tls of {label}: it does not verify"
+                    ))
+                    .hint("remove it, or verify: false"),
+            );
+            None
+        }
+        (None, false) => Some(ServerTrust::Anyone),
+        (Some(file), true) => {
+            authorities(label, &file, at.key("ca"), errors).map(ServerTrust::Authorities)
+        }
+        (None, true) if at.lacks("ca") => {
+            let system = system.read();
+            if system.is_none() {
+                errors.push(
+                    at.key_error(format!(
+                        "{label} has no authorities: the system has none, and tls names no \"ca\""
+                    ))
+                    .hint("install ca-certificates, or name the authorities: ca: ca.pem"),
+                );
+            }
+            system.map(ServerTrust::Authorities)
+        }
+        (None, true) => None,
     }
 }
 

@@ -300,6 +300,15 @@ pub fn spawn(
     // With a writing end of our own we would wait for ever if the holder were killed before it
     // writes.
     drop((command, tell, held));
+    let pid = hear(told)?;
+    let pidfd = Pidfd::watch(pidfd_open(pid, PidfdFlags::empty())?)?;
+    // It may have been killed already: what there is to know comes from the new process then.
+    let _ = holder.hold.as_ref().map(|hold| write(hold, &[1]));
+    Ok(Started { holder, pid, pidfd })
+}
+
+/// The new process's number, once both are what they are to be.
+fn hear(told: OwnedFd) -> io::Result<Pid> {
     let mut said = Vec::new();
     // Both have closed it when both are what they are to be.
     File::from(told).read_to_end(&mut said)?;
@@ -307,11 +316,7 @@ pub fn spawn(
         return Err(io::Error::from_raw_os_error(error));
     }
     let pid = Told::Pid.find(&said).and_then(Pid::from_raw);
-    let pid = pid.ok_or_else(|| io::Error::other("the process before it was killed"))?;
-    let pidfd = Pidfd::watch(pidfd_open(pid, PidfdFlags::empty())?)?;
-    // It may have been killed already: what there is to know comes from the new process then.
-    let _ = holder.hold.as_ref().map(|hold| write(hold, &[1]));
-    Ok(Started { holder, pid, pidfd })
+    pid.ok_or_else(|| io::Error::other("the process before it was killed"))
 }
 
 /// What is told before the two are other programs: a mark, and a number.

@@ -164,6 +164,49 @@ pub fn imports(sources: &[Source]) -> Vec<Violation> {
     found
 }
 
+/// What imports something that does not stand below it.
+pub fn layers(sources: &[Source], layers: &[&[&str]]) -> Vec<Violation> {
+    let layer_of = |name: &str| layers.iter().position(|layer| layer.contains(&name));
+    let mut found = Vec::new();
+    for source in sources {
+        let Some(from) = part(source).filter(|from| *from != "lib") else {
+            continue;
+        };
+        let Some(from_layer) = layer_of(from) else {
+            let text = "it has no layer: name it in LAYERS, above all that it imports";
+            found.push(violation(
+                format!("layer {from}"),
+                source.path.clone(),
+                text,
+            ));
+            continue;
+        };
+        let up = "super::".repeat(source.module().len());
+        let mut named = heads(&source.shipped, "crate::");
+        named.extend(heads(&source.shipped, &up));
+        for (at, to) in named {
+            let is_below = layer_of(to).is_none_or(|to_layer| to_layer > from_layer);
+            if to != from && !is_below {
+                let place = format!("{}:{}", source.path, line_of(&source.shipped, at));
+                let text = format!(
+                    "{from} imports {to}, which does not stand below it: move what both need below \
+                     them, or hand it in"
+                );
+                found.push(violation(format!("layer {from} {to}"), place, &text));
+            }
+        }
+    }
+    found.dedup_by(|a, b| a.key == b.key);
+    found
+}
+
+/// The folder of `src` that a file is in, or its name where it stands in `src` itself.
+fn part(source: &Source) -> Option<&str> {
+    let path = source.path.strip_prefix("src/")?;
+    let part = path.split('/').next()?;
+    Some(part.strip_suffix(".rs").unwrap_or(part))
+}
+
 /// The folder of `src` that a file is in; `None`: it stands in `src` itself, or elsewhere.
 fn folder(source: &Source) -> Option<&str> {
     source

@@ -1,0 +1,78 @@
+//! Every order of what can happen in the model, and what must hold in each.
+
+use std::collections::HashSet;
+
+use super::super::old::Verdict;
+use super::{Life, Step, World};
+
+impl World {
+    /// What must hold always.
+    fn check(&self) {
+        assert!(
+            self.here.is_disjoint(&self.theirs),
+            "read from by both: {self:#?}"
+        );
+    }
+
+    /// What must hold when nothing more can happen but what a fault would bring.
+    fn check_end(&self, sessions: u8) {
+        for session in 0..sessions {
+            let is_carried = self.old_life != Life::Dead && self.here.contains(&session)
+                || self.new_life != Life::Dead && self.theirs.contains(&session);
+            let is_over = self.ended.contains(&session) || self.fallen.contains(&session);
+            assert!(is_carried || is_over, "nobody carries {session}: {self:#?}");
+        }
+        if self.old_life == Life::Runs && self.verdict == Some(Verdict::Failed) {
+            let serves = self.new_life != Life::Dead && self.new_serves;
+            assert!(!serves, "it must not serve beside us");
+        }
+        if self.old_life == Life::Dead && self.new_life == Life::Runs && !self.gave_up {
+            assert!(self.new_serves, "nobody serves");
+        }
+    }
+}
+
+/// Every state that can be reached; sessions end by themselves only if `ends`.
+fn explore(sessions: u8, window: usize, faults: u8, ends: bool) -> usize {
+    let first = World::new(sessions, window, faults);
+    let mut seen = HashSet::from([first.clone()]);
+    let mut rest = vec![first];
+    while let Some(world) = rest.pop() {
+        let mut is_end = true;
+        for step in world.steps() {
+            if matches!(step, Step::Ends(_)) && !ends {
+                continue;
+            }
+            let next = world.after(step);
+            next.check();
+            is_end &= next.faults_left < world.faults_left || matches!(step, Step::Ends(_));
+            if !seen.contains(&next) {
+                seen.insert(next.clone());
+                rest.push(next);
+            }
+        }
+        if is_end {
+            world.check_end(sessions);
+        }
+    }
+    seen.len()
+}
+
+/// Sessions, window, faults, and whether sessions end by themselves.
+const WORLDS: [(u8, usize, u8, bool); 5] = [
+    (2, 1, 3, true),
+    (2, 2, 3, true),
+    (3, 2, 2, false),
+    (3, 2, 3, true),
+    (4, 2, 2, true),
+];
+
+#[test]
+fn in_every_order_of_things_each_session_is_carried_by_exactly_one() {
+    let mut states = 0;
+    for (sessions, window, faults, ends) in WORLDS {
+        states += explore(sessions, window, faults, ends);
+    }
+    println!("{states} states");
+    assert!(states > 300_000, "{states}");
+}
