@@ -94,19 +94,18 @@ impl TunnelStream {
         if self.heads.deliver_behind(buf) {
             return Poll::Ready(Ok(()));
         }
-        if let Next::Pass(limit) = next
-            && let Poll::Ready(has_passed) = self.poll_pass(cx, buf, limit)
-        {
-            if !has_passed {
-                // The server is gone: in the middle of a frame no Close frame can be put in.
-                self.phase = Phase::Ended;
-            }
+        // Asked before each read: a server that goes on and on does not put the end off.
+        if self.is_over() || self.poll_time_up(cx).is_ready() {
+            self.phase = Phase::Ended;
             return Poll::Ready(Ok(()));
         }
-        if !self.is_over() {
-            ready!(self.poll_time_up(cx));
+        let Next::Pass(limit) = next else {
+            return Poll::Pending;
+        };
+        if !ready!(self.poll_pass(cx, buf, limit)) {
+            // The server is gone: in the middle of a frame no Close frame can be put in.
+            self.phase = Phase::Ended;
         }
-        self.phase = Phase::Ended;
         Poll::Ready(Ok(()))
     }
 
@@ -153,5 +152,131 @@ pub(super) fn position(scanner: &FrameScanner) -> Position {
         Position::Boundary
     } else {
         Position::InFrame
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+    use tokio::time::{advance, timeout};
+
+    use super::*;
+    use crate::net::Socket;
+    use crate::session::traffic::{Order, Traffic};
+    use crate::session::tunnel::Limits;
+
+    const SWITCH: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
+
+    /// 1001 from us to a client.
+    const OUR_CLOSE: &[u8] = b"\x88\x02\x03\xe9";
+
+    /// A session whose server is in the test's hand, as is the place of Pingora.
+    async fn open() -> (TunnelStream, UnixStream, Arc<Traffic>) {
+        let (mut server, socket) = UnixStream::pair().unwrap();
+        let limits = Limits {
+            response: Duration::from_secs(60),
+            idle: None,
+            max_session: None,
+        };
+        let traffic = Arc::new(Traffic::default());
+        let socket = Socket::Unix(socket).into();
+        let mut tunnel = TunnelStream::new(socket, limits, traffic.clone(), Default::default());
+        server.write_all(SWITCH).await.unwrap();
+        let mut head = vec![0; SWITCH.len()];
+        tunnel.read_exact(&mut head).await.unwrap();
+        (tunnel, server, traffic)
+    }
+
+    fn end(traffic: &Traffic) {
+        let by = ClosedBy::Drain;
+        traffic.ask(Order::End { by, code: 1001 });
+    }
+
+    async fn all_of(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
+        let mut all = Vec::new();
+        let reading = stream.read_to_end(&mut all);
+        timeout(Duration::from_secs(60), reading)
+            .await
+            .expect("it ends")
+            .unwrap();
+        all
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn both_sides_are_told_and_nothing_goes_to_the_server_behind_that() {
+        let (mut tunnel, mut server, traffic) = open().await;
+        end(&traffic);
+        let mut told = [0; OUR_CLOSE.len()];
+        tunnel.read_exact(&mut told).await.unwrap();
+        assert_eq!(told, OUR_CLOSE);
+        tunnel.write_all(b"\x81\x80\0\0\0\0").await.unwrap();
+        tunnel.write_all(b"\x88\x80\0\0\0\0").await.unwrap();
+        assert_eq!(all_of(&mut tunnel).await, b"");
+        drop(tunnel);
+        let heard = all_of(&mut server).await;
+        assert_eq!((&heard[..2], heard.len()), (&b"\x88\x82"[..], 8));
+        assert_eq!(traffic.closed_by(), Some(ClosedBy::Drain));
+        assert_eq!(traffic.close_code(), Some(1001));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_inside_a_frame_of_its_clients_hears_that_to_the_end() {
+        let (mut tunnel, mut server, traffic) = open().await;
+        let says = b"\x81\x84\0\0\0\0tock\x88\x80\0\0\0\0";
+        tunnel.write_all(&says[..8]).await.unwrap();
+        end(&traffic);
+        let mut told = [0; OUR_CLOSE.len()];
+        tunnel.read_exact(&mut told).await.unwrap();
+        tunnel.write_all(&says[8..]).await.unwrap();
+        assert_eq!(all_of(&mut tunnel).await, b"");
+        drop(tunnel);
+        assert_eq!(all_of(&mut server).await, says);
+    }
+
+    /// RFC 6455 section 5.5.1.
+    #[tokio::test(start_paused = true)]
+    async fn a_close_frame_of_the_servers_is_not_followed_by_one_of_ours() {
+        let (mut tunnel, mut server, traffic) = open().await;
+        let close = b"\x88\x02\x0f\xa1";
+        server.write_all(close).await.unwrap();
+        let mut heard = [0; 4];
+        tunnel.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, close);
+        end(&traffic);
+        let begun = Instant::now();
+        assert_eq!(all_of(&mut tunnel).await, b"");
+        assert!(begun.elapsed() <= CLOSE_WAIT + Duration::from_millis(10));
+        drop(tunnel);
+        assert_eq!(all_of(&mut server).await, b"");
+        assert_eq!(traffic.closed_by(), Some(ClosedBy::Server));
+        assert_eq!(traffic.close_code(), Some(4001));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_never_ends_its_frame_does_not_put_off_the_end() {
+        let (mut tunnel, mut server, traffic) = open().await;
+        server
+            .write_all(b"\x82\x7f\0\0\0\x01\0\0\0\0")
+            .await
+            .unwrap();
+        let mut chunk = [0; 10];
+        tunnel.read_exact(&mut chunk).await.unwrap();
+        end(&traffic);
+        // Begins the goodbye: there is nothing to read now.
+        let nothing = timeout(Duration::from_millis(1), tunnel.read(&mut chunk)).await;
+        assert!(nothing.is_err());
+        for _ in 0..CLOSE_WAIT.as_millis() / 500 {
+            server.write_all(&[7; 10]).await.unwrap();
+            assert_eq!(tunnel.read(&mut chunk).await.unwrap(), 10);
+            advance(Duration::from_millis(500)).await;
+        }
+        server.write_all(&[7; 10]).await.unwrap();
+        assert_eq!(tunnel.read(&mut chunk).await.unwrap(), 0, "it is over");
+        assert_eq!(traffic.closed_by(), Some(ClosedBy::Drain));
+        assert_eq!(traffic.close_code(), None, "nobody was told");
     }
 }
