@@ -36,8 +36,8 @@
 //!        First ── CLOSE_WAIT is over ──► Last ── LAST_WAIT is over ──► the session is cut
 //! ```
 //!
-//! Three ways lead out of every state: both sides have said and got all ([`Goodbye::is_over`]), both
-//! have ended, or the time is up, at the latest after [`CLOSE_WAIT`] and then [`LAST_WAIT`].
+//! Three ways lead out of every state: both sides have said and got all ([`Goodbye::is_over`]),
+//! both have ended, or the time is up, at the latest after [`CLOSE_WAIT`] and then [`LAST_WAIT`].
 
 #[cfg(test)]
 mod tests;
@@ -246,9 +246,9 @@ impl Goodbye {
         (Self { words, patience }, wait)
     }
 
-    /// For an owner that can put a frame to the server in at one moment only, the one when the client
-    /// is told (see [`Goodbye::tell_server_now`]): when the time is up the session is cut, as there
-    /// is no way left to tell the server.
+    /// For an owner that can put in a frame to the server at one moment only: the one when the
+    /// client is told (see [`Goodbye::tell_server_now`]). When the time is up the session is cut,
+    /// as there is no way left to tell the server.
     pub fn begin_with_one_moment(code: u16, client: Side, server: Side) -> (Self, Duration) {
         let (goodbye, wait) = Self::begin(code, Occasion::Asked, client, server);
         let words = match goodbye.words {
@@ -298,9 +298,9 @@ impl Goodbye {
         }
     }
 
-    /// The code to tell the server at once instead of waiting for the client's answer, if the client
-    /// was told and this is a boundary of what goes to the server. It counts as said, unless
-    /// [`Goodbye::server_took_nothing`] follows. Otherwise the client's answer still tells the server.
+    /// The code to tell the server at once instead of waiting for the client's answer, if the
+    /// client was told and this is a boundary of what goes to the server. It counts as said, unless
+    /// [`Goodbye::server_took_nothing`] follows. `None`: the client's answer tells the server.
     pub fn tell_server_now(&mut self, position: Position) -> Option<u16> {
         match &mut self.words {
             Words::Ours {
@@ -315,7 +315,7 @@ impl Goodbye {
         }
     }
 
-    /// Not a byte of the Close frame went to the server that [`Goodbye::tell_server_now`] asked for.
+    /// [`Goodbye::tell_server_now`] asked for a Close frame, and not a byte of it went.
     pub fn server_took_nothing(&mut self) {
         if let Words::Ours { to_server, .. } = &mut self.words {
             *to_server = ToServer::AwaitsClient;
@@ -369,8 +369,8 @@ impl Goodbye {
         TimeUp::Again(LAST_WAIT)
     }
 
-    /// Whether the session may end: each side has got its Close frame, ours or the other side's, and
-    /// neither has anything more to say.
+    /// Whether the session may end: each side has got its Close frame, ours or the other side's,
+    /// and neither has anything more to say.
     pub fn is_over(&self, client: Side, server: Side) -> bool {
         let Words::Ours {
             to_client,

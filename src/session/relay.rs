@@ -8,10 +8,10 @@
 //! ```
 //!
 //! The two directions know nothing of each other: one that stalls does not stop the other, and
-//! each ends by itself (half-close), as it does when its receiver breaks. What is read goes straight
-//! out again, from a buffer that all sessions of a thread share; only what the other side does not
-//! take waits in the leg, and until it has gone nothing more is read. An idle session holds no
-//! buffer.
+//! each ends by itself (half-close), as it does when its receiver breaks. What is read goes
+//! straight out again, from a buffer that all sessions of a thread share; only what the other side
+//! does not take waits in the leg, and until it has gone nothing more is read. An idle session
+//! holds no buffer.
 //!
 //! No byte of a frame header is passed on before the header is whole and sound. So each side
 //! always stands in a known place of a frame, a frame of our own can be put in at every boundary,

@@ -1,7 +1,8 @@
 //! A server's socket with `tunnel: pingora`, as Pingora sees it while a handshake and then a
 //! session run over it.
 //!
-//! Pingora connects through [`TunnelConnector`] (its `custom_l4` road) and gets a [`TunnelStream`], which
+//! Pingora connects through [`TunnelConnector`] (its `custom_l4` road) and gets a
+//! [`TunnelStream`], which
 //!
 //! - ends the read of a response head at its blank line, so that a frame which came in the same
 //!   packet as the 101 is read as a frame;
@@ -9,7 +10,8 @@
 //!   queue before it can see the 101 (the other order kills the session, cloudflare/pingora#946);
 //! - reads frame headers in both directions, for counts and close codes;
 //! - ends a session that is quiet for longer than `idle`, older than `max_session` or asked to end:
-//!   with a Close frame to both sides at a frame boundary, and a short wait for the answer.
+//!   with a Close frame to both sides at a frame boundary, and a short wait for the answer (what
+//!   is said when is decided by [`Goodbye`]).
 //!
 //! One timer a session, looked at only when it fires: a message costs no timer.
 

@@ -1,5 +1,5 @@
-//! What a relay does with the bytes that have come: it reads the frames, counts what may pass, and ends
-//! the session where the framing is broken.
+//! What a relay does with the bytes that have come: it reads the frames, counts what may pass, and
+//! ends the session where the framing is broken.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -1,5 +1,5 @@
-//! The goodbye of a session in Pingora's tunnel: what [`Goodbye`] decides is done here between Pingora's
-//! reads and writes.
+//! The goodbye of a session in Pingora's tunnel: what [`Goodbye`] decides is done here, between
+//! Pingora's reads and writes.
 
 use std::io;
 use std::pin::Pin;
@@ -17,8 +17,8 @@ use crate::session::traffic::ClosedBy;
 use crate::websocket::frames::{CloseCode, FrameScanner, close_to_client, close_to_server};
 
 impl TunnelStream {
-    /// The client is told at once when the stream to it stands at a frame boundary; else when the frame
-    /// that is passing has passed, for which it gets as long as a goodbye.
+    /// The client is told at once when the stream to it stands at a frame boundary; else when the
+    /// frame that is passing has passed, for which it gets as long as a goodbye.
     pub(super) fn begin_close(&mut self, by: ClosedBy, code: u16) {
         let is_cause = self.traffic.close(by, None);
         let [client, server] = self.sides();
@@ -53,8 +53,9 @@ impl TunnelStream {
     }
 
     /// What is done next towards the client. If it is time for our Close frame, that is put in, and
-    /// the server is told in the same moment. There is no later one: we are called for the server only
-    /// when Pingora writes what the client has said, and a client that does not answer says nothing.
+    /// the server is told in the same moment. There is no later one: we are called for the server
+    /// only when Pingora writes what the client has said, and a client that does not answer says
+    /// nothing.
     fn next_to_client(&mut self) -> Next {
         let Phase::Ending { goodbye, is_cause } = &mut self.phase else {
             return Next::Discard;
@@ -109,7 +110,8 @@ impl TunnelStream {
         Poll::Ready(Ok(()))
     }
 
-    /// Passes what the server sends, and not a byte more than the goodbye allows. False: it has ended.
+    /// Passes what the server sends, and not a byte more than the goodbye allows. False: the server
+    /// has ended.
     fn poll_pass(
         &mut self,
         cx: &mut Context<'_>,
@@ -145,8 +147,8 @@ impl TunnelStream {
     }
 }
 
-/// A header passes here before it is whole: within it is no boundary, and behind a broken one is none
-/// any more.
+/// A header passes here before it is whole: there is no boundary within it, and there is none any
+/// more behind one that is broken.
 pub(super) fn position(scanner: &FrameScanner) -> Position {
     if scanner.at_boundary() {
         Position::Boundary
