@@ -12,9 +12,9 @@ use super::record;
 use crate::config::Tunnel;
 use crate::listener::Reading;
 use crate::session::drain::DrainReason;
+use crate::session::goodbye::CLOSE_WAIT;
 use crate::session::live::{Identity, LiveSession};
 use crate::session::log::session_open;
-use crate::session::relay::CLOSE_WAIT;
 
 impl Gateway {
     /// The server has answered 101: what follows is a session.

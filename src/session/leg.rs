@@ -8,6 +8,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
+use super::goodbye::{Position, Says, Side, Takes};
 use crate::transport::Transport;
 use crate::websocket::frames::{FrameScanner, Sender};
 
@@ -131,9 +132,34 @@ impl Leg {
         self.waiting.is_empty() && (self.is_shut() || self.transport.is_flushed())
     }
 
-    /// Whether it will say nothing more that counts.
-    pub fn has_finished(&self) -> bool {
-        self.ended || self.scanner.is_broken() || self.has_closed()
+    /// What a goodbye has to know of it.
+    pub fn side(&self) -> Side {
+        Side {
+            says: Says::of(&self.scanner),
+            has_ended: self.ended,
+            takes: match self.send_state {
+                SendState::Open => Takes::More,
+                SendState::Shut => Takes::NoMore,
+                SendState::Broken { .. } => Takes::Nothing,
+            },
+            has_got_all: self.has_sent_all(),
+        }
+    }
+
+    /// Where what it has sent stands: a header passes on only when it is whole and sound.
+    pub fn position(&self) -> Position {
+        if self.scanner.is_broken() {
+            Position::Broken
+        } else if self.scanner.between_frames() {
+            Position::Boundary
+        } else {
+            Position::InFrame
+        }
+    }
+
+    /// What its frame that is passing has left.
+    pub fn left_of_frame(&self) -> usize {
+        usize::try_from(self.scanner.payload_left()).unwrap_or(usize::MAX)
     }
 
     /// Whether its Close frame has passed in full.

@@ -2,18 +2,21 @@
 //!
 //! ```text
 //!   101 ──► handshake: the server's socket leaves Pingora
-//!           listener::stream: so does the client's
+//!           listener::client_stream: so does the client's
 //!              │
-//!           runner ─► relay: moves the bytes, says goodbye
-//!              │         └─ leg: one side; frames: read as they pass; transport: the socket
+//!           runner ─► relay: moves the bytes
+//!              │         ├─ leg: one side, its socket and the frames that it sends
+//!              │         └─ goodbye: which side is told what, and until when it is waited for
 //!   registry ──┘ live, traffic: who it is and what it has carried; drain tells sessions to go;
-//!                ended: how they went
+//!                log: the lines of its life; stats: how sessions went
 //! ```
 //!
-//! With `tunnel: pingora` the sockets stay where they are, and [`tap`] watches over the session.
+//! With `tunnel: pingora` the sockets stay where they are, and [`tunnel`] watches over the session.
 
 mod client_end;
+mod direction;
 pub mod drain;
+pub mod goodbye;
 pub mod handshake;
 pub mod leg;
 pub mod live;

@@ -8,16 +8,17 @@
 //! ```
 //!
 //! The two directions know nothing of each other: one that stalls does not stop the other, and
-//! each ends by itself (half-close), as it does when its receiver breaks. What is read goes straight
-//! out again, from a buffer that all sessions of a thread share; only what the other side does not
-//! take waits in the leg, and until it has gone nothing more is read. An idle session holds no
-//! buffer.
+//! each ends by itself (half-close), as it does when its receiver breaks. What is read goes
+//! straight out again, from a buffer that all sessions of a thread share; only what the other side
+//! does not take waits in the leg, and until it has gone nothing more is read. An idle session
+//! holds no buffer.
 //!
 //! No byte of a frame header is passed on before the header is whole and sound. So each side
 //! always stands in a known place of a frame, a frame of our own can be put in at every boundary,
 //! and broken framing ends the session before it reaches the other side.
 
 mod clock;
+mod inspect;
 mod stall;
 #[cfg(test)]
 mod tests;
@@ -26,7 +27,6 @@ use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::direction::Direction;
+use super::goodbye::{self, Goodbye, Limit, Next, Occasion};
 use super::leg::{Leg, SendState};
 use super::traffic::{ClosedBy, Order, Traffic};
 use crate::net::TCP_KEEPALIVE;
@@ -44,12 +46,6 @@ const CHUNK: usize = 64 * 1024;
 
 /// Reads of one direction in a row before the other has its turn.
 const TURNS: usize = 8;
-
-/// How long the client may take to answer our Close frame.
-pub const CLOSE_WAIT: Duration = Duration::from_secs(2);
-
-/// How long the server may, once it was told because the client did not answer.
-const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// A session whose client has ended its side gets this long without a byte of the server; so does
 /// one whose server is gone, while the client has not taken all that the server said before.
@@ -139,37 +135,14 @@ pub enum Outcome {
     Stays,
 }
 
-/// Our own goodbye: the client is told first and its answer goes to the server, so that nothing
-/// is lost that it sent before. If it does not answer, the server is told by us.
+/// The goodbye, once we end the session.
 #[derive(Debug)]
 struct Ending {
-    code: u16,
-    /// The two were saying goodbye already: they get the time for it, and no word from us.
-    by_themselves: bool,
+    goodbye: Goodbye,
     /// Our code is the one for the log, once the client has it.
     is_cause: bool,
-    client_told: bool,
-    server_told: bool,
-    /// The server is to be told without waiting for the client.
-    tell_server: bool,
-    /// The client broke the framing or a limit. What the server still says to what came before passes, with
-    /// its answer to our Close frame as the last of it.
-    hears_server: bool,
+    /// When its time is up.
     due: Instant,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    ToServer,
-    ToClient,
-}
-
-/// What may happen to the next bytes of a direction.
-enum Gate {
-    /// They pass, so many at most.
-    Pass(usize),
-    /// They are read and forgotten: the receiver has had its last frame, or takes nothing more.
-    Discard,
 }
 
 /// The kernel gave up on the direction's receiver, which answers nothing any more or takes nothing.
@@ -276,14 +249,17 @@ impl Relay {
             if let Err(error) = ready!(self.receiver(direction).poll_send_waiting(cx)) {
                 self.receiver_broke(direction, &error)?;
             }
-            let gate = self.gate(direction);
-            if self.sender(direction).ended && !matches!(gate, Gate::Pass(0)) {
+            let next = self.next(direction);
+            if matches!(next, Next::Say(_)) {
+                // It waits to be sent.
+                continue;
+            }
+            if self.sender(direction).ended {
                 return self.poll_shut(direction, cx);
             }
-            let (limit, discards) = match gate {
-                Gate::Pass(0) => continue,
-                Gate::Pass(limit) => (limit, false),
-                Gate::Discard => (CHUNK, true),
+            let limit = match next {
+                Next::Pass(Limit::Frame) => self.sender(direction).left_of_frame().min(CHUNK),
+                _ => CHUNK,
             };
             let mut buf = ReadBuf::new(&mut scratch[..limit]);
             let from = self.sender(direction);
@@ -296,7 +272,7 @@ impl Relay {
                 self.end_of(direction);
                 continue;
             }
-            if discards {
+            if next == Next::Discard {
                 // For the answer to a Close frame of ours.
                 self.sender(direction).scanner.feed(bytes);
                 continue;
@@ -333,110 +309,38 @@ impl Relay {
         Ok(())
     }
 
-    /// How the direction's next bytes are to be taken. Puts in a Close frame where one is due; then
-    /// it has nothing to pass.
-    fn gate(&mut self, direction: Direction) -> Gate {
+    /// What the direction does next. A Close frame that is due is put in.
+    fn next(&mut self, direction: Direction) -> Next {
         // Nothing may follow a Close frame (RFC 6455 section 5.5.1).
         if self.receiver(direction).is_shut() || self.sender(direction).has_closed() {
-            return Gate::Discard;
+            return Next::Discard;
         }
-        if self.our_goodbye().is_none() {
-            return Gate::Pass(CHUNK);
+        if self.ending.is_none() {
+            return Next::Pass(Limit::All);
         }
-        let at_boundary = self.sender(direction).scanner.between_frames();
-        let left = self.sender(direction).scanner.payload_left();
-        let is_broken = self.sender(direction).scanner.is_broken();
-        let has_ended = self.sender(direction).ended;
+        let position = self.sender(direction).position();
         let Some(ending) = &mut self.ending else {
-            return Gate::Pass(CHUNK);
+            return Next::Pass(Limit::All);
         };
-        let rest = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+        let next = ending.goodbye.next(direction, position);
+        let Next::Say(code) = next else {
+            return next;
+        };
         match direction {
-            Direction::ToClient if ending.client_told => Gate::Discard,
-            Direction::ToClient if ending.hears_server && !has_ended => Gate::Pass(CHUNK),
-            Direction::ToClient if at_boundary => {
-                ending.client_told = true;
+            Direction::ToClient => {
                 if ending.is_cause {
-                    self.traffic.set_close_code(CloseCode::Code(ending.code));
+                    self.traffic.set_close_code(CloseCode::Code(code));
                 }
-                let frame = close_to_client(ending.code);
-                self.client.waiting.extend_from_slice(&frame);
-                Gate::Pass(0)
+                self.client
+                    .waiting
+                    .extend_from_slice(&close_to_client(code));
             }
-            Direction::ToClient => Gate::Pass(rest),
-            Direction::ToServer if ending.server_told => Gate::Discard,
-            Direction::ToServer if ending.tell_server && at_boundary => {
-                ending.server_told = true;
-                let frame = close_to_server(ending.code, rand::random());
+            Direction::ToServer => {
+                let frame = close_to_server(code, rand::random());
                 self.server.waiting.extend_from_slice(&frame);
-                Gate::Pass(0)
-            }
-            Direction::ToServer if is_broken => Gate::Discard,
-            Direction::ToServer if ending.tell_server => Gate::Pass(rest),
-            Direction::ToServer => Gate::Pass(CHUNK),
-        }
-    }
-
-    /// Finds how much of what has arrived may pass, behind what was held of a header that is now
-    /// whole, and counts that. `None`: nothing of it.
-    fn inspect(&mut self, direction: Direction, bytes: &[u8]) -> Option<(BytesMut, usize)> {
-        let awaits_pong = self.pinged.is_some();
-        let from = self.sender(direction);
-        let was_closed = from.scanner.close_code().is_some();
-        let held = match from.scanner.held() {
-            [] => BytesMut::new(),
-            held => BytesMut::from(held),
-        };
-        let (others, in_frame) = (from.scanner.others(), !from.scanner.between_frames());
-        let sound = from.scanner.feed(bytes).sound;
-        let messages = from.scanner.messages();
-        let only_pongs = !in_frame && from.scanner.others() == others;
-        let close = from.scanner.close_code().filter(|_| !was_closed);
-        let (is_broken, is_over) = (from.scanner.is_broken(), from.scanner.is_over());
-        if sound > 0 {
-            add(self.byte_count(direction), (held.len() + sound) as u64);
-        }
-        let traffic = &self.traffic;
-        let message_count = match direction {
-            Direction::ToServer => &traffic.messages_in,
-            Direction::ToClient => &traffic.messages_out,
-        };
-        message_count.store(messages, Relaxed);
-        if let Some(code) = close {
-            traffic.close(direction.sender(), Some(code));
-        }
-        let now = Instant::now();
-        if direction == Direction::ToServer {
-            self.last_heard = now;
-            self.pinged = None;
-        }
-        // The answer to our own ping does not make a quiet session a lively one.
-        if !(awaits_pong && only_pongs && direction == Direction::ToServer) {
-            self.last_activity = now;
-        }
-        if is_broken {
-            match is_over {
-                true => self.cut_off(direction, ClosedBy::Limit, TOO_BIG),
-                false => self.cut_off(direction, ClosedBy::Error, PROTOCOL_ERROR),
             }
         }
-        (sound > 0).then_some((held, sound))
-    }
-
-    /// Nothing more passes in this direction.
-    fn cut_off(&mut self, direction: Direction, by: ClosedBy, code: u16) {
-        if let Some(ending) = &mut self.ending {
-            ending.hears_server &= direction == Direction::ToServer;
-            return;
-        }
-        self.begin_ending(by, code);
-        if let Some(ending) = &mut self.ending {
-            ending.tell_server = true;
-            ending.hears_server = direction == Direction::ToServer && !ending.server_told;
-            if ending.is_cause {
-                self.traffic.set_close_code(CloseCode::Code(code));
-            }
-        }
+        next
     }
 
     /// It has ended its side before the session began.
@@ -454,19 +358,12 @@ impl Relay {
         self.traffic.close(direction.sender(), None);
         self.last_activity = Instant::now();
         match &mut self.ending {
+            Some(ending) => ending.goodbye.ended(direction),
             None if !is_broken && takes_more => {
-                add(self.byte_count(direction), held.len() as u64);
+                inspect::add(self.byte_count(direction), held.len() as u64);
                 self.receiver(direction).waiting.unsplit(held);
             }
-            Some(ending) if direction == Direction::ToServer => ending.tell_server = true,
-            _ => {}
-        }
-    }
-
-    fn byte_count(&self, direction: Direction) -> &AtomicU64 {
-        match direction {
-            Direction::ToServer => &self.traffic.bytes_in,
-            Direction::ToClient => &self.traffic.bytes_out,
+            None => {}
         }
     }
 
@@ -491,46 +388,22 @@ impl Relay {
         Poll::Ready(Ok(()))
     }
 
-    /// Unless the two are saying goodbye by themselves.
-    fn begin_ending(&mut self, by: ClosedBy, code: u16) {
+    fn begin_ending(&mut self, by: ClosedBy, code: u16, occasion: Occasion) {
         let is_cause = self.traffic.close(by, None);
-        let by_themselves = self.client.scanner.close_code().is_some()
-            || self.server.scanner.close_code().is_some();
+        let (client, server) = (self.client.side(), self.server.side());
+        let (goodbye, wait) = Goodbye::begin(code, occasion, client, server);
         self.ending = Some(Ending {
-            code,
-            by_themselves,
+            goodbye,
             is_cause,
-            client_told: self.client.is_shut(),
-            server_told: self.server.is_shut(),
-            tell_server: self.client.ended,
-            hears_server: false,
-            due: Instant::now() + CLOSE_WAIT,
+            due: Instant::now() + wait,
         });
     }
 
-    /// Unless there is none, or the two have said theirs.
-    fn our_goodbye(&self) -> Option<&Ending> {
-        self.ending.as_ref().filter(|ending| !ending.by_themselves)
-    }
-
     fn is_over(&self) -> bool {
-        let (client, server) = (&self.client, &self.server);
-        if !client.has_sent_all() || !server.has_sent_all() {
-            return false;
-        }
-        if client.ended && server.ended {
-            return true;
-        }
-        match self.our_goodbye() {
-            None => client.has_closed() && server.has_closed(),
-            Some(ending) => {
-                let client_knows = ending.client_told
-                    || client.is_shut()
-                    || ending.hears_server && server.has_closed();
-                let server_knows = ending.server_told || server.is_shut() || client.has_closed();
-                let is_done = |leg: &Leg| leg.has_finished() || leg.broken_since().is_some();
-                client_knows && server_knows && is_done(client) && is_done(server)
-            }
+        let (client, server) = (self.client.side(), self.server.side());
+        match &self.ending {
+            Some(ending) => ending.goodbye.is_over(client, server),
+            None => goodbye::have_parted(client, server),
         }
     }
 
@@ -558,7 +431,7 @@ impl Future for Relay {
                 return Poll::Ready(Outcome::Ended);
             }
             Some(Order::End { by, code }) if relay.ending.is_none() => {
-                relay.begin_ending(by, code);
+                relay.begin_ending(by, code, Occasion::Asked);
             }
             Some(Order::End { .. }) | None => {}
         }
@@ -587,28 +460,4 @@ impl Future for Relay {
             }
         }
     }
-}
-
-impl Direction {
-    const BOTH: [Self; 2] = [Self::ToServer, Self::ToClient];
-
-    /// Whose bytes they are.
-    fn sender(self) -> ClosedBy {
-        match self {
-            Self::ToServer => ClosedBy::Client,
-            Self::ToClient => ClosedBy::Server,
-        }
-    }
-
-    fn opposite(self) -> Self {
-        match self {
-            Self::ToServer => Self::ToClient,
-            Self::ToClient => Self::ToServer,
-        }
-    }
-}
-
-/// There is one writer: no locked instruction is needed.
-fn add(counter: &AtomicU64, more: u64) {
-    counter.store(counter.load(Relaxed) + more, Relaxed);
 }

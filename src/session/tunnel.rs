@@ -1,7 +1,8 @@
 //! A server's socket with `tunnel: pingora`, as Pingora sees it while a handshake and then a
 //! session run over it.
 //!
-//! Pingora connects through [`TunnelConnector`] (its `custom_l4` road) and gets a [`TunnelStream`], which
+//! Pingora connects through [`TunnelConnector`] (its `custom_l4` road) and gets a
+//! [`TunnelStream`], which
 //!
 //! - ends the read of a response head at its blank line, so that a frame which came in the same
 //!   packet as the 101 is read as a frame;
@@ -9,9 +10,12 @@
 //!   queue before it can see the 101 (the other order kills the session, cloudflare/pingora#946);
 //! - reads frame headers in both directions, for counts and close codes;
 //! - ends a session that is quiet for longer than `idle`, older than `max_session` or asked to end:
-//!   with a Close frame to both sides at a frame boundary, and a short wait for the answer.
+//!   with a Close frame to both sides at a frame boundary, and a short wait for the answer (what
+//!   is said when is decided by [`Goodbye`]).
 //!
 //! One timer a session, looked at only when it fires: a message costs no timer.
+
+mod ending;
 
 use std::io;
 use std::pin::Pin;
@@ -28,14 +32,16 @@ use pingora::{Error, ErrorType};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::direction::Direction;
+use super::goodbye::{Goodbye, Limit, Next};
 use super::handshake::{Heads, Seen};
-use super::relay::CLOSE_WAIT;
 use crate::limits::DrainDeadline;
 use crate::net::pingora::set_option;
 use crate::session::traffic::{ClosedBy, Order, Traffic};
 use crate::transport::Transport;
 use crate::upstream::Dialer;
-use crate::websocket::frames::{CloseCode, FrameScanner, Sender, close_to_client, close_to_server};
+use crate::websocket::frames::{FrameScanner, Sender};
+use ending::position;
 
 /// The limits of one session.
 #[derive(Debug, Clone, Copy)]
@@ -66,8 +72,8 @@ impl Connect for TunnelConnector {
         };
         let io = self.dialer.connect(*address).await?;
         let deadline = self.dialer.drain_deadline.clone();
-        let tap = TunnelStream::new(io, self.limits, self.traffic.clone(), deadline);
-        Ok(VirtualSocketStream::new(Box::new(tap)).into())
+        let tunnel = TunnelStream::new(io, self.limits, self.traffic.clone(), deadline);
+        Ok(VirtualSocketStream::new(Box::new(tunnel)).into())
     }
 }
 
@@ -97,23 +103,12 @@ enum Phase {
     Open {
         ends: Option<Instant>,
     },
-    /// A frame to the client is passing that must be whole before our Close.
-    Finishing {
-        by: ClosedBy,
-        code: u16,
-    },
-    /// Our Close is out; `to_server`: the server was told too.
-    Closing {
-        to_server: ServerTold,
+    Ending {
+        goodbye: Goodbye,
+        /// Our code is the one for the log, once the client is told.
+        is_cause: bool,
     },
     Ended,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ServerTold {
-    Yes,
-    /// It stands in the middle of a client's frame: what the client sends must go on.
-    No,
 }
 
 impl TunnelStream {
@@ -240,85 +235,6 @@ impl TunnelStream {
         }
     }
 
-    /// At once when the stream to the client stands at a frame boundary; else when the frame that
-    /// is passing has passed, for which it gets as long as a goodbye.
-    fn begin_close(&mut self, by: ClosedBy, code: u16) {
-        self.timer.as_mut().reset(Instant::now() + CLOSE_WAIT);
-        if self.to_client.at_boundary() {
-            self.say_goodbye(by, code);
-        } else {
-            self.phase = Phase::Finishing { by, code };
-        }
-    }
-
-    fn poll_ending(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.phase {
-            Phase::Finishing { by, code } => self.poll_finishing(cx, buf, by, code),
-            Phase::Ended => Poll::Ready(Ok(())),
-            _ => self.poll_closing(cx, buf),
-        }
-    }
-
-    /// Passes what is left of the server's frame, and not a byte more.
-    fn poll_finishing(
-        &mut self,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-        by: ClosedBy,
-        code: u16,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        match Pin::new(&mut self.io).poll_read(cx, buf) {
-            Poll::Ready(Ok(())) if buf.filled().len() > before => {
-                let rest = self.to_client.left_of_frame(&buf.filled()[before..]);
-                buf.set_filled(before + rest);
-                self.observe_to_client(&buf.filled()[before..]);
-                if self.to_client.at_boundary() {
-                    self.say_goodbye(by, code);
-                }
-                return Poll::Ready(Ok(()));
-            }
-            Poll::Pending => ready!(self.timer.as_mut().poll(cx)),
-            Poll::Ready(_) => {}
-        }
-        // The server is gone, or stalls in the middle of a frame: no Close can be put in.
-        self.traffic.close(by, None);
-        self.phase = Phase::Ended;
-        Poll::Ready(Ok(()))
-    }
-
-    /// Puts a Close frame in towards both sides.
-    fn say_goodbye(&mut self, by: ClosedBy, code: u16) {
-        self.traffic.close(by, Some(CloseCode::Code(code)));
-        self.heads.behind.extend_from_slice(&close_to_client(code));
-        let frame = close_to_server(code, rand::random());
-        // Best effort: 8 bytes. Part of a frame must not go, and none into another.
-        let told = self.to_server.at_boundary() && self.io.send_at_once(&frame) == frame.len();
-        self.timer.as_mut().reset(Instant::now() + CLOSE_WAIT);
-        let to_server = if told {
-            ServerTold::Yes
-        } else {
-            ServerTold::No
-        };
-        self.phase = Phase::Closing { to_server };
-    }
-
-    fn poll_closing(
-        &mut self,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.heads.deliver_behind(buf) {
-            return Poll::Ready(Ok(()));
-        }
-        let client_answered = self.to_server.close_code().is_some();
-        if !client_answered && self.timer.as_mut().poll(cx).is_pending() {
-            return Poll::Pending;
-        }
-        self.phase = Phase::Ended;
-        Poll::Ready(Ok(()))
-    }
-
     /// What was polled of a write, unless it waits and the session is to end. Pingora reads nothing
     /// while a write waits, so that this would be heard nowhere else.
     fn or_told<T>(
@@ -331,11 +247,8 @@ impl TunnelStream {
         }
         match self.phase {
             Phase::Open { ends } => ready!(self.poll_told(cx, ends)),
-            Phase::Finishing { .. } | Phase::Closing { .. } => {
-                ready!(self.timer.as_mut().poll(cx));
-                if let Phase::Finishing { by, .. } = self.phase {
-                    self.traffic.close(by, None);
-                }
+            Phase::Ending { .. } => {
+                ready!(self.poll_time_up(cx));
                 self.phase = Phase::Ended;
             }
             Phase::Fresh | Phase::Head | Phase::Response => {
@@ -390,28 +303,28 @@ impl AsyncRead for TunnelStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let tap = self.get_mut();
-        match tap.phase {
+        let tunnel = self.get_mut();
+        match tunnel.phase {
             Phase::Fresh => {
-                tap.phase = Phase::Head;
+                tunnel.phase = Phase::Head;
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            Phase::Closing { .. } | Phase::Finishing { .. } => return tap.poll_ending(cx, buf),
+            Phase::Ending { .. } => return tunnel.poll_ending(cx, buf),
             Phase::Ended => return Poll::Ready(Ok(())),
             _ => {}
         }
-        if let Phase::Head = tap.phase {
-            return tap.poll_head(cx, buf);
+        if let Phase::Head = tunnel.phase {
+            return tunnel.poll_head(cx, buf);
         }
-        if tap.heads.deliver_behind(buf) {
+        if tunnel.heads.deliver_behind(buf) {
             return Poll::Ready(Ok(()));
         }
-        match tap.phase {
-            Phase::Open { ends } => tap.poll_open(cx, buf, ends),
+        match tunnel.phase {
+            Phase::Open { ends } => tunnel.poll_open(cx, buf, ends),
             _ => {
-                tap.drain_deadline.check()?;
-                Pin::new(&mut tap.io).poll_read(cx, buf)
+                tunnel.drain_deadline.check()?;
+                Pin::new(&mut tunnel.io).poll_read(cx, buf)
             }
         }
     }
@@ -423,29 +336,30 @@ impl AsyncWrite for TunnelStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let tap = self.get_mut();
-        let sent = match tap.phase {
+        let tunnel = self.get_mut();
+        let next = match &mut tunnel.phase {
+            Phase::Ending { goodbye, .. } => {
+                goodbye.next(Direction::ToServer, position(&tunnel.to_server))
+            }
+            _ => Next::Pass(Limit::All),
+        };
+        let sent = match next {
             // The server has had our Close: nothing may follow it (RFC 6455 section 5.5.1).
-            Phase::Closing {
-                to_server: ServerTold::Yes,
-            } => buf.len(),
+            Next::Discard => buf.len(),
             _ => {
-                let polled = Pin::new(&mut tap.io).poll_write(cx, buf);
+                let polled = Pin::new(&mut tunnel.io).poll_write(cx, buf);
                 if let Poll::Ready(Err(error)) = &polled
                     && error.kind() == io::ErrorKind::TimedOut
                 {
                     // The kernel gave up on it, and says so only once.
-                    tap.traffic.close(ClosedBy::Error, None);
+                    tunnel.traffic.close(ClosedBy::Error, None);
                 }
-                ready!(tap.or_told(cx, polled))?
+                ready!(tunnel.or_told(cx, polled))?
             }
         };
-        if matches!(
-            tap.phase,
-            Phase::Open { .. } | Phase::Finishing { .. } | Phase::Closing { .. }
-        ) {
-            tap.observe_to_server(&buf[..sent]);
-            if tap.traffic.server_took() {
+        if matches!(tunnel.phase, Phase::Open { .. } | Phase::Ending { .. }) {
+            tunnel.observe_to_server(&buf[..sent]);
+            if tunnel.traffic.server_took() {
                 // The client's stream is polled by the same task.
                 cx.waker().wake_by_ref();
             }
@@ -454,9 +368,9 @@ impl AsyncWrite for TunnelStream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let tap = self.get_mut();
-        let polled = Pin::new(&mut tap.io).poll_flush(cx);
-        tap.or_told(cx, polled)
+        let tunnel = self.get_mut();
+        let polled = Pin::new(&mut tunnel.io).poll_flush(cx);
+        tunnel.or_told(cx, polled)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -5,10 +5,11 @@ use std::task::{Context, Poll, ready};
 use tokio::time::Instant;
 
 use super::{
-    CLIENT_GONE, Direction, GOING_AWAY, HALF_CLOSED, LAST_WAIT, LOOK, Limits, PING_TO_CLIENT,
-    Relay, SERVER_GONE,
+    CLIENT_GONE, GOING_AWAY, HALF_CLOSED, LOOK, Limits, PING_TO_CLIENT, Relay, SERVER_GONE,
 };
 use crate::net::TCP_KEEPALIVE;
+use crate::session::direction::Direction;
+use crate::session::goodbye::{Occasion, TimeUp};
 use crate::session::traffic::ClosedBy;
 
 impl Relay {
@@ -109,12 +110,10 @@ impl Relay {
     pub(super) fn strike(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
         if let Some(ending) = &mut self.ending {
-            if ending.tell_server && !ending.hears_server {
-                return true;
+            match ending.goodbye.time_is_up() {
+                TimeUp::Cut => return true,
+                TimeUp::Again(wait) => ending.due = now + wait,
             }
-            ending.tell_server = true;
-            ending.hears_server = false;
-            ending.due = now + LAST_WAIT;
             return false;
         }
         if is_due(self.settles) {
@@ -132,12 +131,12 @@ impl Relay {
             return self.give_up_stalled(direction);
         }
         if is_due(self.limits.end) {
-            self.begin_ending(ClosedBy::MaxSession, GOING_AWAY);
+            self.begin_ending(ClosedBy::MaxSession, GOING_AWAY, Occasion::Asked);
             return false;
         }
         if is_due(self.ping_due()) {
             if self.pinged.is_some() {
-                self.begin_ending(ClosedBy::Idle, GOING_AWAY);
+                self.begin_ending(ClosedBy::Idle, GOING_AWAY, Occasion::Asked);
             } else if self.client_takes_a_frame() {
                 self.client.waiting.extend_from_slice(&PING_TO_CLIENT);
                 self.pinged = Some(now);
@@ -158,7 +157,7 @@ impl Relay {
             );
             return true;
         }
-        self.begin_ending(ClosedBy::Idle, GOING_AWAY);
+        self.begin_ending(ClosedBy::Idle, GOING_AWAY, Occasion::Asked);
         false
     }
 

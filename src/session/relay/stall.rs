@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Direction, GOING_AWAY, LAST_WAIT, Relay};
+use super::{GOING_AWAY, Relay};
+use crate::session::direction::Direction;
+use crate::session::goodbye::Occasion;
 use crate::session::traffic::ClosedBy;
 
 impl Relay {
@@ -90,14 +92,7 @@ impl Relay {
             self.traffic.close(ClosedBy::Error, None);
             return true;
         }
-        self.begin_ending(ClosedBy::Error, GOING_AWAY);
-        if direction == Direction::ToClient
-            && let Some(ending) = &mut self.ending
-        {
-            // There is no answer of the client to wait for.
-            ending.tell_server = true;
-            ending.due = now + LAST_WAIT;
-        }
+        self.begin_ending(ClosedBy::Error, GOING_AWAY, Occasion::GivenUp(direction));
         false
     }
 }

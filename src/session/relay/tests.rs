@@ -8,6 +8,7 @@ use tokio::time::{interval, sleep, timeout};
 
 use super::*;
 use crate::net::Socket;
+use crate::session::goodbye::LAST_WAIT;
 use crate::transport::Transport;
 use crate::websocket::frames::Sender;
 

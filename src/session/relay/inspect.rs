@@ -1,0 +1,89 @@
+//! What a relay does with the bytes that have come: it reads the frames, counts what may pass, and
+//! ends the session where the framing is broken.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use bytes::BytesMut;
+use tokio::time::Instant;
+
+use super::{PROTOCOL_ERROR, Relay, TOO_BIG};
+use crate::session::direction::Direction;
+use crate::session::goodbye::Occasion;
+use crate::session::traffic::ClosedBy;
+use crate::websocket::frames::CloseCode;
+
+impl Relay {
+    /// Finds how much of what has arrived may pass, behind what was held of a header that is now
+    /// whole, and counts that. `None`: nothing of it.
+    pub(super) fn inspect(
+        &mut self,
+        direction: Direction,
+        bytes: &[u8],
+    ) -> Option<(BytesMut, usize)> {
+        let awaits_pong = self.pinged.is_some();
+        let from = self.sender(direction);
+        let was_closed = from.scanner.close_code().is_some();
+        let held = match from.scanner.held() {
+            [] => BytesMut::new(),
+            held => BytesMut::from(held),
+        };
+        let (others, in_frame) = (from.scanner.others(), !from.scanner.between_frames());
+        let sound = from.scanner.feed(bytes).sound;
+        let messages = from.scanner.messages();
+        let only_pongs = !in_frame && from.scanner.others() == others;
+        let close = from.scanner.close_code().filter(|_| !was_closed);
+        let (is_broken, is_over) = (from.scanner.is_broken(), from.scanner.is_over());
+        if sound > 0 {
+            add(self.byte_count(direction), (held.len() + sound) as u64);
+        }
+        let traffic = &self.traffic;
+        let message_count = match direction {
+            Direction::ToServer => &traffic.messages_in,
+            Direction::ToClient => &traffic.messages_out,
+        };
+        message_count.store(messages, Relaxed);
+        if let Some(code) = close {
+            traffic.close(direction.sender(), Some(code));
+        }
+        let now = Instant::now();
+        if direction == Direction::ToServer {
+            self.last_heard = now;
+            self.pinged = None;
+        }
+        // The answer to our own ping does not make a quiet session a lively one.
+        if !(awaits_pong && only_pongs && direction == Direction::ToServer) {
+            self.last_activity = now;
+        }
+        if is_broken {
+            match is_over {
+                true => self.cut_off(direction, ClosedBy::Limit, TOO_BIG),
+                false => self.cut_off(direction, ClosedBy::Error, PROTOCOL_ERROR),
+            }
+        }
+        (sound > 0).then_some((held, sound))
+    }
+
+    /// Nothing more passes in this direction.
+    fn cut_off(&mut self, direction: Direction, by: ClosedBy, code: u16) {
+        if let Some(ending) = &mut self.ending {
+            ending.goodbye.framing_broke(direction);
+            return;
+        }
+        self.begin_ending(by, code, Occasion::FramingBroke(direction));
+        if self.ending.as_ref().is_some_and(|ending| ending.is_cause) {
+            self.traffic.set_close_code(CloseCode::Code(code));
+        }
+    }
+
+    pub(super) fn byte_count(&self, direction: Direction) -> &AtomicU64 {
+        match direction {
+            Direction::ToServer => &self.traffic.bytes_in,
+            Direction::ToClient => &self.traffic.bytes_out,
+        }
+    }
+}
+
+/// There is one writer: no locked instruction is needed.
+pub(super) fn add(counter: &AtomicU64, more: u64) {
+    counter.store(counter.load(Relaxed) + more, Relaxed);
+}
