@@ -29,9 +29,9 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 
 use super::connection::{Arrival, Connection, End, Reading};
+use super::request_buffer::{CUT_HEAD, RequestBuffer, SLOW_HEAD};
 use super::state::ListenerState;
 use super::tunnel::Tunnel;
-use crate::listener::request_reader::{CUT_HEAD, RequestBuffer, SLOW_HEAD};
 use crate::session::traffic::ClosedBy;
 use crate::session::{Admission, ClientEnd};
 use crate::transport::Transport;

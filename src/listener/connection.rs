@@ -12,9 +12,9 @@ use tokio::time::Instant;
 use super::deadlines::Deadlines;
 use super::state::ListenerState;
 use crate::forward::proxy_protocol::AddrPair;
+use crate::http1::Rejection;
 use crate::limits::DrainDeadline;
 use crate::limits::descriptors::Descriptor;
-use crate::listener::request_reader::RejectedRequest;
 use crate::session::traffic::Traffic;
 use crate::session::{Admission, ClientEnd, Upgraded};
 use crate::tls::Security;
@@ -54,6 +54,22 @@ pub enum Arrival {
     Moved,
     /// The same, and no other process takes it: one answer, and it ends.
     Stays,
+}
+
+/// A request that goes no further.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RejectedRequest {
+    pub rejection: Rejection,
+    /// What the log gets of a head that is not sound, so that Pingora has a head of ours instead.
+    /// `None`: the head was sound and Pingora has it, so that the request may have a route.
+    pub unsound: Option<Unsound>,
+}
+
+/// What a head that is not sound was, as far as that can be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsound {
+    pub method: String,
+    pub target: String,
 }
 
 /// What the end of a connection says of its last answer.

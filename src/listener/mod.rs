@@ -14,6 +14,7 @@ mod deadlines;
 mod edge;
 mod http2;
 mod refuse;
+mod request_buffer;
 mod request_reader;
 mod setup;
 mod socket;
@@ -26,9 +27,8 @@ use crate::http1::Rejection;
 
 pub use accept::{serve, take_last};
 pub use client_stream::ClientStream;
-pub use connection::{Arrival, Connection, Reading};
+pub use connection::{Arrival, Connection, Reading, RejectedRequest};
 pub use edge::{ConnectionTasks, Edge, HttpApp};
-pub use request_reader::RejectedRequest;
 pub use socket::{BindError, BoundListener, bind};
 pub use state::{ListenerSettings, ListenerState};
 
