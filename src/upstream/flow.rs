@@ -25,7 +25,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use super::outgoing::Outgoing;
+use super::outgoing::{Outgoing, Taking};
 use super::window::{DRIFT, Reader, Window};
 use crate::transport::Transport;
 
@@ -93,6 +93,25 @@ impl Default for Flow {
     }
 }
 
+impl Taking for Flow {
+    fn server_took(&self, bytes: usize, server: &Transport) {
+        self.moved.store(true, Relaxed);
+        self.took(&self.request, bytes, server);
+    }
+
+    fn server_stalls(&self) {
+        self.tell(self.request.lock().stall());
+    }
+
+    fn server_failed(&self) {
+        self.tell(self.request.lock().took_all());
+    }
+
+    fn set_waits(&self, waits: bool) {
+        self.waits.store(waits, Relaxed);
+    }
+}
+
 impl Flow {
     /// A server gets the request from now on, by `outgoing`.
     pub(super) fn attach(&self, outgoing: Arc<Mutex<Outgoing>>, stall: Duration) {
@@ -157,22 +176,6 @@ impl Flow {
         self.tell(self.request.lock().look());
     }
 
-    /// The server takes nothing more.
-    pub(super) fn server_failed(&self) {
-        self.tell(self.request.lock().took_all());
-    }
-
-    /// The server has taken so much.
-    pub(super) fn server_took(&self, bytes: usize, server: &Transport) {
-        self.moved.store(true, Relaxed);
-        self.took(&self.request, bytes, server);
-    }
-
-    /// The server takes nothing now.
-    pub(super) fn server_stalls(&self) {
-        self.tell(self.request.lock().stall());
-    }
-
     /// The same of the request.
     pub fn server_takes_back(&self) -> bool {
         self.request.lock().takes_back()
@@ -227,10 +230,6 @@ impl Flow {
     /// scheduler.)
     pub fn take_goes_on(&self) -> bool {
         self.goes_on.load(Relaxed) && self.goes_on.swap(false, Relaxed)
-    }
-
-    pub(super) fn set_waits(&self, waits: bool) {
-        self.waits.store(waits, Relaxed);
     }
 
     /// Whether bytes wait for the server.

@@ -24,6 +24,7 @@ mod membership;
 mod news;
 mod outgoing;
 mod pool;
+mod pooled;
 mod resolve;
 mod roster;
 mod server;

@@ -10,8 +10,8 @@ use std::io;
 use std::mem;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -22,12 +22,11 @@ use pingora::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
 use pingora::{Error, ErrorType};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::flow::Flow;
 use super::outgoing::Outgoing;
+use super::pooled::PooledConnection;
 use crate::forward::proxy_protocol::Preamble;
 use crate::limits::DrainDeadline;
 use crate::limits::descriptors::Descriptor;
@@ -63,7 +62,7 @@ struct Target {
 #[derive(Debug, Default)]
 pub struct Pool {
     /// All of them together, for the `keepalive` bound.
-    open: AtomicUsize,
+    open: Arc<AtomicUsize>,
     idle: Mutex<Idle>,
 }
 
@@ -156,50 +155,6 @@ impl Pool {
     }
 }
 
-/// A connection, counted while it is open.
-#[derive(Debug)]
-pub(super) struct PooledConnection {
-    pub io: Transport,
-    /// Weak, as idle connections are themselves in there.
-    counted_in: Weak<Pool>,
-}
-
-impl PooledConnection {
-    fn new(io: Transport, connections: &Arc<Pool>) -> Self {
-        connections.open.fetch_add(1, Relaxed);
-        Self {
-            io,
-            counted_in: Arc::downgrade(connections),
-        }
-    }
-
-    /// Whether the server has neither closed it nor sent what nobody asked for: the next client
-    /// would take that for its response. Asks the kernel, as tokio only knows what was there when
-    /// it last waited.
-    fn is_silent(&self) -> bool {
-        let peeked = self
-            .io
-            .tcp()
-            .map(|socket| recv(socket, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT));
-        peeked.is_some_and(|peeked| peeked.is_err_and(|error| error == Errno::AGAIN))
-    }
-
-    /// The same as far as tokio knows, which costs nothing.
-    fn seems_silent(&self) -> bool {
-        let read = self.io.tcp().map(|socket| socket.try_read(&mut [0]));
-        read.is_some_and(|read| read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock))
-    }
-}
-
-impl Drop for PooledConnection {
-    fn drop(&mut self) {
-        self.io.part();
-        if let Some(connections) = self.counted_in.upgrade() {
-            connections.open.fetch_sub(1, Relaxed);
-        }
-    }
-}
-
 /// Whether a request may go out a second time when its connection fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeatable {
@@ -281,13 +236,14 @@ impl Connect for PoolConnector {
                     }
                     connected => connected?,
                 };
-                (PooledConnection::new(io, &self.connections), true)
+                (PooledConnection::new(io, &self.connections.open), true)
             }
         };
         self.reused.store(!is_fresh, Relaxed);
         let outgoing = Arc::new(Mutex::new(Outgoing::new(open)));
         self.flow.attach(outgoing.clone(), self.stall);
         let stream = PoolStream {
+            connections: self.connections.clone(),
             outgoing,
             flow: self.flow.clone(),
             drain_deadline: self.dialer.drain_deadline.clone(),
@@ -302,6 +258,7 @@ impl Connect for PoolConnector {
 
 #[derive(Debug)]
 struct PoolStream {
+    connections: Arc<Pool>,
     /// The flow has it too.
     outgoing: Arc<Mutex<Outgoing>>,
     flow: Arc<Flow>,
@@ -328,10 +285,9 @@ impl PoolStream {
         }
         if let Some(open) = outgoing.open.take()
             && !self.closes.load(Relaxed)
-            && let Some(connections) = open.counted_in.upgrade()
-            && connections.count() <= self.bound
+            && self.connections.count() <= self.bound
         {
-            connections.keep(self.target, open);
+            self.connections.keep(self.target, open);
         }
     }
 

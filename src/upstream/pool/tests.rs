@@ -33,7 +33,7 @@ impl Upstream {
             .connect(self.target.address)
             .await
             .unwrap();
-        let open = PooledConnection::new(io, &self.connections);
+        let open = PooledConnection::new(io, &self.connections.open);
         self.connections.keep(self.target, open);
         self.server.accept().await.unwrap().0
     }
