@@ -11,7 +11,7 @@ use pingora_proxy::Session;
 
 use super::exchange::{Exchange, Handshake};
 use super::fields::path_length;
-use crate::config::Route;
+use crate::config::{Route, RouteId};
 use crate::forward::client_address::ClientAddress;
 use crate::http1::Rejection;
 use crate::http1::response;
@@ -74,7 +74,7 @@ pub fn settle_route(session: &Session, exchange: &mut Exchange) -> Option<Reject
 
 /// Finds the route by the path in normal form, which becomes the exchange's: the server gets what
 /// was checked here.
-fn find_route(session: &Session, exchange: &mut Exchange) -> Result<Option<usize>, Rejection> {
+fn find_route(session: &Session, exchange: &mut Exchange) -> Result<Option<RouteId>, Rejection> {
     let request = session.req_header();
     let target = request.raw_path();
     let sent = &target[..path_length(target)];
@@ -93,7 +93,7 @@ fn find_route(session: &Session, exchange: &mut Exchange) -> Result<Option<usize
         })
     };
     let route = paths.first(find);
-    let slashes = route.map(|number| generation.route(number).matcher.slashes);
+    let slashes = route.map(|id| generation.route(id).matcher.slashes);
     if slashes == Some(Slashes::Kept) && paths.is_ambiguous() {
         return Err(Rejection::bad(
             "the path leads upwards over an empty segment",

@@ -8,7 +8,7 @@ use std::time::Instant;
 use http::HeaderValue;
 use uuid::Uuid;
 
-use crate::config::{Route, Tunnel};
+use crate::config::{Route, RouteId, Tunnel};
 use crate::forward::Trust;
 use crate::forward::client_address::ClientAddress;
 use crate::forward::proxy_protocol::{AddrPair, Source};
@@ -45,8 +45,8 @@ pub struct Exchange {
     pub path: Option<String>,
     /// What a route that redirects leaves of the path.
     pub redirected: Option<String>,
-    /// The number of the route that serves.
-    pub route: Option<usize>,
+    /// The route that serves.
+    pub route: Option<RouteId>,
     pub group: Option<Arc<Group>>,
     /// The rendered hash key.
     pub hash_key: Vec<u8>,
@@ -167,7 +167,7 @@ impl Exchange {
     }
 
     pub fn route(&self) -> Option<&Route> {
-        self.route.map(|number| self.generation.route(number))
+        self.route.map(|id| self.generation.route(id))
     }
 
     /// The number, in the present configuration, of the listener it came in on.

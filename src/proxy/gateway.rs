@@ -150,7 +150,7 @@ impl ProxyHttp for Gateway {
             return Ok(true);
         }
         let generation = exchange.generation.clone();
-        let Some(route) = exchange.route.map(|number| generation.route(number)) else {
+        let Some(route) = exchange.route.map(|id| generation.route(id)) else {
             exchange.error = Some("no route matches".into());
             exchange.begin_own_answer();
             Answer::error(StatusCode::NOT_FOUND, "no route matches")

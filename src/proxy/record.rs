@@ -108,7 +108,7 @@ pub fn identity(session: &Session, exchange: &Exchange) -> Option<Identity> {
         request_id: exchange.foreign_id().map(Into::into),
         trace: exchange.trace.map(Box::new),
         listener: labels.listeners[exchange.listener()].clone(),
-        route: labels.routes[exchange.route?].clone(),
+        route: exchange.generation.route_label(exchange.route?).clone(),
         upstream: exchange.group.as_ref()?.label().clone(),
         server: *exchange.tried.last()?,
         client: exchange.client.to_string().into(),
