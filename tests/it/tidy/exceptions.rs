@@ -78,10 +78,6 @@ pub const EXCEPTIONS: &[(&str, &str)] = &[
     ("comment src/observe/terminal.rs", WIDE),
     ("comment src/observe/trace/otlp.rs", WIDE),
     ("comment src/phase.rs", WIDE),
-    ("comment src/proxy/exchange.rs", WIDE),
-    ("comment src/proxy/gateway.rs", WIDE),
-    ("comment src/proxy/generation.rs", WIDE),
-    ("comment src/proxy/handshake.rs", WIDE),
     ("comment src/session/drain/schedule.rs", WIDE),
     ("comment src/session/drain/tests.rs", WIDE),
     ("comment src/session/relay.rs", WIDE),
@@ -122,7 +118,6 @@ pub const EXCEPTIONS: &[(&str, &str)] = &[
     ("file src/lifecycle/upgrade/hand_over.rs", LONG_FILE),
     ("file src/lifecycle/upgrade/model.rs", LONG_FILE),
     ("file src/listener/stream.rs", LONG_FILE),
-    ("file src/proxy/gateway.rs", LONG_FILE),
     ("file src/session/relay.rs", LONG_FILE),
     ("file src/upstream/connection.rs", LONG_FILE),
     ("file src/upstream/server.rs", LONG_FILE),
@@ -139,10 +134,6 @@ pub const EXCEPTIONS: &[(&str, &str)] = &[
     ("function src/lifecycle/run.rs act", LONG_FUNCTION),
     (
         "function src/lifecycle/upgrade/exec.rs spawn",
-        LONG_FUNCTION,
-    ),
-    (
-        "function src/proxy/gateway.rs request_filter",
         LONG_FUNCTION,
     ),
     (
