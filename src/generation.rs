@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
-use crate::config::{AcceptProxy, Config, ListenAddress, Listener, OnGone, Route};
+use crate::config::{
+    AcceptProxy, Config, ListenAddress, Listener, OnGone, Route, RouteId, UpstreamId,
+};
 use crate::forward::Trust;
 use crate::forward::client_address::{ClientAddress, TrustedProxies};
 use crate::generation::counts::Counts;
@@ -25,9 +27,8 @@ pub struct Generation {
     index: RouteIndex,
     /// As `config.upstreams`.
     groups: Vec<Arc<Group>>,
-    /// By name: the number of an upstream, and of a route.
-    group_numbers: HashMap<Arc<str>, usize>,
-    route_numbers: HashMap<Arc<str>, usize>,
+    upstream_ids: HashMap<Arc<str>, UpstreamId>,
+    route_ids: HashMap<Arc<str>, RouteId>,
     trusted: TrustedProxies,
     /// The number that a bound listener has in this configuration.
     listeners: Vec<usize>,
@@ -144,8 +145,8 @@ impl Generation {
     ) -> Self {
         let counted = |route: &Route| {
             let before = before?;
-            let number = *before.route_numbers.get(route.name.as_str())?;
-            Some(before.metrics[number].clone())
+            let id = *before.route_ids.get(route.name.as_str())?;
+            Some(before.metrics[id.index()].clone())
         };
         let metrics = config
             .routes
@@ -169,11 +170,13 @@ impl Generation {
                 .map(|r| r.name.as_str().into())
                 .collect(),
         };
-        let numbers = |names: &[Arc<str>]| names.iter().cloned().zip(0..).collect();
-        let group_labels: Vec<Arc<str>> = groups.iter().map(|g| g.label().clone()).collect();
+        let upstream_names = groups.iter().map(|group| group.label().clone());
+        let upstream_ids = (0..groups.len()).map(UpstreamId::new);
+        let route_names = labels.routes.iter().cloned();
+        let route_ids = (0..labels.routes.len()).map(RouteId::new);
         Self {
-            group_numbers: numbers(&group_labels),
-            route_numbers: numbers(&labels.routes),
+            upstream_ids: upstream_names.zip(upstream_ids).collect(),
+            route_ids: route_names.zip(route_ids).collect(),
             labels,
             metrics,
             unrouted: unrouted.unwrap_or_default(),
@@ -253,8 +256,8 @@ impl Generation {
     }
 
     /// Who counts the sessions of a route.
-    pub fn limiter(&self, route: usize) -> &Arc<Limiter> {
-        &self.limiters[route]
+    pub fn limiter(&self, route: RouteId) -> &Arc<Limiter> {
+        &self.limiters[route.index()]
     }
 
     /// As `config.routes`: each one's name, and who counts its sessions.
@@ -345,12 +348,17 @@ impl Generation {
         &self.trusted
     }
 
-    pub fn find_route(&self, request: &RequestKey<'_>) -> Option<usize> {
-        self.index.lookup(request)
+    pub fn find_route(&self, request: &RequestKey<'_>) -> Option<RouteId> {
+        self.index.lookup(request).map(RouteId::new)
     }
 
-    pub fn route(&self, number: usize) -> &Route {
-        &self.config.routes[number]
+    pub fn route(&self, id: RouteId) -> &Route {
+        self.config.route(id)
+    }
+
+    /// The name of a route, as sessions keep it.
+    pub fn route_label(&self, id: RouteId) -> &Arc<str> {
+        &self.labels.routes[id.index()]
     }
 
     /// As `config.routes`.
@@ -358,8 +366,8 @@ impl Generation {
         &self.metrics
     }
 
-    pub fn metrics_of(&self, route: Option<usize>) -> &RouteMetrics {
-        route.map_or(&self.unrouted, |number| &self.metrics[number])
+    pub fn metrics_of(&self, route: Option<RouteId>) -> &RouteMetrics {
+        route.map_or(&self.unrouted, |id| &self.metrics[id.index()])
     }
 
     pub fn groups(&self) -> &[Arc<Group>] {
@@ -369,7 +377,7 @@ impl Generation {
     /// Why a session must go: its route or its server has no place for it, as far as that matters.
     /// `None`: it has one.
     pub fn why_gone(&self, session: &Identity) -> Option<DrainReason> {
-        if !self.route_numbers.contains_key(&session.route) {
+        if !self.route_ids.contains_key(&session.route) {
             return Some(DrainReason::RouteRemoved(session.route.clone()));
         }
         let gone = match self.find_group(&session.upstream) {
@@ -391,11 +399,11 @@ impl Generation {
     }
 
     pub fn find_group(&self, name: &str) -> Option<&Arc<Group>> {
-        Some(&self.groups[*self.group_numbers.get(name)?])
+        Some(self.group(*self.upstream_ids.get(name)?))
     }
 
-    pub fn group(&self, upstream: usize) -> &Arc<Group> {
-        &self.groups[upstream]
+    pub fn group(&self, upstream: UpstreamId) -> &Arc<Group> {
+        &self.groups[upstream.index()]
     }
 
     fn find_listeners(&self, wanted: &[Listener]) -> Result<Vec<usize>, GenerationError> {

@@ -170,7 +170,7 @@ impl Route {
                 upstream,
                 strip_prefix,
             } => (
-                Some((file.upstreams[*upstream].name.clone(), strip_prefix.clone())),
+                Some((file.upstream(*upstream).name.clone(), strip_prefix.clone())),
                 None,
             ),
             other => (None, Some(other.clone())),

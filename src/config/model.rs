@@ -39,7 +39,47 @@ pub struct Config {
     pub routes: Vec<Route>,
 }
 
+/// Which route of a configuration is meant: its place in [`Config::routes`]. The same route may
+/// have another one in another configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteId(usize);
+
+/// Which upstream of a configuration is meant: its place in [`Config::upstreams`]. The same
+/// upstream may have another one in another configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct UpstreamId(usize);
+
+impl RouteId {
+    pub fn new(index: usize) -> Self {
+        Self(index)
+    }
+
+    /// For lists that are in the order of [`Config::routes`].
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+impl UpstreamId {
+    pub fn new(index: usize) -> Self {
+        Self(index)
+    }
+
+    /// For lists that are in the order of [`Config::upstreams`].
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
 impl Config {
+    pub fn route(&self, id: RouteId) -> &Route {
+        &self.routes[id.index()]
+    }
+
+    pub fn upstream(&self, id: UpstreamId) -> &Upstream {
+        &self.upstreams[id.index()]
+    }
+
     /// Where the operator's API is reached by TCP.
     pub fn admin_sockets(&self) -> Vec<SocketAddr> {
         let addresses = self.admin.iter().flat_map(|admin| &admin.listen);
@@ -272,8 +312,7 @@ pub struct Route {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     Proxy {
-        /// Index into [`Config::upstreams`].
-        upstream: usize,
+        upstream: UpstreamId,
         /// Taken off the path's front; whole segments; the rest always begins with `/`.
         strip_prefix: Option<String>,
     },

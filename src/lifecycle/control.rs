@@ -46,7 +46,7 @@ impl Control for Process {
         let routes = config.routes.iter().map(|route| view::Route {
             name: route.name.clone(),
             upstream: match &route.action {
-                Action::Proxy { upstream, .. } => Some(config.upstreams[*upstream].name.clone()),
+                Action::Proxy { upstream, .. } => Some(config.upstream(*upstream).name.clone()),
                 Action::Redirect { .. } | Action::Respond { .. } => None,
             },
             sessions: on_route.get(route.name.as_str()).copied().unwrap_or(0),

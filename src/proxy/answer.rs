@@ -88,7 +88,7 @@ impl Answer {
             response.insert_header(Bytes::from(in_letters(name.as_str())), value)?;
         }
         if response.headers.contains_key(header::UPGRADE)
-            && let Some(connection) = &exchange.connection
+            && let Some(connection) = exchange.connection()
         {
             connection.offer_upgrade();
         }

@@ -1,58 +1,62 @@
-//! What went wrong, as a status for the client and as words for the log.
+//! What went wrong: Pingora's error as [`retry`](super::retry) takes it, and words for the client
+//! and for the log.
 
 use pingora::{Error, ErrorSource, ErrorType};
 
 use super::exchange::Exchange;
+use super::retry::{Failure, Fault, Side};
 use crate::limits::Cut;
 use crate::observe::in_short;
+use crate::upstream::Shortage;
 
-/// In the log only: nobody is there to be told.
-pub const CLIENT_GONE: u16 = 499;
+/// What a client is told that comes too late, or has waited until the end.
+pub const STOPPING: &str = "this process is stopping";
 
-/// Whether it was under way for longer than a process that goes waits.
-pub fn is_cut(error: &Error) -> bool {
-    Cut::is_behind(error.root_cause())
+/// Of an attempt that did not get as far as the exchange's deadline.
+pub fn while_connecting(error: &Error) -> Failure {
+    if Cut::is_behind(error.root_cause()) {
+        Failure::Cut
+    } else if Shortage::of_connecting(error).is_some() {
+        Failure::Shortage
+    } else {
+        Failure::By(side(error), fault(error))
+    }
 }
 
-pub fn status_for(error: &Error, exchange: &Exchange) -> u16 {
-    if exchange.is_cut {
-        // Only what the server has not had in full may be asked again without a thought.
-        return match exchange.stage.request_sent {
-            true => 504,
-            false => 503,
-        };
+/// Of an exchange under way. A deadline that has struck is behind all that goes wrong after it.
+pub fn in_exchange(error: &Error, exchange: &Exchange) -> Failure {
+    match while_connecting(error) {
+        Failure::Cut => Failure::Cut,
+        _ if exchange.timed_out() => Failure::Deadline {
+            server_stalled: exchange.server_has_stalled(),
+        },
+        failure => failure,
     }
-    if exchange.timed_out() {
-        // Whose move was awaited?
-        return if exchange.awaited_server() || exchange.stage.answer_begun {
-            504
-        } else {
-            408
-        };
+}
+
+fn side(error: &Error) -> Side {
+    match error.esource() {
+        ErrorSource::Upstream => Side::Server,
+        ErrorSource::Downstream => Side::Client,
+        ErrorSource::Internal | ErrorSource::Unset => Side::Proxy,
     }
-    match (error.etype(), error.esource()) {
-        (ErrorType::HTTPStatus(status), _) => *status,
-        (
-            ErrorType::ReadTimedout | ErrorType::WriteTimedout | ErrorType::ConnectTimedout,
-            ErrorSource::Upstream,
-        ) => 504,
-        (_, ErrorSource::Upstream) => 502,
-        (ErrorType::ReadTimedout, ErrorSource::Downstream) => 408,
-        (
-            ErrorType::ReadError
-            | ErrorType::WriteError
-            | ErrorType::WriteTimedout
-            | ErrorType::ConnectionClosed,
-            ErrorSource::Downstream,
-        ) => CLIENT_GONE,
-        (_, ErrorSource::Downstream) => 400,
-        (_, ErrorSource::Internal | ErrorSource::Unset) => 500,
+}
+
+fn fault(error: &Error) -> Fault {
+    match error.etype() {
+        ErrorType::HTTPStatus(status) => Fault::Status(*status),
+        ErrorType::ConnectTimedout => Fault::ConnectTimedOut,
+        ErrorType::ReadTimedout => Fault::ReadTimedOut,
+        ErrorType::WriteTimedout => Fault::WriteTimedOut,
+        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError => Fault::Lost,
+        _ => Fault::Other,
     }
 }
 
 /// What the client is told.
-pub fn reason_for(status: u16) -> &'static str {
+pub fn reason_for(failure: Failure, status: u16) -> &'static str {
     match status {
+        _ if failure == Failure::Cut => STOPPING,
         400 => "the request cannot be understood",
         408 => "the request did not arrive in time",
         502 => "no server gave a usable answer",
@@ -63,21 +67,89 @@ pub fn reason_for(status: u16) -> &'static str {
 }
 
 /// What the operator is told.
-pub fn words_for(error: &Error, exchange: &Exchange) -> String {
-    if exchange.is_cut {
-        return Cut::WORDS.to_owned();
+pub fn words_for(error: &Error, failure: Failure, status: u16, client_stalled: bool) -> String {
+    let words = match failure {
+        Failure::Cut => Cut::WORDS,
+        Failure::Deadline { .. } if client_stalled => {
+            "the client took nothing of its answer for as long as it may"
+        }
+        Failure::Deadline {
+            server_stalled: true,
+        } => "the server took nothing of the request for as long as it may",
+        Failure::Deadline { .. } if status == 408 => {
+            "the request stalled for longer than the route's timeouts"
+        }
+        Failure::Deadline { .. } => {
+            "the server's answer stalled for longer than the route's timeouts"
+        }
+        Failure::Shortage | Failure::By(..) => return in_short(error),
+    };
+    words.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::proxy::retry::{CLIENT_GONE, Stage, status};
+
+    fn error(kind: ErrorType, source: ErrorSource) -> Box<Error> {
+        let mut error = Error::new(kind);
+        error.esource = source;
+        error
     }
-    if exchange.timed_out() && exchange.client_has_stalled() {
-        return "the client took nothing of its answer for as long as it may".to_owned();
+
+    #[test]
+    fn each_of_pingoras_errors_has_its_status() {
+        use ErrorSource::{Downstream, Internal, Unset, Upstream};
+        use ErrorType::*;
+        let status_of = |kind: ErrorType, source: &ErrorSource| {
+            let failure = while_connecting(&error(kind, source.clone()));
+            status(failure, Stage::default())
+        };
+        for (kind, upstream, downstream) in [
+            (ConnectionClosed, 502, CLIENT_GONE),
+            (ReadError, 502, CLIENT_GONE),
+            (WriteError, 502, CLIENT_GONE),
+            (WriteTimedout, 504, CLIENT_GONE),
+            (ReadTimedout, 504, 408),
+            (ConnectTimedout, 504, 400),
+            (ConnectRefused, 502, 400),
+            (InvalidHTTPHeader, 502, 400),
+            (HTTPStatus(503), 503, 503),
+        ] {
+            assert_eq!(status_of(kind.clone(), &Upstream), upstream, "{kind:?}");
+            assert_eq!(status_of(kind.clone(), &Downstream), downstream, "{kind:?}");
+            let own = if kind == HTTPStatus(503) { 503 } else { 500 };
+            assert_eq!(status_of(kind.clone(), &Internal), own, "{kind:?}");
+            assert_eq!(status_of(kind.clone(), &Unset), own, "{kind:?}");
+        }
     }
-    if exchange.timed_out() && exchange.server_has_stalled() {
-        return "the server took nothing of the request for as long as it may".to_owned();
+
+    #[test]
+    fn a_process_that_stops_is_told_of_and_not_taken_for_a_server_that_failed() {
+        let cause = std::io::Error::other(Cut);
+        let cut = Error::because(ErrorType::ReadError, "reading", cause).into_up();
+        assert_eq!(while_connecting(&cut), Failure::Cut);
+        assert_eq!(reason_for(Failure::Cut, 504), STOPPING);
+        assert_eq!(words_for(&cut, Failure::Cut, 504, true), Cut::WORDS);
     }
-    if exchange.timed_out() && status_for(error, exchange) == 408 {
-        return "the request stalled for longer than the route's timeouts".to_owned();
+
+    #[test]
+    fn the_words_say_whose_move_was_awaited() {
+        let error = Error::new(ErrorType::Custom("unused")).into_up();
+        let words = |server_stalled, status, client_stalled| {
+            let failure = Failure::Deadline { server_stalled };
+            words_for(&error, failure, status, client_stalled)
+        };
+        let all = BTreeSet::from([
+            words(false, 504, true),
+            words(true, 504, false),
+            words(false, 408, false),
+            words(false, 504, false),
+        ]);
+        assert_eq!(all.len(), 4);
+        assert_eq!(words(true, 504, true), words(false, 504, true));
     }
-    if exchange.timed_out() {
-        return "the server's answer stalled for longer than the route's timeouts".to_owned();
-    }
-    in_short(error)
 }

@@ -4,26 +4,28 @@
 //! through its methods: this is where [`crate::forward`], which knows nothing of it, meets it.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::exchange::Exchange;
+use crate::config::Action;
 use crate::forward::template::{RequestVariables, Template};
-use crate::forward::{Fields, redirect};
+use crate::forward::{self, Fields, Telling, redirect};
+use crate::observe::trace::{TRACEPARENT, TraceContext};
 use crate::tls::Security;
 
 /// The request as it arrived, for templates and forwarding headers.
 pub fn variables<'a>(session: &'a Session, exchange: &'a Exchange) -> RequestVariables<'a> {
     let request = session.req_header();
-    let connection = exchange.connection.as_ref();
+    let connection = exchange.connection();
     let security = connection.map_or(&Security::Plain, |connection| &connection.security);
     RequestVariables {
         headers: &request.headers,
         method: &request.method,
         target: request.raw_path(),
-        path: exchange.normal_path(),
+        path: exchange.routing.uri(),
         authority: request.uri.authority().map(|authority| authority.as_str()),
         scheme: match security {
             Security::Plain => "http",
@@ -35,8 +37,8 @@ pub fn variables<'a>(session: &'a Session, exchange: &'a Exchange) -> RequestVar
         },
         local: connection.and_then(|connection| connection.local),
         peer: connection.and_then(|connection| connection.peer),
-        client: exchange.client,
-        request_id: &exchange.request_id,
+        client: exchange.client(),
+        request_id: exchange.names.request_id(),
     }
 }
 
@@ -55,14 +57,53 @@ pub fn location(
 ) -> Vec<u8> {
     let target = session.req_header().raw_path();
     let sent = &target[..path_length(target)];
-    let path = exchange.path.as_deref().map_or(sent, str::as_bytes);
+    let path = exchange.routing.path().map_or(sent, str::as_bytes);
     let rest = prefix.and_then(|prefix| without_prefix(path, prefix));
-    exchange.redirected = rest.and_then(|rest| String::from_utf8(rest).ok());
+    let rest = rest.and_then(|rest| String::from_utf8(rest).ok());
+    exchange.routing.redirect_to(rest);
     let rendered = render(to, session, exchange);
     redirect::location(&rendered, to.as_str())
 }
 
-pub struct RequestFields<'a>(pub &'a mut RequestHeader);
+/// Makes of the request what the server is to get.
+pub fn for_server(
+    session: &Session,
+    request: &mut RequestHeader,
+    exchange: &Exchange,
+) -> Result<()> {
+    let Some(route) = exchange.route() else {
+        return Ok(());
+    };
+    let prefix = match &route.action {
+        Action::Proxy { strip_prefix, .. } => strip_prefix.as_deref(),
+        Action::Redirect { .. } | Action::Respond { .. } => None,
+    };
+    set_path(request, exchange.routing.path(), prefix)?;
+    if let Some(traceparent) = exchange.names.trace().and_then(TraceContext::to_header) {
+        request.insert_header(TRACEPARENT, traceparent)?;
+    }
+    forward::request_headers(
+        &mut RequestFields(request),
+        &variables(session, exchange),
+        &route.request_headers,
+        Telling {
+            forwarded: route.forwarded,
+            trust: exchange.trust(),
+            field: exchange.generation.config.client_address,
+        },
+    );
+    if exchange.handshake.is_some() {
+        // Pingora has written the name in small letters.
+        request.insert_header("Upgrade", "websocket")?;
+    }
+    if !request.headers.contains_key(header::HOST) {
+        // An HTTP/1.0 client need not name one; what goes on is HTTP/1.1 (RFC 9110 section 7.2).
+        request.insert_header("Host", "")?;
+    }
+    Ok(())
+}
+
+struct RequestFields<'a>(pub &'a mut RequestHeader);
 
 pub struct ResponseFields<'a>(pub &'a mut ResponseHeader);
 
@@ -101,11 +142,7 @@ edit_through_pingora!(ResponseFields);
 
 /// Makes the path the one that the route was found by (`normal`, where that is another than the
 /// client sent), less the route's `strip_prefix`. What is left begins with `/`.
-pub fn set_path(
-    request: &mut RequestHeader,
-    normal: Option<&str>,
-    prefix: Option<&str>,
-) -> Result<()> {
+fn set_path(request: &mut RequestHeader, normal: Option<&str>, prefix: Option<&str>) -> Result<()> {
     let target = request.raw_path();
     let (path, query) = target.split_at(path_length(target));
     let path = normal.map_or(path, str::as_bytes);
@@ -119,7 +156,7 @@ pub fn set_path(
 }
 
 /// What of a path is left behind `prefix`; it begins with `/`. `None`: the path does not begin so.
-pub fn without_prefix(path: &[u8], prefix: &str) -> Option<Vec<u8>> {
+fn without_prefix(path: &[u8], prefix: &str) -> Option<Vec<u8>> {
     let rest = path.strip_prefix(prefix.trim_end_matches('/').as_bytes())?;
     let slash: &[u8] = if rest.starts_with(b"/") { b"" } else { b"/" };
     Some([slash, rest].concat())

@@ -1,12 +1,14 @@
 //! The `ProxyHttp`: each of Pingora's phases in a few lines that delegate.
 //!
 //! ```text
-//!  request_filter            route, or answer here      generation, admission, handshake, answer
-//!  upstream_peer             the next server            peer
-//!  upstream_request_filter   headers out                crate::forward, fields
-//!  upstream_response_filter  101 verified, headers back
-//!  response_filter           at a 101, a session         opening
-//!  fail_to_proxy             a status, a reason         failure, answer
+//!  early_request_filter      who asks                   arrive
+//!  request_filter            route, or answer here      choose, admission, answer
+//!  upstream_peer             the next server            choose, peer
+//!  upstream_request_filter   headers out                fields, crate::forward
+//!  upstream_response_filter  101 verified, headers back response, crate::forward
+//!  response_filter           at a 101, a session        response, opening
+//!  error_while_proxy         once more, or not          failure, retry
+//!  fail_to_proxy             a status, a reason         refuse, failure, retry, answer
 //!  logging                   one line                   record
 //! ```
 //!
@@ -14,6 +16,8 @@
 
 mod admission;
 mod answer;
+mod arrive;
+mod choose;
 mod exchange;
 mod failure;
 mod fields;
@@ -22,6 +26,9 @@ mod http;
 mod opening;
 mod peer;
 mod record;
+mod refuse;
+mod response;
+mod retry;
 
 pub use gateway::Gateway;
 pub use http::Http;

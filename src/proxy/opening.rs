@@ -6,7 +6,7 @@ use http::header;
 use pingora::http::ResponseHeader;
 use pingora_proxy::Session;
 
-use super::exchange::Exchange;
+use super::exchange::{Attempts, Exchange};
 use super::gateway::Gateway;
 use super::record;
 use crate::config::Tunnel;
@@ -24,7 +24,7 @@ impl Gateway {
         response: &ResponseHeader,
         exchange: &mut Exchange,
     ) {
-        let (Some(connection), Some(route)) = (&exchange.connection, exchange.route()) else {
+        let (Some(connection), Some(route)) = (exchange.connection(), exchange.route()) else {
             return;
         };
         connection.clear_deadline();
@@ -34,7 +34,7 @@ impl Gateway {
             Tunnel::Relay => connection.set_reading(Reading::Leave),
             Tunnel::Pingora => {
                 if let Some(handshake) = &exchange.handshake {
-                    connection.open_tunnel(handshake.traffic.clone());
+                    connection.open_tunnel(handshake.traffic().clone());
                 }
                 // The tap watches over the session; this is for a client that has stopped to read,
                 // so that Pingora waits for it and no longer looks at the tap.
@@ -52,15 +52,14 @@ impl Gateway {
         let Some(handshake) = &mut exchange.handshake else {
             return;
         };
-        handshake.extended = response
-            .headers
-            .contains_key(header::SEC_WEBSOCKET_EXTENSIONS);
-        let Some(lease) = &exchange.lease else {
+        let headers = &response.headers;
+        handshake.succeed(headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS));
+        let Some(lease) = exchange.attempts.as_ref().and_then(Attempts::lease) else {
             return;
         };
         let live = self.sessions.register(LiveSession {
             identity,
-            traffic: handshake.traffic.clone(),
+            traffic: handshake.traffic().clone(),
             server: lease.server().clone(),
         });
         if let Some(reason) = self.why_late(&live, exchange) {
@@ -69,7 +68,7 @@ impl Gateway {
         }
         exchange
             .generation
-            .metrics_of(exchange.route)
+            .metrics_of(exchange.route_id())
             .count_handshake(live.identity.handshake);
         session_open(&self.log, &live);
         exchange.live = Some(live);
@@ -86,7 +85,7 @@ impl Gateway {
         if phase.moves() && !exchange.can_move() {
             return Some(DrainReason::Upgrade);
         }
-        let group = exchange.group.as_ref()?;
+        let group = exchange.group()?;
         let current = self.current.load();
         // Only a reload in the meantime can have taken its route.
         match Arc::ptr_eq(&current, &exchange.generation) {

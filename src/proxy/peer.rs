@@ -53,7 +53,7 @@ pub fn for_handshake(
     tunnel: Tunnel,
 ) -> Box<HttpPeer> {
     let mut peer = peer(address, &route.timeouts);
-    let traffic = handshake.traffic.clone();
+    let traffic = handshake.traffic().clone();
     let response = route.timeouts.response;
     let connector: Arc<dyn Connect + Send + Sync> = match tunnel {
         // The relay sees to keep-alive itself.
@@ -61,7 +61,7 @@ pub fn for_handshake(
             response,
             dialer,
             traffic,
-            server_end: handshake.server_end.clone(),
+            server_end: handshake.server_end().clone(),
         }),
         Tunnel::Pingora => {
             // It keeps the time in which the server must take something.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use http::header;
 use pingora_proxy::Session;
 
-use super::exchange::Exchange;
+use super::exchange::{Attempts, Exchange};
+use super::retry::CLIENT_GONE;
 use crate::listener::Connection;
 use crate::observe::access_log::AccessLog;
 use crate::observe::entry::{Entry, Kind};
@@ -15,13 +16,10 @@ use crate::session::log::{millis, session_close};
 use crate::session::traffic::{ClosedBy, Traffic};
 use crate::websocket::handshake::{self, Upgrade};
 
-/// The client left before it got anything: nginx's name for it.
-const CLIENT_CLOSED_REQUEST: u16 = 499;
-
 /// The exchange, or the session that came of it and stayed in Pingora's tunnel, has ended.
 pub fn ended(log: &AccessLog, session: &Session, exchange: &Exchange) {
     let is_probe = |connection: &Arc<Connection>| connection.is_probe();
-    if exchange.connection.as_ref().is_some_and(is_probe) {
+    if exchange.connection().is_some_and(is_probe) {
         return;
     }
     match &exchange.live {
@@ -29,7 +27,7 @@ pub fn ended(log: &AccessLog, session: &Session, exchange: &Exchange) {
             if let Some(by) = closed_by(exchange, &live.traffic) {
                 live.traffic.close(by, None);
             }
-            session_close(log, live, exchange.error.as_deref());
+            session_close(log, live, exchange.outcome.reason());
         }
         _ => {
             count(session, exchange);
@@ -41,7 +39,7 @@ pub fn ended(log: &AccessLog, session: &Session, exchange: &Exchange) {
 }
 
 fn count(session: &Session, exchange: &Exchange) {
-    let metrics = exchange.generation.metrics_of(exchange.route);
+    let metrics = exchange.generation.metrics_of(exchange.route_id());
     let status = status(session);
     metrics.count_request(status, exchange.started.elapsed());
     let is_handshake = exchange.refused.is_none()
@@ -54,17 +52,18 @@ fn count(session: &Session, exchange: &Exchange) {
 fn status(session: &Session) -> u16 {
     session
         .response_written()
-        .map_or(CLIENT_CLOSED_REQUEST, |response| response.status.as_u16())
+        .map_or(CLIENT_GONE, |response| response.status.as_u16())
 }
 
 /// Why a handshake has become no session.
 fn refused(status: u16, exchange: &Exchange) -> HandshakeFailure {
-    let is_ours = exchange.error.is_some();
+    let attempts = exchange.attempts.as_ref().map_or(0, Attempts::count);
+    let is_ours = exchange.outcome.reason().is_some();
     match status {
-        _ if exchange.is_cut => HandshakeFailure::Stopping,
-        CLIENT_CLOSED_REQUEST => HandshakeFailure::ClientGone,
+        _ if exchange.outcome.is_cut() => HandshakeFailure::Stopping,
+        CLIENT_GONE => HandshakeFailure::ClientGone,
         504 if is_ours => HandshakeFailure::Timeout,
-        _ if !exchange.tried.is_empty() => match is_ours {
+        _ if attempts > 0 => match is_ours {
             true => HandshakeFailure::ServerFailed,
             false => HandshakeFailure::Declined,
         },
@@ -76,8 +75,8 @@ fn refused(status: u16, exchange: &Exchange) -> HandshakeFailure {
         }
         403 => HandshakeFailure::Origin,
         // No server was looked for yet.
-        429 | 503 if exchange.group.is_none() => HandshakeFailure::Limit,
-        503 if exchange.is_too_late => HandshakeFailure::Stopping,
+        429 | 503 if exchange.attempts.is_none() => HandshakeFailure::Limit,
+        503 if exchange.outcome.is_too_late() => HandshakeFailure::Stopping,
         503 => HandshakeFailure::NoServer,
         _ => HandshakeFailure::Invalid,
     }
@@ -85,13 +84,13 @@ fn refused(status: u16, exchange: &Exchange) -> HandshakeFailure {
 
 /// Neither side nor prusik has said why: the client broke off, or the connection to it did.
 fn closed_by(exchange: &Exchange, traffic: &Traffic) -> Option<ClosedBy> {
-    if exchange.is_cut {
+    if exchange.outcome.is_cut() {
         return Some(ClosedBy::Drain);
     }
     let age = traffic.established().map(|since| since.elapsed());
     let websocket = exchange.route().and_then(|route| route.websocket.as_ref());
     let limit = websocket.and_then(|websocket| websocket.max_session);
-    match (exchange.timed_out(), exchange.broke) {
+    match (exchange.timed_out(), exchange.outcome.is_broken()) {
         (true, _) if limit.is_some() && age >= limit => Some(ClosedBy::MaxSession),
         (true, _) => Some(ClosedBy::Idle),
         (false, true) => Some(ClosedBy::Error),
@@ -102,39 +101,46 @@ fn closed_by(exchange: &Exchange, traffic: &Traffic) -> Option<ClosedBy> {
 /// What is known of a handshake that becomes a session.
 pub fn identity(session: &Session, exchange: &Exchange) -> Option<Identity> {
     let labels = &exchange.generation.labels;
+    let attempts = exchange.attempts.as_ref()?;
     let request = session.req_header();
     Some(Identity {
-        id: exchange.id,
-        request_id: exchange.foreign_id().map(Into::into),
-        trace: exchange.trace.map(Box::new),
+        id: exchange.names.id(),
+        request_id: exchange.names.foreign_id().map(Into::into),
+        trace: exchange.names.trace().map(Box::new),
         listener: labels.listeners[exchange.listener()].clone(),
-        route: labels.routes[exchange.route?].clone(),
-        upstream: exchange.group.as_ref()?.label().clone(),
-        server: *exchange.tried.last()?,
-        client: exchange.client.to_string().into(),
+        route: exchange
+            .generation
+            .route_label(exchange.route_id()?)
+            .clone(),
+        upstream: attempts.group().label().clone(),
+        server: attempts.server()?,
+        client: exchange.client().to_string().into(),
         method: request.method.as_str().into(),
         host: host(session).unwrap_or_default().into(),
         path: path(session).into(),
         user_agent: text(session, header::USER_AGENT).map(Into::into),
         handshake: exchange.started.elapsed(),
-        attempts: exchange.tried.len(),
+        attempts: attempts.count(),
     })
 }
 
 fn entry<'a>(session: &'a Session, exchange: &'a Exchange) -> Entry<'a> {
     // Of a request that was refused before Pingora saw it, only this is known.
     let refused = exchange.refused.as_ref();
+    let attempts = exchange.attempts.as_ref();
     let unsound = refused.and_then(|refused| refused.unsound.as_ref());
     Entry {
         kind: Kind::Request,
-        id: exchange.id,
-        request_id: exchange.foreign_id(),
-        trace: exchange.trace,
+        id: exchange.names.id(),
+        request_id: exchange.names.foreign_id(),
+        trace: exchange.names.trace(),
         listener: &exchange.generation.config.listeners[exchange.listener()].name,
         route: exchange.route().map(|route| route.name.as_str()),
-        upstream: exchange.group.as_ref().map(|group| group.name()),
-        server: exchange.tried.last().map(ToString::to_string),
-        client: exchange.client.to_string(),
+        upstream: exchange.group().map(|group| group.name()),
+        server: attempts
+            .and_then(Attempts::server)
+            .map(|server| server.to_string()),
+        client: exchange.client().to_string(),
         method: unsound.map_or(session.req_header().method.as_str(), |unsound| {
             &unsound.method
         }),
@@ -151,9 +157,9 @@ fn entry<'a>(session: &'a Session, exchange: &'a Exchange) -> Entry<'a> {
         messages_out: None,
         close_code: None,
         closed_by: None,
-        attempts: exchange.tried.len(),
+        attempts: attempts.map_or(0, Attempts::count),
         user_agent: text(session, header::USER_AGENT),
-        error: exchange.error.as_deref(),
+        error: exchange.outcome.reason(),
     }
 }
 

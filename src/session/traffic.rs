@@ -240,8 +240,8 @@ impl Traffic {
         Order::decode(self.order.load(Acquire))
     }
 
-    /// From another task: whoever carries the session answers, by giving it away at rest or by saying
-    /// that it stays.
+    /// From another task: whoever carries the session answers, by giving it away at rest or by
+    /// saying that it stays.
     pub fn ask_to_move(&self) {
         self.is_to_move.store(true, Release);
         self.session.wake();
@@ -270,8 +270,9 @@ impl Traffic {
         self.can_move.load(Relaxed) && !self.was_refused.load(Relaxed)
     }
 
-    /// Who is to be woken when something is asked. To be said anew with each poll: a wake-up uses it
-    /// up, and a question may be taken back before anybody has looked. Look at what is asked after this.
+    /// Who is to be woken when something is asked. To be said anew with each poll: a wake-up uses
+    /// it up, and a question may be taken back before anybody has looked. Look at what is asked
+    /// after this.
     pub fn wake_on_order(&self, waker: &Waker) {
         self.session.register(waker);
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use prusik::config::{
     self, Action, Balance, Extent, Forwarded, HealthCheckKind, ListenAddress, LogOutput,
-    ServerAddress, Start,
+    ServerAddress, Start, UpstreamId,
 };
 
 fn fixtures(kind: &str) -> Vec<PathBuf> {
@@ -338,14 +338,14 @@ fn references_become_indices() {
     assert_eq!(
         config.routes[0].action,
         Action::Proxy {
-            upstream: 1,
+            upstream: UpstreamId::new(1),
             strip_prefix
         }
     );
     assert_eq!(
         config.routes[1].action,
         Action::Proxy {
-            upstream: 0,
+            upstream: UpstreamId::new(0),
             strip_prefix: None
         }
     );

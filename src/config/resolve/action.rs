@@ -3,10 +3,10 @@
 use super::scope::Scope;
 use super::upstream::template;
 use super::{Errors, matching};
-use crate::config::Action;
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::Section;
+use crate::config::{Action, UpstreamId};
 use crate::forward::template::Template;
 use crate::route::{Matcher, PathMatch, Slashes};
 
@@ -95,7 +95,7 @@ fn report_without_effect(scope: Scope<'_>, errors: &mut Errors) {
     }
 }
 
-fn upstream(name: &str, scope: Scope<'_>, errors: &mut Errors) -> Option<usize> {
+fn upstream(name: &str, scope: Scope<'_>, errors: &mut Errors) -> Option<UpstreamId> {
     let known = &scope.names.upstreams;
     if known.lacks(name) {
         let at = scope.at.key("upstream");
@@ -107,7 +107,7 @@ fn upstream(name: &str, scope: Scope<'_>, errors: &mut Errors) -> Option<usize> 
             false => error.hint_among(name, "known upstreams", known.names()),
         });
     }
-    known.position(name)
+    known.position(name).map(UpstreamId::new)
 }
 
 /// The prefix without a slash at its end. Each path that the route matches must begin with it.

@@ -56,7 +56,7 @@ pub fn report(
     let mut questions = QUESTIONS;
     for route in routes {
         if let Action::Proxy { upstream, .. } = route.action {
-            met[upstream].retain(|met| {
+            met[upstream.index()].retain(|met| {
                 let mut matcher = route.matcher.clone();
                 let comes_in = matcher.listener.is_none_or(|number| number == met.listener);
                 matcher.listener = Some(met.listener);

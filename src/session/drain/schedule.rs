@@ -188,8 +188,8 @@ impl Progress {
 }
 
 impl Drain {
-    /// Within which one is told that comes now: what is left of the window, or behind it a window of
-    /// its own, as far as there is time for a goodbye before the deadline.
+    /// Within which one is told that comes now: what is left of the window, or behind it a window
+    /// of its own, as far as there is time for a goodbye before the deadline.
     fn span_for_late(&self, now: Instant) -> Duration {
         let left = (self.started + self.plan.window).saturating_duration_since(now);
         if left > Duration::ZERO {

@@ -182,8 +182,8 @@ mod any_schedule {
     }
 
     proptest! {
-        /// Whatever happens: who is in a drain that is not replaced is told once, within the window,
-        /// and cut once, behind it; and nothing is due that is not given out.
+        /// Whatever happens: who is in a drain that is not replaced is told once, within the
+        /// window, and cut once, behind it; and nothing is due that is not given out.
         #[test]
         fn everybody_is_told_once_and_in_time(events in prop::collection::vec(event(), 1..40)) {
             let mut schedule = Schedule::default();

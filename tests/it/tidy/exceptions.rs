@@ -24,8 +24,8 @@ pub const PURE: &[&str] = &[
     "src/websocket",
 ];
 
-/// The folders and files of `src` from the top: each imports only what stands on a later line. Those
-/// of one line do not know each other.
+/// The folders and files of `src` from the top: each imports only what stands on a later line.
+/// Those of one line do not know each other.
 pub const LAYERS: &[&[&str]] = &[
     &["main"],
     &["cli"],

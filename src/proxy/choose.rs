@@ -1,0 +1,187 @@
+//! Who answers: prusik by itself, or which server of the route's upstream.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorType, Result};
+use pingora_proxy::Session;
+
+use super::admission::{NO_WEBSOCKETS, admit, settle_route};
+use super::answer::Answer;
+use super::exchange::{Attempts, Exchange};
+use super::failure::STOPPING;
+use super::fields::{location, render};
+use super::gateway::Gateway;
+use super::peer;
+use super::refuse::refuse;
+use crate::config::{Action, Balance, UpstreamId};
+use crate::forward::proxy_protocol::Source;
+use crate::generation::Generation;
+use crate::http1::Rejection;
+use crate::upstream::{Dialer, Lease, Load, Repeatable};
+
+const NO_ROUTE: Rejection = Rejection::new(StatusCode::NOT_FOUND, "no route matches");
+
+/// To a client of HTTP/2, an answer with success would be an open session (RFC 8441 section 5).
+const NO_SESSION: Rejection = Rejection::new(StatusCode::FORBIDDEN, NO_WEBSOCKETS);
+
+impl Gateway {
+    /// `Some`: the request goes to no server.
+    pub(super) fn answer_here(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+    ) -> Option<Answer> {
+        if let Some(rejection) = settle_route(session, exchange) {
+            // Who sends such a thing may have more of it on the way.
+            session.set_keepalive(None);
+            return Some(refuse(exchange, rejection));
+        }
+        let generation = exchange.generation.clone();
+        let Some(route) = exchange.route_id().map(|id| generation.route(id)) else {
+            return Some(refuse(exchange, NO_ROUTE));
+        };
+        // The exchange's own deadline stands in for both.
+        session.set_read_timeout(None);
+        session.set_write_timeout(None);
+        if let Err(rejection) = admit(session, exchange, route) {
+            return Some(refuse(exchange, rejection));
+        }
+        match &route.action {
+            Action::Proxy { upstream, .. } => {
+                self.go_to_upstream(&generation, *upstream, session, exchange)
+            }
+            Action::Redirect {
+                to,
+                status,
+                strip_prefix,
+            } => {
+                let location = location(to, strip_prefix.as_deref(), session, exchange);
+                Some(Answer::redirect(status_of(*status), &location))
+            }
+            Action::Respond { status, .. }
+                if exchange.is_extended_connect() && (200..300).contains(status) =>
+            {
+                Some(refuse(exchange, NO_SESSION))
+            }
+            Action::Respond { status, body } => {
+                Some(Answer::respond(status_of(*status), body.clone()))
+            }
+        }
+    }
+
+    /// `Some`: it is a handshake, and too late for a new session.
+    fn go_to_upstream(
+        &self,
+        generation: &Generation,
+        upstream: UpstreamId,
+        session: &Session,
+        exchange: &mut Exchange,
+    ) -> Option<Answer> {
+        let group = generation.group(upstream).clone();
+        let hash_key = match &group.config().balance {
+            Balance::ConsistentHash { key, .. } => render(key, session, exchange),
+            Balance::RoundRobin | Balance::LeastSessions | Balance::TwoChoices => Vec::new(),
+        };
+        exchange.attempts = Some(Attempts::new(group, hash_key));
+        if exchange.handshake.is_some() && self.is_stopping() {
+            exchange.outcome.refuse_as_too_late(STOPPING);
+            return Some(Answer::error(StatusCode::SERVICE_UNAVAILABLE, STOPPING));
+        }
+        // Connecting has a limit of its own.
+        exchange.clear_deadline();
+        None
+    }
+}
+
+/// Picks the next server, and says how it is connected to.
+pub fn next_server(session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
+    let load = match exchange.handshake {
+        Some(_) => Load::Session,
+        None => Load::Request,
+    };
+    let Some(attempts) = &mut exchange.attempts else {
+        return Error::e_explain(ErrorType::InternalError, "no upstream was chosen");
+    };
+    let Some(lease) = attempts.pick(load) else {
+        return Err(no_server(attempts));
+    };
+    if exchange.handshake.is_some() {
+        connect_handshake(exchange, lease)
+    } else {
+        connect_request(session, exchange, lease)
+    }
+}
+
+fn no_server(attempts: &Attempts) -> Box<Error> {
+    let name = attempts.group().name();
+    let (status, words) = if attempts.count() == 0 {
+        (503, format!("upstream {name:?} has no server to take it"))
+    } else {
+        (502, format!("upstream {name:?} has no other server left"))
+    };
+    Error::explain(ErrorType::HTTPStatus(status), words)
+}
+
+fn connect_handshake(exchange: &mut Exchange, lease: Lease) -> Result<Box<HttpPeer>> {
+    let (Some(attempts), Some(handshake), Some(route)) =
+        (&exchange.attempts, &exchange.handshake, exchange.route())
+    else {
+        return Error::e_explain(ErrorType::InternalError, "no handshake was admitted");
+    };
+    let dialer = Dialer {
+        drain_deadline: exchange.drain_deadline(),
+        ..attempts.group().dialer(named_client(exchange, attempts))
+    };
+    let stall = attempts.upstream().stall;
+    let tunnel = exchange.generation.config.server.tunnel;
+    let address = lease.server().address;
+    let peer = peer::for_handshake(address, (dialer, stall), route, handshake, tunnel);
+    if let Some(attempts) = &mut exchange.attempts {
+        attempts.begin(lease, None);
+    }
+    Ok(peer)
+}
+
+fn connect_request(
+    session: &mut Session,
+    exchange: &mut Exchange,
+    lease: Lease,
+) -> Result<Box<HttpPeer>> {
+    let (Some(attempts), Some(route)) = (&exchange.attempts, exchange.route()) else {
+        return Error::e_explain(ErrorType::InternalError, "no upstream was chosen");
+    };
+    // A body may be too long to be sent again.
+    let is_safe = session.req_header().method.is_idempotent() && session.is_body_empty();
+    let repeatable = if is_safe {
+        Repeatable::Yes
+    } else {
+        Repeatable::No
+    };
+    let client = named_client(exchange, attempts);
+    let (deadline, flow) = (exchange.drain_deadline(), exchange.flow());
+    let connector = attempts
+        .group()
+        .connector(repeatable, client, deadline, flow);
+    let connector = Arc::new(connector);
+    let address = lease.server().address;
+    let peer = peer::for_request(connector.clone(), address, &route.timeouts);
+    if let Some(attempts) = &mut exchange.attempts {
+        attempts.begin(lease, Some(connector));
+    }
+    Ok(peer)
+}
+
+/// Whom the server is told of before the first byte, if its upstream wants to know.
+fn named_client(exchange: &Exchange, attempts: &Attempts) -> Source {
+    match attempts.upstream().proxy_protocol {
+        Some(_) => exchange.proxy_source(),
+        None => Source::Unknown,
+    }
+}
+
+/// The configuration admits only valid ones.
+fn status_of(code: u16) -> StatusCode {
+    StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}

@@ -1,0 +1,56 @@
+//! Where a request came from.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use crate::forward::Trust;
+use crate::forward::client_address::ClientAddress;
+use crate::forward::proxy_protocol::{AddrPair, Source};
+use crate::listener::Connection;
+
+pub struct Arrival {
+    connection: Arc<Connection>,
+    /// As the trust rules have it.
+    client: ClientAddress,
+    /// Whether the peer is a proxy whose word counts.
+    trust: Trust,
+}
+
+impl Arrival {
+    pub fn new(connection: Arc<Connection>, (trust, client): (Trust, ClientAddress)) -> Self {
+        Self {
+            connection,
+            client,
+            trust,
+        }
+    }
+
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    pub fn client(&self) -> ClientAddress {
+        self.client
+    }
+
+    pub fn trust(&self) -> Trust {
+        self.trust
+    }
+
+    /// Whom a PROXY header names to the server: the client. Its port is known when it is the peer.
+    pub fn proxy_source(&self) -> Source {
+        let ClientAddress::Ip(client) = self.client else {
+            return Source::Unknown;
+        };
+        let peer = self.connection.peer;
+        let port = peer.filter(|peer| peer.ip().to_canonical() == client);
+        let anywhere: IpAddr = match client {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        Source::Client(AddrPair {
+            peer: (client, port.map_or(0, |peer| peer.port())).into(),
+            local: self.connection.local.unwrap_or((anywhere, 0).into()),
+        })
+    }
+}

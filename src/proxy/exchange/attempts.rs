@@ -1,0 +1,121 @@
+//! A request's way through the servers of its upstream.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::config;
+use crate::proxy::retry::{Request, Retry};
+use crate::upstream::{Group, Lease, Load, Pick, PoolConnector};
+
+/// Begun when the route is found to proxy; each pick of a server adds to it.
+pub struct Attempts {
+    group: Arc<Group>,
+    /// Rendered once for all picks.
+    hash_key: Vec<u8>,
+    present: Option<Attempt>,
+    /// Servers picked so far, the present one last.
+    tried: Vec<SocketAddr>,
+    /// Kept connections that turned out to be dead when they were used.
+    stale: usize,
+}
+
+/// One server, counted as long as this is here.
+struct Attempt {
+    lease: Lease,
+    /// Of a plain request.
+    connector: Option<Arc<PoolConnector>>,
+}
+
+impl Attempts {
+    pub fn new(group: Arc<Group>, hash_key: Vec<u8>) -> Self {
+        Self {
+            group,
+            hash_key,
+            present: None,
+            tried: Vec::new(),
+            stale: 0,
+        }
+    }
+
+    pub fn group(&self) -> &Arc<Group> {
+        &self.group
+    }
+
+    pub fn upstream(&self) -> &config::Upstream {
+        self.group.config()
+    }
+
+    /// How many servers were picked.
+    pub fn count(&self) -> usize {
+        self.tried.len()
+    }
+
+    /// The server picked last.
+    pub fn server(&self) -> Option<SocketAddr> {
+        self.tried.last().copied()
+    }
+
+    /// Picks a server that was not tried yet. The one that failed is let go first, so that it does
+    /// not count beside the next.
+    pub fn pick(&mut self, load: Load) -> Option<Lease> {
+        self.present = None;
+        self.group.pick(Pick {
+            load,
+            key: &self.hash_key,
+            tried: &self.tried,
+        })
+    }
+
+    /// The request goes to the server that was picked.
+    pub fn begin(&mut self, lease: Lease, connector: Option<Arc<PoolConnector>>) {
+        self.tried.push(lease.server().address);
+        self.present = Some(Attempt { lease, connector });
+    }
+
+    pub fn lease(&self) -> Option<&Lease> {
+        self.present.as_ref().map(|present| &present.lease)
+    }
+
+    /// For the session that has come of it.
+    pub fn take_lease(&mut self) -> Option<Lease> {
+        self.present.take().map(|present| present.lease)
+    }
+
+    fn connector(&self) -> Option<&Arc<PoolConnector>> {
+        self.present.as_ref()?.connector.as_ref()
+    }
+
+    /// The server closes its connection behind the answer.
+    pub fn mark_as_closing(&self) {
+        if let Some(connector) = self.connector() {
+            connector.mark_as_closing();
+        }
+    }
+
+    /// What [`decide`](crate::proxy::retry::decide) must know.
+    pub fn request(&self, is_repeatable: bool) -> Request {
+        let connector = self.connector();
+        Request {
+            is_repeatable,
+            on_kept_connection: connector.is_some_and(|connector| connector.has_reused()),
+            stale: self.stale,
+            has_another_server: self.tried.len() < self.upstream().attempts
+                && self.group.has_untried(&self.tried),
+        }
+    }
+
+    /// Makes the present server eligible again, where only its connection was dead.
+    pub fn prepare(&mut self, retry: Retry) {
+        if retry == Retry::NewConnection {
+            self.stale += 1;
+            self.tried.pop();
+        }
+    }
+
+    /// Counts a failure of the present server for passive ejection.
+    pub fn record_failure(&self) {
+        if let Some(lease) = self.lease() {
+            self.group.record_failure(lease.server());
+        }
+    }
+}

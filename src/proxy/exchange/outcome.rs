@@ -1,0 +1,49 @@
+//! How an exchange ended, where it did not end with a server's answer.
+
+use std::borrow::Cow;
+
+#[derive(Default)]
+pub struct Outcome {
+    /// Why it failed, or why prusik answered by itself.
+    reason: Option<Cow<'static, str>>,
+    is_too_late: bool,
+    is_cut: bool,
+    is_broken: bool,
+}
+
+impl Outcome {
+    /// It goes to no server.
+    pub fn refuse(&mut self, reason: &'static str) {
+        self.reason = Some(reason.into());
+    }
+
+    /// A handshake that came when the process was stopping already.
+    pub fn refuse_as_too_late(&mut self, reason: &'static str) {
+        self.is_too_late = true;
+        self.refuse(reason);
+    }
+
+    /// Pingora has given it up. `is_cut`: it was under way for longer than a process that stops
+    /// waits; `is_broken`: by a fault, not by one of its sides.
+    pub fn fail(&mut self, reason: String, is_cut: bool, is_broken: bool) {
+        self.reason = Some(reason.into());
+        self.is_cut = is_cut;
+        self.is_broken = is_broken;
+    }
+
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    pub fn is_too_late(&self) -> bool {
+        self.is_too_late
+    }
+
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+
+    pub fn is_broken(&self) -> bool {
+        self.is_broken
+    }
+}

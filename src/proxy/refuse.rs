@@ -1,0 +1,99 @@
+//! The end of an exchange that has failed: the client gets a status and a reason, the operator gets
+//! words.
+
+use std::io;
+
+use http::StatusCode;
+use pingora::{Error, ErrorType};
+use pingora_proxy::{FailToProxy, Session};
+
+use super::answer::Answer;
+use super::exchange::{Attempts, Exchange};
+use super::failure::{in_exchange, reason_for, words_for};
+use super::retry::{CLIENT_GONE, Failure, status};
+use crate::http1::Rejection;
+use crate::observe::repeated::{self, Kind};
+
+/// A request that goes to no server.
+pub fn refuse(exchange: &mut Exchange, rejection: Rejection) -> Answer {
+    exchange.outcome.refuse(rejection.reason);
+    Answer::error(rejection.status, rejection.reason)
+}
+
+/// Answers, where the client can still be told.
+pub async fn end(session: &mut Session, error: &Error, exchange: &mut Exchange) -> FailToProxy {
+    let failure = in_exchange(error, exchange);
+    let is_cut = failure == Failure::Cut;
+    let connection = exchange.connection();
+    // It was a request until its body broke.
+    let (status, reason, words) = match connection.and_then(|c| c.take_refused()) {
+        Some(refused) => {
+            let Rejection { status, reason } = refused.rejection;
+            (status.as_u16(), reason, reason.to_owned())
+        }
+        None => {
+            let status = status(failure, exchange.stage());
+            let client_stalled = exchange.client_has_stalled();
+            let words = words_for(error, failure, status, client_stalled);
+            (status, reason_for(failure, status), words)
+        }
+    };
+    if let Ok(code) = StatusCode::from_u16(status)
+        && status != CLIENT_GONE
+        && !has_answer(session)
+        && !session.was_upgraded()
+    {
+        session.set_keepalive(None);
+        exchange.free_permit();
+        exchange.clear_deadline();
+        exchange.begin_own_answer();
+        if let Err(failed) = Answer::error(code, reason).send(session, exchange).await {
+            log::debug!("the client is gone before it could be told {status}: {failed}");
+        }
+    }
+    if status >= 500 && !session.was_upgraded() && !is_cut {
+        warn(session, exchange, status, &words);
+    }
+    exchange.outcome.fail(words, is_cut, is_broken(error));
+    FailToProxy {
+        error_code: status,
+        can_reuse_downstream: false,
+    }
+}
+
+/// Whether the client has the head of an answer that is not an interim one.
+fn has_answer(session: &Session) -> bool {
+    let written = session.response_written();
+    written.is_some_and(|response| !response.status.is_informational())
+}
+
+/// A client that resets has left; one that takes nothing, or isn't there any more, has not.
+fn is_broken(error: &Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<io::Error>();
+    *error.etype() == ErrorType::WriteTimedout
+        || cause.is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut)
+}
+
+/// For the operator: a server that is out of order fails each request, and has a line for all of
+/// them.
+fn warn(session: &Session, exchange: &Exchange, status: u16, words: &str) {
+    let attempts = exchange.attempts.as_ref();
+    let upstream = attempts.map(|attempts| attempts.group().name().to_owned());
+    let server = attempts.and_then(Attempts::server);
+    let server = server.map(|server| server.to_string());
+    let place = match (&upstream, &server) {
+        (Some(upstream), Some(server)) => format!("upstream {upstream:?}, server {server}: "),
+        (Some(upstream), None) => format!("upstream {upstream:?}: "),
+        (None, _) => String::new(),
+    };
+    let request = session.request_summary();
+    let id = exchange.names.id();
+    let line = format!("{place}{status}: {words} ({id} {request})");
+    let what = status.to_string();
+    let kind = Kind {
+        what,
+        upstream,
+        server,
+    };
+    repeated::warn(kind, line);
+}

@@ -1,0 +1,181 @@
+//! What a server answers: nothing passes that could be read in two ways, and the rest is made ours.
+
+use http::{HeaderMap, StatusCode, Version, header};
+use itertools::Itertools;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::{Error, ErrorType, Result};
+use pingora_proxy::Session;
+
+use super::exchange::{Exchange, Handshake};
+use super::fields::{ResponseFields, variables};
+use super::gateway::Gateway;
+use crate::forward;
+use crate::http1::response;
+use crate::websocket::handshake::{self, Upgrade};
+
+/// Checks a head that a server sent, and makes of it what the client is to get.
+pub fn take(
+    session: &mut Session,
+    response: &mut ResponseHeader,
+    exchange: &mut Exchange,
+) -> Result<()> {
+    verify(response, exchange)?;
+    // What goes on is ours (RFC 9110 section 2.5), whatever the server speaks.
+    response.set_version(Version::HTTP_11);
+    if handshake::has_token(&response.headers, &header::CONNECTION, "close")
+        && let Some(attempts) = &exchange.attempts
+    {
+        attempts.mark_as_closing();
+    }
+    if response.headers.contains_key(header::TRANSFER_ENCODING) {
+        exchange.flow().narrow_response();
+    }
+    if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
+        let may_pass = may_pass(response.status, session.req_header());
+        session.set_ignore_info_resp(exchange.answering.hold_interim(may_pass));
+    }
+    let Some(route) = exchange.route() else {
+        return Ok(());
+    };
+    let status = response.status;
+    forward::response_headers(
+        &mut ResponseFields(response),
+        status,
+        &variables(session, exchange),
+        &route.response_headers,
+    );
+    Ok(())
+}
+
+impl Gateway {
+    /// An answer that is no switch goes to the client, interim or final.
+    pub(super) fn begin_answer(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        exchange: &mut Exchange,
+    ) {
+        if session.req_header().version == Version::HTTP_10 {
+            // It knows no chunks: the end of the connection ends the body
+            // (RFC 9112 section 6.1).
+            let removed = response.remove_header(&header::TRANSFER_ENCODING);
+            if let (Some(_), Some(connection)) = (removed, exchange.connection()) {
+                connection.end_body_by_close();
+            }
+        }
+        let is_final = !response.status.is_informational();
+        exchange.answering.begin(is_final);
+        if is_final {
+            exchange.free_permit();
+        }
+        exchange.renew_deadline();
+        // The process may have begun to stop since the request came.
+        let connection = exchange.connection();
+        if self.is_stopping() || connection.is_some_and(|connection| connection.is_to_end()) {
+            session.set_keepalive(None);
+        }
+    }
+}
+
+/// No answer passes that could be read in two ways, nor interim ones without end.
+fn verify(response: &ResponseHeader, exchange: &mut Exchange) -> Result<()> {
+    if exchange.is_extended_connect() && response.status.is_success() {
+        // Browsers would take it for an open session (RFC 8441 section 5). It is no failure of the
+        // server's: it may say so to whoever asks for a page in this way.
+        let failure = "the server answered an extended CONNECT with success and without a switch";
+        return Error::e_explain(ErrorType::HTTPStatus(502), failure);
+    }
+    let mut failure = response::check(response.status, response.version, &response.headers).err();
+    if response.status == StatusCode::SWITCHING_PROTOCOLS {
+        let expected = exchange.handshake.as_ref().map(Handshake::expected_accept);
+        failure = failure.or_else(|| verify_switch(&response.headers, expected).err());
+    } else if response.status.is_informational() && !exchange.answering.count_interim() {
+        failure = Some("the server sends interim answers without end");
+    }
+    match failure {
+        None => Ok(()),
+        Some(failure) => {
+            exchange.record_server_failure();
+            Error::e_explain(ErrorType::HTTPStatus(502), failure)
+        }
+    }
+}
+
+/// A server that answers 101 must have understood what it was asked (RFC 6455 section 4.1).
+fn verify_switch(headers: &HeaderMap, expected: Option<&str>) -> Result<(), &'static str> {
+    let Some(expected) = expected else {
+        return Err("the server answered 101 to a request without an upgrade");
+    };
+    if !handshake::has_token(headers, &header::CONNECTION, "upgrade")
+        || handshake::upgrade_of(headers) != Upgrade::WebSocket
+    {
+        return Err("the server answered 101 without saying that it speaks websocket now");
+    }
+    let accepts = headers.get_all(header::SEC_WEBSOCKET_ACCEPT);
+    match accepts.iter().exactly_one() {
+        Ok(accept) if accept == expected => Ok(()),
+        _ => Err("the server's Sec-WebSocket-Accept is not the answer to the client's key"),
+    }
+}
+
+/// Interim answers pass when the client asked for them (a 100, Pingora sees to it) or can use them
+/// (early hints), and when the server has sent no others: Pingora decides for several at once.
+fn may_pass(status: StatusCode, request: &RequestHeader) -> bool {
+    match status {
+        StatusCode::EARLY_HINTS => request.version == Version::HTTP_11,
+        StatusCode::CONTINUE => request.headers.contains_key(header::EXPECT),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn switch(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn a_switch_passes_only_as_the_answer_to_the_handshake_that_was_sent() {
+        let good = [
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "WebSocket"),
+            ("sec-websocket-accept", "key"),
+        ];
+        let verdict = |fields: &[_]| verify_switch(&switch(fields), Some("key"));
+        assert_eq!(verdict(&good), Ok(()));
+        assert!(verify_switch(&switch(&good), None).is_err());
+        assert!(verify_switch(&switch(&good), Some("other key")).is_err());
+        for missing in 0..good.len() {
+            let mut fields = good.to_vec();
+            fields.remove(missing);
+            assert!(verdict(&fields).is_err(), "{fields:?}");
+        }
+        let twice = [&good[..], &good[2..]].concat();
+        assert!(verdict(&twice).is_err());
+        let other = [good[0], ("upgrade", "h2c"), good[2]];
+        assert!(verdict(&other).is_err());
+    }
+
+    #[test]
+    fn interim_answers_pass_to_who_can_use_them() {
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        let passes = |status: u16, request: &RequestHeader| {
+            may_pass(StatusCode::from_u16(status).unwrap(), request)
+        };
+        assert!(passes(103, &request));
+        assert!(!passes(100, &request));
+        assert!(!passes(102, &request));
+        request.insert_header("Expect", "100-continue").unwrap();
+        assert!(passes(100, &request));
+        request.set_version(Version::HTTP_10);
+        assert!(!passes(103, &request));
+    }
+}
