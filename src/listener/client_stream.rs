@@ -13,28 +13,38 @@
 //! Whatever is awaited here ends when a [deadline](super::deadlines) has struck.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::BytesMut;
+use parking_lot::Mutex;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
     TimingDigest, UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
+use tokio::time::Instant;
 
-use super::connection::{Arrival, Connection, End, Reading};
-use super::request_buffer::{CUT_HEAD, RequestBuffer, SLOW_HEAD};
+use super::deadlines::Deadlines;
 use super::state::ListenerState;
 use super::tunnel::Tunnel;
-use crate::session::traffic::ClosedBy;
-use crate::session::{Admission, ClientEnd};
+use crate::forward::proxy_protocol::AddrPair;
+use crate::limits::DrainDeadline;
+use crate::limits::descriptors::Descriptor;
+use crate::listener::request_reader::{CUT_HEAD, RejectedRequest, RequestBuffer, SLOW_HEAD};
+use crate::session::traffic::{ClosedBy, Traffic};
+use crate::session::{Admission, ClientEnd, Upgraded};
+use crate::tls::Security;
+use crate::tls::TlsRevision;
 use crate::transport::Transport;
+use crate::upstream::Flow;
 
 /// Holds a response's head and a small body together in one packet.
 const WRITE_BUFFER: usize = 1460;
@@ -42,6 +52,292 @@ const WRITE_BUFFER: usize = 1460;
 /// How long a refused client may go on sending, so that it reads the rejection: closed with bytes
 /// unread, the connection would be reset and the answer with it.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// How Pingora's next reads are to be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Reading {
+    /// A request head is awaited: no byte past its blank line.
+    Head = 0,
+    /// Nothing is awaited: bytes wait, only the end of the connection is told.
+    Held = 1,
+    /// As `Held`, but a client that has ended its own direction only still gets its answer.
+    Answered = 5,
+    /// The body of the request: no byte past its end.
+    Body = 2,
+    /// An upgraded session: everything as it comes.
+    Open = 3,
+    /// A 101 is being written: behind it the socket leaves.
+    Leave = 4,
+}
+
+/// How a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// It was just accepted.
+    New {
+        /// By when its first head must be there.
+        deadline: Instant,
+        /// As the kernel had them; `None`: it is asked, or has none.
+        ends: Option<AddrPair>,
+    },
+    /// It had been served already, here or by another process.
+    Moved,
+    /// The same, and no other process takes it: one answer, and it ends.
+    Stays,
+}
+
+/// What the proxy's phases know of a connection, and how they steer its stream.
+#[derive(Debug)]
+pub struct Connection {
+    /// Which of the bound listeners it came in on.
+    pub listener: usize,
+    /// Where it came in, with the limits that hold there now.
+    pub(super) state: Arc<ListenerState>,
+    /// Who has connected, or whom a PROXY header has named. `None` on a unix socket.
+    pub peer: Option<SocketAddr>,
+    pub local: Option<SocketAddr>,
+    pub security: Security,
+    /// What its client has shown.
+    pub tls_revision: TlsRevision,
+    /// A PROXY header has named its ends.
+    pub is_proxied: bool,
+    can_move: bool,
+    serves_one: bool,
+    reading: AtomicU8,
+    pub(super) deadlines: Arc<Deadlines>,
+    leaves_when_idle: AtomicBool,
+    /// A request has come.
+    has_asked: AtomicBool,
+    /// An exchange has failed, perhaps in the middle of its answer.
+    has_failed: AtomicBool,
+    ends_by_close: AtomicBool,
+    is_probe: AtomicBool,
+    /// The next head that is written says what the client may upgrade to.
+    offers_upgrade: AtomicBool,
+    left: Mutex<Option<ClientEnd>>,
+    upgraded: Mutex<Option<Upgraded>>,
+    /// The session that runs over it while it stays in Pingora's tunnel.
+    pub(super) tunnelled: OnceLock<Arc<Traffic>>,
+    is_refused: AtomicBool,
+    refused: Mutex<Option<RejectedRequest>>,
+    /// Set apart for the server of its present request, or the next.
+    for_server: Mutex<Option<Descriptor>>,
+}
+
+impl Connection {
+    fn new(
+        state: Arc<ListenerState>,
+        transport: &Transport,
+        ends: Option<AddrPair>,
+        admission: &Admission,
+    ) -> Self {
+        let (peer, local) = match ends {
+            Some(ends) => (Some(ends.peer), Some(ends.local)),
+            None => (transport.peer(), transport.local()),
+        };
+        Self {
+            listener: state.number,
+            state,
+            peer,
+            local,
+            security: transport.security(),
+            tls_revision: admission.tls_revision,
+            is_proxied: admission.proxied.is_some(),
+            can_move: transport.can_move(),
+            serves_one: transport.serves_one(),
+            reading: AtomicU8::new(Reading::Head as u8),
+            deadlines: Arc::new(Deadlines::new()),
+            leaves_when_idle: AtomicBool::new(false),
+            has_asked: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
+            ends_by_close: AtomicBool::new(false),
+            is_probe: AtomicBool::new(false),
+            offers_upgrade: AtomicBool::new(false),
+            left: Mutex::new(None),
+            upgraded: Mutex::new(None),
+            tunnelled: OnceLock::new(),
+            is_refused: AtomicBool::new(false),
+            refused: Mutex::new(None),
+            for_server: Mutex::new(Some(Descriptor::hold())),
+        }
+    }
+
+    /// A request may need a server.
+    pub fn set_server_apart(&self) {
+        self.for_server.lock().get_or_insert_with(Descriptor::hold);
+    }
+
+    /// It needs none, or its session counts its own.
+    pub fn needs_no_server(&self) {
+        self.for_server.lock().take();
+    }
+
+    /// From now on, when it stands between two requests, the socket leaves; one that cannot move to
+    /// another process ends. Poll its stream after this.
+    pub fn leave_when_idle(&self, leaves: bool) {
+        self.leaves_when_idle.store(leaves, Relaxed);
+    }
+
+    /// Whether another process can go on with it.
+    pub fn can_move(&self) -> bool {
+        self.can_move
+    }
+
+    /// What Pingora reads now stands for a request that goes no further.
+    pub(super) fn set_refused(&self, refused: RejectedRequest) {
+        *self.refused.lock() = Some(refused);
+        self.is_refused.store(true, Relaxed);
+    }
+
+    pub fn take_refused(&self) -> Option<RejectedRequest> {
+        match self.is_refused.load(Relaxed) {
+            true => self.refused.lock().take(),
+            false => None,
+        }
+    }
+
+    pub fn drain_deadline(&self) -> &DrainDeadline {
+        &self.state.drain_deadline
+    }
+
+    /// The end of the connection is the end of the present answer: cut short, it must be a reset.
+    pub fn end_body_by_close(&self) {
+        self.ends_by_close.store(true, Relaxed);
+    }
+
+    /// From now on its end is no clean one: an answer that was cut short must not pass for whole.
+    pub fn mark_as_failed(&self) {
+        self.has_failed.store(true, Relaxed);
+    }
+
+    /// Whether the present request is to be the last.
+    pub fn is_to_end(&self) -> bool {
+        let moves_away = !self.can_move && self.leaves_when_idle.load(Relaxed);
+        self.serves_one || moves_away || self.is_outdated()
+    }
+
+    /// Whether its listener asks more of clients by now than this one has shown.
+    pub fn is_outdated(&self) -> bool {
+        self.tls_revision < self.state.tls_revision.get()
+    }
+
+    /// The request that comes is our own.
+    pub fn mark_as_probe(&self) {
+        self.is_probe.store(true, Relaxed);
+    }
+
+    /// Nobody wants to read of it in the log.
+    pub fn is_probe(&self) -> bool {
+        self.is_probe.load(Relaxed)
+    }
+
+    /// Whether it is a stream of HTTP/2.
+    pub fn is_stream(&self) -> bool {
+        self.serves_one
+    }
+
+    /// The answer that is about to be written has an `Upgrade` field, for which its `Connection` must
+    /// have the option.
+    pub fn offer_upgrade(&self) {
+        self.offers_upgrade.store(true, Relaxed);
+    }
+
+    /// Whether the socket has left.
+    pub fn has_left(&self) -> bool {
+        self.left.lock().is_some()
+    }
+
+    pub fn take_left(&self) -> Option<ClientEnd> {
+        self.left.lock().take()
+    }
+
+    /// The rest of the session that the socket left for.
+    pub fn set_upgraded(&self, upgraded: Upgraded) {
+        *self.upgraded.lock() = Some(upgraded);
+    }
+
+    pub fn take_upgraded(&self) -> Option<Upgraded> {
+        self.upgraded.lock().take()
+    }
+
+    /// From now on a session runs over it, in Pingora's tunnel.
+    pub fn open_tunnel(&self, session: Arc<Traffic>) {
+        self.tunnelled.get_or_init(|| session);
+        self.set_reading(Reading::Open);
+    }
+
+    pub fn set_reading(&self, reading: Reading) {
+        self.reading.store(reading as u8, Relaxed);
+        if reading != Reading::Head {
+            self.has_asked.store(true, Relaxed);
+        }
+    }
+
+    /// From now on the exchange fails when for this long nothing moves between us and the client,
+    /// and nobody sets another deadline.
+    pub fn set_deadline(&self, within: Duration) {
+        self.deadlines.set_progress(within);
+    }
+
+    /// From now on the exchange fails after this time, whatever moves.
+    pub fn set_end(&self, after: Duration) {
+        self.deadlines.set_end(after);
+    }
+
+    /// The client has so long to take something of what waits for it.
+    pub fn stall(&self) -> Duration {
+        self.state.limits().stall
+    }
+
+    /// What this connection's stream and its server's know of each other.
+    pub fn flow(&self) -> &Arc<Flow> {
+        &self.deadlines.flow
+    }
+
+    /// Whether an exchange has ended because the client took nothing of what waited for it.
+    pub fn client_has_stalled(&self) -> bool {
+        self.deadlines.client_has_stalled()
+    }
+
+    /// The same of the server.
+    pub fn server_has_stalled(&self) -> bool {
+        self.deadlines.server_has_stalled()
+    }
+
+    /// The connection ends when the next head does not begin within the listener's `idle`.
+    pub fn set_deadline_for_idle(&self) {
+        self.set_deadline(self.state.limits().idle);
+    }
+
+    /// A part of a head is there: the rest must come in the listener's `header_timeout`.
+    pub(super) fn begin_head(&self) {
+        if !self.deadlines.has_end() {
+            self.clear_deadline();
+            self.set_end(self.state.limits().header_timeout);
+        }
+    }
+
+    pub fn clear_deadline(&self) {
+        self.deadlines.clear();
+    }
+
+    /// Whether something has failed because a deadline had struck.
+    pub fn timed_out(&self) -> bool {
+        self.flow().has_timed_out()
+    }
+
+    pub(super) fn reading(&self) -> Reading {
+        match self.reading.load(Relaxed) {
+            0 => Reading::Head,
+            1 => Reading::Held,
+            2 => Reading::Body,
+            3 => Reading::Open,
+            5 => Reading::Answered,
+            _ => Reading::Leave,
+        }
+    }
+}
 
 #[derive(Debug)]
 pub struct ClientStream {
@@ -79,9 +375,7 @@ impl ClientStream {
             }
             Arrival::Moved | Arrival::Stays => connection.begin_head(),
         }
-        if arrival == Arrival::Stays {
-            connection.stay();
-        }
+        connection.can_move &= !matches!(arrival, Arrival::Stays);
         Self {
             connection: Arc::new(connection),
             io: Some(BufWriter::with_capacity(WRITE_BUFFER, transport)),
@@ -100,18 +394,18 @@ impl ClientStream {
     /// has asked already.
     pub(super) fn ends_here(&self) -> bool {
         let connection = &self.connection;
-        connection.is_to_end() && connection.has_asked() && self.buffer.ahead.is_empty()
+        connection.is_to_end() && connection.has_asked.load(Relaxed) && self.buffer.ahead.is_empty()
     }
 
     /// Whether nothing more may be asked on it, however much of a head has come. A stream of HTTP/2
     /// is told so in an answer.
     pub(super) fn is_barred(&self) -> bool {
-        self.connection.is_outdated() && !self.connection.is_stream()
+        self.connection.is_outdated() && !self.connection.serves_one
     }
 
     /// Whether it is idle, or in the middle of a head, and to move to another process.
     pub(super) fn leaves_here(&self) -> bool {
-        self.connection.moves_when_idle()
+        self.connection.can_move && self.connection.leaves_when_idle.load(Relaxed)
     }
 
     /// Ready when all that was written is on its way and the socket has left.
@@ -120,11 +414,11 @@ impl ClientStream {
             ready!(Pin::new(io).poll_flush(cx))?;
         }
         if let Some(io) = self.io.take() {
-            self.connection.set_departed(ClientEnd {
+            *self.connection.left.lock() = Some(ClientEnd {
                 transport: io.into_inner(),
                 early: self.buffer.ahead.split(),
                 ended: self.buffer.ended,
-                has_asked: self.connection.has_asked(),
+                has_asked: self.connection.has_asked.load(Relaxed),
                 admission: std::mem::take(&mut self.admission),
             });
         }
@@ -235,7 +529,7 @@ impl AsyncWrite for ClientStream {
         let Some(io) = &mut stream.io else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
-        let offer = match stream.connection.offers_upgrade() {
+        let offer = match stream.connection.offers_upgrade.load(Relaxed) {
             true => offer_upgrade(buf),
             false => None,
         };
@@ -248,7 +542,7 @@ impl AsyncWrite for ClientStream {
         };
         match &polled {
             Poll::Ready(written) => {
-                stream.connection.head_is_written();
+                stream.connection.offers_upgrade.store(false, Relaxed);
                 let deadlines = &stream.connection.deadlines;
                 deadlines.put_off();
                 deadlines.client_took();
@@ -290,7 +584,7 @@ impl Shutdown for ClientStream {
         let Some(io) = &mut self.io else {
             return;
         };
-        let is_refused = self.connection.is_refused();
+        let is_refused = self.connection.is_refused.load(Relaxed);
         let lingers = (is_refused || self.connection.timed_out()) && !self.buffer.ended;
         let ending = async {
             if let Err(error) = io.shutdown().await {
@@ -313,10 +607,12 @@ impl Drop for ClientStream {
         let Some(io) = &mut self.io else {
             return;
         };
-        match connection.end() {
-            End::Clean if is_idle => io.get_mut().part(),
-            End::Reset => io.get_mut().reset_when_dropped(),
-            End::Clean | End::Failed => {}
+        if connection.has_failed.load(Relaxed) {
+            if connection.ends_by_close.load(Relaxed) {
+                io.get_mut().reset_when_dropped();
+            }
+        } else if is_idle {
+            io.get_mut().part();
         }
     }
 }

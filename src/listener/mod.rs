@@ -7,14 +7,12 @@
 
 mod accept;
 mod body_rate;
-mod client_stream;
-mod connection;
+pub mod client_stream;
 mod cut;
 mod deadlines;
 mod edge;
 mod http2;
 mod refuse;
-mod request_buffer;
 mod request_reader;
 mod setup;
 mod socket;
@@ -26,9 +24,9 @@ use http::StatusCode;
 use crate::http1::Rejection;
 
 pub use accept::{serve, take_last};
-pub use client_stream::ClientStream;
-pub use connection::{Arrival, Connection, Reading, RejectedRequest};
+pub use client_stream::{Arrival, ClientStream, Connection, Reading};
 pub use edge::{ConnectionTasks, Edge, HttpApp};
+pub use request_reader::RejectedRequest;
 pub use socket::{BindError, BoundListener, bind};
 pub use state::{ListenerSettings, ListenerState};
 

@@ -11,9 +11,7 @@ use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 use super::body_rate::BodyRate;
-use super::client_stream::ClientStream;
-use super::connection::{Reading, RejectedRequest, Unsound};
-use super::request_buffer::{Body, RequestBuffer};
+use super::client_stream::{ClientStream, Reading};
 use crate::http1::Rejection;
 use crate::http1::chunked::{Broken, ChunkScanner};
 use crate::http1::framing::Framing;
@@ -29,6 +27,13 @@ const HELD_MAX: usize = 64 * 1024;
 /// What Pingora gets instead of a head that is refused: the proxy answers it with the rejection.
 const SUBSTITUTE: &[u8] = b"GET / HTTP/1.1\r\nHost: refused\r\n\r\n";
 
+pub(super) const CUT_HEAD: Rejection = Rejection::new(StatusCode::SERVICE_UNAVAILABLE, Cut::WORDS);
+
+pub(super) const SLOW_HEAD: Rejection = Rejection::new(
+    StatusCode::REQUEST_TIMEOUT,
+    "the head did not arrive in the time that this listener gives it",
+);
+
 const LARGE_BODY: Rejection = Rejection::new(
     StatusCode::PAYLOAD_TOO_LARGE,
     "the body is larger than this listener takes",
@@ -43,6 +48,150 @@ const BROKEN_BODY: Rejection = Rejection::bad("the body is not framed in chunks 
 
 /// How much of a refused request line the log gets.
 const LOGGED_MAX: usize = 1024;
+
+/// A request that goes no further.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RejectedRequest {
+    pub rejection: Rejection,
+    /// What the log gets of a head that is not sound, so that Pingora has a head of ours instead.
+    /// `None`: the head was sound and Pingora has it, so that the request may have a route.
+    pub unsound: Option<Unsound>,
+}
+
+/// What a head that is not sound was, as far as that can be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsound {
+    pub method: String,
+    pub target: String,
+}
+
+/// What has come of one client, and how far Pingora may have it.
+#[derive(Debug, Default)]
+pub(super) struct RequestBuffer {
+    /// Read from the socket, not yet given to Pingora.
+    pub ahead: BytesMut,
+    pub ended: bool,
+    head: HeadCheck,
+    /// So much of `ahead` is the rest of a sound head.
+    ready: usize,
+    body: Body,
+    body_rate: BodyRate,
+}
+
+/// What is to come of the body of the request whose head Pingora has.
+#[derive(Debug)]
+enum Body {
+    Left(u64),
+    Chunked(ChunkScanner),
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Self::Left(0)
+    }
+}
+
+impl Body {
+    /// The bytes of a chunked one so far; the length of others was looked at before.
+    fn content(&self) -> u64 {
+        match self {
+            Self::Left(_) => 0,
+            Self::Chunked(chunks) => chunks.content(),
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        match self {
+            Self::Left(left) => *left == 0,
+            Self::Chunked(chunks) => chunks.is_done(),
+        }
+    }
+
+    /// How many of `bytes` belong to it.
+    fn feed(&mut self, bytes: &[u8]) -> Result<usize, Broken> {
+        match self {
+            Self::Left(left) => {
+                let part = bytes
+                    .len()
+                    .min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= part as u64;
+                Ok(part)
+            }
+            Self::Chunked(chunks) => chunks.feed(bytes),
+        }
+    }
+}
+
+impl RequestBuffer {
+    /// `early` has been read already.
+    pub fn new(early: BytesMut) -> Self {
+        Self {
+            ahead: early,
+            ..Self::default()
+        }
+    }
+
+    fn deliver(&mut self, most: usize, buf: &mut ReadBuf<'_>) -> usize {
+        let part = self.ahead.len().min(most).min(buf.remaining());
+        buf.put_slice(&self.ahead[..part]);
+        self.ahead.advance(part);
+        if self.ahead.is_empty() {
+            self.ahead = BytesMut::new();
+        }
+        part
+    }
+
+    fn deliver_head(&mut self, buf: &mut ReadBuf<'_>) {
+        self.ready -= self.deliver(self.ready, buf);
+    }
+
+    /// The head is whole.
+    fn begin(&mut self, sound: &ValidHead) {
+        self.body_rate = BodyRate::new(sound.expects);
+        self.begin_body(sound.framing);
+    }
+
+    fn begin_body(&mut self, framing: Framing) {
+        self.head = HeadCheck::default();
+        self.body = match framing {
+            Framing::None => Body::Left(0),
+            Framing::Length(length) => Body::Left(length),
+            Framing::Chunked => Body::Chunked(ChunkScanner::default()),
+        };
+    }
+
+    /// As [`RequestBuffer::begin`], of a head that stands in `ahead`.
+    fn begin_waiting(&mut self, sound: &ValidHead) {
+        self.begin(sound);
+        self.ready = sound.end;
+        if let Some(odd) = &sound.odd {
+            let sent = match &sound.respelt {
+                Some((authority, host)) => [
+                    &self.ahead[odd.start..authority.start],
+                    &self.ahead[host.clone()],
+                    &self.ahead[authority.end..odd.end],
+                ]
+                .concat(),
+                None => self.ahead[odd.clone()].to_vec(),
+            };
+            let encoded = target::encode_odd(&sent);
+            // It may be shorter: a port that was left out.
+            self.ready = self.ready - odd.len() + encoded.len();
+            let parts = [&self.ahead[..odd.start], &encoded, &self.ahead[odd.end..]];
+            self.ahead = BytesMut::from(&parts.concat()[..]);
+        }
+    }
+
+    /// Gives back to `ahead` what stands in `buf` from `end` on.
+    fn put_back(&mut self, buf: &mut ReadBuf<'_>, end: usize) {
+        if buf.filled().len() > end {
+            let mut behind = BytesMut::from(&buf.filled()[end..]);
+            behind.unsplit(self.ahead.split());
+            self.ahead = behind;
+            buf.set_filled(end);
+        }
+    }
+}
 
 impl ClientStream {
     /// Whether what comes next is a head, or the rest of one.
@@ -86,22 +235,6 @@ impl ClientStream {
         }
     }
 
-    /// A session that stays in Pingora's tunnel.
-    fn poll_tunnel(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if let Some(session) = self.connection.tunnelled.get()
-            && !self.tunnel.may_read(session)
-        {
-            return match &mut self.io {
-                Some(io) => self.tunnel.poll_gone(cx, io.get_mut()),
-                None => Poll::Pending,
-            };
-        }
-        let before = buf.filled().len();
-        ready!(self.poll_ahead_or_socket(cx, buf, usize::MAX))?;
-        self.tunnel.has_read(buf.filled().len() - before);
-        Poll::Ready(Ok(()))
-    }
-
     /// Fills `ahead` while nothing may be given out; ready only when the client is gone.
     fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.buffer.ahead.len() < HELD_MAX && !self.buffer.ended {
@@ -134,7 +267,7 @@ impl ClientStream {
     }
 
     /// At most `most` bytes.
-    fn poll_ahead_or_socket(
+    pub(super) fn poll_ahead_or_socket(
         &mut self,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
@@ -238,8 +371,8 @@ impl ClientStream {
         most.is_some_and(|most| sound.framing.length() > most)
     }
 
-    /// The head stands in `ahead` and is sound, so that Pingora gets it: the rules of its route
-    /// hold for the rejection. It gets it without the body, which nobody reads.
+    /// The head stands in `ahead` and is sound, so that Pingora gets it: the rules of its route hold
+    /// for the rejection. It gets it without the body, which nobody reads.
     fn refuse_length(&mut self, sound: &ValidHead, buf: &mut ReadBuf<'_>) {
         self.connection.set_refused(RejectedRequest {
             rejection: LARGE_BODY,

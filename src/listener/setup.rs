@@ -10,7 +10,7 @@ use log::debug;
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout_at};
 
-use super::connection::Arrival;
+use super::client_stream::Arrival;
 use super::edge::Edge;
 use super::refuse::{
     LATE_TLS, NO_DESCRIPTORS, NO_HEADER, NOT_A_PROXY, TOO_MANY, TOO_MANY_OF_CLIENT,
@@ -68,8 +68,7 @@ impl Edge {
         let settings = self.listener_states[listener].settings();
         let limits = &settings.limits;
         let (most, timeout, stall) = (limits.bounds.all, limits.header_timeout, limits.stall);
-        // Sessions have no other bound for it, and nothing may be given up sooner than the file
-        // says.
+        // Sessions have no other bound for it, and nothing may be given up sooner than the file says.
         if stall != TCP_KEEPALIVE.user_timeout {
             socket.set_stall(stall);
         }

@@ -9,11 +9,11 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 
+use tokio::io::ReadBuf;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::client_stream::ClientStream;
 use crate::session::relay::LOOK;
-use crate::session::traffic::Traffic;
-use crate::transport::Transport;
 
 /// Reads whose bytes the server has not taken yet. Pingora's queue has room for four.
 const AHEAD_MAX: u8 = 2;
@@ -28,35 +28,40 @@ pub(super) struct Tunnel {
     look: Option<Pin<Box<Sleep>>>,
 }
 
-impl Tunnel {
-    /// Whether Pingora's queue has room for another read. If not, its client is looked at instead.
-    pub fn may_read(&mut self, session: &Traffic) -> bool {
-        if self.given == session.bytes_in.load(Relaxed) {
-            self.ahead = 0;
+impl ClientStream {
+    pub(super) fn poll_tunnel(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Some(session) = self.connection.tunnelled.get() {
+            if self.tunnel.given == session.bytes_in.load(Relaxed) {
+                self.tunnel.ahead = 0;
+            }
+            if self.tunnel.ahead >= AHEAD_MAX {
+                session.await_server();
+                return self.poll_gone(cx);
+            }
         }
-        let has_room = self.ahead < AHEAD_MAX;
-        if has_room {
-            self.look = None;
-        } else {
-            session.await_server();
-        }
-        has_room
-    }
-
-    /// Pingora has got so many bytes by one read.
-    pub fn has_read(&mut self, bytes: usize) {
-        self.given += bytes as u64;
-        self.ahead += 1;
+        self.tunnel.look = None;
+        let before = buf.filled().len();
+        ready!(self.poll_ahead_or_socket(cx, buf, usize::MAX))?;
+        self.tunnel.given += (buf.filled().len() - before) as u64;
+        self.tunnel.ahead += 1;
+        Poll::Ready(Ok(()))
     }
 
     /// Ready when the client has gone: it is not read, and nothing is written to it, so that this
     /// must be looked for.
-    pub fn poll_gone(&mut self, cx: &mut Context<'_>, io: &mut Transport) -> Poll<io::Result<()>> {
-        let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK)));
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let look = &mut self.tunnel.look;
+        let look = look.get_or_insert_with(|| Box::pin(sleep(LOOK)));
         loop {
             ready!(look.as_mut().poll(cx));
             look.as_mut().reset(Instant::now() + LOOK);
-            if io.has_broken(cx) {
+            if let Some(io) = &mut self.io
+                && io.get_mut().has_broken(cx)
+            {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
             }
         }

@@ -5,13 +5,12 @@
 //! It also reads ahead, several times 64 KiB in each direction. So both streams keep to two rules:
 //!
 //! - *A write to the server never waits.* What its socket does not take at once waits here, and is
-//!   sent on each time that the exchange's task is polled, whatever Pingora awaits
-//!   ([`Flow::drive`]).
+//!   sent on each time that the exchange's task is polled, whatever Pingora awaits ([`Flow::drive`]).
 //! - *Neither side is read further than a window ahead of what the other side has taken.* So
 //!   what waits, here and in Pingora's queues, is bounded.
 //!
-//! How large the window is: [`super::window`]. While the other side stands still, a reader also
-//! gives the memory back that it reads to.
+//! How large the window is: [`super::window`]. While the other side stands still, a reader also gives
+//! the memory back that it reads to.
 //!
 //! All of it happens within the one task of the exchange: what is atomic here is so because Pingora
 //! wants streams that may move between threads, and so is the lock.
@@ -25,7 +24,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use super::outgoing::{Outgoing, Taking};
+use super::outgoing::Outgoing;
 use super::window::{DRIFT, Reader, Window};
 use crate::transport::Transport;
 
@@ -38,8 +37,8 @@ const MOST_OF_RESPONSE: usize = 48 * 1024;
 /// Less of a request: Pingora also keeps its first 64 KiB, for another attempt.
 const MOST_OF_REQUEST: usize = 32 * 1024;
 
-/// Of a body in chunks, which Pingora has in pieces, and writes several of a response together,
-/// from a buffer that it keeps.
+/// Of a body in chunks, which Pingora has in pieces, and writes several of a response together, from
+/// a buffer that it keeps.
 pub const MOST_IN_CHUNKS: usize = 16 * 1024;
 
 /// So many large reads follow one another before other exchanges have their turn. Tokio would let
@@ -90,25 +89,6 @@ impl Default for Flow {
             struck: AtomicBool::new(false),
             timed_out: AtomicBool::new(false),
         }
-    }
-}
-
-impl Taking for Flow {
-    fn server_took(&self, bytes: usize, server: &Transport) {
-        self.moved.store(true, Relaxed);
-        self.took(&self.request, bytes, server);
-    }
-
-    fn server_stalls(&self) {
-        self.tell(self.request.lock().stall());
-    }
-
-    fn server_failed(&self) {
-        self.tell(self.request.lock().took_all());
-    }
-
-    fn set_waits(&self, waits: bool) {
-        self.waits.store(waits, Relaxed);
     }
 }
 
@@ -176,6 +156,22 @@ impl Flow {
         self.tell(self.request.lock().look());
     }
 
+    /// The server takes nothing more.
+    pub(super) fn server_failed(&self) {
+        self.tell(self.request.lock().took_all());
+    }
+
+    /// The server has taken so much.
+    pub(super) fn server_took(&self, bytes: usize, server: &Transport) {
+        self.moved.store(true, Relaxed);
+        self.took(&self.request, bytes, server);
+    }
+
+    /// The server takes nothing now.
+    pub(super) fn server_stalls(&self) {
+        self.tell(self.request.lock().stall());
+    }
+
     /// The same of the request.
     pub fn server_takes_back(&self) -> bool {
         self.request.lock().takes_back()
@@ -226,10 +222,13 @@ impl Flow {
     }
 
     /// Whether a reader that was held may go on, since this was last asked: then all that waits in
-    /// the exchange is to be polled once more. (A wake-up would do the same by way of the
-    /// scheduler.)
+    /// the exchange is to be polled once more. (A wake-up would do the same by way of the scheduler.)
     pub fn take_goes_on(&self) -> bool {
         self.goes_on.load(Relaxed) && self.goes_on.swap(false, Relaxed)
+    }
+
+    pub(super) fn set_waits(&self, waits: bool) {
+        self.waits.store(waits, Relaxed);
     }
 
     /// Whether bytes wait for the server.

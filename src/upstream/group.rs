@@ -1,5 +1,5 @@
-//! An upstream at work: its members, its balancers, and what it has to tell of them. What keeps
-//! them current is in [`super::tasks`] and [`super::roster`].
+//! An upstream at work: its members, its balancers, and what it has to tell of them. What keeps them
+//! current is in [`super::tasks`] and [`super::roster`].
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -67,8 +67,8 @@ pub struct Pick<'a> {
 }
 
 impl Group {
-    /// `servers`: of every group that had this name. Takes over health and resolved names of the
-    /// one before, which goes on until this one [begins](Group::begin).
+    /// `servers`: of every group that had this name. Takes over health and resolved names of the one
+    /// before, which goes on until this one [begins](Group::begin).
     pub fn new(
         config: config::Upstream,
         servers: Arc<Servers>,

@@ -24,7 +24,6 @@ mod membership;
 mod news;
 mod outgoing;
 mod pool;
-mod pooled;
 mod resolve;
 mod roster;
 mod server;

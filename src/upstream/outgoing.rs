@@ -9,27 +9,12 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::pooled::PooledConnection;
-use crate::transport::Transport;
-
-/// Who is told what the server takes of the request.
-pub(super) trait Taking {
-    /// It has taken so much.
-    fn server_took(&self, bytes: usize, server: &Transport);
-
-    /// It takes nothing now.
-    fn server_stalls(&self);
-
-    /// It takes nothing more.
-    fn server_failed(&self);
-
-    /// Whether something waits for it.
-    fn set_waits(&self, waits: bool);
-}
+use super::flow::Flow;
+use super::pool::PooledConnection;
 
 /// Takes whatever it is given: its writer must not give it more than it has [room] for.
 ///
-/// [room]: super::Flow::request_room
+/// [room]: Flow::request_room
 #[derive(Debug)]
 pub(super) struct Outgoing {
     /// `None`: it is kept for the next request.
@@ -58,12 +43,7 @@ impl Outgoing {
     }
 
     /// Sends it, or keeps it until the socket takes it.
-    pub fn write(
-        &mut self,
-        bytes: &[u8],
-        cx: &mut Context<'_>,
-        flow: &impl Taking,
-    ) -> io::Result<usize> {
+    pub fn write(&mut self, bytes: &[u8], cx: &mut Context<'_>, flow: &Flow) -> io::Result<usize> {
         self.check()?;
         if self.pending.is_empty() {
             match self.poll_socket(cx, bytes) {
@@ -85,7 +65,7 @@ impl Outgoing {
     }
 
     /// Begins to flush: [`Outgoing::drive`] goes on with it.
-    pub fn flush(&mut self, cx: &mut Context<'_>, flow: &impl Taking) -> io::Result<()> {
+    pub fn flush(&mut self, cx: &mut Context<'_>, flow: &Flow) -> io::Result<()> {
         self.check()?;
         self.wants_flush = true;
         flow.set_waits(true);
@@ -94,7 +74,7 @@ impl Outgoing {
     }
 
     /// Sends what waits, as far as the socket takes it.
-    pub fn drive(&mut self, cx: &mut Context<'_>, flow: &impl Taking) {
+    pub fn drive(&mut self, cx: &mut Context<'_>, flow: &Flow) {
         if let Poll::Ready(sent) = self.poll_send(cx, flow) {
             if let Err(error) = sent {
                 // The writer goes on, and is told.
@@ -107,7 +87,7 @@ impl Outgoing {
         }
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>, flow: &impl Taking) -> Poll<io::Result<()>> {
+    fn poll_send(&mut self, cx: &mut Context<'_>, flow: &Flow) -> Poll<io::Result<()>> {
         while !self.pending.is_empty() {
             let Some(open) = &mut self.open else {
                 return Poll::Ready(Ok(()));

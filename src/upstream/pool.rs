@@ -10,8 +10,8 @@ use std::io;
 use std::mem;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -22,11 +22,12 @@ use pingora::protocols::l4::socket::SocketAddr as PeerAddress;
 use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
 use pingora::{Error, ErrorType};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::flow::Flow;
 use super::outgoing::Outgoing;
-use super::pooled::PooledConnection;
 use crate::forward::proxy_protocol::Preamble;
 use crate::limits::DrainDeadline;
 use crate::limits::descriptors::Descriptor;
@@ -62,7 +63,7 @@ struct Target {
 #[derive(Debug, Default)]
 pub struct Pool {
     /// All of them together, for the `keepalive` bound.
-    open: Arc<AtomicUsize>,
+    open: AtomicUsize,
     idle: Mutex<Idle>,
 }
 
@@ -155,6 +156,50 @@ impl Pool {
     }
 }
 
+/// A connection, counted while it is open.
+#[derive(Debug)]
+pub(super) struct PooledConnection {
+    pub io: Transport,
+    /// Weak, as idle connections are themselves in there.
+    counted_in: Weak<Pool>,
+}
+
+impl PooledConnection {
+    fn new(io: Transport, connections: &Arc<Pool>) -> Self {
+        connections.open.fetch_add(1, Relaxed);
+        Self {
+            io,
+            counted_in: Arc::downgrade(connections),
+        }
+    }
+
+    /// Whether the server has neither closed it nor sent what nobody asked for: the next client
+    /// would take that for its response. Asks the kernel, as tokio only knows what was there when
+    /// it last waited.
+    fn is_silent(&self) -> bool {
+        let peeked = self
+            .io
+            .tcp()
+            .map(|socket| recv(socket, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT));
+        peeked.is_some_and(|peeked| peeked.is_err_and(|error| error == Errno::AGAIN))
+    }
+
+    /// The same as far as tokio knows, which costs nothing.
+    fn seems_silent(&self) -> bool {
+        let read = self.io.tcp().map(|socket| socket.try_read(&mut [0]));
+        read.is_some_and(|read| read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock))
+    }
+}
+
+impl Drop for PooledConnection {
+    fn drop(&mut self) {
+        self.io.part();
+        if let Some(connections) = self.counted_in.upgrade() {
+            connections.open.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
 /// Whether a request may go out a second time when its connection fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeatable {
@@ -236,14 +281,13 @@ impl Connect for PoolConnector {
                     }
                     connected => connected?,
                 };
-                (PooledConnection::new(io, &self.connections.open), true)
+                (PooledConnection::new(io, &self.connections), true)
             }
         };
         self.reused.store(!is_fresh, Relaxed);
         let outgoing = Arc::new(Mutex::new(Outgoing::new(open)));
         self.flow.attach(outgoing.clone(), self.stall);
         let stream = PoolStream {
-            connections: self.connections.clone(),
             outgoing,
             flow: self.flow.clone(),
             drain_deadline: self.dialer.drain_deadline.clone(),
@@ -258,7 +302,6 @@ impl Connect for PoolConnector {
 
 #[derive(Debug)]
 struct PoolStream {
-    connections: Arc<Pool>,
     /// The flow has it too.
     outgoing: Arc<Mutex<Outgoing>>,
     flow: Arc<Flow>,
@@ -285,9 +328,10 @@ impl PoolStream {
         }
         if let Some(open) = outgoing.open.take()
             && !self.closes.load(Relaxed)
-            && self.connections.count() <= self.bound
+            && let Some(connections) = open.counted_in.upgrade()
+            && connections.count() <= self.bound
         {
-            self.connections.keep(self.target, open);
+            connections.keep(self.target, open);
         }
     }
 
@@ -384,4 +428,116 @@ impl VirtualSocket for PoolStream {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    fn local(taken: &PooledConnection) -> SocketAddr {
+        taken.io.local().unwrap()
+    }
+
+    struct Upstream {
+        connections: Arc<Pool>,
+        server: TcpListener,
+        target: Target,
+    }
+
+    impl Upstream {
+        async fn start() -> Self {
+            let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = server.local_addr().unwrap();
+            Self {
+                connections: Arc::default(),
+                server,
+                target: Target {
+                    address,
+                    preamble: None,
+                    tls: None,
+                },
+            }
+        }
+
+        /// The server's side of one that is idle from now on.
+        async fn keep(&self) -> TcpStream {
+            let io = Dialer::default()
+                .connect(self.target.address)
+                .await
+                .unwrap();
+            let open = PooledConnection::new(io, &self.connections);
+            self.connections.keep(self.target, open);
+            self.server.accept().await.unwrap().0
+        }
+
+        fn age(&self, age: Duration) {
+            for kept in self.connections.lock().kept.get_mut(&self.target).unwrap() {
+                kept.since -= age;
+            }
+        }
+
+        fn take(&self) -> Option<PooledConnection> {
+            self.connections.take(self.target, KEPT_IDLE)
+        }
+    }
+
+    #[tokio::test]
+    async fn the_connection_used_last_is_used_first_and_counts_until_it_closes() {
+        let upstream = Upstream::start().await;
+        let _first = upstream.keep().await;
+        let last = upstream.keep().await;
+        assert_eq!(upstream.connections.count(), 2);
+        let taken = upstream.take().unwrap();
+        assert_eq!(local(&taken), last.peer_addr().unwrap());
+        drop(taken);
+        assert_eq!(upstream.connections.count(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_repeated_gets_a_connection_that_was_just_used() {
+        let upstream = Upstream::start().await;
+        let _old = upstream.keep().await;
+        upstream.age(KEPT_FRESH);
+        assert!(
+            upstream
+                .connections
+                .take(upstream.target, KEPT_FRESH)
+                .is_none()
+        );
+        let young = upstream.keep().await;
+        let taken = upstream.connections.take(upstream.target, KEPT_FRESH);
+        let taken = local(&taken.unwrap());
+        assert_eq!(taken, young.peer_addr().unwrap());
+        assert!(upstream.take().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_sweep_leaves_what_is_of_use_and_within_the_bound() {
+        let upstream = Upstream::start().await;
+        let _servers_sides = (upstream.keep().await, upstream.keep().await);
+        let count = |bound, is_member: bool| {
+            upstream
+                .connections
+                .sweep(bound, (None, false), |_| is_member);
+            upstream.connections.count()
+        };
+        assert_eq!(count(2, true), 2);
+        assert_eq!(count(1, true), 1);
+        assert_eq!(count(1, false), 0);
+        let _servers_side = upstream.keep().await;
+        upstream.age(KEPT_IDLE);
+        assert_eq!(count(1, true), 0);
+        let closed = upstream.keep().await;
+        drop(closed);
+        let kept = upstream.take();
+        assert!(kept.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_retired_upstream_keeps_none() {
+        let upstream = Upstream::start().await;
+        let _first = upstream.keep().await;
+        upstream.connections.retire();
+        let _second = upstream.keep().await;
+        assert_eq!(upstream.connections.count(), 0);
+    }
+}
