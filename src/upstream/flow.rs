@@ -24,7 +24,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use super::outgoing::Outgoing;
+use super::outgoing::{Outgoing, Progress};
 use super::window::{DRIFT, Reader, Window};
 use crate::transport::Transport;
 
@@ -133,7 +133,7 @@ impl Flow {
 
     /// The client has taken so much.
     pub fn client_took(&self, bytes: usize, client: &Transport) {
-        self.took(&self.response, bytes, client);
+        self.take(&self.response, bytes, client);
     }
 
     /// The client takes nothing now.
@@ -156,23 +156,7 @@ impl Flow {
         self.tell(self.request.lock().look());
     }
 
-    /// The server takes nothing more.
-    pub(super) fn server_failed(&self) {
-        self.tell(self.request.lock().took_all());
-    }
-
-    /// The server has taken so much.
-    pub(super) fn server_took(&self, bytes: usize, server: &Transport) {
-        self.moved.store(true, Relaxed);
-        self.took(&self.request, bytes, server);
-    }
-
-    /// The server takes nothing now.
-    pub(super) fn server_stalls(&self) {
-        self.tell(self.request.lock().stall());
-    }
-
-    /// The same of the request.
+    /// Whether whoever reads the request has to give back the memory that it reads to.
     pub fn server_takes_back(&self) -> bool {
         self.request.lock().takes_back()
     }
@@ -204,7 +188,7 @@ impl Flow {
         self.has_to_yield.load(Relaxed)
     }
 
-    fn took(&self, window: &Mutex<Window>, bytes: usize, taker: &Transport) {
+    fn take(&self, window: &Mutex<Window>, bytes: usize, taker: &Transport) {
         let mut window = window.lock();
         self.tell(window.took(bytes));
         if window.take_stalled() {
@@ -225,10 +209,6 @@ impl Flow {
     /// the exchange is to be polled once more. (A wake-up would do the same by way of the scheduler.)
     pub fn take_goes_on(&self) -> bool {
         self.goes_on.load(Relaxed) && self.goes_on.swap(false, Relaxed)
-    }
-
-    pub(super) fn set_waits(&self, waits: bool) {
-        self.waits.store(waits, Relaxed);
     }
 
     /// Whether bytes wait for the server.
@@ -299,5 +279,24 @@ impl Flow {
 
     pub fn has_timed_out(&self) -> bool {
         self.timed_out.load(Relaxed)
+    }
+}
+
+impl Progress for Flow {
+    fn took(&self, bytes: usize, server: &Transport) {
+        self.moved.store(true, Relaxed);
+        self.take(&self.request, bytes, server);
+    }
+
+    fn stalls(&self) {
+        self.tell(self.request.lock().stall());
+    }
+
+    fn failed(&self) {
+        self.tell(self.request.lock().took_all());
+    }
+
+    fn set_waits(&self, waits: bool) {
+        self.waits.store(waits, Relaxed);
     }
 }

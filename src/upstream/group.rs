@@ -22,7 +22,8 @@ use crate::config::{self, OnGone};
 use crate::forward::proxy_protocol::{Preamble, Source};
 use crate::limits::DrainDeadline;
 use crate::upstream::dial::{Dialer, Sources};
-use crate::upstream::pool::{Pool, PoolConnector, Repeatable, SWEEP};
+use crate::upstream::pool::{Pool, SWEEP};
+use crate::upstream::pool_connector::{PoolConnector, Repeatable};
 
 /// Why a server has no place for the sessions that it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
