@@ -13,7 +13,8 @@ use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
-use super::client_stream::{Arrival, ClientStream, Connection};
+use super::client_stream::{Arrival, ClientStream};
+use super::connection::Connection;
 use super::deadlines::Watch;
 use super::state::ListenerSettings;
 use super::state::ListenerState;
@@ -166,7 +167,7 @@ impl Edge {
     async fn converse(self: Arc<Self>, listener: usize, stream: ClientStream) {
         let connection = stream.connection().clone();
         let permit = self.talk(&connection, stream).await;
-        let Some(client) = connection.take_left() else {
+        let Some(client) = connection.take_departed() else {
             return;
         };
         match connection.take_upgraded() {
@@ -197,10 +198,10 @@ impl Edge {
         stream: ClientStream,
     ) -> Option<OwnedSemaphorePermit> {
         let mut way_out = self.way_out.clone();
-        let mut tls_revision = connection.state.tls_revision.watch();
+        let mut tls_revision = connection.state().tls_revision.watch();
         let mut is_led_out = false;
         let http = self.http.serve(stream, &self.stopping);
-        let http = Watch::new(http, connection.deadlines.clone());
+        let http = Watch::new(http, connection.deadlines().clone());
         let last_moment = self.last_moment();
         tokio::pin!(http, last_moment);
         loop {
@@ -221,7 +222,7 @@ impl Edge {
                     connection.leave_when_idle(true);
                     let look = poll_fn(|cx| Poll::Ready(http.as_mut().poll(cx).is_ready()));
                     let is_done = look.await;
-                    if connection.has_left() {
+                    if connection.has_departed() {
                         if !is_done {
                             http.await;
                         }

@@ -144,7 +144,7 @@ impl Exchange {
     /// has shown.
     pub fn is_outdated(&self) -> bool {
         self.connection.as_ref().is_some_and(|connection| {
-            connection.tls_revision < self.generation.tls_revision(connection.listener)
+            connection.tls_revision() < self.generation.tls_revision(connection.listener())
         })
     }
 
@@ -173,7 +173,7 @@ impl Exchange {
     /// The number, in the present configuration, of the listener it came in on.
     pub fn listener(&self) -> usize {
         self.connection.as_ref().map_or(0, |connection| {
-            self.generation.listener(connection.listener)
+            self.generation.listener(connection.listener())
         })
     }
 
@@ -183,13 +183,13 @@ impl Exchange {
             return Source::Unknown;
         };
         let connection = self.connection.as_ref();
-        let peer = connection.and_then(|connection| connection.peer);
+        let peer = connection.and_then(|connection| connection.peer());
         let port = peer.filter(|peer| peer.ip().to_canonical() == client);
         let anywhere: IpAddr = match client {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let local = connection.and_then(|connection| connection.local);
+        let local = connection.and_then(|connection| connection.local());
         Source::Client(AddrPair {
             peer: (client, port.map_or(0, |peer| peer.port())).into(),
             local: local.unwrap_or((anywhere, 0).into()),

@@ -562,7 +562,7 @@ impl ProxyHttp for Gateway {
         let connection = exchange.connection.clone();
         if let Some(connection) = &connection
             && exchange.live.is_some()
-            && connection.has_left()
+            && connection.has_departed()
             && let Some(upgraded) = exchange.take_upgraded()
         {
             connection.set_upgraded(upgraded);
