@@ -330,11 +330,11 @@ impl Generation {
 
     /// Whether what a connection's peer says of others is believed, and who its client is then.
     pub fn who_asks(&self, connection: &Connection, headers: &HeaderMap) -> (Trust, ClientAddress) {
-        let peer = connection.peer;
+        let peer = connection.peer();
         // Behind a PROXY header that names nobody (UNKNOWN, or a proxy's own check) the fields are
         // not the proxy's: whoever it does not name may have sent them through it.
-        let is_unnamed = !connection.is_proxied
-            && self.proxy_protocol_of(connection.listener) == AcceptProxy::Required;
+        let is_unnamed = !connection.is_proxied()
+            && self.proxy_protocol_of(connection.listener()) == AcceptProxy::Required;
         if is_unnamed || !self.trusted.trusts_peer(peer) {
             return (Trust::Untrusted, ClientAddress::of_peer(peer));
         }

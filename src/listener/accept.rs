@@ -43,8 +43,8 @@ pub async fn serve(
     }
 }
 
-/// Nobody is to be accepted any more: whoever has connected already gets an answer, who comes later is
-/// refused.
+/// Nobody is to be accepted any more: whoever has connected already gets an answer, who comes later
+/// is refused.
 pub fn take_last(listener: &BoundListener, index: usize, edge: &Arc<Edge>) {
     take_waiting(listener, index, edge);
     listener.socket.drain_queue();

@@ -34,8 +34,8 @@ impl Drop for Cutting<'_> {
 
 impl Edge {
     /// Ends every exchange that is still under way, with its line in the log, for as long as the
-    /// returned value lives: the process may serve on, if the one that has replaced it dies. Sessions
-    /// have their own order.
+    /// returned value lives: the process may serve on, if the one that has replaced it dies.
+    /// Sessions have their own order.
     pub fn cut(&self) -> Cutting<'_> {
         self.drain_deadline.strike();
         self.cutting.send_replace(true);

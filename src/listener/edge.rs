@@ -13,7 +13,8 @@ use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
-use super::client_stream::{Arrival, ClientStream, Connection};
+use super::client_stream::{Arrival, ClientStream};
+use super::connection::Connection;
 use super::deadlines::Watch;
 use super::state::ListenerSettings;
 use super::state::ListenerState;
@@ -67,8 +68,8 @@ pub struct Edge {
 const LEAVING_MAX: usize = 64;
 
 impl Edge {
-    /// `listeners`: the bound ones, in the order in which they were bound. `ceiling`: of connections
-    /// for which there are descriptors.
+    /// `listeners`: the bound ones, in the order in which they were bound. `ceiling`: of
+    /// connections for which there are descriptors.
     pub fn new(
         listeners: impl Iterator<Item = ListenerSettings>,
         http: Arc<dyn HttpApp>,
@@ -166,7 +167,7 @@ impl Edge {
     async fn converse(self: Arc<Self>, listener: usize, stream: ClientStream) {
         let connection = stream.connection().clone();
         let permit = self.talk(&connection, stream).await;
-        let Some(client) = connection.take_left() else {
+        let Some(client) = connection.take_departed() else {
             return;
         };
         match connection.take_upgraded() {
@@ -188,19 +189,19 @@ impl Edge {
         }
     }
 
-    /// Returns when Pingora is done with the connection, or nobody waits for it any more. While there
-    /// is a way to another process, one that is idle leaves, some at a time; one that is not leaves by
-    /// itself after its request.
+    /// Returns when Pingora is done with the connection, or nobody waits for it any more. While
+    /// there is a way to another process, one that is idle leaves, some at a time; one that is not
+    /// leaves by itself after its request.
     async fn talk(
         self: &Arc<Self>,
         connection: &Connection,
         stream: ClientStream,
     ) -> Option<OwnedSemaphorePermit> {
         let mut way_out = self.way_out.clone();
-        let mut tls_revision = connection.state.tls_revision.watch();
+        let mut tls_revision = connection.state().tls_revision.watch();
         let mut is_led_out = false;
         let http = self.http.serve(stream, &self.stopping);
-        let http = Watch::new(http, connection.deadlines.clone());
+        let http = Watch::new(http, connection.deadlines().clone());
         let last_moment = self.last_moment();
         tokio::pin!(http, last_moment);
         loop {
@@ -221,7 +222,7 @@ impl Edge {
                     connection.leave_when_idle(true);
                     let look = poll_fn(|cx| Poll::Ready(http.as_mut().poll(cx).is_ready()));
                     let is_done = look.await;
-                    if connection.has_left() {
+                    if connection.has_departed() {
                         if !is_done {
                             http.await;
                         }

@@ -33,14 +33,16 @@ use crate::session::Admission;
 use crate::transport::Transport;
 
 /// What a client may send ahead on one stream: it costs as much memory while nobody takes it. The
-/// connection has room for all that the listener's `streams` allows, so that none waits for the server of another.
+/// connection has room for all that the listener's `streams` allows, so that none waits for the
+/// server of another.
 const STREAM_WINDOW: u32 = 16 * 1024;
 
-/// A head that is too large is refused where all heads are, and logged; only one of so many times the limit
-/// is by h2, which counts otherwise and says nothing of it.
+/// A head that is too large is refused where all heads are, and logged; only one of so many times
+/// the limit is by h2, which counts otherwise and says nothing of it.
 const HEAD_ROOM: u32 = 2;
 
-/// At least as much as h2 takes of a block of fields: six frames, or a quarter more than its fields may have.
+/// At least as much as h2 takes of a block of fields: six frames, or a quarter more than its fields
+/// may have.
 fn block_max(fields: u32) -> usize {
     2 * fields as usize + 96 * 1024
 }
@@ -346,8 +348,8 @@ async fn outdated(state: &ListenerState, admission: &Admission) {
     }
 }
 
-/// What carries a connection. h2 drops it right behind its last frame, which says why: then the client gets the
-/// time to read that.
+/// What carries a connection. h2 drops it right behind its last frame, which says why: then the
+/// client gets the time to read that.
 struct Bearer {
     /// There until it is dropped.
     transport: Option<Transport>,

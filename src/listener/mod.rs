@@ -8,11 +8,13 @@
 mod accept;
 mod body_rate;
 pub mod client_stream;
+mod connection;
 mod cut;
 mod deadlines;
 mod edge;
 mod http2;
 mod refuse;
+mod rejected;
 mod request_reader;
 mod setup;
 mod socket;
@@ -24,9 +26,10 @@ use http::StatusCode;
 use crate::http1::Rejection;
 
 pub use accept::{serve, take_last};
-pub use client_stream::{Arrival, ClientStream, Connection, Reading};
+pub use client_stream::{Arrival, ClientStream};
+pub use connection::{Connection, Reading};
 pub use edge::{ConnectionTasks, Edge, HttpApp};
-pub use request_reader::RejectedRequest;
+pub use rejected::RejectedRequest;
 pub use socket::{BindError, BoundListener, bind};
 pub use state::{ListenerSettings, ListenerState};
 

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
@@ -11,7 +11,8 @@ use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 use super::body_rate::BodyRate;
-use super::client_stream::{ClientStream, Reading};
+use super::connection::{Connection, Reading};
+use super::rejected::{RejectedRequest, Unsound};
 use crate::http1::Rejection;
 use crate::http1::chunked::{Broken, ChunkScanner};
 use crate::http1::framing::Framing;
@@ -49,28 +50,13 @@ const BROKEN_BODY: Rejection = Rejection::bad("the body is not framed in chunks 
 /// How much of a refused request line the log gets.
 const LOGGED_MAX: usize = 1024;
 
-/// A request that goes no further.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RejectedRequest {
-    pub rejection: Rejection,
-    /// What the log gets of a head that is not sound, so that Pingora has a head of ours instead.
-    /// `None`: the head was sound and Pingora has it, so that the request may have a route.
-    pub unsound: Option<Unsound>,
-}
-
-/// What a head that is not sound was, as far as that can be told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unsound {
-    pub method: String,
-    pub target: String,
-}
-
 /// What has come of one client, and how far Pingora may have it.
 #[derive(Debug, Default)]
-pub(super) struct RequestBuffer {
+pub(super) struct RequestReader {
     /// Read from the socket, not yet given to Pingora.
-    pub ahead: BytesMut,
-    pub ended: bool,
+    ahead: BytesMut,
+    /// The client sends nothing more.
+    ended: bool,
     head: HeadCheck,
     /// So much of `ahead` is the rest of a sound head.
     ready: usize,
@@ -81,13 +67,13 @@ pub(super) struct RequestBuffer {
 /// What is to come of the body of the request whose head Pingora has.
 #[derive(Debug)]
 enum Body {
-    Left(u64),
+    Remaining(u64),
     Chunked(ChunkScanner),
 }
 
 impl Default for Body {
     fn default() -> Self {
-        Self::Left(0)
+        Self::Remaining(0)
     }
 }
 
@@ -95,14 +81,14 @@ impl Body {
     /// The bytes of a chunked one so far; the length of others was looked at before.
     fn content(&self) -> u64 {
         match self {
-            Self::Left(_) => 0,
+            Self::Remaining(_) => 0,
             Self::Chunked(chunks) => chunks.content(),
         }
     }
 
     fn is_done(&self) -> bool {
         match self {
-            Self::Left(left) => *left == 0,
+            Self::Remaining(remaining) => *remaining == 0,
             Self::Chunked(chunks) => chunks.is_done(),
         }
     }
@@ -110,11 +96,11 @@ impl Body {
     /// How many of `bytes` belong to it.
     fn feed(&mut self, bytes: &[u8]) -> Result<usize, Broken> {
         match self {
-            Self::Left(left) => {
+            Self::Remaining(remaining) => {
                 let part = bytes
                     .len()
-                    .min(usize::try_from(*left).unwrap_or(usize::MAX));
-                *left -= part as u64;
+                    .min(usize::try_from(*remaining).unwrap_or(usize::MAX));
+                *remaining -= part as u64;
                 Ok(part)
             }
             Self::Chunked(chunks) => chunks.feed(bytes),
@@ -122,7 +108,7 @@ impl Body {
     }
 }
 
-impl RequestBuffer {
+impl RequestReader {
     /// `early` has been read already.
     pub fn new(early: BytesMut) -> Self {
         Self {
@@ -154,13 +140,13 @@ impl RequestBuffer {
     fn begin_body(&mut self, framing: Framing) {
         self.head = HeadCheck::default();
         self.body = match framing {
-            Framing::None => Body::Left(0),
-            Framing::Length(length) => Body::Left(length),
+            Framing::None => Body::Remaining(0),
+            Framing::Length(length) => Body::Remaining(length),
             Framing::Chunked => Body::Chunked(ChunkScanner::default()),
         };
     }
 
-    /// As [`RequestBuffer::begin`], of a head that stands in `ahead`.
+    /// As [`RequestReader::begin`], of a head that stands in `ahead`.
     fn begin_waiting(&mut self, sound: &ValidHead) {
         self.begin(sound);
         self.ready = sound.end;
@@ -193,55 +179,72 @@ impl RequestBuffer {
     }
 }
 
-impl ClientStream {
-    /// Whether what comes next is a head, or the rest of one.
-    pub(super) fn awaits_head(&self) -> bool {
-        let buffer = &self.buffer;
-        self.connection.reading() == Reading::Head
-            && buffer.body.is_done()
-            && buffer.ready == 0
-            && self.io.is_some()
+impl RequestReader {
+    /// Whether nothing waits here for Pingora.
+    pub fn is_empty(&self) -> bool {
+        self.ahead.is_empty()
     }
 
-    /// The time for it is up: a client that has begun to ask is told, to others the connection just
-    /// ends.
-    pub(super) fn end_wait_for_head(&mut self, rejection: Rejection, buf: &mut ReadBuf<'_>) {
-        self.connection.clear_deadline();
-        if !self.buffer.ahead.is_empty() {
-            self.refuse(rejection, buf);
+    /// Whether the client sends nothing more.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// What has come and Pingora has not got, for whoever reads the socket from now on.
+    pub fn take_early(&mut self) -> BytesMut {
+        self.ahead.split()
+    }
+
+    /// Whether Pingora has all of a request, so that what comes next is a head, or the rest of one.
+    pub fn is_between_requests(&self) -> bool {
+        self.body.is_done() && self.ready == 0
+    }
+
+    /// The time for a head is up: a client that has begun to ask is told, to others the connection
+    /// just ends.
+    pub fn end_wait_for_head(
+        &mut self,
+        rejection: Rejection,
+        connection: &Connection,
+        buf: &mut ReadBuf<'_>,
+    ) {
+        connection.clear_deadline();
+        if !self.ahead.is_empty() {
+            self.refuse(rejection, connection, buf);
         }
     }
 
-    pub(super) fn poll_reading(
+    /// Gives out what is due of a request. `None` for a socket that has departed: nothing more
+    /// comes from it.
+    pub fn poll<S: AsyncRead + Unpin>(
         &mut self,
+        socket: &mut Option<S>,
+        connection: &Connection,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.connection.reading() {
-            Reading::Held => self.poll_held(cx),
-            Reading::Answered => self.poll_answered(cx),
-            Reading::Open => self.poll_tunnel(cx, buf),
-            Reading::Leave => self.poll_leave(cx),
-            Reading::Body => self.poll_body(cx, buf),
-            // A body that nobody wanted is read to its end before the next head.
-            Reading::Head if !self.buffer.body.is_done() => self.poll_body(cx, buf),
-            Reading::Head if self.buffer.ready > 0 => {
-                self.buffer.deliver_head(buf);
-                Poll::Ready(Ok(()))
-            }
-            Reading::Head if self.ends_here() || self.is_barred() => Poll::Ready(Ok(())),
-            Reading::Head if self.leaves_here() => self.poll_leave(cx),
-            Reading::Head => self.poll_head(cx, buf),
+        // A body that nobody wanted is read to its end before the next head.
+        if connection.reading() == Reading::Body || !self.body.is_done() {
+            return self.poll_body(socket, connection, cx, buf);
         }
+        if self.ready > 0 {
+            self.deliver_head(buf);
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_head(socket, connection, cx, buf)
     }
 
     /// Fills `ahead` while nothing may be given out; ready only when the client is gone.
-    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.buffer.ahead.len() < HELD_MAX && !self.buffer.ended {
-            ready!(self.poll_more(cx))?;
+    pub fn poll_held<S: AsyncRead + Unpin>(
+        &mut self,
+        socket: &mut Option<S>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.ahead.len() < HELD_MAX && !self.ended {
+            ready!(self.poll_more(socket, cx))?;
         }
         // Bytes that wait are to be read before the end is told.
-        if self.buffer.ended && self.buffer.ahead.is_empty() {
+        if self.ended && self.ahead.is_empty() {
             Poll::Ready(Ok(()))
         } else {
             Poll::Pending
@@ -251,151 +254,154 @@ impl ClientStream {
     /// As [`Self::poll_held`], but the end of what the client sends is not that of the client: it
     /// may have ended its own direction only. Whether it has left altogether shows when it is
     /// written to.
-    fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_held(cx))?;
+    pub fn poll_answered<S: AsyncRead + Unpin>(
+        &mut self,
+        socket: &mut Option<S>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.poll_held(socket, cx))?;
         Poll::Pending
     }
 
     /// Reads into `ahead`.
-    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_more<S: AsyncRead + Unpin>(
+        &mut self,
+        socket: &mut Option<S>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         let mut chunk = [MaybeUninit::uninit(); 4096];
         let mut buf = ReadBuf::uninit(&mut chunk);
-        ready!(self.poll_socket(cx, &mut buf))?;
-        self.buffer.ended = buf.filled().is_empty();
-        self.buffer.ahead.extend_from_slice(buf.filled());
+        ready!(poll_socket(socket, cx, &mut buf))?;
+        self.ended = buf.filled().is_empty();
+        self.ahead.extend_from_slice(buf.filled());
         Poll::Ready(Ok(()))
     }
 
     /// At most `most` bytes.
-    pub(super) fn poll_ahead_or_socket(
+    pub fn poll_ahead_or_socket<S: AsyncRead + Unpin>(
         &mut self,
+        socket: &mut Option<S>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
         most: usize,
     ) -> Poll<io::Result<()>> {
-        if !self.buffer.ahead.is_empty() {
-            self.buffer.deliver(most, buf);
+        if !self.ahead.is_empty() {
+            self.deliver(most, buf);
             return Poll::Ready(Ok(()));
         }
-        if self.buffer.ended {
+        if self.ended {
             return Poll::Ready(Ok(()));
         }
-        match &mut self.io {
-            Some(io) => Pin::new(&mut io.take(most as u64)).poll_read(cx, buf),
-            None => Poll::Ready(Ok(())),
-        }
-    }
-
-    /// Nothing more comes from a socket that has left.
-    fn poll_socket(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
-            Some(io) => Pin::new(io).poll_read(cx, buf),
+        match socket {
+            Some(socket) => pin!(socket.take(most as u64)).poll_read(cx, buf),
             None => Poll::Ready(Ok(())),
         }
     }
 
     /// Gives out a head when it is whole and sound, and its substitute when it is refused.
-    fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.buffer.head.is_new() {
-            self.buffer.head = HeadCheck::new(self.connection.state.limits().head);
+    fn poll_head<S: AsyncRead + Unpin>(
+        &mut self,
+        socket: &mut Option<S>,
+        connection: &Connection,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.head.is_new() {
+            self.head = HeadCheck::new(connection.state().limits().head);
         }
-        if self.buffer.ahead.is_empty() && !self.buffer.ended {
+        if self.ahead.is_empty() && !self.ended {
             // Nearly every head comes whole and is given out from where it was read to.
             let before = buf.filled().len();
-            ready!(self.poll_socket(cx, buf))?;
-            let buffer = &mut self.buffer;
-            buffer.ended = buf.filled().len() == before;
-            let checked = buffer.head.feed(&buf.filled()[before..]);
+            ready!(poll_socket(socket, cx, buf))?;
+            self.ended = buf.filled().len() == before;
+            let checked = self.head.feed(&buf.filled()[before..]);
             match checked {
-                Ok(Some(sound)) if self.is_too_long(&sound) => {
-                    self.buffer.put_back(buf, before);
-                    self.refuse_length(&sound, buf);
+                Ok(Some(sound)) if is_too_long(&sound, connection) => {
+                    self.put_back(buf, before);
+                    self.refuse_length(&sound, connection, buf);
                     return Poll::Ready(Ok(()));
                 }
                 Ok(Some(sound)) if sound.odd.is_none() => {
-                    let buffer = &mut self.buffer;
-                    buffer.begin(&sound);
-                    buffer.put_back(buf, before + sound.end);
+                    self.begin(&sound);
+                    self.put_back(buf, before + sound.end);
                     return Poll::Ready(Ok(()));
                 }
                 Ok(Some(sound)) => {
-                    let buffer = &mut self.buffer;
-                    buffer.put_back(buf, before);
-                    buffer.begin_waiting(&sound);
-                    buffer.deliver_head(buf);
+                    self.put_back(buf, before);
+                    self.begin_waiting(&sound);
+                    self.deliver_head(buf);
                     return Poll::Ready(Ok(()));
                 }
-                Ok(None) => self.buffer.put_back(buf, before),
+                Ok(None) => self.put_back(buf, before),
                 Err(rejection) => {
-                    self.buffer.put_back(buf, before);
-                    self.refuse(rejection, buf);
+                    self.put_back(buf, before);
+                    self.refuse(rejection, connection, buf);
                     return Poll::Ready(Ok(()));
                 }
             }
         }
         loop {
-            let buffer = &mut self.buffer;
-            let checked = buffer.head.feed(&buffer.ahead);
+            let checked = self.head.feed(&self.ahead);
             match checked {
-                Ok(Some(sound)) if self.is_too_long(&sound) => {
-                    self.refuse_length(&sound, buf);
+                Ok(Some(sound)) if is_too_long(&sound, connection) => {
+                    self.refuse_length(&sound, connection, buf);
                     return Poll::Ready(Ok(()));
                 }
                 Ok(Some(sound)) => {
-                    self.buffer.begin_waiting(&sound);
-                    self.buffer.deliver_head(buf);
+                    self.begin_waiting(&sound);
+                    self.deliver_head(buf);
                     return Poll::Ready(Ok(()));
                 }
-                Ok(None) if !self.buffer.ended => {
-                    if !self.buffer.ahead.is_empty() {
-                        self.connection.begin_head();
+                Ok(None) if !self.ended => {
+                    if !self.ahead.is_empty() {
+                        connection.begin_head();
                     }
-                    ready!(self.poll_more(cx))?;
+                    ready!(self.poll_more(socket, cx))?;
                 }
-                Ok(None) if self.buffer.ahead.is_empty() => return Poll::Ready(Ok(())),
+                Ok(None) if self.ahead.is_empty() => return Poll::Ready(Ok(())),
                 Ok(None) => {
-                    self.refuse(Rejection::bad("the connection ended within the head"), buf);
+                    let rejection = Rejection::bad("the connection ended within the head");
+                    self.refuse(rejection, connection, buf);
                     return Poll::Ready(Ok(()));
                 }
                 Err(rejection) => {
-                    self.refuse(rejection, buf);
+                    self.refuse(rejection, connection, buf);
                     return Poll::Ready(Ok(()));
                 }
             }
         }
     }
 
-    /// A body that is said to be too large need not be sent.
-    fn is_too_long(&self, sound: &ValidHead) -> bool {
-        let most = self.connection.state.limits().body_size;
-        most.is_some_and(|most| sound.framing.length() > most)
-    }
-
-    /// The head stands in `ahead` and is sound, so that Pingora gets it: the rules of its route hold
-    /// for the rejection. It gets it without the body, which nobody reads.
-    fn refuse_length(&mut self, sound: &ValidHead, buf: &mut ReadBuf<'_>) {
-        self.connection.set_refused(RejectedRequest {
+    /// The head stands in `ahead` and is sound, so that Pingora gets it: the rules of its route
+    /// hold for the rejection. It gets it without the body, which nobody reads.
+    fn refuse_length(&mut self, sound: &ValidHead, connection: &Connection, buf: &mut ReadBuf<'_>) {
+        connection.set_refused(RejectedRequest {
             rejection: LARGE_BODY,
             unsound: None,
         });
-        let buffer = &mut self.buffer;
-        buffer.begin_waiting(sound);
-        let head = head::without_body(&buffer.ahead[..buffer.ready]);
+        self.begin_waiting(sound);
+        let head = head::without_body(&self.ahead[..self.ready]);
         self.give_instead(&head, buf);
     }
 
     /// Gives out no byte behind the body's last one.
-    fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.buffer.body.is_done() {
-            return self.poll_answered(cx);
+    fn poll_body<S: AsyncRead + Unpin>(
+        &mut self,
+        socket: &mut Option<S>,
+        connection: &Connection,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.body.is_done() {
+            return self.poll_answered(socket, cx);
         }
         let before = buf.filled().len();
-        let room = match self.connection.reading() {
+        let room = match connection.reading() {
             Reading::Body => {
-                let room = self.connection.flow().request_room();
-                match self.buffer.body {
+                let room = connection.flow().request_room();
+                match self.body {
                     Body::Chunked(_) => room.min(MOST_IN_CHUNKS),
-                    Body::Left(_) => room,
+                    Body::Remaining(_) => room,
                 }
             }
             // Nobody wants it.
@@ -403,65 +409,56 @@ impl ClientStream {
         };
         if room == 0 {
             // The server has not taken what there is; whether the client has gone is not known.
-            if self.connection.flow().server_takes_back() {
+            if connection.flow().server_takes_back() {
                 pages::give_back(buf);
             }
             return Poll::Pending;
         }
-        let rate = self.connection.state.limits().body_rate;
-        match (self.poll_ahead_or_socket(cx, buf, room), rate) {
+        let rate = connection.state().limits().body_rate;
+        match (self.poll_ahead_or_socket(socket, cx, buf, room), rate) {
             (Poll::Pending, None) => return Poll::Pending,
-            (Poll::Pending, Some(rate)) => match self.buffer.body_rate.left(rate) {
+            (Poll::Pending, Some(rate)) => match self.body_rate.left(rate) {
                 Some(left) => {
                     // Polled again when it is over.
-                    self.connection.set_end(left);
+                    connection.set_end(left);
                     return Poll::Pending;
                 }
                 None => {
-                    self.connection.deadlines.clear_end();
-                    return Poll::Ready(self.refuse_body(SLOW_BODY));
+                    connection.deadlines().clear_end();
+                    return Poll::Ready(refuse_body(connection, SLOW_BODY));
                 }
             },
             (Poll::Ready(read), rate) => {
                 read?;
                 if rate.is_some() {
-                    self.buffer.body_rate.go_on(buf.filled().len() - before);
-                    self.connection.deadlines.clear_end();
+                    self.body_rate.go_on(buf.filled().len() - before);
+                    connection.deadlines().clear_end();
                 }
             }
         }
         let read = buf.filled().len() - before;
-        self.connection.flow().read_of_request(read);
-        let Ok(part) = self.buffer.body.feed(&buf.filled()[before..]) else {
+        connection.flow().read_of_request(read);
+        let Ok(part) = self.body.feed(&buf.filled()[before..]) else {
             buf.set_filled(before);
-            return Poll::Ready(self.refuse_body(BROKEN_BODY));
+            return Poll::Ready(refuse_body(connection, BROKEN_BODY));
         };
-        let most = self.connection.state.limits().body_size;
-        if self.buffer.body.content() > most.unwrap_or(u64::MAX) {
+        let most = connection.state().limits().body_size;
+        if self.body.content() > most.unwrap_or(u64::MAX) {
             buf.set_filled(before);
-            return Poll::Ready(self.refuse_body(LARGE_BODY));
+            return Poll::Ready(refuse_body(connection, LARGE_BODY));
         }
-        self.buffer.put_back(buf, before + part);
+        self.put_back(buf, before + part);
         Poll::Ready(Ok(()))
-    }
-
-    /// It was a request until now: the proxy finds the rejection behind the error.
-    fn refuse_body(&self, rejection: Rejection) -> io::Result<()> {
-        self.connection.set_refused(RejectedRequest {
-            rejection,
-            unsound: None,
-        });
-        Err(io::Error::new(io::ErrorKind::InvalidData, rejection.reason))
     }
 
     /// The proxy has to answer, so that the client is told and the log has a line: it gets a head
     /// of ours, and the rejection beside it.
-    fn refuse(&mut self, rejection: Rejection, buf: &mut ReadBuf<'_>) {
-        let (method, target) = head::asked(&self.buffer.ahead);
+    fn refuse(&mut self, rejection: Rejection, connection: &Connection, buf: &mut ReadBuf<'_>) {
+        let (method, target) = head::asked(&self.ahead);
         let text = |bytes: &[u8]| {
             String::from_utf8_lossy(&bytes[..bytes.len().min(LOGGED_MAX)]).into_owned()
         };
-        self.connection.set_refused(RejectedRequest {
+        connection.set_refused(RejectedRequest {
             rejection,
             unsound: Some(Unsound {
                 method: text(method),
@@ -473,9 +470,39 @@ impl ClientStream {
 
     /// Nothing of what has come is looked at any more.
     fn give_instead(&mut self, head: &[u8], buf: &mut ReadBuf<'_>) {
-        self.buffer.begin_body(Framing::None);
-        self.buffer.ahead = BytesMut::from(head);
-        self.buffer.ready = head.len();
-        self.buffer.deliver_head(buf);
+        self.begin_body(Framing::None);
+        self.ahead = BytesMut::from(head);
+        self.ready = head.len();
+        self.deliver_head(buf);
     }
 }
+
+/// Nothing more comes from a socket that has departed.
+fn poll_socket<S: AsyncRead + Unpin>(
+    socket: &mut Option<S>,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    match socket {
+        Some(socket) => Pin::new(socket).poll_read(cx, buf),
+        None => Poll::Ready(Ok(())),
+    }
+}
+
+/// A body that is said to be too large need not be sent.
+fn is_too_long(sound: &ValidHead, connection: &Connection) -> bool {
+    let most = connection.state().limits().body_size;
+    most.is_some_and(|most| sound.framing.length() > most)
+}
+
+/// It was a request until now: the proxy finds the rejection behind the error.
+fn refuse_body(connection: &Connection, rejection: Rejection) -> io::Result<()> {
+    connection.set_refused(RejectedRequest {
+        rejection,
+        unsound: None,
+    });
+    Err(io::Error::new(io::ErrorKind::InvalidData, rejection.reason))
+}
+
+#[cfg(test)]
+mod tests;

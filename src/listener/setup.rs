@@ -68,7 +68,8 @@ impl Edge {
         let settings = self.listener_states[listener].settings();
         let limits = &settings.limits;
         let (most, timeout, stall) = (limits.bounds.all, limits.header_timeout, limits.stall);
-        // Sessions have no other bound for it, and nothing may be given up sooner than the file says.
+        // Sessions have no other bound for it, and nothing may be given up sooner than the file
+        // says.
         if stall != TCP_KEEPALIVE.user_timeout {
             socket.set_stall(stall);
         }

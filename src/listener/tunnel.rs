@@ -9,11 +9,13 @@ use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::ReadBuf;
+use tokio::io::{BufWriter, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::client_stream::ClientStream;
+use super::request_reader::RequestReader;
 use crate::session::relay::LOOK;
+use crate::session::traffic::Traffic;
+use crate::transport::Transport;
 
 /// Reads whose bytes the server has not taken yet. Pingora's queue has room for four.
 const AHEAD_MAX: u8 = 2;
@@ -28,39 +30,46 @@ pub(super) struct Tunnel {
     look: Option<Pin<Box<Sleep>>>,
 }
 
-impl ClientStream {
-    pub(super) fn poll_tunnel(
+impl Tunnel {
+    /// Reads from the client what Pingora may have of `session`.
+    pub fn poll(
         &mut self,
+        session: Option<&Traffic>,
+        reader: &mut RequestReader,
+        socket: &mut Option<BufWriter<Transport>>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(session) = self.connection.tunnelled.get() {
-            if self.tunnel.given == session.bytes_in.load(Relaxed) {
-                self.tunnel.ahead = 0;
+        if let Some(session) = session {
+            if self.given == session.bytes_in.load(Relaxed) {
+                self.ahead = 0;
             }
-            if self.tunnel.ahead >= AHEAD_MAX {
+            if self.ahead >= AHEAD_MAX {
                 session.await_server();
-                return self.poll_gone(cx);
+                return self.poll_gone(socket, cx);
             }
         }
-        self.tunnel.look = None;
+        self.look = None;
         let before = buf.filled().len();
-        ready!(self.poll_ahead_or_socket(cx, buf, usize::MAX))?;
-        self.tunnel.given += (buf.filled().len() - before) as u64;
-        self.tunnel.ahead += 1;
+        ready!(reader.poll_ahead_or_socket(socket, cx, buf, usize::MAX))?;
+        self.given += (buf.filled().len() - before) as u64;
+        self.ahead += 1;
         Poll::Ready(Ok(()))
     }
 
     /// Ready when the client has gone: it is not read, and nothing is written to it, so that this
     /// must be looked for.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let look = &mut self.tunnel.look;
-        let look = look.get_or_insert_with(|| Box::pin(sleep(LOOK)));
+    fn poll_gone(
+        &mut self,
+        socket: &mut Option<BufWriter<Transport>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let look = self.look.get_or_insert_with(|| Box::pin(sleep(LOOK)));
         loop {
             ready!(look.as_mut().poll(cx));
             look.as_mut().reset(Instant::now() + LOOK);
-            if let Some(io) = &mut self.io
-                && io.get_mut().has_broken(cx)
+            if let Some(socket) = socket
+                && socket.get_mut().has_broken(cx)
             {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
             }

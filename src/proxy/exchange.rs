@@ -110,7 +110,7 @@ impl Exchange {
     /// The number, in the present configuration, of the listener it came in on.
     pub fn listener(&self) -> usize {
         self.connection().map_or(0, |connection| {
-            self.generation.listener(connection.listener)
+            self.generation.listener(connection.listener())
         })
     }
 
@@ -126,7 +126,7 @@ impl Exchange {
     /// has shown.
     pub fn is_outdated(&self) -> bool {
         self.connection().is_some_and(|connection| {
-            connection.tls_revision < self.generation.tls_revision(connection.listener)
+            connection.tls_revision() < self.generation.tls_revision(connection.listener())
         })
     }
 

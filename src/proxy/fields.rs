@@ -20,7 +20,7 @@ use crate::tls::Security;
 pub fn variables<'a>(session: &'a Session, exchange: &'a Exchange) -> RequestVariables<'a> {
     let request = session.req_header();
     let connection = exchange.connection();
-    let security = connection.map_or(&Security::Plain, |connection| &connection.security);
+    let security = connection.map_or(&Security::Plain, |connection| connection.security());
     RequestVariables {
         headers: &request.headers,
         method: &request.method,
@@ -35,8 +35,8 @@ pub fn variables<'a>(session: &'a Session, exchange: &'a Exchange) -> RequestVar
             Security::Tls { client } => client.as_deref(),
             Security::Plain => None,
         },
-        local: connection.and_then(|connection| connection.local),
-        peer: connection.and_then(|connection| connection.peer),
+        local: connection.and_then(|connection| connection.local()),
+        peer: connection.and_then(|connection| connection.peer()),
         client: exchange.client(),
         request_id: exchange.names.request_id(),
     }

@@ -1,5 +1,5 @@
-//! A connection to a server: from which address, what it begins with, and TLS where the upstream has
-//! it.
+//! A connection to a server: from which address, what it begins with, and TLS where the upstream
+//! has it.
 
 use std::future::poll_fn;
 use std::io;

@@ -5,12 +5,13 @@
 //! It also reads ahead, several times 64 KiB in each direction. So both streams keep to two rules:
 //!
 //! - *A write to the server never waits.* What its socket does not take at once waits here, and is
-//!   sent on each time that the exchange's task is polled, whatever Pingora awaits ([`Flow::drive`]).
+//!   sent on each time that the exchange's task is polled, whatever Pingora awaits
+//!   ([`Flow::drive`]).
 //! - *Neither side is read further than a window ahead of what the other side has taken.* So
 //!   what waits, here and in Pingora's queues, is bounded.
 //!
-//! How large the window is: [`super::window`]. While the other side stands still, a reader also gives
-//! the memory back that it reads to.
+//! How large the window is: [`super::window`]. While the other side stands still, a reader also
+//! gives the memory back that it reads to.
 //!
 //! All of it happens within the one task of the exchange: what is atomic here is so because Pingora
 //! wants streams that may move between threads, and so is the lock.
@@ -24,7 +25,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use super::outgoing::Outgoing;
+use super::outgoing::{Outgoing, Progress};
 use super::window::{DRIFT, Reader, Window};
 use crate::transport::Transport;
 
@@ -37,8 +38,8 @@ const MOST_OF_RESPONSE: usize = 48 * 1024;
 /// Less of a request: Pingora also keeps its first 64 KiB, for another attempt.
 const MOST_OF_REQUEST: usize = 32 * 1024;
 
-/// Of a body in chunks, which Pingora has in pieces, and writes several of a response together, from
-/// a buffer that it keeps.
+/// Of a body in chunks, which Pingora has in pieces, and writes several of a response together,
+/// from a buffer that it keeps.
 pub const MOST_IN_CHUNKS: usize = 16 * 1024;
 
 /// So many large reads follow one another before other exchanges have their turn. Tokio would let
@@ -133,7 +134,7 @@ impl Flow {
 
     /// The client has taken so much.
     pub fn client_took(&self, bytes: usize, client: &Transport) {
-        self.took(&self.response, bytes, client);
+        self.take(&self.response, bytes, client);
     }
 
     /// The client takes nothing now.
@@ -156,23 +157,7 @@ impl Flow {
         self.tell(self.request.lock().look());
     }
 
-    /// The server takes nothing more.
-    pub(super) fn server_failed(&self) {
-        self.tell(self.request.lock().took_all());
-    }
-
-    /// The server has taken so much.
-    pub(super) fn server_took(&self, bytes: usize, server: &Transport) {
-        self.moved.store(true, Relaxed);
-        self.took(&self.request, bytes, server);
-    }
-
-    /// The server takes nothing now.
-    pub(super) fn server_stalls(&self) {
-        self.tell(self.request.lock().stall());
-    }
-
-    /// The same of the request.
+    /// Whether whoever reads the request has to give back the memory that it reads to.
     pub fn server_takes_back(&self) -> bool {
         self.request.lock().takes_back()
     }
@@ -204,7 +189,7 @@ impl Flow {
         self.has_to_yield.load(Relaxed)
     }
 
-    fn took(&self, window: &Mutex<Window>, bytes: usize, taker: &Transport) {
+    fn take(&self, window: &Mutex<Window>, bytes: usize, taker: &Transport) {
         let mut window = window.lock();
         self.tell(window.took(bytes));
         if window.take_stalled() {
@@ -222,13 +207,10 @@ impl Flow {
     }
 
     /// Whether a reader that was held may go on, since this was last asked: then all that waits in
-    /// the exchange is to be polled once more. (A wake-up would do the same by way of the scheduler.)
+    /// the exchange is to be polled once more. (A wake-up would do the same by way of the
+    /// scheduler.)
     pub fn take_goes_on(&self) -> bool {
         self.goes_on.load(Relaxed) && self.goes_on.swap(false, Relaxed)
-    }
-
-    pub(super) fn set_waits(&self, waits: bool) {
-        self.waits.store(waits, Relaxed);
     }
 
     /// Whether bytes wait for the server.
@@ -299,5 +281,24 @@ impl Flow {
 
     pub fn has_timed_out(&self) -> bool {
         self.timed_out.load(Relaxed)
+    }
+}
+
+impl Progress for Flow {
+    fn took(&self, bytes: usize, server: &Transport) {
+        self.moved.store(true, Relaxed);
+        self.take(&self.request, bytes, server);
+    }
+
+    fn stalls(&self) {
+        self.tell(self.request.lock().stall());
+    }
+
+    fn failed(&self) {
+        self.tell(self.request.lock().took_all());
+    }
+
+    fn set_waits(&self, waits: bool) {
+        self.waits.store(waits, Relaxed);
     }
 }

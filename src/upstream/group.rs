@@ -1,5 +1,5 @@
-//! An upstream at work: its members, its balancers, and what it has to tell of them. What keeps them
-//! current is in [`super::tasks`] and [`super::roster`].
+//! An upstream at work: its members, its balancers, and what it has to tell of them. What keeps
+//! them current is in [`super::tasks`] and [`super::roster`].
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -22,7 +22,8 @@ use crate::config::{self, OnGone};
 use crate::forward::proxy_protocol::{Preamble, Source};
 use crate::limits::DrainDeadline;
 use crate::upstream::dial::{Dialer, Sources};
-use crate::upstream::pool::{Pool, PoolConnector, Repeatable, SWEEP};
+use crate::upstream::pool::{Pool, SWEEP};
+use crate::upstream::pool_connector::{PoolConnector, Repeatable};
 
 /// Why a server has no place for the sessions that it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,8 +68,8 @@ pub struct Pick<'a> {
 }
 
 impl Group {
-    /// `servers`: of every group that had this name. Takes over health and resolved names of the one
-    /// before, which goes on until this one [begins](Group::begin).
+    /// `servers`: of every group that had this name. Takes over health and resolved names of the
+    /// one before, which goes on until this one [begins](Group::begin).
     pub fn new(
         config: config::Upstream,
         servers: Arc<Servers>,

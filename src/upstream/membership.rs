@@ -13,7 +13,8 @@
 //! ```
 //!
 //! A failed lookup changes nothing: only an answer takes a server out. So one wrong answer removes
-//! nobody, because the next look comes when `hold` is over at the latest ([`Membership::next_look`]).
+//! nobody, because the next look comes when `hold` is over at the latest
+//! ([`Membership::next_look`]).
 //!
 //! A name without any answer yet may mean servers that are members today: the file may only call
 //! them otherwise. So, at a change of entries, members on the name's port that the new entries lack

@@ -1,5 +1,5 @@
-//! What a group has to tell: lines for the log, and which servers are gone, for those who look after
-//! their sessions.
+//! What a group has to tell: lines for the log, and which servers are gone, for those who look
+//! after their sessions.
 //!
 //! A group that is not at work yet keeps all of it to itself: a reload may still be given up, and
 //! what a line says must hold when it is read.

@@ -9,12 +9,27 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::flow::Flow;
 use super::pool::PooledConnection;
+use crate::transport::Transport;
+
+/// Who is told how the server takes what is sent to it.
+pub(super) trait Progress {
+    /// The server has taken so much.
+    fn took(&self, bytes: usize, server: &Transport);
+
+    /// The server takes nothing now.
+    fn stalls(&self);
+
+    /// The server takes nothing more.
+    fn failed(&self);
+
+    /// Whether bytes wait here that the server has not taken.
+    fn set_waits(&self, waits: bool);
+}
 
 /// Takes whatever it is given: its writer must not give it more than it has [room] for.
 ///
-/// [room]: Flow::request_room
+/// [room]: super::Flow::request_room
 #[derive(Debug)]
 pub(super) struct Outgoing {
     /// `None`: it is kept for the next request.
@@ -43,7 +58,12 @@ impl Outgoing {
     }
 
     /// Sends it, or keeps it until the socket takes it.
-    pub fn write(&mut self, bytes: &[u8], cx: &mut Context<'_>, flow: &Flow) -> io::Result<usize> {
+    pub fn write(
+        &mut self,
+        bytes: &[u8],
+        cx: &mut Context<'_>,
+        progress: &impl Progress,
+    ) -> io::Result<usize> {
         self.check()?;
         if self.pending.is_empty() {
             match self.poll_socket(cx, bytes) {
@@ -52,42 +72,46 @@ impl Outgoing {
                 }
                 Poll::Ready(sent) => {
                     if let (Ok(sent), Some(open)) = (&sent, &self.open) {
-                        flow.server_took(*sent, &open.io);
+                        progress.took(*sent, &open.io);
                     }
                     return sent;
                 }
-                Poll::Pending => flow.server_stalls(),
+                Poll::Pending => progress.stalls(),
             }
         }
         self.pending.extend_from_slice(bytes);
-        flow.set_waits(true);
+        progress.set_waits(true);
         Ok(bytes.len())
     }
 
     /// Begins to flush: [`Outgoing::drive`] goes on with it.
-    pub fn flush(&mut self, cx: &mut Context<'_>, flow: &Flow) -> io::Result<()> {
+    pub fn flush(&mut self, cx: &mut Context<'_>, progress: &impl Progress) -> io::Result<()> {
         self.check()?;
         self.wants_flush = true;
-        flow.set_waits(true);
-        self.drive(cx, flow);
+        progress.set_waits(true);
+        self.drive(cx, progress);
         self.check()
     }
 
     /// Sends what waits, as far as the socket takes it.
-    pub fn drive(&mut self, cx: &mut Context<'_>, flow: &Flow) {
-        if let Poll::Ready(sent) = self.poll_send(cx, flow) {
+    pub fn drive(&mut self, cx: &mut Context<'_>, progress: &impl Progress) {
+        if let Poll::Ready(sent) = self.poll_send(cx, progress) {
             if let Err(error) = sent {
                 // The writer goes on, and is told.
                 self.error = Some(error);
                 self.wants_flush = false;
-                flow.server_failed();
+                progress.failed();
             }
             self.pending = BytesMut::new();
-            flow.set_waits(false);
+            progress.set_waits(false);
         }
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>, flow: &Flow) -> Poll<io::Result<()>> {
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        progress: &impl Progress,
+    ) -> Poll<io::Result<()>> {
         while !self.pending.is_empty() {
             let Some(open) = &mut self.open else {
                 return Poll::Ready(Ok(()));
@@ -96,11 +120,11 @@ impl Outgoing {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(sent)) => {
                     self.pending.advance(sent);
-                    flow.server_took(sent, &open.io);
+                    progress.took(sent, &open.io);
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    flow.server_stalls();
+                    progress.stalls();
                     return Poll::Pending;
                 }
             }

@@ -1,49 +1,33 @@
-//! How prusik connects to servers for plain requests, and which connections it keeps.
+//! The connections to servers that are kept between plain requests.
 //!
 //! Pingora's own pool gives each kept connection a task, a timer and three channels after every
 //! request, and asks the kernel before every request who the peer is. Here keeping is a push and
-//! using again a pop: Pingora connects through [`PoolConnector`] (its `custom_l4` road) and gets
-//! a [`PoolStream`], which takes its socket back when Pingora is done with it.
+//! using again a pop. Who connects and who uses them: [`super::pool_connector`].
 
 use std::collections::HashMap;
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use parking_lot::{Mutex, MutexGuard};
-use pingora::connectors::l4::Connect;
-use pingora::protocols::l4::socket::SocketAddr as PeerAddress;
-use pingora::protocols::l4::stream::Stream;
-use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
-use pingora::{Error, ErrorType};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use super::flow::Flow;
-use super::outgoing::Outgoing;
 use crate::forward::proxy_protocol::Preamble;
-use crate::limits::DrainDeadline;
 use crate::limits::descriptors::Descriptor;
-use crate::net::pages;
-use crate::net::pingora::{is_last_look, set_option};
 use crate::tls::Connector;
 use crate::transport::Transport;
-use crate::upstream::dial::{Dialer, Shortage};
 
 /// An idle connection is given up after a minute: servers commonly close theirs after 60 to 75 s.
-const KEPT_IDLE: Duration = Duration::from_secs(55);
+pub(super) const KEPT_IDLE: Duration = Duration::from_secs(55);
 
 /// What cannot be repeated goes over a connection that was used a moment ago, or over a new one:
 /// a server that closes its idle connections may do so while the request is on its way, and the
 /// shortest times in use are a few seconds.
-const KEPT_FRESH: Duration = Duration::from_secs(1);
+pub(super) const KEPT_FRESH: Duration = Duration::from_secs(1);
 
 /// How often idle connections are looked at: whether they are of use still.
 pub const SWEEP: Duration = Duration::from_secs(2);
@@ -51,12 +35,12 @@ pub const SWEEP: Duration = Duration::from_secs(2);
 /// What a connection leads to. All that tells two connections apart must be in here, or one would
 /// serve requests that are meant for the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Target {
-    address: SocketAddr,
+pub(super) struct Target {
+    pub address: SocketAddr,
     /// Whom the server was told that it is for.
-    preamble: Option<Preamble>,
+    pub preamble: Option<Preamble>,
     /// What the server has proved, by whose word, and what it was shown: [`Connector::number`].
-    tls: Option<u64>,
+    pub tls: Option<u64>,
 }
 
 /// The connections of one upstream for plain requests, idle or in use.
@@ -125,7 +109,7 @@ impl Pool {
         self.close_idle();
     }
 
-    fn take(&self, target: Target, max_idle: Duration) -> Option<PooledConnection> {
+    pub(super) fn take(&self, target: Target, max_idle: Duration) -> Option<PooledConnection> {
         loop {
             // The last is the youngest. The lock is let go before the kernel is asked.
             let kept = self
@@ -139,7 +123,7 @@ impl Pool {
         }
     }
 
-    fn keep(&self, target: Target, open: PooledConnection) {
+    pub(super) fn keep(&self, target: Target, open: PooledConnection) {
         let mut idle = self.lock();
         if !idle.retired {
             let since = Instant::now();
@@ -165,11 +149,21 @@ pub(super) struct PooledConnection {
 }
 
 impl PooledConnection {
-    fn new(io: Transport, connections: &Arc<Pool>) -> Self {
+    pub fn new(io: Transport, connections: &Arc<Pool>) -> Self {
         connections.open.fetch_add(1, Relaxed);
         Self {
             io,
             counted_in: Arc::downgrade(connections),
+        }
+    }
+
+    /// Gives it back to its pool for another request, if that is there and has no more than
+    /// `bound`.
+    pub fn keep(self, target: Target, bound: usize) {
+        if let Some(connections) = self.counted_in.upgrade()
+            && connections.count() <= bound
+        {
+            connections.keep(target, self);
         }
     }
 
@@ -200,238 +194,12 @@ impl Drop for PooledConnection {
     }
 }
 
-/// Whether a request may go out a second time when its connection fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Repeatable {
-    Yes,
-    No,
-}
-
-/// Connects one attempt of one request, over a kept connection if there is one.
-#[derive(Debug)]
-pub struct PoolConnector {
-    connections: Arc<Pool>,
-    dialer: Dialer,
-    /// How many may be open when one is to be kept.
-    bound: usize,
-    repeatable: Repeatable,
-    reused: AtomicBool,
-    /// The server has said that it closes the connection.
-    closes: Arc<AtomicBool>,
-    flow: Arc<Flow>,
-    stall: Duration,
-}
-
-impl PoolConnector {
-    /// `stall`: how long the server may take nothing of what waits for it.
-    pub fn new(
-        connections: Arc<Pool>,
-        dialer: Dialer,
-        bound: usize,
-        repeatable: Repeatable,
-        (flow, stall): (Arc<Flow>, Duration),
-    ) -> Self {
-        Self {
-            connections,
-            dialer,
-            bound,
-            repeatable,
-            reused: AtomicBool::new(false),
-            closes: Arc::default(),
-            flow,
-            stall,
-        }
-    }
-
-    /// The server closes behind its answer: the connection is not kept.
-    pub fn mark_as_closing(&self) {
-        self.closes.store(true, Relaxed);
-    }
-
-    /// Whether it found a kept connection.
-    pub fn has_reused(&self) -> bool {
-        self.reused.load(Relaxed)
-    }
-}
-
-#[async_trait]
-impl Connect for PoolConnector {
-    /// Bounded by the peer's `total_connection_timeout`, which Pingora applies around this.
-    async fn connect(&self, address: &PeerAddress) -> pingora::Result<Stream> {
-        let Some(&address) = address.as_inet() else {
-            return Error::e_explain(ErrorType::InternalError, "a server without an IP address");
-        };
-        let target = Target {
-            address,
-            preamble: self.dialer.preamble,
-            tls: self.dialer.tls.as_deref().map(Connector::number),
-        };
-        let max_idle = match self.repeatable {
-            Repeatable::Yes => KEPT_IDLE,
-            Repeatable::No => KEPT_FRESH,
-        };
-        let (open, is_fresh) = match self.connections.take(target, max_idle) {
-            Some(open) => (open, false),
-            None => {
-                let io = match self.dialer.connect(address).await {
-                    // The idle ones have some.
-                    Err(error) if Shortage::of_connecting(&error).is_some() => {
-                        self.connections.close_idle();
-                        self.dialer.connect(address).await?
-                    }
-                    connected => connected?,
-                };
-                (PooledConnection::new(io, &self.connections), true)
-            }
-        };
-        self.reused.store(!is_fresh, Relaxed);
-        let outgoing = Arc::new(Mutex::new(Outgoing::new(open)));
-        self.flow.attach(outgoing.clone(), self.stall);
-        let stream = PoolStream {
-            outgoing,
-            flow: self.flow.clone(),
-            drain_deadline: self.dialer.drain_deadline.clone(),
-            is_fresh,
-            target,
-            bound: self.bound,
-            closes: self.closes.clone(),
-        };
-        Ok(VirtualSocketStream::new(Box::new(stream)).into())
-    }
-}
-
-#[derive(Debug)]
-struct PoolStream {
-    /// The flow has it too.
-    outgoing: Arc<Mutex<Outgoing>>,
-    flow: Arc<Flow>,
-    drain_deadline: DrainDeadline,
-    /// Its options are not set yet.
-    is_fresh: bool,
-    target: Target,
-    bound: usize,
-    closes: Arc<AtomicBool>,
-}
-
-impl PoolStream {
-    fn lock(&self) -> MutexGuard<'_, Outgoing> {
-        self.outgoing.lock()
-    }
-
-    /// Pingora has no more use for it.
-    fn keep(&self) {
-        let mut outgoing = self.lock();
-        // The response was there before the request had gone: the rest of that goes without
-        // Pingora, and the connection is of no other use.
-        if !outgoing.is_done() {
-            return self.flow.leave_to_itself(&mut outgoing);
-        }
-        if let Some(open) = outgoing.open.take()
-            && !self.closes.load(Relaxed)
-            && let Some(connections) = open.counted_in.upgrade()
-            && connections.count() <= self.bound
-        {
-            connections.keep(self.target, open);
-        }
-    }
-
-    /// An error when nobody waits for the server any more.
-    fn check(&self) -> io::Result<()> {
-        self.drain_deadline.check()?;
-        self.flow.check_deadline()
-    }
-}
-
-impl AsyncRead for PoolStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let stream = self.get_mut();
-        stream.drain_deadline.check()?;
-        let is_last_look = is_last_look(cx, buf);
-        let room = match is_last_look {
-            true => 1,
-            false => stream.flow.response_room(),
-        };
-        let polled = {
-            let mut outgoing = stream.lock();
-            let is_done = outgoing.is_done();
-            let Some(open) = &mut outgoing.open else {
-                return Poll::Ready(Ok(()));
-            };
-            if is_done && !is_last_look {
-                stream.flow.server_looks();
-            }
-            let before = buf.filled().len();
-            let polled = match room {
-                0 => Poll::Pending,
-                room => Pin::new(&mut (&mut open.io).take(room as u64)).poll_read(cx, buf),
-            };
-            stream.flow.read_of_response(buf.filled().len() - before);
-            polled
-        };
-        if polled.is_ready() {
-            return polled;
-        }
-        if is_last_look {
-            stream.keep();
-            // To Pingora the server has closed it: there is nothing left that it could keep.
-            return Poll::Ready(Ok(()));
-        }
-        if stream.flow.client_takes_back() {
-            pages::give_back(buf);
-        }
-        stream.flow.check_deadline()?;
-        Poll::Pending
-    }
-}
-
-/// Nothing here waits: see [`super::flow`].
-impl AsyncWrite for PoolStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.check()?;
-        Poll::Ready(self.lock().write(buf, cx, &self.flow))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check()?;
-        Poll::Ready(self.lock().flush(cx, &self.flow))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.lock().open {
-            Some(open) => Pin::new(&mut open.io).poll_shutdown(cx),
-            None => Poll::Ready(Ok(())),
-        }
-    }
-}
-
-impl Drop for PoolStream {
-    fn drop(&mut self) {
-        self.flow.detach();
-    }
-}
-
-impl VirtualSocket for PoolStream {
-    fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
-        match &self.lock().open {
-            Some(open) if self.is_fresh => set_option(open.io.tcp(), option),
-            _ => Ok(()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::upstream::dial::Dialer;
 
     fn local(taken: &PooledConnection) -> SocketAddr {
         taken.io.local().unwrap()

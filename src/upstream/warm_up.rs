@@ -93,8 +93,8 @@ impl Group {
         self.unknown_names().is_empty() && !self.members().iter().any(|m| is_unchecked(m))
     }
 
-    /// How long until it [is warm](Group::is_warm), at most: lookups and checks have limits of their
-    /// own, and the servers behind a name are checked when it is resolved.
+    /// How long until it [is warm](Group::is_warm), at most: lookups and checks have limits of
+    /// their own, and the servers behind a name are checked when it is resolved.
     pub fn warms_within(&self) -> Duration {
         let check = self.config().health_check.as_ref();
         let check = check.map_or(Duration::ZERO, |check: &config::HealthCheck| check.timeout);

@@ -42,7 +42,7 @@ impl Arrival {
         let ClientAddress::Ip(client) = self.client else {
             return Source::Unknown;
         };
-        let peer = self.connection.peer;
+        let peer = self.connection.peer();
         let port = peer.filter(|peer| peer.ip().to_canonical() == client);
         let anywhere: IpAddr = match client {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -50,7 +50,7 @@ impl Arrival {
         };
         Source::Client(AddrPair {
             peer: (client, port.map_or(0, |peer| peer.port())).into(),
-            local: self.connection.local.unwrap_or((anywhere, 0).into()),
+            local: self.connection.local().unwrap_or((anywhere, 0).into()),
         })
     }
 }
