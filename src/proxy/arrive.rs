@@ -9,7 +9,7 @@ use pingora::{Error, ErrorType, OrErr, Result};
 use pingora_proxy::Session;
 
 use super::exchange::{Arrival, Exchange};
-use super::gateway::Gateway;
+use super::shared::Gateway;
 use crate::forward::{Trust, request_id};
 use crate::http1::target;
 use crate::listener::{ClientStream, Connection, Reading};

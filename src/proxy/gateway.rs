@@ -1,10 +1,8 @@
 //! Pingora's phases, each delegating to the part that knows.
 
 use std::os::fd::RawFd;
-use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::StatusCode;
@@ -17,43 +15,9 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 use super::exchange::{Attempts, Exchange};
 use super::retry::{During, Failure, Retry, Verdict, decide};
+use super::shared::Gateway;
 use super::{choose, failure, fields, record, refuse, response};
-use crate::generation::Generation;
 use crate::listener::Reading;
-use crate::observe::access_log::AccessLog;
-use crate::phase::PhaseWatch;
-use crate::session::drain::Drains;
-use crate::session::registry::Registry;
-
-pub struct Gateway {
-    pub(super) current: Arc<ArcSwap<Generation>>,
-    pub(super) log: Arc<AccessLog>,
-    pub(super) sessions: Arc<Registry>,
-    pub(super) drains: Arc<Drains>,
-    pub(super) phase: PhaseWatch,
-}
-
-impl Gateway {
-    pub fn new(
-        current: Arc<ArcSwap<Generation>>,
-        log: Arc<AccessLog>,
-        sessions: Arc<Registry>,
-        drains: Arc<Drains>,
-        phase: PhaseWatch,
-    ) -> Self {
-        Self {
-            current,
-            log,
-            sessions,
-            drains,
-            phase,
-        }
-    }
-
-    pub(super) fn is_stopping(&self) -> bool {
-        self.phase.now().is_draining()
-    }
-}
 
 #[async_trait]
 impl ProxyHttp for Gateway {

@@ -7,7 +7,7 @@ use pingora::apps::ServerApp;
 use pingora::server::ShutdownWatch;
 use pingora_proxy::HttpProxy;
 
-use super::gateway::Gateway;
+use super::shared::Gateway;
 use crate::listener::{ClientStream, HttpApp};
 
 pub struct Http(Arc<HttpProxy<Gateway>>);

@@ -29,6 +29,7 @@ mod record;
 mod refuse;
 mod response;
 mod retry;
+mod shared;
 
-pub use gateway::Gateway;
 pub use http::Http;
+pub use shared::Gateway;

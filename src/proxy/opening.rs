@@ -7,8 +7,8 @@ use pingora::http::ResponseHeader;
 use pingora_proxy::Session;
 
 use super::exchange::{Attempts, Exchange};
-use super::gateway::Gateway;
 use super::record;
+use super::shared::Gateway;
 use crate::config::Tunnel;
 use crate::listener::Reading;
 use crate::session::drain::DrainReason;

@@ -8,7 +8,7 @@ use pingora_proxy::Session;
 
 use super::exchange::{Exchange, Handshake};
 use super::fields::{ResponseFields, variables};
-use super::gateway::Gateway;
+use super::shared::Gateway;
 use crate::forward;
 use crate::http1::response;
 use crate::websocket::handshake::{self, Upgrade};
