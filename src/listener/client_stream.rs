@@ -33,6 +33,7 @@ use super::connection::{Connection, Origin, Reading};
 use super::request_reader::{CUT_HEAD, RequestReader, SLOW_HEAD};
 use super::state::ListenerState;
 use super::tunnel::Tunnel;
+use super::upgrade_offer::offer_upgrade;
 use crate::forward::proxy_protocol::AddrPair;
 use crate::session::traffic::ClosedBy;
 use crate::session::{Admission, ClientEnd};
@@ -115,25 +116,21 @@ impl ClientStream {
         &self.connection
     }
 
-    /// Whether it is idle and to end. Who has just connected still gets an answer, and so does who
-    /// has asked already.
-    fn ends_here(&self) -> bool {
-        let connection = &self.connection;
-        connection.is_to_end() && connection.has_asked() && self.reader.is_empty()
-    }
-
     fn poll_reading(
         &mut self,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let reading = self.connection.reading();
+        let connection = &self.connection;
+        let reading = connection.reading();
         if reading == Reading::Head && self.reader.is_between_requests() {
-            if self.ends_here() || self.connection.is_barred() {
+            // Who has just connected still gets an answer, and so does who has asked already.
+            let is_idle = connection.has_asked() && self.reader.is_empty();
+            if connection.is_to_end() && is_idle || connection.is_barred() {
                 return Poll::Ready(Ok(()));
             }
             // It may stand in the middle of a head, which moves with it.
-            if self.connection.leaves_when_idle() {
+            if connection.leaves_when_idle() {
                 return self.poll_leave(cx);
             }
         }
@@ -232,18 +229,6 @@ impl ClientStream {
     }
 }
 
-/// A response's head whose `Connection`, which Pingora writes by itself, says that `Upgrade` is for
-/// this connection (RFC 9110 section 7.8). `None`: it is no such head, or a large one.
-fn offer_upgrade(head: &[u8]) -> Option<Vec<u8>> {
-    const FIELD: &[u8] = b"\r\nConnection: ";
-    const OPTION: &[u8] = b"Upgrade, ";
-    if head.len() + OPTION.len() > WRITE_BUFFER {
-        return None;
-    }
-    let value = memchr::memmem::find(head, FIELD)? + FIELD.len();
-    Some([&head[..value], OPTION, &head[value..]].concat())
-}
-
 impl AsyncRead for ClientStream {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -297,7 +282,7 @@ impl AsyncWrite for ClientStream {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
         let offers = stream.connection.offers_upgrade();
-        let offer = offers.then(|| offer_upgrade(buf)).flatten();
+        let offer = offers.then(|| offer_upgrade(buf, WRITE_BUFFER)).flatten();
         let polled = match &offer {
             // It fits into the buffer: it is taken whole, or not yet.
             Some(head) => Pin::new(&mut *io)

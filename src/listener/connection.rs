@@ -1,4 +1,14 @@
 //! What the proxy's phases know of a client's connection, and how they steer its stream.
+//!
+//! ```text
+//!  Head ──► Body ──► Held                   a handshake awaits its answer
+//!   ▲ │      │        ├──► Leave            its 101 is written, and the socket departs
+//!   │ │      │        └──► Open             or the session stays in Pingora's tunnel
+//!   │ └──────┴─────► Answered               a request awaits its answer
+//!   └──────────────────┘
+//! ```
+//!
+//! A request without a body goes to `Held` or `Answered` at once.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};

@@ -132,15 +132,20 @@ impl Deadlines {
         }
     }
 
+    /// When the earliest deadline is due.
     fn next(&self) -> Option<Instant> {
-        let server = match self.flow.waits_for_server() {
-            true => self.server.load(Relaxed),
-            false => 0,
+        let server = if self.flow.waits_for_server() {
+            self.server.load(Relaxed)
+        } else {
+            0
         };
-        let set = [&self.progress, &self.end, &self.client];
-        let set = set.map(|deadline| deadline.load(Relaxed)).into_iter();
-        let first = set.chain([server]).filter(|&millis| millis > 0).min()?;
-        Some(self.born + Duration::from_millis(first))
+        let due = Due {
+            progress: self.progress.load(Relaxed),
+            end: self.end.load(Relaxed),
+            client: self.client.load(Relaxed),
+            server,
+        };
+        Some(self.born + Duration::from_millis(due.next()?))
     }
 
     fn strike(&self) {
@@ -165,6 +170,23 @@ impl Deadlines {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).map_or(u64::MAX / 4, |millis| millis.clamp(1, u64::MAX / 4))
+}
+
+/// When each deadline of a connection is due, in milliseconds since it was made; 0: it is not set.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    progress: u64,
+    end: u64,
+    client: u64,
+    server: u64,
+}
+
+impl Due {
+    /// The earliest of those that are set.
+    fn next(self) -> Option<u64> {
+        let due = [self.progress, self.end, self.client, self.server];
+        due.into_iter().filter(|&millis| millis > 0).min()
+    }
 }
 
 /// Pingora's work on a connection, with what must go on whatever Pingora awaits: its deadlines, and
@@ -233,5 +255,67 @@ impl<F: Future + Unpin> Future for Watch<F> {
             ready!(watch.poll_deadline(cx));
             watch.deadlines.strike();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn due() -> impl Strategy<Value = u64> {
+        prop_oneof![Just(0), 1..100_u64, Just(u64::MAX / 4)]
+    }
+
+    proptest! {
+        #[test]
+        fn the_next_wake_up_is_the_earliest_deadline_that_is_set(
+            progress in due(), end in due(), client in due(), server in due(),
+        ) {
+            let next = Due { progress, end, client, server }.next();
+            let set = [progress, end, client, server];
+            prop_assert_eq!(next.is_none(), set == [0; 4]);
+            if let Some(next) = next {
+                prop_assert!(next > 0 && set.contains(&next));
+                prop_assert!(set.iter().all(|&due| due == 0 || next <= due));
+            }
+        }
+    }
+
+    fn in_millis(deadlines: &Deadlines) -> Option<u128> {
+        let next = deadlines.next()?;
+        Some((next - Instant::now()).as_millis())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_byte_puts_off_progress_and_nothing_puts_off_the_end() {
+        let deadlines = Deadlines::new();
+        assert_eq!(in_millis(&deadlines), None);
+        deadlines.set_progress(Duration::from_millis(100));
+        deadlines.set_end(Duration::from_millis(150));
+        tokio::time::advance(Duration::from_millis(80)).await;
+        assert_eq!(in_millis(&deadlines), Some(20));
+        deadlines.put_off();
+        assert_eq!(in_millis(&deadlines), Some(70));
+        deadlines.clear_end();
+        assert_eq!(in_millis(&deadlines), Some(100));
+        deadlines.clear();
+        assert_eq!(in_millis(&deadlines), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_has_its_time_from_the_first_look_on() {
+        let deadlines = Deadlines::new();
+        let stall = || Duration::from_millis(100);
+        deadlines.client_waits(stall);
+        tokio::time::advance(Duration::from_millis(60)).await;
+        deadlines.client_waits(stall);
+        assert_eq!(in_millis(&deadlines), Some(40));
+        deadlines.strike();
+        assert!(deadlines.client_has_stalled() && !deadlines.server_has_stalled());
+        deadlines.client_took();
+        assert!(!deadlines.flow.has_struck());
+        assert_eq!(in_millis(&deadlines), None);
     }
 }

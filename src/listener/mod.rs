@@ -15,11 +15,13 @@ mod edge;
 mod http2;
 mod refuse;
 mod rejected;
+mod request_body;
 mod request_reader;
 mod setup;
 mod socket;
 mod state;
 mod tunnel;
+mod upgrade_offer;
 
 use http::StatusCode;
 

@@ -13,8 +13,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use super::body_rate::BodyRate;
 use super::connection::{Connection, Reading};
 use super::rejected::{RejectedRequest, Unsound};
+use super::request_body::Body;
 use crate::http1::Rejection;
-use crate::http1::chunked::{Broken, ChunkScanner};
 use crate::http1::framing::Framing;
 use crate::http1::head::{self, HeadCheck, ValidHead};
 use crate::http1::target;
@@ -64,50 +64,6 @@ pub(super) struct RequestReader {
     body_rate: BodyRate,
 }
 
-/// What is to come of the body of the request whose head Pingora has.
-#[derive(Debug)]
-enum Body {
-    Remaining(u64),
-    Chunked(ChunkScanner),
-}
-
-impl Default for Body {
-    fn default() -> Self {
-        Self::Remaining(0)
-    }
-}
-
-impl Body {
-    /// The bytes of a chunked one so far; the length of others was looked at before.
-    fn content(&self) -> u64 {
-        match self {
-            Self::Remaining(_) => 0,
-            Self::Chunked(chunks) => chunks.content(),
-        }
-    }
-
-    fn is_done(&self) -> bool {
-        match self {
-            Self::Remaining(remaining) => *remaining == 0,
-            Self::Chunked(chunks) => chunks.is_done(),
-        }
-    }
-
-    /// How many of `bytes` belong to it.
-    fn feed(&mut self, bytes: &[u8]) -> Result<usize, Broken> {
-        match self {
-            Self::Remaining(remaining) => {
-                let part = bytes
-                    .len()
-                    .min(usize::try_from(*remaining).unwrap_or(usize::MAX));
-                *remaining -= part as u64;
-                Ok(part)
-            }
-            Self::Chunked(chunks) => chunks.feed(bytes),
-        }
-    }
-}
-
 impl RequestReader {
     /// `early` has been read already.
     pub fn new(early: BytesMut) -> Self {
@@ -139,11 +95,7 @@ impl RequestReader {
 
     fn begin_body(&mut self, framing: Framing) {
         self.head = HeadCheck::default();
-        self.body = match framing {
-            Framing::None => Body::Remaining(0),
-            Framing::Length(length) => Body::Remaining(length),
-            Framing::Chunked => Body::Chunked(ChunkScanner::default()),
-        };
+        self.body = Body::new(framing);
     }
 
     /// As [`RequestReader::begin`], of a head that stands in `ahead`.
