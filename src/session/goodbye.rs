@@ -9,11 +9,8 @@
 //! had sent before it read our Close frame, and both sides see a closing handshake.
 //!
 //! ```text
-//!           begin
-//!             │
-//!             ├── a side has sent a Close frame already ──► Theirs: everything passes
-//!             │
-//!             └── no side has ──► Ours: each direction is in a state of its own
+//!   begin ─┬─ a side has sent a Close frame already ──► Theirs: everything passes
+//!          └─ no side has ──► Ours: each direction is in a state of its own
 //!
 //!   to the client
 //!
@@ -212,9 +209,10 @@ impl Goodbye {
     pub fn begin(code: u16, occasion: Occasion, client: Side, server: Side) -> (Self, Duration) {
         let (to_client, to_server, patience) = match occasion {
             Occasion::FramingBroke(Direction::ToServer) if server.takes == Takes::More => {
-                let to_client = match server.has_ended {
-                    true => ToClient::Due,
-                    false => ToClient::ServerFinishes,
+                let to_client = if server.has_ended {
+                    ToClient::Due
+                } else {
+                    ToClient::ServerFinishes
                 };
                 (to_client, ToServer::Due, Patience::First)
             }
@@ -274,27 +272,28 @@ impl Goodbye {
         else {
             return Next::Pass(Limit::All);
         };
-        match (direction, position) {
-            (Direction::ToClient, _) if *to_client == ToClient::Told => Next::Discard,
-            (Direction::ToServer, _) if *to_server == ToServer::Told => Next::Discard,
-            (Direction::ToClient, _) if *to_client == ToClient::ServerFinishes => {
-                Next::Pass(Limit::All)
-            }
-            (Direction::ToServer, Position::Broken) if *to_server == ToServer::AwaitsClient => {
-                Next::Discard
-            }
-            (Direction::ToServer, _) if *to_server == ToServer::AwaitsClient => {
-                Next::Pass(Limit::All)
-            }
-            (_, Position::InFrame) => Next::Pass(Limit::Frame),
-            (Direction::ToClient, Position::Boundary | Position::Broken) => {
-                *to_client = ToClient::Told;
-                Next::Say(*code)
-            }
-            (Direction::ToServer, Position::Boundary | Position::Broken) => {
-                *to_server = ToServer::Told;
-                Next::Say(*code)
-            }
+        let all = Next::Pass(Limit::All);
+        let frame = Next::Pass(Limit::Frame);
+        match direction {
+            Direction::ToClient => match (*to_client, position) {
+                (ToClient::ServerFinishes, _) => all,
+                (ToClient::Due, Position::InFrame) => frame,
+                (ToClient::Due, Position::Boundary | Position::Broken) => {
+                    *to_client = ToClient::Told;
+                    Next::Say(*code)
+                }
+                (ToClient::Told, _) => Next::Discard,
+            },
+            Direction::ToServer => match (*to_server, position) {
+                (ToServer::AwaitsClient, Position::Broken) => Next::Discard,
+                (ToServer::AwaitsClient, Position::Boundary | Position::InFrame) => all,
+                (ToServer::Due, Position::InFrame) => frame,
+                (ToServer::Due, Position::Boundary | Position::Broken) => {
+                    *to_server = ToServer::Told;
+                    Next::Say(*code)
+                }
+                (ToServer::Told, _) => Next::Discard,
+            },
         }
     }
 

@@ -277,9 +277,10 @@ impl Lane {
                 () => Says::Frames,
             },
             has_ended: self.has_ended,
-            takes: match other.is_gone {
-                true => Takes::Nothing,
-                false => Takes::More,
+            takes: if other.is_gone {
+                Takes::Nothing
+            } else {
+                Takes::More
             },
             has_got_all: true,
         }
