@@ -157,7 +157,7 @@ impl PooledConnection {
         }
     }
 
-    /// Gives it back to its pool for another request, if that is there and has no more than `bound`.
+    /// Gives it back to its pool for another request, if that has no more than `bound`.
     pub fn keep(self, target: Target, bound: usize) {
         if let Some(connections) = self.counted_in.upgrade()
             && connections.count() <= bound

@@ -1,5 +1,5 @@
-//! How prusik connects to servers for plain requests: over a connection of the [pool](Pool), or over
-//! a new one.
+//! How prusik connects to servers for plain requests: over a connection of the [pool](Pool), or
+//! over a new one.
 //!
 //! Pingora connects through [`PoolConnector`] (its `custom_l4` road) and gets a [`PoolStream`],
 //! which takes its socket back when Pingora is done with it.
