@@ -76,7 +76,11 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
         Ok::<_, StartError>(taking_over)
     };
     let (taking_over, early) = match signals.until(prepared).await {
-        Ok((taking_over, early)) => (taking_over?, early),
+        Ok((Ok(taking_over), early)) => (taking_over, early),
+        Ok((Err(error), _)) => {
+            started.close();
+            return Err(error);
+        }
         Err(signal) => {
             if !has_predecessor {
                 process
@@ -87,6 +91,7 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
                 process.close_admin();
                 pid_file.remove_ours();
             }
+            started.close();
             info!("{}: stopped before it served", signal.name());
             return Ok(());
         }

@@ -33,7 +33,8 @@ impl Started {
                 .map(Arc::new)
                 .map_err(|cause| StartError::Admin { address, cause })
         });
-        let admin = admin.collect::<Result<_, _>>()?;
+        let admin = admin.collect::<Result<_, _>>();
+        let admin = admin.inspect_err(|_| close_listeners(&app))?;
         let unused = inherited.unused().map(|(address, _)| {
             info!("the inherited socket on {address} is not in the file and is closed");
             address.clone()
@@ -43,6 +44,19 @@ impl Started {
             app,
             admin,
         })
+    }
+
+    /// It will not serve: the files of the unix sockets that it has bound go, those that it has
+    /// inherited stay. The tasks that know the sockets may outlive everything else.
+    pub fn close(&self) {
+        close_listeners(&self.app);
+        self.admin.iter().for_each(|socket| socket.close());
+    }
+}
+
+fn close_listeners(app: &App) {
+    for listener in app.listeners() {
+        listener.socket.close();
     }
 }
 

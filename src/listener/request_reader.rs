@@ -261,36 +261,11 @@ impl RequestReader {
         if self.head.is_new() {
             self.head = HeadCheck::new(connection.state().limits().head);
         }
-        if self.ahead.is_empty() && !self.ended {
-            // Nearly every head comes whole and is given out from where it was read to.
-            let before = buf.filled().len();
-            ready!(poll_socket(socket, cx, buf))?;
-            self.ended = buf.filled().len() == before;
-            let checked = self.head.feed(&buf.filled()[before..]);
-            match checked {
-                Ok(Some(sound)) if is_too_long(&sound, connection) => {
-                    self.put_back(buf, before);
-                    self.refuse_length(&sound, connection, buf);
-                    return Poll::Ready(Ok(()));
-                }
-                Ok(Some(sound)) if sound.odd.is_none() => {
-                    self.begin(&sound);
-                    self.put_back(buf, before + sound.end);
-                    return Poll::Ready(Ok(()));
-                }
-                Ok(Some(sound)) => {
-                    self.put_back(buf, before);
-                    self.begin_waiting(&sound);
-                    self.deliver_head(buf);
-                    return Poll::Ready(Ok(()));
-                }
-                Ok(None) => self.put_back(buf, before),
-                Err(rejection) => {
-                    self.put_back(buf, before);
-                    self.refuse(rejection, connection, buf);
-                    return Poll::Ready(Ok(()));
-                }
-            }
+        if self.ahead.is_empty()
+            && !self.ended
+            && ready!(self.poll_fresh_head(socket, connection, cx, buf))?
+        {
+            return Poll::Ready(Ok(()));
         }
         loop {
             let checked = self.head.feed(&self.ahead);
@@ -320,6 +295,47 @@ impl RequestReader {
                     self.refuse(rejection, connection, buf);
                     return Poll::Ready(Ok(()));
                 }
+            }
+        }
+    }
+
+    /// Nearly every head comes whole and is given out from where it was read to: then it is true.
+    fn poll_fresh_head<S: AsyncRead + Unpin>(
+        &mut self,
+        socket: &mut Option<S>,
+        connection: &Connection,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<bool>> {
+        let before = buf.filled().len();
+        ready!(poll_socket(socket, cx, buf))?;
+        self.ended = buf.filled().len() == before;
+        let checked = self.head.feed(&buf.filled()[before..]);
+        match checked {
+            Ok(Some(sound)) if is_too_long(&sound, connection) => {
+                self.put_back(buf, before);
+                self.refuse_length(&sound, connection, buf);
+                Poll::Ready(Ok(true))
+            }
+            Ok(Some(sound)) if sound.odd.is_none() => {
+                self.begin(&sound);
+                self.put_back(buf, before + sound.end);
+                Poll::Ready(Ok(true))
+            }
+            Ok(Some(sound)) => {
+                self.put_back(buf, before);
+                self.begin_waiting(&sound);
+                self.deliver_head(buf);
+                Poll::Ready(Ok(true))
+            }
+            Ok(None) => {
+                self.put_back(buf, before);
+                Poll::Ready(Ok(false))
+            }
+            Err(rejection) => {
+                self.put_back(buf, before);
+                self.refuse(rejection, connection, buf);
+                Poll::Ready(Ok(true))
             }
         }
     }

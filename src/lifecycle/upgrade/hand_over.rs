@@ -54,10 +54,6 @@ const CLOSES_WITHIN: Duration = Duration::from_secs(5);
 /// How long a new process may take to end that does not serve.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
 
-/// The same for one that has refused, which ends by itself: killed, it would leave the files of the
-/// unix sockets that it has bound.
-const REFUSED_ENDS_WITHIN: Duration = Duration::from_secs(10);
-
 /// A process that dies closes its sockets a moment before others see its end.
 const DIES_WITHIN: Duration = Duration::from_secs(2);
 
@@ -244,11 +240,7 @@ impl HandOver {
         while let Ok(leaving) = leaving.try_recv() {
             self.leaving(leaving);
         }
-        let ends_within = match self.why {
-            Some(UpgradeError::Refused(_)) => REFUSED_ENDS_WITHIN,
-            _ => ENDS_WITHIN,
-        };
-        if self.is_dismissed && timeout(ends_within, self.started.ended()).await.is_err() {
+        if self.is_dismissed && timeout(ENDS_WITHIN, self.started.ended()).await.is_err() {
             self.started.signal(Signal::KILL);
         }
         let verdict = match self.verdict.unwrap_or(Verdict::Failed) {
