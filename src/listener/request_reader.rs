@@ -20,7 +20,7 @@ use crate::http1::head::{self, HeadCheck, ValidHead};
 use crate::http1::target;
 use crate::limits::Cut;
 use crate::net::pages;
-use crate::upstream::MOST_IN_CHUNKS;
+use crate::upstream::MOST_OF_REQUEST_IN_CHUNKS;
 
 /// What a client may send ahead while it is held.
 const HELD_MAX: usize = 64 * 1024;
@@ -368,7 +368,7 @@ impl RequestReader {
             Reading::Body => {
                 let room = connection.flow().request_room();
                 match self.body {
-                    Body::Chunked(_) => room.min(MOST_IN_CHUNKS),
+                    Body::Chunked(_) => room.min(MOST_OF_REQUEST_IN_CHUNKS),
                     Body::Remaining(_) => room,
                 }
             }

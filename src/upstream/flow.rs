@@ -40,7 +40,10 @@ const MOST_OF_REQUEST: usize = 32 * 1024;
 
 /// Of a body in chunks, which Pingora has in pieces, and writes several of a response together,
 /// from a buffer that it keeps.
-pub const MOST_IN_CHUNKS: usize = 16 * 1024;
+const MOST_OF_RESPONSE_IN_CHUNKS: usize = 8 * 1024;
+
+/// The same of a request.
+pub const MOST_OF_REQUEST_IN_CHUNKS: usize = 8 * 1024;
 
 /// So many large reads follow one another before other exchanges have their turn. Tokio would let
 /// each have several more, and stop it with one under way: of a thousand exchanges most would hold
@@ -129,7 +132,7 @@ impl Flow {
 
     /// The response's body comes in chunks.
     pub fn narrow_response(&self) {
-        self.response.lock().narrow(MOST_IN_CHUNKS);
+        self.response.lock().narrow(MOST_OF_RESPONSE_IN_CHUNKS);
     }
 
     /// The client has taken so much.

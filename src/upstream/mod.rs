@@ -34,7 +34,7 @@ mod warm_up;
 mod window;
 
 pub use dial::{Dialer, Shortage, Sources};
-pub use flow::{Flow, MOST_IN_CHUNKS};
+pub use flow::{Flow, MOST_OF_REQUEST_IN_CHUNKS};
 pub use group::{Gone, Group, Pick};
 pub use members::Servers;
 pub use membership::Name;
