@@ -403,10 +403,9 @@ async fn upgrades_in_one_breath_end_with_one_process_and_every_session() {
     for _ in 0..6 {
         // To the old and to the new one: neither may start a third beside the second.
         prusik.signal_all("USR2");
-        // Spread over an upgrade, so that signals meet it at different moments.
+        // Spread over an upgrade: one that meets a process without handlers yet ends that.
         tokio::time::sleep(Duration::from_millis(40)).await;
     }
-    // One that meets a new process before that has its handlers ends it: perhaps all have.
     eventually("one process is left, and no upgrade goes on", async || {
         prusik.reap();
         let is_one = prusik.pids().len() == 1;
