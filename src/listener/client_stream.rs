@@ -17,7 +17,6 @@ use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::BytesMut;
@@ -35,16 +34,13 @@ use super::state::ListenerState;
 use super::tunnel::Tunnel;
 use super::upgrade_offer::offer_upgrade;
 use crate::forward::proxy_protocol::AddrPair;
+use crate::net::linger::LINGER;
 use crate::session::traffic::ClosedBy;
 use crate::session::{Admission, ClientEnd};
 use crate::transport::Transport;
 
 /// Holds a response's head and a small body together in one packet.
 const WRITE_BUFFER: usize = 1460;
-
-/// How long a refused client may go on sending, so that it reads the rejection: closed with bytes
-/// unread, the connection would be reset and the answer with it.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// How a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

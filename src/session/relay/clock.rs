@@ -20,11 +20,12 @@ impl Relay {
         }
         let Limits { idle, end, .. } = self.limits;
         let idle = idle.map(|idle| self.last_activity + idle);
+        let stall = self.stall_due();
         let dues = [
             self.gone_due(),
-            self.look_due(),
+            self.look_due(stall),
             self.ping_due(),
-            self.stall_due(),
+            stall,
             idle,
             end,
             self.settles,
@@ -67,9 +68,10 @@ impl Relay {
         !from.is_shut() && (from.ended || !to.has_sent_all())
     }
 
-    fn look_due(&self) -> Option<Instant> {
-        let is_unseen = Direction::BOTH.iter().any(|&way| self.is_unseen(way));
-        (is_unseen || self.stall_due().is_some()).then(|| self.last_look + LOOK)
+    /// `stall`: as [`Relay::stall_due`] has it.
+    fn look_due(&self, stall: Option<Instant>) -> Option<Instant> {
+        let is_unseen = || Direction::BOTH.iter().any(|&way| self.is_unseen(way));
+        (stall.is_some() || is_unseen()).then(|| self.last_look + LOOK)
     }
 
     /// Finds out which sides have gone meanwhile.
@@ -123,7 +125,7 @@ impl Relay {
             self.server.transport.watch_peer(stall);
             return false;
         }
-        if is_due(self.look_due()) {
+        if is_due(self.look_due(self.stall_due())) {
             self.look(now, cx);
             return false;
         }

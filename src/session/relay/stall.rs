@@ -20,7 +20,11 @@ use crate::session::traffic::ClosedBy;
 
 impl Relay {
     /// When the first side is to be given up that takes nothing.
+    /// Asked with each message, when nobody stalls.
     pub(super) fn stall_due(&self) -> Option<Instant> {
+        if self.client.stalled_since.is_none() && self.server.stalled_since.is_none() {
+            return None;
+        }
         let dues = Direction::BOTH.map(|direction| self.stall_due_of(direction));
         dues.into_iter().flatten().min()
     }
