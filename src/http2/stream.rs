@@ -1,5 +1,6 @@
 //! One stream of an HTTP/2 connection, as a connection that speaks HTTP/1.1.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -8,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::Method;
@@ -25,8 +26,8 @@ use crate::tls::Security;
 /// What goes on a stream at once.
 const CHUNK: usize = 16 * 1024;
 
-/// Around the bytes of one chunk.
-const CHUNK_FRAMING: usize = 20;
+/// What waits for the server stands in pieces of this size, which are freed one by one.
+const PIECE: usize = 4 * 1024;
 
 /// What all streams of a connection have in common.
 #[derive(Debug)]
@@ -51,7 +52,7 @@ pub struct Http2Stream {
     receive: Option<RecvStream>,
     body: Body,
     /// Read from the stream, framed, and not taken yet.
-    ready: BytesMut,
+    ready: Pieces,
     /// What the client may send again once `ready` is empty: not before, or it would send ahead
     /// what nobody takes.
     owed: usize,
@@ -61,6 +62,35 @@ pub struct Http2Stream {
     reader: Reader,
     /// It counts as a connection for as long as it is there.
     _seat: Option<StreamPermit>,
+}
+
+/// Bytes of a body that wait. h2 has them in buffers that are larger and hold more than one frame.
+#[derive(Debug, Default)]
+struct Pieces {
+    pieces: VecDeque<Bytes>,
+}
+
+impl Pieces {
+    fn add(&mut self, bytes: &[u8]) {
+        self.pieces
+            .extend(bytes.chunks(PIECE).map(Bytes::copy_from_slice));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// As much as there is room for.
+    fn read(&mut self, buf: &mut ReadBuf<'_>) {
+        while let Some(first) = self.pieces.front_mut() {
+            let count = first.len().min(buf.remaining());
+            buf.put_slice(&first.split_to(count));
+            if !first.is_empty() {
+                break;
+            }
+            self.pieces.pop_front();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -84,7 +114,7 @@ impl Http2Stream {
             ended: body == Body::None,
             receive: Some(receive),
             body,
-            ready: BytesMut::new(),
+            ready: Pieces::default(),
             owed: 0,
             send: Sending::Head(send),
             reader: Reader::new(method, body == Body::Raw),
@@ -129,15 +159,12 @@ impl Http2Stream {
             Some(Ok(data)) => {
                 let length = data.len();
                 self.owed += length;
-                // As much as it takes, and no more: this may stand here for long.
-                self.ready.reserve(length + CHUNK_FRAMING);
                 match &mut self.body {
                     // A chunk of nothing would be the last one.
                     Body::Chunked if length > 0 => {
-                        self.ready
-                            .extend_from_slice(format!("{length:x}\r\n").as_bytes());
-                        self.ready.extend_from_slice(&data);
-                        self.ready.extend_from_slice(b"\r\n");
+                        self.ready.add(format!("{length:x}\r\n").as_bytes());
+                        self.ready.add(&data);
+                        self.ready.add(b"\r\n");
                     }
                     Body::Chunked | Body::None => {
                         let owed = std::mem::take(&mut self.owed);
@@ -145,16 +172,16 @@ impl Http2Stream {
                     }
                     Body::Length(left) => {
                         *left = left.saturating_sub(length as u64);
-                        self.ready.extend_from_slice(&data);
+                        self.ready.add(&data);
                     }
-                    Body::Raw => self.ready.extend_from_slice(&data),
+                    Body::Raw => self.ready.add(&data),
                 }
             }
             Some(Err(error)) => return Poll::Ready(Err(as_io(error))),
             None => {
                 self.ended = true;
                 match self.body {
-                    Body::Chunked => self.ready.extend_from_slice(b"0\r\n\r\n"),
+                    Body::Chunked => self.ready.add(b"0\r\n\r\n"),
                     Body::Length(1..) => {
                         return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
                     }
@@ -200,11 +227,8 @@ impl AsyncRead for Http2Stream {
         let stream = self.get_mut();
         loop {
             if !stream.ready.is_empty() {
-                let count = stream.ready.len().min(buf.remaining());
-                buf.put_slice(&stream.ready[..count]);
-                stream.ready.advance(count);
+                stream.ready.read(buf);
                 if stream.ready.is_empty() {
-                    stream.ready = BytesMut::new();
                     let owed = std::mem::take(&mut stream.owed);
                     if let Some(receive) = &mut stream.receive {
                         // If the stream is gone there is nobody who would send.

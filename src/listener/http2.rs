@@ -35,7 +35,7 @@ use crate::transport::Transport;
 /// What a client may send ahead on one stream: it costs as much memory while nobody takes it. The
 /// connection has room for all that the listener's `streams` allows, so that none waits for the
 /// server of another.
-const STREAM_WINDOW: u32 = 16 * 1024;
+const STREAM_WINDOW: u32 = 12 * 1024;
 
 /// A head that is too large is refused where all heads are, and logged; only one of so many times
 /// the limit is by h2, which counts otherwise and says nothing of it.

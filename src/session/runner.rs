@@ -1,6 +1,8 @@
 //! Who runs the relays: one task a session, and where sessions go that move to another process.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -112,6 +114,30 @@ impl WayOut {
     }
 }
 
+/// The task of one session. It is written by hand, as an `async` block would hold the session three
+/// times: as what it captured, as an argument and as a variable. There are as many as sessions.
+#[derive(Debug)]
+struct Running {
+    runner: Arc<Runner>,
+    /// `None`: it has ended, or has moved.
+    session: Option<Session>,
+}
+
+impl Future for Running {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let running = self.get_mut();
+        while let Some(session) = &mut running.session {
+            let outcome = ready!(Pin::new(&mut session.relay).poll(cx));
+            if let Some(session) = running.session.take() {
+                running.session = running.runner.after(outcome, session);
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
 impl Session {
     /// `client_stall`: how long the client may take nothing of what waits for it.
     pub fn begin(client: ClientEnd, client_stall: Duration, upgraded: Upgraded) -> Self {
@@ -181,32 +207,30 @@ impl Runner {
     /// As [`Runner::carry`], of a session that was found already.
     pub fn keep(self: &Arc<Self>, mut session: Session) {
         session.relay.rest();
-        let runner = self.clone();
-        self.tasks.spawn(async move { runner.run(session).await });
+        self.tasks.spawn(Running {
+            runner: self.clone(),
+            session: Some(session),
+        });
     }
 
-    async fn run(&self, mut session: Session) {
-        loop {
-            let outcome = (&mut session.relay).await;
-            // Whatever comes, it is the answer.
-            let was_asked = session.live.traffic.end_question();
-            match outcome {
-                Outcome::Move => match self.hand_over(session) {
-                    None => return,
-                    Some(back) => session = back,
-                },
-                Outcome::Stays => {
+    /// Returns the session if it runs on.
+    fn after(&self, outcome: Outcome, mut session: Session) -> Option<Session> {
+        // Whatever the outcome is, it answers the question.
+        let was_asked = session.live.traffic.end_question();
+        match outcome {
+            Outcome::Move => self.hand_over(session),
+            Outcome::Stays => {
+                self.tell(Leaving::Stays(session.live.identity.id));
+                Some(session)
+            }
+            Outcome::Ended => {
+                if was_asked {
                     self.tell(Leaving::Stays(session.live.identity.id));
                 }
-                Outcome::Ended => {
-                    if was_asked {
-                        self.tell(Leaving::Stays(session.live.identity.id));
-                    }
-                    session.relay.client.transport.part();
-                    session.relay.server.transport.part();
-                    log::session_close(&self.log, &session.live, session.relay.failure);
-                    return;
-                }
+                session.relay.client.transport.part();
+                session.relay.server.transport.part();
+                log::session_close(&self.log, &session.live, session.relay.failure);
+                None
             }
         }
     }

@@ -17,10 +17,6 @@ const EXCHANGES: u64 = 200;
 /// Each of them.
 const MOST_KIB: u64 = 96;
 
-/// What a stream of HTTP/2 costs while it uploads: it may send 16 KiB ahead, of which h2 has more
-/// than once the room.
-const UPLOADING_STREAM_KIB: u64 = 128;
-
 const GET: &str = "GET / HTTP/1.1\r\nHost: test\r\n\r\n";
 
 async fn large_answers() -> Origin {
@@ -41,16 +37,16 @@ fn takes_nothing(listener: TcpListener) {
 
 /// Waits until each has cost no more than it may for a while: what was freed on the way there is
 /// given back a moment later.
-async fn bounded(what: &str, prusik: &Prusik, before: u64, most: u64) {
+async fn bounded(what: &str, prusik: &Prusik, before: u64) {
     let each = || prusik.anonymous_kib().saturating_sub(before) / EXCHANGES;
     let mut steady = 0;
     let mut looks = 0;
-    eventually(format!("{what}: at most {most} KiB each"), async || {
+    eventually(format!("{what}: at most {MOST_KIB} KiB each"), async || {
         looks += 1;
         if looks % 100 == 0 {
             println!("{what}: {} KiB each now", each());
         }
-        steady = if each() <= most { steady + 1 } else { 0 };
+        steady = if each() <= MOST_KIB { steady + 1 } else { 0 };
         steady > 200
     })
     .await;
@@ -71,7 +67,7 @@ async fn clients_that_read_nothing_of_a_large_answer_cost_little() {
         held.push(stream);
     }
     eventually("all have asked", async || origin.open() >= held.len()).await;
-    bounded("down, HTTP/1.1", &prusik, before, MOST_KIB).await;
+    bounded("down, HTTP/1.1", &prusik, before).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -103,7 +99,7 @@ async fn uploads_to_servers_that_read_nothing_cost_little() {
             prusik.fds() as u64 >= 2 * EXCHANGES
         })
         .await;
-        bounded(what, &prusik, before, MOST_KIB).await;
+        bounded(what, &prusik, before).await;
         sending.shutdown().await;
     }
 }
@@ -139,7 +135,7 @@ async fn clients_that_stop_in_the_middle_of_a_large_answer_cost_little() {
             });
         }
         let held = taking.join_all().await;
-        bounded(&format!("{what}, in the middle"), &prusik, before, MOST_KIB).await;
+        bounded(&format!("{what}, in the middle"), &prusik, before).await;
         drop(held);
     }
 }
@@ -185,7 +181,7 @@ async fn uploads_whose_server_stops_in_the_middle_cost_little() {
         for _ in 0..EXCHANGES {
             held.push(stops.recv().await);
         }
-        bounded(&format!("{what}, in the middle"), &prusik, before, MOST_KIB).await;
+        bounded(&format!("{what}, in the middle"), &prusik, before).await;
         sending.shutdown().await;
     }
 }
@@ -247,7 +243,7 @@ async fn streams_that_take_nothing_of_a_large_answer_cost_little() {
             site.origin.open() as u64 >= EXCHANGES
         })
         .await;
-        bounded(what, &site.prusik, before, MOST_KIB).await;
+        bounded(what, &site.prusik, before).await;
     }
 }
 
@@ -290,5 +286,5 @@ async fn streams_that_upload_to_servers_that_read_nothing_cost_little() {
         site.prusik.fds() as u64 >= EXCHANGES
     })
     .await;
-    bounded("up, HTTP/2", &site.prusik, before, UPLOADING_STREAM_KIB).await;
+    bounded("up, HTTP/2", &site.prusik, before).await;
 }
