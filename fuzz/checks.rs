@@ -14,8 +14,8 @@ use prusik::http1::target;
 use prusik::lifecycle::upgrade::protocol::Message;
 use prusik::lifecycle::upgrade::protocol::frame::{Decoded, Framing, decode, encode, read_header};
 use prusik::route::{
-    Coverage, HostPattern, Matcher, PathMatch, PathRegex, RequestKey, RouteIndex, Slashes,
-    first_cover, lenient, normalise, normalise_with,
+    Coverage, HostPattern, ListenerId, Matcher, PathMatch, PathRegex, RequestKey, RouteIndex,
+    Slashes, first_cover, lenient, normalise, normalise_with,
 };
 use prusik::websocket::frames::FrameScanner;
 
@@ -168,7 +168,7 @@ pub fn route(bytes: &[u8]) {
     let matchers: Vec<Matcher> = lines.take(16).filter_map(matcher).collect();
     let headers = HeaderMap::new();
     let request = RequestKey {
-        listener: 0,
+        listener: ListenerId::new(0),
         host: &host,
         path: &normal,
         slashes: None,

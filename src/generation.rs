@@ -15,11 +15,12 @@ use crate::forward::client_address::{ClientAddress, TrustedProxies};
 use crate::generation::counts::Counts;
 use crate::limits::{ClientKey, Limiter, Permit};
 use crate::listener::{Connection, ListenerSettings};
+use crate::net::BoundId;
 use crate::observe::metrics::RouteMetrics;
-use crate::route::{RequestKey, RouteIndex};
+use crate::route::{ListenerId, RequestKey, RouteIndex};
 use crate::session::drain::{DrainPlan, DrainReason};
 use crate::session::live::Identity;
-use crate::tls::{Acceptor, TlsRevision};
+use crate::tls::TlsRevision;
 use crate::upstream::{self, Departures, Gone, Group, Lease};
 
 pub struct Generation {
@@ -30,8 +31,8 @@ pub struct Generation {
     upstream_ids: HashMap<Arc<str>, UpstreamId>,
     route_ids: HashMap<Arc<str>, RouteId>,
     trusted: TrustedProxies,
-    /// The number that a bound listener has in this configuration.
-    listeners: Vec<usize>,
+    /// By bound listener: which one of this configuration it is.
+    listeners: Vec<ListenerId>,
     /// By bound listener.
     tls_revisions: Vec<TlsRevision>,
     departures: Departures,
@@ -78,7 +79,8 @@ impl Generation {
                 Group::new(upstream.clone(), servers, None, departures, admin)
             })
             .collect();
-        let listeners: Vec<usize> = (0..config.listeners.len()).collect();
+        let listeners = (0..config.listeners.len()).map(ListenerId::new);
+        let listeners: Vec<_> = listeners.collect();
         let tls_revisions = vec![TlsRevision::default(); listeners.len()];
         let listeners = (listeners, tls_revisions);
         Self::with(config, groups, counts, listeners, departures, None)
@@ -100,15 +102,17 @@ impl Generation {
             }
         }
         let listeners = self.find_listeners(&config.listeners)?;
-        let proxied = |(bound, number): (usize, &usize)| {
-            self.proxy_protocol_of(bound) == config.listeners[*number].proxy_protocol
+        let is_proxied_as_before = |(bound, listener): (BoundId, &ListenerId)| {
+            let wanted = config.listener(*listener).proxy_protocol;
+            self.listener(bound).proxy_protocol == wanted
         };
-        if !listeners.iter().enumerate().all(proxied) {
+        if !bound_ids().zip(&listeners).all(is_proxied_as_before) {
             return Err(GenerationError::NeedsUpgrade("listeners.proxy_protocol"));
         }
-        let tls_revisions = listeners.iter().enumerate().map(|(bound, number)| {
-            let now = config.listeners[*number].tls.as_deref();
-            self.tls_revisions[bound].after(self.tls_of(bound).map(Arc::as_ref), now)
+        let tls_revisions = bound_ids().zip(&listeners).map(|(bound, listener)| {
+            let now = config.listener(*listener).tls.as_deref();
+            let before = self.listener(bound).tls.as_deref();
+            self.tls_revision(bound).after(before, now)
         });
         let tls_revisions = tls_revisions.collect();
         let groups = config
@@ -139,7 +143,7 @@ impl Generation {
         config: Config,
         groups: Vec<Arc<Group>>,
         counts: Arc<Counts>,
-        (listeners, tls_revisions): (Vec<usize>, Vec<TlsRevision>),
+        (listeners, tls_revisions): (Vec<ListenerId>, Vec<TlsRevision>),
         departures: Departures,
         before: Option<&Self>,
     ) -> Self {
@@ -245,14 +249,14 @@ impl Generation {
         with_before.filter(is_new).collect()
     }
 
-    /// The number of a bound listener in this configuration.
-    pub fn listener(&self, bound: usize) -> usize {
-        self.listeners[bound]
+    /// Which listener of this configuration a bound one is.
+    pub fn listener_id(&self, bound: BoundId) -> ListenerId {
+        self.listeners[bound.index()]
     }
 
-    /// Which of the bound listeners has this number here.
-    pub fn bound(&self, number: usize) -> Option<usize> {
-        self.listeners.iter().position(|found| *found == number)
+    /// What this configuration says of a bound listener.
+    pub fn listener(&self, bound: BoundId) -> &Listener {
+        self.config.listener(self.listener_id(bound))
     }
 
     /// Who counts the sessions of a route.
@@ -278,8 +282,8 @@ impl Generation {
 
     /// What this configuration says of each bound listener, in the order in which they were bound.
     pub fn listener_settings(&self) -> impl Iterator<Item = ListenerSettings> {
-        (0..self.listeners.len()).map(|bound| {
-            let listener = &self.config.listeners[self.listener(bound)];
+        bound_ids().take(self.listeners.len()).map(|bound| {
+            let listener = self.listener(bound);
             ListenerSettings {
                 name: listener.name.clone(),
                 limits: listener.limits,
@@ -292,15 +296,10 @@ impl Generation {
         })
     }
 
-    /// What a bound listener is called.
-    pub fn listener_name(&self, bound: usize) -> &str {
-        &self.config.listeners[self.listener(bound)].name
-    }
-
     /// Whether a bound listener takes connections that come with a PROXY header, or without one.
-    pub fn takes(&self, bound: usize, is_proxied: bool) -> bool {
+    pub fn takes(&self, bound: BoundId, is_proxied: bool) -> bool {
         // One that a header named nobody for came without an address, and goes on so.
-        self.proxy_protocol_of(bound) == AcceptProxy::Required || !is_proxied
+        self.listener(bound).proxy_protocol == AcceptProxy::Required || !is_proxied
     }
 
     /// As the file has it.
@@ -313,19 +312,9 @@ impl Generation {
         }
     }
 
-    /// Of a bound listener; `None`: plain text.
-    pub fn tls_of(&self, bound: usize) -> Option<&Arc<Acceptor>> {
-        self.config.listeners[self.listener(bound)].tls.as_ref()
-    }
-
     /// What connections that come in on a bound listener now have shown.
-    pub fn tls_revision(&self, bound: usize) -> TlsRevision {
-        self.tls_revisions[bound]
-    }
-
-    /// Of a bound listener.
-    pub fn proxy_protocol_of(&self, bound: usize) -> AcceptProxy {
-        self.config.listeners[self.listener(bound)].proxy_protocol
+    pub fn tls_revision(&self, bound: BoundId) -> TlsRevision {
+        self.tls_revisions[bound.index()]
     }
 
     /// Whether what a connection's peer says of others is believed, and who its client is then.
@@ -334,7 +323,7 @@ impl Generation {
         // Behind a PROXY header that names nobody (UNKNOWN, or a proxy's own check) the fields are
         // not the proxy's: whoever it does not name may have sent them through it.
         let is_unnamed = !connection.is_proxied()
-            && self.proxy_protocol_of(connection.listener()) == AcceptProxy::Required;
+            && self.listener(connection.listener()).proxy_protocol == AcceptProxy::Required;
         if is_unnamed || !self.trusted.trusts_peer(peer) {
             return (Trust::Untrusted, ClientAddress::of_peer(peer));
         }
@@ -406,18 +395,19 @@ impl Generation {
         &self.groups[upstream.index()]
     }
 
-    fn find_listeners(&self, wanted: &[Listener]) -> Result<Vec<usize>, GenerationError> {
+    fn find_listeners(&self, wanted: &[Listener]) -> Result<Vec<ListenerId>, GenerationError> {
         // In the order in which they were bound, whatever the order of either file.
         let bound = self
             .listeners
             .iter()
-            .map(|&number| &self.config.listeners[number].address);
+            .map(|&listener| &self.config.listener(listener).address);
         let found: Vec<_> = bound
             .clone()
             .filter_map(|address| {
                 wanted
                     .iter()
                     .position(|listener| listener.address == *address)
+                    .map(ListenerId::new)
             })
             .collect();
         if found.len() == bound.len() && found.len() == wanted.len() {
@@ -436,4 +426,9 @@ impl Generation {
         })
     }
 }
+/// All there can be.
+fn bound_ids() -> impl Iterator<Item = BoundId> {
+    (0..).map(BoundId::new)
+}
+
 pub mod counts;

@@ -59,7 +59,7 @@ impl App {
         );
         let mut by_name: HashMap<&str, usize> = HashMap::new();
         for state in self.edge.listener_states() {
-            let name = &generation.config.listeners[generation.listener(state.number)].name;
+            let name = &generation.listener(state.id).name;
             *by_name.entry(name).or_default() += state.limiter.taken();
         }
         for (name, count) in by_name {

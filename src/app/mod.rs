@@ -29,7 +29,7 @@ use crate::config::Config;
 use crate::generation::Generation;
 use crate::limits::descriptors;
 use crate::listener::{self, BindError, BoundListener, ConnectionTasks, Edge};
-use crate::net::{Inherited, ListenAddress};
+use crate::net::{BoundId, Inherited, ListenAddress};
 use crate::observe::access_log::AccessLog;
 use crate::observe::entry::Operation;
 use crate::observe::operations::{Asked, Operations};
@@ -129,7 +129,12 @@ impl App {
         let accepting = TaskTracker::new();
         for (index, listener) in listeners.iter().enumerate() {
             let (listener, edge) = (listener.clone(), edge.clone());
-            accepting.spawn(listener::serve(listener, index, edge, phases.watch()));
+            accepting.spawn(listener::serve(
+                listener,
+                BoundId::new(index),
+                edge,
+                phases.watch(),
+            ));
         }
         accepting.close();
         tokio::spawn(watch_log(Arc::downgrade(&log)));
@@ -190,7 +195,7 @@ impl App {
         let listening = self.listeners.iter().zip(listener_states);
         listening
             .map(|(listener, state)| view::Listener {
-                name: generation.listener_name(state.number).to_owned(),
+                name: generation.listener(state.id).name.clone(),
                 listen: listener.socket.address().to_string(),
                 connections: state.limiter.taken(),
             })

@@ -18,61 +18,60 @@ impl App {
     }
 
     /// The name and address of a bound listener, as the present configuration has them.
-    pub fn listener_now(&self, bound: usize) -> Option<(String, String)> {
-        let listener = self.listeners.get(bound)?;
+    pub fn listener_now(&self, bound: BoundId) -> Option<(String, String)> {
+        let listener = self.listeners.get(bound.index())?;
         let generation = self.current.load();
-        let name = generation.listener_name(bound).to_owned();
+        let name = generation.listener(bound).name.clone();
         Some((name, listener.socket.address().to_string()))
     }
 
     /// The same of the listener on which this permit was taken.
     pub fn listener_of(&self, permit: &Permit) -> Option<(String, String)> {
         let mut listener_states = self.listener_states().iter();
-        let bound =
-            listener_states.position(|state| Arc::ptr_eq(&state.limiter, permit.limiter()))?;
-        self.listener_now(bound)
+        let state = listener_states.find(|state| Arc::ptr_eq(&state.limiter, permit.limiter()))?;
+        self.listener_now(state.id)
     }
 
-    /// The number of the bound listener of this name; there is none: of this address.
-    pub fn find_listener(&self, name: &str, address: &str) -> Option<usize> {
+    /// The bound listener of this name; there is none: of this address.
+    pub fn find_listener(&self, name: &str, address: &str) -> Option<BoundId> {
         let generation = self.current.load();
-        let mut numbers = 0..self.listeners.len();
+        let mut numbers = (0..self.listeners.len()).map(BoundId::new);
         let by_name = numbers
             .clone()
-            .find(|bound| generation.listener_name(*bound) == name);
+            .find(|bound| generation.listener(*bound).name == name);
         by_name.or_else(|| {
             numbers.find(|bound| {
-                let socket = &self.listeners[*bound].socket;
+                let socket = &self.listeners[bound.index()].socket;
                 socket.address().to_string() == address
             })
         })
     }
 
     /// Whether a connection in plain text may be served there that has begun elsewhere.
-    pub fn serves_plain(&self, bound: usize, is_proxied: bool) -> bool {
+    pub fn serves_plain(&self, bound: BoundId, is_proxied: bool) -> bool {
         let generation = self.current.load();
-        generation.tls_of(bound).is_none() && generation.takes(bound, is_proxied)
+        generation.listener(bound).tls.is_none() && generation.takes(bound, is_proxied)
     }
 
     /// Serves a connection that had left Pingora, here or in another process.
-    pub fn serve(&self, bound: usize, client: ClientEnd) {
+    pub fn serve(&self, bound: BoundId, client: ClientEnd) {
         self.edge.serve_again(bound, client);
     }
 
     /// The new process does not take it: it ends here, after an answer if it still waits for one.
-    pub fn serve_last(&self, bound: usize, client: ClientEnd) {
+    pub fn serve_last(&self, bound: BoundId, client: ClientEnd) {
         self.edge.serve_last(bound, client);
     }
 
     /// Counts such a connection, whatever the limits say.
     pub fn adopt(
         &self,
-        bound: usize,
+        bound: BoundId,
         transport: &Transport,
         proxied: Option<AddrPair>,
     ) -> Admission {
         let peer = transport.peer();
-        self.listener_states()[bound].adopt(peer, proxied)
+        self.listener_states()[bound.index()].adopt(peer, proxied)
     }
 
     /// One copy of each name for all sessions, as for those that began here.
@@ -117,8 +116,8 @@ impl App {
         *self.unwanted.lock() = addresses.into_iter().collect();
     }
 
-    pub fn is_unwanted(&self, bound: usize) -> bool {
-        let address = self.listeners[bound].socket.address();
+    pub fn is_unwanted(&self, bound: BoundId) -> bool {
+        let address = self.listeners[bound.index()].socket.address();
         self.is_unwanted_at(&address.to_string())
     }
 
@@ -134,6 +133,7 @@ impl App {
     /// Nobody listens there from now on. Who waits already is still answered.
     pub fn shut_unwanted(&self) {
         for (bound, listener) in self.listeners.iter().enumerate() {
+            let bound = BoundId::new(bound);
             if self.is_unwanted(bound) {
                 listener::take_last(listener, bound, &self.edge);
             } else {

@@ -14,7 +14,7 @@ use crate::forward::template::Template;
 use crate::forward::{Forwarded, HeaderRules};
 use crate::limits::Bounds;
 use crate::net::ListenAddress;
-use crate::route::Matcher;
+use crate::route::{ListenerId, Matcher};
 use crate::tls::{Acceptor, Connector};
 use crate::websocket::origin::OriginPattern;
 
@@ -72,6 +72,10 @@ impl UpstreamId {
 }
 
 impl Config {
+    pub fn listener(&self, id: ListenerId) -> &Listener {
+        &self.listeners[id.index()]
+    }
+
     pub fn route(&self, id: RouteId) -> &Route {
         &self.routes[id.index()]
     }

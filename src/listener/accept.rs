@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::edge::Edge;
 use super::socket::BoundListener;
 use crate::forward::proxy_protocol::AddrPair;
-use crate::net::{Accepted, AsyncListener, ListenAddress, Socket};
+use crate::net::{Accepted, AsyncListener, BoundId, ListenAddress, Socket};
 use crate::observe::repeated::{self, Kind};
 use crate::phase::PhaseWatch;
 
@@ -19,7 +19,7 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// drain, who waits in the queue is still accepted, and then the socket is closed.
 pub async fn serve(
     listener: Arc<BoundListener>,
-    index: usize,
+    id: BoundId,
     edge: Arc<Edge>,
     mut phase: PhaseWatch,
 ) {
@@ -34,37 +34,37 @@ pub async fn serve(
         tokio::select! {
             biased;
             () = phase.until(|phase| !phase.accepts()) => {}
-            never = accept_all(&listener, index, &edge) => match never {},
+            never = accept_all(&listener, id, &edge) => match never {},
         }
         if phase.now().is_draining() {
-            take_late(&listener, index, &edge).await;
-            return take_last(&listener, index, &edge);
+            take_late(&listener, id, &edge).await;
+            return take_last(&listener, id, &edge);
         }
     }
 }
 
 /// Nobody is to be accepted any more: whoever has connected already gets an answer, who comes later
 /// is refused.
-pub fn take_last(listener: &BoundListener, index: usize, edge: &Arc<Edge>) {
-    take_waiting(listener, index, edge);
+pub fn take_last(listener: &BoundListener, id: BoundId, edge: &Arc<Edge>) {
+    take_waiting(listener, id, edge);
     listener.socket.drain_queue();
-    take_waiting(listener, index, edge);
+    take_waiting(listener, id, edge);
     listener.socket.close();
 }
 
-fn take_waiting(listener: &BoundListener, index: usize, edge: &Arc<Edge>) {
+fn take_waiting(listener: &BoundListener, id: BoundId, edge: &Arc<Edge>) {
     while let Ok(Some(accepted)) = listener.socket.accept_waiting() {
         let (socket, ends) = accepted_as(accepted);
-        edge.admit(index, socket, ends);
+        edge.admit(id, socket, ends);
     }
 }
 
 /// A client whose connect(2) has returned may not be in the queue yet on a busy machine: the last
 /// packet of its handshake is looked at some time later.
-async fn take_late(listener: &BoundListener, index: usize, edge: &Arc<Edge>) {
+async fn take_late(listener: &BoundListener, id: BoundId, edge: &Arc<Edge>) {
     if matches!(listener.socket.address(), ListenAddress::Tcp(_)) {
         for _ in 0..LOOKS {
-            take_waiting(listener, index, edge);
+            take_waiting(listener, id, edge);
             tokio::time::sleep(LATE / LOOKS).await;
         }
     }
@@ -83,7 +83,7 @@ fn accepted_as(accepted: Accepted) -> (Socket, Option<AddrPair>) {
     }
 }
 
-async fn accept_all(listener: &BoundListener, index: usize, edge: &Arc<Edge>) -> Infallible {
+async fn accept_all(listener: &BoundListener, id: BoundId, edge: &Arc<Edge>) -> Infallible {
     let mut exhausted = false;
     let mut acceptor: Option<AsyncListener> = None;
     loop {
@@ -102,7 +102,7 @@ async fn accept_all(listener: &BoundListener, index: usize, edge: &Arc<Edge>) ->
                     repeated::warn(Kind::of(line.clone()), line);
                 }
                 let (socket, ends) = accepted_as(accepted);
-                edge.admit(index, socket, ends);
+                edge.admit(id, socket, ends);
             }
             Err(error) if is_the_clients_fault(&error) => {}
             Err(error) => {

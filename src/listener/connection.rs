@@ -22,6 +22,7 @@ use super::rejected::RejectedRequest;
 use super::state::ListenerState;
 use crate::limits::DrainDeadline;
 use crate::limits::descriptors::Descriptor;
+use crate::net::BoundId;
 use crate::session::traffic::Traffic;
 use crate::session::{ClientEnd, Upgraded};
 use crate::tls::{Security, TlsRevision};
@@ -154,8 +155,8 @@ impl Connection {
     }
 
     /// Which of the bound listeners it came in on.
-    pub fn listener(&self) -> usize {
-        self.state.number
+    pub fn listener(&self) -> BoundId {
+        self.state.id
     }
 
     pub(super) fn state(&self) -> &Arc<ListenerState> {

@@ -20,8 +20,8 @@ use super::state::ListenerSettings;
 use super::state::ListenerState;
 use crate::limits::DrainDeadline;
 use crate::limits::descriptors::Descriptor;
-use crate::net::Socket;
 use crate::net::linger::LINGERING_MAX;
+use crate::net::{BoundId, Socket};
 use crate::observe::access_log::AccessLog;
 use crate::session::Admission;
 use crate::session::{ClientEnd, IdleConnection, Runner, Session, WayOut};
@@ -78,8 +78,9 @@ impl Edge {
         ceiling: usize,
     ) -> Self {
         let drain_deadline = DrainDeadline::default();
-        let state = |(number, settings)| {
-            Arc::new(ListenerState::new(number, settings, drain_deadline.clone()))
+        let state = |(index, settings)| {
+            let id = BoundId::new(index);
+            Arc::new(ListenerState::new(id, settings, drain_deadline.clone()))
         };
         Self {
             listener_states: listeners.enumerate().map(state).collect(),
@@ -100,32 +101,32 @@ impl Edge {
     /// Serves a connection that came in on this listener; `early` has been read from it already.
     pub fn serve(
         self: &Arc<Self>,
-        listener: usize,
+        listener: BoundId,
         transport: Transport,
         early: BytesMut,
         admission: Admission,
         arrival: Arrival,
     ) {
         let edge = self.clone();
-        let state = self.listener_states[listener].clone();
+        let state = self.listener_states[listener.index()].clone();
         let stream = ClientStream::new(state, transport, early, admission, arrival);
         self.connections
             .spawn(async move { edge.converse(listener, stream).await });
     }
 
     /// The other process does not take it. Who has asked nothing yet still gets an answer.
-    pub fn serve_last(self: &Arc<Self>, listener: usize, client: ClientEnd) {
+    pub fn serve_last(self: &Arc<Self>, listener: BoundId, client: ClientEnd) {
         if !client.has_asked || !client.early.is_empty() {
             self.serve_as(listener, client, Arrival::Stays);
         }
     }
 
     /// Serves on what had been on its way to another process.
-    pub fn serve_again(self: &Arc<Self>, listener: usize, client: ClientEnd) {
+    pub fn serve_again(self: &Arc<Self>, listener: BoundId, client: ClientEnd) {
         self.serve_as(listener, client, Arrival::Moved);
     }
 
-    fn serve_as(self: &Arc<Self>, listener: usize, client: ClientEnd, arrival: Arrival) {
+    fn serve_as(self: &Arc<Self>, listener: BoundId, client: ClientEnd, arrival: Arrival) {
         let ClientEnd {
             transport,
             early,
@@ -164,7 +165,7 @@ impl Edge {
     }
 
     /// HTTP until the end of the connection, or until it is a session or to move.
-    async fn converse(self: Arc<Self>, listener: usize, stream: ClientStream) {
+    async fn converse(self: Arc<Self>, listener: BoundId, stream: ClientStream) {
         let connection = stream.connection().clone();
         let permit = self.talk(&connection, stream).await;
         let Some(client) = connection.take_departed() else {
@@ -241,8 +242,10 @@ impl Edge {
     /// answer. It is one that no server is asked: a handshake that lacks its key.
     pub async fn probe(self: &Arc<Self>) -> io::Result<()> {
         let (mut client, ours) = UnixStream::pair()?;
+        let state = self.listener_states[0].clone();
+        let id = state.id;
         let stream = ClientStream::new(
-            self.listener_states[0].clone(),
+            state,
             Socket::Unix(ours).into(),
             BytesMut::new(),
             Admission {
@@ -254,7 +257,7 @@ impl Edge {
         stream.connection().mark_as_probe();
         let edge = self.clone();
         self.connections
-            .spawn(async move { edge.converse(0, stream).await });
+            .spawn(async move { edge.converse(id, stream).await });
         client.write_all(PROBE).await?;
         let mut answer = [0; b"HTTP/1.1 ".len()];
         client.read_exact(&mut answer).await?;

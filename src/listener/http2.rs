@@ -271,7 +271,7 @@ impl Edge {
             deadline,
             ends: None,
         };
-        self.serve(state.number, transport, head, admission, arrival);
+        self.serve(state.id, transport, head, admission, arrival);
     }
 
     /// What a connection is asked that is accepted, and in the same order. `None`: it counts

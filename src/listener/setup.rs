@@ -20,7 +20,7 @@ use crate::config::AcceptProxy;
 use crate::forward::proxy_protocol::{self, AddrPair, Header};
 use crate::http1::Rejection;
 use crate::limits::Permit;
-use crate::net::{Socket, TCP_KEEPALIVE};
+use crate::net::{BoundId, Socket, TCP_KEEPALIVE};
 use crate::session::Admission;
 use crate::tls::{Acceptor, TlsRevision, TlsStream};
 use crate::transport::Transport;
@@ -63,9 +63,9 @@ enum Opening {
 
 impl Edge {
     /// Lets a connection in that was just accepted, or turns it away.
-    pub fn admit(self: &Arc<Self>, listener: usize, socket: Socket, ends: Option<AddrPair>) {
-        let state = self.listener_states[listener].clone();
-        let settings = self.listener_states[listener].settings();
+    pub fn admit(self: &Arc<Self>, listener: BoundId, socket: Socket, ends: Option<AddrPair>) {
+        let state = self.listener_states[listener.index()].clone();
+        let settings = self.listener_states[listener.index()].settings();
         let limits = &settings.limits;
         let (most, timeout, stall) = (limits.bounds.all, limits.header_timeout, limits.stall);
         // Sessions have no other bound for it, and nothing may be given up sooner than the file
@@ -197,7 +197,7 @@ impl Edge {
             return;
         }
         let arrival = Arrival::New { deadline, ends };
-        self.serve(state.number, transport, BytesMut::new(), admission, arrival);
+        self.serve(state.id, transport, BytesMut::new(), admission, arrival);
     }
 
     async fn read_header(&self, pending: &Pending, socket: &mut Socket) -> Opening {

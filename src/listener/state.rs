@@ -9,6 +9,7 @@ use crate::config::{AcceptProxy, ListenerLimits};
 use crate::forward::client_address::TrustedProxies;
 use crate::forward::proxy_protocol::AddrPair;
 use crate::limits::{ClientKey, DrainDeadline, Full, Limiter, Permit};
+use crate::net::BoundId;
 use crate::observe::metrics::RouteMetrics;
 use crate::session::Admission;
 use crate::tls::{Acceptor, CurrentRevision, TlsRevision};
@@ -32,8 +33,7 @@ pub struct ListenerSettings {
 /// One bound listener.
 #[derive(Debug)]
 pub struct ListenerState {
-    /// Its number among the bound ones.
-    pub number: usize,
+    pub id: BoundId,
     pub limiter: Arc<Limiter>,
     settings: ArcSwap<ListenerSettings>,
     /// What clients must have shown.
@@ -42,9 +42,9 @@ pub struct ListenerState {
 }
 
 impl ListenerState {
-    pub fn new(number: usize, settings: ListenerSettings, drain_deadline: DrainDeadline) -> Self {
+    pub fn new(id: BoundId, settings: ListenerSettings, drain_deadline: DrainDeadline) -> Self {
         Self {
-            number,
+            id,
             limiter: Arc::default(),
             tls_revision: CurrentRevision::new(settings.tls_revision),
             settings: ArcSwap::from_pointee(settings),

@@ -26,6 +26,22 @@ use super::ListenAddress;
 use super::overlap::tcp_overlap;
 use super::socket_file::{SocketFile, is_stale};
 
+/// Which of a process's listening sockets is meant: its position in the order in which they were
+/// bound. A reload may change its name and its place in the file, never this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BoundId(usize);
+
+impl BoundId {
+    pub fn new(index: usize) -> Self {
+        Self(index)
+    }
+
+    /// For lists that are in the order in which the sockets were bound.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// Who has bound a listening socket, and so owns the file of a unix one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binder {

@@ -14,7 +14,9 @@ mod socket_file;
 
 pub use address::ListenAddress;
 pub use keepalive::{TCP_KEEPALIVE, keepalive_with};
-pub use listen::{Accepted, AsyncListener, Binder, Inherited, ListeningSocket, SocketOptions};
+pub use listen::{
+    Accepted, AsyncListener, Binder, BoundId, Inherited, ListeningSocket, SocketOptions,
+};
 pub use overlap::overlap;
 pub use socket::{Socket, SocketKind};
 pub use socket_file::is_stale;

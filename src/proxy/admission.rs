@@ -14,7 +14,7 @@ use crate::generation::Generation;
 use crate::http1::Rejection;
 use crate::limits::{Bounds, ClientKey, Full, Permit};
 use crate::listener::OUTDATED;
-use crate::route::{NormalPaths, RequestKey, Slashes, lenient};
+use crate::route::{ListenerId, NormalPaths, RequestKey, Slashes, lenient};
 use crate::websocket::handshake::{self, Upgrade};
 use crate::websocket::origin;
 
@@ -43,7 +43,7 @@ pub fn settle_route(session: &Session, exchange: &mut Exchange) -> Option<Reject
 /// was checked here.
 fn find_route(
     generation: &Generation,
-    listener: usize,
+    listener: ListenerId,
     request: &RequestHeader,
 ) -> Result<Routing, Rejection> {
     let target = request.raw_path();

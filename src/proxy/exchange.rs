@@ -39,6 +39,7 @@ use crate::forward::proxy_protocol::Source;
 use crate::generation::Generation;
 use crate::limits::DrainDeadline;
 use crate::listener::{Connection, RejectedRequest};
+use crate::route::ListenerId;
 use crate::session::Upgraded;
 use crate::session::registry::Registered;
 use crate::upstream::{Flow, Group};
@@ -107,10 +108,11 @@ impl Exchange {
         self.route_id().map(|id| self.generation.route(id))
     }
 
-    /// The number, in the present configuration, of the listener it came in on.
-    pub fn listener(&self) -> usize {
-        self.connection().map_or(0, |connection| {
-            self.generation.listener(connection.listener())
+    /// The listener that it came in on, in the present configuration.
+    pub fn listener(&self) -> ListenerId {
+        let connection = self.connection();
+        connection.map_or(ListenerId::new(0), |connection| {
+            self.generation.listener_id(connection.listener())
         })
     }
 

@@ -107,7 +107,7 @@ pub fn identity(session: &Session, exchange: &Exchange) -> Option<Identity> {
         id: exchange.names.id(),
         request_id: exchange.names.foreign_id().map(Into::into),
         trace: exchange.names.trace().map(Box::new),
-        listener: labels.listeners[exchange.listener()].clone(),
+        listener: labels.listeners[exchange.listener().index()].clone(),
         route: exchange
             .generation
             .route_label(exchange.route_id()?)
@@ -134,7 +134,11 @@ fn entry<'a>(session: &'a Session, exchange: &'a Exchange) -> Entry<'a> {
         id: exchange.names.id(),
         request_id: exchange.names.foreign_id(),
         trace: exchange.names.trace(),
-        listener: &exchange.generation.config.listeners[exchange.listener()].name,
+        listener: &exchange
+            .generation
+            .config
+            .listener(exchange.listener())
+            .name,
         route: exchange.route().map(|route| route.name.as_str()),
         upstream: exchange.group().map(|group| group.name()),
         server: attempts

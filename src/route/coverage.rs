@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::matcher::{HostPattern, Matcher, PathMatch, PathRegex};
+use super::matcher::{HostPattern, ListenerId, Matcher, PathMatch, PathRegex};
 use super::path::Slashes;
 
 /// How often regular expressions of earlier routes are tried on the exact paths of later ones.
@@ -85,7 +85,7 @@ struct PathFiles {
 
 /// The first route of one kind for each listener and form of paths; `None` is for all listeners.
 #[derive(Debug, Default)]
-struct First(HashMap<(Option<usize>, Slashes), usize>);
+struct First(HashMap<(Option<ListenerId>, Slashes), usize>);
 
 impl First {
     fn add(&mut self, matcher: &Matcher, number: usize) {
@@ -94,7 +94,7 @@ impl First {
     }
 
     /// The first that serves what comes in on this listener, of those for these forms.
-    fn on(&self, listener: Option<usize>, forms: &[Slashes]) -> Option<usize> {
+    fn on(&self, listener: Option<ListenerId>, forms: &[Slashes]) -> Option<usize> {
         let keys = forms
             .iter()
             .flat_map(|form| [(None, *form), (listener, *form)]);
@@ -349,7 +349,7 @@ mod tests {
         let mut all = Vec::new();
         for host in hosts {
             for path in &paths {
-                for listener in [None, Some(0), Some(1)] {
+                for listener in [None, Some(0), Some(1)].map(|found| found.map(ListenerId::new)) {
                     for slashes in [Slashes::Merged, Slashes::Kept] {
                         let mut matcher = route(host, path.clone());
                         (matcher.listener, matcher.slashes) = (listener, slashes);

@@ -123,6 +123,7 @@ fn prefixes(path: &str, longest: usize) -> impl Iterator<Item = &str> {
 mod tests {
     use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
+    use super::super::matcher::ListenerId;
     use super::*;
     use crate::route::{PathRegex, Slashes};
 
@@ -178,7 +179,7 @@ mod tests {
                 0 => vec![(HeaderName::from_static("x-a"), "1".to_owned())],
                 _ => Vec::new(),
             };
-            let listener = (self.below(4) == 0).then(|| self.below(2));
+            let listener = (self.below(4) == 0).then(|| ListenerId::new(self.below(2)));
             Matcher {
                 listener,
                 host,
@@ -210,7 +211,7 @@ mod tests {
                     Method::GET
                 };
                 let request = RequestKey {
-                    listener: random.below(2),
+                    listener: ListenerId::new(random.below(2)),
                     host: random.one_of(&["a.b.c", "B.C:80", "x.c", "z.z.c", "other", "c"]),
                     path: &path,
                     slashes: None,
@@ -241,7 +242,7 @@ mod tests {
         let index = RouteIndex::build(&matchers);
         let headers = HeaderMap::new();
         let request = RequestKey {
-            listener: 0,
+            listener: ListenerId::new(0),
             host: "host-42.example.com",
             path: "/app-7/some/page",
             slashes: None,

@@ -8,11 +8,25 @@ use regex::Regex;
 
 use super::path::Slashes;
 
+/// Which listener of a configuration is meant: its position among them in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ListenerId(usize);
+
+impl ListenerId {
+    pub fn new(index: usize) -> Self {
+        Self(index)
+    }
+
+    /// For lists that are in the order of the file's listeners.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// All conditions must hold; empty ones always do.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Matcher {
-    /// The number of the listener in the configuration.
-    pub listener: Option<usize>,
+    pub listener: Option<ListenerId>,
     pub host: Option<HostPattern>,
     pub path: PathMatch,
     /// In which of its normal forms a path is compared with it.
@@ -46,7 +60,7 @@ pub struct PathRegex(Regex);
 /// What a request is found by.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestKey<'a> {
-    pub listener: usize,
+    pub listener: ListenerId,
     /// With or without a port.
     pub host: &'a str,
     /// Without the query, in [normal form](super::normalise).

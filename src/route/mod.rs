@@ -10,5 +10,5 @@ mod path;
 
 pub use coverage::{Coverage, first_cover};
 pub use index::RouteIndex;
-pub use matcher::{HostPattern, Matcher, PathMatch, PathRegex, RequestKey};
+pub use matcher::{HostPattern, ListenerId, Matcher, PathMatch, PathRegex, RequestKey};
 pub use path::{NormalPaths, Slashes, lenient, normalise, normalise_with};

@@ -90,10 +90,12 @@ impl Leg {
 
     pub fn poll_send_waiting(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = self.poll_sending(cx);
-        if polled.is_ready() {
-            self.stalled_since = None;
-        } else if self.stalled_since.is_none() && self.transport.tcp().is_none() {
-            self.stalled_since = Some(Instant::now());
+        match self.stalled_since {
+            Some(_) if polled.is_ready() => self.stalled_since = None,
+            None if polled.is_pending() && self.transport.tcp().is_none() => {
+                self.stalled_since = Some(Instant::now());
+            }
+            Some(_) | None => {}
         }
         polled
     }

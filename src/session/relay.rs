@@ -249,18 +249,18 @@ impl Relay {
             if let Err(error) = ready!(self.receiver(direction).poll_send_waiting(cx)) {
                 self.receiver_broke(direction, &error)?;
             }
-            let next = self.next(direction);
-            if matches!(next, Next::Say(_)) {
+            let (limit, discards) = match self.next(direction) {
                 // It waits to be sent.
-                continue;
-            }
+                Next::Say(_) => continue,
+                Next::Discard => (CHUNK, true),
+                Next::Pass(Limit::All) => (CHUNK, false),
+                Next::Pass(Limit::Frame) => {
+                    (self.sender(direction).left_of_frame().min(CHUNK), false)
+                }
+            };
             if self.sender(direction).ended {
                 return self.poll_shut(direction, cx);
             }
-            let limit = match next {
-                Next::Pass(Limit::Frame) => self.sender(direction).left_of_frame().min(CHUNK),
-                _ => CHUNK,
-            };
             let mut buf = ReadBuf::new(&mut scratch[..limit]);
             let from = self.sender(direction);
             if let Err(error) = ready!(Pin::new(&mut from.transport).poll_read(cx, &mut buf)) {
@@ -272,7 +272,7 @@ impl Relay {
                 self.end_of(direction);
                 continue;
             }
-            if next == Next::Discard {
+            if discards {
                 // For the answer to a Close frame of ours.
                 self.sender(direction).scanner.feed(bytes);
                 continue;
@@ -400,6 +400,10 @@ impl Relay {
     }
 
     fn is_over(&self) -> bool {
+        // This is asked with each message, and then it is the answer.
+        if self.ending.is_none() && !self.client.ended && !self.client.has_closed() {
+            return false;
+        }
         let (client, server) = (self.client.side(), self.server.side());
         match &self.ending {
             Some(ending) => ending.goodbye.is_over(client, server),

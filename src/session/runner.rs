@@ -19,6 +19,7 @@ use super::live::LiveSession;
 use super::registry::Registered;
 use super::relay::{Limits, Outcome, Relay};
 use crate::limits::Permit;
+use crate::net::BoundId;
 use crate::observe::access_log::AccessLog;
 use crate::session::log;
 use crate::transport::Transport;
@@ -59,8 +60,7 @@ pub struct Upgraded {
 /// A connection between two requests, on its way to another process.
 #[derive(Debug)]
 pub struct IdleConnection {
-    /// The number of its listener.
-    pub listener: usize,
+    pub listener: BoundId,
     pub client: ClientEnd,
     /// Of those that may stand still at a time; `None`: it came by itself, after a request.
     pub permit: Option<OwnedSemaphorePermit>,

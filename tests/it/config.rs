@@ -9,6 +9,7 @@ use prusik::config::{
     self, Action, Balance, Extent, Forwarded, HealthCheckKind, ListenAddress, LogOutput,
     ServerAddress, Start, UpstreamId,
 };
+use prusik::route::ListenerId;
 
 fn fixtures(kind: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -333,7 +334,7 @@ fn references_become_indices() {
         port: 80,
     };
     assert_eq!(config.upstreams[0].servers[0].address, chat);
-    assert_eq!(config.routes[0].matcher.listener, Some(1));
+    assert_eq!(config.routes[0].matcher.listener, Some(ListenerId::new(1)));
     let strip_prefix = Some("/a".to_owned());
     assert_eq!(
         config.routes[0].action,

@@ -8,18 +8,18 @@ use super::Errors;
 use crate::config::error::ConfigError;
 use crate::config::file::cursor::Cursor;
 use crate::config::{Action, ListenAddress, Listener, Route, ServerAddress, Upstream};
-use crate::route::Coverage;
+use crate::route::{Coverage, ListenerId};
 
 /// How often it is asked whether a request comes back. Where thousands of routes could send
 /// requests back to thousands of listeners, the first that do are told.
 const QUESTIONS: usize = 100_000;
 
 /// Listeners by their address, each with its position in the file.
-type ByAddress<'a> = HashMap<SocketAddr, (usize, &'a Listener)>;
+type ByAddress<'a> = HashMap<SocketAddr, (ListenerId, &'a Listener)>;
 
 /// A server that is a listener, and the place where it is written.
 struct Met<'a> {
-    listener: usize,
+    listener: ListenerId,
     name: &'a str,
     server: String,
     at: Cursor<'a>,
@@ -39,7 +39,7 @@ pub fn report(
         if let Some(listener) = listener
             && let ListenAddress::Tcp(address) = listener.address
         {
-            by_address.insert(canonical(address), (number, listener));
+            by_address.insert(canonical(address), (ListenerId::new(number), listener));
         }
     }
     let upstreams = upstreams.iter().enumerate();

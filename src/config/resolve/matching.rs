@@ -8,7 +8,9 @@ use super::scope::Scope;
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::Ordered;
-use crate::route::{HostPattern, Matcher, PathMatch, PathRegex, Slashes, normalise_with};
+use crate::route::{
+    HostPattern, ListenerId, Matcher, PathMatch, PathRegex, Slashes, normalise_with,
+};
 
 /// RFC 9110, RFC 5789 and RFC 4918, less those that no route ever sees.
 const METHODS: [&str; 14] = [
@@ -56,7 +58,12 @@ pub fn matcher(
     })
 }
 
-fn listener(name: &str, scope: Scope<'_>, at: Cursor<'_>, errors: &mut Errors) -> Option<usize> {
+fn listener(
+    name: &str,
+    scope: Scope<'_>,
+    at: Cursor<'_>,
+    errors: &mut Errors,
+) -> Option<ListenerId> {
     let known = &scope.names.listeners;
     if known.lacks(name) {
         errors.push(
@@ -64,7 +71,7 @@ fn listener(name: &str, scope: Scope<'_>, at: Cursor<'_>, errors: &mut Errors) -
                 .hint_among(name, "known listeners", known.names()),
         );
     }
-    known.position(name)
+    known.position(name).map(ListenerId::new)
 }
 
 fn host(text: &str, at: Cursor<'_>, errors: &mut Errors) -> Option<HostPattern> {

@@ -13,6 +13,7 @@ use crate::app::App;
 use crate::forward::proxy_protocol::AddrPair;
 use crate::generation::Generation;
 use crate::limits::{ClientKey, Permit};
+use crate::net::BoundId;
 use crate::session::Admission;
 use crate::session::live::Identity;
 use crate::transport::Transport;
@@ -86,8 +87,8 @@ impl Census {
 fn counts_now(app: &App) -> Vec<(CensusKey, usize)> {
     let generation = app.generation();
     let mut counts_now = Vec::new();
-    for (bound, state) in app.listener_states().iter().enumerate() {
-        let Some((name, address)) = app.listener_now(bound) else {
+    for state in app.listener_states() {
+        let Some((name, address)) = app.listener_now(state.id) else {
             continue;
         };
         for (client, count) in state.limiter.counts() {
@@ -148,7 +149,8 @@ impl HeldCounts {
                     client,
                 } => {
                     let bound = app.find_listener(name, address);
-                    let permit = || Some(app.listener_states()[bound?].limiter.adopt(*client));
+                    let permit =
+                        || Some(app.listener_states()[bound?.index()].limiter.adopt(*client));
                     hold(&mut self.permits, key.clone(), count, permit);
                 }
             }
@@ -179,7 +181,7 @@ impl HeldCounts {
     pub fn admission(
         &mut self,
         app: &App,
-        bound: usize,
+        bound: BoundId,
         came_in_on: Option<(String, String)>,
         (transport, proxied): (&Transport, Option<AddrPair>),
     ) -> Admission {

@@ -13,7 +13,7 @@ use super::protocol::{Message, wire};
 use crate::app::App;
 use crate::forward::proxy_protocol::AddrPair;
 use crate::limits::Permit;
-use crate::net::{Socket, SocketKind};
+use crate::net::{BoundId, Socket, SocketKind};
 use crate::session::leg::{Leg, SendState};
 use crate::session::live::{Identity, LiveSession};
 use crate::session::relay::{Clocks, Limits, Relay};
@@ -214,7 +214,7 @@ pub fn unpack(
         idle: state.idle,
         end: state.left.map(|left| Instant::now() + left),
         ping: state.ping,
-        client_stall: bound.map(|bound| app.listener_states()[bound].limits().stall),
+        client_stall: bound.map(|bound| app.listener_states()[bound.index()].limits().stall),
         server_stall: generation
             .find_group(&identity.upstream)
             .map(|group| group.config().stall),
@@ -269,7 +269,7 @@ pub fn unpack_idle(
     baggage: Baggage,
     app: &App,
     held: &mut HeldCounts,
-) -> io::Result<(usize, ClientEnd)> {
+) -> io::Result<(BoundId, ClientEnd)> {
     let Ok([descriptor]) = <[OwnedFd; 1]>::try_from(baggage.descriptors) else {
         return Err(io::Error::other("a connection came without its socket"));
     };

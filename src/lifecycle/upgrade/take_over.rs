@@ -25,7 +25,7 @@ use super::protocol::{self, Message, wire};
 use super::snapshot::{self, Baggage};
 use crate::admin::{CommandOutcome, Request};
 use crate::app::App;
-use crate::net::{Binder, Inherited, ListenAddress};
+use crate::net::{Binder, BoundId, Inherited, ListenAddress};
 use crate::observe::entry::Operation;
 use crate::phase::PhaseWatch;
 use crate::session::ClientEnd;
@@ -147,7 +147,7 @@ impl Predecessor {
 /// Here, and not served yet.
 enum Taken {
     Session(Box<Session>),
-    Idle(usize, Box<ClientEnd>),
+    Idle(BoundId, Box<ClientEnd>),
 }
 
 struct TakeOver {

@@ -11,6 +11,7 @@ use crate::forward::client_address::TrustedProxies;
 use crate::limits::DrainDeadline;
 use crate::listener::connection::Origin;
 use crate::listener::{ListenerSettings, ListenerState};
+use crate::net::BoundId;
 use crate::tls::{Security, TlsRevision};
 
 const HEAD: &[u8] = b"GET /a HTTP/1.1\r\nHost: a.test\r\n\r\n";
@@ -63,7 +64,7 @@ impl Client {
             trusted: TrustedProxies::default(),
             unrouted: Arc::default(),
         };
-        let state = ListenerState::new(0, settings, DrainDeadline::default());
+        let state = ListenerState::new(BoundId::new(0), settings, DrainDeadline::default());
         let origin = Origin {
             peer: None,
             local: None,

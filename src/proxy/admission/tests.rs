@@ -17,7 +17,7 @@ fn found(listener: usize, target: &str) -> Result<(Option<String>, Option<String
     let (departures, _) = mpsc::unbounded_channel();
     let generation = Generation::new(config, departures);
     let request = RequestHeader::build("GET", target.as_bytes(), None).unwrap();
-    let routing = find_route(&generation, listener, &request)?;
+    let routing = find_route(&generation, ListenerId::new(listener), &request)?;
     let name = routing.route().map(|id| generation.route(id).name.clone());
     Ok((name, routing.path().map(str::to_owned)))
 }
