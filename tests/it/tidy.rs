@@ -6,6 +6,7 @@
 //! the test too, so that the list only ever says what is true.
 
 mod checks;
+mod circles;
 mod exceptions;
 mod source;
 
@@ -13,6 +14,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use checks::{Violation, imports, layers, lengths, pure};
+use circles::circles;
 use exceptions::{EXCEPTIONS, LAYERS, PURE};
 use source::Source;
 
@@ -25,6 +27,7 @@ fn the_tree_is_as_the_house_rules_say() {
     found.extend(pure(&sources, PURE));
     found.extend(imports(&sources));
     found.extend(layers(&sources, LAYERS));
+    found.extend(circles(&sources));
     let wrong = compare(&found, EXCEPTIONS);
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
 }
@@ -85,6 +88,26 @@ fn what_imports_upwards_or_has_no_layer_is_found() {
         ("src/d.rs", "use crate::b::X;"),
     ];
     assert_eq!(keys(&files, check), ["layer b a", "layer c b", "layer d"]);
+}
+
+#[test]
+fn files_that_import_one_another_in_a_circle_are_found() {
+    let circle = [
+        ("src/a/mod.rs", "mod x; mod y; use x::X;"),
+        ("src/a/x.rs", "use super::y::{self, Y as Z};"),
+        ("src/a/y.rs", "use crate::{b::{B, c::C}, z};"),
+        ("src/b/mod.rs", "pub mod c; fn b() {}"),
+        ("src/b/c.rs", "fn c() { crate::a::x::f() }"),
+        ("src/z.rs", ""),
+    ];
+    assert_eq!(keys(&circle, circles), ["circle a::x a::y b::c"]);
+    // What a module says of its own children, and its children of it, is no circle by itself.
+    let tree = [
+        ("src/a/mod.rs", "mod x; use self::x::X;"),
+        ("src/a/x.rs", "use super::super::z::Z;"),
+        ("src/z.rs", "use std::a::x;"),
+    ];
+    assert_eq!(keys(&tree, circles), Vec::<String>::new());
 }
 
 #[test]

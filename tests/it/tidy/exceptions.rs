@@ -63,7 +63,7 @@ pub const EXCEPTIONS: &[(&str, &str)] = &[
         TABLE,
     ),
     (
-        "function tests/it/config.rs every_kind_of_error_is_found_in_linear_time",
+        "function tests/it/config.rs generated_files",
         TABLE,
     ),
     ("function tests/it/hand_over.rs new_process", ROLE),
