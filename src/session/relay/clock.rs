@@ -12,6 +12,14 @@ use crate::session::direction::Direction;
 use crate::session::goodbye::{Occasion, TimeUp};
 use crate::session::traffic::ClosedBy;
 
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, None) => one,
+        (None, other) => other,
+    }
+}
+
 impl Relay {
     /// When the next thing is due if nothing happens before.
     fn due(&self) -> Option<Instant> {
@@ -21,16 +29,9 @@ impl Relay {
         let Limits { idle, end, .. } = self.limits;
         let idle = idle.map(|idle| self.last_activity + idle);
         let stall = self.stall_due();
-        let dues = [
-            self.gone_due(),
-            self.look_due(stall),
-            self.ping_due(),
-            stall,
-            idle,
-            end,
-            self.settles,
-        ];
-        dues.into_iter().flatten().min()
+        let by_file = earlier(earlier(idle, end), self.ping_due());
+        let amiss = earlier(earlier(self.gone_due(), stall), self.look_due(stall));
+        earlier(earlier(by_file, amiss), self.settles)
     }
 
     /// When the session is over because a side of it is. `None`: both are there.

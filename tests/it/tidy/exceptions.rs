@@ -62,10 +62,7 @@ pub const EXCEPTIONS: &[(&str, &str)] = &[
         "function tests/it/check.rs what_a_start_needs_of_the_machine_is_checked",
         TABLE,
     ),
-    (
-        "function tests/it/config.rs generated_files",
-        TABLE,
-    ),
+    ("function tests/it/config.rs generated_files", TABLE),
     ("function tests/it/hand_over.rs new_process", ROLE),
     (
         "function tests/it/http2.rs requests_reach_servers_by_http_1_and_come_back",
