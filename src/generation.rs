@@ -95,6 +95,7 @@ impl Generation {
             ("server.threads", old.threads == new.threads),
             ("server.tunnel", old.tunnel == new.tunnel),
             ("server.pid_file", old.pid_file == new.pid_file),
+            ("server.hand_over", old.hand_over == new.hand_over),
             ("admin.listen", admin(&self.config) == admin(&config)),
         ] {
             if !is_same {

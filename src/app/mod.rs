@@ -85,6 +85,18 @@ pub enum StartError {
     Io(#[from] io::Error),
     #[error("pid_file: cannot write {path}: {cause}")]
     PidFile { path: PathBuf, cause: io::Error },
+    #[error("hand_over: cannot listen on {address}: {cause}")]
+    HandOver {
+        address: ListenAddress,
+        cause: io::Error,
+    },
+    #[error("cannot take over from the process at {address}: {cause}")]
+    TakeOver {
+        address: ListenAddress,
+        cause: io::Error,
+    },
+    #[error("run --take-over needs the socket of the other process: server.hand_over in the file")]
+    NowhereToAsk,
     #[error("admin: cannot listen on {address}: {cause}")]
     Admin {
         address: ListenAddress,

@@ -47,7 +47,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve in the foreground
-    Run(ConfigFile),
+    Run(RunArgs),
     /// Read the configuration and print every error in it
     Check(FileToCheck),
     /// Run the two-tier example on loopback, with chat servers and a page to watch it
@@ -105,6 +105,16 @@ struct ConfigFile {
 }
 
 #[derive(Debug, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// If a prusik answers at the file's `server.hand_over`, take its listeners and sessions over
+    /// first: it may be in another container, or of another path
+    #[arg(long)]
+    take_over: bool,
+}
+
+#[derive(Debug, Args)]
 struct FileToCheck {
     /// The configuration file [default: /etc/prusik/prusik.yaml]
     #[arg(conflicts_with = "config")]
@@ -136,7 +146,7 @@ pub fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     match cli.command {
-        Command::Run(file) => run(&file.config),
+        Command::Run(args) => run(&args.file.config, args.take_over),
         Command::Check(file) => check(file.path()),
         Command::Demo { port } => run_demo(port),
         Command::Schema { format } => print_schema(format),
@@ -153,9 +163,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(path: &Path) -> ExitCode {
+fn run(path: &Path, takes_over: bool) -> ExitCode {
     log_to_stderr("info");
-    let origin = match Origin::find() {
+    let origin = match Origin::find(takes_over) {
         Ok(origin) => origin,
         Err(error) => {
             error!("cannot find out how this process was started: {error}");

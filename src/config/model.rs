@@ -100,6 +100,8 @@ pub struct Server {
     /// Worker threads, at least 1.
     pub threads: usize,
     pub pid_file: Option<PathBuf>,
+    /// The socket at which a process that takes over finds this one.
+    pub hand_over: Option<PathBuf>,
     pub tunnel: Tunnel,
     pub drain: Drain,
 }

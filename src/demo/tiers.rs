@@ -79,7 +79,8 @@ pub async fn run(port: u16) -> Result<(), DemoError> {
     println!("{}", Welcome(ours, [server_admin, client_admin].map(local)));
     for (tier, admin) in tiers.iter().zip(admins) {
         let admin = vec![Arc::new(admin)];
-        let (process, inbox) = Process::new(tier.clone(), None, None, admin, Access::new(None));
+        let (process, inbox) =
+            Process::new(tier.clone(), None, None, (admin, None), Access::new(None));
         tokio::spawn(supervise(process, inbox));
     }
     tokio::signal::ctrl_c().await.map_err(DemoError::Signal)?;

@@ -26,6 +26,7 @@ mod start;
 mod supervisor;
 mod systemd;
 pub mod upgrade;
+mod visits;
 
 pub use process::Process;
 pub use run::{Origin, run, supervise};

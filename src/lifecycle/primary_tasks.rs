@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::admin_thread::{self, Serving};
 use super::process::Process;
-use super::systemd;
+use super::{systemd, visits};
 
 /// How long a process that ends waits for answers of its admin API, and for calls that have just
 /// begun.
@@ -18,6 +18,8 @@ pub struct PrimaryTasks {
     admin: watch::Sender<Serving>,
     servers: Vec<admin_thread::Server>,
     watchdog: JoinHandle<()>,
+    /// `None`: no other process finds this one.
+    visits: Option<JoinHandle<()>>,
 }
 
 impl PrimaryTasks {
@@ -25,8 +27,11 @@ impl PrimaryTasks {
         let admin = watch::Sender::new(Serving::Serves);
         let servers = process.serve_admin(&admin);
         systemd::ready();
+        let visits = process.hand_over().cloned();
+        let visits = visits.map(|socket| tokio::spawn(visits::serve(socket, process.clone())));
         Self {
             admin,
+            visits,
             servers,
             watchdog: tokio::spawn(systemd::feed_watchdog()),
         }
@@ -43,15 +48,25 @@ impl PrimaryTasks {
     pub async fn yield_to_another(&mut self) {
         // At once: fed by an old process, the watchdog would not see the new one hang.
         self.watchdog.abort();
+        self.end_visits().await;
         self.admin.send_replace(Serving::AcceptsNoMore);
         for server in &mut self.servers {
             server.accepts_no_more().await;
         }
     }
 
+    async fn end_visits(&mut self) {
+        if let Some(visits) = self.visits.take() {
+            visits.abort();
+            // Its socket is closed then.
+            let _ = visits.await;
+        }
+    }
+
     /// Answers that are on their way are waited for; not for longer than they need.
-    pub async fn end(self) {
+    pub async fn end(mut self) {
         self.watchdog.abort();
+        self.end_visits().await;
         self.admin.send_replace(Serving::Ends);
         let all = async {
             for server in self.servers {

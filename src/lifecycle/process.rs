@@ -17,15 +17,17 @@ use super::admin_thread::{self, Serving};
 use super::drain_watch::DrainWatch;
 use super::supervisor::Event;
 use super::upgrade::Program;
+use super::upgrade::rendezvous::Visit;
 use crate::admin::{Access, CommandOutcome, ControlError, Request};
 use crate::app::App;
 use crate::net::{Binder, ListeningSocket};
 
 /// What the supervisor is told.
-#[derive(Debug)]
 pub enum Message {
     Command(Request, oneshot::Sender<CommandOutcome>),
     Event(Event),
+    /// Somebody asks to take over.
+    Visit(Box<Visit>, oneshot::Sender<CommandOutcome>),
     /// How a reload went.
     Reloaded(Result<Vec<String>, String>),
 }
@@ -38,6 +40,8 @@ pub struct Process {
     pub(super) started: Instant,
     admin: Vec<Arc<ListeningSocket>>,
     pub(super) access: Access,
+    /// Where another process can ask to take over.
+    hand_over: Option<Arc<ListeningSocket>>,
     inbox: UnboundedSender<Message>,
     /// The process that has taken over; 0: none has.
     successor: AtomicU32,
@@ -53,7 +57,7 @@ impl Process {
         app: Arc<App>,
         file: Option<PathBuf>,
         program: Option<Program>,
-        admin: Vec<Arc<ListeningSocket>>,
+        (admin, hand_over): (Vec<Arc<ListeningSocket>>, Option<Arc<ListeningSocket>>),
         access: Access,
     ) -> (Arc<Self>, Inbox) {
         let (inbox, messages) = unbounded_channel();
@@ -64,6 +68,7 @@ impl Process {
             started: Instant::now(),
             admin,
             access,
+            hand_over,
             inbox,
             successor: AtomicU32::new(0),
             is_upgrading: AtomicBool::new(false),
@@ -91,17 +96,25 @@ impl Process {
         self.admin.iter().map(serve).collect()
     }
 
-    /// The operator's sockets, for another process.
-    pub fn admin_descriptors(&self) -> io::Result<Vec<(Binder, OwnedFd)>> {
-        let admin = self.admin.iter();
-        admin
+    pub fn hand_over(&self) -> Option<&Arc<ListeningSocket>> {
+        self.hand_over.as_ref()
+    }
+
+    /// What only the process has open that serves, its listeners apart.
+    fn own_sockets(&self) -> impl Iterator<Item = &Arc<ListeningSocket>> {
+        self.admin.iter().chain(&self.hand_over)
+    }
+
+    /// The same for another process.
+    pub fn own_descriptors(&self) -> io::Result<Vec<(Binder, OwnedFd)>> {
+        self.own_sockets()
             .map(|socket| Ok((socket.binder(), socket.descriptor()?)))
             .collect()
     }
 
-    /// Another process answers operators. `unwanted`: on these addresses nobody does.
-    pub fn leave_admin(&self, unwanted: impl Fn(&str) -> bool) {
-        for socket in &self.admin {
+    /// Another process answers there. `unwanted`: on these addresses nobody does.
+    pub fn leave_sockets(&self, unwanted: impl Fn(&str) -> bool) {
+        for socket in self.own_sockets() {
             match unwanted(&socket.address().to_string()) {
                 true => socket.close(),
                 false => socket.leave_file(),
@@ -110,25 +123,18 @@ impl Process {
     }
 
     /// This one does again.
-    pub fn take_admin_back(&self) {
-        for socket in &self.admin {
+    pub fn take_sockets_back(&self) {
+        for socket in self.own_sockets() {
             if let Err(cause) = socket.reopen() {
-                error!(
-                    "admin: cannot listen on {} again: {cause}",
-                    socket.address()
-                );
+                error!("cannot listen on {} again: {cause}", socket.address());
             }
             socket.own_file();
         }
     }
 
-    pub fn own_admin_files(&self) {
-        self.admin.iter().for_each(|socket| socket.own_file());
-    }
-
     /// Nobody finds them any more, even while something still holds them.
-    pub fn close_admin(&self) {
-        self.admin.iter().for_each(|socket| socket.close());
+    pub fn close_sockets(&self) {
+        self.own_sockets().for_each(|socket| socket.close());
     }
 
     pub fn successor(&self) -> Option<u32> {

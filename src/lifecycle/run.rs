@@ -21,14 +21,17 @@ use crate::phase::{Phase, Stopping};
 pub struct Origin {
     program: Program,
     named: Vec<take_over::Named>,
+    /// If there is another process at `server.hand_over`, this one takes over from it.
+    takes_over: bool,
 }
 
 impl Origin {
     /// Call it before anything else: the descriptors have numbers that are free otherwise.
-    pub fn find() -> std::io::Result<Self> {
+    pub fn find(takes_over: bool) -> std::io::Result<Self> {
         Ok(Self {
             named: exec::inherited(),
             program: Program::of_this_process()?,
+            takes_over,
         })
     }
 
@@ -49,6 +52,15 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
     let admin = config.admin.as_ref();
     let access = Access::new(admin.and_then(|admin| admin.token_file.clone()));
     let (inherited, predecessor) = take_over::sort(origin.named);
+    let (inherited, predecessor) = match predecessor {
+        // It was started by an upgrade.
+        Some(_) => (inherited, predecessor),
+        None if origin.takes_over => match start::ask(&config).await? {
+            Some((given, old)) => (take_over::sort(given).0, Some(old)),
+            None => (inherited, None),
+        },
+        None => (inherited, None),
+    };
     let started = match Started::new(config, inherited) {
         Ok(started) => started,
         Err(error) => {
@@ -58,9 +70,15 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
             return Err(error);
         }
     };
-    let Started { app, admin, .. } = &started;
+    let Started {
+        app,
+        admin,
+        hand_over,
+        ..
+    } = &started;
+    let sockets = (admin.clone(), hand_over.clone());
     let (program, file) = (Some(origin.program), Some(path.to_owned()));
-    let (process, inbox) = Process::new(app.clone(), file, program, admin.clone(), access);
+    let (process, inbox) = Process::new(app.clone(), file, program, sockets, access);
     let has_predecessor = predecessor.is_some();
     let prepared = async {
         let taking_over = match predecessor {
@@ -88,7 +106,7 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
                     .phases()
                     .enter(Phase::Stopping(Stopping::Draining));
                 process.app.stop(Stop::Now).await;
-                process.close_admin();
+                process.close_sockets();
                 pid_file.remove_ours();
             }
             started.close();

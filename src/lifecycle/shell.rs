@@ -23,8 +23,9 @@ use super::supervisor::{
 };
 use super::systemd;
 use super::upgrade::UpgradeError;
-use super::upgrade::hand_over::{self, News, Order};
+use super::upgrade::hand_over::{self, News, Order, To};
 use super::upgrade::old::Verdict;
+use super::upgrade::rendezvous::Visit;
 use super::upgrade::take_over::PassedOn;
 use crate::admin::view::UpgradeReport;
 use crate::admin::{Command, CommandOutcome, ControlError, Request};
@@ -57,6 +58,8 @@ pub struct Shell {
     fallback: PidFile,
     tasks: Option<PrimaryTasks>,
     waiting: HashMap<Caller, Waiting>,
+    /// Processes that ask to take over, and are neither refused nor let in.
+    visits: HashMap<Caller, Box<Visit>>,
     last_caller: Caller,
     reload: Option<(AbortHandle, Asker)>,
     /// To the hand-over that is under way.
@@ -81,6 +84,7 @@ impl Shell {
             pid_file,
             fallback: PidFile::new(systemd::fallback_file()),
             waiting: HashMap::new(),
+            visits: HashMap::new(),
             last_caller: 0,
             reload: None,
             orders: None,
@@ -129,7 +133,7 @@ impl Shell {
             let by = format!("signal {signal}");
             self.record(Operation::Stop, &by, Ok("ended".to_owned()));
         }
-        self.process.close_admin();
+        self.process.close_sockets();
         self.pid_file.remove_ours();
         self.fallback.remove_ours();
         self.process.app.close_log().await;
@@ -144,18 +148,30 @@ impl Shell {
                     self.on(Event::Reloaded).await;
                 }
             }
+            Message::Visit(visit, tell) => {
+                let command = Command::Upgrade;
+                let by = visit.by.clone();
+                let caller = self.wait(Request { command, by }, tell);
+                self.visits.insert(caller, visit);
+                self.on(Event::Asked(Change::Upgrade, caller)).await;
+            }
             Message::Command(request, tell) => {
-                self.last_caller += 1;
-                let caller = self.last_caller;
                 let event = match request.command {
-                    Command::Reload => Event::Asked(Change::Reload, caller),
-                    Command::Upgrade => Event::Asked(Change::Upgrade, caller),
-                    _ => Event::Command(caller),
+                    Command::Reload => |caller| Event::Asked(Change::Reload, caller),
+                    Command::Upgrade => |caller| Event::Asked(Change::Upgrade, caller),
+                    _ => Event::Command,
                 };
-                self.waiting.insert(caller, Waiting { request, tell });
-                self.on(event).await;
+                let caller = self.wait(request, tell);
+                self.on(event(caller)).await;
             }
         }
+    }
+
+    fn wait(&mut self, request: Request, tell: oneshot::Sender<CommandOutcome>) -> Caller {
+        self.last_caller += 1;
+        self.waiting
+            .insert(self.last_caller, Waiting { request, tell });
+        self.last_caller
     }
 
     async fn hear(&mut self, news: News) {
@@ -165,7 +181,7 @@ impl Shell {
                 self.process.set_successor(Some(pid));
                 let app = &self.process.app;
                 self.process
-                    .leave_admin(|address| app.is_unwanted_at(address));
+                    .leave_sockets(|address| app.is_unwanted_at(address));
             }
             News::Settled(report) => {
                 self.report = Some(report);
@@ -231,7 +247,7 @@ impl Shell {
             Action::Start(asker) => {
                 let by = self.by(Change::Upgrade, asker);
                 self.process.app.operations().set_upgrade_by(&by);
-                if let Err(why) = self.start() {
+                if let Err(why) = self.start(asker) {
                     self.why = Some(why);
                     return Some(Event::HandedOver(HandedOver::Failed));
                 }
@@ -327,14 +343,20 @@ impl Shell {
         });
     }
 
-    fn start(&mut self) -> Result<(), ControlError> {
-        let program = self.process.program()?;
+    fn start(&mut self, asker: Asker) -> Result<(), ControlError> {
+        let visit = match asker {
+            Asker::Caller(caller) => self.visits.remove(&caller),
+            Asker::Signal => None,
+        };
+        let to = match visit {
+            Some(visit) => To::Guest(visit),
+            None => To::Program(self.process.program()?),
+        };
         let app = self.process.app.clone();
         let (orders, ordered) = unbounded_channel();
         let (tell, news) = unbounded_channel();
-        let admin = self.process.admin_descriptors();
-        let begun =
-            tokio::task::block_in_place(|| hand_over::begin(app, program, admin?, ordered, tell));
+        let own = self.process.own_descriptors();
+        let begun = tokio::task::block_in_place(|| hand_over::begin(app, to, own?, ordered, tell));
         self.successor = begun.map_err(|error: UpgradeError| ControlError::from(error))?;
         (self.orders, self.news) = (Some(orders), Some(news));
         Ok(())
@@ -343,7 +365,7 @@ impl Shell {
     fn serve_again(&mut self) {
         self.process.set_successor(None);
         self.process.app.serve_again();
-        self.process.take_admin_back();
+        self.process.take_sockets_back();
         self.pid_file.claim();
         let before = self.tasks.replace(PrimaryTasks::begin(&self.process));
         // Systemd has been told that this is the main process.

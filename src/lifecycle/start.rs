@@ -7,7 +7,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
 use super::pid_file::PidFile;
-use super::upgrade::take_over::{PassedOn, Predecessor, TakingOver};
+use super::upgrade::rendezvous;
+use super::upgrade::take_over::{Named, PassedOn, Predecessor, TakingOver};
 use crate::admin;
 use crate::app::{App, StartError};
 use crate::config::Config;
@@ -17,6 +18,8 @@ use crate::net::{Inherited, ListenAddress, ListeningSocket};
 pub struct Started {
     pub app: Arc<App>,
     pub admin: Vec<Arc<ListeningSocket>>,
+    /// Where another process can ask to take over.
+    pub hand_over: Option<Arc<ListeningSocket>>,
     /// Inherited sockets that the configuration no longer has.
     unused: Vec<ListenAddress>,
 }
@@ -26,6 +29,7 @@ impl Started {
     pub fn new(config: Config, mut inherited: Inherited) -> Result<Self, StartError> {
         let admin = config.admin.iter().flat_map(|admin| &admin.listen);
         let admin: Vec<ListenAddress> = admin.cloned().collect();
+        let hand_over = config.server.hand_over.clone();
         let app = Arc::new(App::start(config, &mut inherited)?);
         let admin = admin.into_iter().map(|address| {
             let bound = admin::bind(&address, &mut inherited);
@@ -35,6 +39,16 @@ impl Started {
         });
         let admin = admin.collect::<Result<_, _>>();
         let admin = admin.inspect_err(|_| close_listeners(&app))?;
+        let hand_over = hand_over.map(|path| {
+            let address = ListenAddress::Unix(path);
+            let bound = admin::bind(&address, &mut inherited);
+            bound
+                .map(Arc::new)
+                .map_err(|cause| StartError::HandOver { address, cause })
+        });
+        let hand_over = hand_over
+            .transpose()
+            .inspect_err(|_| close_listeners(&app))?;
         let unused = inherited.unused().map(|(address, _)| {
             info!("the inherited socket on {address} is not in the file and is closed");
             address.clone()
@@ -43,14 +57,19 @@ impl Started {
             unused: unused.collect(),
             app,
             admin,
+            hand_over,
         })
+    }
+
+    fn own_sockets(&self) -> impl Iterator<Item = &Arc<ListeningSocket>> {
+        self.admin.iter().chain(&self.hand_over)
     }
 
     /// It will not serve: the files of the unix sockets that it has bound go, those that it has
     /// inherited stay. The tasks that know the sockets may outlive everything else.
     pub fn close(&self) {
         close_listeners(&self.app);
-        self.admin.iter().for_each(|socket| socket.close());
+        self.own_sockets().for_each(|socket| socket.close());
     }
 }
 
@@ -58,6 +77,20 @@ fn close_listeners(app: &App) {
     for listener in app.listeners() {
         listener.socket.close();
     }
+}
+
+/// What another process has that serves already; `None`: there is none.
+pub async fn ask(config: &Config) -> Result<Option<(Vec<Named>, Predecessor)>, StartError> {
+    let path = config.server.hand_over.clone();
+    let path = path.ok_or(StartError::NowhereToAsk)?;
+    let asked = rendezvous::ask(&path).await;
+    let address = ListenAddress::Unix(path);
+    match asked {
+        Ok(None) => info!("nobody is at {address} to take over from"),
+        Ok(Some(_)) => info!("taking over from the process at {address}"),
+        Err(_) => {}
+    }
+    asked.map_err(|cause| StartError::TakeOver { address, cause })
 }
 
 /// Returns when the process before lets this one serve. Nothing may fail after this: the other one
@@ -92,5 +125,5 @@ pub fn own_files(started: &Started) {
     for listener in started.app.listeners() {
         listener.socket.own_file();
     }
-    started.admin.iter().for_each(|socket| socket.own_file());
+    started.own_sockets().for_each(|socket| socket.own_file());
 }

@@ -50,6 +50,7 @@ mod status_page;
 mod stop;
 mod support;
 mod systemd;
+mod take_over;
 mod tidy;
 mod tls;
 mod tls_reload;

@@ -80,6 +80,12 @@ pub fn resolve(
     if let Some(Some(admin)) = &admin {
         on_a_listener(admin, &listeners, at.key("admin").key("listen"), errors);
     }
+    if let Some(server) = &server {
+        let taken = listeners.iter().flatten().map(|listener| &listener.address);
+        let admin = admin.iter().flatten().flat_map(|admin| &admin.listen);
+        let at = at.key("server").key("hand_over");
+        server::alone(server, taken.chain(admin), at, errors);
+    }
     let upstreams = upstream::upstreams(file.upstreams, at.key("upstreams"), errors);
     if let (Some(Some(admin)), Some(upstreams)) = (&admin, &upstreams) {
         exposed(admin, upstreams, at.key("upstreams"), errors);

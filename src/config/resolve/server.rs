@@ -25,6 +25,10 @@ const SERVICE_RESTART: u16 = 1012;
 pub fn server(raw: raw::Server, at: Cursor<'_>, errors: &mut Errors) -> Option<Server> {
     let Section(raw_drain) = raw.drain.unwrap_or(Section(raw::Drain::default()));
     let drain = drain(raw_drain, at.key("drain"), errors);
+    let hand_over = match raw.hand_over {
+        Some(text) => hand_over(&text, at.key("hand_over"), errors).map(Some),
+        None => Some(None),
+    };
     if raw
         .threads
         .is_some_and(|threads| threads.get() > THREADS_MAX)
@@ -42,12 +46,49 @@ pub fn server(raw: raw::Server, at: Cursor<'_>, errors: &mut Errors) -> Option<S
             None => available_parallelism().map_or(1, |cores| cores.get()),
         },
         pid_file: raw.pid_file.map(PathBuf::from),
+        hand_over: hand_over?,
         tunnel: match raw.tunnel {
             Some(raw::Tunnel::Pingora) => Tunnel::Pingora,
             Some(raw::Tunnel::Relay) | None => Tunnel::Relay,
         },
         drain: drain?,
     })
+}
+
+/// The socket of the hand-over is nobody else's.
+pub fn alone<'a>(
+    server: &Server,
+    mut others: impl Iterator<Item = &'a ListenAddress>,
+    at: Cursor<'_>,
+    errors: &mut Errors,
+) {
+    let is_it = |other: &ListenAddress| match (other, &server.hand_over) {
+        (ListenAddress::Unix(other), Some(path)) => other == path,
+        _ => false,
+    };
+    if others.any(is_it) {
+        errors.push(
+            at.error("hand_over has the address of a listener, or of the admin API")
+                .hint("give it one of its own, such as unix:/run/prusik/hand-over.sock"),
+        );
+    }
+}
+
+fn hand_over(text: &str, at: Cursor<'_>, errors: &mut Errors) -> Option<PathBuf> {
+    match address::listen(text) {
+        Ok(ListenAddress::Unix(path)) => Some(path),
+        Ok(ListenAddress::Tcp(_)) => {
+            errors.push(
+                at.error("hand_over is not a unix socket: descriptors go over no other")
+                    .hint("write unix:/run/prusik/hand-over.sock"),
+            );
+            None
+        }
+        Err(wrong) => {
+            errors.push(wrong.at(at));
+            None
+        }
+    }
 }
 
 fn drain(raw: raw::Drain, at: Cursor<'_>, errors: &mut Errors) -> Option<Drain> {

@@ -50,6 +50,10 @@ pub fn report(parts: &Parts<'_>, at: Cursor<'_>, errors: &mut Errors) {
     sockets(addresses, errors);
     if let Some(server) = parts.server {
         pid_file(server, at.key("server").key("pid_file"), errors);
+        if let Some(path) = &server.hand_over {
+            let at = at.key("server").key("hand_over");
+            errors.extend(in_the_way_of_socket(path).map(|obstacle| obstacle.at(at)));
+        }
     }
     if let Some(log) = parts.access_log {
         access_log(log, at.key("access_log").key("path"), errors);
@@ -127,7 +131,9 @@ pub fn missing_at_run_time(config: &Config) -> impl Iterator<Item = String> {
         LogOutput::File(path) => Some(path),
         _ => None,
     };
-    let files = config.server.pid_file.iter().chain(log).chain(sockets);
+    let server = &config.server;
+    let own = server.pid_file.iter().chain(&server.hand_over);
+    let files = own.chain(log).chain(sockets);
     let mut missing: Vec<PathBuf> = files
         .filter(|path| is_of_run_time(path))
         .filter_map(|path| missing_directory(path)?.missing)

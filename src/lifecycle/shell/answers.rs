@@ -40,9 +40,20 @@ impl Shell {
     }
 
     pub(super) fn answer(&mut self, asker: Asker, outcome: CommandOutcome) {
-        if let Asker::Caller(caller) = asker
-            && let Some(waiting) = self.waiting.remove(&caller)
+        let Asker::Caller(caller) = asker else {
+            return;
+        };
+        if let Some(visit) = self.visits.remove(&caller)
+            && let Err(why) = &outcome
         {
+            let refused = visit.refuse(format!("{} ({})", why.error, why.hint));
+            tokio::spawn(async move {
+                if let Err(error) = refused.await {
+                    warn!("take-over: the new process did not hear why not: {error}");
+                }
+            });
+        }
+        if let Some(waiting) = self.waiting.remove(&caller) {
             // Whoever has hung up hears nothing of it.
             let _ = waiting.tell.send(outcome);
         }

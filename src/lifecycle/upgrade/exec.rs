@@ -86,6 +86,11 @@ pub fn inherited() -> Vec<Named> {
 pub const HOLD: &str = "--hold";
 const HELD: &str = "PRUSIK_HOLDS";
 
+/// A descriptor by which another process can watch this one; `None`: the kernel has none.
+pub fn own_pidfd() -> Option<OwnedFd> {
+    pidfd_open(getpid(), PidfdFlags::empty()).ok()
+}
+
 /// Names a process even when its number has been given to another.
 #[derive(Debug)]
 pub struct Pidfd(AsyncFd<OwnedFd>);
@@ -110,7 +115,7 @@ impl Pidfd {
         matches!(poll(&mut look, Some(&Timespec::default())), Ok(0))
     }
 
-    fn signal(&self, signal: Signal) -> Result<(), Errno> {
+    pub fn signal(&self, signal: Signal) -> Result<(), Errno> {
         match pidfd_send_signal(&self.0, signal) {
             Err(Errno::SRCH) => Ok(()),
             sent => sent,

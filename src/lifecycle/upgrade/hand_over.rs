@@ -31,7 +31,9 @@ use super::link::Link;
 use super::old::{Action, Awaited, Event, Old, Verdict, WINDOW};
 use super::program::Program;
 use super::protocol::{self, Message, wire};
+use super::rendezvous::{self, Visit};
 use super::snapshot::Parcel;
+use super::successor::Successor;
 use crate::admin::view::UpgradeReport;
 use crate::admin::{ControlError, Request};
 use crate::app::App;
@@ -110,7 +112,7 @@ type WindingDown = Pin<Box<dyn Future<Output = ()> + Send>>;
 struct HandOver {
     app: Arc<App>,
     link: Link,
-    started: Started,
+    successor: Successor,
     machine: Old<Uuid>,
     /// Heard, and not acted on yet.
     events: VecDeque<Event<Uuid>>,
@@ -149,16 +151,23 @@ struct HandOver {
     has_ended: bool,
 }
 
-/// Starts what lies at the program's path; the rest goes on in a task of its own. `admin`: the
-/// operator's sockets.
+/// Who takes over.
+pub enum To<'a> {
+    /// What lies at the program's path; it is started.
+    Program(&'a Program),
+    /// It was started by somebody else, and has asked.
+    Guest(Box<Visit>),
+}
+
+/// Begins; the rest goes on in a task of its own. `admin`: the operator's sockets. Returns the new
+/// process's number.
 pub fn begin(
     app: Arc<App>,
-    program: &Program,
+    to: To<'_>,
     admin: Vec<(Binder, OwnedFd)>,
     orders: UnboundedReceiver<Order>,
     news: UnboundedSender<News>,
 ) -> Result<u32, UpgradeError> {
-    let (ours, theirs) = UnixStream::pair()?;
     let mut given = Vec::new();
     for listener in app.listeners() {
         let socket = &listener.socket;
@@ -166,20 +175,25 @@ pub fn begin(
     }
     let admin = admin.into_iter();
     given.extend(admin.map(|(binder, socket)| (protocol::name_of(binder), socket)));
-    given.push((protocol::LINK, theirs.into()));
-    let link = Link::new(ours)?;
-    let spawned = exec::spawn(&program.path, &program.args, given);
-    let started = spawned.map_err(|cause| UpgradeError::Spawn {
-        path: program.path.clone(),
-        cause,
-    })?;
-    let pid = started.pid();
-    info!("upgrade: {} starts as {pid}", program.path.display());
+    let (link, successor) = match to {
+        To::Program(program) => {
+            let (link, started) = start(program, given)?;
+            (link, Successor::Child(started))
+        }
+        To::Guest(visit) => {
+            let Visit {
+                guest, mut link, ..
+            } = *visit;
+            rendezvous::give(&mut link, given)?;
+            (link, Successor::Guest(guest))
+        }
+    };
+    let pid = successor.pid();
     let (leave, leaving) = unbounded_channel();
     let hand_over = HandOver {
         app,
         link,
-        started,
+        successor,
         machine: Old::new(WINDOW),
         events: VecDeque::new(),
         is_acting: false,
@@ -209,6 +223,26 @@ pub fn begin(
     Ok(pid)
 }
 
+fn start(
+    program: &Program,
+    mut given: Vec<(&str, OwnedFd)>,
+) -> Result<(Link, Started), UpgradeError> {
+    let (ours, theirs) = UnixStream::pair()?;
+    given.push((protocol::LINK, theirs.into()));
+    let link = Link::new(ours)?;
+    let spawned = exec::spawn(&program.path, &program.args, given);
+    let started = spawned.map_err(|cause| UpgradeError::Spawn {
+        path: program.path.clone(),
+        cause,
+    })?;
+    info!(
+        "upgrade: {} starts as {}",
+        program.path.display(),
+        started.pid()
+    );
+    Ok((link, started))
+}
+
 impl HandOver {
     async fn run(
         mut self,
@@ -223,7 +257,7 @@ impl HandOver {
                 heard = self.link.hear(), if !self.is_closed => self.heard(heard),
                 Some(leaving) = leaving.recv() => self.leaving(leaving),
                 Some(order) = orders.recv() => self.order(order),
-                () = self.started.ended(), if !self.has_ended => {
+                () = self.successor.ended(), if !self.has_ended => {
                     // What it has said is still heard, whoever else has its end of the link.
                     self.has_ended = true;
                     self.link.shut();
@@ -240,13 +274,17 @@ impl HandOver {
         while let Ok(leaving) = leaving.try_recv() {
             self.leaving(leaving);
         }
-        if self.is_dismissed && timeout(ENDS_WITHIN, self.started.ended()).await.is_err() {
-            self.started.signal(Signal::KILL);
+        let is_child = matches!(self.successor, Successor::Child(_));
+        if self.is_dismissed
+            && is_child
+            && timeout(ENDS_WITHIN, self.successor.ended()).await.is_err()
+        {
+            self.successor.kill();
         }
         let verdict = match self.verdict.unwrap_or(Verdict::Failed) {
             Verdict::Finished if self.machine.successor_stops() => Verdict::Stopped,
             // Nobody would serve.
-            Verdict::Finished if !self.has_all && has_died(&self.started).await => Verdict::Died,
+            Verdict::Finished if !self.has_all && has_died(&self.successor).await => Verdict::Died,
             verdict => verdict,
         };
         let why = self.why.take();
@@ -341,13 +379,13 @@ impl HandOver {
         self.is_dismissed = true;
         // One that has refused ends by itself.
         if !matches!(self.why, Some(UpgradeError::Refused(_))) {
-            self.started.signal(Signal::TERM);
+            self.successor.dismiss();
         }
     }
 
     fn kill(&mut self) {
         self.note_its_end();
-        self.started.signal(Signal::KILL);
+        self.successor.kill();
     }
 
     /// Nothing else is wrong with it than that it has closed the link: its end follows.
@@ -358,7 +396,7 @@ impl HandOver {
     }
 
     fn exit_status(&mut self) -> Option<ExitStatus> {
-        tokio::task::block_in_place(|| self.started.exit_status())
+        self.successor.exit_status()
     }
 
     fn report(&mut self) {
@@ -372,7 +410,7 @@ impl HandOver {
             told: left as u64,
         });
         self.tell(News::Settled(UpgradeReport {
-            pid: self.started.pid(),
+            pid: self.successor.pid(),
             version: self.version.clone(),
             moved: moved as usize,
             left,
@@ -415,8 +453,8 @@ impl HandOver {
 }
 
 /// The new process has closed the link without a word: it has died, or it is of the first protocol.
-async fn has_died(started: &Started) -> bool {
-    timeout(DIES_WITHIN, started.ended()).await.is_ok()
+async fn has_died(successor: &Successor) -> bool {
+    timeout(DIES_WITHIN, successor.ended()).await.is_ok()
 }
 
 fn limit(awaited: Awaited) -> Duration {

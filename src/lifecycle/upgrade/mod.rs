@@ -8,8 +8,11 @@
 //!     knowledge: of servers and drains · census: what counts where · snapshot: sessions at rest
 //! ```
 //!
+//! The two meet in one of two ways: [`exec`] starts the new process, or it was started by somebody
+//! else and asks at a socket ([`rendezvous`]).
+//!
 //! [`old`] and [`new`] are values without sockets, and [`model`] looks at every order in which
-//! things can happen to both. [`exec`] starts the new process.
+//! things can happen to both.
 
 mod census;
 mod convert;
@@ -22,7 +25,9 @@ mod new;
 pub mod old;
 mod program;
 pub mod protocol;
+pub mod rendezvous;
 mod snapshot;
+mod successor;
 pub mod take_over;
 mod warm_state;
 

@@ -91,6 +91,14 @@ impl Predecessor {
         Self { stream, pidfd }
     }
 
+    /// One that has not started this process; `pidfd`: what it has sent as that.
+    pub(super) fn met(stream: UnixStream, pidfd: Option<OwnedFd>) -> Self {
+        Self {
+            stream,
+            pidfd: pidfd.ok_or(Errno::NOSYS),
+        }
+    }
+
     /// The old process goes on, and tells the operator why.
     pub fn refuse(&self, reason: &str) {
         let reason = reason.to_owned();

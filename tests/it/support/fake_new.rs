@@ -6,6 +6,7 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use prusik::lifecycle::upgrade::protocol::frame::{Decoded, Framing, decode, encode, read_header};
 use prusik::lifecycle::upgrade::protocol::{Message, wire};
@@ -48,6 +49,19 @@ impl Link {
             stream: link.expect("a descriptor").into(),
             framing: Framing::First,
         }
+    }
+
+    /// Asks to take over at this socket, as `run --take-over` does.
+    pub fn visit(socket: &Path) -> Self {
+        let mut link = Self {
+            stream: UnixStream::connect(socket).expect("it listens"),
+            framing: Framing::First,
+        };
+        link.say(&Message::TakeOver(wire::TakeOver {
+            pid: std::process::id(),
+            version: "9.9.9".to_owned(),
+        }));
+        link
     }
 
     /// Says that it could serve, and is told to.

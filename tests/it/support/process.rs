@@ -96,6 +96,15 @@ impl Prusik {
 
     /// As the first process of a container. `None` without the right to make a PID namespace.
     pub async fn start_as_pid_1(config: impl Display) -> Option<Self> {
+        Self::start_in_container(config, &[]).await
+    }
+
+    /// The same, with `--take-over`.
+    pub async fn start_taking_over(config: impl Display) -> Option<Self> {
+        Self::start_in_container(config, &["--take-over"]).await
+    }
+
+    async fn start_in_container(config: impl Display, arguments: &[&str]) -> Option<Self> {
         let namespaces = ["--pid", "--fork", "--kill-child", "--mount-proc"];
         let allowed = Command::new("unshare")
             .args(namespaces)
@@ -107,7 +116,20 @@ impl Prusik {
         let mut command = Command::new("unshare");
         command.args(namespaces);
         command.args([env!("CARGO_BIN_EXE_prusik"), "run", "--config", FILE]);
+        command.args(arguments);
         Some(Self::start_by(command, &config.to_string(), &[]).await)
+    }
+
+    /// Runs one that is not to serve.
+    pub fn run_to_its_end(config: impl Display, arguments: &[&str]) -> Output {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        fs::write(folder.path().join(FILE), config.to_string()).expect("the file can be written");
+        Command::new(env!("CARGO_BIN_EXE_prusik"))
+            .args(["run", "--config", FILE])
+            .args(arguments)
+            .current_dir(folder.path())
+            .output()
+            .expect("the binary runs")
     }
 
     /// Replaces the hosts file that [`Prusik::start_with_hosts`] began with.

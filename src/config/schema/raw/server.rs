@@ -16,6 +16,11 @@ pub struct Server {
     /// File that holds the process id while prusik runs. Default: none.
     #[schemars(extend("examples" = ["/run/prusik/prusik.pid"]))]
     pub pid_file: Option<String>,
+    /// Socket at which `prusik run --take-over`, as the same user, finds this process and takes
+    /// listeners, idle connections and sessions over from it: another container or path, without
+    /// exec. Default: none.
+    #[schemars(extend("examples" = ["unix:/run/prusik/hand-over.sock"]))]
+    pub hand_over: Option<String>,
     /// Who carries a session after its 101.
     #[serde(default, deserialize_with = "word")]
     #[schemars(extend("default" = "relay"))]

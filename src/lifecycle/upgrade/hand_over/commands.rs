@@ -15,7 +15,7 @@ impl HandOver {
     }
 
     pub(super) fn give_commands_up(&mut self) {
-        let pid = self.started.pid();
+        let pid = self.successor.pid();
         for (number, _) in std::mem::take(&mut self.commands) {
             let unanswered = ControlError::refused(
                 format!("{pid} has taken over, and has not answered within {COMMANDS_WITHIN:?}"),
@@ -34,7 +34,7 @@ impl HandOver {
                 self.why = Some(UpgradeError::NotNow(why));
                 self.on(Event::CalledOff);
             }
-            Order::Signal(signal) => self.started.signal(signal),
+            Order::Signal(signal) => self.successor.pass_on(signal),
             Order::Noted => {
                 self.is_noted = true;
                 self.end_if_nobody_waits();
@@ -55,7 +55,7 @@ impl HandOver {
                 });
             }
             None => {
-                let pid = self.started.pid();
+                let pid = self.successor.pid();
                 let refused = ControlError::refused(
                     format!("{pid} has taken over, and does not take this from here"),
                     "ask again: it answers from now on",

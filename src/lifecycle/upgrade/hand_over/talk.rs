@@ -51,7 +51,7 @@ impl HandOver {
                 self.on(Event::GaveUp);
             }
             Message::Serving => {
-                let pid = self.started.pid();
+                let pid = self.successor.pid();
                 let version = &self.version;
                 info!("upgrade: {pid} serves (version {version}), sessions move");
                 self.tell(News::Serves { pid });
@@ -84,7 +84,7 @@ impl HandOver {
         if self.protocol > wire::FIRST {
             // Before systemd hears of it. The first protocol cannot say that it stops, and is told
             // by its exit status, which the holder has.
-            tokio::task::block_in_place(|| self.started.let_go());
+            self.successor.let_go();
         }
         self.on(Event::Ready);
     }

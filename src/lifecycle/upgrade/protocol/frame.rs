@@ -281,6 +281,9 @@ impl Message {
             Self::Drain(_) => 14,
             Self::Moved { .. } => 15,
             Self::End => 16,
+            Self::TakeOver(_) => 17,
+            Self::Listener { .. } => 18,
+            Self::Given => 19,
         }
     }
 

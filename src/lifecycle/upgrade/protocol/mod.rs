@@ -20,6 +20,15 @@
 //!    │                                      │  is that of a process that has died
 //! ```
 //!
+//! A process that was not started by the old one has to be given the listening sockets first:
+//!
+//! ```text
+//!   old                                   new
+//!    │                             TakeOver │  (a pidfd of itself)
+//!    │  Listener … (a descriptor each)      │
+//!    │  Given                               │  (a pidfd of itself), then as above
+//! ```
+//!
 //! Each side says in its first message ([`Ready`], [`Go`]) which protocol it speaks, and both then
 //! speak the lower one. The first (0.1.0) has neither Accept nor Census, Command, Outcome and
 //! Stopping, and tells of drains in a message of its own. [`frame`] has the bytes, [`wire`] the
@@ -33,7 +42,7 @@ pub mod wire;
 
 use serde::{Deserialize, Serialize};
 
-use wire::{Census, Command, Go, Idle, NamedDrain, Outcome, Ready, Session};
+use wire::{Census, Command, Go, Idle, NamedDrain, Outcome, Ready, Session, TakeOver};
 
 use crate::net::Binder;
 
@@ -63,6 +72,15 @@ pub fn binder_of(name: &str) -> Binder {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Message {
+    /// Whoever was not started by the old process asks to take over. With a descriptor that names
+    /// its process.
+    TakeOver(TakeOver),
+    /// With one descriptor: a listening socket. `name`: as [`name_of`] has it.
+    Listener {
+        name: String,
+    },
+    /// All listening sockets were given. With a descriptor that names the old process.
+    Given,
     Ready(Ready),
     /// The new process gives up.
     Failed {

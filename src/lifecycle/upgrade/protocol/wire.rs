@@ -18,6 +18,14 @@ fn first() -> u32 {
     FIRST
 }
 
+/// Who asks to take over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TakeOver {
+    /// As it sees itself: in a container, mostly 1.
+    pub pid: u32,
+    pub version: String,
+}
+
 /// The new process could serve.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ready {

@@ -1,0 +1,145 @@
+//! How a process that was not started by the old one finds it, at the socket `server.hand_over`,
+//! and is given what an exec would have given it: the listening sockets and a link.
+//!
+//! Each makes sure that the other one is of the same user: whoever may connect could take every
+//! session. What names a process in one container may name none in another, so each sends a pidfd
+//! of itself.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::geteuid;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use super::exec::own_pidfd;
+use super::link::{Descriptors, Heard, Link};
+use super::protocol::frame::Decoded;
+use super::protocol::{Message, wire};
+use super::successor::Guest;
+use super::take_over::{Named, Predecessor};
+
+/// How long the other side may leave unsaid what is its turn to say.
+const SAID_WITHIN: Duration = Duration::from_secs(5);
+
+/// Somebody who asks to take over, and the way to them.
+pub struct Visit {
+    pub(super) guest: Guest,
+    pub(super) link: Link,
+    /// Of the new process, in words.
+    pub by: String,
+}
+
+/// One descriptor on its way.
+struct One(OwnedFd);
+
+impl Descriptors for One {
+    fn descriptors(&self) -> io::Result<Vec<BorrowedFd<'_>>> {
+        Ok(vec![self.0.as_fd()])
+    }
+}
+
+/// Asks the process at the socket for all that it has. `None`: nobody is there. An error: somebody
+/// is, and this process is not to take over. Must run inside the runtime.
+pub async fn ask(path: &Path) -> io::Result<Option<(Vec<Named>, Predecessor)>> {
+    let stream = match UnixStream::connect(path).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            return match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
+                _ => Err(error),
+            };
+        }
+    };
+    let mut link = Link::new(stream.into_std()?)?;
+    same_user(&link)?;
+    let wish = Message::TakeOver(wire::TakeOver {
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    });
+    say(&mut link, &wish, own_pidfd())?;
+    let mut named = Vec::new();
+    loop {
+        let (message, descriptor) = hear(&mut link).await?;
+        match message {
+            Message::Listener { name } => named.extend(descriptor.map(|socket| (name, socket))),
+            Message::Given => {
+                let old = Predecessor::met(link.into_stream()?, descriptor);
+                return Ok(Some((named, old)));
+            }
+            Message::Failed { reason } => return Err(io::Error::other(reason)),
+            other => return Err(out_of_turn(&other)),
+        }
+    }
+}
+
+/// Hears who it is that has connected. Must run inside the runtime.
+pub async fn greet(stream: UnixStream) -> io::Result<Visit> {
+    let mut link = Link::new(stream.into_std()?)?;
+    same_user(&link)?;
+    match hear(&mut link).await? {
+        (Message::TakeOver(wish), pidfd) => Ok(Visit {
+            guest: Guest::new(wish.pid, pidfd),
+            link,
+            by: format!("a take-over by {} (version {})", wish.pid, wish.version),
+        }),
+        (other, _) => Err(out_of_turn(&other)),
+    }
+}
+
+/// Queues all that the new process needs before it can say that it is ready.
+pub(super) fn give(link: &mut Link, sockets: Vec<(&str, OwnedFd)>) -> io::Result<()> {
+    for (name, socket) in sockets {
+        let name = name.to_owned();
+        say(link, &Message::Listener { name }, Some(socket))?;
+    }
+    say(link, &Message::Given, own_pidfd())
+}
+
+impl Visit {
+    /// Whoever has asked goes on without us.
+    pub async fn refuse(mut self, reason: String) -> io::Result<()> {
+        say(&mut self.link, &Message::Failed { reason }, None)?;
+        self.link.flush().await
+    }
+}
+
+fn say(link: &mut Link, message: &Message, descriptor: Option<OwnedFd>) -> io::Result<()> {
+    let count = usize::from(descriptor.is_some());
+    let parcel = descriptor.map(|descriptor| Arc::new(One(descriptor)) as Arc<dyn Descriptors>);
+    link.say_with(message, [&[], &[]], parcel, count)
+}
+
+async fn hear(link: &mut Link) -> io::Result<(Message, Option<OwnedFd>)> {
+    match timeout(SAID_WITHIN, link.hear()).await {
+        Ok(Ok(Heard::Message(Decoded::Frame(frame), descriptors))) => {
+            Ok((frame.message, descriptors.into_iter().next()))
+        }
+        Ok(Ok(Heard::Message(Decoded::Unknown { why, .. }, _))) => Err(io::Error::other(format!(
+            "the other process says what this one does not know: {why}"
+        ))),
+        Ok(Ok(Heard::Closed)) => Err(io::Error::other("the other process has hung up")),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(io::Error::other(format!(
+            "the other process said nothing for {SAID_WITHIN:?}"
+        ))),
+    }
+}
+
+fn same_user(link: &Link) -> io::Result<()> {
+    let (theirs, ours) = (link.peer_uid()?, geteuid().as_raw());
+    match theirs == ours {
+        true => Ok(()),
+        false => Err(io::Error::other(format!(
+            "the process at the other end runs as uid {theirs}, this one as uid {ours}: only the \
+             same user may take over"
+        ))),
+    }
+}
+
+fn out_of_turn(message: &Message) -> io::Error {
+    io::Error::other(format!("the other process said {message:?} out of turn"))
+}

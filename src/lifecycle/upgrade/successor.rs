@@ -1,0 +1,103 @@
+//! The process that takes over, as the old one sees it: its own child, or a guest that was started
+//! by somebody else, maybe in another container.
+
+use std::os::fd::OwnedFd;
+use std::process::ExitStatus;
+
+use log::{info, warn};
+use rustix::process::Signal;
+
+use super::exec::{Pidfd, Started};
+
+pub enum Successor {
+    Child(Started),
+    Guest(Guest),
+}
+
+/// A process that has asked to take over.
+#[derive(Debug)]
+pub struct Guest {
+    /// As it sees itself: the number may mean another process here, or none.
+    pid: u32,
+    /// `None`: its life cannot be watched; its end shows in the link alone.
+    pidfd: Option<Pidfd>,
+}
+
+impl Guest {
+    /// `pidfd`: what it has sent as that. Must run inside the runtime.
+    pub fn new(pid: u32, pidfd: Option<OwnedFd>) -> Self {
+        let pidfd = pidfd.and_then(|pidfd| {
+            Pidfd::watch(pidfd)
+                .inspect_err(|error| warn!("take-over: cannot watch the new process: {error}"))
+                .ok()
+        });
+        Self { pid, pidfd }
+    }
+}
+
+impl Successor {
+    pub fn pid(&self) -> u32 {
+        match self {
+            Self::Child(child) => child.pid(),
+            Self::Guest(guest) => guest.pid,
+        }
+    }
+
+    /// The new process is on its own.
+    pub fn let_go(&mut self) {
+        if let Self::Child(child) = self {
+            tokio::task::block_in_place(|| child.let_go());
+        }
+    }
+
+    /// Returns when the new process is no more, as far as that can be seen.
+    pub async fn ended(&self) {
+        match self {
+            Self::Child(child) => child.ended().await,
+            Self::Guest(Guest {
+                pidfd: Some(pidfd), ..
+            }) => pidfd.ended().await,
+            Self::Guest(_) => std::future::pending().await,
+        }
+    }
+
+    /// How it ended, where that is for this process to know.
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
+        match self {
+            Self::Child(child) => tokio::task::block_in_place(|| child.exit_status()),
+            Self::Guest(_) => None,
+        }
+    }
+
+    /// It does not serve, and is not to any more. A guest sees that by the link; who has started it
+    /// decides what becomes of it.
+    pub fn dismiss(&self) {
+        if let Self::Child(child) = self {
+            child.signal(Signal::TERM);
+        }
+    }
+
+    /// It hangs, and could serve beside this one when it goes on.
+    pub fn kill(&self) {
+        match self {
+            Self::Child(child) => child.signal(Signal::KILL),
+            Self::Guest(guest) => {
+                let killed = guest.pidfd.as_ref().map(|pidfd| pidfd.signal(Signal::KILL));
+                if !matches!(killed, Some(Ok(()))) {
+                    warn!("take-over: the new process hangs, and cannot be killed from here");
+                }
+            }
+        }
+    }
+
+    /// What this process was told, which the one that serves is to do. A guest is told by its own
+    /// service manager.
+    pub fn pass_on(&self, signal: Signal) {
+        match self {
+            Self::Child(child) => child.signal(signal),
+            Self::Guest(_) => {
+                info!("this process ends as soon as nothing is left that cannot move")
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! `run --take-over`: a process that was started by itself, in another container, takes listeners,
+//! connections and sessions from the one at `server.hand_over`.
+
+use std::path::Path;
+
+use crate::support::fake_new;
+use crate::support::{
+    Answer, Client, Config, Ended, Origin, Prusik, Session, eventually, status_of,
+};
+use futures_util::future::join_all;
+use tempfile::TempDir;
+use tokio::task;
+
+/// A folder that two containers share.
+fn shared() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn config(origin: &Origin, shared: &Path) -> Config {
+    Config::to(&[origin]).top(format!(
+        "server: {{ hand_over: \"unix:{}/hand-over.sock\", drain: {{ window: 1s, deadline: 20s }} }}\n\
+         admin: {{ listen: \"127.0.0.1:0\" }}",
+        shared.display()
+    ))
+}
+
+async fn taking_over(config: &Config) -> Prusik {
+    let started = Prusik::start_taking_over(config).await;
+    started.expect("there was the right to make namespaces before")
+}
+
+async fn talk(sessions: &mut [Session], text: &str) {
+    for session in sessions {
+        assert_eq!(session.ask(text).await, text);
+    }
+}
+
+/// Each is PID 1 of its own, with its own /proc; they share the network and a folder.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_in_another_container_takes_everything_over() {
+    let (origin, shared) = (Origin::chat().await, shared());
+    let config = config(&origin, shared.path());
+    let Some(mut before) = Prusik::start_as_pid_1(config.clone()).await else {
+        return;
+    };
+    let address = before.public();
+    let mut sessions = join_all((0..50).map(|_| Session::open(address, "/"))).await;
+    let mut client = Client::connect(address).await;
+    assert_eq!(client.get("/").await.status(), 200);
+    for round in 0..3 {
+        let next = taking_over(&config).await;
+        assert_eq!(next.public(), address, "round {round}");
+        talk(&mut sessions, &format!("round {round}")).await;
+        assert_eq!(client.get("/").await.status(), 200);
+        assert_eq!(status_of(address, "/").await, 200);
+        before.ended().await;
+        assert!(before.stderr().contains("replaced by another process"));
+        let status = next.status().await;
+        assert_eq!(status["sessions"], 50, "{status}");
+        before = next;
+    }
+    for session in sessions {
+        assert_eq!(session.close(1000).await, Ended::Close(1000));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nobody_serves_it_just_starts() {
+    let (origin, shared) = (Origin::chat().await, shared());
+    let config = config(&origin, shared.path());
+    let Some(prusik) = Prusik::start_taking_over(config).await else {
+        return;
+    };
+    prusik.wait_stderr("nobody is at unix:").await;
+    assert_eq!(status_of(prusik.public(), "/").await, 200);
+}
+
+/// What cannot move stays in the old process for a while. If the new one dies meanwhile, the old one
+/// serves again, though neither knows a number for the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_old_process_serves_again_when_the_new_one_dies() {
+    let slow = Origin::start(|request| match request.target() {
+        "/slow" => Answer::nothing(),
+        _ => Answer::text("ok"),
+    })
+    .await;
+    let shared = shared();
+    let config = config(&slow, shared.path());
+    let Some(old) = Prusik::start_as_pid_1(config.clone()).await else {
+        return;
+    };
+    let address = old.public();
+    let mut held = Client::connect(address).await;
+    held.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    eventually("it is with the server", async || slow.open() > 0).await;
+    let mut new = taking_over(&config).await;
+    assert_eq!(status_of(address, "/").await, 200);
+    new.signal_all("KILL");
+    new.ended().await;
+    old.wait_stderr("this one serves again").await;
+    assert_eq!(status_of(address, "/").await, 200);
+    // And the next one finds it there.
+    let next = taking_over(&config).await;
+    assert_eq!(status_of(next.public(), "/").await, 200);
+}
+
+/// One that hangs in the middle is not waited for, and no second one is let in meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_takes_over_at_a_time_and_hears_why_not_now() {
+    let (origin, shared) = (Origin::chat().await, shared());
+    let config = config(&origin, shared.path());
+    let Some(old) = Prusik::start_as_pid_1(config.clone()).await else {
+        return;
+    };
+    let mut session = Session::open(old.public(), "/").await;
+    // A new process whose servers' names are not known for long gets ready late: a link that says
+    // nothing more stands for it here.
+    let hung = fake_new::Link::visit(&shared.path().join("hand-over.sock"));
+    let refused = task::block_in_place(|| Prusik::run_to_its_end(&config, &["--take-over"]));
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("an upgrade is under way"), "{said}");
+    drop(hung);
+    old.wait_stderr("upgrade failed, this process goes on")
+        .await;
+    assert_eq!(session.ask("still here").await, "still here");
+    let next = taking_over(&config).await;
+    assert_eq!(session.ask("moved").await, "moved");
+    assert_eq!(next.status().await["sessions"], 1);
+}
+
+/// The file that is wrong is the new process's: the old one hears nothing of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_socket_in_the_file_there_is_nobody_to_ask() {
+    let origin = Origin::chat().await;
+    let ended =
+        task::block_in_place(|| Prusik::run_to_its_end(Config::to(&[&origin]), &["--take-over"]));
+    assert_eq!(ended.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(said.contains("server.hand_over"), "{said}");
+}
