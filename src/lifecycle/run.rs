@@ -52,23 +52,10 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
     let admin = config.admin.as_ref();
     let access = Access::new(admin.and_then(|admin| admin.token_file.clone()));
     let (inherited, predecessor) = take_over::sort(origin.named);
-    let (inherited, predecessor) = match predecessor {
-        // It was started by an upgrade.
-        Some(_) => (inherited, predecessor),
-        None if origin.takes_over => match start::ask(&config).await? {
-            Some((given, old)) => (take_over::sort(given).0, Some(old)),
-            None => (inherited, None),
-        },
-        None => (inherited, None),
-    };
-    let started = match Started::new(config, inherited) {
-        Ok(started) => started,
-        Err(error) => {
-            if let Some(predecessor) = predecessor {
-                predecessor.refuse(&error.to_string());
-            }
-            return Err(error);
-        }
+    // One that has a predecessor already was started by an upgrade.
+    let (started, predecessor) = match predecessor {
+        None if origin.takes_over => start::taking_over(&config, inherited).await?,
+        predecessor => start::with(config, inherited, predecessor)?,
     };
     let Started {
         app,

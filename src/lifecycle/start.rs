@@ -1,14 +1,16 @@
 //! Everything of a start that comes before the first accept, and that can fail.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use log::info;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
 
 use super::pid_file::PidFile;
 use super::upgrade::rendezvous;
-use super::upgrade::take_over::{Named, PassedOn, Predecessor, TakingOver};
+use super::upgrade::take_over::{self, Named, PassedOn, Predecessor, TakingOver};
 use crate::admin;
 use crate::app::{App, StartError};
 use crate::config::Config;
@@ -79,8 +81,51 @@ fn close_listeners(app: &App) {
     }
 }
 
+/// Who has died may have its listeners for a moment more, after nobody is at its socket.
+const GONE_WITHIN: Duration = Duration::from_secs(2);
+const LOOKS_AGAIN_AFTER: Duration = Duration::from_millis(50);
+
+/// With what there is of a process that serves already. `inherited`: where there is none.
+pub async fn taking_over(
+    config: &Config,
+    inherited: Inherited,
+) -> Result<(Started, Option<Predecessor>), StartError> {
+    let mut inherited = Some(inherited);
+    let patience = Instant::now() + GONE_WITHIN;
+    loop {
+        let (given, predecessor) = match ask(config).await? {
+            Some((given, old)) => (take_over::sort(given).0, Some(old)),
+            None => (inherited.take().unwrap_or_default(), None),
+        };
+        let was_given = predecessor.is_some();
+        match with(config.clone(), given, predecessor) {
+            Err(StartError::Bind(_)) if !was_given && Instant::now() < patience => {
+                sleep(LOOKS_AGAIN_AFTER).await;
+            }
+            started => return started,
+        }
+    }
+}
+
+/// A predecessor is told if it comes to nothing.
+pub fn with(
+    config: Config,
+    inherited: Inherited,
+    predecessor: Option<Predecessor>,
+) -> Result<(Started, Option<Predecessor>), StartError> {
+    match (Started::new(config, inherited), predecessor) {
+        (Ok(started), predecessor) => Ok((started, predecessor)),
+        (Err(error), predecessor) => {
+            if let Some(predecessor) = predecessor {
+                predecessor.refuse(&error.to_string());
+            }
+            Err(error)
+        }
+    }
+}
+
 /// What another process has that serves already; `None`: there is none.
-pub async fn ask(config: &Config) -> Result<Option<(Vec<Named>, Predecessor)>, StartError> {
+async fn ask(config: &Config) -> Result<Option<(Vec<Named>, Predecessor)>, StartError> {
     let path = config.server.hand_over.clone();
     let path = path.ok_or(StartError::NowhereToAsk)?;
     let asked = rendezvous::ask(&path).await;

@@ -1,12 +1,13 @@
 //! `run --take-over`: a process that was started by itself, in another container, takes listeners,
 //! connections and sessions from the one at `server.hand_over`.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use crate::support::fake_new;
-use crate::support::{
-    Answer, Client, Config, Ended, Origin, Prusik, Session, eventually, status_of,
-};
+use crate::support::{Answer, Client, Config, Ended, Origin, Prusik, Session, status_of};
 use futures_util::future::join_all;
 use tempfile::TempDir;
 use tokio::task;
@@ -80,7 +81,7 @@ async fn where_nobody_serves_it_just_starts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_old_process_serves_again_when_the_new_one_dies() {
     let slow = Origin::start(|request| match request.target() {
-        "/slow" => Answer::nothing(),
+        "/slow" => Answer::silence(),
         _ => Answer::text("ok"),
     })
     .await;
@@ -92,7 +93,7 @@ async fn the_old_process_serves_again_when_the_new_one_dies() {
     let address = old.public();
     let mut held = Client::connect(address).await;
     held.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n").await;
-    eventually("it is with the server", async || slow.open() > 0).await;
+    slow.has_got("/slow").await;
     let mut new = taking_over(&config).await;
     assert_eq!(status_of(address, "/").await, 200);
     new.signal_all("KILL");
@@ -127,6 +128,40 @@ async fn one_takes_over_at_a_time_and_hears_why_not_now() {
     let next = taking_over(&config).await;
     assert_eq!(session.ask("moved").await, "moved");
     assert_eq!(next.status().await["sessions"], 1);
+}
+
+/// Whoever may connect could take every session: the file's mode is not all that is looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_user_takes_nothing_over() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (origin, shared) = (Origin::chat().await, shared());
+    let config = config(&origin, shared.path());
+    let old = Prusik::start(&config).await;
+    let mut session = Session::open(old.public(), "/").await;
+    let (file, socket) = ("prusik.yaml", "hand-over.sock");
+    fs::write(shared.path().join(file), config.to_string()).expect("it is ours");
+    for (path, mode) in [("", 0o755), (file, 0o644), (socket, 0o666)] {
+        let permissions = fs::Permissions::from_mode(mode);
+        fs::set_permissions(shared.path().join(path), permissions).expect("it is ours");
+    }
+    let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let binary = shared.path().join("prusik");
+    fs::copy(env!("CARGO_BIN_EXE_prusik"), &binary).expect("it is ours");
+    let ended = task::block_in_place(|| {
+        Command::new("setpriv")
+            .args(nobody)
+            .arg(binary)
+            .args(["run", "--take-over", "--config", file])
+            .current_dir(shared.path())
+            .output()
+    });
+    let ended = ended.expect("setpriv is part of util-linux");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(said.contains("only the same user may take over"), "{said}");
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert_eq!(session.ask("still here").await, "still here");
 }
 
 /// The file that is wrong is the new process's: the old one hears nothing of it.

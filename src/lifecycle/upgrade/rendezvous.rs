@@ -42,9 +42,27 @@ impl Descriptors for One {
     }
 }
 
+/// All that the process at the socket has.
+type Given = (Vec<Named>, Predecessor);
+
+/// One that hangs up without a word has died, or ends: then this one may be alone. So many times it
+/// is asked again.
+const TRIES: usize = 3;
+
 /// Asks the process at the socket for all that it has. `None`: nobody is there. An error: somebody
 /// is, and this process is not to take over. Must run inside the runtime.
-pub async fn ask(path: &Path) -> io::Result<Option<(Vec<Named>, Predecessor)>> {
+pub async fn ask(path: &Path) -> io::Result<Option<Given>> {
+    let mut tries = TRIES;
+    loop {
+        tries -= 1;
+        match ask_once(path).await {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && tries > 0 => {}
+            asked => return asked,
+        }
+    }
+}
+
+async fn ask_once(path: &Path) -> io::Result<Option<Given>> {
     let stream = match UnixStream::connect(path).await {
         Ok(stream) => stream,
         Err(error) => {
@@ -121,7 +139,10 @@ async fn hear(link: &mut Link) -> io::Result<(Message, Option<OwnedFd>)> {
         Ok(Ok(Heard::Message(Decoded::Unknown { why, .. }, _))) => Err(io::Error::other(format!(
             "the other process says what this one does not know: {why}"
         ))),
-        Ok(Ok(Heard::Closed)) => Err(io::Error::other("the other process has hung up")),
+        Ok(Ok(Heard::Closed)) => Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the other process has hung up",
+        )),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(io::Error::other(format!(
             "the other process said nothing for {SAID_WITHIN:?}"

@@ -35,6 +35,16 @@ impl Guest {
     }
 }
 
+impl Guest {
+    fn kill(&self) {
+        let has_ended = self.pidfd.as_ref().is_some_and(|pidfd| !pidfd.is_alive());
+        let kill = |pidfd: &Pidfd| pidfd.signal(Signal::KILL).is_ok();
+        if !has_ended && !self.pidfd.as_ref().is_some_and(kill) {
+            warn!("take-over: the new process hangs, and cannot be killed from here");
+        }
+    }
+}
+
 impl Successor {
     pub fn pid(&self) -> u32 {
         match self {
@@ -81,12 +91,7 @@ impl Successor {
     pub fn kill(&self) {
         match self {
             Self::Child(child) => child.signal(Signal::KILL),
-            Self::Guest(guest) => {
-                let killed = guest.pidfd.as_ref().map(|pidfd| pidfd.signal(Signal::KILL));
-                if !matches!(killed, Some(Ok(()))) {
-                    warn!("take-over: the new process hangs, and cannot be killed from here");
-                }
-            }
+            Self::Guest(guest) => guest.kill(),
         }
     }
 

@@ -25,6 +25,7 @@ use super::protocol::{self, Message, wire};
 use super::snapshot::{self, Baggage};
 use crate::admin::{CommandOutcome, Request};
 use crate::app::App;
+use crate::lifecycle::systemd;
 use crate::net::{Binder, BoundId, Inherited, ListenAddress};
 use crate::observe::entry::Operation;
 use crate::phase::PhaseWatch;
@@ -230,6 +231,8 @@ impl TakeOver {
             Action::Accept => {
                 // Before the old process hears that this one serves, and closes its own.
                 self.app.listen();
+                // Before the old process can end: systemd would take the unit for stopped.
+                systemd::ready();
                 self.answer(Ok(()));
             }
             Action::SayServing => {
