@@ -76,6 +76,7 @@ test-long: build long-tools
 	$(PYTHON) tests/long/upgrades.py target/release/prusik 2000 20
 	$(PYTHON) tests/long/move_latency.py target/release/prusik 9000 5
 	$(PYTHON) tests/long/upgrade_kills.py target/release/prusik 600 50
+	$(PYTHON) tests/long/take_overs.py target/release/prusik 1000 20
 	@$(if $(shell git rev-parse --quiet --verify $(RELEASED)^{commit}),\
 		$(MAKE) target/released/release/prusik && \
 		$(PYTHON) tests/long/versions.py target/release/prusik target/released/release/prusik 500 3, \

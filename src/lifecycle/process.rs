@@ -176,9 +176,9 @@ const INITS: [&str; 5] = [
 
 /// Where all processes end with this one, no other can take its place.
 fn may_be_replaced() -> Result<(), ControlError> {
-    let hint = "start a container with the new version beside this one, then stop this one by TERM: its \
-                sessions are told to go within server.drain.window; or run prusik under a service manager \
-                that lets a process hand over to another (systemd)";
+    let hint = "start a container with the new version beside this one, by `prusik run --take-over` (it asks at \
+                server.hand_over, and shares network and folder with this one): it takes the sessions over; or \
+                stop this one by TERM, and they are told to go within server.drain.window";
     if std::process::id() == 1 {
         return Err(ControlError::refused(
             "this process is PID 1: the container would end with it, and every session",

@@ -76,8 +76,8 @@ async fn where_nobody_serves_it_just_starts() {
     assert_eq!(status_of(prusik.public(), "/").await, 200);
 }
 
-/// What cannot move stays in the old process for a while. If the new one dies meanwhile, the old one
-/// serves again, though neither knows a number for the other.
+/// What cannot move stays in the old process for a while. If the new one dies meanwhile, the old
+/// one serves again, though neither knows a number for the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_old_process_serves_again_when_the_new_one_dies() {
     let slow = Origin::start(|request| match request.target() {

@@ -68,8 +68,8 @@ Unknown keys, duplicate names, dangling references and impossible values are err
 all of them, each with its place and a hint. Keys at the top that begin with x- are yours: a place for
 anchors.
 
-A reload takes in everything but listen addresses, proxy_protocol, threads, tunnel and pid_file: those
-need prusik upgrade.
+A reload takes in everything but listen addresses, proxy_protocol, threads, tunnel, pid_file and hand_over:
+those need prusik upgrade.
 ";
 
 const MAN_ENDS: &str = "\
