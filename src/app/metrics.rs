@@ -101,7 +101,7 @@ impl Kinds {
 /// The live sessions, by what tells them apart here.
 #[derive(Debug, Default)]
 struct Seen {
-    by_place: HashMap<SessionLabels, usize>,
+    by_labels: HashMap<SessionLabels, usize>,
 }
 
 impl From<Kinds> for Seen {
@@ -110,7 +110,7 @@ impl From<Kinds> for Seen {
         let few = kinds.few.into_iter().map(|(_, live, count)| (live, count));
         for (live, count) in few.chain(kinds.others.into_values()) {
             *seen
-                .by_place
+                .by_labels
                 .entry(SessionLabels::of(&live.identity))
                 .or_default() += count;
         }
@@ -128,23 +128,26 @@ fn sessions(
     let mut active = Family::gauge("prusik_sessions_active", "Live sessions.");
     let unseen = there
         .iter()
-        .filter(|place| !seen.by_place.contains_key(place));
-    let counts = seen.by_place.iter().map(|(place, count)| (place, *count));
-    for (place, count) in counts.chain(unseen.map(|place| (place, 0))) {
-        let server = place.server.to_string();
-        active.add(&place_labels(place, &server), count as f64);
+        .filter(|labels| !seen.by_labels.contains_key(labels));
+    let counts = seen
+        .by_labels
+        .iter()
+        .map(|(labels, count)| (labels, *count));
+    for (labels, count) in counts.chain(unseen.map(|labels| (labels, 0))) {
+        let server = labels.server.to_string();
+        active.add(&label_pairs(labels, &server), count as f64);
     }
     let mut ended = Family::counter(
         "prusik_sessions_total",
         "Sessions that have ended, by who ended them and the close code.",
     );
     let is_there =
-        |place: &SessionLabels| there.contains(place) || seen.by_place.contains_key(place);
+        |labels: &SessionLabels| there.contains(labels) || seen.by_labels.contains_key(labels);
     registry
         .ended
-        .for_each(Instant::now(), is_there, |place, by, code, count| {
-            let (server, code) = (place.server.to_string(), code.text());
-            let [route, upstream, server] = place_labels(place, &server);
+        .for_each(Instant::now(), is_there, |labels, by, code, count| {
+            let (server, code) = (labels.server.to_string(), code.text());
+            let [route, upstream, server] = label_pairs(labels, &server);
             let cause = [("closed_by", by.name()), ("close_code", &code)];
             ended.add(&[route, upstream, server, cause[0], cause[1]], count as f64);
         });
@@ -171,10 +174,10 @@ fn sessions(
     vec![active, ended, messages, bytes, durations]
 }
 
-fn place_labels<'a>(place: &'a SessionLabels, server: &'a str) -> [(&'a str, &'a str); 3] {
+fn label_pairs<'a>(labels: &'a SessionLabels, server: &'a str) -> [(&'a str, &'a str); 3] {
     [
-        ("route", &place.route),
-        ("upstream", &place.upstream),
+        ("route", &labels.route),
+        ("upstream", &labels.upstream),
         ("server", server),
     ]
 }

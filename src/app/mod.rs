@@ -138,7 +138,7 @@ impl App {
         }
         accepting.close();
         tokio::spawn(watch_log(Arc::downgrade(&log)));
-        tokio::spawn(see_off(
+        tokio::spawn(drain_departed(
             departed,
             phases.watch(),
             current.clone(),
@@ -275,7 +275,7 @@ fn warn_of(config: &Config, ceiling: usize) {
 }
 
 /// Tells the sessions of servers that are gone to go too.
-async fn see_off(
+async fn drain_departed(
     mut departed: UnboundedReceiver<Departed>,
     mut phase: PhaseWatch,
     current: Arc<ArcSwap<Generation>>,

@@ -92,7 +92,7 @@ impl App {
     }
 
     /// Tells it to go if it has no place in this process's configuration, or the process stops.
-    pub fn see_off_if_gone(&self, live: &Arc<LiveSession>) {
+    pub fn drain_if_gone(&self, live: &Arc<LiveSession>) {
         let generation = self.current.load();
         let reason = match self.phases.now().is_draining() {
             true => Some(DrainReason::Stop),
@@ -104,11 +104,11 @@ impl App {
     }
 
     /// One that the new process does not take, while others go on moving.
-    pub fn keep_refused(&self, session: Session) {
+    pub fn run_refused(&self, session: Session) {
         session.live.traffic.set_refused(true);
         let plan = self.current.load().drain_plan();
         self.drains.admit(DrainReason::Upgrade, &session.live, plan);
-        self.runner.keep(session);
+        self.runner.run_again(session);
     }
 
     /// The new process does not listen on these.

@@ -61,8 +61,8 @@ impl App {
             Instant::now()
         });
         *self.winding_down_since.lock() = Some(began);
-        let left = plan.deadline.saturating_sub(began.elapsed());
-        self.wait_for_connections(left).await;
+        let remaining = plan.deadline.saturating_sub(began.elapsed());
+        self.wait_for_connections(remaining).await;
         // Who could move waits for a new process that is slow, and is not cut for it.
         while !self.connections.is_empty() {
             self.cut(|live| !live.traffic.moves()).await;
@@ -90,11 +90,11 @@ impl App {
     async fn cut(&self, must_go: impl Fn(&LiveSession) -> bool) {
         let must_go = self.sessions.select(|live| must_go(live));
         let stay = self.sessions.len().saturating_sub(must_go.len());
-        let left = self.connections.len().saturating_sub(stay);
-        if left == 0 {
+        let remaining = self.connections.len().saturating_sub(stay);
+        if remaining == 0 {
             return self.wait_for_connections(LAST_LINES).await;
         }
-        info!("{left} connections are cut");
+        info!("{remaining} connections are cut");
         let cut = Order::Cut {
             by: ClosedBy::Drain,
         };

@@ -15,7 +15,7 @@ pub struct Position {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     /// `None` when the error is the file itself: it cannot be read.
-    pub place: Option<Position>,
+    pub position: Option<Position>,
     pub message: String,
     pub hint: Option<String>,
     /// What the hint is to be made of.
@@ -32,9 +32,9 @@ struct Choice {
 }
 
 impl ConfigError {
-    pub fn new(place: Position, message: impl Into<String>) -> ConfigError {
+    pub fn new(position: Position, message: impl Into<String>) -> ConfigError {
         ConfigError {
-            place: Some(place),
+            position: Some(position),
             message: message.into(),
             hint: None,
             choice: None,
@@ -135,10 +135,10 @@ pub struct ConfigErrors {
 
 impl ConfigErrors {
     pub fn new(file: impl Into<String>, mut errors: Vec<ConfigError>) -> ConfigErrors {
-        errors.sort_by_key(|error| error.place);
+        errors.sort_by_key(|error| error.position);
         // A value reached through several aliases is checked once for each of them.
         let mut seen = HashSet::new();
-        errors.retain(|error| seen.insert((error.place, error.message.clone())));
+        errors.retain(|error| seen.insert((error.position, error.message.clone())));
         let mut comparisons = COMPARISONS;
         for error in &mut errors {
             error.make_hint(&mut comparisons);
@@ -158,7 +158,7 @@ impl ConfigErrors {
             _ => None,
         };
         let error = ConfigError {
-            place: None,
+            position: None,
             message: format!("cannot read: {cause}"),
             hint,
             choice: None,
@@ -191,7 +191,7 @@ impl ConfigErrors {
                 f.write_str("\n")?;
             }
             f.write_str(&self.file)?;
-            if let Some(Position { line, col }) = error.place {
+            if let Some(Position { line, col }) = error.position {
                 write!(f, ":{line}:{col}")?;
             }
             write!(f, ": {}", error.message)?;

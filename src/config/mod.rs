@@ -86,12 +86,12 @@ fn not_utf8(bytes: &[u8], error: &Utf8Error) -> ConfigError {
         .split(|byte| *byte == b'\n')
         .next_back()
         .unwrap_or_default();
-    let place = Position {
+    let position = Position {
         line: before.iter().filter(|byte| **byte == b'\n').count() + 1,
         col: String::from_utf8_lossy(line).chars().count() + 1,
     };
     let byte = rest.first().copied().unwrap_or_default();
-    ConfigError::new(place, format!("the byte 0x{byte:02x} is not UTF-8")).hint(match is_utf16 {
+    ConfigError::new(position, format!("the byte 0x{byte:02x} is not UTF-8")).hint(match is_utf16 {
         true => "the file is UTF-16: save it as UTF-8",
         false => "save the file as UTF-8: iconv -f latin1 -t utf-8 FILE",
     })

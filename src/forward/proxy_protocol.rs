@@ -169,7 +169,7 @@ pub enum Version {
 
 /// Whom a connection to a server is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Source {
+pub enum PreambleClient {
     /// A health check: nobody but us.
     Own,
     /// A client on a unix socket.
@@ -181,7 +181,7 @@ pub enum Source {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Preamble {
     pub version: Version,
-    pub source: Source,
+    pub client: PreambleClient,
 }
 
 impl Preamble {
@@ -193,7 +193,7 @@ impl Preamble {
     }
 
     fn text(self) -> Vec<u8> {
-        let Source::Client(ends) = self.source else {
+        let PreambleClient::Client(ends) = self.client else {
             return b"PROXY UNKNOWN\r\n".to_vec();
         };
         let (peer, local) = of_one_family(ends);
@@ -207,16 +207,16 @@ impl Preamble {
 
     fn binary(self) -> Vec<u8> {
         let mut bytes = SIGNATURE.to_vec();
-        let ends = match self.source {
-            Source::Own => {
+        let ends = match self.client {
+            PreambleClient::Own => {
                 bytes.extend([0x20, 0, 0, 0]);
                 return bytes;
             }
-            Source::Unknown => {
+            PreambleClient::Unknown => {
                 bytes.extend([0x21, 0, 0, 0]);
                 return bytes;
             }
-            Source::Client(ends) => ends,
+            PreambleClient::Client(ends) => ends,
         };
         match of_one_family(ends) {
             (IpAddr::V4(peer), IpAddr::V4(local)) => {

@@ -11,7 +11,7 @@ use super::client_address::ClientAddress;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
-    source: String,
+    text: String,
     parts: Vec<Part>,
 }
 
@@ -89,10 +89,10 @@ fn did_you_mean(name: &str) -> String {
 }
 
 impl Template {
-    pub fn parse(source: &str) -> Result<Self, TemplateError> {
+    pub fn parse(text: &str) -> Result<Self, TemplateError> {
         let mut parts = Vec::new();
         let mut literal = String::new();
-        let mut rest = source;
+        let mut rest = text;
         while let Some(at) = rest.find('$') {
             literal.push_str(&rest[..at]);
             let behind = &rest[at + 1..];
@@ -100,7 +100,7 @@ impl Template {
                 Some(braced) => braced
                     .split_once('}')
                     .ok_or_else(|| TemplateError::Unclosed {
-                        template: source.to_owned(),
+                        template: text.to_owned(),
                     })?,
                 None => {
                     let end = behind
@@ -124,14 +124,14 @@ impl Template {
             parts.push(Part::Literal(literal));
         }
         Ok(Self {
-            source: source.to_owned(),
+            text: text.to_owned(),
             parts,
         })
     }
 
     /// The text as it was written.
     pub fn as_str(&self) -> &str {
-        &self.source
+        &self.text
     }
 
     /// Appends the value for one request. Bytes, as header values are (RFC 9110 section 5.5).

@@ -75,8 +75,8 @@ impl ChunkScanner {
         while index < bytes.len() && self.at != At::End {
             match self.data_left() {
                 0 => index += self.feed_framing(&bytes[index..])?,
-                left => {
-                    let part = left.min(bytes.len() - index);
+                remaining => {
+                    let part = remaining.min(bytes.len() - index);
                     self.pass(part);
                     index += part;
                 }

@@ -77,7 +77,7 @@ pub struct HeadCheck {
 /// A target in absolute form.
 #[derive(Debug)]
 struct Absolute {
-    place: Range<usize>,
+    range: Range<usize>,
     authority: Range<usize>,
     /// What its scheme stands for.
     port: u16,
@@ -184,7 +184,7 @@ impl HeadCheck {
         }
         if let Some(authority) = target::authority_of(method, asked)? {
             self.absolute = Some(Absolute {
-                place: start..start + asked.len(),
+                range: start..start + asked.len(),
                 authority: start + authority.start..start + authority.end,
                 port: target::default_port(asked),
             });
@@ -308,7 +308,7 @@ impl HeadCheck {
                 "the Host is not the one that the target names",
             ));
         }
-        self.odd = Some(absolute.place.clone());
+        self.odd = Some(absolute.range.clone());
         Ok(Some((authority, host)))
     }
 }

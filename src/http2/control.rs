@@ -137,7 +137,7 @@ impl ControlFrames {
 
     fn take_window(&mut self, now: Instant) -> Result<(), Flood> {
         match self.got.checked_sub(BYTES_PER_WINDOW) {
-            Some(left) => self.got = left,
+            Some(remaining) => self.got = remaining,
             None => self.windows.take(now)?,
         }
         Ok(())
@@ -148,7 +148,7 @@ impl ControlFrames {
 #[derive(Debug)]
 struct Allowance {
     each: Duration,
-    left: u32,
+    remaining: u32,
     since: Instant,
 }
 
@@ -156,7 +156,7 @@ impl Allowance {
     fn new(each: Duration, now: Instant) -> Self {
         Self {
             each,
-            left: BURST,
+            remaining: BURST,
             since: now,
         }
     }
@@ -164,9 +164,9 @@ impl Allowance {
     fn take(&mut self, now: Instant) -> Result<(), Flood> {
         let passed = now.saturating_duration_since(self.since);
         let more = u32::try_from(passed.as_millis() / self.each.as_millis()).unwrap_or(u32::MAX);
-        self.left = self.left.saturating_add(more).min(BURST);
+        self.remaining = self.remaining.saturating_add(more).min(BURST);
         self.since += self.each * more;
-        self.left = self.left.checked_sub(1).ok_or(Flood)?;
+        self.remaining = self.remaining.checked_sub(1).ok_or(Flood)?;
         Ok(())
     }
 }

@@ -54,7 +54,7 @@ pub struct Fragments {
     /// So much of the header is there.
     seen: usize,
     /// What is left of a frame that belongs to a block.
-    left: usize,
+    remaining: usize,
     /// The block so far, with what HEADERS has before and behind it.
     block: Vec<u8>,
     stream: u32,
@@ -85,7 +85,7 @@ impl Fragments {
             skip: PREFACE,
             header: [0; HEADER],
             seen: 0,
-            left: 0,
+            remaining: 0,
             block: Vec::new(),
             stream: 0,
             fields: Padding::Gone,
@@ -101,11 +101,11 @@ impl Fragments {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
             bytes = &bytes[skipped..];
-            let taken = self.left.min(bytes.len());
+            let taken = self.remaining.min(bytes.len());
             self.block.extend_from_slice(&bytes[..taken]);
-            self.left -= taken;
+            self.remaining -= taken;
             bytes = &bytes[taken..];
-            if bytes.is_empty() && (self.skip > 0 || self.left > 0) {
+            if bytes.is_empty() && (self.skip > 0 || self.remaining > 0) {
                 return;
             }
             if self.seen == HEADER {
@@ -143,7 +143,7 @@ impl Fragments {
             self.give_up();
             return;
         }
-        self.left = length;
+        self.remaining = length;
         self.ends = flags & END_HEADERS != 0;
     }
 

@@ -110,15 +110,15 @@ impl Decoder {
 
     /// Values of the static table hold no `#`, and their lengths count for nothing.
     fn at(&self, index: usize) -> Result<Field, Unreadable> {
-        let place = index.checked_sub(1).ok_or(Unreadable)?;
-        match STATIC.get(place) {
+        let position = index.checked_sub(1).ok_or(Unreadable)?;
+        match STATIC.get(position) {
             Some(name) => Ok(Field {
                 name: Text::of(name.bytes()),
                 value: Text::default(),
             }),
             None => self
                 .table
-                .get(place - STATIC.len())
+                .get(position - STATIC.len())
                 .copied()
                 .ok_or(Unreadable),
         }

@@ -47,7 +47,7 @@ const HOST: HeaderName = header::HOST;
 pub fn head_of<T>(
     request: &Request<T>,
     is_whole: bool,
-    left: Target,
+    completeness: Target,
 ) -> Result<(BytesMut, Body), Unspeakable> {
     let uri = request.uri();
     let is_session = match request.extensions().get::<Protocol>() {
@@ -71,7 +71,7 @@ pub fn head_of<T>(
 
     let mut head = BytesMut::with_capacity(512);
     // It is refused for it, as by HTTP/1.1.
-    let hash = match left {
+    let hash = match completeness {
         Target::Whole => "",
         Target::Cut => "#",
     };

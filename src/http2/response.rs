@@ -93,9 +93,9 @@ impl Reader {
     /// So many bytes of the data went on the stream.
     pub fn took(&mut self, count: usize) {
         match &mut self.state {
-            State::Length(left) => {
-                *left -= count as u64;
-                if *left == 0 {
+            State::Length(remaining) => {
+                *remaining -= count as u64;
+                if *remaining == 0 {
                     self.state = State::Done;
                 }
             }
@@ -122,8 +122,8 @@ impl Reader {
                 self.state = State::Head(BytesMut::new());
                 self.head(&head, end - before)
             }
-            State::Length(left) => {
-                let most = usize::try_from(*left).unwrap_or(usize::MAX);
+            State::Length(remaining) => {
+                let most = usize::try_from(*remaining).unwrap_or(usize::MAX);
                 Ok(Part::Data(&bytes[..bytes.len().min(most)]))
             }
             State::Chunked(chunks) => match chunks.data_left() {
@@ -136,7 +136,7 @@ impl Reader {
                     self.state = State::Done;
                     Ok(Part::End(taken))
                 }
-                left => Ok(Part::Data(&bytes[..bytes.len().min(left)])),
+                remaining => Ok(Part::Data(&bytes[..bytes.len().min(remaining)])),
             },
             State::UntilClose => Ok(Part::Data(bytes)),
             State::Done => Ok(Part::Nothing(bytes.len())),

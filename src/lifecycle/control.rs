@@ -296,7 +296,7 @@ impl Process {
                 window_ms: drain.plan.window.as_millis() as u64,
                 total: drain.total,
                 told: drain.told,
-                left: drain.left,
+                left: drain.remaining,
             })
             .collect()
     }

@@ -57,8 +57,8 @@ pub fn ceiling() -> usize {
     };
     let open = fs::read_dir("/proc/self/fd").map_or(0, |open| open.count() as u64);
     let reserved = RESERVED.min(most / 4);
-    let left = most.saturating_sub(open + reserved);
-    usize::try_from(left / 2).unwrap_or(usize::MAX).max(1)
+    let remaining = most.saturating_sub(open + reserved);
+    usize::try_from(remaining / 2).unwrap_or(usize::MAX).max(1)
 }
 
 /// What the listeners allow together, `allowed` connections, and the process cannot serve.

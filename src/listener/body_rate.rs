@@ -30,14 +30,14 @@ impl BodyRate {
 
     /// Nothing is there: how long it may still stay so at `rate` bytes a second. `None`: it is too
     /// slow.
-    pub fn left(&mut self, rate: u64) -> Option<Duration> {
+    pub fn remaining(&mut self, rate: u64) -> Option<Duration> {
         if self.expects && self.come == 0 {
             return Some(GRACE);
         }
         let since = *self.since.get_or_insert_with(Instant::now);
         let earned = Duration::from_secs_f64(self.come as f64 / rate as f64);
-        let left = (GRACE + earned).saturating_sub(self.waited + since.elapsed());
-        (left > TICK).then_some(left)
+        let remaining = (GRACE + earned).saturating_sub(self.waited + since.elapsed());
+        (remaining > TICK).then_some(remaining)
     }
 
     /// So many bytes have come.
@@ -56,25 +56,25 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_has_the_grace_and_what_it_has_earned() {
         let mut body_rate = BodyRate::default();
-        assert_eq!(body_rate.left(100), Some(GRACE));
+        assert_eq!(body_rate.remaining(100), Some(GRACE));
         tokio::time::advance(Duration::from_secs(4)).await;
         body_rate.go_on(200);
         // Nobody waits for it now.
         tokio::time::advance(Duration::from_secs(60)).await;
-        assert_eq!(body_rate.left(100), Some(Duration::from_secs(3)));
+        assert_eq!(body_rate.remaining(100), Some(Duration::from_secs(3)));
         tokio::time::advance(Duration::from_secs(3)).await;
-        assert_eq!(body_rate.left(100), None);
+        assert_eq!(body_rate.remaining(100), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_for_leave_to_send_is_not_slow() {
         let mut body_rate = BodyRate::new(true);
-        assert_eq!(body_rate.left(100), Some(GRACE));
+        assert_eq!(body_rate.remaining(100), Some(GRACE));
         tokio::time::advance(Duration::from_secs(60)).await;
-        assert_eq!(body_rate.left(100), Some(GRACE));
+        assert_eq!(body_rate.remaining(100), Some(GRACE));
         body_rate.go_on(1);
-        assert!(body_rate.left(100).is_some());
+        assert!(body_rate.remaining(100).is_some());
         tokio::time::advance(Duration::from_secs(6)).await;
-        assert_eq!(body_rate.left(100), None);
+        assert_eq!(body_rate.remaining(100), None);
     }
 }

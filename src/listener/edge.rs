@@ -172,10 +172,9 @@ impl Edge {
             return;
         };
         match connection.take_upgraded() {
-            Some(upgraded) => {
-                self.runner
-                    .carry(Session::begin(client, connection.stall(), upgraded))
-            }
+            Some(upgraded) => self
+                .runner
+                .run(Session::begin(client, connection.stall(), upgraded)),
             None => {
                 let idle = IdleConnection {
                     listener,

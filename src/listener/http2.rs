@@ -21,7 +21,7 @@ use super::OUTDATED;
 use super::client_stream::Arrival;
 use super::edge::Edge;
 use super::refuse::{NO_DESCRIPTORS, TOO_MANY, TOO_MANY_OF_CLIENT, words};
-use super::setup::has_left;
+use super::setup::is_disconnect;
 use super::state::ListenerState;
 use crate::http1::Rejection;
 use crate::http2::control::ControlFrames;
@@ -218,7 +218,7 @@ impl Edge {
 
     /// Its client has left, or has sent what ends the connection.
     fn end(&self, state: &ListenerState, peer: Option<SocketAddr>, error: &h2::Error) {
-        if error.is_remote() || error.get_io().is_some_and(has_left) {
+        if error.is_remote() || error.get_io().is_some_and(is_disconnect) {
             return debug!("HTTP/2 with {peer:?}: {error}");
         }
         match error.reason() {
@@ -439,7 +439,7 @@ impl AsyncWrite for Bearer {
 impl Drop for Bearer {
     fn drop(&mut self) {
         if let Some(transport) = self.transport.take() {
-            self.edge.see_off(transport);
+            self.edge.linger_and_close(transport);
         }
     }
 }

@@ -78,12 +78,12 @@ impl Edge {
         }
         let mut transport = Transport::from(socket);
         transport.send_at_once(&answer(rejection));
-        self.see_off(transport);
+        self.linger_and_close(transport);
     }
 
     /// Closes a connection whose client has not read its last word yet, or goes on sending.
-    pub(super) fn see_off(&self, mut transport: Transport) {
-        let Ok(place) = self.lingering.clone().try_acquire_owned() else {
+    pub(super) fn linger_and_close(&self, mut transport: Transport) {
+        let Ok(permit) = self.lingering.clone().try_acquire_owned() else {
             return;
         };
         // None: the process ends.
@@ -92,18 +92,18 @@ impl Edge {
         };
         let last_moment = self.last_moment();
         let going = async move {
-            let rest = async {
+            let read_out = async {
                 transport.shutdown().await?;
-                let mut rest = transport.take(LINGER_BYTES);
-                while rest.read(&mut [0; 4096]).await? > 0 {}
+                let mut received = transport.take(LINGER_BYTES);
+                while received.read(&mut [0; 4096]).await? > 0 {}
                 io::Result::Ok(())
             };
             // Whoever is not done by then is cut.
             tokio::select! {
-                _ = timeout(LINGER, rest) => {}
+                _ = timeout(LINGER, read_out) => {}
                 () = last_moment => {}
             }
-            drop(place);
+            drop(permit);
         };
         self.connections.spawn_on(going, &runtime);
     }

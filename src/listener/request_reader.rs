@@ -385,10 +385,10 @@ impl RequestReader {
         let rate = connection.state().limits().body_rate;
         match (self.poll_ahead_or_socket(socket, cx, buf, room), rate) {
             (Poll::Pending, None) => return Poll::Pending,
-            (Poll::Pending, Some(rate)) => match self.body_rate.left(rate) {
-                Some(left) => {
+            (Poll::Pending, Some(rate)) => match self.body_rate.remaining(rate) {
+                Some(remaining) => {
                     // Polled again when it is over.
-                    connection.set_end(left);
+                    connection.set_end(remaining);
                     return Poll::Pending;
                 }
                 None => {

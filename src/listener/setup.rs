@@ -26,7 +26,7 @@ use crate::tls::{Acceptor, TlsRevision, TlsStream};
 use crate::transport::Transport;
 
 /// Whether a connection has ended without a word of why.
-pub(super) fn has_left(error: &io::Error) -> bool {
+pub(super) fn is_disconnect(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::UnexpectedEof
@@ -152,7 +152,7 @@ impl Edge {
         match timeout_at(pending.deadline, tls.accept(socket)).await {
             Ok(Ok(stream)) => return Some(stream),
             // Everyday: who looks whether we are here.
-            Ok(Err(error)) if has_left(&error) => {
+            Ok(Err(error)) if is_disconnect(&error) => {
                 debug!("{peer:?} has left within its TLS handshake");
             }
             Ok(Err(error)) => self.fail(&pending.state, peer, "the TLS handshake", &error),

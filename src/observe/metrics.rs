@@ -113,12 +113,12 @@ impl RouteMetrics {
 
     /// An exchange has ended that was no session.
     pub fn count_request(&self, status: u16, duration: Duration) {
-        let place = usize::from(status)
+        let index = usize::from(status)
             .checked_sub(100)
             .unwrap_or(STATUSES)
             .min(STATUSES);
         let counted = self.counted();
-        counted.by_status[place].fetch_add(1, Relaxed);
+        counted.by_status[index].fetch_add(1, Relaxed);
         counted.requests.observe(duration.as_secs_f64());
     }
 
@@ -178,12 +178,12 @@ impl RouteFamilies {
             let labels = &[("route", route), ("reason", why.name())];
             self.refused.add(labels, count as f64);
         }
-        for (place, count) in metrics.by_status.iter().enumerate() {
+        for (index, count) in metrics.by_status.iter().enumerate() {
             let count = count.load(Relaxed);
             if count > 0 {
-                let status = match place {
+                let status = match index {
                     STATUSES => "other".to_owned(),
-                    place => (place + 100).to_string(),
+                    index => (index + 100).to_string(),
                 };
                 let labels = &[("route", route), ("status", &status)];
                 self.requests.add(labels, count as f64);
@@ -203,8 +203,8 @@ mod tests {
 
     #[test]
     fn each_reason_has_a_place_of_its_own() {
-        for (place, why) in HandshakeFailure::ALL.into_iter().enumerate() {
-            assert_eq!(place, why as usize);
+        for (index, why) in HandshakeFailure::ALL.into_iter().enumerate() {
+            assert_eq!(index, why as usize);
         }
     }
 

@@ -16,7 +16,7 @@ use super::peer;
 use super::refuse::refuse;
 use super::shared::Gateway;
 use crate::config::{Action, Balance, UpstreamId};
-use crate::forward::proxy_protocol::Source;
+use crate::forward::proxy_protocol::PreambleClient;
 use crate::generation::Generation;
 use crate::http1::Rejection;
 use crate::upstream::{Dialer, Lease, Load, Repeatable};
@@ -174,10 +174,10 @@ fn connect_request(
 }
 
 /// Whom the server is told of before the first byte, if its upstream wants to know.
-fn named_client(exchange: &Exchange, attempts: &Attempts) -> Source {
+fn named_client(exchange: &Exchange, attempts: &Attempts) -> PreambleClient {
     match attempts.upstream().proxy_protocol {
-        Some(_) => exchange.proxy_source(),
-        None => Source::Unknown,
+        Some(_) => exchange.preamble_client(),
+        None => PreambleClient::Unknown,
     }
 }
 

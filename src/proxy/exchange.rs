@@ -35,7 +35,7 @@ use super::retry::Stage;
 use crate::config::{Route, RouteId, Tunnel};
 use crate::forward::Trust;
 use crate::forward::client_address::ClientAddress;
-use crate::forward::proxy_protocol::Source;
+use crate::forward::proxy_protocol::PreambleClient;
 use crate::generation::Generation;
 use crate::limits::DrainDeadline;
 use crate::listener::{Connection, RejectedRequest};
@@ -95,9 +95,9 @@ impl Exchange {
         arrival.map_or(Trust::Untrusted, Arrival::trust)
     }
 
-    pub fn proxy_source(&self) -> Source {
+    pub fn preamble_client(&self) -> PreambleClient {
         let arrival = self.arrival.as_ref();
-        arrival.map_or(Source::Unknown, Arrival::proxy_source)
+        arrival.map_or(PreambleClient::Unknown, Arrival::preamble_client)
     }
 
     pub fn route_id(&self) -> Option<RouteId> {

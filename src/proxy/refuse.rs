@@ -81,14 +81,14 @@ fn warn(session: &Session, exchange: &Exchange, status: u16, words: &str) {
     let upstream = attempts.map(|attempts| attempts.group().name().to_owned());
     let server = attempts.and_then(Attempts::server);
     let server = server.map(|server| server.to_string());
-    let place = match (&upstream, &server) {
+    let prefix = match (&upstream, &server) {
         (Some(upstream), Some(server)) => format!("upstream {upstream:?}, server {server}: "),
         (Some(upstream), None) => format!("upstream {upstream:?}: "),
         (None, _) => String::new(),
     };
     let request = session.request_summary();
     let id = exchange.names.id();
-    let line = format!("{place}{status}: {words} ({id} {request})");
+    let line = format!("{prefix}{status}: {words} ({id} {request})");
     let what = status.to_string();
     let kind = Kind {
         what,

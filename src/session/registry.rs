@@ -22,7 +22,7 @@ struct Shard {
     live: HashMap<Uuid, Arc<LiveSession>>,
     /// By sessions that have left. Under the same lock as those that live: a session is counted
     /// once at every moment, and the sum of both never goes back.
-    left_behind: Totals,
+    departed: Totals,
 }
 
 #[derive(Debug)]
@@ -60,10 +60,10 @@ impl Registry {
             let id = live.identity.id;
             let shard = &mut *self.shard(id);
             match shard.live.entry(id) {
-                Entry::Vacant(place) => {
-                    shard.left_behind.take_off(counted_elsewhere);
+                Entry::Vacant(vacancy) => {
+                    shard.departed.take_off(counted_elsewhere);
                     live.server.take_off_messages(counted_elsewhere.messages());
-                    break place.insert(Arc::new(live)).clone();
+                    break vacancy.insert(Arc::new(live)).clone();
                 }
                 Entry::Occupied(_) => {
                     // A trusted proxy calls two by one name: then it is no id.
@@ -129,7 +129,7 @@ impl Registry {
         let mut sum = Totals::default();
         for shard in &self.shards {
             let shard = lock(shard);
-            sum.add(shard.left_behind);
+            sum.add(shard.departed);
             // With 100,000 sessions this waits for memory, and for many places of it at once when
             // each step leads to one place only.
             let all: Vec<&Arc<LiveSession>> = shard.live.values().collect();
@@ -172,7 +172,7 @@ impl Drop for Registered {
         let mut shard = self.registry.shard(id);
         if let Some(live) = shard.live.remove(&id) {
             let carried = live.traffic.carried();
-            shard.left_behind.add(carried);
+            shard.departed.add(carried);
             live.server.add_messages(carried.messages());
             self.registry.len.fetch_sub(1, Relaxed);
         }

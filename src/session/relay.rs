@@ -220,7 +220,7 @@ impl Relay {
     }
 
     /// For another task to carry on: what belongs to the last one is forgotten.
-    pub fn rest(&mut self) {
+    pub fn suspend(&mut self) {
         self.timer = None;
     }
 

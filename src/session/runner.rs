@@ -196,12 +196,12 @@ impl Runner {
 
     /// Carries the session until it ends or has moved. While sessions are handed over, one that is
     /// new here is found.
-    pub fn carry(self: &Arc<Self>, session: Session) {
+    pub fn run(self: &Arc<Self>, session: Session) {
         session.live.traffic.set_can_move(session.relay.can_move());
         if session.relay.can_move() {
             self.tell(Leaving::Found(Arc::clone(&session.live)));
         }
-        self.keep(session);
+        self.run_again(session);
     }
 
     /// As [`Runner::carry`], of a session that was found already.

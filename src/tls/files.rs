@@ -210,8 +210,8 @@ impl Pair {
             Err(_) => Some(format!(
                 "the certificate in {file} has expired; renew it and reload"
             )),
-            Ok(left) if left < SOON => {
-                let days = left.as_secs() / (24 * 60 * 60);
+            Ok(remaining) if remaining < SOON => {
+                let days = remaining.as_secs() / (24 * 60 * 60);
                 Some(format!(
                     "the certificate in {file} expires within {} days; renew it and reload",
                     days + 1

@@ -40,9 +40,9 @@ impl Ejection {
     }
 
     /// How long it still lasts, in milliseconds.
-    pub fn left(&self, now: u64) -> Option<u64> {
-        let left = self.until.load(Relaxed).saturating_sub(now);
-        (left > 0).then_some(left)
+    pub fn remaining(&self, now: u64) -> Option<u64> {
+        let remaining = self.until.load(Relaxed).saturating_sub(now);
+        (remaining > 0).then_some(remaining)
     }
 
     pub fn is_active(&self, now: u64) -> bool {

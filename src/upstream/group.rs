@@ -19,7 +19,7 @@ use super::news::{Departed, Departure, Departures, News};
 use super::roster::Roster;
 use super::server::{Ejected, Lease, Load, Member, Server};
 use crate::config::{self, OnGone};
-use crate::forward::proxy_protocol::{Preamble, Source};
+use crate::forward::proxy_protocol::{Preamble, PreambleClient};
 use crate::limits::DrainDeadline;
 use crate::upstream::dial::{Dialer, Sources};
 use crate::upstream::pool::{Pool, SWEEP};
@@ -171,7 +171,7 @@ impl Group {
     pub fn connector(
         &self,
         repeatable: Repeatable,
-        client: Source,
+        client: PreambleClient,
         drain_deadline: DrainDeadline,
         flow: Arc<Flow>,
     ) -> PoolConnector {
@@ -188,14 +188,11 @@ impl Group {
     }
 
     /// To any of the servers.
-    pub fn dialer(&self, client: Source) -> Dialer {
+    pub fn dialer(&self, client: PreambleClient) -> Dialer {
         let version = self.config.proxy_protocol;
         Dialer {
             sources: self.sources.clone(),
-            preamble: version.map(|version| Preamble {
-                version,
-                source: client,
-            }),
+            preamble: version.map(|version| Preamble { version, client }),
             tls: self.config.tls.clone(),
             drain_deadline: DrainDeadline::default(),
         }

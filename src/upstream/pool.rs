@@ -123,7 +123,7 @@ impl Pool {
         }
     }
 
-    pub(super) fn keep(&self, target: Target, open: PooledConnection) {
+    pub(super) fn put(&self, target: Target, open: PooledConnection) {
         let mut idle = self.lock();
         if !idle.retired {
             let since = Instant::now();
@@ -159,11 +159,11 @@ impl PooledConnection {
 
     /// Gives it back to its pool for another request, if that is there and has no more than
     /// `bound`.
-    pub fn keep(self, target: Target, bound: usize) {
+    pub fn return_to_pool(self, target: Target, bound: usize) {
         if let Some(connections) = self.counted_in.upgrade()
             && connections.count() <= bound
         {
-            connections.keep(target, self);
+            connections.put(target, self);
         }
     }
 
@@ -227,13 +227,13 @@ mod tests {
         }
 
         /// The server's side of one that is idle from now on.
-        async fn keep(&self) -> TcpStream {
+        async fn pool_one(&self) -> TcpStream {
             let io = Dialer::default()
                 .connect(self.target.address)
                 .await
                 .unwrap();
             let open = PooledConnection::new(io, &self.connections);
-            self.connections.keep(self.target, open);
+            self.connections.put(self.target, open);
             self.server.accept().await.unwrap().0
         }
 
@@ -251,8 +251,8 @@ mod tests {
     #[tokio::test]
     async fn the_connection_used_last_is_used_first_and_counts_until_it_closes() {
         let upstream = Upstream::start().await;
-        let _first = upstream.keep().await;
-        let last = upstream.keep().await;
+        let _first = upstream.pool_one().await;
+        let last = upstream.pool_one().await;
         assert_eq!(upstream.connections.count(), 2);
         let taken = upstream.take().unwrap();
         assert_eq!(local(&taken), last.peer_addr().unwrap());
@@ -263,7 +263,7 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_repeated_gets_a_connection_that_was_just_used() {
         let upstream = Upstream::start().await;
-        let _old = upstream.keep().await;
+        let _old = upstream.pool_one().await;
         upstream.age(KEPT_FRESH);
         assert!(
             upstream
@@ -271,7 +271,7 @@ mod tests {
                 .take(upstream.target, KEPT_FRESH)
                 .is_none()
         );
-        let young = upstream.keep().await;
+        let young = upstream.pool_one().await;
         let taken = upstream.connections.take(upstream.target, KEPT_FRESH);
         let taken = local(&taken.unwrap());
         assert_eq!(taken, young.peer_addr().unwrap());
@@ -281,7 +281,7 @@ mod tests {
     #[tokio::test]
     async fn a_sweep_leaves_what_is_of_use_and_within_the_bound() {
         let upstream = Upstream::start().await;
-        let _servers_sides = (upstream.keep().await, upstream.keep().await);
+        let _servers_sides = (upstream.pool_one().await, upstream.pool_one().await);
         let count = |bound, is_member: bool| {
             upstream
                 .connections
@@ -291,10 +291,10 @@ mod tests {
         assert_eq!(count(2, true), 2);
         assert_eq!(count(1, true), 1);
         assert_eq!(count(1, false), 0);
-        let _servers_side = upstream.keep().await;
+        let _servers_side = upstream.pool_one().await;
         upstream.age(KEPT_IDLE);
         assert_eq!(count(1, true), 0);
-        let closed = upstream.keep().await;
+        let closed = upstream.pool_one().await;
         drop(closed);
         let kept = upstream.take();
         assert!(kept.is_none());
@@ -303,9 +303,9 @@ mod tests {
     #[tokio::test]
     async fn a_retired_upstream_keeps_none() {
         let upstream = Upstream::start().await;
-        let _first = upstream.keep().await;
+        let _first = upstream.pool_one().await;
         upstream.connections.retire();
-        let _second = upstream.keep().await;
+        let _second = upstream.pool_one().await;
         assert_eq!(upstream.connections.count(), 0);
     }
 }

@@ -148,7 +148,7 @@ impl PoolStream {
     }
 
     /// Pingora has no more use for it.
-    fn keep(&self) {
+    fn release(&self) {
         let mut outgoing = self.lock();
         // The response was there before the request had gone: the rest of that goes without
         // Pingora, and the connection is of no other use.
@@ -158,7 +158,7 @@ impl PoolStream {
         if let Some(open) = outgoing.open.take()
             && !self.closes.load(Relaxed)
         {
-            open.keep(self.target, self.bound);
+            open.return_to_pool(self.target, self.bound);
         }
     }
 
@@ -203,7 +203,7 @@ impl AsyncRead for PoolStream {
             return polled;
         }
         if is_last_look {
-            stream.keep();
+            stream.release();
             // To Pingora the server has closed it: there is nothing left that it could keep.
             return Poll::Ready(Ok(()));
         }

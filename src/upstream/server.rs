@@ -170,7 +170,7 @@ impl Server {
     /// What it is in the middle of.
     pub fn state(&self) -> ServerState {
         let (now, started) = (now_ms(), self.started_ms.load(Relaxed));
-        let ejected_for = self.ejection.left(now);
+        let ejected_for = self.ejection.remaining(now);
         ServerState {
             ejected_for: ejected_for.map(Duration::from_millis),
             // It is in the future while the server is ejected.
@@ -187,8 +187,8 @@ impl Server {
             self.started_ms
                 .store(now.saturating_sub(since).max(1), Relaxed);
         }
-        if let Some(left) = state.ejected_for {
-            let until = now + left.as_millis() as u64;
+        if let Some(remaining) = state.ejected_for {
+            let until = now + remaining.as_millis() as u64;
             self.ejection.set_until(until);
             self.started_ms.store(until, Relaxed);
         }
@@ -306,10 +306,10 @@ impl Member {
     /// Remembers what it is now, if that is news.
     pub fn note(&self) {
         let (standing, now) = (self.standing(), Timestamp::now());
-        let left = self.server.ejection.left(now_ms());
-        let until = left
+        let remaining = self.server.ejection.remaining(now_ms());
+        let until = remaining
             .filter(|_| standing == Standing::Ejected)
-            .and_then(|left| now.checked_add(Duration::from_millis(left)).ok());
+            .and_then(|remaining| now.checked_add(Duration::from_millis(remaining)).ok());
         self.server.history.note(standing, until, now);
     }
 

@@ -24,7 +24,7 @@ use super::news::Departure;
 use super::resolve::{Answer, Resolver};
 use super::server::Server;
 use crate::config::HealthCheck;
-use crate::forward::proxy_protocol::Source;
+use crate::forward::proxy_protocol::PreambleClient;
 use crate::observe::repeated::{self, Kind};
 
 impl Group {
@@ -93,7 +93,7 @@ async fn check_members(group: Weak<Group>, config: HealthCheck) {
     let mut tasks: HashMap<SocketAddr, Checked> = HashMap::new();
     loop {
         let Some(now) = group.upgrade() else { return };
-        let (members, dialer) = (now.members(), now.dialer(Source::Own));
+        let (members, dialer) = (now.members(), now.dialer(PreambleClient::Own));
         let changed = now.members_changed.clone();
         // The group would live as long as this waits.
         drop(now);
@@ -150,7 +150,7 @@ async fn check_server(
 
 /// One check by itself, now.
 pub(super) async fn check_now(group: &Arc<Group>, server: &Server, config: &HealthCheck) {
-    let check = Check::new(server.address, config, group.dialer(Source::Own));
+    let check = Check::new(server.address, config, group.dialer(PreambleClient::Own));
     let shortage = check_once(&Arc::downgrade(group), server, &check, config).await;
     if let Some(shortage) = shortage {
         warn_of(shortage, group.name(), server);

@@ -17,8 +17,8 @@ impl<'a> Cursor<'a> {
     pub fn root(root: &'a Node) -> Cursor<'a> {
         Cursor {
             node: Some(root),
-            value: root.place,
-            key: root.place,
+            value: root.position,
+            key: root.position,
             lost: false,
         }
     }
@@ -27,8 +27,8 @@ impl<'a> Cursor<'a> {
         match self.node.and_then(|node| node.entry(key)) {
             Some(entry) => Cursor {
                 node: Some(&entry.value),
-                value: entry.value.place,
-                key: entry.key_place,
+                value: entry.value.position,
+                key: entry.key_position,
                 lost: false,
             },
             None => Cursor {
@@ -46,8 +46,8 @@ impl<'a> Cursor<'a> {
             Some(Content::Mapping(entries)) => match entries.get(position) {
                 Some(entry) if entry.key == key => Cursor {
                     node: Some(&entry.value),
-                    value: entry.value.place,
-                    key: entry.key_place,
+                    value: entry.value.position,
+                    key: entry.key_position,
                     lost: false,
                 },
                 _ => self.key(key),
@@ -60,8 +60,8 @@ impl<'a> Cursor<'a> {
         match self.node.and_then(|node| node.item(index)) {
             Some(item) => Cursor {
                 node: Some(item),
-                value: item.place,
-                key: item.place,
+                value: item.position,
+                key: item.position,
                 lost: false,
             },
             None => Cursor { node: None, ..self },

@@ -85,9 +85,9 @@ fn steps(path: &serde_path_to_error::Path) -> Vec<Step> {
 /// Every key and every entry of a list whose value is null.
 fn report_valueless(root: &Node, errors: &mut Vec<ConfigError>) {
     fn walk(root: &Node, node: &Node, path: &mut Vec<Step>, errors: &mut Vec<ConfigError>) {
-        let error = |place, path: &[Step]| {
+        let error = |position, path: &[Step]| {
             let message = format!("{} has no value", subject(root, path));
-            ConfigError::new(place, message).hint("write one, or leave the key out")
+            ConfigError::new(position, message).hint("write one, or leave the key out")
         };
         match &node.content {
             Content::Scalar { .. } => {}
@@ -95,7 +95,7 @@ fn report_valueless(root: &Node, errors: &mut Vec<ConfigError>) {
                 for (i, item) in items.iter().enumerate() {
                     path.push(Step::Index(i));
                     if item.is_null() {
-                        errors.push(error(item.place, path));
+                        errors.push(error(item.position, path));
                     }
                     walk(root, item, path, errors);
                     path.pop();
@@ -105,7 +105,7 @@ fn report_valueless(root: &Node, errors: &mut Vec<ConfigError>) {
                 for entry in entries {
                     path.push(Step::Key(entry.key.clone()));
                     if entry.value.is_null() {
-                        errors.push(error(entry.key_place, path));
+                        errors.push(error(entry.key_position, path));
                     }
                     walk(root, &entry.value, path, errors);
                     path.pop();

@@ -9,7 +9,7 @@ use crate::config::error::Position;
 
 #[derive(Debug, Clone)]
 pub struct Node {
-    pub place: Position,
+    pub position: Position,
     pub content: Content,
     /// Keys, or one empty string for each element, that [`Node::prune`] took out of here.
     pruned: Vec<String>,
@@ -33,7 +33,7 @@ pub enum ScalarForm {
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub key: String,
-    pub key_place: Position,
+    pub key_position: Position,
     pub value: Node,
 }
 
@@ -45,9 +45,9 @@ pub enum Step {
 }
 
 impl Node {
-    pub fn new(place: Position, content: Content) -> Node {
+    pub fn new(position: Position, content: Content) -> Node {
         Node {
-            place,
+            position,
             content,
             pruned: Vec::new(),
         }

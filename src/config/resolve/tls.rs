@@ -178,8 +178,8 @@ fn read_pair(
     let (chain, file) = chain??;
     let pair = Pair::new(Path::new(&file), chain, key??);
     let is_mismatch = matches!(pair, Err(FileError::Mismatch { .. }));
-    let place = if is_mismatch { key_key } else { cert_key };
-    report(label, pair, at.key(place), errors)
+    let key = if is_mismatch { key_key } else { cert_key };
+    report(label, pair, at.key(key), errors)
 }
 
 fn authorities(

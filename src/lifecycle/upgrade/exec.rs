@@ -472,11 +472,11 @@ fn write_pid(variable: &mut [u8], mut pid: u32) {
         .iter()
         .position(|&byte| byte == b'=')
         .map_or(0, |at| at + 1);
-    for (place, digit) in variable[start..]
+    for (byte, digit) in variable[start..]
         .iter_mut()
         .zip(digits[..count].iter().rev())
     {
-        *place = *digit;
+        *byte = *digit;
     }
 }
 

@@ -320,7 +320,7 @@ impl HandOver {
             Action::LetGo(number) => {
                 self.parcels.remove(&number);
             }
-            Action::Keep(number) => self.keep(number),
+            Action::TakeBack(number) => self.take_back(number),
             Action::Report => self.report(),
             Action::SayEnd => self.say(&Message::End),
             Action::Sever => {
@@ -362,20 +362,20 @@ impl HandOver {
     }
 
     fn report(&mut self) {
-        let (moved, left) = (self.machine.moved(), self.app.sessions().len());
+        let (moved, remaining) = (self.machine.moved(), self.app.sessions().len());
         let drains = std::mem::take(&mut self.named_drains);
         for drain in drains {
             self.say(&Message::Drain(drain));
         }
         self.say(&Message::Moved {
             sessions: moved,
-            told: left as u64,
+            told: remaining as u64,
         });
         self.tell(News::Settled(UpgradeReport {
             pid: self.started.pid(),
             version: self.version.clone(),
             moved: moved as usize,
-            left,
+            left: remaining,
         }));
     }
 

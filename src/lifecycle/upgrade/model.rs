@@ -367,7 +367,7 @@ impl World {
                 old::Action::LetGo(number) => {
                     self.in_hand.remove(&number);
                 }
-                old::Action::Keep(number) => {
+                old::Action::TakeBack(number) => {
                     if let Some(session) = self.in_hand.remove(&number) {
                         assert!(
                             !self.adopted.contains(&session),

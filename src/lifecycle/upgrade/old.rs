@@ -134,7 +134,7 @@ pub enum Action<K> {
     /// It is the new process's.
     LetGo(u64),
     /// It is carried here again.
-    Keep(u64),
+    TakeBack(u64),
     /// The upgrade can be reported.
     Report,
     SayEnd,
@@ -279,7 +279,7 @@ impl<K: Key> Old<K> {
                 session.iter().for_each(|key| {
                     self.known.remove(key);
                 });
-                vec![Action::Keep(number)]
+                vec![Action::TakeBack(number)]
             }
             None => Vec::new(),
         }
@@ -294,7 +294,7 @@ impl<K: Key> Old<K> {
             key.iter().for_each(|key| {
                 self.known.remove(key);
             });
-            return vec![Action::Keep(number)];
+            return vec![Action::TakeBack(number)];
         }
         self.underway.insert(number, key);
         vec![Action::Send(number)]
@@ -372,8 +372,8 @@ impl<K: Key> Old<K> {
             actions.extend(self.sever(verdict));
         }
         self.stage = Stage::Over;
-        let left = std::mem::take(&mut self.underway);
-        actions.extend(left.into_keys().map(Action::Keep));
+        let underway = std::mem::take(&mut self.underway);
+        actions.extend(underway.into_keys().map(Action::TakeBack));
         actions.push(Action::Finish(verdict));
         actions
     }
@@ -405,7 +405,10 @@ mod tests {
             old.on(Event::Adopted(1)),
             [Action::LetGo(1), Action::Ask(2)]
         );
-        assert_eq!(old.on(Event::Refused(2)), [Action::Keep(2), Action::Ask(3)]);
+        assert_eq!(
+            old.on(Event::Refused(2)),
+            [Action::TakeBack(2), Action::Ask(3)]
+        );
         assert_eq!(old.on(Event::Stays(2)), [Action::Ask(4)]);
     }
 
@@ -435,7 +438,7 @@ mod tests {
             old.on(Event::TimeUp),
             [Action::Kill, Action::Unask(1), Action::Sever]
         );
-        assert_eq!(old.on(Event::AtRest(Some(1), 2)), [Action::Keep(2)]);
+        assert_eq!(old.on(Event::AtRest(Some(1), 2)), [Action::TakeBack(2)]);
         assert_eq!(old.on(Event::Adopted(1)), [Action::LetGo(1)]);
         assert_eq!(old.on(Event::Closed), [Action::Finish(Verdict::Failed)]);
     }

@@ -94,7 +94,7 @@ impl Parcel {
                     name: identity.route.to_string(),
                     client: permit.client(),
                 });
-                let listener = listener_place(session.admission.permit.as_ref(), app);
+                let listener = listener_key(session.admission.permit.as_ref(), app);
                 [Some(server), route, listener]
                     .into_iter()
                     .flatten()
@@ -102,13 +102,13 @@ impl Parcel {
             }
             Self::Idle(idle) => {
                 let permit = idle.client.admission.permit.as_ref();
-                listener_place(permit, app).into_iter().collect()
+                listener_key(permit, app).into_iter().collect()
             }
         }
     }
 }
 
-fn listener_place(permit: Option<&Permit>, app: &App) -> Option<CensusKey> {
+fn listener_key(permit: Option<&Permit>, app: &App) -> Option<CensusKey> {
     let permit = permit?;
     let (name, address) = app.listener_of(permit)?;
     Some(CensusKey::Listener {

@@ -191,7 +191,7 @@ impl TakeOver {
                 }
             }
         }
-        self.see_off_homeless();
+        self.drain_homeless();
         info!("upgrade: done, {} sessions live", self.app.sessions().len());
     }
 
@@ -349,7 +349,7 @@ impl TakeOver {
             Message::Drain(drain) => self.go_on_with(drain),
             Message::Moved { sessions, told } => {
                 self.app.count_moved(sessions, told);
-                self.see_off_homeless();
+                self.drain_homeless();
             }
             Message::End => self.on(Event::End).await,
             other => warn!("upgrade: the old process said {other:?} out of turn"),
@@ -410,10 +410,10 @@ impl TakeOver {
         match self.parcels.remove(&number) {
             Some(Taken::Session(session)) => {
                 let live = Arc::clone(&session.live);
-                self.app.runner().carry(*session);
+                self.app.runner().run(*session);
                 match &mut self.homeless {
                     Some(homeless) => homeless.push(live),
-                    None => self.app.see_off_if_gone(&live),
+                    None => self.app.drain_if_gone(&live),
                 }
             }
             Some(Taken::Idle(bound, client)) => self.app.serve(bound, *client),
@@ -453,9 +453,9 @@ impl TakeOver {
     }
 
     /// Tells those that have no place here and are in no drain.
-    fn see_off_homeless(&mut self) {
+    fn drain_homeless(&mut self) {
         for live in self.homeless.iter_mut().flat_map(std::mem::take) {
-            self.app.see_off_if_gone(&live);
+            self.app.drain_if_gone(&live);
         }
     }
 }

@@ -49,7 +49,7 @@ pub fn running_drains(app: &App) -> Vec<wire::RunningDrain> {
             code,
             window,
             deadline,
-        } = drain.rest();
+        } = drain.remaining_plan();
         Some(wire::RunningDrain {
             reason: convert::reason(&drain.reason)?,
             code,
@@ -70,7 +70,7 @@ pub fn named_drains(app: &App) -> Vec<wire::NamedDrain> {
             code,
             window,
             deadline,
-        } = drain.rest();
+        } = drain.remaining_plan();
         named.extend(sessions.chunks(NAMES_MAX).map(|part| wire::NamedDrain {
             what: drain.reason.to_string(),
             code,

@@ -53,7 +53,7 @@ pub struct Progress {
     pub total: usize,
     pub told: usize,
     /// Sessions of it that live, and were told or are to be.
-    pub left: usize,
+    pub remaining: usize,
 }
 
 impl Schedule {
@@ -172,13 +172,13 @@ impl Schedule {
     pub fn progress(&self, now: Instant, must_go: impl Fn(&LiveSession) -> bool) -> Vec<Progress> {
         let drains = self.drains.iter();
         let drains = drains.map(|drain| drain.progress(now, &must_go));
-        drains.filter(|progress| progress.left > 0).collect()
+        drains.filter(|progress| progress.remaining > 0).collect()
     }
 }
 
 impl Progress {
     /// As it is to be gone on with elsewhere.
-    pub fn rest(&self) -> DrainPlan {
+    pub fn remaining_plan(&self) -> DrainPlan {
         DrainPlan {
             code: self.plan.code,
             window: self.plan.window.saturating_sub(self.age),
@@ -191,9 +191,9 @@ impl Drain {
     /// Within which one is told that comes now: what is left of the window, or behind it a window
     /// of its own, as far as there is time for a goodbye before the deadline.
     fn span_for_late(&self, now: Instant) -> Duration {
-        let left = (self.started + self.plan.window).saturating_duration_since(now);
-        if left > Duration::ZERO {
-            return left;
+        let remaining = (self.started + self.plan.window).saturating_duration_since(now);
+        if remaining > Duration::ZERO {
+            return remaining;
         }
         let until_cut = self.ends().saturating_duration_since(now);
         self.plan.window.min(until_cut.saturating_sub(GOODBYE))
@@ -219,7 +219,7 @@ impl Drain {
             age: now.saturating_duration_since(self.started),
             total: self.members.len() + self.past.len(),
             told: told().count(),
-            left: scheduled.filter(goes).count() + leaving.count(),
+            remaining: scheduled.filter(goes).count() + leaving.count(),
         }
     }
 }

@@ -74,12 +74,12 @@ fn draw<'m>(
     if total == 0 {
         return None;
     }
-    let mut left = rng.random_range(0..total);
+    let mut remaining = rng.random_range(0..total);
     let mut drawn = None;
     for member in candidates() {
         drawn = Some(member);
-        match left.checked_sub(member.weight_now()) {
-            Some(rest) => left = rest,
+        match remaining.checked_sub(member.weight_now()) {
+            Some(rest) => remaining = rest,
             None => break,
         }
     }

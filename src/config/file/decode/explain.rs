@@ -11,8 +11,8 @@ use crate::config::file::tree::{Node, Step};
 pub fn explain(root: &Node, path: &[Step], message: &str) -> ConfigError {
     let (node, entry) = root.find(path);
     if let Some(known) = expected_of(message, "unknown field ") {
-        let place = entry.map_or(node.place, |entry| entry.key_place);
-        return unknown_key(root, path, place, &known);
+        let position = entry.map_or(node.position, |entry| entry.key_position);
+        return unknown_key(root, path, position, &known);
     }
     let value = node.to_value();
     if let Some(known) = expected_of(message, "unknown variant ") {
@@ -24,7 +24,7 @@ pub fn explain(root: &Node, path: &[Step], message: &str) -> ConfigError {
             [all @ .., last] => format!("one of {} and {last}", all.join(", ")),
         };
         let error = ConfigError::new(
-            node.place,
+            node.position,
             format!("{} must be {words}, not \"{word}\"", subject(root, path)),
         );
         return match elsewhere::word(word) {
@@ -33,10 +33,10 @@ pub fn explain(root: &Node, path: &[Step], message: &str) -> ConfigError {
         };
     }
     let Some((_, expected)) = message.rsplit_once(", expected ") else {
-        return ConfigError::new(node.place, format!("{}: {message}", subject(root, path)));
+        return ConfigError::new(node.position, format!("{}: {message}", subject(root, path)));
     };
     let error = ConfigError::new(
-        node.place,
+        node.position,
         format!(
             "{} must be {}, not {}",
             subject(root, path),
@@ -50,15 +50,15 @@ pub fn explain(root: &Node, path: &[Step], message: &str) -> ConfigError {
     }
 }
 
-fn unknown_key(root: &Node, path: &[Step], place: Position, known: &[String]) -> ConfigError {
+fn unknown_key(root: &Node, path: &[Step], position: Position, known: &[String]) -> ConfigError {
     let Some((Step::Key(key), parent)) = path.split_last() else {
-        return ConfigError::new(place, "unknown key");
+        return ConfigError::new(position, "unknown key");
     };
     let owner = owner(root, parent);
     let error = if owner.is_empty() {
-        ConfigError::new(place, format!("unknown key \"{key}\""))
+        ConfigError::new(position, format!("unknown key \"{key}\""))
     } else {
-        ConfigError::new(place, format!("unknown key \"{key}\" in {owner}"))
+        ConfigError::new(position, format!("unknown key \"{key}\" in {owner}"))
     };
     match elsewhere::key(key) {
         // `https` may be a slip of `http`, but `http` is what others have.

@@ -21,7 +21,7 @@ const PART: usize = 64;
 
 /// One container on the way from the root to a part, without its other children.
 struct Level {
-    place: Position,
+    position: Position,
     link: Link,
     /// What errors call this container by.
     names: Vec<Entry>,
@@ -44,7 +44,10 @@ enum Outcome {
 
 /// `None`: nothing is left of the file.
 pub fn take_out_errors(root: &mut Node, errors: &mut Vec<ConfigError>) -> Option<()> {
-    let whole = std::mem::replace(root, Node::new(root.place, Content::Sequence(Vec::new())));
+    let whole = std::mem::replace(
+        root,
+        Node::new(root.position, Content::Sequence(Vec::new())),
+    );
     match take_apart(whole, &mut Vec::new(), errors) {
         Outcome::Kept(rest) => {
             *root = rest;
@@ -66,7 +69,7 @@ fn take_apart(mut node: Node, way: &mut Vec<Level>, errors: &mut Vec<ConfigError
         Content::Sequence(items) => items.into_iter().map(|item| (Link::Item, item)).collect(),
         Content::Mapping(entries) => entries
             .into_iter()
-            .map(|entry| (Link::Key(entry.key, entry.key_place), entry.value))
+            .map(|entry| (Link::Key(entry.key, entry.key_position), entry.value))
             .collect(),
     };
     let mut items = Vec::new();
@@ -74,7 +77,7 @@ fn take_apart(mut node: Node, way: &mut Vec<Level>, errors: &mut Vec<ConfigError
     let is_list = matches!(children.first(), Some((Link::Item, _)));
     for (link, child) in children {
         way.push(Level {
-            place: node.place,
+            position: node.position,
             names: match &link {
                 Link::Key(key, _) => names
                     .iter()
@@ -88,9 +91,9 @@ fn take_apart(mut node: Node, way: &mut Vec<Level>, errors: &mut Vec<ConfigError
         let outcome = take_apart(child, way, errors);
         let link = way.pop().map(|level| level.link);
         match (outcome, link) {
-            (Outcome::Kept(value), Some(Link::Key(key, key_place))) => entries.push(Entry {
+            (Outcome::Kept(value), Some(Link::Key(key, key_position))) => entries.push(Entry {
                 key,
-                key_place,
+                key_position,
                 value,
             }),
             (Outcome::Kept(value), _) => items.push(value),
@@ -133,17 +136,17 @@ fn decode_part(part: Node, way: &[Level], errors: &mut Vec<ConfigError>) -> Outc
     let mut tree = way.iter().rev().fold(part, |child, level| {
         let content = match &level.link {
             Link::Item => Content::Sequence(vec![child]),
-            Link::Key(key, key_place) => {
+            Link::Key(key, key_position) => {
                 let mut entries = level.names.clone();
                 entries.push(Entry {
                     key: key.clone(),
-                    key_place: *key_place,
+                    key_position: *key_position,
                     value: child,
                 });
                 Content::Mapping(entries)
             }
         };
-        Node::new(level.place, content)
+        Node::new(level.position, content)
     });
     while let Err(failure) = attempt(&tree) {
         errors.push(failure.explain(&tree));

@@ -11,20 +11,23 @@ const TAB_AFTER_COLON: &str = "':' must be followed by a valid YAML whitespace";
 /// The error in the words of its file.
 pub fn explain(text: &str, error: &ScanError) -> ConfigError {
     let info = error.info();
-    let place = place(*error.marker());
+    let position = position(*error.marker());
     if info.to_ascii_lowercase().contains("tab") && !info.contains("expected") {
-        return tab(text, place);
+        return tab(text, position);
     }
-    let error = ConfigError::new(place, format!("not valid YAML: {info}"));
-    match hint(text, info, place) {
+    let error = ConfigError::new(position, format!("not valid YAML: {info}"));
+    match hint(text, info, position) {
         Some(hint) => error.hint(hint),
         None => error,
     }
 }
 
 /// At the tab itself: the parser names the line where the value before it begins.
-fn tab(text: &str, place: Position) -> ConfigError {
-    let lines = text.lines().enumerate().skip(place.line.saturating_sub(1));
+fn tab(text: &str, position: Position) -> ConfigError {
+    let lines = text
+        .lines()
+        .enumerate()
+        .skip(position.line.saturating_sub(1));
     let indented = lines.filter_map(|(number, line)| {
         let blank = line.len() - line.trim_start_matches([' ', '\t']).len();
         let col = line[..blank].find('\t')? + 1;
@@ -33,19 +36,19 @@ fn tab(text: &str, place: Position) -> ConfigError {
             col,
         })
     });
-    let place = indented.into_iter().next().unwrap_or(place);
-    ConfigError::new(place, "not valid YAML: a tab cannot indent a line")
+    let position = indented.into_iter().next().unwrap_or(position);
+    ConfigError::new(position, "not valid YAML: a tab cannot indent a line")
         .hint("indent with spaces; an editor can convert them (in vim: :set expandtab | retab)")
 }
 
-fn hint(text: &str, info: &str, place: Position) -> Option<String> {
+fn hint(text: &str, info: &str, position: Position) -> Option<String> {
     let line_of = |number: usize| {
         text.lines()
             .nth(number.saturating_sub(1))
             .unwrap_or_default()
     };
-    let line = line_of(place.line);
-    let before = line_of(place.line - 1);
+    let line = line_of(position.line);
+    let before = line_of(position.line - 1);
     let is_conflict = |line: &str| {
         ["<<<<<<<", "=======", ">>>>>>>"]
             .iter()
@@ -71,12 +74,12 @@ fn hint(text: &str, info: &str, place: Position) -> Option<String> {
         });
     }
     let hint = match info {
-        _ if info.contains("unknown anchor") => return Some(unknown_anchor(line, place)),
+        _ if info.contains("unknown anchor") => return Some(unknown_anchor(line, position)),
         _ if info.contains("expected '-' indicator")
             || info.contains("block mapping, did not find expected key")
             || info == "invalid indentation" =>
         {
-            if !is_open_before(text, place) {
+            if !is_open_before(text, position) {
                 return Some(indentation(line, before));
             }
             NOT_CLOSED
@@ -111,8 +114,8 @@ fn hint(text: &str, info: &str, place: Position) -> Option<String> {
 const NOT_CLOSED: &str = "a { or [ before it is not closed";
 
 /// Whether a bracket is open where this line begins, if none stands in quotes.
-fn is_open_before(text: &str, place: Position) -> bool {
-    let lines = text.lines().take(place.line.saturating_sub(1));
+fn is_open_before(text: &str, position: Position) -> bool {
+    let lines = text.lines().take(position.line.saturating_sub(1));
     let code = lines.map(|line| line.split(" #").next().unwrap_or_default());
     let depth: i64 = code
         .flat_map(str::bytes)
@@ -139,10 +142,10 @@ fn bare_ipv6(line: &str) -> Option<&str> {
     })
 }
 
-fn unknown_anchor(line: &str, place: Position) -> String {
+fn unknown_anchor(line: &str, position: Position) -> String {
     let word: String = line
         .chars()
-        .skip(place.col)
+        .skip(position.col)
         .take_while(|c| !c.is_whitespace() && !",]}".contains(*c))
         .collect();
     match word.strip_prefix(':') {
@@ -225,7 +228,7 @@ pub fn brackets(text: &str) -> Option<Position> {
 }
 
 /// Columns from 1.
-pub fn place(marker: Marker) -> Position {
+pub fn position(marker: Marker) -> Position {
     Position {
         line: marker.line(),
         col: marker.col() + 1,
@@ -278,8 +281,8 @@ mod tests {
             ("a:\n  - b: 1\n\tc: 2\n", 3, 1),
         ] {
             let (_, errors) = read(text);
-            let place = errors[0].place.expect("it has one");
-            assert_eq!((place.line, place.col), (line, col), "{text:?}");
+            let position = errors[0].position.expect("it has one");
+            assert_eq!((position.line, position.col), (line, col), "{text:?}");
             assert!(errors[0].message.contains("a tab cannot indent"));
         }
     }

@@ -86,14 +86,14 @@ impl HandOver {
         }
     }
 
-    pub(super) fn keep(&mut self, number: u64) {
+    pub(super) fn take_back(&mut self, number: u64) {
         let in_hand = self.parcels.remove(&number);
         let parcel = in_hand.map(|(parcel, _token)| Arc::into_inner(parcel));
         match parcel {
             Some(Some(Parcel::Session(session))) if self.machine.has_handed_over() => {
-                self.keep_refused(*session);
+                self.offer_again(*session);
             }
-            Some(Some(Parcel::Session(session))) => self.app.runner().keep(*session),
+            Some(Some(Parcel::Session(session))) => self.app.runner().run_again(*session),
             Some(Some(Parcel::Idle(idle))) if self.machine.has_handed_over() => {
                 self.app.serve_last(idle.listener, idle.client);
             }
@@ -104,12 +104,12 @@ impl HandOver {
     }
 
     /// The new process may have room for it in a moment; if not, it has to go.
-    fn keep_refused(&mut self, session: Session) {
+    fn offer_again(&mut self, session: Session) {
         let live = Arc::clone(&session.live);
         if !self.refused.insert(live.identity.id) {
-            return self.app.keep_refused(session);
+            return self.app.run_refused(session);
         }
-        self.app.runner().keep(session);
+        self.app.runner().run_again(session);
         let leave = self.leave.clone();
         tokio::spawn(async move {
             tokio::time::sleep(TRIES_AGAIN_AFTER).await;

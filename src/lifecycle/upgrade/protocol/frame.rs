@@ -244,9 +244,9 @@ fn sections(mut body: &[u8]) -> io::Result<(&[u8], &[u8], &[u8])> {
             return Err(invalid("a section is longer than its message"));
         };
         let known = [Section::Json, Section::ToClient, Section::ToServer];
-        for (place, section) in found.iter_mut().zip(known) {
+        for (slot, section) in found.iter_mut().zip(known) {
             if tag == section as u16 {
-                *place = content;
+                *slot = content;
             }
         }
         body = behind;
