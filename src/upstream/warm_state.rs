@@ -1,4 +1,4 @@
-//! What a process has found out of an upstream, for the next.
+//! What a process has found out about an upstream, for the next process.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -12,12 +12,12 @@ use super::server::{Member, ServerState};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WarmState {
-    /// What stands for each name that was ever resolved.
+    /// The addresses of each name that was ever resolved.
     pub names: Vec<(Name, Vec<SocketAddr>)>,
-    /// Whether each server that was checked is up.
+    /// For each server that was checked, whether it is up.
     pub servers: Vec<(SocketAddr, bool)>,
     pub history: Vec<(SocketAddr, Vec<Change>)>,
-    /// What each server is in the middle of.
+    /// The states of servers that last for a time.
     pub states: Vec<(SocketAddr, ServerState)>,
     /// Every server that could be picked.
     pub members: Vec<SocketAddr>,
@@ -55,7 +55,7 @@ impl Group {
         }
     }
 
-    /// Takes over what is not known here, or not as surely.
+    /// Takes over what is not known here, or known less surely.
     pub fn learn(&self, before: WarmState) {
         {
             let mut roster = self.roster.lock();

@@ -1,10 +1,10 @@
-//! Consistent hashing on a Ketama ring: a key belongs to the first server at or behind its hash.
+//! Consistent hashing on a Ketama ring: a key belongs to the first server at or after its hash.
 //!
-//! Servers are offered in the order in which they stand behind the key, each once. Nearly always
-//! one of the next few points is of a server that can be taken. When none is (most servers are
-//! down, or one of them has nearly the whole ring), the ring is not walked any further: each server
-//! is asked for its own next point, and the nearest is next. So a pick costs the same whatever the
-//! weights are, and the order is that of the ring all the same.
+//! Servers are offered in the order in which they follow the key on the ring, each once. Nearly
+//! always one of the next few points belongs to a server that can be taken. If none does (most
+//! servers are down, or one server has nearly the whole ring), the walk stops. Then each server is
+//! asked for its own next point, and the nearest one is next. So a pick costs the same whatever the
+//! weights are, and the order is still that of the ring.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -16,13 +16,13 @@ use pingora_load_balancing::selection::{BackendIter, BackendSelection};
 use super::carried::{Roster, SelectionKey};
 use super::points::{Point, points};
 
-/// So many points are walked before servers are asked for theirs.
+/// How many points are walked before servers are asked for their own points.
 const WALK: usize = 32;
 
 pub struct Ring {
     roster: Roster,
     points: Box<[Point]>,
-    /// The points of each member alone, in order.
+    /// The points of each member separately, sorted.
     own: Box<[Box<[u32]>]>,
 }
 
@@ -72,8 +72,8 @@ fn own_points(points: &[Point], members: usize) -> Box<[Box<[u32]>]> {
 }
 
 impl Ring {
-    /// How far it is from `hash` to the next point of this member. One that has no point, as
-    /// others have them all, is behind everybody.
+    /// The distance from `hash` to the next point of this member. A member that lost all its points
+    /// to others is last.
     fn distance(&self, member: usize, hash: u32) -> u64 {
         let own = &self.own[member];
         let next = own.partition_point(|point| *point < hash);
@@ -82,16 +82,16 @@ impl Ring {
     }
 }
 
-/// Offers each server that could be taken once, in the order of the ring.
+/// Offers each server that could be taken, once, in the order of the ring.
 pub struct RingIter {
     ring: Arc<Ring>,
     key: SelectionKey,
     /// The index of the next point.
     next: usize,
     walked: usize,
-    /// Who was met on the way, offered or not.
+    /// The members that the walk has met, offered or not.
     met: Met,
-    /// Everybody else who could be taken, the nearest on top: made when the walk is over.
+    /// The other members that could be taken, the nearest on top. Made when the walk is over.
     others: Option<BinaryHeap<Reverse<(u64, usize)>>>,
 }
 
@@ -99,7 +99,7 @@ impl RingIter {
     fn walk(&mut self) -> Option<usize> {
         let ring = &self.ring;
         while self.walked < WALK && self.met.len < ring.roster.members.len() {
-            // Behind the last point comes the first.
+            // After the last point the first one follows.
             let point = ring.points.get(self.next).or(ring.points.first())?;
             self.next = (self.next + 1) % ring.points.len().max(1);
             self.walked += 1;
@@ -132,7 +132,7 @@ impl BackendIter for RingIter {
     }
 }
 
-/// The members that a walk has met: few enough to be looked through.
+/// The members that a walk has met: so few that a linear search is fast.
 #[derive(Default)]
 struct Met {
     members: [u32; WALK],
@@ -144,7 +144,7 @@ impl Met {
         self.members[..self.len].contains(&member)
     }
 
-    /// False: it was there already.
+    /// Returns false if the member was met before.
     fn insert(&mut self, member: u32) -> bool {
         if self.has(member) {
             return false;
