@@ -1,4 +1,4 @@
-//! The running process, as the operator's API has it.
+//! The running process, as the operator's API sees it.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -21,31 +21,31 @@ use crate::admin::{Access, CommandOutcome, ControlError, Request};
 use crate::app::App;
 use crate::net::{Binder, ListeningSocket};
 
-/// What the supervisor is told.
+/// A message to the supervisor.
 #[derive(Debug)]
 pub enum Message {
     Command(Request, oneshot::Sender<CommandOutcome>),
     Event(Event),
-    /// How a reload went.
+    /// The result of a reload.
     Reloaded(Result<Vec<String>, String>),
 }
 
 pub struct Process {
     pub(super) app: Arc<App>,
-    /// `None`: it has no file that could be read again.
+    /// `None`: there is no file to read again.
     pub(super) file: Option<PathBuf>,
     program: Option<Program>,
     pub(super) started: Instant,
     admin: Vec<Arc<ListeningSocket>>,
     pub(super) access: Access,
     inbox: UnboundedSender<Message>,
-    /// The process that has taken over; 0: none has.
+    /// The id of the process that has taken over. 0: none has.
     successor: AtomicU32,
     is_upgrading: AtomicBool,
     pub(super) drain_watch: Mutex<DrainWatch>,
 }
 
-/// What is sent to the supervisor.
+/// The messages to the supervisor.
 pub type Inbox = UnboundedReceiver<Message>;
 
 impl Process {
@@ -72,7 +72,7 @@ impl Process {
         (Arc::new(process), messages)
     }
 
-    /// To the supervisor, which outlives whoever has something to say.
+    /// Sends to the supervisor, which outlives every sender.
     pub fn send(&self, message: Message) {
         if self.inbox.send(message).is_err() {
             log::debug!("the process ends: nothing more is done");
@@ -91,7 +91,7 @@ impl Process {
         self.admin.iter().map(serve).collect()
     }
 
-    /// The operator's sockets, for another process.
+    /// The operator's sockets, to be given to another process.
     pub fn admin_descriptors(&self) -> io::Result<Vec<(Binder, OwnedFd)>> {
         let admin = self.admin.iter();
         admin
@@ -99,7 +99,7 @@ impl Process {
             .collect()
     }
 
-    /// Another process answers operators. `unwanted`: on these addresses nobody does.
+    /// Another process answers operators. On the `unwanted` addresses no process does.
     pub fn leave_admin(&self, unwanted: impl Fn(&str) -> bool) {
         for socket in &self.admin {
             match unwanted(&socket.address().to_string()) {
@@ -109,7 +109,7 @@ impl Process {
         }
     }
 
-    /// This one does again.
+    /// This process answers operators again.
     pub fn take_admin_back(&self) {
         for socket in &self.admin {
             if let Err(cause) = socket.reopen() {
@@ -126,7 +126,7 @@ impl Process {
         self.admin.iter().for_each(|socket| socket.own_file());
     }
 
-    /// Nobody finds them any more, even while something still holds them.
+    /// Removes the sockets from sight, even if something still holds them.
     pub fn close_admin(&self) {
         self.admin.iter().for_each(|socket| socket.close());
     }
@@ -147,7 +147,7 @@ impl Process {
         self.is_upgrading.store(is_upgrading, Relaxed);
     }
 
-    /// What takes this process's place, or why nothing can.
+    /// The program that can take over, or why none can.
     pub fn program(&self) -> Result<&Program, ControlError> {
         may_be_replaced()?;
         self.program.as_ref().ok_or_else(|| {
@@ -159,7 +159,7 @@ impl Process {
     }
 }
 
-/// Those that end when the first process that they have started ends, and all others with them.
+/// Processes that end when their first child ends, and then end all others.
 const INITS: [&str; 5] = [
     "tini",
     "tini-static",
@@ -168,7 +168,7 @@ const INITS: [&str; 5] = [
     "catatonit",
 ];
 
-/// Where all processes end with this one, no other can take its place.
+/// If all processes end together with this one, no other process can take over.
 fn may_be_replaced() -> Result<(), ControlError> {
     let hint = "start a container with the new version beside this one, then stop this one by TERM: its \
                 sessions are told to go within server.drain.window; or run prusik under a service manager \

@@ -1,4 +1,4 @@
-//! Everything of a start that comes before the first accept, and that can fail.
+//! The steps of a start that come before the first accept, and that can fail.
 
 use std::sync::Arc;
 
@@ -13,16 +13,16 @@ use crate::app::{App, StartError};
 use crate::config::Config;
 use crate::net::{Inherited, ListenAddress, ListeningSocket};
 
-/// All sockets are bound, nothing is accepted.
+/// All sockets are bound, and nothing is accepted yet.
 pub struct Started {
     pub app: Arc<App>,
     pub admin: Vec<Arc<ListeningSocket>>,
-    /// Inherited sockets that the configuration no longer has.
+    /// Inherited sockets that are not in the configuration.
     unused: Vec<ListenAddress>,
 }
 
 impl Started {
-    /// What of `inherited` is not in the file is closed.
+    /// Closes the sockets of `inherited` that are not in the file.
     pub fn new(config: Config, mut inherited: Inherited) -> Result<Self, StartError> {
         let admin = config.admin.iter().flat_map(|admin| &admin.listen);
         let admin: Vec<ListenAddress> = admin.cloned().collect();
@@ -46,8 +46,8 @@ impl Started {
         })
     }
 
-    /// It will not serve: the files of the unix sockets that it has bound go, those that it has
-    /// inherited stay. The tasks that know the sockets may outlive everything else.
+    /// This process will not serve. Removes the files of unix sockets that it has bound, but not of
+    /// those it has inherited. The tasks that hold the sockets may outlive everything else.
     pub fn close(&self) {
         close_listeners(&self.app);
         self.admin.iter().for_each(|socket| socket.close());
@@ -60,8 +60,8 @@ fn close_listeners(app: &App) {
     }
 }
 
-/// Returns when the process before lets this one serve. Nothing may fail after this: the other one
-/// has begun to let go.
+/// Returns when the process before lets this one serve. Nothing may fail after this, because the
+/// other process has begun to let go.
 pub async fn take_over(
     started: &Started,
     predecessor: Predecessor,
@@ -87,7 +87,8 @@ pub async fn take_over(
     }
 }
 
-/// This process serves: the files of unix sockets are its own, less those that systemd has bound.
+/// This process serves, so it owns the files of its unix sockets, except those that systemd has
+/// bound.
 pub fn own_files(started: &Started) {
     for listener in started.app.listeners() {
         listener.socket.own_file();

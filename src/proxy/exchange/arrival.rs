@@ -10,9 +10,9 @@ use crate::listener::Connection;
 
 pub struct Arrival {
     connection: Arc<Connection>,
-    /// As the trust rules have it.
+    /// The client's address according to the trust rules.
     client: ClientAddress,
-    /// Whether the peer is a proxy whose word counts.
+    /// Whether the peer is a trusted proxy.
     trust: Trust,
 }
 
@@ -37,7 +37,7 @@ impl Arrival {
         self.trust
     }
 
-    /// Whom a PROXY header names to the server: the client. Its port is known when it is the peer.
+    /// The client that a PROXY header names to the server. Its port is known if it is the peer.
     pub fn preamble_client(&self) -> PreambleClient {
         let ClientAddress::Ip(client) = self.client else {
             return PreambleClient::Unknown;
