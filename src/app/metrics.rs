@@ -1,4 +1,4 @@
-//! `/metrics`: gathered when it is asked for, from what every part counts by itself.
+//! `/metrics`: collected on request from the counts of all parts.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use crate::session::traffic::Totals;
 use crate::upstream::history::Standing;
 
 impl App {
-    /// In Prometheus' text format.
+    /// Returns Prometheus' text format.
     pub fn metrics(&self) -> String {
         let generation = self.generation();
         let mut kinds = Kinds::default();
@@ -69,11 +69,12 @@ impl App {
     }
 }
 
-/// The live sessions, by where their names are: sessions share them, and an address is looked up
-/// faster than a text. One of each kind is held, so that no name moves meanwhile.
+/// Counts the live sessions by the addresses of their names in memory: sessions share the names,
+/// and comparing addresses is faster than comparing texts. One session of each kind is held, so
+/// that the names stay where they are.
 #[derive(Debug, Default)]
 struct Kinds {
-    /// The first kinds that were met: with few of them, looking at each is faster than a hash.
+    /// The kinds that were met first: comparing a few is faster than computing a hash.
     few: Vec<(Kind, Arc<LiveSession>, usize)>,
     others: HashMap<Kind, (Arc<LiveSession>, usize)>,
 }
@@ -98,7 +99,7 @@ impl Kinds {
     }
 }
 
-/// The live sessions, by what tells them apart here.
+/// The live sessions, counted by their labels.
 #[derive(Debug, Default)]
 struct Seen {
     by_labels: HashMap<SessionLabels, usize>,
@@ -182,11 +183,12 @@ fn label_pairs<'a>(labels: &'a SessionLabels, server: &'a str) -> [(&'a str, &'a
     ]
 }
 
-/// So many places have a series from the start, so that the first session on one is seen to come.
+/// So many combinations have a series from the start, so that their first session shows as an
+/// increase.
 const FROM_THE_START: usize = 1000;
 
-/// Where the present configuration lets sessions be. Where it has very many routes, on those that
-/// were used: thousands may be there that nobody asks for.
+/// The combinations that the present configuration allows. With very many routes, only those that
+/// were used.
 fn places(generation: &Generation) -> HashSet<SessionLabels> {
     let mut places = HashSet::new();
     let routes = generation.config.routes.iter();

@@ -1,4 +1,4 @@
-//! What a hand-over to, or from, another process asks of this one.
+//! What this process does in a hand-over to or from another process.
 
 use log::error;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -25,7 +25,7 @@ impl App {
         Some((name, listener.socket.address().to_string()))
     }
 
-    /// The same of the listener on which this permit was taken.
+    /// The same for the listener whose limit counts this permit.
     pub fn listener_of(&self, permit: &Permit) -> Option<(String, String)> {
         let mut listener_states = self.listener_states().iter();
         let state = listener_states.find(|state| Arc::ptr_eq(&state.limiter, permit.limiter()))?;
@@ -63,7 +63,7 @@ impl App {
         self.edge.serve_last(bound, client);
     }
 
-    /// Counts such a connection, whatever the limits say.
+    /// Counts such a connection, even above the limits.
     pub fn adopt(
         &self,
         bound: BoundId,
@@ -74,7 +74,7 @@ impl App {
         self.listener_states()[bound.index()].adopt(peer, proxied)
     }
 
-    /// One copy of each name for all sessions, as for those that began here.
+    /// Replaces the session's names by the copies that all sessions share.
     pub fn share_labels(&self, identity: &mut Identity) {
         let generation = self.current.load();
         let labels = &generation.labels;
@@ -91,7 +91,7 @@ impl App {
         }
     }
 
-    /// Tells it to go if it has no place in this process's configuration, or the process stops.
+    /// Tells the session to go if it does not fit this configuration, or if the process stops.
     pub fn drain_if_gone(&self, live: &Arc<LiveSession>) {
         let generation = self.current.load();
         let reason = match self.phases.now().is_draining() {
@@ -103,7 +103,7 @@ impl App {
         }
     }
 
-    /// One that the new process does not take, while others go on moving.
+    /// Runs a session that the new process has refused, while others go on moving.
     pub fn run_refused(&self, session: Session) {
         session.live.traffic.set_refused(true);
         let plan = self.current.load().drain_plan();
@@ -111,7 +111,7 @@ impl App {
         self.runner.run_again(session);
     }
 
-    /// The new process does not listen on these.
+    /// Sets the addresses on which the new process does not listen.
     pub fn set_unwanted(&self, addresses: Vec<String>) {
         *self.unwanted.lock() = addresses.into_iter().collect();
     }
@@ -125,12 +125,12 @@ impl App {
         self.unwanted.lock().contains(address)
     }
 
-    /// For as long as it lives, there is a connection more to be waited for.
+    /// While the token lives, the process waits for one more connection.
     pub fn connection_token(&self) -> TaskTrackerToken {
         self.connections.token()
     }
 
-    /// Nobody listens there from now on. Who waits already is still answered.
+    /// Stops listening on these addresses. Clients that wait already still get an answer.
     pub fn shut_unwanted(&self) {
         for (bound, listener) in self.listeners.iter().enumerate() {
             let bound = BoundId::new(bound);
@@ -142,7 +142,7 @@ impl App {
         }
     }
 
-    /// The new process is gone, and this one serves again: as before it came.
+    /// The new process is gone, and this one serves again as before.
     pub fn serve_again(&self) {
         self.set_unwanted(Vec::new());
         *self.winding_down_since.lock() = None;

@@ -73,7 +73,7 @@ impl Window {
         *self = Self::new(self.base, self.most, self.drift);
     }
 
-    /// From now on the window grows no further than this, and each read drifts.
+    /// From now on the window grows no further than `most`, and [`DRIFT`] bytes do not count.
     pub fn narrow(&mut self, most: usize) {
         self.most = most.max(self.base);
         self.size = self.size.min(self.most);

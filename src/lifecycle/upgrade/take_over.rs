@@ -33,31 +33,31 @@ use crate::session::Session;
 use crate::session::drain::{DrainPlan, DrainReason};
 use crate::session::live::LiveSession;
 
-/// A process that dies closes its sockets a moment before others see its end.
+/// A process that dies closes its sockets a moment before others see that it has ended.
 const DEAD_WITHIN: Duration = Duration::from_secs(2);
 
-/// What a process was given at its start.
+/// The descriptors that a process got at its start, with their names.
 pub type Named = (String, OwnedFd);
 
-/// The process that this one takes over from.
+/// The process from which this one takes over.
 #[derive(Debug)]
 pub struct Predecessor {
     stream: UnixStream,
-    /// Opened while the old process lives, as its number may be given to another.
+    /// Opened while the old process lives, because its number may be reused later.
     pidfd: Result<OwnedFd, Errno>,
 }
 
-/// What can be known of the old process's life.
+/// What is known of the old process's life.
 #[derive(Debug)]
 enum Life {
     Known(Pidfd),
-    /// It was dead already.
+    /// It was already dead.
     Dead,
-    /// The kernel does not tell.
+    /// The kernel does not say.
     Unknown,
 }
 
-/// Tells the sockets that were inherited from the link to a predecessor.
+/// Separates the inherited sockets from the link to a predecessor.
 pub fn sort(named: Vec<Named>) -> (Inherited, Option<Predecessor>) {
     let mut predecessor = None;
     let mut sockets: Vec<(OwnedFd, Binder)> = Vec::new();
@@ -70,28 +70,28 @@ pub fn sort(named: Vec<Named>) -> (Inherited, Option<Predecessor>) {
     (Inherited::new(sockets), predecessor)
 }
 
-/// What a command that the old process has passed on is to be answered by.
+/// A command that the old process has passed on, and where its result goes.
 pub type PassedOn = (Request, oneshot::Sender<CommandOutcome>);
 
-/// What the rest of the process hears of it.
+/// What the rest of the process is told.
 pub struct TakingOver {
-    /// `Ok`: this process is to serve from now on, and nothing may fail any more.
+    /// `Ok`: this process must serve from now on, and nothing may fail any more.
     pub may_serve: oneshot::Receiver<Result<(), String>>,
-    /// Commands that the old process was asked for.
+    /// Commands that the old process has received.
     pub commands: UnboundedReceiver<PassedOn>,
-    /// Ends once nothing more comes from the old process.
+    /// Ends when nothing more comes from the old process.
     pub done: oneshot::Receiver<()>,
 }
 
 impl Predecessor {
     fn new(stream: UnixStream) -> Self {
-        // The credentials of the link are those of whoever made the pair.
+        // The link's credentials are those of the process that made it.
         let old = socket_peercred(&stream).map(|old| old.pid);
         let pidfd = old.and_then(|old| pidfd_open(old, PidfdFlags::empty()));
         Self { stream, pidfd }
     }
 
-    /// The old process goes on, and tells the operator why.
+    /// Refuses to take over. The old process continues, and tells the operator the reason.
     pub fn refuse(&self, reason: &str) {
         let reason = reason.to_owned();
         let said = encode(Framing::First, &Message::Failed { reason }, [&[], &[]], 0);
@@ -102,8 +102,8 @@ impl Predecessor {
         shut(&self.stream);
     }
 
-    /// Asks to serve, and takes over what the old process has. `unused`: inherited addresses that
-    /// the file no longer has. Must run inside the runtime.
+    /// Asks to serve, and takes over the state of the old process. `unused`: inherited addresses
+    /// that are not in the file. Must be called inside the runtime.
     pub fn take_over(self, app: Arc<App>, unused: &[ListenAddress]) -> io::Result<TakingOver> {
         let (tell, may_serve) = oneshot::channel();
         let (pass_on, commands) = unbounded_channel();
@@ -144,7 +144,7 @@ impl Predecessor {
     }
 }
 
-/// Here, and not served yet.
+/// What has come and is not served yet.
 enum Taken {
     Session(Box<Session>),
     Idle(BoundId, Box<ClientEnd>),
@@ -161,14 +161,14 @@ struct TakeOver {
     unused: Vec<String>,
     may_serve: Option<oneshot::Sender<Result<(), String>>>,
     pass_on: UnboundedSender<PassedOn>,
-    /// Sessions that have come and must go, while the first protocol may still say that they are in
-    /// a drain that goes on. `None`: each is told when it comes.
+    /// Sessions that have come and must go, as long as the first protocol may still name the drain
+    /// that they are in. `None`: each one is told when it comes.
     homeless: Option<Vec<Arc<LiveSession>>>,
     has_closed: bool,
     is_over: bool,
 }
 
-/// A command's number, and what came of it.
+/// A command's number and its result.
 type Answered = (u64, CommandOutcome);
 
 impl TakeOver {
@@ -179,7 +179,7 @@ impl TakeOver {
         while !self.is_over {
             tokio::select! {
                 biased;
-                // First: what comes from now on is not taken.
+                // First in order: what comes after this is not taken.
                 () = self.phase.until(|phase| phase.is_stopping()), if !has_stopped => {
                     has_stopped = true;
                     self.on(Event::Stop).await;
@@ -207,7 +207,7 @@ impl TakeOver {
         }
     }
 
-    /// What it leads to at once.
+    /// Does an action. Returns the event that follows at once.
     async fn act(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::SayReady => {
@@ -220,7 +220,7 @@ impl TakeOver {
                 self.say(&ready).await;
             }
             Action::Accept => {
-                // Before the old process hears that this one serves, and closes its own.
+                // Before the old process learns that this one serves, and closes its own sockets.
                 self.app.listen();
                 self.answer(Ok(()));
             }
@@ -233,7 +233,7 @@ impl TakeOver {
                     false => Event::Unsaid(number),
                 });
             }
-            // The reason is said where it is known.
+            // The reason was sent where it arose.
             Action::SayRefused(_) => {}
             Action::SayStopping => {
                 self.say(&Message::Stopping).await;
@@ -251,8 +251,8 @@ impl TakeOver {
                 });
             }
             Action::Finish => {
-                // A link that is closed without a word is that of a process that has died. The
-                // first protocol knows none, and listens no more.
+                // If the link is closed without this message, the process counts as dead. The first
+                // protocol has no such message, and no longer reads.
                 if !self.has_closed {
                     self.say(&Message::End).await;
                 }
@@ -268,12 +268,12 @@ impl TakeOver {
 
     fn answer(&mut self, answer: Result<(), String>) {
         if let Some(may_serve) = self.may_serve.take() {
-            // Whoever no longer waits has ended the process.
+            // If nobody waits any more, the process is ending.
             let _ = may_serve.send(answer);
         }
     }
 
-    /// Whether it is with the kernel now.
+    /// Returns whether the kernel has the message.
     async fn say(&mut self, message: &Message) -> bool {
         if let Err(error) = self.link.say(message) {
             warn!("upgrade: {message:?} cannot be said: {error}");
@@ -356,7 +356,7 @@ impl TakeOver {
         }
     }
 
-    /// What operators have done, and what was found out of servers.
+    /// Takes over the state of operations and servers.
     async fn go(&mut self, go: wire::Go) {
         let generation = self.app.generation();
         for (upstream, known) in go.known {
@@ -435,7 +435,7 @@ impl TakeOver {
         });
     }
 
-    /// A drain of the first protocol's, with those of its sessions that are here now.
+    /// A drain in the first protocol, with those of its sessions that are here.
     fn go_on_with(&mut self, drain: wire::NamedDrain) {
         let sessions = self.app.sessions();
         let found = |id: &Uuid| sessions.find(*id);
@@ -452,7 +452,7 @@ impl TakeOver {
         self.app.drains().start(reason, &members, plan);
     }
 
-    /// Tells those that have no place here and are in no drain.
+    /// Tells the sessions to go that do not fit this configuration and are in no drain.
     fn drain_homeless(&mut self) {
         for live in self.homeless.iter_mut().flat_map(std::mem::take) {
             self.app.drain_if_gone(&live);

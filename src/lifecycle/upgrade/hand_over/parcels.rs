@@ -1,5 +1,5 @@
-//! What is handed over: each connection that has come to rest, until the new process has it or it
-//! is served here again.
+//! The parcels: each session or connection that has stopped, until the new process has it or it is
+//! served here again.
 
 use std::io;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::lifecycle::upgrade::warm_state;
 use crate::session::{Leaving, Session};
 
 impl HandOver {
-    /// The new process serves: all that can goes there, the rest is told to go.
+    /// The new process serves: everything that can move goes there, the rest is told to go.
     pub(super) fn find(&mut self) {
         self.app.shut_unwanted();
         self.app.runner().begin_moving(self.leave.clone());
@@ -76,7 +76,8 @@ impl HandOver {
         }
     }
 
-    /// The first protocol takes an idle connection for another listener's when its own is gone.
+    /// In the first protocol an idle connection whose listener is gone would come to another
+    /// listener.
     fn is_wanted(&self, parcel: &Parcel) -> bool {
         match parcel {
             Parcel::Idle(idle) if self.protocol == wire::FIRST => {
@@ -103,7 +104,7 @@ impl HandOver {
         }
     }
 
-    /// The new process may have room for it in a moment; if not, it has to go.
+    /// The new process may have room for the session in a moment. Otherwise it must go.
     fn offer_again(&mut self, session: Session) {
         let live = Arc::clone(&session.live);
         if !self.refused.insert(live.identity.id) {
@@ -113,7 +114,7 @@ impl HandOver {
         let leave = self.leave.clone();
         tokio::spawn(async move {
             tokio::time::sleep(TRIES_AGAIN_AFTER).await;
-            // The hand-over may be over.
+            // The hand-over may be over, which is no error.
             let _ = leave.send(Leaving::Found(live));
         });
     }
