@@ -1,7 +1,7 @@
-//! Reads the YAML file into a tree, by the events of `saphyr-parser`, which know their places.
+//! Reads the YAML file into a tree, from the events of `saphyr-parser`, which have positions.
 //!
-//! [`syntax`] explains what is no YAML. Anchors, aliases and merge keys (`<<`) are resolved here;
-//! duplicate keys are found here.
+//! [`syntax`] explains what is not valid YAML. This file resolves anchors, aliases and merge keys
+//! (`<<`), and finds duplicate keys.
 
 mod syntax;
 
@@ -13,16 +13,16 @@ use crate::config::error::{ConfigError, Position};
 use crate::config::file::tree::{Content, Entry, Node, ScalarForm};
 use syntax::position;
 
-/// Nodes that aliases may add to what the file spells out, against a few lines that expand to
-/// gigabytes.
+/// How many nodes aliases may add to the written ones. Without this limit a few lines could expand
+/// to gigabytes.
 const ALIASED_NODES_MAX: usize = 100_000;
 
-/// Levels of nesting; the deepest value of a valid file is at seven. The tree is walked
-/// recursively.
+/// The deepest nesting that is allowed, because the tree is walked recursively. A valid file has at
+/// most seven levels.
 const DEPTH_MAX: usize = 32;
 
-/// Reads the one document of `text`. Without a tree there is at least one error; with one there
-/// may be (duplicate keys).
+/// Reads the one document of `text`. If there is no tree, there is at least one error. Even with a
+/// tree there may be errors (duplicate keys).
 pub fn read(text: &str) -> (Option<Node>, Vec<ConfigError>) {
     if let Some(position) = syntax::brackets(text) {
         return (None, vec![too_deep(position)]);
@@ -38,7 +38,7 @@ pub fn read(text: &str) -> (Option<Node>, Vec<ConfigError>) {
     finish(text, document, reader.errors)
 }
 
-/// The text with spaces for tabs, in which all places are the same.
+/// Reads the text with tabs replaced by spaces, which changes no position.
 fn read_spaced(text: &str) -> (Option<Node>, Vec<ConfigError>) {
     let mut reader = Reader::of(text);
     let document = reader.document();
@@ -64,7 +64,7 @@ fn finish(
 
 /// Why the rest of a file cannot be read.
 enum Stop {
-    /// It is no YAML from there on.
+    /// From there on the file is not valid YAML.
     Syntax(ScanError),
     Other(ConfigError),
 }
@@ -157,7 +157,7 @@ impl<'input> Reader<'input> {
             }
         };
         let node = Node::new(position, content);
-        // Ids count from 1; 0 says that there is no anchor.
+        // Anchors are numbered from 1; 0 means no anchor.
         if anchor != 0 {
             self.anchors.insert(anchor, node.clone());
         }
@@ -237,7 +237,8 @@ impl<'input> Reader<'input> {
         Ok(Content::Mapping(entries))
     }
 
-    /// Adds what `node` has and the mapping itself has not; of several the earlier wins.
+    /// Adds the keys of `node` that the mapping does not have. An earlier merge wins over a later
+    /// one.
     fn merge(
         &mut self,
         node: Node,
@@ -288,7 +289,7 @@ fn scalar_form(
     })
 }
 
-/// A tag changes what a value is; one that is not known cannot be honoured.
+/// A tag changes the meaning of a value, so an unknown tag must be refused.
 fn refuse_tag(tag: Option<&Tag>, allowed: &str, position: Position) -> Result<(), ConfigError> {
     match tag {
         Some(tag) if !(tag.is_yaml_core_schema() && tag.suffix == allowed) => {

@@ -1,4 +1,4 @@
-//! What a request must be like for a route to serve it.
+//! The conditions that a request must meet for a route.
 
 use http::{HeaderName, HeaderValue, Method};
 
@@ -12,7 +12,7 @@ use crate::route::{
     HostPattern, ListenerId, Matcher, PathMatch, PathRegex, Slashes, normalise_with,
 };
 
-/// RFC 9110, RFC 5789 and RFC 4918, less those that no route ever sees.
+/// The methods of RFC 9110, RFC 5789 and RFC 4918, except those that never reach a route.
 const METHODS: [&str; 14] = [
     "GET",
     "HEAD",
@@ -120,14 +120,14 @@ fn path(
 }
 
 fn bad_regex(text: &str, error: &regex::Error) -> String {
-    // The regex crate draws the expression with a pointer at what is wrong; its last line says it.
+    // The regex crate shows the expression with a mark at the error. The last line has the reason.
     let shown = error.to_string();
     let last = shown.lines().last().unwrap_or_default();
     let reason = last.strip_prefix("error: ").unwrap_or(last);
     format!("bad path_regex \"{text}\": {reason}")
 }
 
-/// Whether `path` can be the path of a request.
+/// Whether a request can have this `path`.
 pub fn plain_path(path: &str, slashes: Slashes, at: Cursor<'_>, errors: &mut Errors) -> bool {
     if let Some(pattern) = path.strip_prefix(['~', '^']) {
         let pattern = pattern.trim_start_matches(['*', '~', '^', ' ']);

@@ -1,48 +1,48 @@
-//! Finds everything in a large file that cannot be decoded, in a time that grows as the file does.
+//! Finds everything that cannot be decoded in a large file, in time linear to its size.
 //!
-//! To decode the whole file again after each error would cost the square of a slip that stands in
-//! every route. So a large tree is taken apart: each of its parts is decoded by itself, in a tree
-//! that has nothing else than the way from the root to it.
+//! If the whole file were decoded again after each error, a mistake that is in every route would
+//! take quadratic time. So a large tree is divided: each part is decoded separately, in a tree that
+//! contains only the path from the root to it.
 //!
 //! ```text
 //!   routes: [ a, b, c, … ]   ─►   routes: [ a ]   routes: [ b ]   routes: [ c ]   …
 //! ```
 //!
-//! That finds the same errors, as no key of the file is required and none is read by the light of
-//! another before all are resolved.
+//! This finds the same errors, because no key of the file is required, and decoding a key never
+//! depends on another key.
 
 use super::attempt;
 use crate::config::error::{ConfigError, Position};
 use crate::config::file::cursor::labelled_by;
 use crate::config::file::tree::{Content, Entry, Node};
 
-/// As many values are decoded together, and again after each error among them.
+/// How many values are decoded together, and again after each error among them.
 const PART: usize = 64;
 
-/// One container on the way from the root to a part, without its other children.
+/// One container on the path from the root to a part, without its other children.
 struct Level {
     position: Position,
     link: Link,
-    /// What errors call this container by.
+    /// The entries by which errors name this container.
     names: Vec<Entry>,
 }
 
-/// How a container leads to its child.
+/// The step from a container to its child.
 enum Link {
     Key(String, Position),
     Item,
 }
 
 enum Outcome {
-    /// What is left of it can be decoded.
+    /// The rest can be decoded.
     Kept(Node),
-    /// The container at this depth cannot have what stands on the way in it.
+    /// The container at this depth has a wrong child on the path.
     LostAt(usize),
-    /// The file is no mapping.
+    /// The file is not a mapping.
     NothingLeft,
 }
 
-/// `None`: nothing is left of the file.
+/// `None`: nothing of the file could be decoded.
 pub fn take_out_errors(root: &mut Node, errors: &mut Vec<ConfigError>) -> Option<()> {
     let whole = std::mem::replace(
         root,

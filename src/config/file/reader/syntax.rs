@@ -1,14 +1,14 @@
-//! What is no YAML: its place, and what to do about it. The parser tells where it gave up and which
-//! rule was broken; people want to know what they have written wrong.
+//! Explains invalid YAML: where it is, and what to do. The parser reports where it stopped and
+//! which rule was broken; operators need to know what they have written wrong.
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
 
 use crate::config::error::{ConfigError, Position};
 
-/// The parser's words where a tab separates a key from its value.
+/// The parser's message if a tab follows the colon of a key.
 const TAB_AFTER_COLON: &str = "':' must be followed by a valid YAML whitespace";
 
-/// The error in the words of its file.
+/// Explains the error by the text of the file.
 pub fn explain(text: &str, error: &ScanError) -> ConfigError {
     let info = error.info();
     let position = position(*error.marker());
@@ -22,7 +22,7 @@ pub fn explain(text: &str, error: &ScanError) -> ConfigError {
     }
 }
 
-/// At the tab itself: the parser names the line where the value before it begins.
+/// Reports the tab's own position: the parser reports the line where the value before it begins.
 fn tab(text: &str, position: Position) -> ConfigError {
     let lines = text
         .lines()
@@ -113,7 +113,7 @@ fn hint(text: &str, info: &str, position: Position) -> Option<String> {
 
 const NOT_CLOSED: &str = "a { or [ before it is not closed";
 
-/// Whether a bracket is open where this line begins, if none stands in quotes.
+/// Whether a bracket is open at the beginning of this line, ignoring quotes.
 fn is_open_before(text: &str, position: Position) -> bool {
     let lines = text.lines().take(position.line.saturating_sub(1));
     let code = lines.map(|line| line.split(" #").next().unwrap_or_default());
@@ -128,7 +128,7 @@ fn is_open_before(text: &str, position: Position) -> bool {
     depth > 0
 }
 
-/// `[::1]:80` that stands outside of quotes, where YAML takes it for a list.
+/// Finds `[::1]:80` without quotes, which YAML reads as a list.
 fn bare_ipv6(line: &str) -> Option<&str> {
     line.match_indices('[').find_map(|(start, _)| {
         let is_quoted = line[..start].ends_with(['"', '\'']);
@@ -165,9 +165,9 @@ fn indentation(line: &str, before: &str) -> String {
     )
 }
 
-/// YAML takes a tab between a key's colon and the value (YAML 1.2.2 section 6.2), and the parser
-/// does not. Returns `text` with a space for each such tab, if that is what the error is about.
-/// Tabs in quotes and in block scalars stay: there they are part of the value.
+/// YAML allows a tab between the colon of a key and the value (YAML 1.2.2 section 6.2), and the
+/// parser does not. If the error is about that, returns `text` with a space for each such tab. Tabs
+/// in quotes and in block scalars stay, because they belong to the value.
 pub fn with_spaces_after_colons(text: &str, error: &ScanError) -> Option<String> {
     if error.info() != TAB_AFTER_COLON {
         return None;
@@ -190,7 +190,7 @@ pub fn with_spaces_after_colons(text: &str, error: &ScanError) -> Option<String>
     Some(spaced.into_iter().collect())
 }
 
-/// Where scalars stand that are text as they are written, in characters.
+/// The ranges of quoted and block scalars, counted in characters.
 fn texts(text: &str) -> Vec<(usize, usize)> {
     let parser = Parser::new_from_str(text);
     let events = parser.map_while(Result::ok);
@@ -202,11 +202,11 @@ fn texts(text: &str) -> Vec<(usize, usize)> {
         .collect()
 }
 
-/// Brackets in a row, blanks and line ends aside, that are more than any text has. The parser takes
-/// the square of their number to find that they are too many.
+/// More brackets in a row (ignoring white space) than any file needs. The parser takes quadratic
+/// time to find that there are too many.
 const BRACKETS_MAX: usize = 1000;
 
-/// Where there are too many brackets in a row.
+/// The position where there are too many brackets in a row.
 pub fn brackets(text: &str) -> Option<Position> {
     let mut row = 0;
     for (number, line) in text.lines().enumerate() {
@@ -227,7 +227,7 @@ pub fn brackets(text: &str) -> Option<Position> {
     None
 }
 
-/// Columns from 1.
+/// Columns are counted from 1.
 pub fn position(marker: Marker) -> Position {
     Position {
         line: marker.line(),
