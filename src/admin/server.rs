@@ -1,7 +1,7 @@
-//! Serves the API over a socket: HTTP/1.1, a task a connection, and limits to what a connection
-//! may take.
+//! Serves the API on a socket: HTTP/1.1, one task for each connection, and limits for each
+//! connection.
 //!
-//! It knows no paths: [`super::api`] does.
+//! No paths: those are in [`super::api`].
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -26,39 +26,39 @@ use crate::limits::descriptors::Descriptor;
 use crate::net::{Accepted, AsyncListener};
 use crate::observe::repeated::{self, Kind};
 
-/// Whoever comes beyond them waits in the kernel, until one of them has had its answer.
+/// Further connections wait in the kernel until one of these has its answer.
 const CONNECTIONS: usize = 64;
-/// A whole head must arrive within it; an idle connection is closed after it.
+/// How long a whole head may take. An idle connection is closed after this time.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
-/// A caller that takes nothing of its answer for so long is given up, and so is one that takes it
-/// bit by bit: the largest, some megabytes of metrics, goes over a slow line in a minute.
+/// A caller that takes nothing of its answer for this long is given up, and one that takes it very
+/// slowly too: the largest answer, some megabytes of metrics, takes a minute on a slow line.
 const BOUNDS: Bounds = Bounds {
     stall: Duration::from_secs(10),
     answer: Duration::from_secs(60),
 };
-/// Room for the largest head.
+/// Large enough for the largest head.
 const HEAD_SIZE: usize = 32 * 1024;
-/// Out of descriptors, accepting again at once would only spin.
+/// Without descriptors, a new attempt at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// What calls in flight get to end: one of them may be the very order to stop.
+/// How long calls that are under way may take at a stop. One of them may be the order to stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// Whoever has connected just before a stop has this long to ask: another process that serves the
-/// same socket by now cannot answer here.
+/// How long a caller that has connected just before a stop has for its call. Another process may
+/// already serve the same socket, but cannot answer on this connection.
 const FIRST_CALL: Duration = Duration::from_secs(1);
 
 /// How far the end of serving has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Serving {
     Serves,
-    /// Nobody more is accepted; who is connected may still ask, and calls go on.
+    /// No more connections are accepted. Open connections may still send calls.
     AcceptsNoMore,
-    /// The calls in flight are answered, and then it is over.
+    /// Calls that are under way are answered, then serving ends.
     Ends,
 }
 
-/// Returns when `serving` says that it ends (or its sender is gone) and the calls in flight have
-/// been answered. `accepts_no_more` is dropped once nobody more is accepted.
+/// Returns when `serving` says so (or its sender is gone) and all calls under way are answered.
+/// `accepts_no_more` is dropped when no more connections are accepted.
 pub async fn serve(
     acceptor: AsyncListener,
     control: Arc<dyn Control>,
@@ -70,7 +70,7 @@ pub async fn serve(
     let mut connections = JoinSet::new();
     let crowded = watch::Sender::new(false);
     loop {
-        // While every place is taken, nobody keeps one between two calls.
+        // While all slots are taken, no connection is kept between two calls.
         crowded.send_if_modified(|crowded| {
             let is_full = connections.len() >= CONNECTIONS;
             std::mem::replace(crowded, is_full) != is_full
@@ -118,7 +118,7 @@ pub async fn serve(
     connections.shutdown().await;
 }
 
-/// Who has connected to a unix socket, as the kernel knows it.
+/// The user and process that have connected to a unix socket, from the kernel.
 fn peer_of(stream: &UnixStream) -> String {
     match stream.peer_cred() {
         Ok(peer) => {
@@ -133,10 +133,10 @@ fn peer_of(stream: &UnixStream) -> String {
     }
 }
 
-/// What a connection hears of the others.
+/// What a connection learns of the others.
 struct Places {
     serving: watch::Receiver<Serving>,
-    /// Every place is taken.
+    /// Whether every slot is taken.
     crowded: watch::Receiver<bool>,
 }
 
@@ -162,19 +162,19 @@ where
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = last_call(&mut places, &asked) => {
-            // hyper hangs up on who has not asked yet, and answers who has.
+            // hyper closes the connection if no call has begun, and answers one that has.
             connection.as_mut().graceful_shutdown();
             connection.await
         }
     };
-    // What a caller does wrong (a bad head, a reset) ends its own connection and nothing else.
+    // A caller's mistake (a bad head, a reset) ends only its own connection.
     if let Err(error) = ended {
         debug!("admin: a connection broke: {error}");
     }
 }
 
-/// Comes when nobody more is accepted, or every place is taken, and there was a call, or should
-/// have been one.
+/// Returns when no more connections are accepted or all slots are taken, after the first call or
+/// the time for it.
 async fn last_call(places: &mut Places, asked: &Notify) {
     tokio::select! {
         () = has_come_to(&mut places.serving, Serving::AcceptsNoMore) => {}

@@ -1,4 +1,4 @@
-//! Tables and figures for people. What is for programs is JSON.
+//! Tables and numbers for people. Programs get JSON.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::admin::view::{Drain, Server, ServerState, Session, State, Status, Ups
 use crate::observe::entry::Done;
 use crate::observe::terminal;
 
-/// So many of what operators had done lately.
+/// How many of the last operations are shown.
 const OPERATIONS: usize = 5;
 
 pub fn status(status: &Status, screen: Screen) -> String {
@@ -101,7 +101,7 @@ fn summary(status: &Status) -> String {
     )
 }
 
-/// The oldest first, as their ids are, and how many there are.
+/// Sorted by id, and so the oldest first, with the total number.
 pub fn sessions(sessions: &[Session], screen: Screen) -> String {
     if sessions.is_empty() {
         return "no sessions\n".to_owned();
@@ -139,7 +139,7 @@ pub fn count(number: usize, noun: &str) -> String {
     format!("{} {noun}{plural}", grouped(number))
 }
 
-/// The two largest units: `3h 12m`.
+/// The two largest units, such as `3h 12m`.
 pub fn age(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000;
     let units = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)];
@@ -156,7 +156,7 @@ pub fn age(milliseconds: u64) -> String {
     text
 }
 
-/// Exact, as it was ordered: `30s`, `1m 30s`.
+/// The exact time that was ordered, such as `30s` or `1m 30s`.
 pub fn period(milliseconds: u64) -> String {
     humantime::format_duration(Duration::from_millis(milliseconds)).to_string()
 }
@@ -234,7 +234,7 @@ fn text(text: &str) -> Field {
     plain(text).into()
 }
 
-/// Some of it comes from clients: a terminal must not obey it.
+/// Parts of it come from clients, so control characters must not reach the terminal.
 fn plain(text: &str) -> String {
     text.replace(terminal::is_unsafe, "\u{fffd}")
 }

@@ -6,7 +6,7 @@
 //! | `/IMS_SVR/websocket` and below | the chat, see [`Word`] and [`Answer`] |
 //! | `/healthz` | 200 to a plain GET |
 //!
-//! It is no part of the proxy: it stands for the servers that prusik is put in front of.
+//! It is not part of the proxy: it stands for the servers behind prusik.
 
 use std::io;
 use std::net::SocketAddr;
@@ -37,19 +37,19 @@ use super::server::{Request, Response, Server, serve_http, text};
 
 use crate::websocket::handshake::has_token;
 
-/// Everything WebSocket lives here and below.
+/// The path of all WebSocket services.
 const WEBSOCKET: &str = "/IMS_SVR/websocket";
 /// The largest message that a client may send.
 const MESSAGE_SIZE: usize = 1024 * 1024;
 
-/// A chat server at work. Dropping it closes all its sockets.
+/// A running chat server. Dropping it closes all its sockets.
 #[derive(Debug)]
 pub struct ChatServer {
     server: Server,
     sessions: Sessions,
 }
 
-/// How many sessions a chat server has. Clones read the same count.
+/// The number of a chat server's sessions. Clones share the count.
 #[derive(Debug, Clone, Default)]
 pub struct Sessions(Arc<AtomicUsize>);
 
@@ -58,7 +58,7 @@ impl Sessions {
         self.0.load(Relaxed)
     }
 
-    /// One more, until the guard drops.
+    /// Counts one more until the guard is dropped.
     fn count(&self) -> Counted<'_> {
         self.0.fetch_add(1, Relaxed);
         Counted(&self.0)
@@ -73,19 +73,19 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// What a client says, as `{"type":"ping","t":1}`.
+/// A message of a client, such as `{"type":"ping","t":1}`.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Word {
     /// The application's heartbeat.
     Ping { t: serde_json::Value },
-    /// To everyone in the room.
+    /// Goes to everyone in the room.
     Say(Said),
-    /// Asks for what was said after the message `since`.
+    /// Asks for the messages after the message `since`.
     CatchUp { since: u64 },
 }
 
-/// What the server says, beside the room's own messages.
+/// A message of the server other than the room's.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Answer<'a> {
@@ -97,7 +97,7 @@ enum Answer<'a> {
     Pong {
         t: serde_json::Value,
     },
-    /// All that was missed has been sent.
+    /// All missed messages were sent.
     CaughtUp,
     Error {
         error: String,
@@ -124,8 +124,8 @@ impl ChatServer {
         &self.sessions
     }
 
-    /// Dies as a killed process does: the listener and every connection close at once, no Close
-    /// frame is sent. Afterwards the address is free for a successor.
+    /// Dies like a killed process: the listener and every connection close at once, without a Close
+    /// frame. Then a successor can use the address.
     pub async fn kill(self) {
         self.server.kill().await;
     }
@@ -147,8 +147,8 @@ enum Service {
 
 type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
-/// HTTP first; the session, when a request asked for one, goes on in this same task, so that
-/// whoever ends the task ends the session.
+/// Speaks HTTP first. A session continues in this same task, so that ending the task ends the
+/// session.
 async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let upgrade: Mutex<Option<(Service, OnUpgrade)>> = Mutex::new(None);
     let kept = || upgrade.lock();
@@ -174,14 +174,14 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let socket =
         WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
     let _counted = shared.sessions.count();
-    // However a session ends, nothing is left to do here: the client sees it.
+    // Nothing is left to do at the end of a session: the client sees the end.
     let _ = match service {
         Service::Chat => chat(socket, &shared).await,
         Service::Echo => echo(socket).await,
     };
 }
 
-/// The answer to a plain request, or the service that the WebSocket request is for.
+/// The answer to a plain request, or the service for a WebSocket request.
 fn answer(request: &Request) -> Result<Response, Service> {
     let path = request.uri().path();
     let service = match path.strip_prefix(WEBSOCKET) {
@@ -237,7 +237,7 @@ fn accept(headers: &HeaderMap) -> Response {
 async fn echo(mut socket: Socket) -> Result<(), Error> {
     while let Some(frame) = socket.next().await {
         let frame = frame?;
-        // tungstenite itself answers pings and the Close.
+        // tungstenite itself answers pings and the Close frame.
         if frame.is_text() || frame.is_binary() {
             socket.send(frame).await?;
         }
@@ -261,7 +261,7 @@ async fn chat(mut socket: Socket, shared: &Shared) -> Result<(), Error> {
             },
             heard = room.recv() => match heard {
                 Ok(message) => socket.send(frame(&*message)).await?,
-                // The client was too slow; it may ask to catch up.
+                // The client was too slow. It may ask for the missed messages.
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return Ok(()),
             },
@@ -289,7 +289,7 @@ async fn reply(socket: &mut Socket, shared: &Shared, word: &str) -> Result<(), E
     }
 }
 
-/// For an [`Answer`] or a room's message.
+/// Makes a frame of an [`Answer`] or a room's message.
 fn frame(told: &impl Serialize) -> Frame {
     let json = serde_json::to_string(told).expect("their keys are strings, which never fails");
     Frame::text(json)

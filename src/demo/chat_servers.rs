@@ -1,6 +1,6 @@
 //! The demo's chat servers as a set: which are up, killing one, and bringing it back after a while.
 //!
-//! It stands for whoever runs those servers; prusik knows nothing of it and has to notice.
+//! This stands for whoever runs those servers. prusik is not told, and must notice.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::chat_server::{ChatServer, Sessions};
 use super::room::Room;
 
-/// How long to wait when the address of a killed server is taken at its return.
+/// The pause before a killed server tries again to bind its address, if that is taken.
 const BIND_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub struct ChatServers {
     _supervisors: JoinSet<()>,
 }
 
-/// Where a chat server is, or will be again.
+/// The address of a chat server, and its present state.
 #[derive(Debug)]
 struct Slot {
     address: SocketAddr,
@@ -37,7 +37,7 @@ struct Slot {
 #[derive(Debug)]
 enum State {
     Up(Sessions),
-    /// Told to die, not dead yet.
+    /// The server was told to die, and is not dead yet.
     Dying,
     Down {
         back: Instant,
@@ -107,7 +107,7 @@ impl ChatServers {
         })
     }
 
-    /// Kills a server; returns once its sockets are closed, with the time until it is back.
+    /// Kills a server. Returns the time until it is back, once its sockets are closed.
     pub async fn kill(&self, server: &str) -> Result<Duration, KillError> {
         let slot = self
             .slots
@@ -125,7 +125,7 @@ impl ChatServers {
         if !told {
             return Err(KillError::Down(slot.address));
         }
-        // The sender is ours, so waiting cannot fail.
+        // We own the sender, so waiting cannot fail.
         let _ = state.wait_for(|state| !matches!(state, State::Dying)).await;
         Ok(self.downtime)
     }
@@ -154,7 +154,7 @@ async fn supervise(
     }
 }
 
-/// Tries until the address is free: someone else may have taken it meanwhile.
+/// Tries until the address is free, because another process may have taken it.
 async fn start_again(address: SocketAddr, room: &Arc<Room>) -> ChatServer {
     loop {
         let started = TcpListener::bind(address)

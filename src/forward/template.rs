@@ -1,7 +1,7 @@
 //! Header values with nginx's variables: `$host:$server_port`.
 //!
-//! A name is `$name` or `${name}`. A `$` that no name follows stands for itself, as in nginx.
-//! A variable that has no value renders as nothing.
+//! A name is `$name` or `${name}`. A `$` without a name is kept, as in nginx. A variable without a
+//! value renders as an empty text.
 
 use std::net::SocketAddr;
 
@@ -34,7 +34,7 @@ enum Variable {
     QueryString,
     IsArgs,
     Argument(String),
-    /// `$http_NAME`, with the dashes that the name stands for.
+    /// `$http_NAME`, stored with the dashes of the header's name.
     Field(String),
     Cookie(String),
     RequestId,
@@ -44,7 +44,7 @@ enum Variable {
     ClientVerify,
 }
 
-/// Every variable that has no name of the user's in it.
+/// Every variable with a fixed name.
 const PLAIN: &[(&str, Variable)] = &[
     ("host", Variable::Host),
     ("server_port", Variable::ServerPort),
@@ -129,12 +129,12 @@ impl Template {
         })
     }
 
-    /// The text as it was written.
+    /// The text as the operator has written it.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Appends the value for one request. Bytes, as header values are (RFC 9110 section 5.5).
+    /// Appends the value for one request. It is bytes, like header values (RFC 9110 section 5.5).
     pub fn render(&self, request: &RequestVariables<'_>, out: &mut Vec<u8>) {
         for part in &self.parts {
             match part {
@@ -169,29 +169,29 @@ impl Variable {
     }
 }
 
-/// A request as it arrived: what templates and forwarding headers are made from.
+/// A request as it arrived, for templates and forwarding headers.
 #[derive(Debug, Clone)]
 pub struct RequestVariables<'a> {
     pub headers: &'a HeaderMap,
     pub method: &'a Method,
     /// Path and query, as sent.
     pub target: &'a [u8],
-    /// The path that routes are compared with, where that is another than the client sent.
+    /// The path with which routes are compared, if it differs from the client's.
     pub path: Option<&'a str>,
-    /// For a request that names its host in the target and has no `Host` field.
+    /// For a request with its host in the target and no `Host` field.
     pub authority: Option<&'a str>,
     pub scheme: &'static str,
-    /// Of the client's certificate, which was verified; `None`: it has shown none.
+    /// The subject of the client's verified certificate. `None`: the client has shown none.
     pub client_subject: Option<&'a str>,
     pub local: Option<SocketAddr>,
-    /// The TCP peer; `None` on a unix socket.
+    /// The TCP peer. `None` on a unix socket.
     pub peer: Option<SocketAddr>,
     pub client: ClientAddress,
     pub request_id: &'a HeaderValue,
 }
 
 impl<'a> RequestVariables<'a> {
-    /// The host as sent, with its port if it has one.
+    /// The host as it was sent, with its port if there is one.
     pub fn http_host(&self) -> &'a [u8] {
         match self.headers.get(header::HOST) {
             Some(host) => host.as_bytes(),
@@ -199,7 +199,7 @@ impl<'a> RequestVariables<'a> {
         }
     }
 
-    /// As [`Self::http_host`], not copied if it is a field.
+    /// Like [`Self::http_host`], but not copied if it is a field.
     pub fn host_value(&self) -> Option<HeaderValue> {
         match self.headers.get(header::HOST) {
             Some(host) => Some(host.clone()),
@@ -207,7 +207,7 @@ impl<'a> RequestVariables<'a> {
         }
     }
 
-    /// What arrived as X-Forwarded-For with the peer's address behind it.
+    /// Appends the arrived X-Forwarded-For and the peer's address.
     pub fn append_forwarded_for(&self, out: &mut Vec<u8>) {
         let start = out.len();
         self.append_field("x-forwarded-for", out);
@@ -245,7 +245,7 @@ impl<'a> RequestVariables<'a> {
             Variable::Scheme => text(self.scheme),
             Variable::RemoteAddr => text(&self.client.to_string()),
             Variable::RemotePort => {
-                // The port of another address would be no port of the client's.
+                // The peer's port belongs to the client only if both have the same address.
                 if let Some(peer) = self.peer
                     && self.client == ClientAddress::Ip(peer.ip().to_canonical())
                 {
@@ -278,14 +278,14 @@ impl<'a> RequestVariables<'a> {
             Variable::ClientVerify => match (self.client_subject, self.scheme) {
                 (Some(_), _) => text("SUCCESS"),
                 (None, "https") => text("NONE"),
-                // As in nginx, where TLS is not spoken the variable is empty.
+                // As in nginx, the variable is empty without TLS.
                 (None, _) => {}
             },
         }
     }
 
-    /// Several fields of one name are one list (RFC 9110 section 5.3); cookies have a separator of
-    /// their own (RFC 6265 section 4.2.1).
+    /// Several fields of one name form one list (RFC 9110 section 5.3). Cookies have their own
+    /// separator (RFC 6265 section 4.2.1).
     fn append_field(&self, name: &str, out: &mut Vec<u8>) {
         let separator: &[u8] = if name == "cookie" { b"; " } else { b", " };
         for (index, value) in self.headers.get_all(name).iter().enumerate() {
@@ -317,7 +317,7 @@ fn split_at_byte(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
     Some((&bytes[..index], &bytes[index + 1..]))
 }
 
-/// `host:port`, `[v6]:port` or either without a port; brackets stay, as in nginx.
+/// Removes the port from `host:port` or `[v6]:port`. Brackets stay, as in nginx.
 fn without_port(host: &[u8]) -> &[u8] {
     if host.starts_with(b"[") {
         let end = host
