@@ -75,7 +75,7 @@ pub async fn serve(
             let is_full = connections.len() >= CONNECTIONS;
             std::mem::replace(crowded, is_full) != is_full
         });
-        let places = Places {
+        let slots = Slots {
             serving: serving.clone(),
             crowded: crowded.subscribe(),
         };
@@ -86,11 +86,11 @@ pub async fn serve(
                 Ok(Accepted::Tcp(stream, ends)) => {
                     let peer = ends.map(|(peer, _)| peer.to_string());
                     let api = api.for_caller(peer.unwrap_or_default());
-                    connections.spawn(converse(stream, api, places));
+                    connections.spawn(converse(stream, api, slots));
                 }
                 Ok(Accepted::Unix(stream)) => {
                     let api = api.for_caller(peer_of(&stream));
-                    connections.spawn(converse(stream, api, places));
+                    connections.spawn(converse(stream, api, slots));
                 }
                 Err(error) => {
                     let what = "admin: cannot accept";
@@ -134,14 +134,14 @@ fn peer_of(stream: &UnixStream) -> String {
 }
 
 /// What a connection learns of the others.
-struct Places {
+struct Slots {
     serving: watch::Receiver<Serving>,
     /// Whether every slot is taken.
     crowded: watch::Receiver<bool>,
 }
 
 /// Serves the calls of one connection until it closes.
-async fn converse<S>(stream: S, api: Api, mut places: Places)
+async fn converse<S>(stream: S, api: Api, mut slots: Slots)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -161,7 +161,7 @@ where
     );
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = last_call(&mut places, &asked) => {
+        () = last_call(&mut slots, &asked) => {
             // hyper closes the connection if no call has begun, and answers one that has.
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -175,10 +175,10 @@ where
 
 /// Returns when no more connections are accepted or all slots are taken, after the first call or
 /// the time for it.
-async fn last_call(places: &mut Places, asked: &Notify) {
+async fn last_call(slots: &mut Slots, asked: &Notify) {
     tokio::select! {
-        () = has_come_to(&mut places.serving, Serving::AcceptsNoMore) => {}
-        Ok(_) = places.crowded.wait_for(|crowded| *crowded) => {}
+        () = has_come_to(&mut slots.serving, Serving::AcceptsNoMore) => {}
+        Ok(_) = slots.crowded.wait_for(|crowded| *crowded) => {}
     }
     let _ = timeout(FIRST_CALL, asked.notified()).await;
 }

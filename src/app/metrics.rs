@@ -125,7 +125,7 @@ fn sessions(
     carried: Totals,
     registry: &Registry,
 ) -> Vec<Family> {
-    let there = places(generation);
+    let there = session_labels(generation);
     let mut active = Family::gauge("prusik_sessions_active", "Live sessions.");
     let unseen = there
         .iter()
@@ -189,7 +189,7 @@ const FROM_THE_START: usize = 1000;
 
 /// The combinations that the present configuration allows. With very many routes, only those that
 /// were used.
-fn places(generation: &Generation) -> HashSet<SessionLabels> {
+fn session_labels(generation: &Generation) -> HashSet<SessionLabels> {
     let mut places = HashSet::new();
     let routes = generation.config.routes.iter();
     let routes = routes.zip(&generation.labels.routes);

@@ -15,7 +15,7 @@ use http::{HeaderName, HeaderValue, header};
 
 use super::client_address::{ClientAddress, ClientField};
 use super::template::RequestVariables;
-use super::{Fields, Forwarded, Telling, Trust};
+use super::{Fields, Forwarded, ForwardingOptions, Trust};
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -81,12 +81,12 @@ pub fn is_forwarding(name: &HeaderName) -> bool {
             .is_some_and(|start| is(FAMILY, start))
 }
 
-pub fn apply(out: &mut impl Fields, arrived: &RequestVariables<'_>, telling: Telling) {
-    let Telling {
+pub fn apply(out: &mut impl Fields, arrived: &RequestVariables<'_>, options: ForwardingOptions) {
+    let ForwardingOptions {
         forwarded: mode,
         trust,
         field,
-    } = telling;
+    } = options;
     if trust == Trust::Untrusted {
         let names: Vec<_> = out
             .map()

@@ -66,7 +66,7 @@ pub enum Trust {
 
 /// How a server is told of the client.
 #[derive(Debug, Clone, Copy)]
-pub struct Telling {
+pub struct ForwardingOptions {
     /// In which fields.
     pub forwarded: Forwarded,
     pub trust: Trust,
@@ -79,10 +79,10 @@ pub fn request_headers(
     out: &mut impl Fields,
     arrived: &RequestVariables<'_>,
     rules: &HeaderRules,
-    telling: Telling,
+    options: ForwardingOptions,
 ) {
     hop_by_hop::remove(out, arrived.headers);
-    forwarded::apply(out, arrived, telling);
+    forwarded::apply(out, arrived, options);
     name_request(out, arrived);
     lookalikes::remove(out, rules);
     apply(rules, out, arrived);

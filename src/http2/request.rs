@@ -26,7 +26,7 @@ pub enum Body {
 
 /// The stream asks for something that HTTP/1.1 cannot express.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unspeakable {
+pub enum NotInHttp1 {
     /// The `:protocol` is not `websocket`.
     Protocol,
     /// The `:scheme` is neither `http` nor `https`.
@@ -48,15 +48,15 @@ pub fn head_of<T>(
     request: &Request<T>,
     is_whole: bool,
     completeness: Target,
-) -> Result<(BytesMut, Body), Unspeakable> {
+) -> Result<(BytesMut, Body), NotInHttp1> {
     let uri = request.uri();
     let is_session = match request.extensions().get::<Protocol>() {
         None => false,
         Some(protocol) if protocol.as_str().eq_ignore_ascii_case("websocket") => true,
-        Some(_) => return Err(Unspeakable::Protocol),
+        Some(_) => return Err(NotInHttp1::Protocol),
     };
     if !matches!(uri.scheme_str(), None | Some("http" | "https")) {
-        return Err(Unspeakable::Scheme);
+        return Err(NotInHttp1::Scheme);
     }
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let is_connect = request.method() == Method::CONNECT && !is_session;
@@ -293,7 +293,7 @@ mod tests {
             .insert(Protocol::from_static("connect-udp"));
         assert_eq!(
             head_of(&request, false, Target::Whole).err(),
-            Some(Unspeakable::Protocol)
+            Some(NotInHttp1::Protocol)
         );
     }
 }

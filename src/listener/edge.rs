@@ -24,7 +24,7 @@ use crate::net::linger::LINGERING_MAX;
 use crate::net::{BoundId, Socket};
 use crate::observe::access_log::AccessLog;
 use crate::session::Admission;
-use crate::session::{ClientEnd, IdleConnection, Runner, Session, WayOut};
+use crate::session::{ClientEnd, IdleConnection, MoveWatch, Runner, Session};
 use crate::transport::Transport;
 
 /// The connections being served: what a stopping process waits for.
@@ -55,7 +55,7 @@ pub struct Edge {
     ceiling: usize,
     /// Limits the clients that were turned away and still read the answer.
     pub(super) lingering: Arc<Semaphore>,
-    pub(super) way_out: WayOut,
+    pub(super) moves: MoveWatch,
     /// Limits the idle connections that are on their way to another process at a time: nobody
     /// answers a request on them then.
     leaving: Arc<Semaphore>,
@@ -85,7 +85,7 @@ impl Edge {
         Self {
             listener_states: listeners.enumerate().map(state).collect(),
             http,
-            way_out: runner.way_out(),
+            moves: runner.watch_moves(),
             runner,
             log,
             connections,
@@ -198,7 +198,7 @@ impl Edge {
         connection: &Connection,
         stream: ClientStream,
     ) -> Option<OwnedSemaphorePermit> {
-        let mut way_out = self.way_out.clone();
+        let mut moves = self.moves.clone();
         let mut tls_revision = connection.state().tls_revision.watch();
         let mut is_led_out = false;
         let http = self.http.serve(stream, &self.stopping);
@@ -206,7 +206,7 @@ impl Edge {
         let last_moment = self.last_moment();
         tokio::pin!(http, last_moment);
         loop {
-            let is_open = way_out.is_open();
+            let is_open = moves.is_open();
             is_led_out &= is_open;
             // A connection that cannot move ends instead, so that the upgrade need not wait for it.
             connection.leave_when_idle(is_led_out || is_open && !connection.can_move());
@@ -214,7 +214,7 @@ impl Edge {
             // The settings above take effect because Pingora is polled after them.
             tokio::select! {
                 biased;
-                _ = way_out.changed() => {}
+                _ = moves.changed() => {}
                 // Once polled, the connection's stream itself checks whether it may go on.
                 Ok(()) = tls_revision.changed() => {}
                 () = &mut last_moment => return None,

@@ -26,7 +26,7 @@ use super::state::ListenerState;
 use crate::http1::Rejection;
 use crate::http2::control::ControlFrames;
 use crate::http2::fragments::{Found, Fragments};
-use crate::http2::request::{Target, Unspeakable, head_of};
+use crate::http2::request::{NotInHttp1, Target, head_of};
 use crate::http2::{Facts, Http2Stream, read_rest};
 use crate::limits::{Full, RETRY_AFTER, SharedPermit, StreamPermit};
 use crate::session::Admission;
@@ -138,7 +138,7 @@ impl Edge {
         facts: Arc<Facts>,
         admission: Admission,
     ) {
-        let (mut stopping, mut way_out) = (self.stopping.clone(), self.way_out.clone());
+        let (mut stopping, mut moves) = (self.stopping.clone(), self.moves.clone());
         let mut asked: usize = 0;
         let (mut is_leaving, mut is_idle) = (false, false);
         let has_no_streams = || Arc::strong_count(&facts) == 1;
@@ -166,7 +166,7 @@ impl Edge {
                 },
                 // Streams that are open continue; no new ones are accepted (RFC 9113 section 6.8).
                 _ = stopping.wait_for(|stops| *stops), if !is_leaving => leaves = true,
-                () = way_out.opened(), if !is_leaving => leaves = true,
+                () = moves.opened(), if !is_leaving => leaves = true,
                 () = outdated(state, &admission), if !is_leaving => leaves = true,
                 () = &mut idle => {
                     let was_idle = std::mem::replace(&mut is_idle, has_no_streams());
@@ -243,9 +243,9 @@ impl Edge {
         };
         let (head, body) = match head_of(&request, request.body().is_end_stream(), target) {
             Ok(written) => written,
-            Err(Unspeakable::Scheme) => return respond.send_reset(Reason::PROTOCOL_ERROR),
+            Err(NotInHttp1::Scheme) => return respond.send_reset(Reason::PROTOCOL_ERROR),
             // RFC 9220 section 3.
-            Err(Unspeakable::Protocol) => {
+            Err(NotInHttp1::Protocol) => {
                 self.record(state, peer(), OTHER_PROTOCOL);
                 return refuse(facts, (request, respond), OTHER_PROTOCOL);
             }

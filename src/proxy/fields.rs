@@ -12,7 +12,7 @@ use pingora_proxy::Session;
 use super::exchange::Exchange;
 use crate::config::Action;
 use crate::forward::template::{RequestVariables, Template};
-use crate::forward::{self, Fields, Telling, redirect};
+use crate::forward::{self, Fields, ForwardingOptions, redirect};
 use crate::observe::trace::{TRACEPARENT, TraceContext};
 use crate::tls::Security;
 
@@ -86,7 +86,7 @@ pub fn for_server(
         &mut RequestFields(request),
         &variables(session, exchange),
         &route.request_headers,
-        Telling {
+        ForwardingOptions {
             forwarded: route.forwarded,
             trust: exchange.trust(),
             field: exchange.generation.config.client_address,

@@ -158,11 +158,11 @@ fn hex(digit: u8) -> Option<u8> {
 
 /// A path that leads upwards if its encoded slashes are read as slashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Climbs;
+pub struct Traversal;
 
 /// What a server may see in a normal path if it decodes once more, reads `%2F`, `%5C` or `\` as a
 /// slash, and removes `;` and what follows from a segment. `None`: the same path.
-pub fn lenient(normal: &str) -> Result<Option<String>, Climbs> {
+pub fn lenient(normal: &str) -> Result<Option<String>, Traversal> {
     if !normal.contains(['%', ';']) {
         return Ok(None);
     }
@@ -193,7 +193,7 @@ pub fn lenient(normal: &str) -> Result<Option<String>, Climbs> {
         .iter()
         .any(|segment| matches!(*segment, "." | ".."))
     {
-        return Err(Climbs);
+        return Err(Traversal);
     }
     Ok(Some(segments.join("/")))
 }
@@ -288,7 +288,7 @@ mod tests {
             "/%252e%252e/b",
             "/a/.;x",
         ] {
-            assert_eq!(lenient(path), Err(Climbs), "{path}");
+            assert_eq!(lenient(path), Err(Traversal), "{path}");
         }
     }
 

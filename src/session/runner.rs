@@ -92,9 +92,9 @@ type Destination = Option<UnboundedSender<Leaving>>;
 
 /// Tells whether connections can move to another process at the moment.
 #[derive(Debug, Clone)]
-pub struct WayOut(watch::Receiver<Destination>);
+pub struct MoveWatch(watch::Receiver<Destination>);
 
-impl WayOut {
+impl MoveWatch {
     pub fn is_open(&self) -> bool {
         self.0.borrow().is_some()
     }
@@ -244,8 +244,8 @@ impl Runner {
         self.leaving.send_replace(None);
     }
 
-    pub fn way_out(&self) -> WayOut {
-        WayOut(self.leaving.subscribe())
+    pub fn watch_moves(&self) -> MoveWatch {
+        MoveWatch(self.leaving.subscribe())
     }
 
     /// Sends an idle connection that has left Pingora. Returns it if there is no hand-over.

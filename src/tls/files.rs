@@ -28,7 +28,7 @@ pub enum FileError {
     #[error("{} holds no PEM certificate", file.display())]
     NoCertificate { file: PathBuf, has_key: bool },
     #[error("{} holds no PEM private key", file.display())]
-    NoKey { file: PathBuf, has: Instead },
+    NoKey { file: PathBuf, has: NotAKey },
     #[error("{} cannot be used: {cause}", file.display())]
     Broken { file: PathBuf, cause: String },
     #[error("the key does not match the certificate in {}", file.display())]
@@ -37,7 +37,7 @@ pub enum FileError {
 
 /// What a file contains instead of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Instead {
+pub enum NotAKey {
     Nothing,
     Certificate,
     EncryptedKey,
@@ -63,9 +63,9 @@ impl FileError {
                 Some("a certificate begins with a line -----BEGIN CERTIFICATE-----")
             }
             Self::NoKey { has, .. } => Some(match has {
-                Instead::Nothing => "a key begins with a line -----BEGIN PRIVATE KEY-----",
-                Instead::Certificate => "it holds a certificate: are the two files swapped?",
-                Instead::EncryptedKey => {
+                NotAKey::Nothing => "a key begins with a line -----BEGIN PRIVATE KEY-----",
+                NotAKey::Certificate => "it holds a certificate: are the two files swapped?",
+                NotAKey::EncryptedKey => {
                     "it holds an encrypted one: take the passphrase off with `openssl pkey`"
                 }
             }),
@@ -105,9 +105,9 @@ pub fn read_key(file: &Path) -> Result<Arc<dyn SigningKey>, FileError> {
     let Ok(key) = PrivateKeyDer::from_pem_slice(&pem) else {
         let mut sections = <(SectionKind, Vec<u8>)>::pem_slice_iter(&pem);
         let has = match () {
-            () if is_encrypted(&pem) => Instead::EncryptedKey,
-            () if sections.any(|section| section.is_ok()) => Instead::Certificate,
-            () => Instead::Nothing,
+            () if is_encrypted(&pem) => NotAKey::EncryptedKey,
+            () if sections.any(|section| section.is_ok()) => NotAKey::Certificate,
+            () => NotAKey::Nothing,
         };
         return Err(FileError::NoKey {
             file: file.to_owned(),

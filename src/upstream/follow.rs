@@ -8,7 +8,7 @@ use log::warn;
 
 use super::group::Group;
 use super::members::{self, Members};
-use super::membership::{Changes, Heard, Membership, Name, Presence};
+use super::membership::{Changes, LookupOutcome, Membership, Name, Presence};
 use super::news::Departure;
 use super::resolve::Answer;
 use super::roster::Roster;
@@ -90,7 +90,13 @@ impl Group {
 
     /// Logs one line for each outcome that differs from the last. The line is true when it is
     /// written.
-    fn report(&self, membership: &Membership, name: &Name, heard: &Heard, failure: Option<String>) {
+    fn report(
+        &self,
+        membership: &Membership,
+        name: &Name,
+        heard: &LookupOutcome,
+        failure: Option<String>,
+    ) {
         let upstream = self.name();
         match (failure, membership.found(name)) {
             (None, Some(found)) if heard.is_news => {

@@ -64,7 +64,7 @@ impl Changes {
 
 /// The result of a lookup.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Heard {
+pub struct LookupOutcome {
     pub changes: Changes,
     /// Whether the result differs from that of the last lookup. Only then it is logged.
     pub is_news: bool,
@@ -273,21 +273,21 @@ impl Membership {
     }
 
     /// Called when a lookup has found these addresses.
-    pub fn answered(&mut self, name: &Name, answer: &[SocketAddr], now: Instant) -> Heard {
+    pub fn answered(&mut self, name: &Name, answer: &[SocketAddr], now: Instant) -> LookupOutcome {
         let answer: BTreeSet<SocketAddr> = answer.iter().copied().collect();
         let is_news = self.names.get_mut(name).is_some_and(|known| {
             known.looked = Some(now);
             let had_failed = known.failure.take().is_some();
             known.answer(&answer, now) || had_failed
         });
-        Heard {
+        LookupOutcome {
             changes: self.settle(),
             is_news,
         }
     }
 
     /// Called when a lookup has failed. Stand-ins whose time is over are removed.
-    pub fn failed(&mut self, name: &Name, why: String, now: Instant) -> Heard {
+    pub fn failed(&mut self, name: &Name, why: String, now: Instant) -> LookupOutcome {
         let is_news = self.names.get_mut(name).is_some_and(|known| {
             known.looked = Some(now);
             if let Addresses::Unknown(stand_ins) = &mut known.addresses {
@@ -295,7 +295,7 @@ impl Membership {
             }
             known.failure.replace(why).is_none()
         });
-        Heard {
+        LookupOutcome {
             changes: self.settle(),
             is_news,
         }

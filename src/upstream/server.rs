@@ -67,7 +67,7 @@ pub struct Server {
     /// A copy of the counter's state, so that picks need no lock.
     health_now: AtomicUsize,
     /// How often the results of checks were forgotten.
-    era: AtomicUsize,
+    epoch: AtomicUsize,
     ejection: Ejection,
     /// Whether the operator has taken the server out.
     drained: AtomicBool,
@@ -90,7 +90,7 @@ impl Server {
             sessions: AtomicUsize::new(0),
             health: Mutex::new(Counter::default()),
             health_now: AtomicUsize::new(Health::Unchecked as usize),
-            era: AtomicUsize::new(0),
+            epoch: AtomicUsize::new(0),
             ejection: Ejection::default(),
             drained: AtomicBool::new(false),
             connect_errors: AtomicU64::new(0),
@@ -148,12 +148,12 @@ impl Server {
         let mut counter = self.health.lock();
         *counter = Counter::default();
         self.health_now.store(Health::Unchecked as usize, Relaxed);
-        self.era.fetch_add(1, Relaxed);
+        self.epoch.fetch_add(1, Relaxed);
     }
 
     /// If this number has changed, a check is due, whenever the last one was.
-    pub fn era(&self) -> usize {
-        self.era.load(Relaxed)
+    pub fn epoch(&self) -> usize {
+        self.epoch.load(Relaxed)
     }
 
     /// Counts a failed connect, handshake or answer. Returns true if this failure ejects the

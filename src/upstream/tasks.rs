@@ -81,8 +81,8 @@ pub async fn take_answers(group: Arc<Group>, answers: Vec<(Name, Answer)>) {
 
 /// The check task of one server. It ends when this value is dropped.
 struct Checked {
-    /// The value of [`Server::era`] when the task began.
-    era: usize,
+    /// The value of [`Server::epoch`] when the task began.
+    epoch: usize,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -104,14 +104,14 @@ async fn check_members(group: Weak<Group>, config: HealthCheck) {
         // A server that has left and come back in the meantime is checked anew.
         tasks.retain(|address, checked| {
             let here = servers.get(address);
-            here.is_some_and(|server| checked.era == server.era())
+            here.is_some_and(|server| checked.epoch == server.epoch())
         });
         for (address, server) in servers {
             tasks.entry(address).or_insert_with(|| {
                 let check = Check::new(address, &config, dialer.clone());
                 let task = check_server(group.clone(), server.clone(), check, config.clone());
                 Checked {
-                    era: server.era(),
+                    epoch: server.epoch(),
                     _task: AbortOnDropHandle::new(tokio::spawn(task)),
                 }
             });

@@ -44,7 +44,7 @@ pub fn report(
         }
     }
     let upstreams = upstreams.iter().enumerate();
-    let mut met: Vec<Vec<Met<'_>>> = upstreams
+    let mut met: Vec<Vec<Loop<'_>>> = upstreams
         .map(|(position, upstream)| {
             let at = at.entry(position, &upstream.name);
             met_by(upstream, &by_address, at)
@@ -75,8 +75,8 @@ pub fn report(
     }
 }
 
-fn circle(route: &Route, met: &Met<'_>) -> ConfigError {
-    let Met {
+fn circle(route: &Route, met: &Loop<'_>) -> ConfigError {
+    let Loop {
         name, server, at, ..
     } = met;
     at.error(format!("{server} is listener {name:?} itself"))
@@ -87,7 +87,7 @@ fn circle(route: &Route, met: &Met<'_>) -> ConfigError {
         ))
 }
 
-fn met_by<'a>(upstream: &Upstream, by_address: &ByAddress<'a>, at: Cursor<'a>) -> Vec<Met<'a>> {
+fn met_by<'a>(upstream: &Upstream, by_address: &ByAddress<'a>, at: Cursor<'a>) -> Vec<Loop<'a>> {
     let servers = upstream.servers.iter().enumerate().map(|(number, server)| {
         let at = at.key("servers").index(number);
         let at = if at.has("address") {
@@ -109,7 +109,7 @@ fn met_by<'a>(upstream: &Upstream, by_address: &ByAddress<'a>, at: Cursor<'a>) -
         let listeners = ends(&server)
             .into_iter()
             .filter_map(|end| by_address.get(&end));
-        met.extend(listeners.map(|(listener, Listener { name, .. })| Met {
+        met.extend(listeners.map(|(listener, Listener { name, .. })| Loop {
             listener: *listener,
             name,
             server: server.to_string(),

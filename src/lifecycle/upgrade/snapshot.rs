@@ -82,7 +82,7 @@ impl Parcel {
     }
 
     /// The keys of the counts that it has.
-    pub fn places(&self, app: &App) -> Vec<CensusKey> {
+    pub fn census_keys(&self, app: &App) -> Vec<CensusKey> {
         match self {
             Self::Session(session) => {
                 let identity = &session.live.identity;
@@ -165,7 +165,7 @@ fn pack_leg(leg: &Leg) -> io::Result<wire::Leg> {
 }
 
 /// What came with a message.
-pub struct Baggage {
+pub struct Attachments {
     pub to_client: Vec<u8>,
     pub to_server: Vec<u8>,
     pub descriptors: Vec<OwnedFd>,
@@ -174,17 +174,17 @@ pub struct Baggage {
 /// Must be called inside the runtime.
 pub fn unpack(
     state: wire::Session,
-    baggage: Baggage,
+    attachments: Attachments,
     app: &App,
     held: &mut HeldCounts,
 ) -> io::Result<Session> {
-    let Ok([client, server]) = <[OwnedFd; 2]>::try_from(baggage.descriptors) else {
+    let Ok([client, server]) = <[OwnedFd; 2]>::try_from(attachments.descriptors) else {
         return Err(io::Error::other(
             "a session came without its two sockets: this process has no room for more of them",
         ));
     };
-    let client = unpack_leg(state.client, client, &baggage.to_client)?;
-    let server = unpack_leg(state.server, server, &baggage.to_server)?;
+    let client = unpack_leg(state.client, client, &attachments.to_client)?;
+    let server = unpack_leg(state.server, server, &attachments.to_server)?;
     let generation = app.generation();
     let listener = state.listener.or_else(|| {
         // The first protocol sends only the listener's name at the beginning of the session.
@@ -266,7 +266,7 @@ fn unpack_leg(state: wire::Leg, descriptor: OwnedFd, waiting: &[u8]) -> io::Resu
 /// Returns the number of its listener too. Must be called inside the runtime.
 pub fn unpack_idle(
     idle: wire::Idle,
-    baggage: Baggage,
+    attachments: Attachments,
     app: &App,
     held: &mut HeldCounts,
 ) -> io::Result<(BoundId, ClientEnd)> {
@@ -289,7 +289,7 @@ pub fn unpack_idle(
     let admission = held.admission(app, bound, came_in_on, (&transport, proxied));
     let client = ClientEnd {
         transport,
-        early: BytesMut::from(&baggage.to_server[..]),
+        early: BytesMut::from(&attachments.to_server[..]),
         ended: false,
         has_asked: true,
         admission,

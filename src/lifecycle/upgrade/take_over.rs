@@ -22,7 +22,7 @@ use super::link::{Heard, Link, shut};
 use super::new::{Action, Event, New};
 use super::protocol::frame::{Decoded, Framing, encode};
 use super::protocol::{self, Message, wire};
-use super::snapshot::{self, Baggage};
+use super::snapshot::{self, Attachments};
 use crate::admin::{CommandOutcome, Request};
 use crate::app::App;
 use crate::net::{Binder, BoundId, Inherited, ListenAddress};
@@ -127,7 +127,7 @@ impl Predecessor {
             unused: unused.iter().map(ListenAddress::to_string).collect(),
             may_serve: Some(tell),
             pass_on,
-            homeless: Some(Vec::new()),
+            unplaced: Some(Vec::new()),
             has_closed: false,
             is_over: false,
             app,
@@ -163,7 +163,7 @@ struct TakeOver {
     pass_on: UnboundedSender<PassedOn>,
     /// Sessions that have come and must go, as long as the first protocol may still name the drain
     /// that they are in. `None`: each one is told when it comes.
-    homeless: Option<Vec<Arc<LiveSession>>>,
+    unplaced: Option<Vec<Arc<LiveSession>>>,
     has_closed: bool,
     is_over: bool,
 }
@@ -191,7 +191,7 @@ impl TakeOver {
                 }
             }
         }
-        self.drain_homeless();
+        self.drain_unplaced();
         info!("upgrade: done, {} sessions live", self.app.sessions().len());
     }
 
@@ -304,12 +304,12 @@ impl TakeOver {
         };
         match decoded {
             Decoded::Frame(frame) => {
-                let baggage = Baggage {
+                let attachments = Attachments {
                     to_client: frame.to_client,
                     to_server: frame.to_server,
                     descriptors,
                 };
-                self.said(frame.message, baggage, answer).await;
+                self.said(frame.message, attachments, answer).await;
             }
             Decoded::Unknown { number, why } => match number {
                 Some(number) => self.refuse(number, why).await,
@@ -321,7 +321,7 @@ impl TakeOver {
     async fn said(
         &mut self,
         message: Message,
-        baggage: Baggage,
+        attachments: Attachments,
         answer: &UnboundedSender<Answered>,
     ) {
         match message {
@@ -329,12 +329,12 @@ impl TakeOver {
             Message::Census(census) => self.held.set(census, &self.app),
             Message::Accept => self.on(Event::Accept).await,
             Message::Session { number, session } => {
-                let unpacked = snapshot::unpack(*session, baggage, &self.app, &mut self.held);
+                let unpacked = snapshot::unpack(*session, attachments, &self.app, &mut self.held);
                 let taken = unpacked.map(|session| Taken::Session(Box::new(session)));
                 self.take(number, taken).await;
             }
             Message::Idle { number, idle } => {
-                let unpacked = snapshot::unpack_idle(idle, baggage, &self.app, &mut self.held);
+                let unpacked = snapshot::unpack_idle(idle, attachments, &self.app, &mut self.held);
                 let taken = unpacked.map(|(bound, client)| Taken::Idle(bound, Box::new(client)));
                 self.take(number, taken).await;
             }
@@ -349,7 +349,7 @@ impl TakeOver {
             Message::Drain(drain) => self.go_on_with(drain),
             Message::Moved { sessions, told } => {
                 self.app.count_moved(sessions, told);
-                self.drain_homeless();
+                self.drain_unplaced();
             }
             Message::End => self.on(Event::End).await,
             other => warn!("upgrade: the old process said {other:?} out of turn"),
@@ -386,7 +386,7 @@ impl TakeOver {
         let speaks_more = go.protocol > wire::FIRST;
         if speaks_more {
             self.link.set_framing(Framing::Second);
-            self.homeless = None;
+            self.unplaced = None;
         }
         self.on(Event::Go(speaks_more)).await;
     }
@@ -411,8 +411,8 @@ impl TakeOver {
             Some(Taken::Session(session)) => {
                 let live = Arc::clone(&session.live);
                 self.app.runner().run(*session);
-                match &mut self.homeless {
-                    Some(homeless) => homeless.push(live),
+                match &mut self.unplaced {
+                    Some(unplaced) => unplaced.push(live),
                     None => self.app.drain_if_gone(&live),
                 }
             }
@@ -445,16 +445,16 @@ impl TakeOver {
             window: drain.window,
             deadline: drain.deadline,
         };
-        if let Some(homeless) = &mut self.homeless {
-            homeless.retain(|live| !drain.sessions.contains(&live.identity.id));
+        if let Some(unplaced) = &mut self.unplaced {
+            unplaced.retain(|live| !drain.sessions.contains(&live.identity.id));
         }
         let reason = DrainReason::Other(drain.what);
         self.app.drains().start(reason, &members, plan);
     }
 
     /// Tells the sessions to go that do not fit this configuration and are in no drain.
-    fn drain_homeless(&mut self) {
-        for live in self.homeless.iter_mut().flat_map(std::mem::take) {
+    fn drain_unplaced(&mut self) {
+        for live in self.unplaced.iter_mut().flat_map(std::mem::take) {
             self.app.drain_if_gone(&live);
         }
     }

@@ -53,7 +53,7 @@ impl BackendSelection for Ring {
             ring: self.clone(),
             key,
             walked: 0,
-            met: Met::default(),
+            visited: Visited::default(),
             others: None,
         }
     }
@@ -89,8 +89,8 @@ pub struct RingIter {
     /// The index of the next point.
     next: usize,
     walked: usize,
-    /// The members that the walk has met, offered or not.
-    met: Met,
+    /// The members that the walk has visited, offered or not.
+    visited: Visited,
     /// The other members that could be taken, the nearest on top. Made when the walk is over.
     others: Option<BinaryHeap<Reverse<(u64, usize)>>>,
 }
@@ -98,13 +98,13 @@ pub struct RingIter {
 impl RingIter {
     fn walk(&mut self) -> Option<usize> {
         let ring = &self.ring;
-        while self.walked < WALK && self.met.len < ring.roster.members.len() {
+        while self.walked < WALK && self.visited.len < ring.roster.members.len() {
             // After the last point the first one follows.
             let point = ring.points.get(self.next).or(ring.points.first())?;
             self.next = (self.next + 1) % ring.points.len().max(1);
             self.walked += 1;
             let member = point.member as usize;
-            if self.met.insert(point.member) && ring.roster.admits(&self.key, member) {
+            if self.visited.insert(point.member) && ring.roster.admits(&self.key, member) {
                 return Some(member);
             }
         }
@@ -112,11 +112,11 @@ impl RingIter {
     }
 
     fn nearest_other(&mut self) -> Option<usize> {
-        let (ring, key, met) = (&self.ring, &self.key, &self.met);
+        let (ring, key, visited) = (&self.ring, &self.key, &self.visited);
         let others = self.others.get_or_insert_with(|| {
             let others = ring.roster.candidates(key).map(|(number, _)| number);
             others
-                .filter(|number| !met.has(*number as u32))
+                .filter(|number| !visited.has(*number as u32))
                 .map(|number| Reverse((ring.distance(number, key.hash), number)))
                 .collect()
         });
@@ -132,19 +132,19 @@ impl BackendIter for RingIter {
     }
 }
 
-/// The members that a walk has met: so few that a linear search is fast.
+/// The members that a walk has visited: so few that a linear search is fast.
 #[derive(Default)]
-struct Met {
+struct Visited {
     members: [u32; WALK],
     len: usize,
 }
 
-impl Met {
+impl Visited {
     fn has(&self, member: u32) -> bool {
         self.members[..self.len].contains(&member)
     }
 
-    /// Returns false if the member was met before.
+    /// Returns false if the member was visited before.
     fn insert(&mut self, member: u32) -> bool {
         if self.has(member) {
             return false;
@@ -189,14 +189,14 @@ mod tests {
     fn walked(members: &[Arc<Member>], keys: &[String]) -> Vec<Vec<SocketAddr>> {
         let ring = Arc::new(Consistent::build(&backends(members)));
         let walk = |key: &String| {
-            let (mut iter, mut met) = (ring.iter(key.as_bytes()), Vec::new());
-            while met.len() < members.len() {
+            let (mut iter, mut visited) = (ring.iter(key.as_bytes()), Vec::new());
+            while visited.len() < members.len() {
                 let address = *iter.next().unwrap().addr.as_inet().unwrap();
-                if !met.contains(&address) {
-                    met.push(address);
+                if !visited.contains(&address) {
+                    visited.push(address);
                 }
             }
-            met
+            visited
         };
         keys.iter().map(walk).collect()
     }

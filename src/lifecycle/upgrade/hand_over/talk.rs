@@ -109,7 +109,7 @@ impl HandOver {
 
     pub(super) fn say_census(&mut self) {
         let underway = self.parcels.values();
-        let underway = underway.flat_map(|(parcel, _)| parcel.places(&self.app));
+        let underway = underway.flat_map(|(parcel, _)| parcel.census_keys(&self.app));
         for census in self
             .census
             .take(&self.app, underway.collect::<Vec<_>>().into_iter())
