@@ -69,7 +69,7 @@ impl Outcomes {
         [self.succeeded.load(Relaxed), self.failed.load(Relaxed)]
     }
 
-    fn go_on_from(&self, [succeeded, failed]: [u64; 2]) {
+    fn restore(&self, [succeeded, failed]: [u64; 2]) {
         self.succeeded.fetch_add(succeeded, Relaxed);
         self.failed.fetch_add(failed, Relaxed);
     }
@@ -141,9 +141,9 @@ impl Operations {
     }
 
     /// Takes over the counts and the operations of the process before.
-    pub fn go_on_from(&self, before: Tally) {
-        self.reloads.go_on_from(before.reloads);
-        self.upgrades.go_on_from(before.upgrades);
+    pub fn restore(&self, before: Tally) {
+        self.reloads.restore(before.reloads);
+        self.upgrades.restore(before.upgrades);
         let mut history = self.history.lock();
         let late = std::mem::replace(&mut *history, before.history.into());
         history.extend(late);
@@ -197,7 +197,7 @@ mod tests {
         old.note(Operation::Reload, Err("line 1: no".to_owned()));
         old.note(Operation::Upgrade, Ok("pid 7".to_owned()));
         let new = Operations::default();
-        new.go_on_from(old.tally());
+        new.restore(old.tally());
         assert_eq!(new.tally(), old.tally());
         assert_eq!(new.tally().reloads, [0, 1]);
     }

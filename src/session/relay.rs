@@ -459,7 +459,7 @@ impl Future for Relay {
                 continue;
             }
             let now = ready!(relay.poll_due(cx));
-            if relay.strike(now, cx) {
+            if relay.do_due(now, cx) {
                 return Poll::Ready(Outcome::Ended);
             }
         }

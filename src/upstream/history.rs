@@ -52,7 +52,7 @@ impl History {
     }
 
     /// Puts the changes that another process has seen first.
-    pub fn go_on_from(&self, before: Vec<Change>) {
+    pub fn restore(&self, before: Vec<Change>) {
         let mut kept = self.0.lock();
         kept.changes = before.into();
         kept.changes.truncate(KEPT);
@@ -152,7 +152,7 @@ mod tests {
             since: at(3),
             standing: Standing::Up,
         }];
-        history.go_on_from(before);
+        history.restore(before);
         history.note(Standing::Up, None, at(51));
         history.note(Standing::Down, None, at(60));
         assert_eq!(

@@ -321,8 +321,8 @@ impl Member {
     }
 
     /// Puts the changes that the process before has seen first.
-    pub fn go_on_from(&self, history: Vec<Change>) {
-        self.server.history.go_on_from(history);
+    pub fn restore(&self, history: Vec<Change>) {
+        self.server.history.restore(history);
         self.note();
     }
 

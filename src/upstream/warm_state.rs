@@ -24,7 +24,7 @@ pub struct WarmState {
 }
 
 impl Group {
-    pub fn knowledge(&self) -> WarmState {
+    pub fn warm_state(&self) -> WarmState {
         let members = self.members();
         let health_of = |member: &Arc<Member>| Some((member.server.address, member.found_up()?));
         let names = {
@@ -56,7 +56,7 @@ impl Group {
     }
 
     /// Takes over what is not known here, or known less surely.
-    pub fn learn(&self, before: WarmState) {
+    pub fn restore(&self, before: WarmState) {
         {
             let mut roster = self.roster.lock();
             let now = Instant::now();
@@ -79,7 +79,7 @@ impl Group {
                 server.inherit_health(*was_up, check);
             }
             if let Some(history) = history.remove(&server.address) {
-                member.go_on_from(history);
+                member.restore(history);
             }
         }
     }

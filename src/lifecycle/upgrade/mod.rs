@@ -5,7 +5,7 @@
 //!   hand_over ── old: what it does when        new: what it does when ── take_over
 //!       │                                                                    │
 //!       └── link ═══════════════ protocol: the messages ═══════════════ link ┘
-//!     knowledge: of servers and drains · census: what counts where · snapshot: sessions at rest
+//!     warm_state: of servers, drains · census: what counts where · snapshot: sessions at rest
 //! ```
 //!
 //! [`old`] and [`new`] are values without sockets, and [`model`] looks at every order in which

@@ -361,7 +361,7 @@ impl TakeOver {
         let generation = self.app.generation();
         for (upstream, known) in go.known {
             if let Some(group) = generation.find_group(&upstream) {
-                group.learn(known.into());
+                group.restore(known.into());
             }
         }
         for (upstream, address) in go.drained {
@@ -379,7 +379,7 @@ impl TakeOver {
         }
         let operations = self.app.operations();
         let by = go.tally.upgrade_by.clone();
-        operations.go_on_from(go.tally.into());
+        operations.restore(go.tally.into());
         let (pid, version) = (std::process::id(), env!("CARGO_PKG_VERSION"));
         let outcome = format!("version {version} has taken over as {pid}");
         self.app.record(Operation::Upgrade, &by, None, Ok(outcome));

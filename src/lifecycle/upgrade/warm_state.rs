@@ -32,7 +32,7 @@ pub fn known(app: &App) -> Vec<(String, wire::Known)> {
     let generation = app.generation();
     let groups = generation.groups().iter();
     let mut known: Vec<(String, wire::Known)> = groups
-        .map(|group| (group.name().to_owned(), group.knowledge().into()))
+        .map(|group| (group.name().to_owned(), group.warm_state().into()))
         .collect();
     let servers: usize = known.iter().map(|(_, of)| of.history.len()).sum();
     if servers > HISTORIES {

@@ -111,7 +111,7 @@ impl Relay {
     }
 
     /// Does what is due at `now`. Returns true if the session is cut.
-    pub(super) fn strike(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+    pub(super) fn do_due(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
         if let Some(ending) = &mut self.ending {
             match ending.goodbye.time_is_up() {

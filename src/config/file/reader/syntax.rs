@@ -49,22 +49,8 @@ fn hint(text: &str, info: &str, position: Position) -> Option<String> {
     };
     let line = line_of(position.line);
     let before = line_of(position.line - 1);
-    let is_conflict = |line: &str| {
-        ["<<<<<<<", "=======", ">>>>>>>"]
-            .iter()
-            .any(|mark| line.starts_with(mark))
-    };
-    if [line, before].into_iter().any(is_conflict) {
-        return Some("a conflict of a merge by git is left in the file: resolve it".to_owned());
-    }
-    if [line, before]
-        .into_iter()
-        .any(|line| line.contains("{{") || line.contains("{%"))
-    {
-        return Some("this is a template: make the file out of it first".to_owned());
-    }
-    if let Some(address) = [line, before].into_iter().find_map(bare_ipv6) {
-        return Some(format!("put the address in quotes: \"{address}\""));
+    if let Some(hint) = hint_by_lines([line, before]) {
+        return Some(hint);
     }
     if let Some(name) = info.strip_prefix("unexpected character: ") {
         let c = name.trim_matches(['`', '\'']);
@@ -109,6 +95,26 @@ fn hint(text: &str, info: &str, position: Position) -> Option<String> {
         _ => return None,
     };
     Some(hint.to_owned())
+}
+
+/// A hint for what the text alone shows, whatever rule of YAML it breaks.
+fn hint_by_lines(lines: [&str; 2]) -> Option<String> {
+    let is_conflict = |line: &str| {
+        ["<<<<<<<", "=======", ">>>>>>>"]
+            .iter()
+            .any(|mark| line.starts_with(mark))
+    };
+    if lines.into_iter().any(is_conflict) {
+        return Some("a conflict of a merge by git is left in the file: resolve it".to_owned());
+    }
+    if lines
+        .into_iter()
+        .any(|line| line.contains("{{") || line.contains("{%"))
+    {
+        return Some("this is a template: make the file out of it first".to_owned());
+    }
+    let address = lines.into_iter().find_map(bare_ipv6)?;
+    Some(format!("put the address in quotes: \"{address}\""))
 }
 
 const NOT_CLOSED: &str = "a { or [ before it is not closed";
