@@ -7,7 +7,7 @@
 //!         of places own shape defaults
 //! ```
 //!
-//! [`raw`] is also the source of the JSON Schema. The types below cannot represent an invalid
+//! [`schema::raw`] is also the source of the JSON Schema. The types below cannot represent an invalid
 //! configuration. Every error has its position and a hint, and all errors are reported in one run.
 
 mod error;

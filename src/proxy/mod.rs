@@ -12,7 +12,7 @@
 //!  logging                   one line                   record
 //! ```
 //!
-//! [`Exchange`] holds everything that is known of one exchange.
+//! [`exchange::Exchange`] holds everything that is known of one exchange.
 
 mod admission;
 mod answer;

@@ -8,7 +8,7 @@
 //!     warm_state: of servers, drains · census: what counts where · snapshot: sessions at rest
 //! ```
 //!
-//! [`old`] and [`new`] are values without sockets, and [`model`] looks at every order in which
+//! [`old`] and [`new`] are values without sockets, and `model` looks at every order in which
 //! things can happen to both. [`exec`] starts the new process.
 
 mod census;

@@ -1,5 +1,5 @@
 //! The new process's side of an upgrade, as a value: events come in, actions come out.
-//! [`super::take_over`] is the shell around it, and [`super::model`] tests it in every order.
+//! [`super::take_over`] is the shell around it, and `super::model` tests it in every order.
 //!
 //! ```text
 //!            proved           Go               Accept, or a first protocol

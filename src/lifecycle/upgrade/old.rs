@@ -1,5 +1,5 @@
 //! The old process's side of an upgrade, as a value: events come in, actions come out.
-//! [`super::hand_over`] is the shell around it, and [`super::model`] tests it in every order.
+//! [`super::hand_over`] is the shell around it, and `super::model` tests it in every order.
 //!
 //! ```text
 //!            Ready          may go            Serving         all that can has moved
