@@ -33,7 +33,7 @@ pub struct Generation {
     trusted: TrustedProxies,
     /// By bound listener: which one of this configuration it is.
     listeners: Vec<ListenerId>,
-    /// By bound listener.
+    /// In the order of the bound listeners.
     tls_revisions: Vec<TlsRevision>,
     departures: Departures,
     /// Shared by all configurations.
@@ -296,9 +296,10 @@ impl Generation {
         })
     }
 
-    /// Whether a bound listener takes connections that come with a PROXY header, or without one.
+    /// Whether a bound listener accepts connections with a PROXY header, or without one.
     pub fn takes(&self, bound: BoundId, is_proxied: bool) -> bool {
-        // One that a header named nobody for came without an address, and goes on so.
+        // A connection whose header named no client moves without an address, so it is accepted
+        // here.
         self.listener(bound).proxy_protocol == AcceptProxy::Required || !is_proxied
     }
 
@@ -312,7 +313,7 @@ impl Generation {
         }
     }
 
-    /// What connections that come in on a bound listener now have shown.
+    /// What new connections on a bound listener have shown.
     pub fn tls_revision(&self, bound: BoundId) -> TlsRevision {
         self.tls_revisions[bound.index()]
     }
@@ -395,7 +396,7 @@ impl Generation {
     }
 
     fn find_listeners(&self, wanted: &[Listener]) -> Result<Vec<ListenerId>, GenerationError> {
-        // In the order in which they were bound, whatever the order of either file.
+        // In the order of binding, whatever the order in the files is.
         let bound = self
             .listeners
             .iter()

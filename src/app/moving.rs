@@ -17,7 +17,7 @@ impl App {
         self.edge.listener_states()
     }
 
-    /// The name and address of a bound listener, as the present configuration has them.
+    /// The name and address of a bound listener in the present configuration.
     pub fn listener_now(&self, bound: BoundId) -> Option<(String, String)> {
         let listener = self.listeners.get(bound.index())?;
         let generation = self.current.load();
@@ -47,18 +47,19 @@ impl App {
         })
     }
 
-    /// Whether a connection in plain text may be served there that has begun elsewhere.
+    /// Whether a plain-text connection that began elsewhere may be served on this listener.
     pub fn serves_plain(&self, bound: BoundId, is_proxied: bool) -> bool {
         let generation = self.current.load();
         generation.listener(bound).tls.is_none() && generation.takes(bound, is_proxied)
     }
 
-    /// Serves a connection that had left Pingora, here or in another process.
+    /// Serves a connection that had left Pingora, in this process or another.
     pub fn serve(&self, bound: BoundId, client: ClientEnd) {
         self.edge.serve_again(bound, client);
     }
 
-    /// The new process does not take it: it ends here, after an answer if it still waits for one.
+    /// The new process does not take the connection. It ends here, after an answer if it waits for
+    /// one.
     pub fn serve_last(&self, bound: BoundId, client: ClientEnd) {
         self.edge.serve_last(bound, client);
     }

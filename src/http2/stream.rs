@@ -51,10 +51,10 @@ pub struct Http2Stream {
     /// `Some` until the stream is dropped.
     receive: Option<RecvStream>,
     body: Body,
-    /// Read from the stream, framed, and not taken yet.
+    /// Bytes that were read from the stream and framed, and are not taken yet.
     ready: Pieces,
-    /// What the client may send again once `ready` is empty: not before, or it would send ahead
-    /// what nobody takes.
+    /// How many bytes to allow the client again when `ready` is empty. Not earlier, or the client
+    /// would send more than anybody takes.
     owed: usize,
     /// The client sends nothing more.
     ended: bool,

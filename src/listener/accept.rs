@@ -44,8 +44,8 @@ pub async fn serve(
     }
 }
 
-/// Nobody is to be accepted any more: whoever has connected already gets an answer, who comes later
-/// is refused.
+/// For a listener that ends: clients that have connected already get an answer, later ones are
+/// refused.
 pub fn take_last(listener: &BoundListener, id: BoundId, edge: &Arc<Edge>) {
     take_waiting(listener, id, edge);
     listener.socket.drain_queue();
@@ -60,8 +60,8 @@ fn take_waiting(listener: &BoundListener, id: BoundId, edge: &Arc<Edge>) {
     }
 }
 
-/// A client whose connect(2) has returned may not be in the queue yet on a busy machine: the last
-/// packet of its handshake is looked at some time later.
+/// On a busy machine a client may not be in the queue although its connect(2) has returned: the
+/// kernel handles the last packet of its handshake some time later.
 async fn take_late(listener: &BoundListener, id: BoundId, edge: &Arc<Edge>) {
     if matches!(listener.socket.address(), ListenAddress::Tcp(_)) {
         for _ in 0..LOOKS {

@@ -154,7 +154,7 @@ impl Connection {
         }
     }
 
-    /// Which of the bound listeners it came in on.
+    /// The number of the bound listener where the connection came in.
     pub fn listener(&self) -> BoundId {
         self.state.id
     }

@@ -114,14 +114,15 @@ impl Edge {
             .spawn(async move { edge.converse(listener, stream).await });
     }
 
-    /// The other process does not take it. Who has asked nothing yet still gets an answer.
+    /// The other process does not take the connection. A client that has asked nothing yet still
+    /// gets an answer.
     pub fn serve_last(self: &Arc<Self>, listener: BoundId, client: ClientEnd) {
         if !client.has_asked || !client.early.is_empty() {
             self.serve_as(listener, client, Arrival::Stays);
         }
     }
 
-    /// Serves on what had been on its way to another process.
+    /// Serves a connection that was on its way to another process.
     pub fn serve_again(self: &Arc<Self>, listener: BoundId, client: ClientEnd) {
         self.serve_as(listener, client, Arrival::Moved);
     }
@@ -165,7 +166,7 @@ impl Edge {
         taken < self.ceiling.saturating_mul(2)
     }
 
-    /// HTTP until the end of the connection, or until it is a session or to move.
+    /// Speaks HTTP until the connection ends, becomes a session or moves.
     async fn converse(self: Arc<Self>, listener: BoundId, stream: ClientStream) {
         let connection = stream.connection().clone();
         let permit = self.talk(&connection, stream).await;

@@ -32,9 +32,9 @@ use crate::limits::{Full, RETRY_AFTER, SharedPermit, StreamPermit};
 use crate::session::Admission;
 use crate::transport::Transport;
 
-/// What a client may send ahead on one stream: it costs as much memory while nobody takes it. The
-/// connection has room for all that the listener's `streams` allows, so that none waits for the
-/// server of another.
+/// How much a client may send ahead on one stream; it costs that much memory while nobody takes it.
+/// The connection has room for all the streams that the listener allows, so that no stream waits
+/// for the server of another.
 const STREAM_WINDOW: u32 = 12 * 1024;
 
 /// Heads that are too large are refused where all heads are, and logged. h2 refuses only a head of

@@ -62,7 +62,7 @@ enum Opening {
 }
 
 impl Edge {
-    /// Lets a connection in that was just accepted, or turns it away.
+    /// Accepts a new connection, or turns it away.
     pub fn admit(self: &Arc<Self>, listener: BoundId, socket: Socket, ends: Option<AddrPair>) {
         let state = self.listener_states[listener.index()].clone();
         let settings = self.listener_states[listener.index()].settings();

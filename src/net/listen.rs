@@ -42,7 +42,7 @@ impl BoundId {
     }
 }
 
-/// Who has bound a listening socket, and so owns the file of a unix one.
+/// The process that has bound a listening socket, and so owns the file of a unix socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binder {
     /// This process, or the one from which it takes over.

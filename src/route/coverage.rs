@@ -94,7 +94,7 @@ impl First {
         self.0.entry(key).or_insert(number);
     }
 
-    /// The first that serves what comes in on this listener, of those for these forms.
+    /// The first one that serves this listener, with one of these forms.
     fn on(&self, listener: Option<ListenerId>, forms: &[Slashes]) -> Option<usize> {
         let keys = forms
             .iter()

@@ -23,7 +23,7 @@ impl ListenerId {
     }
 }
 
-/// All conditions must hold; empty ones always do.
+/// All conditions must hold. Empty ones always hold.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Matcher {
     pub listener: Option<ListenerId>,

@@ -273,7 +273,7 @@ impl Relay {
                 continue;
             }
             if discards {
-                // For the answer to a Close frame of ours.
+                // This reads the answer to a Close frame of ours.
                 self.sender(direction).scanner.feed(bytes);
                 continue;
             }

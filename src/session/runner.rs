@@ -204,9 +204,9 @@ impl Runner {
         self.run_again(session);
     }
 
-    /// As [`Runner::carry`], of a session that was found already.
-    pub fn keep(self: &Arc<Self>, mut session: Session) {
-        session.relay.rest();
+    /// As [`Runner::run`], of a session that was found already.
+    pub fn run_again(self: &Arc<Self>, mut session: Session) {
+        session.relay.suspend();
         self.tasks.spawn(Running {
             runner: self.clone(),
             session: Some(session),

@@ -14,11 +14,11 @@ use crate::route::{Coverage, ListenerId};
 /// thousands of listeners, only the first loops are reported.
 const QUESTIONS: usize = 100_000;
 
-/// Listeners by their address, each with its position in the file.
+/// Listeners by address, each with its index in the file.
 type ByAddress<'a> = HashMap<SocketAddr, (ListenerId, &'a Listener)>;
 
 /// A server that is a listener, with its position in the file.
-struct Met<'a> {
+struct Loop<'a> {
     listener: ListenerId,
     name: &'a str,
     server: String,

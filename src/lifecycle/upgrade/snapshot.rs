@@ -270,7 +270,7 @@ pub fn unpack_idle(
     app: &App,
     held: &mut HeldCounts,
 ) -> io::Result<(BoundId, ClientEnd)> {
-    let Ok([descriptor]) = <[OwnedFd; 1]>::try_from(baggage.descriptors) else {
+    let Ok([descriptor]) = <[OwnedFd; 1]>::try_from(attachments.descriptors) else {
         return Err(io::Error::other("a connection came without its socket"));
     };
     let proxied = idle.proxied.map(AddrPair::from);
