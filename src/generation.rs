@@ -31,7 +31,7 @@ pub struct Generation {
     upstream_ids: HashMap<Arc<str>, UpstreamId>,
     route_ids: HashMap<Arc<str>, RouteId>,
     trusted: TrustedProxies,
-    /// By bound listener: which one of this configuration it is.
+    /// The listener of this configuration for each bound listener.
     listeners: Vec<ListenerId>,
     /// In the order of the bound listeners.
     tls_revisions: Vec<TlsRevision>,
@@ -249,12 +249,12 @@ impl Generation {
         with_before.filter(is_new).collect()
     }
 
-    /// Which listener of this configuration a bound one is.
+    /// The listener of this configuration that a bound listener is.
     pub fn listener_id(&self, bound: BoundId) -> ListenerId {
         self.listeners[bound.index()]
     }
 
-    /// What this configuration says of a bound listener.
+    /// The settings of a bound listener in this configuration.
     pub fn listener(&self, bound: BoundId) -> &Listener {
         self.config.listener(self.listener_id(bound))
     }
@@ -426,7 +426,7 @@ impl Generation {
         })
     }
 }
-/// All there can be.
+/// All possible ids, in order.
 fn bound_ids() -> impl Iterator<Item = BoundId> {
     (0..).map(BoundId::new)
 }

@@ -32,7 +32,7 @@ impl App {
         self.listener_now(state.id)
     }
 
-    /// The bound listener of this name; there is none: of this address.
+    /// The bound listener with this name, or else with this address.
     pub fn find_listener(&self, name: &str, address: &str) -> Option<BoundId> {
         let generation = self.current.load();
         let mut numbers = (0..self.listeners.len()).map(BoundId::new);

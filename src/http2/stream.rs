@@ -26,7 +26,7 @@ use crate::tls::Security;
 /// The most bytes that go on a stream at once.
 const CHUNK: usize = 16 * 1024;
 
-/// What waits for the server stands in pieces of this size, which are freed one by one.
+/// Bytes that wait for the server are kept in pieces of this size, which are freed one by one.
 const PIECE: usize = 4 * 1024;
 
 /// What all streams of a connection share.
@@ -64,7 +64,7 @@ pub struct Http2Stream {
     _seat: Option<StreamPermit>,
 }
 
-/// Bytes of a body that wait. h2 has them in buffers that are larger and hold more than one frame.
+/// Waiting bytes of a body, copied out of h2's buffers, which are larger and hold several frames.
 #[derive(Debug, Default)]
 struct Pieces {
     pieces: VecDeque<Bytes>,
@@ -80,7 +80,7 @@ impl Pieces {
         self.pieces.is_empty()
     }
 
-    /// As much as there is room for.
+    /// Returns as many bytes as there is room for.
     fn read(&mut self, buf: &mut ReadBuf<'_>) {
         while let Some(first) = self.pieces.front_mut() {
             let count = first.len().min(buf.remaining());

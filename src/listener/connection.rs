@@ -154,7 +154,7 @@ impl Connection {
         }
     }
 
-    /// The number of the bound listener where the connection came in.
+    /// The bound listener where the connection came in.
     pub fn listener(&self) -> BoundId {
         self.state.id
     }

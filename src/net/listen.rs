@@ -26,8 +26,8 @@ use super::ListenAddress;
 use super::overlap::tcp_overlap;
 use super::socket_file::{SocketFile, is_stale};
 
-/// Which of a process's listening sockets is meant: its position in the order in which they were
-/// bound. A reload may change its name and its place in the file, never this.
+/// One of a process's listening sockets: its position in the order in which they were bound. A
+/// reload may change its name and its position in the file, but not this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BoundId(usize);
 
@@ -36,7 +36,7 @@ impl BoundId {
         Self(index)
     }
 
-    /// For lists that are in the order in which the sockets were bound.
+    /// For lists in the order in which the sockets were bound.
     pub fn index(self) -> usize {
         self.0
     }

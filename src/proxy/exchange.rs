@@ -108,7 +108,7 @@ impl Exchange {
         self.route_id().map(|id| self.generation.route(id))
     }
 
-    /// The listener that it came in on, in the present configuration.
+    /// The listener of the exchange in the present configuration.
     pub fn listener(&self) -> ListenerId {
         let connection = self.connection();
         connection.map_or(ListenerId::new(0), |connection| {

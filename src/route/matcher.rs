@@ -8,7 +8,7 @@ use regex::Regex;
 
 use super::path::Slashes;
 
-/// Which listener of a configuration is meant: its position among them in the file.
+/// A listener of a configuration: its position among the listeners of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ListenerId(usize);
 
@@ -17,7 +17,7 @@ impl ListenerId {
         Self(index)
     }
 
-    /// For lists that are in the order of the file's listeners.
+    /// For lists in the order of the file's listeners.
     pub fn index(self) -> usize {
         self.0
     }

@@ -400,7 +400,7 @@ impl Relay {
     }
 
     fn is_over(&self) -> bool {
-        // This is asked with each message, and then it is the answer.
+        // This is called with each message, and nearly always returns here.
         if self.ending.is_none() && !self.client.ended && !self.client.has_closed() {
             return false;
         }

@@ -115,12 +115,12 @@ impl MoveWatch {
     }
 }
 
-/// The task of one session. It is written by hand, as an `async` block would hold the session three
-/// times: as what it captured, as an argument and as a variable. There are as many as sessions.
+/// The task of one session. It is written by hand, because an `async` block would hold the session
+/// three times: captured, as an argument and as a variable. There is one task for each session.
 #[derive(Debug)]
 struct Running {
     runner: Arc<Runner>,
-    /// `None`: it has ended, or has moved.
+    /// `None`: the session has ended or has moved.
     session: Option<Session>,
 }
 
@@ -204,7 +204,7 @@ impl Runner {
         self.run_again(session);
     }
 
-    /// As [`Runner::run`], of a session that was found already.
+    /// Like [`Runner::run`], for a session of which the hand-over was told already.
     pub fn run_again(self: &Arc<Self>, mut session: Session) {
         session.relay.suspend();
         self.tasks.spawn(Running {
@@ -213,9 +213,9 @@ impl Runner {
         });
     }
 
-    /// Returns the session if it runs on.
+    /// Returns the session if it continues to run here.
     fn after(&self, outcome: Outcome, mut session: Session) -> Option<Session> {
-        // Whatever the outcome is, it answers the question.
+        // Every outcome answers the question whether the session moves.
         let was_asked = session.live.traffic.end_question();
         match outcome {
             Outcome::Move => self.hand_over(session),

@@ -19,8 +19,8 @@ use crate::session::goodbye::Occasion;
 use crate::session::traffic::ClosedBy;
 
 impl Relay {
-    /// When the first side is to be given up that takes nothing. This is asked with each message,
-    /// when nobody stalls.
+    /// When the first side that takes nothing is given up. Called with each message, and then
+    /// usually nobody stalls.
     pub(super) fn stall_due(&self) -> Option<Instant> {
         if self.client.stalled_since.is_none() && self.server.stalled_since.is_none() {
             return None;
