@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use prusik::config;
 use prusik::forward::client_address::{ClientAddress, ClientField, TrustedProxies};
 use prusik::forward::proxy_protocol::{
-    AddrPair, Header, LONGEST, Preamble, Source, Version, parse,
+    AddrPair, Header, LONGEST, Preamble, PreambleClient, Version, parse,
 };
 use prusik::forward::template::{RequestVariables, Template};
 use prusik::http1::target;
@@ -239,8 +239,8 @@ pub fn proxy_header(bytes: &[u8]) {
         return;
     };
     for version in [Version::V1, Version::V2] {
-        let source = Source::Client(ends);
-        let sent = Preamble { version, source }.to_bytes();
+        let client = PreambleClient::Client(ends);
+        let sent = Preamble { version, client }.to_bytes();
         let (header, length) = parse(&sent).expect("it is one").expect("and whole");
         assert_eq!(length, sent.len());
         let Header::Proxied(read) = header else {

@@ -26,32 +26,32 @@ use crate::upstream::{self, Departures, Gone, Group, Lease};
 pub struct Generation {
     pub config: Config,
     index: RouteIndex,
-    /// As `config.upstreams`.
+    /// In the order of `config.upstreams`.
     groups: Vec<Arc<Group>>,
     upstream_ids: HashMap<Arc<str>, UpstreamId>,
     route_ids: HashMap<Arc<str>, RouteId>,
     trusted: TrustedProxies,
-    /// By bound listener: which one of this configuration it is.
+    /// The listener of this configuration for each bound listener.
     listeners: Vec<ListenerId>,
-    /// By bound listener.
+    /// In the order of the bound listeners.
     tls_revisions: Vec<TlsRevision>,
     departures: Departures,
-    /// Of every configuration that there was.
+    /// Shared by all configurations.
     counts: Arc<Counts>,
-    /// As `config.routes`: who counts the sessions of each.
+    /// In the order of `config.routes`: the limiter of each route's sessions.
     limiters: Vec<Arc<Limiter>>,
     pub labels: Labels,
-    /// As `config.routes`.
+    /// In the order of `config.routes`.
     metrics: Vec<Arc<RouteMetrics>>,
-    /// Of requests that no route matches.
+    /// Counts requests that no route matches.
     unrouted: Arc<RouteMetrics>,
 }
 
-/// Names as sessions keep them: for longer than the configuration they are from, and shared.
+/// Names that sessions share, and that outlive their configuration.
 pub struct Labels {
-    /// As `config.listeners`.
+    /// In the order of `config.listeners`.
     pub listeners: Vec<Arc<str>>,
-    /// As `config.routes`.
+    /// In the order of `config.routes`.
     pub routes: Vec<Arc<str>>,
 }
 
@@ -67,7 +67,7 @@ pub enum GenerationError {
 }
 
 impl Generation {
-    /// The first one. Listeners are bound in the order of the file.
+    /// Makes the first generation. Listeners are bound in the order of the file.
     pub fn new(config: Config, departures: Departures) -> Self {
         let counts = Arc::<Counts>::default();
         let groups = config
@@ -86,8 +86,8 @@ impl Generation {
         Self::with(config, groups, counts, listeners, departures, None)
     }
 
-    /// The next one: upstreams that didn't change stay as they are, the others take over the
-    /// counts and the health of the servers that stay.
+    /// Makes the next generation. Unchanged upstreams are kept; the others take over the counts and
+    /// the health of the servers that stay.
     pub fn next(&self, config: Config) -> Result<Self, GenerationError> {
         let (old, new) = (&self.config.server, &config.server);
         let admin = |config: &Config| config.admin.as_ref().map(|admin| admin.listen.clone());
@@ -197,9 +197,9 @@ impl Generation {
         }
     }
 
-    /// Returns when all of its names are resolved and all of its servers are checked, within a
-    /// bound, and tells what is not known then. Groups that `before` has as well, which is at work,
-    /// are not waited for.
+    /// Returns when all names are resolved and all servers are checked, or a time limit is reached,
+    /// and tells what is not known then. Does not wait for groups that `before`, which is at work,
+    /// has too.
     pub async fn warm_up(&self, before: Option<&Generation>) -> Vec<String> {
         let new = self.new_groups(before);
         upstream::warm_up(new.iter().map(|(group, _)| (*group).clone()).collect()).await;
@@ -207,17 +207,17 @@ impl Generation {
         lines.flatten().collect()
     }
 
-    /// Takes over what the groups of `before` have found out since these ones were made. What they
-    /// hear from now on counts no more: this generation is swapped in next, and then
-    /// [begins](Generation::begin).
+    /// Takes over what the groups of `before` have found out since these were made. What they find
+    /// out later is lost: this generation is swapped in next, and then [begins](Generation::begin).
     pub fn replace(&self, before: &Generation) {
         for (group, before) in self.new_groups(Some(before)) {
             before.inspect(|before| group.replace(before));
         }
     }
 
-    /// Starts the tasks of groups that `before` doesn't have, and ends those that it alone has.
-    /// Requests are served by this one already: what is told now must not find them elsewhere.
+    /// Starts the tasks of new groups, and ends those of groups that only `before` has. Requests
+    /// must already use this generation, because sessions that are told to go must find the new
+    /// state.
     pub fn begin(&self, before: Option<&Generation>) {
         for (group, before) in self.new_groups(before) {
             group.begin(before.map(Arc::as_ref));
@@ -235,7 +235,7 @@ impl Generation {
         self.counts.forget_unused();
     }
 
-    /// The groups that `before` doesn't have, each with the one whose place it takes.
+    /// The groups that `before` does not have, each with the one that it replaces.
     fn new_groups<'a>(
         &'a self,
         before: Option<&'a Self>,
@@ -250,38 +250,38 @@ impl Generation {
         with_before.filter(is_new).collect()
     }
 
-    /// Which listener of this configuration a bound one is.
+    /// The listener of this configuration that a bound listener is.
     pub fn listener_id(&self, bound: BoundId) -> ListenerId {
         self.listeners[bound.index()]
     }
 
-    /// What this configuration says of a bound listener.
+    /// The settings of a bound listener in this configuration.
     pub fn listener(&self, bound: BoundId) -> &Listener {
         self.config.listener(self.listener_id(bound))
     }
 
-    /// Who counts the sessions of a route.
+    /// The limiter of a route's sessions.
     pub fn limiter(&self, route: RouteId) -> &Arc<Limiter> {
         &self.limiters[route.index()]
     }
 
-    /// As `config.routes`: each one's name, and who counts its sessions.
+    /// In the order of `config.routes`: each route's name and limiter.
     pub fn limiters(&self) -> impl Iterator<Item = (&str, &Arc<Limiter>)> {
         let names = self.config.routes.iter().map(|route| route.name.as_str());
         names.zip(&self.limiters)
     }
 
-    /// Counts a session that is there already; its route may have left the file.
+    /// Counts a session that is already running. Its route may be gone from the file.
     pub fn adopt(&self, route: &str, client: Option<ClientKey>) -> Permit {
         self.counts.limiter(route).adopt(client)
     }
 
-    /// The same on its server.
+    /// Counts such a session on its server.
     pub fn adopt_on(&self, upstream: &str, server: SocketAddr) -> Lease {
         Lease::of_session(self.counts.servers(upstream).of(server))
     }
 
-    /// What this configuration says of each bound listener, in the order in which they were bound.
+    /// The settings of each bound listener in this configuration, in the order of binding.
     pub fn listener_settings(&self) -> impl Iterator<Item = ListenerSettings> {
         bound_ids().take(self.listeners.len()).map(|bound| {
             let listener = self.listener(bound);
@@ -297,13 +297,14 @@ impl Generation {
         })
     }
 
-    /// Whether a bound listener takes connections that come with a PROXY header, or without one.
+    /// Whether a bound listener accepts connections with a PROXY header, or without one.
     pub fn takes(&self, bound: BoundId, is_proxied: bool) -> bool {
-        // One that a header named nobody for came without an address, and goes on so.
+        // A connection whose header named no client moves without an address, so it is accepted
+        // here.
         self.listener(bound).proxy_protocol == AcceptProxy::Required || !is_proxied
     }
 
-    /// As the file has it.
+    /// The drain settings of the file.
     pub fn drain_plan(&self) -> DrainPlan {
         let drain = &self.config.server.drain;
         DrainPlan {
@@ -313,16 +314,16 @@ impl Generation {
         }
     }
 
-    /// What connections that come in on a bound listener now have shown.
+    /// What new connections on a bound listener have shown.
     pub fn tls_revision(&self, bound: BoundId) -> TlsRevision {
         self.tls_revisions[bound.index()]
     }
 
-    /// Whether what a connection's peer says of others is believed, and who its client is then.
+    /// Whether forwarding headers of this connection are trusted, and the client's address.
     pub fn who_asks(&self, connection: &Connection, headers: &HeaderMap) -> (Trust, ClientAddress) {
         let peer = connection.peer();
-        // Behind a PROXY header that names nobody (UNKNOWN, or a proxy's own check) the fields are
-        // not the proxy's: whoever it does not name may have sent them through it.
+        // If a PROXY header names no client (UNKNOWN, or a check by the proxy itself), the fields
+        // are not the proxy's: the unnamed sender may have written them.
         let is_unnamed = !connection.is_proxied()
             && self.listener(connection.listener()).proxy_protocol == AcceptProxy::Required;
         if is_unnamed || !self.trusted.trusts_peer(peer) {
@@ -333,7 +334,7 @@ impl Generation {
         (Trust::Trusted, client)
     }
 
-    /// Whose forwarding headers are believed.
+    /// The proxies whose forwarding headers are trusted.
     pub fn trusted(&self) -> &TrustedProxies {
         &self.trusted
     }
@@ -346,12 +347,12 @@ impl Generation {
         self.config.route(id)
     }
 
-    /// The name of a route, as sessions keep it.
+    /// The name of a route, in the copy that sessions share.
     pub fn route_label(&self, id: RouteId) -> &Arc<str> {
         &self.labels.routes[id.index()]
     }
 
-    /// As `config.routes`.
+    /// In the order of `config.routes`.
     pub fn route_metrics(&self) -> &[Arc<RouteMetrics>] {
         &self.metrics
     }
@@ -364,8 +365,7 @@ impl Generation {
         &self.groups
     }
 
-    /// Why a session must go: its route or its server has no place for it, as far as that matters.
-    /// `None`: it has one.
+    /// Why a session must go: its route or its server is gone. `None`: it may stay.
     pub fn why_gone(&self, session: &Identity) -> Option<DrainReason> {
         if !self.route_ids.contains_key(&session.route) {
             return Some(DrainReason::RouteRemoved(session.route.clone()));
@@ -378,8 +378,8 @@ impl Generation {
         Some(DrainReason::of_server(gone, upstream, server))
     }
 
-    /// The same of a session that begins now with this group, perhaps under the configuration
-    /// before: if it must go, those beside it have been told to without it.
+    /// The same for a session that begins now with this group, perhaps under the configuration
+    /// before. If it must go, the other sessions were told before it began.
     pub fn why_gone_late(&self, session: &Identity, group: &Group) -> Option<DrainReason> {
         let why = self.why_gone(session);
         let is_kept = self.find_group(&session.upstream).is_none()
@@ -397,7 +397,7 @@ impl Generation {
     }
 
     fn find_listeners(&self, wanted: &[Listener]) -> Result<Vec<ListenerId>, GenerationError> {
-        // In the order in which they were bound, whatever the order of either file.
+        // In the order of binding, whatever the order in the files is.
         let bound = self
             .listeners
             .iter()
@@ -427,7 +427,7 @@ impl Generation {
         })
     }
 }
-/// All there can be.
+/// All possible ids, in order.
 fn bound_ids() -> impl Iterator<Item = BoundId> {
     (0..).map(BoundId::new)
 }

@@ -1,4 +1,4 @@
-//! What the process is about, as everybody in it reads it.
+//! The phase of the process, which all parts can read.
 //!
 //! ```text
 //!            ready             the new process serves
@@ -10,8 +10,8 @@
 //!                   Stopping: announced ──► Stopping: draining ──► (end)
 //! ```
 //!
-//! One place alone moves it: `lifecycle`'s supervisor, or whoever runs an [`App`](crate::app::App)
-//! without one.
+//! Only `lifecycle`'s supervisor changes it, or whoever runs an [`App`](crate::app::App) without
+//! one.
 
 use tokio::sync::watch;
 
@@ -20,7 +20,7 @@ pub enum Phase {
     /// Nothing is accepted yet.
     Starting,
     Serving,
-    /// A new process serves, or is about to, and sessions go to it.
+    /// A new process serves or is about to, and sessions move to it.
     HandingOver,
     /// A new process serves, and what could not move ends here.
     WindingDown,
@@ -30,7 +30,7 @@ pub enum Phase {
 /// How far a stop has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stopping {
-    /// Balancers in front are told; who comes all the same is served as ever
+    /// Balancers in front are told. Clients that still come are served as before
     /// (`server.drain.delay`).
     Announced,
     /// Nothing is accepted, and sessions are told to go.
@@ -42,7 +42,7 @@ impl Phase {
         matches!(self, Self::Serving | Self::Stopping(Stopping::Announced))
     }
 
-    /// Whether what has a place in another process goes there.
+    /// Whether sessions that can move to another process move.
     pub fn moves(self) -> bool {
         matches!(self, Self::HandingOver | Self::WindingDown)
     }
@@ -52,17 +52,17 @@ impl Phase {
         self == Self::Stopping(Stopping::Draining)
     }
 
-    /// Whether balancers should send nobody here.
+    /// Whether balancers should send no clients here.
     pub fn is_stopping(self) -> bool {
         matches!(self, Self::Stopping(_))
     }
 }
 
-/// The process's phase, for the one who moves it.
+/// The process's phase, for the one that changes it.
 #[derive(Debug)]
 pub struct Phases {
     phase: watch::Sender<Phase>,
-    /// What Pingora wants to know of it.
+    /// Pingora's view of it.
     draining: watch::Sender<bool>,
 }
 
@@ -95,7 +95,7 @@ impl Phases {
     }
 }
 
-/// The process's phase, for all others.
+/// The process's phase, for all readers.
 #[derive(Debug, Clone)]
 pub struct PhaseWatch(watch::Receiver<Phase>);
 
@@ -104,7 +104,7 @@ impl PhaseWatch {
         *self.0.borrow()
     }
 
-    /// The next one; never, once nobody can move it any more.
+    /// Waits for the next phase. Waits for ever if nothing can change the phase any more.
     pub async fn changed(&mut self) -> Phase {
         match self.0.changed().await {
             Ok(()) => *self.0.borrow_and_update(),
@@ -112,7 +112,7 @@ impl PhaseWatch {
         }
     }
 
-    /// Returns at once if it is so already; never, if it can no longer become so.
+    /// Waits until `is_it` holds. Waits for ever if it can no longer hold.
     pub async fn until(&mut self, is_it: impl Fn(Phase) -> bool) {
         if self.0.wait_for(|phase| is_it(*phase)).await.is_err() {
             std::future::pending().await

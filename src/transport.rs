@@ -1,5 +1,5 @@
-//! A connection as the rest of the program reads and writes it: the one place that knows what
-//! carries the bytes.
+//! A connection as the rest of the program reads and writes it. Only this file knows what carries
+//! the bytes.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,9 +18,9 @@ use crate::tls::{Security, TlsStream};
 #[derive(Debug)]
 pub enum Transport {
     Plain(Socket),
-    /// Boxed: most sessions of a plain listener would pay for its size.
+    /// Boxed, because else all plain sessions would need its size too.
     Tls(Box<TlsStream>),
-    /// A stream of a connection that has others too.
+    /// A stream of a connection with several streams.
     Http2(Box<Http2Stream>),
 }
 
@@ -37,7 +37,7 @@ impl From<TlsStream> for Transport {
 }
 
 impl Transport {
-    /// What is below: `None` for a stream of HTTP/2, which has no socket of its own.
+    /// The socket below. `None` for a stream of HTTP/2, which has no socket of its own.
     fn socket(&self) -> Option<&Socket> {
         match self {
             Self::Plain(socket) => Some(socket),
@@ -54,7 +54,7 @@ impl Transport {
         }
     }
 
-    /// Our own address; `None` on a unix socket.
+    /// Our own address. `None` on a unix socket.
     pub fn local(&self) -> Option<SocketAddr> {
         match self {
             Self::Http2(stream) => stream.facts().local,
@@ -62,7 +62,7 @@ impl Transport {
         }
     }
 
-    /// For options of the socket; `None`: it is not TCP's.
+    /// The TCP socket, to set options. `None` if there is none.
     pub fn tcp(&self) -> Option<&TcpStream> {
         self.socket().and_then(Socket::tcp)
     }
@@ -77,12 +77,12 @@ impl Transport {
         }
     }
 
-    /// Whether another process can go on with it. The keys of TLS are in this one's memory.
+    /// Whether another process can continue it. The keys of TLS are only in this process's memory.
     pub fn can_move(&self) -> bool {
         matches!(self, Self::Plain(_))
     }
 
-    /// What another process can go on with, if it [can](Transport::can_move).
+    /// What another process needs to continue it, if it [can](Transport::can_move).
     pub fn descriptor(&self) -> io::Result<(SocketKind, BorrowedFd<'_>)> {
         match self {
             Self::Plain(socket) => Ok(socket.descriptor()),
@@ -90,17 +90,17 @@ impl Transport {
         }
     }
 
-    /// Whether nothing that follows its first request is another.
+    /// Whether this connection serves only one request.
     pub fn serves_one(&self) -> bool {
         matches!(self, Self::Http2(_))
     }
 
-    /// Whether the two have agreed on HTTP/2.
+    /// Whether both sides have agreed on HTTP/2.
     pub fn is_http2(&self) -> bool {
         matches!(self, Self::Tls(tls) if tls.is_http2())
     }
 
-    /// Whether all that was written is with the kernel. If not, poll a flush.
+    /// Whether the kernel has all that was written. If not, a flush must be polled.
     pub fn is_flushed(&self) -> bool {
         match self {
             Self::Plain(_) | Self::Http2(_) => true,
@@ -108,7 +108,7 @@ impl Transport {
         }
     }
 
-    /// As [`Socket::has_broken`]; a stream of HTTP/2 has when its client has reset it.
+    /// Like [`Socket::has_broken`]. A stream of HTTP/2 is broken when its client has reset it.
     pub fn has_broken(&mut self, cx: &mut Context<'_>) -> bool {
         match self {
             Self::Plain(socket) => socket.has_broken(),
@@ -117,14 +117,14 @@ impl Transport {
         }
     }
 
-    /// From now on it carries frames: its end says nothing that they do not say.
+    /// From now on it carries frames, so how it ends says no more than the frames do.
     pub fn carry_frames(&mut self) {
         if let Self::Tls(tls) = self {
             tls.forgive_truncation();
         }
     }
 
-    /// How much of it the socket takes without waiting.
+    /// Returns how many bytes the socket takes without waiting.
     pub fn send_at_once(&mut self, bytes: &[u8]) -> usize {
         let sent = match self {
             Self::Plain(socket) => socket.send_at_once(bytes),
@@ -140,7 +140,7 @@ impl Transport {
         sent.unwrap_or(0)
     }
 
-    /// As [`Socket::send_unasked`].
+    /// Like [`Socket::send_unasked`].
     pub fn send_unasked(&self, bytes: &[u8]) -> usize {
         match self {
             Self::Plain(socket) => socket.send_unasked(bytes),
@@ -148,7 +148,7 @@ impl Transport {
         }
     }
 
-    /// What it is known to take now without waiting.
+    /// How many bytes it is known to take now without waiting.
     pub fn room(&self) -> usize {
         match self {
             Self::Plain(socket) => socket.room(),
@@ -157,38 +157,38 @@ impl Transport {
         }
     }
 
-    /// As [`Socket::room_when_writable`].
+    /// Like [`Socket::room_when_writable`].
     pub fn room_when_writable(&self) -> usize {
         self.socket().map_or(0, Socket::room_when_writable)
     }
 
-    /// The last word of a connection that is about to be dropped: said if it can be said at once.
+    /// Says the last word of a connection that is about to be dropped, if that needs no waiting.
     pub fn part(&mut self) {
         match self {
             Self::Plain(_) => {}
             Self::Tls(tls) => {
                 let mut nobody_waits = Context::from_waker(Waker::noop());
-                // Whatever comes of it: nothing follows.
+                // The result does not matter, because nothing follows.
                 let _ = Pin::new(tls).poll_shutdown(&mut nobody_waits);
             }
             Self::Http2(stream) => stream.finish(),
         }
     }
 
-    /// Its end will be no end that could be meant: what it carried is not whole. By TLS it is none
-    /// without a word; a stream of HTTP/2 is reset anyway.
+    /// The connection must not end cleanly, because what it carried is not complete. With TLS it is
+    /// enough to send no close_notify, and a stream of HTTP/2 is reset anyway.
     pub fn reset_when_dropped(&self) {
         if let Self::Plain(socket) = self {
             socket.reset_when_dropped();
         }
     }
 
-    /// As [`Socket::watch_peer`].
+    /// Like [`Socket::watch_peer`].
     pub fn watch_peer(&self, stall: Duration) {
         self.socket().inspect(|socket| socket.watch_peer(stall));
     }
 
-    /// As [`Socket::set_stall`].
+    /// Like [`Socket::set_stall`].
     pub fn set_stall(&self, stall: Duration) {
         self.socket().inspect(|socket| socket.set_stall(stall));
     }

@@ -15,12 +15,12 @@ use crate::observe::terminal;
 
 pub type Answer = Response<Full<Bytes>>;
 
-/// A call that is not served, and why.
+/// A call that is refused, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     pub status: StatusCode,
     pub failure: Failure,
-    /// The one field that some statuses must carry: `Allow` with 405, `WWW-Authenticate` with 401.
+    /// The field that a status requires: `Allow` with 405, `WWW-Authenticate` with 401.
     pub field: Option<(HeaderName, &'static str)>,
 }
 
@@ -85,14 +85,14 @@ pub fn text(status: StatusCode, body: &'static str) -> Answer {
     answer(status, "text/plain; charset=utf-8", body)
 }
 
-/// In Prometheus' text format.
+/// `text` is in Prometheus' text format.
 pub fn metrics(text: String) -> Answer {
     let content_type = "text/plain; version=0.0.4; charset=utf-8";
     answer(StatusCode::OK, content_type, text)
 }
 
-/// The status page, which has no data of its own. Only what stands in it runs, and it calls only
-/// us.
+/// The status page, which contains no data itself. Only its own script runs, and it calls only this
+/// API.
 pub fn page() -> Answer {
     let nonce = format!("{:032x}", rand::random::<u128>());
     let html = include_str!("page.html").replace("NONCE", &nonce);

@@ -1,6 +1,6 @@
-//! The paths of the API: which call a request is, who answers it, and what it answers.
+//! The paths of the API: which call a request is, and what it answers.
 //!
-//! It knows no sockets: [`super::server`] hands it the requests.
+//! No sockets: [`super::server`] passes the requests on.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -22,12 +22,12 @@ use super::answer::{Answer, Problem, json, metrics, page, text};
 use super::guard::Access;
 use super::{Command, Control, Request as Order, ServerName, params};
 
-/// No order needs a hundredth of it.
+/// No order needs a hundredth of this.
 const LARGEST_BODY: usize = 64 * 1024;
-/// Within which a body must have come.
+/// How long a body may take to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Answers the requests that come by one socket.
+/// Answers the requests of one socket.
 #[derive(Clone)]
 pub struct Api {
     control: Arc<dyn Control>,
@@ -36,7 +36,7 @@ pub struct Api {
     caller: Arc<str>,
 }
 
-/// What a path names. Each has one thing that can be done with it.
+/// What a path names. Each one has one method.
 #[derive(Debug, PartialEq, Eq)]
 enum Resource {
     Page,
@@ -62,7 +62,7 @@ impl Api {
         }
     }
 
-    /// The same, for the calls of one connection.
+    /// A copy for the calls of one connection.
     pub fn for_caller(&self, caller: String) -> Self {
         Self {
             caller: caller.into(),
@@ -89,7 +89,7 @@ impl Api {
         resource.check_method(&head.method)?;
         let query = head.uri.query();
         match resource {
-            // Probes may add what they like, to get past some cache.
+            // Probes may add parameters, for example to bypass a cache.
             Resource::Health => return Ok(text(StatusCode::OK, "ok")),
             Resource::Readiness if self.control.is_ready() => {
                 return Ok(text(StatusCode::OK, "ok"));
@@ -111,7 +111,8 @@ impl Api {
                 Command::Drain(server, params::drain_order(&collect(body).await?)?)
             }
             Resource::Enable(server) => {
-                // One body serves both calls of a script; to enable, there is no when and how.
+                // A script may send the same body to both calls. To enable needs no window and no
+                // code.
                 params::drain_order(&collect(body).await?)?;
                 Command::Enable(server)
             }
@@ -125,7 +126,7 @@ impl Api {
         Ok(json(StatusCode::OK, &outcome))
     }
 
-    /// What is only looked at. A process that has been replaced knows nothing of it any more.
+    /// Answers calls that change nothing. A process that was replaced has no current answers.
     async fn show(&self, resource: &Resource, query: Option<&str>) -> Result<Answer, Problem> {
         if let Some(pid) = self.control.successor() {
             return Err(Problem::new(
@@ -137,7 +138,7 @@ impl Api {
         }
         match resource {
             Resource::Metrics => {
-                // Not in the way of others who ask, nor of traffic.
+                // On a thread of its own, so that other callers and the traffic are not delayed.
                 let control = Arc::clone(&self.control);
                 let gathered = tokio::task::spawn_blocking(move || control.metrics()).await;
                 Ok(metrics(gathered.map_err(|panic| ended_badly(&panic))?))
@@ -245,7 +246,7 @@ fn ended_badly(panic: &JoinError) -> Problem {
     )
 }
 
-/// What is left of a body that is refused is not waited for: the connection closes.
+/// If the body is refused, the rest of it is not read: the connection closes.
 async fn collect<B>(body: B) -> Result<Bytes, Problem>
 where
     B: Body,

@@ -1,4 +1,4 @@
-//! A process for tests of the API: it does nothing, and remembers what it was asked for.
+//! A process for tests of the API. It does nothing, and remembers what it was asked to do.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use super::view::{
 };
 use super::{Command, CommandOutcome, Control, ControlError, Request, ServerName, SessionFilter};
 
-/// The one session that there is.
+/// The only session.
 pub const SESSION: &str = "0190aaaa-0000-7000-8000-000000000001";
 
 #[derive(Debug, Default)]
 pub struct Fake {
     pub is_stopping: AtomicBool,
-    /// The list of sessions has a second page, which shows the same one.
+    /// Whether the list of sessions has a second page, which shows the same session.
     pub has_two_pages: AtomicBool,
     /// In words.
     pub asked: Mutex<Vec<String>>,
@@ -28,7 +28,7 @@ pub struct Fake {
     pub successor: Mutex<Option<u32>>,
 }
 
-/// A reload takes as long as a test wants.
+/// Makes a reload take as long as the test wants.
 #[derive(Debug, Default)]
 pub struct Reload {
     pub began: Notify,

@@ -1,15 +1,15 @@
-//! Who may call. The API has no users, only a place and perhaps a token; what must be kept out is
-//! the operator's own browser, driven by a page that the operator happens to look at.
+//! Who may call the API. The API has no users, only an address and perhaps a token. It must be
+//! protected from the operator's own browser when that shows a hostile page.
 //!
-//! 1. `Host` must be an IP address or `localhost`. A name could be the attacker's own, pointed at
-//!    this address after the page was loaded (DNS rebinding), and then the browser would hold page
-//!    and API for one site. On a unix socket, too: browsers can't reach it, but what passes calls
-//!    on to it may.
-//! 2. What changes something must not come from a page but our own: browsers add `Origin` to it,
-//!    and tools don't. Our own page is at the address that the call is for, and adds a field that
-//!    no other page can add without asking first.
-//! 3. With a token file, all but the page and the two probes carries the token. A file that cannot
-//!    be used shuts the API: it must not be opened by a mistake in deploying a secret.
+//! 1. `Host` must be an IP address or `localhost`. An attacker's name could be pointed to this
+//!    address after its page was loaded (DNS rebinding), and the browser would treat page and API
+//!    as one site. The rule holds on a unix socket too: browsers cannot reach it, but a forwarder
+//!    in front of it may.
+//! 2. A call that changes something must not come from a foreign page. Browsers add `Origin` to
+//!    it, and tools do not. Our own page has the address to which the call is sent, and adds a
+//!    field that no other page can add without asking first.
+//! 3. With a token file, every call except the page and the two probes needs the token. If the
+//!    file cannot be used, the API is closed, so that a deployment mistake does not open it.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -26,20 +26,20 @@ use log::{error, info};
 use super::answer::Problem;
 use crate::config::token::{Token, TokenError};
 
-/// The token that calls must carry. Clones share it.
+/// The token that calls need. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Access(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// `None`: no token is asked for.
+    /// `None`: no token is needed.
     token_file: ArcSwapOption<PathBuf>,
-    /// The file could not be used at the last call: what changes is logged, not every call.
+    /// Whether the file could not be used at the last call. Only changes of this are logged.
     is_broken: AtomicBool,
 }
 
-/// What our own page adds. A form cannot, and a script of another origin must ask first, which is
-/// never granted (CORS).
+/// The field that our own page adds. A form cannot add it, and a script of another origin must ask
+/// first, which is never granted (CORS).
 const X_REQUESTED_WITH: HeaderName = HeaderName::from_static("x-requested-with");
 
 impl Access {
@@ -50,12 +50,12 @@ impl Access {
         }))
     }
 
-    /// For a reload: holds from the next call on.
+    /// Called at a reload. Takes effect with the next call.
     pub fn set_token_file(&self, token_file: Option<PathBuf>) {
         self.0.token_file.store(token_file.map(Arc::new));
     }
 
-    /// The three rules above, in their order. Whether it has come with the token.
+    /// Checks the three rules above in their order. Returns whether the call has the token.
     pub fn check(&self, call: &Parts) -> Result<bool, Problem> {
         check_host(call)?;
         check_site(call)?;
@@ -68,8 +68,8 @@ impl Access {
         }
     }
 
-    /// The file is read at every call: it is small, and a token that was changed holds at once,
-    /// whatever the clock of its file system is worth.
+    /// The file is read at every call: it is small, and so a changed token works at once, without
+    /// relying on file times.
     fn token(&self) -> Result<Option<Token>, Problem> {
         let Some(path) = self.0.token_file.load_full() else {
             return Ok(None);
@@ -96,8 +96,8 @@ impl Access {
     }
 }
 
-/// What load balancers and orchestrators ask, who have no token; it tells them one bit.
-/// The probes, and the page, which knows nothing until it is given the token.
+/// The two probes, which have no token and are told a single bit, and the page, which shows nothing
+/// before it gets the token.
 fn is_open(path: &str) -> bool {
     matches!(path, "/" | "/healthz" | "/readyz")
 }
@@ -105,7 +105,7 @@ fn is_open(path: &str) -> bool {
 fn check_host(call: &Parts) -> Result<(), Problem> {
     let is_safe = match call.headers.get_all(HOST).iter().at_most_one() {
         Ok(Some(host)) => host.to_str().is_ok_and(is_safe_host),
-        // Probes of old make, HAProxy's among them. Browsers don't speak HTTP/1.0.
+        // Old probes such as HAProxy's send no `Host`. Browsers do not speak HTTP/1.0.
         Ok(None) => call.version < Version::HTTP_11,
         Err(_) => false,
     };
@@ -123,7 +123,7 @@ fn check_host(call: &Parts) -> Result<(), Problem> {
     ))
 }
 
-/// With any port.
+/// The port does not matter.
 fn is_safe_host(host: &str) -> bool {
     let (is_safe, port) = match host.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
@@ -162,8 +162,8 @@ fn check_site(call: &Parts) -> Result<(), Problem> {
     Ok(())
 }
 
-/// A page of an address or of `localhost` can only be ours; one of a name could be anybody's, also
-/// on a unix socket that somebody has put a TCP port before.
+/// Only we can serve a page from this address or from `localhost`. A page of a name could be
+/// anybody's, also on a unix socket behind somebody's TCP port.
 fn is_own_page(call: &Parts) -> bool {
     let only = |name| {
         let value = call.headers.get_all(name).iter().exactly_one().ok()?;
@@ -191,7 +191,7 @@ fn check_token(headers: &HeaderMap, token: &Token) -> Result<(), Problem> {
     }
 }
 
-/// The scheme's name is case-insensitive (RFC 9110 section 11.1).
+/// The name of the scheme is case-insensitive (RFC 9110 section 11.1).
 fn bearer(field: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = field.split_at_checked("bearer".len())?;
     let token = rest.strip_prefix(b" ")?.trim_ascii_start();

@@ -1,12 +1,12 @@
-//! The operator's API: what a running prusik shows of itself and lets be done.
+//! The operator's API: what a running prusik shows, and what it can be told to do.
 //!
 //! ```text
 //!   socket ──► server ──► guard ──► api ──► Control ──► answer
 //!   TCP, unix  HTTP/1.1   who may   paths   the process  JSON: view
 //! ```
 //!
-//! [`Control`] is what it needs of the process, [`view`] the JSON that it speaks (and that the
-//! command line reads).
+//! [`Control`] is its interface to the process, [`view`] the JSON that it answers with (and that
+//! the command line reads).
 
 mod answer;
 mod api;
@@ -36,34 +36,34 @@ pub use socket::bind;
 /// What the API asks of the process.
 #[async_trait]
 pub trait Control: Send + Sync + 'static {
-    /// Whether it should get traffic: false from the first moment of a stop.
+    /// Whether the process should get traffic: false from the beginning of a stop.
     fn is_ready(&self) -> bool;
 
     fn status(&self) -> Status;
 
     fn upstreams(&self) -> Vec<Upstream>;
 
-    /// Fails for an upstream, a server, a route or a session that is not known.
+    /// Fails if the upstream, server, route or session does not exist.
     fn sessions(&self, filter: &SessionFilter) -> Result<SessionPage, ControlError>;
 
-    /// In Prometheus' text format. May take some milliseconds.
+    /// Returns Prometheus' text format. May take some milliseconds.
     fn metrics(&self) -> String;
 
-    /// Who answers instead of this process, once another has taken over.
+    /// The process that answers instead of this one, after it has taken over.
     fn successor(&self) -> Option<u32>;
 
-    /// Returns when it is done, whether or not anybody waits for that.
+    /// Returns when the command is done, even if nobody waits for it.
     async fn command(&self, request: Request) -> CommandOutcome;
 }
 
-/// What operators have done.
+/// A command of an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Read the file again: all of it is taken, or nothing.
+    /// Read the file again. All of it is used, or nothing.
     Reload,
-    /// Done when the new process serves, or this one has kept on.
+    /// Done when the new process serves, or when this one has continued.
     Upgrade,
-    /// The server gets nothing new, its sessions are told to go.
+    /// The server gets nothing new, and its sessions are told to go.
     Drain(ServerName, DrainOrder),
     /// The server is used again.
     Enable(ServerName),
@@ -75,18 +75,18 @@ pub enum Command {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     pub command: Command,
-    /// In words, for the log: `uid 0 (pid 77) on the unix socket`.
+    /// Who it was, in words for the log: `uid 0 (pid 77) on the unix socket`.
     pub by: String,
 }
 
-/// What the API answers a command with.
+/// The API's answer to a command.
 pub type CommandOutcome = Result<serde_json::Value, ControlError>;
 
-/// `UPSTREAM/ADDRESS`, as operators name a server.
+/// `UPSTREAM/ADDRESS`, the form in which operators name a server.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ServerName {
     pub upstream: String,
-    /// As in the file, or resolved.
+    /// The address in the file, or a resolved one.
     pub address: String,
 }
 
@@ -110,14 +110,14 @@ impl FromStr for ServerName {
     }
 }
 
-/// What is not given is as `server.drain` has it.
+/// `None` means the value in `server.drain`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DrainOrder {
     pub window: Option<Duration>,
     pub code: Option<u16>,
 }
 
-/// Which sessions are wanted; what is `None` admits all.
+/// Selects sessions. `None` admits all.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SessionFilter {
     pub upstream: Option<String>,
@@ -127,13 +127,13 @@ pub struct SessionFilter {
     /// A part of the path, the query included.
     pub path: Option<String>,
     pub id: Option<Uuid>,
-    /// Parts of the id, the client, the path or any of the names, with white space between them; in
+    /// Parts of the id, the client, the path or one of the names, separated by white space and in
     /// lower case.
     pub search: Option<String>,
     pub older_than: Option<Duration>,
-    /// Only those that come after the one with this id.
+    /// Only sessions after the one with this id.
     pub after: Option<Uuid>,
-    /// At most so many.
+    /// At most this many.
     pub limit: usize,
     pub order: SessionOrder,
 }
@@ -146,7 +146,7 @@ pub enum SessionOrder {
     NewestFirst,
 }
 
-/// Why something was not done, and what the operator can do.
+/// Why something was not done, and what the operator can do about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{error}")]
 pub struct ControlError {
@@ -176,11 +176,11 @@ impl ControlError {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ControlErrorKind {
-    /// No such server or session: 404.
+    /// 404: there is no such server or session.
     NotFound,
-    /// What was asked for makes no sense: 400.
+    /// 400: the request makes no sense.
     Invalid,
-    /// It cannot be done now, or was refused, and nothing has changed: 409.
+    /// 409: it cannot be done now or was refused, and nothing has changed.
     Refused,
 }
 

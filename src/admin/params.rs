@@ -1,5 +1,5 @@
-//! What calls carry: query parameters and the body of an order, each value checked, and what is
-//! unknown refused. The command line reads its arguments by the same rules.
+//! Query parameters and bodies of calls. Each value is checked, and unknown ones are refused. The
+//! command line checks its arguments by the same rules.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -16,10 +16,10 @@ use crate::websocket::frames::may_be_sent;
 const DEFAULT_LIMIT: usize = 1000;
 /// The most sessions on one page.
 pub const MAX_LIMIT: usize = 10_000;
-/// As in the file: timers add durations to the clock, and an unbounded sum would overflow it.
+/// The limit of the file: timers add durations to the clock, and an unlimited sum would overflow.
 const LONGEST: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 
-/// A duration as the file writes it: `250ms`, `1h 30m`; `off` is none at all.
+/// A duration in the notation of the file: `250ms`, `1h 30m`. `off` means zero.
 pub fn duration(text: &str) -> Result<Duration, &'static str> {
     match humantime::parse_duration(text) {
         _ if text == "off" => Ok(Duration::ZERO),
@@ -71,7 +71,7 @@ pub fn filter(query: Option<&str>) -> Result<SessionFilter, Problem> {
     Ok(filter)
 }
 
-/// The one parameter of a call that ends a session.
+/// The only parameter of a call that ends a session.
 pub fn close_code(query: Option<&str>) -> Result<Option<u16>, Problem> {
     Query::parse(query, &["code"])?.read("code", code)
 }
@@ -91,7 +91,7 @@ pub fn session_id(text: &str) -> Result<Uuid, Problem> {
     })
 }
 
-/// The body of a drain. Empty: as the file has it.
+/// The body of a drain. An empty body means the values of the file.
 pub fn drain_order(body: &[u8]) -> Result<DrainOrder, Problem> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -109,7 +109,7 @@ pub fn drain_order(body: &[u8]) -> Result<DrainOrder, Problem> {
             "write {\"window\": \"30s\", \"code\": 1012}, either or both, or leave the body out",
         )
     };
-    // serde would also take a list of the values, in the order of the struct's fields.
+    // serde would also accept a list of the values, in the order of the struct's fields.
     if !body.trim_ascii_start().starts_with(b"{") {
         return Err(no_order(&"it is not a JSON object"));
     }
@@ -146,7 +146,7 @@ fn wrong(what: &str, text: &str, hint: &str) -> Problem {
     Problem::bad_request(format!("{what} cannot be {text:?}"), hint)
 }
 
-/// Known names only, each at most once.
+/// Only known names, each at most once.
 struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
 impl<'a> Query<'a> {
@@ -175,7 +175,7 @@ impl<'a> Query<'a> {
         Some(value)
     }
 
-    /// `reader` fails with the hint.
+    /// The error of `reader` is the hint.
     fn read<T>(
         &self,
         name: &str,

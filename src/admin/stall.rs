@@ -1,5 +1,5 @@
-//! A caller's connection, which fails when the caller takes nothing of what waits for it, or takes
-//! it too slowly: hyper has no deadline for writing, and callers have few places.
+//! A caller's connection that fails if the caller takes nothing of what waits for it, or takes it
+//! too slowly: hyper has no deadline for writing, and there are few connections.
 
 use std::io;
 use std::pin::Pin;
@@ -13,26 +13,26 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub(super) struct StallBound<S> {
     io: S,
     bounds: Bounds,
-    /// There while something of an answer waits for the caller.
+    /// `Some` while a part of an answer waits for the caller.
     waiting: Option<Waiting>,
 }
 
-/// What a caller has time for.
+/// The time limits of a caller.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
-    /// To take something of its answer.
+    /// For taking any part of the answer.
     pub stall: Duration,
-    /// To take the whole of it: nothing that it takes puts that off.
+    /// For taking the whole answer. Progress does not extend this time.
     pub answer: Duration,
 }
 
 #[derive(Debug)]
 struct Waiting {
-    /// The whole answer must be taken by then.
+    /// When the whole answer must be taken.
     end: Instant,
-    /// It is set for the end or for the stall, whichever is first.
+    /// Set to `end` or to the end of the stall, whichever is earlier.
     timer: Pin<Box<Sleep>>,
-    /// The caller has taken something since the timer was set.
+    /// Whether the caller has taken something since the timer was set.
     has_taken: bool,
 }
 
@@ -45,7 +45,7 @@ impl<S> StallBound<S> {
         }
     }
 
-    /// What was polled of a write or a flush, unless it waits for a caller whose time is up.
+    /// Returns the result of a write or flush, unless it waits for a caller whose time is up.
     fn bounded<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -57,7 +57,8 @@ impl<S> StallBound<S> {
             if let Some(waiting) = &mut self.waiting {
                 waiting.has_taken = true;
             }
-            // What is taken bit by bit may never have to wait for long.
+            // An answer that is taken in small pieces may never have to wait long, so the end is
+            // checked here.
             let is_over = self.waiting.as_ref().is_some_and(|it| it.end <= now);
             return if is_over { late() } else { polled };
         }
@@ -119,7 +120,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StallBound<S> {
         let stream = self.get_mut();
         let polled = Pin::new(&mut stream.io).poll_flush(cx);
         let polled = stream.bounded(cx, polled);
-        // hyper flushes when all of an answer is written.
+        // hyper flushes when the whole answer is written.
         if matches!(polled, Poll::Ready(Ok(()))) {
             stream.waiting = None;
         }

@@ -16,22 +16,22 @@ pub struct Status {
     pub listeners: Vec<Listener>,
     pub routes: Vec<Route>,
     pub upstreams: Vec<Upstream>,
-    /// Live sessions, all together.
+    /// The number of live sessions.
     pub sessions: usize,
-    /// Connections of clients that are not sessions.
+    /// Client connections that are not sessions.
     pub connections: usize,
-    /// Those that are not done yet.
+    /// Drains that are not finished.
     pub drains: Vec<Drain>,
-    /// What operators had done lately, the newest first; of the processes before, too.
+    /// The last operations, the newest first, including those of earlier processes.
     #[serde(default)]
     pub operations: Vec<Done>,
-    /// How many reloads and upgrades there were, since the first of the processes that handed over.
+    /// How many reloads and upgrades there were, including those in earlier processes.
     #[serde(default)]
     pub counts: OperationCounts,
-    /// Of all sessions, both ways, those among them that have ended in this process.
+    /// Bytes of all sessions in both directions, including sessions that ended in this process.
     #[serde(default)]
     pub bytes: u64,
-    /// Sessions that have ended in this process, by who ended them.
+    /// Sessions that have ended in this process, counted by who ended them.
     #[serde(default)]
     pub ended: BTreeMap<String, u64>,
 }
@@ -58,7 +58,7 @@ pub enum State {
 pub struct Listener {
     pub name: String,
     pub listen: String,
-    /// Of clients, those of sessions among them.
+    /// Client connections, including those of sessions.
     #[serde(default)]
     pub connections: usize,
 }
@@ -66,7 +66,7 @@ pub struct Listener {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
     pub name: String,
-    /// `None`: it answers by itself.
+    /// `None`: the route answers by itself.
     pub upstream: Option<String>,
     pub sessions: usize,
 }
@@ -88,25 +88,25 @@ pub struct Server {
     pub sessions: usize,
     /// Requests in flight.
     pub requests: usize,
-    /// Sessions that began on it since this process serves.
+    /// Sessions that began on it in this process.
     #[serde(default)]
     pub handshakes: u64,
-    /// Messages of its sessions in both directions, since this process serves.
+    /// Messages of its sessions in both directions, in this process.
     #[serde(default)]
     pub messages: u64,
-    /// Its last changes of state, the present one last.
+    /// Its last changes of state. The last one is the present state.
     #[serde(default)]
     pub history: Vec<Change>,
-    /// Whether it gets anything new now, as far as its state goes.
+    /// Whether its state lets it get new traffic.
     #[serde(default)]
     pub usable: bool,
     /// `max_sessions`; `None`: no limit.
     #[serde(default)]
     pub limit: Option<usize>,
-    /// Connections to it that could not be made, health checks apart.
+    /// Failed connections to it, without health checks.
     #[serde(default)]
     pub connect_errors: u64,
-    /// `None`: none was made yet.
+    /// `None`: no check was made yet.
     #[serde(default)]
     pub last_check: Option<LastCheck>,
 }
@@ -116,11 +116,11 @@ pub struct Server {
 pub struct LastCheck {
     /// RFC 3339.
     pub at: String,
-    /// Why it failed; `None`: it passed.
+    /// Why it failed. `None`: it passed.
     pub failure: Option<String>,
 }
 
-/// From `since` (RFC 3339) on a server was in this state.
+/// A server was in this state since `since` (RFC 3339).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     pub since: String,
@@ -132,41 +132,41 @@ pub struct Change {
 pub enum ServerState {
     Up,
     Down,
-    /// No result of a check yet, or none are made.
+    /// No check has had a result yet, or there are no checks.
     Unchecked,
     /// Out for a while after failures.
     Ejected,
-    /// Taken out by the operator, and without sessions.
+    /// Taken out by the operator, without sessions.
     Drained,
-    /// Taken out by the operator, and it still has sessions.
+    /// Taken out by the operator, with sessions.
     Draining,
-    /// No longer in the file, but it still has sessions.
+    /// No longer in the file, but with sessions.
     Removed,
 }
 
-/// Sessions that are being told to go.
+/// A running drain of sessions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drain {
-    /// Who must go and why, in words.
+    /// Which sessions must go and why, in words.
     pub what: String,
     pub code: u16,
     pub age_ms: u64,
     pub window_ms: u64,
-    /// Everybody who was ever in it.
+    /// All sessions that were ever part of it.
     pub total: usize,
-    /// Those whose moment has come.
+    /// Sessions whose moment has come.
     #[serde(default)]
     pub told: usize,
-    /// Those who are there still, told or not.
+    /// Sessions that still live, told or not.
     pub left: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SessionPage {
     pub sessions: Vec<Session>,
-    /// The value of `after` for the next page; `None`: this is the last.
+    /// The value of `after` for the next page. `None`: this is the last page.
     pub next: Option<String>,
-    /// How many there are on all pages.
+    /// The number of sessions on all pages.
     #[serde(default)]
     pub total: Option<usize>,
 }
@@ -191,7 +191,7 @@ pub struct Session {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadReport {
-    /// What changed, an item a line; empty: the file says what it said.
+    /// What changed, one item for each line. Empty: the meaning of the file is the same.
     pub changes: Vec<String>,
 }
 
@@ -214,7 +214,7 @@ pub struct DrainStarted {
     pub code: u16,
 }
 
-/// Every call that did not succeed.
+/// The answer to every call that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     pub error: String,

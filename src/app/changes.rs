@@ -1,10 +1,10 @@
-//! What a reload changes, an item a line, for the operator to see that it is what was meant.
+//! Lists what a reload changes, so that the operator can see that it is the intended change.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::config::{Config, Listener, Route, ServerAddress, Upstream, UpstreamServer};
 
-/// Empty: the new one says what the old one said.
+/// Empty: the files have the same meaning.
 pub fn between(old: &Config, new: &Config) -> Vec<String> {
     let mut changes = Vec::new();
     let sections = [
@@ -48,7 +48,7 @@ pub fn between(old: &Config, new: &Config) -> Vec<String> {
     changes
 }
 
-/// Both have the same addresses: others would need an upgrade.
+/// Both have the same addresses, because other addresses need an upgrade.
 fn listeners(old: &[Listener], new: &[Listener]) -> Vec<String> {
     let mut rest: Vec<&Listener> = new.iter().collect();
     let mut changes = Vec::new();
@@ -164,7 +164,7 @@ impl Upstream {
 impl Route {
     fn describe(&self, new: &Route, old_file: &Config, new_file: &Config) -> Vec<String> {
         use crate::config::Action;
-        // The same upstream may have another number in another file.
+        // The same upstream may have another number in the other file.
         let action = |route: &Route, file: &Config| match &route.action {
             Action::Proxy {
                 upstream,

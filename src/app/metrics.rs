@@ -1,4 +1,4 @@
-//! `/metrics`: gathered when it is asked for, from what every part counts by itself.
+//! `/metrics`: collected on request from the counts of all parts.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use crate::session::traffic::Totals;
 use crate::upstream::history::Standing;
 
 impl App {
-    /// In Prometheus' text format.
+    /// Returns Prometheus' text format.
     pub fn metrics(&self) -> String {
         let generation = self.generation();
         let mut kinds = Kinds::default();
@@ -69,11 +69,12 @@ impl App {
     }
 }
 
-/// The live sessions, by where their names are: sessions share them, and an address is looked up
-/// faster than a text. One of each kind is held, so that no name moves meanwhile.
+/// Counts the live sessions by the addresses of their names in memory: sessions share the names,
+/// and comparing addresses is faster than comparing texts. One session of each kind is held, so
+/// that the names stay where they are.
 #[derive(Debug, Default)]
 struct Kinds {
-    /// The first kinds that were met: with few of them, looking at each is faster than a hash.
+    /// The kinds that were met first: comparing a few is faster than computing a hash.
     few: Vec<(Kind, Arc<LiveSession>, usize)>,
     others: HashMap<Kind, (Arc<LiveSession>, usize)>,
 }
@@ -98,10 +99,10 @@ impl Kinds {
     }
 }
 
-/// The live sessions, by what tells them apart here.
+/// The live sessions, counted by their labels.
 #[derive(Debug, Default)]
 struct Seen {
-    by_place: HashMap<SessionLabels, usize>,
+    by_labels: HashMap<SessionLabels, usize>,
 }
 
 impl From<Kinds> for Seen {
@@ -110,7 +111,7 @@ impl From<Kinds> for Seen {
         let few = kinds.few.into_iter().map(|(_, live, count)| (live, count));
         for (live, count) in few.chain(kinds.others.into_values()) {
             *seen
-                .by_place
+                .by_labels
                 .entry(SessionLabels::of(&live.identity))
                 .or_default() += count;
         }
@@ -124,27 +125,30 @@ fn sessions(
     carried: Totals,
     registry: &Registry,
 ) -> Vec<Family> {
-    let there = places(generation);
+    let there = session_labels(generation);
     let mut active = Family::gauge("prusik_sessions_active", "Live sessions.");
     let unseen = there
         .iter()
-        .filter(|place| !seen.by_place.contains_key(place));
-    let counts = seen.by_place.iter().map(|(place, count)| (place, *count));
-    for (place, count) in counts.chain(unseen.map(|place| (place, 0))) {
-        let server = place.server.to_string();
-        active.add(&place_labels(place, &server), count as f64);
+        .filter(|labels| !seen.by_labels.contains_key(labels));
+    let counts = seen
+        .by_labels
+        .iter()
+        .map(|(labels, count)| (labels, *count));
+    for (labels, count) in counts.chain(unseen.map(|labels| (labels, 0))) {
+        let server = labels.server.to_string();
+        active.add(&label_pairs(labels, &server), count as f64);
     }
     let mut ended = Family::counter(
         "prusik_sessions_total",
         "Sessions that have ended, by who ended them and the close code.",
     );
     let is_there =
-        |place: &SessionLabels| there.contains(place) || seen.by_place.contains_key(place);
+        |labels: &SessionLabels| there.contains(labels) || seen.by_labels.contains_key(labels);
     registry
         .ended
-        .for_each(Instant::now(), is_there, |place, by, code, count| {
-            let (server, code) = (place.server.to_string(), code.text());
-            let [route, upstream, server] = place_labels(place, &server);
+        .for_each(Instant::now(), is_there, |labels, by, code, count| {
+            let (server, code) = (labels.server.to_string(), code.text());
+            let [route, upstream, server] = label_pairs(labels, &server);
             let cause = [("closed_by", by.name()), ("close_code", &code)];
             ended.add(&[route, upstream, server, cause[0], cause[1]], count as f64);
         });
@@ -171,20 +175,21 @@ fn sessions(
     vec![active, ended, messages, bytes, durations]
 }
 
-fn place_labels<'a>(place: &'a SessionLabels, server: &'a str) -> [(&'a str, &'a str); 3] {
+fn label_pairs<'a>(labels: &'a SessionLabels, server: &'a str) -> [(&'a str, &'a str); 3] {
     [
-        ("route", &place.route),
-        ("upstream", &place.upstream),
+        ("route", &labels.route),
+        ("upstream", &labels.upstream),
         ("server", server),
     ]
 }
 
-/// So many places have a series from the start, so that the first session on one is seen to come.
+/// So many combinations have a series from the start, so that their first session shows as an
+/// increase.
 const FROM_THE_START: usize = 1000;
 
-/// Where the present configuration lets sessions be. Where it has very many routes, on those that
-/// were used: thousands may be there that nobody asks for.
-fn places(generation: &Generation) -> HashSet<SessionLabels> {
+/// The combinations that the present configuration allows. With very many routes, only those that
+/// were used.
+fn session_labels(generation: &Generation) -> HashSet<SessionLabels> {
     let mut places = HashSet::new();
     let routes = generation.config.routes.iter();
     let routes = routes.zip(&generation.labels.routes);

@@ -1,7 +1,7 @@
-//! Configuration to running services: the one file that knows all the parts.
+//! Turns a configuration into running services. This is the one file that knows all parts.
 //!
-//! [`reload`] is how its configuration changes, [`stop`] how it ends, [`moving`] what another
-//! process asks of it.
+//! [`reload`] changes its configuration, [`stop`] ends it, and [`moving`] does what another process
+//! asks for.
 
 mod changes;
 mod metrics;
@@ -43,17 +43,17 @@ use crate::upstream::{Departed, Departure};
 pub use reload::{ReloadError, read};
 pub use stop::Stop;
 
-/// How often it is looked at what the logs still have to tell: lines that were lost, and those that
-/// were counted instead of said.
+/// How often to log what the logs hold back: how many lines were lost, and how many were counted
+/// instead of written.
 const WATCH_LOG: Duration = Duration::from_secs(1);
 
-/// How long a request of its own may take to be answered.
+/// How long prusik's own test request may take.
 const PROBE: Duration = Duration::from_secs(5);
 
-/// For what needs nobody else: a few turns of the event loop.
+/// For work without waiting for others: a few turns of the event loop.
 const AT_ONCE: Duration = Duration::from_millis(200);
 
-/// A prusik at work. Several may run in one process (the demo's two tiers do).
+/// A running prusik. One process may run several (the demo runs two).
 pub struct App {
     current: Arc<ArcSwap<Generation>>,
     phases: Arc<Phases>,
@@ -61,19 +61,20 @@ pub struct App {
     edge: Arc<Edge>,
     runner: Arc<Runner>,
     connections: ConnectionTasks,
-    /// The accept loops: they end when the process begins to drain.
+    /// The accept loops. They end when the process begins to drain.
     accepting: TaskTracker,
     sessions: Arc<Registry>,
     drains: Arc<Drains>,
-    /// As `config.listeners` at the start.
+    /// In the order of `config.listeners` at the start.
     listeners: Vec<Arc<BoundListener>>,
-    /// Addresses that the new process does not listen on: nobody does while this one ends.
+    /// Addresses on which the new process does not listen, so that no process does while this one
+    /// ends.
     unwanted: Mutex<HashSet<String>>,
     /// When another process began to serve.
     winding_down_since: Mutex<Option<Instant>>,
     operations: Operations,
     reloading: Arc<tokio::sync::Mutex<()>>,
-    /// Sessions that came from the processes before, and those that could not come.
+    /// Sessions that came from earlier processes, and sessions that could not come.
     moved: [AtomicU64; 2],
 }
 
@@ -105,8 +106,8 @@ pub enum StartError {
 }
 
 impl App {
-    /// Binds every listener that is not inherited; connections wait until the phase is one that
-    /// accepts. Must run inside the runtime.
+    /// Binds every listener that is not inherited. Connections wait until a phase in which they are
+    /// accepted. Must be called inside the runtime.
     pub fn start(config: Config, inherited: &mut Inherited) -> Result<Self, StartError> {
         let ceiling = descriptors::ceiling();
         warn_of(&config, ceiling);
@@ -150,7 +151,7 @@ impl App {
         }
         accepting.close();
         tokio::spawn(watch_log(Arc::downgrade(&log)));
-        tokio::spawn(see_off(
+        tokio::spawn(drain_departed(
             departed,
             phases.watch(),
             current.clone(),
@@ -176,7 +177,7 @@ impl App {
         })
     }
 
-    /// From now on clients may connect on every listener, and wait until they are served.
+    /// From now on clients can connect to every listener. They wait until they are served.
     pub fn listen(&self) {
         for listener in &self.listeners {
             if let Err(cause) = listener.socket.listen() {
@@ -195,12 +196,12 @@ impl App {
         }
     }
 
-    /// What the process is about. Whoever supervises it enters the next.
+    /// The phase of the process. The supervisor changes it.
     pub fn phases(&self) -> &Phases {
         &self.phases
     }
 
-    /// As operators see them.
+    /// The listeners, as operators see them.
     pub fn listening_now(&self) -> Vec<view::Listener> {
         let generation = self.generation();
         let listener_states = self.edge.listener_states().iter();
@@ -238,7 +239,7 @@ impl App {
         &self.operations
     }
 
-    /// For the log, and whoever asks later. `of`: `None`, the process itself.
+    /// Records an operation for the log and the API. `of`: `None` for the process itself.
     pub fn record(
         &self,
         operation: Operation,
@@ -254,21 +255,21 @@ impl App {
         &self.drains
     }
 
-    /// Sessions that came from the processes before, and those that stayed there and were told to
-    /// go.
+    /// Adds to the sessions that came from earlier processes, and to those that stayed there and
+    /// were told to go.
     pub fn count_moved(&self, moved: u64, told: u64) {
         for (count, more) in self.moved.iter().zip([moved, told]) {
             count.fetch_add(more, Relaxed);
         }
     }
 
-    /// How many connections there are, sessions among them.
+    /// The number of connections, including sessions.
     pub fn connections(&self) -> usize {
         self.connections.len()
     }
 }
 
-/// Whether a session that is in a drain must go, at the moment when it would be told so.
+/// Whether a session in a drain must go. Asked at the moment when the session would be told.
 fn must_go(current: Arc<ArcSwap<Generation>>, phases: Arc<Phases>) -> MustGo {
     Arc::new(move |live| match phases.now() {
         phase if phase.is_draining() => true,
@@ -286,8 +287,8 @@ fn warn_of(config: &Config, ceiling: usize) {
     }
 }
 
-/// Tells the sessions of servers that are gone to go too.
-async fn see_off(
+/// Tells the sessions of departed servers to go.
+async fn drain_departed(
     mut departed: UnboundedReceiver<Departed>,
     mut phase: PhaseWatch,
     current: Arc<ArcSwap<Generation>>,
@@ -296,7 +297,7 @@ async fn see_off(
 ) {
     loop {
         let told = tokio::select! {
-            // Then all of them go.
+            // From this phase on all sessions go anyway.
             () = phase.until(Phase::is_draining) => return,
             told = departed.recv() => told,
         };
@@ -318,23 +319,23 @@ async fn see_off(
     }
 }
 
-/// For the log lines of what is cut. Each ends by itself in a moment: only a process with many
-/// thousands of them takes so long.
+/// The time for the log lines of connections that are cut. Each ends in a moment; only with many
+/// thousands of them this time is needed.
 const LAST_LINES: Duration = Duration::from_secs(3);
 
-/// Pingora's own settings, where they matter to a proxy that is not run by its server.
+/// Pingora's own settings that matter although Pingora's server does not run.
 fn server_conf(config: &Config) -> ServerConf {
     ServerConf {
         threads: config.server.threads,
-        // Connections are kept by `upstream::Pool`, not here.
+        // `upstream::Pool` keeps connections, so Pingora need not.
         upstream_keepalive_pool_size: 1,
-        // Attempts are counted by the exchange, against the upstream's own limit.
+        // The exchange counts attempts, against the upstream's own limit.
         max_retries: usize::MAX,
         ..ServerConf::default()
     }
 }
 
-/// Ends with the log.
+/// Ends when the log is dropped.
 async fn watch_log(log: Weak<AccessLog>) {
     loop {
         tokio::time::sleep(WATCH_LOG).await;

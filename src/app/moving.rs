@@ -1,4 +1,4 @@
-//! What a hand-over to, or from, another process asks of this one.
+//! What this process does in a hand-over to or from another process.
 
 use log::error;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -17,7 +17,7 @@ impl App {
         self.edge.listener_states()
     }
 
-    /// The name and address of a bound listener, as the present configuration has them.
+    /// The name and address of a bound listener in the present configuration.
     pub fn listener_now(&self, bound: BoundId) -> Option<(String, String)> {
         let listener = self.listeners.get(bound.index())?;
         let generation = self.current.load();
@@ -25,14 +25,14 @@ impl App {
         Some((name, listener.socket.address().to_string()))
     }
 
-    /// The same of the listener on which this permit was taken.
+    /// The same for the listener whose limit counts this permit.
     pub fn listener_of(&self, permit: &Permit) -> Option<(String, String)> {
         let mut listener_states = self.listener_states().iter();
         let state = listener_states.find(|state| Arc::ptr_eq(&state.limiter, permit.limiter()))?;
         self.listener_now(state.id)
     }
 
-    /// The bound listener of this name; there is none: of this address.
+    /// The bound listener with this name, or else with this address.
     pub fn find_listener(&self, name: &str, address: &str) -> Option<BoundId> {
         let generation = self.current.load();
         let mut numbers = (0..self.listeners.len()).map(BoundId::new);
@@ -47,23 +47,24 @@ impl App {
         })
     }
 
-    /// Whether a connection in plain text may be served there that has begun elsewhere.
+    /// Whether a plain-text connection that began elsewhere may be served on this listener.
     pub fn serves_plain(&self, bound: BoundId, is_proxied: bool) -> bool {
         let generation = self.current.load();
         generation.listener(bound).tls.is_none() && generation.takes(bound, is_proxied)
     }
 
-    /// Serves a connection that had left Pingora, here or in another process.
+    /// Serves a connection that had left Pingora, in this process or another.
     pub fn serve(&self, bound: BoundId, client: ClientEnd) {
         self.edge.serve_again(bound, client);
     }
 
-    /// The new process does not take it: it ends here, after an answer if it still waits for one.
+    /// The new process does not take the connection. It ends here, after an answer if it waits for
+    /// one.
     pub fn serve_last(&self, bound: BoundId, client: ClientEnd) {
         self.edge.serve_last(bound, client);
     }
 
-    /// Counts such a connection, whatever the limits say.
+    /// Counts such a connection, even above the limits.
     pub fn adopt(
         &self,
         bound: BoundId,
@@ -74,7 +75,7 @@ impl App {
         self.listener_states()[bound.index()].adopt(peer, proxied)
     }
 
-    /// One copy of each name for all sessions, as for those that began here.
+    /// Replaces the session's names by the copies that all sessions share.
     pub fn share_labels(&self, identity: &mut Identity) {
         let generation = self.current.load();
         let labels = &generation.labels;
@@ -91,8 +92,8 @@ impl App {
         }
     }
 
-    /// Tells it to go if it has no place in this process's configuration, or the process stops.
-    pub fn see_off_if_gone(&self, live: &Arc<LiveSession>) {
+    /// Tells the session to go if it does not fit this configuration, or if the process stops.
+    pub fn drain_if_gone(&self, live: &Arc<LiveSession>) {
         let generation = self.current.load();
         let reason = match self.phases.now().is_draining() {
             true => Some(DrainReason::Stop),
@@ -103,15 +104,15 @@ impl App {
         }
     }
 
-    /// One that the new process does not take, while others go on moving.
-    pub fn keep_refused(&self, session: Session) {
+    /// Runs a session that the new process has refused, while others go on moving.
+    pub fn run_refused(&self, session: Session) {
         session.live.traffic.set_refused(true);
         let plan = self.current.load().drain_plan();
         self.drains.admit(DrainReason::Upgrade, &session.live, plan);
-        self.runner.keep(session);
+        self.runner.run_again(session);
     }
 
-    /// The new process does not listen on these.
+    /// Sets the addresses on which the new process does not listen.
     pub fn set_unwanted(&self, addresses: Vec<String>) {
         *self.unwanted.lock() = addresses.into_iter().collect();
     }
@@ -125,12 +126,12 @@ impl App {
         self.unwanted.lock().contains(address)
     }
 
-    /// For as long as it lives, there is a connection more to be waited for.
+    /// While the token lives, the process waits for one more connection.
     pub fn connection_token(&self) -> TaskTrackerToken {
         self.connections.token()
     }
 
-    /// Nobody listens there from now on. Who waits already is still answered.
+    /// Stops listening on these addresses. Clients that wait already still get an answer.
     pub fn shut_unwanted(&self) {
         for (bound, listener) in self.listeners.iter().enumerate() {
             let bound = BoundId::new(bound);
@@ -142,7 +143,7 @@ impl App {
         }
     }
 
-    /// The new process is gone, and this one serves again: as before it came.
+    /// The new process is gone, and this one serves again as before.
     pub fn serve_again(&self) {
         self.set_unwanted(Vec::new());
         *self.winding_down_since.lock() = None;

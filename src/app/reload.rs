@@ -5,8 +5,8 @@
 //!  (off the workers)          (bounded)  (at once)
 //! ```
 //!
-//! Until the swap nothing has changed, and whoever drops the future gives the reload up. No part of
-//! it keeps a worker from its sessions, however large the file is.
+//! Before the swap nothing has changed, and dropping the future cancels the reload. However large
+//! the file is, no step blocks a worker.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -46,14 +46,14 @@ pub enum ReloadError {
     Panic(#[from] JoinError),
 }
 
-/// Reads and checks the file. A large one takes seconds, which no worker has.
+/// Reads and checks the file. A large file takes seconds, so a worker must not do it.
 pub async fn read(file: PathBuf) -> Result<Config, ReloadError> {
     Ok(spawn_blocking(move || config::load(&file, Extent::Start)).await??)
 }
 
 impl App {
-    /// Makes names and servers known before clients are served, within a bound; looks after them
-    /// from then on. Once, before [`App::accept`].
+    /// Resolves names and checks servers before clients are served, within a time limit, and starts
+    /// the tasks that repeat this. Called once, before [`App::accept`].
     pub async fn warm_up(&self) {
         let generation = self.current.load_full();
         for line in generation.warm_up(None).await {
@@ -62,7 +62,7 @@ impl App {
         generation.begin(None);
     }
 
-    /// [`App::warm_up`], and a request through the whole of the process.
+    /// Does [`App::warm_up`], and sends a request through the whole process.
     pub async fn prove(&self) -> io::Result<()> {
         self.warm_up().await;
         tokio::time::timeout(PROBE, self.edge.probe())
@@ -70,10 +70,10 @@ impl App {
             .unwrap_or_else(|_| Err(io::Error::other("no answer to a request of its own")))
     }
 
-    /// Swaps the configuration: all of it, or nothing of it. Returns what changed and what is not
-    /// known yet of names and servers, in words.
+    /// Swaps the whole configuration, or changes nothing. Returns as text what changed, and which
+    /// names and servers are not known yet.
     pub async fn reload(&self, config: Config) -> Result<Vec<String>, ReloadError> {
-        // Two at a time would both take the place of the same generation.
+        // Two reloads at the same time would both replace the same generation.
         let one = self.reloading.clone().lock_owned().await;
         let before = self.current.load_full();
         let (next, mut lines) = {
@@ -100,7 +100,7 @@ impl App {
     }
 }
 
-/// Dropped before the swap has begun, it calls it off.
+/// Cancels the swap if this is dropped before the swap has begun.
 #[derive(Default)]
 struct GivenUp(Arc<AtomicBool>);
 
@@ -110,8 +110,8 @@ impl Drop for GivenUp {
     }
 }
 
-/// What a swap has to do with. It has thousands of routes, groups and sessions to go through, which
-/// is no work for a thread that carries sessions.
+/// The parts that a swap needs. It visits thousands of routes, groups and sessions, which is too
+/// slow for a thread that carries sessions.
 struct Swap {
     is_given_up: Arc<AtomicBool>,
     current: Arc<ArcSwap<Generation>>,
@@ -122,7 +122,7 @@ struct Swap {
 }
 
 impl Swap {
-    /// Nothing in here waits: a reload is done or not begun.
+    /// Never waits: a reload is either done or not begun.
     fn run(&self, before: &Generation, next: Arc<Generation>) -> Result<(), ReloadError> {
         if self.is_given_up.load(SeqCst) {
             return Err(ReloadError::GivenUp);
@@ -131,7 +131,8 @@ impl Swap {
         warn_of(&next.config, self.edge.ceiling());
         next.replace(before);
         self.edge.follow(next.listener_settings());
-        // Before anybody is told to go, who is asked whether it must by what is current then.
+        // Before any session is told to go, because the check whether it must go uses the current
+        // configuration.
         self.current.store(next.clone());
         next.begin(Some(before));
         self.drain_removed_routes(before, &next);

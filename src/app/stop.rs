@@ -1,4 +1,5 @@
-//! How it ends: what is there is told to go, and what is left at the deadline is cut.
+//! How a process ends: sessions and requests are told to go, and those left at the deadline are
+//! cut.
 
 use std::time::{Duration, Instant};
 
@@ -9,21 +10,21 @@ use crate::session::traffic::{ClosedBy, Order};
 /// How a process stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stop {
-    /// Sessions are told to go as `server.drain` has it, requests have as long.
+    /// Sessions are told to go according to `server.drain`, and requests get the same time.
     Gracefully,
-    /// What can be said at once is said.
+    /// Everything is ended at once, after what can be sent without waiting.
     Now,
 }
 
-/// Who has just connected has so long until its request is here.
+/// How long a client that has just connected has for its request.
 const FIRST_REQUESTS: Duration = Duration::from_millis(100);
 
 impl App {
-    /// Tells every session to go; returns when the last connection has ended, at the latest after
-    /// the drain's deadline. The phase is one that drains. The log is open still: close it behind
-    /// this.
+    /// Tells every session to go. Returns when the last connection has ended, and at the latest
+    /// after the drain's deadline. The phase must be one that drains. The log stays open; close it
+    /// after this.
     pub async fn stop(&self, stop: Stop) {
-        // Whoever has connected before is one of those who are waited for.
+        // Clients that have connected before are waited for too.
         let accepted = tokio::time::timeout(AT_ONCE, self.accepting.wait()).await;
         if accepted.is_err() {
             info!("not every listener is closed yet");
@@ -33,7 +34,7 @@ impl App {
             plan.window = Duration::ZERO;
             plan.deadline = AT_ONCE;
         } else if let Some(began) = *self.winding_down_since.lock() {
-            // Those who wait for this process have waited so long already.
+            // Whoever waits for the end of this process has already waited this long.
             plan.deadline = plan.deadline.saturating_sub(began.elapsed());
             plan.window = plan.window.min(plan.deadline);
         }
@@ -42,15 +43,15 @@ impl App {
         if stop == Stop::Gracefully {
             self.wait_for_connections(FIRST_REQUESTS).await;
         }
-        // From here on a connection ends at once on which no request is there to be read.
+        // From here on a connection ends at once if no request is there to be read.
         self.edge.cleanup().await;
         self.close_idle();
         self.wait_for_connections(plan.deadline).await;
         self.cut(|_| true).await;
     }
 
-    /// What is left when a new process serves ends here, or when its time is up. Goes on where it
-    /// was when it is called again.
+    /// Ends what is left when a new process serves, at the latest when its time is up. When called
+    /// again, it continues where it was.
     pub async fn wind_down(&self) {
         let plan = self.current.load().drain_plan();
         let before = *self.winding_down_since.lock();
@@ -61,23 +62,23 @@ impl App {
             Instant::now()
         });
         *self.winding_down_since.lock() = Some(began);
-        let left = plan.deadline.saturating_sub(began.elapsed());
-        self.wait_for_connections(left).await;
-        // Who could move waits for a new process that is slow, and is not cut for it.
+        let remaining = plan.deadline.saturating_sub(began.elapsed());
+        self.wait_for_connections(remaining).await;
+        // Sessions that could move wait for a slow new process, and are not cut because of it.
         while !self.connections.is_empty() {
             self.cut(|live| !live.traffic.moves()).await;
         }
     }
 
-    /// Writes what is left of the log. Nothing is logged after this.
+    /// Writes the rest of the log. Nothing is logged after this.
     pub async fn close_log(&self) {
         repeated::tell_all();
         let log = self.log.clone();
-        // It goes on writing should nobody wait any more.
+        // The thread goes on writing even if nobody waits any more.
         let _ = tokio::task::spawn_blocking(move || log.close()).await;
     }
 
-    /// What is left to be done takes no connections to servers that wait for more requests.
+    /// The rest of the work needs no idle connections to servers.
     fn close_idle(&self) {
         let generation = self.current.load();
         generation
@@ -86,15 +87,16 @@ impl App {
             .for_each(|group| group.close_idle());
     }
 
-    /// Ends these sessions and every exchange; returns when no connection is left, or in a moment.
+    /// Ends these sessions and every exchange. Returns when no connection is left, or after a
+    /// moment.
     async fn cut(&self, must_go: impl Fn(&LiveSession) -> bool) {
         let must_go = self.sessions.select(|live| must_go(live));
         let stay = self.sessions.len().saturating_sub(must_go.len());
-        let left = self.connections.len().saturating_sub(stay);
-        if left == 0 {
+        let remaining = self.connections.len().saturating_sub(stay);
+        if remaining == 0 {
             return self.wait_for_connections(LAST_LINES).await;
         }
-        info!("{left} connections are cut");
+        info!("{remaining} connections are cut");
         let cut = Order::Cut {
             by: ClosedBy::Drain,
         };
@@ -103,14 +105,14 @@ impl App {
         self.wait_for_connections(LAST_LINES).await;
     }
 
-    /// Until no more are left, or the time is up.
+    /// Waits until no connections are left, or the time is up.
     async fn wait_for_connections(&self, limit: Duration) {
         let done = async {
             while !self.connections.is_empty() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        // Who is left after the limit is cut by the caller.
+        // The caller cuts what is left after the limit.
         let _ = tokio::time::timeout(limit, done).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Where the API of a process is, as it is written on the command line.
+//! The address of a process's API on the command line.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -41,7 +41,7 @@ impl FromStr for Address {
 impl From<ListenAddress> for Address {
     fn from(address: ListenAddress) -> Self {
         match address {
-            // To connect to all addresses is to connect to this machine.
+            // A connection to the unspecified address reaches this machine.
             ListenAddress::Tcp(address) => Self::Tcp(address.to_string()),
             ListenAddress::Unix(path) => Self::Unix(path),
         }

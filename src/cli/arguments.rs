@@ -1,4 +1,4 @@
-//! What the commands take that ask a running process for something.
+//! The arguments of the commands that talk to a running process.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroI32;
@@ -20,7 +20,7 @@ pub struct StatusArgs {
     pub reach: Reach,
 }
 
-/// Of what changes the process as a whole.
+/// The arguments of commands that change the whole process.
 #[derive(Debug, Args)]
 pub struct ChangeArgs {
     /// Print the API's JSON

@@ -1,7 +1,7 @@
-//! What a shell offers where the running process knows the answer: its servers, upstreams, routes
-//! and sessions. The scripts of `prusik completions` hand over the words that are typed so far.
+//! What a shell suggests if the running process knows the answer: its servers, upstreams, routes
+//! and sessions. The scripts of `prusik completions` pass on the words that were typed so far.
 //!
-//! Whoever presses Tab wants no error and does not wait: what goes wrong offers nothing.
+//! At a press of Tab nobody wants an error or a wait, so any failure leads to no suggestions.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use super::reach::{Reach, WrongFile};
 use crate::admin::params::MAX_LIMIT;
 use crate::admin::view::{ServerState, SessionPage, Status};
 
-/// A process that answers does so at once.
+/// A running process answers at once.
 const PATIENCE: Duration = Duration::from_millis(700);
 
-/// Options with a value that the process knows.
+/// Options whose values the process knows.
 pub const LIVE_OPTIONS: [&str; 4] = ["upstream", "server", "route", "id"];
 
-/// Options whose value stands in the next word.
+/// Options whose value is the next word.
 const WITH_VALUE: [&str; 11] = [
     "--admin",
     "--config",
@@ -34,10 +34,10 @@ const WITH_VALUE: [&str; 11] = [
     "--kind",
 ];
 
-/// What is wanted at the end of the line.
+/// What is asked for at the end of the line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
-    /// `UPSTREAM/ADDRESS` of those that can be drained.
+    /// `UPSTREAM/ADDRESS` of servers that can be drained.
     ServersInUse,
     DrainedServers,
     Addresses,
@@ -46,7 +46,7 @@ enum Wanted {
     Sessions,
 }
 
-/// The last of the words is the one under the cursor. An item a line.
+/// The last word is the one under the cursor. Returns one suggestion for each line.
 pub async fn candidates(words: &[String]) -> String {
     let found = async {
         let wanted = wanted(words)?;
@@ -55,7 +55,7 @@ pub async fn candidates(words: &[String]) -> String {
     };
     let found = tokio::time::timeout(PATIENCE, found).await;
     let mut lines = found.ok().flatten().unwrap_or_default();
-    // A name is no line break, and a line is one name.
+    // Each line is one name, so a name with a line break is left out.
     lines.retain(|line| !line.contains(char::is_control));
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
@@ -82,7 +82,7 @@ fn wanted(words: &[String]) -> Option<Wanted> {
     }
 }
 
-/// The way to the process, as the line has it so far.
+/// How to reach the process, according to the words so far.
 fn reach(words: &[String]) -> Option<Reach> {
     #[derive(Debug, Parser)]
     struct Line {

@@ -22,7 +22,7 @@ use crate::admin::view::Failure;
 use crate::config::ConfigErrors;
 use crate::config::token::{Token, TokenError};
 
-/// One that listens accepts at once.
+/// A process that listens accepts at once.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -31,11 +31,11 @@ pub struct Client {
     token: Option<Token>,
 }
 
-/// One call; the answer must have come within `patience`.
+/// One call. `patience`: how long the answer may take.
 #[derive(Debug)]
 pub struct Call {
     pub method: Method,
-    /// With its query.
+    /// With the query.
     pub path: String,
     /// JSON, or empty.
     pub body: String,
@@ -54,7 +54,7 @@ pub enum ClientError {
          without it"
     )]
     WrongFile(ConfigErrors),
-    /// The same, where it is the file that the call is about.
+    /// The same, if the call is about the file itself.
     #[error("{0}\nthe running process was not asked: the file doesn't tell where it is")]
     Unreadable(ConfigErrors),
     #[error(
@@ -104,7 +104,7 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// The process was not asked: nobody is there, or nothing tells where it is.
+    /// Whether the process was not reached: it is not there, or its address is unknown.
     pub fn is_about_the_way(&self) -> bool {
         matches!(
             self,
@@ -116,7 +116,7 @@ impl ClientError {
 const NOT_PRUSIK: &str = "is this prusik's admin address, and not that of a listener?";
 
 impl Client {
-    /// The first address that answers is taken.
+    /// The first address that answers is used.
     pub fn new(addresses: Vec<Address>, token: Option<Token>) -> Self {
         Self { addresses, token }
     }
@@ -131,7 +131,7 @@ impl Client {
         self.token.is_some()
     }
 
-    /// The answer's body, when the call was served.
+    /// Returns the body of the answer if the call succeeded.
     pub async fn call(&self, call: Call) -> Result<Bytes, ClientError> {
         let mut first_failure = None;
         for address in &self.addresses {
@@ -151,7 +151,7 @@ impl Client {
         Err(first_failure.unwrap_or(ClientError::NoAddress))
     }
 
-    /// The answer's body, read as the JSON that it should be.
+    /// Reads the body of an answer as JSON.
     pub fn read<T: DeserializeOwned>(&self, body: &Bytes) -> Result<T, ClientError> {
         serde_json::from_slice(body).map_err(|_| match self.addresses.first() {
             Some(address) => strange(address, StatusCode::OK),
@@ -173,7 +173,8 @@ impl Client {
         let request = self.request(host, call)?;
         let exchange = async {
             let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-            // It ends with the exchange: the request says so, and the sender is dropped.
+            // The task ends with this exchange: the request asks for that, and the sender is
+            // dropped.
             tokio::spawn(connection);
             let (head, body) = sender.send_request(request).await?.into_parts();
             Ok((head.status, body.collect().await?.to_bytes()))
@@ -215,7 +216,7 @@ impl Client {
 }
 
 enum Stream {
-    /// With the address that it has reached: the process takes no name for its Host.
+    /// With the address that was reached, because the process accepts no name as `Host`.
     Tcp(TcpStream, String),
     Unix(UnixStream),
 }

@@ -1,4 +1,4 @@
-//! The scripts that make a shell complete prusik's commands: clap's, and what asks the running
+//! The scripts by which shells complete prusik's commands: clap's, and those that ask the running
 //! process for its servers, upstreams and sessions (see [`super::candidates`]).
 
 use clap::Command;
@@ -6,7 +6,7 @@ use clap_complete::{Shell, generate};
 
 use super::candidates::LIVE_OPTIONS;
 
-/// Commands that name something of the running process.
+/// Commands with the name of something in the running process.
 const LIVE_COMMANDS: [&str; 3] = ["drain", "enable", "close"];
 
 pub fn script(shell: Shell, mut command: Command) -> String {
@@ -30,7 +30,7 @@ pub fn script(shell: Shell, mut command: Command) -> String {
     }
 }
 
-/// Takes the line as it is typed: to bash, an address is several words.
+/// Uses the line as it was typed, because bash splits an address into several words.
 const BASH: &str = r#"
 _prusik_live() {
     local line="${COMP_LINE:0:COMP_POINT}" word before candidate
@@ -56,7 +56,7 @@ _prusik_live() {
 complete -F _prusik_live -o bashdefault -o default prusik
 "#;
 
-/// Wherever clap's script has no better idea than files.
+/// Used where clap's script would suggest files.
 fn zsh(script: &str) -> String {
     let live = r#"
 _prusik_live() {
@@ -70,8 +70,8 @@ _prusik_live() {
 }
 "#;
     let script = script.replace(":_default'", ":_prusik_live'");
-    // Functions stand before the first that is called, and the line that names the command stays
-    // the first one.
+    // Functions must stand before their first call, and the line that names the command must stay
+    // the first line.
     match script.split_once('\n') {
         Some((first, rest)) => format!("{first}\n{live}{rest}"),
         None => script,

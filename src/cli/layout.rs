@@ -1,29 +1,28 @@
-//! Tables that fit a terminal. What does not fit in a line goes to a second one below it, column
-//! for column: addresses and ids are copied from here, and one that is broken is worth nothing.
-//! Only words are wrapped.
+//! Tables that fit a terminal. Columns that do not fit on a line move to a second line below.
+//! Addresses and ids are never broken, because they are copied from here. Only words are wrapped.
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, CellAlignment, Color, Table};
 use std::env;
 use std::io::{self, IsTerminal};
 
-/// Between two columns.
+/// The space between two columns.
 const GAP: usize = 2;
-/// Before what stands in a second line.
+/// The space at the beginning of a second line.
 const INDENT: usize = 2;
-/// The least that words are worth wrapping into.
+/// The smallest width into which words are wrapped.
 const WORDS: usize = 24;
 
-/// What a table is for.
+/// Where a table is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Screen {
-    /// Its columns; `None`: lines are as long as they are.
+    /// The number of columns. `None`: lines are not limited.
     pub width: Option<u16>,
     pub coloured: bool,
 }
 
 impl Screen {
-    /// Where stdout goes. Colours are for terminals alone, and not for those who want none
+    /// The properties of stdout. Colours are only for terminals, and not if the user wants none
     /// (no-color.org).
     pub fn of_stdout() -> Self {
         let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
@@ -43,7 +42,7 @@ pub struct Column {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ColumnKind {
-    /// Never broken.
+    /// Never broken into lines.
     Whole,
     Number,
     Words,
@@ -76,7 +75,7 @@ impl From<String> for Field {
     }
 }
 
-/// Nothing at all without rows.
+/// Returns nothing if there are no rows.
 pub fn table(columns: &[Column], mut rows: Vec<Vec<Field>>, screen: Screen) -> String {
     if rows.is_empty() {
         return String::new();
@@ -107,7 +106,7 @@ pub fn table(columns: &[Column], mut rows: Vec<Vec<Field>>, screen: Screen) -> S
         })
         .collect();
     let mut text = String::new();
-    // The head first.
+    // The head comes first.
     for row in 0..=rows.len() {
         for line in rendered.iter().flat_map(|part| &part[row]) {
             text.push_str(line);
@@ -117,7 +116,7 @@ pub fn table(columns: &[Column], mut rows: Vec<Vec<Field>>, screen: Screen) -> S
     text
 }
 
-/// Which columns stand in which line, and how wide each may be.
+/// Which columns are on which line, and how wide each may be.
 fn arrange(columns: &[Column], widths: &[usize], most: usize) -> (Vec<Vec<usize>>, Vec<usize>) {
     let mut widths = widths.to_vec();
     let total: usize = widths.iter().sum::<usize>() + GAP * (widths.len() - 1);
@@ -152,7 +151,7 @@ fn arrange(columns: &[Column], widths: &[usize], most: usize) -> (Vec<Vec<usize>
     (lines, widths)
 }
 
-/// For each row, the head being the first, the lines that it takes.
+/// The lines of each row. The first row is the head.
 fn render(
     columns: &[Column],
     rows: &[Vec<Field>],
@@ -203,7 +202,7 @@ fn width(text: &str) -> usize {
     text.chars().count()
 }
 
-/// At its spaces, and within a word only where that alone is too long.
+/// Wraps at spaces, and within a word only if the word alone is too long.
 fn wrap(text: &str, most: usize) -> String {
     let mut lines: Vec<String> = vec![String::new()];
     for word in text.split(' ') {

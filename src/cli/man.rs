@@ -1,5 +1,5 @@
-//! The man pages: clap's of each command, what it cannot know (files, signals, exit codes,
-//! examples), and prusik.yaml(5) out of the schema.
+//! The man pages: clap's text for each command, more that clap does not know (files, signals, exit
+//! codes, examples), and prusik.yaml(5) from the schema.
 
 use std::fs;
 use std::io::{self, Write};
@@ -12,9 +12,9 @@ use crate::config::schema::reference;
 use crate::config::schema::roff::Roff;
 use crate::config::{self};
 
-/// Writes all pages into the folder, those of section 5 too.
+/// Writes all pages into the folder, including those of section 5.
 pub fn write(folder: &Path, command: Command) -> io::Result<()> {
-    // `prusik help` says what the pages say.
+    // The page of `prusik help` would repeat the others.
     let mut command = command.disable_help_subcommand(true);
     command.build();
     let subcommands: Vec<Command> = command
@@ -94,7 +94,7 @@ Take a server out without losing a session:
     prusik enable chat/10.0.0.11:9080
 ";
 
-/// What else stands on the page of a command.
+/// More text for the pages of commands.
 const EXAMPLES: [(&str, &str); 11] = [
     ("run", "\
 # SIGNALS

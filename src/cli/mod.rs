@@ -1,8 +1,8 @@
 //! The command line, and the exit codes that scripts rely on.
 //!
-//! [`operate`] has the commands that talk to a running process, [`reach`] the way to it,
-//! [`client`] the calls, [`table`] and [`progress`] what people get to see, [`completions`] and
-//! [`candidates`] what shells need, [`man`] the manual's pages.
+//! [`operate`] has the commands that talk to a running process, [`reach`] finds the process,
+//! [`client`] makes the calls, [`table`] and [`progress`] show results, [`completions`] and
+//! [`candidates`] serve shells, and [`man`] writes the manual pages.
 
 mod address;
 mod arguments;
@@ -131,12 +131,12 @@ impl FileToCheck {
     }
 }
 
-/// Something failed while it ran.
+/// Something failed while the command ran.
 const FAILED: u8 = 1;
 /// The configuration is wrong: `EX_CONFIG` of sysexits(3).
 const CONFIG_WRONG: u8 = 78;
 
-/// Parses the arguments (a wrong one exits with 2), runs the command, yields its exit code.
+/// Parses the arguments (a wrong one exits with 2), runs the command, and returns its exit code.
 pub fn main() -> ExitCode {
     if std::env::args_os()
         .nth(1)
@@ -237,7 +237,7 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-/// Runs a command that talks to a running process, and prints what it yields.
+/// Runs a command that talks to a running process, and prints its result.
 fn ask(work: impl Future<Output = Result<String, ClientError>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -251,7 +251,7 @@ fn ask(work: impl Future<Output = Result<String, ClientError>>) -> ExitCode {
     };
     match outcome {
         Ok(text) => match io::stdout().write_all(text.as_bytes()) {
-            // `prusik sessions | head` has seen enough.
+            // In `prusik sessions | head` the reader has seen enough.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("done, but the outcome cannot be written: {error}");
@@ -269,8 +269,8 @@ fn ask(work: impl Future<Output = Result<String, ClientError>>) -> ExitCode {
     }
 }
 
-/// Every error goes to stderr, so that a pipe on stdout doesn't hide it. On a terminal the first
-/// hundred are enough for one look; a program or a file gets all of them.
+/// Errors go to stderr, so that a pipe on stdout does not hide them. A terminal shows the first
+/// hundred; a program or a file gets all.
 fn load(path: &Path) -> Result<Config, ExitCode> {
     config::load(path, Extent::Start).map_err(|errors: ConfigErrors| {
         match io::stderr().is_terminal() {
@@ -285,8 +285,8 @@ fn finish<E: std::fmt::Display>(
     threads: usize,
     work: impl Future<Output = Result<(), E>>,
 ) -> ExitCode {
-    // Pingora's own timers need a thread that wakes a hundred times a second for as long as the
-    // process lives, and stay in memory until their time has come. From a second on, tokio's.
+    // Pingora's own timers need a thread that wakes a hundred times a second, and each stays in
+    // memory until its time has come. With this setting Pingora uses tokio's timers.
     set_fast_timeout_to_tokio_threshold(Some(Duration::ZERO));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
@@ -300,7 +300,7 @@ fn finish<E: std::fmt::Display>(
         }
     };
     let outcome = runtime.block_on(work);
-    // What still runs are sessions, and checks of servers: they end here, at once.
+    // Sessions and checks of servers may still run. They end here, at once.
     runtime.shutdown_background();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

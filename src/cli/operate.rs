@@ -1,4 +1,4 @@
-//! The commands that talk to a running process: what each asks, and what it says about the answer.
+//! The commands that talk to a running process: what each asks, and how it shows the answer.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -25,14 +25,14 @@ use crate::admin::view::{
 };
 use crate::observe::terminal;
 
-/// How often a drain is looked at.
+/// How often a running drain is looked at.
 const FOLLOW: Duration = Duration::from_millis(250);
-/// What is answered out of memory.
+/// For answers that the process has in memory.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// A new process must start, and take thousands of sessions over.
+/// For a new process that must start and take over thousands of sessions.
 const LONG_PATIENCE: Duration = Duration::from_secs(180);
 
-/// What these yield is what goes to stdout.
+/// Each command returns the text for stdout.
 pub async fn reload(args: ReloadArgs) -> Result<String, ClientError> {
     let asked = reload_by_api(&args.change).await;
     match (asked, args.or_signal) {
@@ -43,8 +43,8 @@ pub async fn reload(args: ReloadArgs) -> Result<String, ClientError> {
     }
 }
 
-/// It cannot say what came of it, but it needs nothing of the file: an operator who has taken
-/// `admin` out of it must still be able to reload.
+/// A signal brings no result, but it needs nothing from the file: an operator who has removed
+/// `admin` from the file must still be able to reload.
 fn reload_by_signal(
     reach: &Reach,
     pid: NonZeroI32,
@@ -60,7 +60,7 @@ fn reload_by_signal(
 }
 
 async fn reload_by_api(args: &ChangeArgs) -> Result<String, ClientError> {
-    // It is the running process that must refuse a wrong file, with every error in it.
+    // The running process must refuse a wrong file, with every error in it.
     let client = args.reach.client(WrongFile::Judged)?;
     let body = client.call(post("/api/v1/reload", LONG_PATIENCE)).await?;
     if args.json {
@@ -117,7 +117,7 @@ pub async fn sessions(args: SessionsArgs) -> Result<String, ClientError> {
     Ok(table::sessions(&page.sessions, Screen::of_stdout()))
 }
 
-/// `watched`: somebody looks on.
+/// `watched`: whether a person looks on.
 pub async fn drain(args: DrainArgs, watched: bool) -> Result<String, ClientError> {
     let client = args.reach.client(WrongFile::Fatal)?;
     let mut order = serde_json::Map::new();
@@ -142,7 +142,7 @@ pub async fn drain(args: DrainArgs, watched: bool) -> Result<String, ClientError
     if started.sessions == 0 || !follows {
         return Ok(begun);
     }
-    // It may take minutes until there is more to say. Who has closed stdout still waits.
+    // The rest may take minutes. If stdout is closed, the command still waits.
     let _ = io::stdout().write_all(begun.as_bytes());
     let ended = tokio::select! {
         ended = follow(&client, &args.server, &started) => ended?,
@@ -170,8 +170,8 @@ fn begun(server: &ServerName, started: &DrainStarted) -> String {
     )
 }
 
-/// Shows how far a drain is until the server has no sessions, those among them whose handshake was
-/// under way when it began.
+/// Shows the progress of a drain until the server has no sessions, including those whose handshake
+/// was under way when the drain began.
 async fn follow(
     client: &Client,
     name: &ServerName,
@@ -183,7 +183,7 @@ async fn follow(
         let status: Status = client.read(&body)?;
         let (sessions, state) = match find(name, &status) {
             Some(server) => (server.sessions, server.state),
-            // The file has it no more, and it has no sessions.
+            // The server is not in the file any more, and has no sessions.
             None => (0, ServerState::Removed),
         };
         if sessions == 0 {
@@ -213,18 +213,18 @@ fn find<'s>(name: &ServerName, status: &'s Status) -> Option<&'s Server> {
     servers.find(|server| server.address.parse() == Ok(wanted))
 }
 
-/// What the API said, on a line of its own.
+/// The API's JSON on one line.
 fn as_json(client: &Client, body: &Bytes) -> Result<String, ClientError> {
     let value: Value = client.read(body)?;
     Ok(line_of(&value))
 }
 
-/// Some of it comes from clients: a terminal must not obey it.
+/// Parts of it come from clients, so control characters must not reach the terminal.
 fn line_of(value: &Value) -> String {
     let mut line = Vec::new();
     match terminal::write_json(&mut line, value) {
         Ok(()) => format!("{}\n", String::from_utf8_lossy(&line)),
-        // Only a bug could make this fail: it is plain data in memory.
+        // This fails only by a bug, because the value is plain data in memory.
         Err(error) => format!("{{\"error\": \"{error}\"}}\n"),
     }
 }
@@ -255,8 +255,8 @@ pub async fn close(args: CloseArgs) -> Result<String, ClientError> {
     Ok(format!("closed {}\n", args.id))
 }
 
-/// The list of sessions as it grows. Kept as JSON, so that nothing is lost that a newer process
-/// tells.
+/// The list of sessions, page by page. Kept as JSON, so that fields of a newer process are not
+/// lost.
 #[derive(Debug, Default)]
 struct Pages {
     sessions: Vec<Value>,
@@ -264,7 +264,7 @@ struct Pages {
 }
 
 impl Pages {
-    /// Whether there is another page.
+    /// Returns whether there is another page.
     fn add(&mut self, client: &Client, body: &Bytes) -> Result<bool, ClientError> {
         #[derive(serde::Deserialize)]
         struct Page {
@@ -273,7 +273,7 @@ impl Pages {
         }
 
         let page: Page = client.read(body)?;
-        // Without progress it would go on forever.
+        // A page without progress would be read again for ever.
         let goes_on = page.next.is_some() && page.next != self.next && !page.sessions.is_empty();
         self.sessions.extend(page.sessions);
         self.next = page.next;

@@ -1,17 +1,17 @@
-//! How far something is that takes its time: one line on a terminal, which is gone when it is done.
+//! The progress of a long operation: one line on a terminal, which is removed at the end.
 
 use std::io::{self, IsTerminal};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Sessions that go.
+/// The progress of sessions that go.
 #[derive(Debug)]
 pub struct Progress {
-    /// Draws nothing unless stderr is a terminal.
+    /// Draws nothing if stderr is not a terminal.
     bar: ProgressBar,
 }
 
-/// Whether somebody looks on, rather than a script.
+/// Whether a person looks on, and not a script.
 pub fn is_watched() -> bool {
     io::stdout().is_terminal() && io::stderr().is_terminal()
 }

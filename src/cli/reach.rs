@@ -1,4 +1,4 @@
-//! The way to a running process: where its API is, and with which token.
+//! Finds a running process: the address of its API, and the token for it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use super::client::{Client, ClientError};
 use crate::config::token::Token;
 use crate::config::{self, Extent};
 
-/// Where the running process is, and what lets us in.
+/// The address of the running process, and the token that it accepts.
 #[derive(Debug, Args)]
 pub struct Reach {
     /// The running process's admin address, such as 127.0.0.1:9900 or unix:/run/prusik/admin.sock
@@ -26,12 +26,12 @@ pub struct Reach {
     token_file: Option<PathBuf>,
 }
 
-/// What becomes of a call when the file that names the address is wrong.
+/// What happens if the file that names the address is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WrongFile {
-    /// It ends there.
+    /// The command fails.
     Fatal,
-    /// The address is taken from it if at all possible: the process is to judge its file.
+    /// The address is taken from the file if possible, because the process will check the file.
     Judged,
 }
 
@@ -54,7 +54,7 @@ impl Reach {
         Ok(Client::new(addresses, token))
     }
 
-    /// Whether the process could take its file.
+    /// Checks whether the process could use its file.
     pub fn check_file(&self) -> Result<(), ClientError> {
         match config::load(&self.config, Extent::Start) {
             Ok(_) => Ok(()),
@@ -62,8 +62,8 @@ impl Reach {
         }
     }
 
-    /// The file's token goes with an address that was named only if the file names it too: it is
-    /// no other process's business. Without it the process may still let us in.
+    /// If an address is given, the file's token is used only if the file has this address too:
+    /// another process must not see the token. The process may also need no token.
     fn token_at_hand(&self, address: &Address) -> Option<Token> {
         let found = Found::at_first_glance(&self.config)?;
         let is_named = found.addresses.contains(address);
@@ -72,10 +72,10 @@ impl Reach {
     }
 }
 
-/// What the configuration says about the way to its process.
+/// What the configuration says about its process.
 #[derive(Debug, PartialEq, Eq)]
 struct Found {
-    /// Never empty: the first that answers is taken.
+    /// Never empty. The first address that answers is used.
     addresses: Vec<Address>,
     token_file: Option<PathBuf>,
 }
@@ -100,7 +100,7 @@ impl Found {
         }
     }
 
-    /// Whatever else may be wrong in the file.
+    /// Ignores other errors in the file.
     fn at_first_glance(path: &Path) -> Option<Self> {
         #[derive(Deserialize)]
         struct File {

@@ -1,11 +1,11 @@
-//! What is wrong with a configuration file: each error with its place and a hint, all in one list.
+//! The errors of a configuration file: each with its position and a hint, all in one list.
 
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-/// A place in the file, both counted from 1. Columns are characters, as editors count them.
+/// A position in the file, both counted from 1. Columns count characters, as editors do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
     pub line: usize,
@@ -14,27 +14,27 @@ pub struct Position {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// `None` when the error is the file itself: it cannot be read.
-    pub place: Option<Position>,
+    /// `None` if the file itself cannot be read.
+    pub position: Option<Position>,
     pub message: String,
     pub hint: Option<String>,
-    /// What the hint is to be made of.
+    /// The data from which the hint is made.
     choice: Option<Box<Choice>>,
 }
 
-/// A word that is none of those there are.
+/// A word that is none of the allowed ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Choice {
     word: String,
-    /// What the candidates are, in words.
+    /// The name for the candidates in the hint.
     known: &'static str,
     candidates: Arc<[String]>,
 }
 
 impl ConfigError {
-    pub fn new(place: Position, message: impl Into<String>) -> ConfigError {
+    pub fn new(position: Position, message: impl Into<String>) -> ConfigError {
         ConfigError {
-            place: Some(place),
+            position: Some(position),
             message: message.into(),
             hint: None,
             choice: None,
@@ -48,7 +48,7 @@ impl ConfigError {
         }
     }
 
-    /// Names what was meant by `word`, or, when nothing comes near, all there is to choose from.
+    /// Suggests the candidate closest to `word`, or lists all candidates if none is close.
     pub fn hint_one_of<'a>(
         self,
         word: &str,
@@ -59,7 +59,7 @@ impl ConfigError {
         self.hint_among(word, known, &candidates.into())
     }
 
-    /// The same for candidates that many errors have in common: that costs each of them nothing.
+    /// The same for candidates that many errors share, without a copy for each error.
     pub fn hint_among(
         mut self,
         word: &str,
@@ -74,7 +74,7 @@ impl ConfigError {
         self
     }
 
-    /// Names what was meant by `word`, if anything comes near: the message names all there is.
+    /// Suggests the candidate closest to `word`, if one is close. The message already lists all.
     pub fn hint_if_close<'a>(
         self,
         word: &str,
@@ -86,7 +86,7 @@ impl ConfigError {
         }
     }
 
-    /// `comparisons` is how many more words may be looked at for hints.
+    /// `comparisons`: how many more words may be compared for hints.
     fn make_hint(&mut self, comparisons: &mut usize) {
         let Some(choice) = self.choice.take() else {
             return;
@@ -113,20 +113,20 @@ impl ConfigError {
     }
 }
 
-/// As many errors are shown to people who have asked for something else than the errors.
+/// How many errors are shown to people who have not asked for the errors.
 const SHOWN: usize = 100;
 
-/// As many words are listed in a hint.
+/// How many words a hint lists.
 const LISTED: usize = 30;
 
-/// As many words of one file are compared for a `did you mean`. Thousands of errors with thousands
+/// How many words of one file are compared for a `did you mean`. Thousands of errors with thousands
 /// of candidates each would take minutes.
 const COMPARISONS: usize = 100_000;
 
-/// Every error of one file, in the order of their places.
+/// Every error of one file, sorted by position.
 ///
-/// Shown as `FILE:LINE:COL: message`, a line each, with `  hint: …` below where there is one: the
-/// first hundred, and how many more there are. [`ConfigErrors::all`] shows all of them.
+/// Shown as `FILE:LINE:COL: message`, one for each line, with `  hint: …` below if there is one:
+/// the first hundred, and the number of the others. [`ConfigErrors::all`] shows all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors {
     file: String,
@@ -135,10 +135,10 @@ pub struct ConfigErrors {
 
 impl ConfigErrors {
     pub fn new(file: impl Into<String>, mut errors: Vec<ConfigError>) -> ConfigErrors {
-        errors.sort_by_key(|error| error.place);
-        // A value reached through several aliases is checked once for each of them.
+        errors.sort_by_key(|error| error.position);
+        // A value that several aliases reach is checked once for each of them.
         let mut seen = HashSet::new();
-        errors.retain(|error| seen.insert((error.place, error.message.clone())));
+        errors.retain(|error| seen.insert((error.position, error.message.clone())));
         let mut comparisons = COMPARISONS;
         for error in &mut errors {
             error.make_hint(&mut comparisons);
@@ -158,7 +158,7 @@ impl ConfigErrors {
             _ => None,
         };
         let error = ConfigError {
-            place: None,
+            position: None,
             message: format!("cannot read: {cause}"),
             hint,
             choice: None,
@@ -180,7 +180,7 @@ impl ConfigErrors {
 }
 
 impl ConfigErrors {
-    /// Every one, however many there are.
+    /// All errors, however many there are.
     pub fn all(&self) -> impl fmt::Display + '_ {
         AllErrors(self)
     }
@@ -191,7 +191,7 @@ impl ConfigErrors {
                 f.write_str("\n")?;
             }
             f.write_str(&self.file)?;
-            if let Some(Position { line, col }) = error.place {
+            if let Some(Position { line, col }) = error.position {
                 write!(f, ":{line}:{col}")?;
             }
             write!(f, ": {}", error.message)?;
@@ -226,15 +226,15 @@ impl fmt::Display for AllErrors<'_> {
 
 impl std::error::Error for ConfigErrors {}
 
-/// The candidate that `word` is most likely a slip of: about one wrong letter in three, at most
-/// three.
+/// The candidate that `word` most likely means: with at most one wrong letter in three, and at most
+/// three wrong letters.
 pub fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let letters = word.chars().count();
     let allowed = (letters / 3).clamp(1, 3);
     let word = word.to_lowercase();
     candidates
         .into_iter()
-        // Each letter that one of the two lacks is a wrong one.
+        // Each letter that only one of the two has is wrong.
         .filter(|candidate| candidate.chars().count().abs_diff(letters) <= allowed)
         .map(|candidate| {
             let distance = strsim::osa_distance(&word, &candidate.to_lowercase());

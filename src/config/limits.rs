@@ -1,4 +1,4 @@
-//! What a listener allows.
+//! The limits of a listener.
 
 use std::time::Duration;
 
@@ -14,20 +14,20 @@ pub enum AcceptProxy {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListenerLimits {
-    /// Of connections.
+    /// The limits of its connections.
     pub bounds: Bounds,
-    /// For a whole head; for a new connection from the moment that it is accepted.
+    /// The time for a whole head. A new connection's begins when it is accepted.
     pub header_timeout: Duration,
     pub head: HeadLimits,
-    /// Between two requests.
+    /// The time between two requests.
     pub idle: Duration,
-    /// How long a client may take nothing of what waits for it.
+    /// How long a client may take nothing of the bytes that wait for it.
     pub stall: Duration,
-    /// Requests and sessions of one HTTP/2 connection at a time.
+    /// How many requests and sessions one HTTP/2 connection may have at a time.
     pub streams: u32,
     /// `None`: any size.
     pub body_size: Option<u64>,
-    /// Bytes a second that a client must send of a body while it is waited for.
+    /// How many bytes a second a client must send of a body while we wait for it.
     pub body_rate: Option<u64>,
 }
 

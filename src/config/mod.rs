@@ -1,4 +1,4 @@
-//! What the operator wrote, made into what the program needs.
+//! Turns what the operator wrote into what the program needs.
 //!
 //! ```text
 //! text ─► reader ─► decode ─► resolve ─► Config
@@ -7,9 +7,8 @@
 //!         of places own shape defaults
 //! ```
 //!
-//! [`raw`] is also what the JSON Schema is made from. The types below are those in which an invalid
-//! configuration cannot be written down. Every error carries its place and a hint, and all of them
-//! are reported in one run.
+//! [`schema::raw`] is also the source of the JSON Schema. The types below cannot represent an invalid
+//! configuration. Every error has its position and a hint, and all errors are reported in one run.
 
 mod error;
 mod file;
@@ -36,19 +35,19 @@ pub use crate::forward::{Forwarded, HeaderRules};
 pub use crate::net::ListenAddress;
 pub use crate::websocket::origin::OriginPattern;
 
-/// Read when no file is named.
+/// The file that is read if none is given.
 pub const DEFAULT_FILE: &str = "/etc/prusik/prusik.yaml";
 
 /// How much is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
-    /// What the file says, and the certificates that it names.
+    /// The content of the file, and the certificates that it names.
     File,
-    /// Also what a start needs of the machine: directories, the admin token.
+    /// Also what a start needs of the machine: directories and the admin token.
     Start,
 }
 
-/// Reads and checks the file at `path`. Errors name it as it is given here.
+/// Reads and checks the file at `path`. Errors show the path as it is given here.
 pub fn load(path: &Path, extent: Extent) -> Result<Config, ConfigErrors> {
     let name = path.display().to_string();
     let bytes = match fs::read(path) {
@@ -61,7 +60,7 @@ pub fn load(path: &Path, extent: Extent) -> Result<Config, ConfigErrors> {
     }
 }
 
-/// Checks a configuration that is at hand. `name` stands for the file in errors.
+/// Checks a text. `name` stands for the file in errors.
 pub fn parse(name: &str, text: &str) -> Result<Config, ConfigErrors> {
     check(name, text, Extent::File)
 }
@@ -78,7 +77,7 @@ fn check(name: &str, text: &str, extent: Extent) -> Result<Config, ConfigErrors>
     }
 }
 
-/// The place of the first byte that is none of UTF-8.
+/// The position of the first byte that is not valid UTF-8.
 fn not_utf8(bytes: &[u8], error: &Utf8Error) -> ConfigError {
     let is_utf16 = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
     let (before, rest) = bytes.split_at(error.valid_up_to());
@@ -86,19 +85,19 @@ fn not_utf8(bytes: &[u8], error: &Utf8Error) -> ConfigError {
         .split(|byte| *byte == b'\n')
         .next_back()
         .unwrap_or_default();
-    let place = Position {
+    let position = Position {
         line: before.iter().filter(|byte| **byte == b'\n').count() + 1,
         col: String::from_utf8_lossy(line).chars().count() + 1,
     };
     let byte = rest.first().copied().unwrap_or_default();
-    ConfigError::new(place, format!("the byte 0x{byte:02x} is not UTF-8")).hint(match is_utf16 {
+    ConfigError::new(position, format!("the byte 0x{byte:02x} is not UTF-8")).hint(match is_utf16 {
         true => "the file is UTF-16: save it as UTF-8",
         false => "save the file as UTF-8: iconv -f latin1 -t utf-8 FILE",
     })
 }
 
 impl Config {
-    /// What can be served, and that an operator should hear of.
+    /// Problems that do not prevent serving, but that an operator should know.
     pub fn warnings(&self) -> Vec<String> {
         let now = SystemTime::now();
         let listeners = self.listeners.iter().flat_map(|listener| {

@@ -1,4 +1,4 @@
-//! A configuration in types in which an invalid one cannot be written down.
+//! A configuration in types that cannot represent an invalid one.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -18,7 +18,7 @@ use crate::route::{ListenerId, Matcher};
 use crate::tls::{Acceptor, Connector};
 use crate::websocket::origin::OriginPattern;
 
-/// A whole, checked configuration.
+/// A complete, checked configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub server: Server,
@@ -27,9 +27,9 @@ pub struct Config {
     pub access_log: AccessLog,
     /// `None`: no spans are made.
     pub tracing: Option<Tracing>,
-    /// Peers whose forwarding headers are believed.
+    /// Peers whose forwarding headers are trusted.
     pub trusted_proxies: Vec<ipnet::IpNet>,
-    /// Which of their fields says who the client is.
+    /// The header field of trusted proxies that names the client.
     pub client_address: ClientField,
     /// Never empty.
     pub listeners: Vec<Listener>,
@@ -39,13 +39,13 @@ pub struct Config {
     pub routes: Vec<Route>,
 }
 
-/// Which route of a configuration is meant: its place in [`Config::routes`]. The same route may
-/// have another one in another configuration.
+/// A route by its index in [`Config::routes`]. The same route may have another index in another
+/// configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RouteId(usize);
 
-/// Which upstream of a configuration is meant: its place in [`Config::upstreams`]. The same
-/// upstream may have another one in another configuration.
+/// An upstream by its index in [`Config::upstreams`]. The same upstream may have another index in
+/// another configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct UpstreamId(usize);
 
@@ -54,7 +54,7 @@ impl RouteId {
         Self(index)
     }
 
-    /// For lists that are in the order of [`Config::routes`].
+    /// For lists in the order of [`Config::routes`].
     pub fn index(self) -> usize {
         self.0
     }
@@ -65,7 +65,7 @@ impl UpstreamId {
         Self(index)
     }
 
-    /// For lists that are in the order of [`Config::upstreams`].
+    /// For lists in the order of [`Config::upstreams`].
     pub fn index(self) -> usize {
         self.0
     }
@@ -84,7 +84,7 @@ impl Config {
         &self.upstreams[id.index()]
     }
 
-    /// Where the operator's API is reached by TCP.
+    /// The TCP addresses of the operator's API.
     pub fn admin_sockets(&self) -> Vec<SocketAddr> {
         let addresses = self.admin.iter().flat_map(|admin| &admin.listen);
         let by_tcp = addresses.filter_map(|address| match address {
@@ -106,7 +106,7 @@ pub struct Server {
     pub drain: Drain,
 }
 
-/// Who carries a session after its 101.
+/// What carries a session after its 101.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Tunnel {
     #[default]
@@ -114,16 +114,16 @@ pub enum Tunnel {
     Pingora,
 }
 
-/// How sessions that must go are told so.
+/// How sessions that must go are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drain {
-    /// They are told at random moments within it; zero: all at once.
+    /// Sessions are told at random moments within this time. Zero: all at once.
     pub window: Duration,
     /// A close code that may be sent (RFC 6455 section 7.4).
     pub code: u16,
-    /// What is left after it is cut; not shorter than the window.
+    /// Sessions that are left after this time are cut. Not shorter than the window.
     pub deadline: Duration,
-    /// Between the first word of a stop and the window.
+    /// The time between the begin of a stop and the window.
     pub delay: Duration,
 }
 
@@ -131,7 +131,7 @@ pub struct Drain {
 pub struct Admin {
     /// Never empty, and no two of them overlap.
     pub listen: Vec<ListenAddress>,
-    /// Always there when one of `listen` can be reached from elsewhere.
+    /// Always `Some` if one of `listen` can be reached from other machines.
     pub token_file: Option<PathBuf>,
 }
 
@@ -141,14 +141,14 @@ pub struct AccessLog {
     pub format: LogFormat,
 }
 
-/// Where spans go.
+/// Where spans are sent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tracing {
-    /// Takes OTLP over HTTP.
+    /// The URL of a collector that takes OTLP over HTTP.
     pub endpoint: String,
     /// The share of traces that are exported, 0 to 1.
     pub sample: f64,
-    /// What the collector knows us by.
+    /// The service name in the spans.
     pub service: String,
 }
 
@@ -181,23 +181,23 @@ pub struct Upstream {
     pub tls: Option<Arc<Connector>>,
     /// The PROXY header that connections begin with.
     pub proxy_protocol: Option<proxy_protocol::Version>,
-    /// What connections are made from; empty: the kernel chooses.
+    /// The addresses of this machine for connections. Empty: the kernel chooses.
     pub source: Vec<IpAddr>,
     pub health_check: Option<HealthCheck>,
     pub eject: Option<Eject>,
     /// Zero: a server gets its whole share at once.
     pub slow_start: Duration,
-    /// Servers tried before the client gets 502, at least 1.
+    /// How many servers are tried before the client gets a 502, at least 1.
     pub attempts: usize,
-    /// Idle connections kept; 0: none.
+    /// How many idle connections are kept. 0: none.
     pub keepalive: usize,
-    /// How long a server may take nothing of what waits for it.
+    /// How long a server may take nothing of the bytes that wait for it.
     pub stall: Duration,
     pub on_down: OnGone,
     pub on_removed: OnGone,
 }
 
-/// What becomes of the sessions of a server that is gone.
+/// What happens to the sessions of a server that is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnGone {
     Keep,
@@ -211,7 +211,7 @@ pub enum Balance {
     TwoChoices,
     ConsistentHash {
         key: Template,
-        /// No server above this multiple of the mean number of sessions; over 1.
+        /// No server gets more than this multiple of the mean load. Greater than 1.
         load_bound: Option<f64>,
     },
 }
@@ -223,15 +223,15 @@ pub struct UpstreamServer {
     pub weight: u32,
     /// `None`: no limit.
     pub max_sessions: Option<usize>,
-    /// Gets traffic only while no other server can.
+    /// Gets traffic only if no other server can take it.
     pub backup: bool,
 }
 
-/// A server's address as the file has it. Shown (`Display`) as `host:port`, `[v6]:port`.
+/// A server's address in the form of the file. Shown (`Display`) as `host:port`, `[v6]:port`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ServerAddress {
     Socket(SocketAddr),
-    /// Resolved to all its addresses, again and again.
+    /// Resolved to all its addresses, repeatedly.
     Name {
         host: String,
         port: u16,
@@ -252,26 +252,26 @@ pub struct Discover {
     pub host: String,
     pub port: u16,
     pub refresh: Duration,
-    /// How long a server that is missing from answers stays; zero: not at all.
+    /// How long a server stays that is missing from answers. Zero: not at all.
     pub hold: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthCheck {
     pub kind: HealthCheckKind,
-    /// `None`: the server's own.
+    /// `None`: the server's own port.
     pub port: Option<u16>,
     pub start: Start,
     pub interval: Duration,
-    /// For the check as a whole: connect, handshake and answer.
+    /// For the whole check: connect, handshake and answer.
     pub timeout: Duration,
-    /// Successes in a row that bring a server back, at least 1.
+    /// How many successes in a row bring a server back, at least 1.
     pub rise: u32,
-    /// Failures in a row that take it out, at least 1.
+    /// How many failures in a row take a server out, at least 1.
     pub fall: u32,
 }
 
-/// What a server counts as until its first check has had a result.
+/// How a server counts until its first check has a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
     Up,
@@ -281,7 +281,7 @@ pub enum Start {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HealthCheckKind {
     Tcp,
-    /// `host: None`: the address that is checked.
+    /// `host: None`: the address of the server.
     Http {
         path: String,
         host: Option<String>,
@@ -319,13 +319,13 @@ pub struct Route {
 pub enum Action {
     Proxy {
         upstream: UpstreamId,
-        /// Taken off the path's front; whole segments; the rest always begins with `/`.
+        /// Removed from the front of the path, in whole segments. The rest always begins with `/`.
         strip_prefix: Option<String>,
     },
     Redirect {
         to: Template,
         status: u16,
-        /// Taken off the front of what `$uri` is in `to`.
+        /// Removed from the front of the path that `$uri` has in `to`.
         strip_prefix: Option<String>,
     },
     Respond {
@@ -338,21 +338,21 @@ pub enum Action {
 pub struct Timeouts {
     pub connect: Duration,
     pub response: Duration,
-    /// Between two reads or writes of a plain HTTP exchange.
+    /// The longest time between two reads or writes of a plain HTTP exchange.
     pub idle: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebSocket {
-    /// `None`: a quiet session is never ended.
+    /// `None`: a session may be quiet for ever.
     pub idle: Option<Duration>,
     pub max_session: Option<Duration>,
-    /// Empty: any.
+    /// Empty: any origin.
     pub origins: Vec<OriginPattern>,
     /// `None`: clients are not pinged.
     pub ping: Option<Duration>,
-    /// Of the route's sessions.
+    /// The limits of the route's sessions.
     pub bounds: Bounds,
-    /// The size beyond which a message ends its session.
+    /// A message larger than this ends its session.
     pub max_message: Option<u64>,
 }

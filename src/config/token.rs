@@ -1,4 +1,4 @@
-//! The bearer token, as its file holds it: read by the process and by the command line.
+//! The bearer token from its file, read by the process and by the command line.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -7,10 +7,10 @@ use std::{fmt, str};
 
 use subtle::ConstantTimeEq;
 
-/// Far more than any token has: what is longer is some other file, named by mistake.
+/// Longer than any token: a longer file is another file, named by mistake.
 const LONGEST: u64 = 4096;
 
-/// Never empty, and fit to stand in a header field.
+/// Never empty, and valid in a header field.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
@@ -29,7 +29,7 @@ pub enum TokenError {
 }
 
 impl Token {
-    /// White space at the end, such as the newline that editors leave, is no part of the token.
+    /// Trailing white space, such as the newline of editors, is not part of the token.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
         let path_of = || path.to_owned();
         let bytes = read(path).map_err(|cause| TokenError::Unreadable {
@@ -48,18 +48,19 @@ impl Token {
         }
     }
 
-    /// Takes as long for a near miss as for a wild guess, so that guesses teach nothing.
+    /// Takes the same time for every wrong token, so that the time tells nothing about the right
+    /// one.
     pub fn matches(&self, offered: &[u8]) -> bool {
         self.0.as_bytes().ct_eq(offered).into()
     }
 
-    /// The value of `Authorization`.
+    /// The value of the `Authorization` field.
     pub fn authorization(&self) -> String {
         format!("Bearer {}", self.0)
     }
 }
 
-/// Tokens end up in logs by their `Debug`.
+/// Hides the token, because `Debug` output goes to logs.
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(…)")
@@ -70,10 +71,10 @@ fn is_visible(token: &str) -> bool {
     token.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// One byte more than allowed is enough to tell that it is too long.
+/// Reads one byte more than allowed, which is enough to see that the file is too long.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     if !fs::metadata(path)?.is_file() {
-        // To open a pipe that nobody writes to would hang.
+        // Opening a pipe without a writer would block.
         return Err(io::Error::other("not a regular file"));
     }
     let mut bytes = Vec::new();

@@ -6,7 +6,7 @@
 //! | `/IMS_SVR/websocket` and below | the chat, see [`Word`] and [`Answer`] |
 //! | `/healthz` | 200 to a plain GET |
 //!
-//! It is no part of the proxy: it stands for the servers that prusik is put in front of.
+//! It is not part of the proxy: it stands for the servers behind prusik.
 
 use std::io;
 use std::net::SocketAddr;
@@ -37,19 +37,19 @@ use super::server::{Request, Response, Server, serve_http, text};
 
 use crate::websocket::handshake::has_token;
 
-/// Everything WebSocket lives here and below.
+/// The path of all WebSocket services.
 const WEBSOCKET: &str = "/IMS_SVR/websocket";
 /// The largest message that a client may send.
 const MESSAGE_SIZE: usize = 1024 * 1024;
 
-/// A chat server at work. Dropping it closes all its sockets.
+/// A running chat server. Dropping it closes all its sockets.
 #[derive(Debug)]
 pub struct ChatServer {
     server: Server,
     sessions: Sessions,
 }
 
-/// How many sessions a chat server has. Clones read the same count.
+/// The number of a chat server's sessions. Clones share the count.
 #[derive(Debug, Clone, Default)]
 pub struct Sessions(Arc<AtomicUsize>);
 
@@ -58,7 +58,7 @@ impl Sessions {
         self.0.load(Relaxed)
     }
 
-    /// One more, until the guard drops.
+    /// Counts one more until the guard is dropped.
     fn count(&self) -> Counted<'_> {
         self.0.fetch_add(1, Relaxed);
         Counted(&self.0)
@@ -73,19 +73,19 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// What a client says, as `{"type":"ping","t":1}`.
+/// A message of a client, such as `{"type":"ping","t":1}`.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Word {
     /// The application's heartbeat.
     Ping { t: serde_json::Value },
-    /// To everyone in the room.
+    /// Goes to everyone in the room.
     Say(Said),
-    /// Asks for what was said after the message `since`.
+    /// Asks for the messages after the message `since`.
     CatchUp { since: u64 },
 }
 
-/// What the server says, beside the room's own messages.
+/// A message of the server other than the room's.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Answer<'a> {
@@ -97,7 +97,7 @@ enum Answer<'a> {
     Pong {
         t: serde_json::Value,
     },
-    /// All that was missed has been sent.
+    /// All missed messages were sent.
     CaughtUp,
     Error {
         error: String,
@@ -124,8 +124,8 @@ impl ChatServer {
         &self.sessions
     }
 
-    /// Dies as a killed process does: the listener and every connection close at once, no Close
-    /// frame is sent. Afterwards the address is free for a successor.
+    /// Dies like a killed process: the listener and every connection close at once, without a Close
+    /// frame. Then a successor can use the address.
     pub async fn kill(self) {
         self.server.kill().await;
     }
@@ -147,8 +147,8 @@ enum Service {
 
 type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
-/// HTTP first; the session, when a request asked for one, goes on in this same task, so that
-/// whoever ends the task ends the session.
+/// Speaks HTTP first. A session continues in this same task, so that ending the task ends the
+/// session.
 async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let upgrade: Mutex<Option<(Service, OnUpgrade)>> = Mutex::new(None);
     let kept = || upgrade.lock();
@@ -174,14 +174,14 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let socket =
         WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
     let _counted = shared.sessions.count();
-    // However a session ends, nothing is left to do here: the client sees it.
+    // Nothing is left to do at the end of a session: the client sees the end.
     let _ = match service {
         Service::Chat => chat(socket, &shared).await,
         Service::Echo => echo(socket).await,
     };
 }
 
-/// The answer to a plain request, or the service that the WebSocket request is for.
+/// The answer to a plain request, or the service for a WebSocket request.
 fn answer(request: &Request) -> Result<Response, Service> {
     let path = request.uri().path();
     let service = match path.strip_prefix(WEBSOCKET) {
@@ -237,7 +237,7 @@ fn accept(headers: &HeaderMap) -> Response {
 async fn echo(mut socket: Socket) -> Result<(), Error> {
     while let Some(frame) = socket.next().await {
         let frame = frame?;
-        // tungstenite itself answers pings and the Close.
+        // tungstenite itself answers pings and the Close frame.
         if frame.is_text() || frame.is_binary() {
             socket.send(frame).await?;
         }
@@ -261,7 +261,7 @@ async fn chat(mut socket: Socket, shared: &Shared) -> Result<(), Error> {
             },
             heard = room.recv() => match heard {
                 Ok(message) => socket.send(frame(&*message)).await?,
-                // The client was too slow; it may ask to catch up.
+                // The client was too slow. It may ask for the missed messages.
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return Ok(()),
             },
@@ -289,172 +289,11 @@ async fn reply(socket: &mut Socket, shared: &Shared, word: &str) -> Result<(), E
     }
 }
 
-/// For an [`Answer`] or a room's message.
+/// Makes a frame of an [`Answer`] or a room's message.
 fn frame(told: &impl Serialize) -> Frame {
     let json = serde_json::to_string(told).expect("their keys are strings, which never fails");
     Frame::text(json)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use serde_json::{Value, json};
-    use tokio::time::timeout;
-    use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-    use tokio_tungstenite::{MaybeTlsStream, connect_async};
-
-    use super::*;
-
-    type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
-
-    async fn start(room: &Arc<Room>) -> ChatServer {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        ChatServer::start(listener, room.clone()).unwrap()
-    }
-
-    async fn connect(server: &ChatServer, path: &str) -> Client {
-        let url = format!("ws://{}/IMS_SVR/websocket{path}", server.address());
-        connect_async(url).await.unwrap().0
-    }
-
-    /// A client in the chat, past its welcome.
-    async fn join(server: &ChatServer) -> Client {
-        let mut client = connect(server, "/chat?userId=7").await;
-        let welcome = hear(&mut client).await;
-        assert_eq!(welcome["type"], "welcome");
-        assert_eq!(welcome["server"], server.address().to_string());
-        client
-    }
-
-    async fn next(client: &mut Client) -> Option<Result<Frame, Error>> {
-        timeout(Duration::from_secs(5), client.next())
-            .await
-            .expect("a frame within 5 s")
-    }
-
-    async fn hear(client: &mut Client) -> Value {
-        let frame = next(client).await.unwrap().unwrap();
-        serde_json::from_str(frame.to_text().unwrap()).unwrap()
-    }
-
-    async fn tell(client: &mut Client, word: Value) {
-        client.send(Frame::text(word.to_string())).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn what_is_said_on_one_server_is_heard_on_the_other() {
-        let room = Arc::default();
-        let (one, two) = (start(&room).await, start(&room).await);
-        let (mut ann, mut bob) = (join(&one).await, join(&two).await);
-        let text = "ä".repeat(3584);
-        tell(
-            &mut ann,
-            json!({"type": "say", "id": "x", "name": "Ann", "text": text}),
-        )
-        .await;
-        for client in [&mut ann, &mut bob] {
-            let expected = json!({
-                "type": "message", "seq": 1, "server": one.address().to_string(),
-                "id": "x", "name": "Ann", "text": text,
-            });
-            assert_eq!(hear(client).await, expected);
-        }
-    }
-
-    #[tokio::test]
-    async fn the_heartbeat_comes_back_as_it_went() {
-        let server = start(&Arc::default()).await;
-        let mut client = join(&server).await;
-        tell(&mut client, json!({"type": "ping", "t": 12.5})).await;
-        assert_eq!(hear(&mut client).await, json!({"type": "pong", "t": 12.5}));
-    }
-
-    #[tokio::test]
-    async fn nonsense_is_answered_and_the_session_lives() {
-        let server = start(&Arc::default()).await;
-        let mut client = join(&server).await;
-        for nonsense in ["{", "[]", r#"{"type":"shout"}"#] {
-            client.send(Frame::text(nonsense)).await.unwrap();
-            assert_eq!(hear(&mut client).await["type"], "error");
-        }
-        tell(&mut client, json!({"type": "ping", "t": 1})).await;
-        assert_eq!(hear(&mut client).await["type"], "pong");
-    }
-
-    #[tokio::test]
-    async fn after_a_kill_a_client_catches_up_on_the_other_server() {
-        let room = Arc::default();
-        let (one, two) = (start(&room).await, start(&room).await);
-        let (mut ann, mut bob) = (join(&one).await, join(&two).await);
-        assert_eq!(one.sessions().open(), 1);
-        one.kill().await;
-        assert!(
-            matches!(next(&mut ann).await, None | Some(Err(_))),
-            "a killed server says nothing"
-        );
-        tell(&mut bob, json!({"type": "say", "name": "Bob", "text": "?"})).await;
-        hear(&mut bob).await;
-        let mut ann = join(&two).await;
-        tell(&mut ann, json!({"type": "catch_up", "since": 0})).await;
-        assert_eq!(hear(&mut ann).await["text"], "?");
-        assert_eq!(hear(&mut ann).await["type"], "caught_up");
-    }
-
-    #[tokio::test]
-    async fn a_killed_server_starts_again_on_its_address() {
-        let room = Arc::default();
-        let server = start(&room).await;
-        let _client = join(&server).await;
-        let address = server.address();
-        server.kill().await;
-        let listener = TcpListener::bind(address).await.unwrap();
-        join(&ChatServer::start(listener, room).unwrap()).await;
-    }
-
-    #[tokio::test]
-    async fn echo_returns_text_and_binary_and_ends_with_the_close_code() {
-        let server = start(&Arc::default()).await;
-        let mut client = connect(&server, "/echo").await;
-        for frame in [Frame::text("é"), Frame::binary(vec![0; 70_000])] {
-            client.send(frame.clone()).await.unwrap();
-            assert_eq!(next(&mut client).await.unwrap().unwrap(), frame);
-        }
-        client.close(None).await.unwrap();
-        assert!(matches!(next(&mut client).await, Some(Ok(Frame::Close(_)))));
-    }
-
-    #[tokio::test]
-    async fn sessions_are_counted_while_they_live() {
-        let server = start(&Arc::default()).await;
-        let mut client = join(&server).await;
-        assert_eq!(server.sessions().open(), 1);
-        client.close(None).await.unwrap();
-        timeout(Duration::from_secs(5), async {
-            while server.sessions().open() > 0 {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await
-        .unwrap();
-    }
-
-    #[tokio::test]
-    async fn other_paths_and_broken_handshakes_are_refused() {
-        let server = start(&Arc::default()).await;
-        let status = async |path: &str, version: &'static str| {
-            let url = format!("ws://{}{path}", server.address());
-            let mut request = url.into_client_request().unwrap();
-            let version = HeaderValue::from_static(version);
-            request.headers_mut().insert(SEC_WEBSOCKET_VERSION, version);
-            match connect_async(request).await {
-                Err(Error::Http(response)) => response.status().as_u16(),
-                other => panic!("{other:?}"),
-            }
-        };
-        assert_eq!(status("/IMS_SVR/websocketeer", "13").await, 404);
-        assert_eq!(status("/", "13").await, 404);
-        assert_eq!(status("/healthz", "13").await, 200);
-        assert_eq!(status("/IMS_SVR/websocket/chat", "12").await, 426);
-    }
-}
+mod tests;

@@ -1,6 +1,6 @@
-//! The demo's chat servers as a set: which are up, killing one, and bringing it back after a rest.
+//! The demo's chat servers as a set: which are up, killing one, and bringing it back after a while.
 //!
-//! It stands for whoever runs those servers; prusik knows nothing of it and has to notice.
+//! This stands for whoever runs those servers. prusik is not told, and must notice.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,20 +16,20 @@ use tokio::time::Instant;
 use super::chat_server::{ChatServer, Sessions};
 use super::room::Room;
 
-/// How long to wait when the address of a killed server is taken at its return.
+/// The pause before a killed server tries again to bind its address, if that is taken.
 const BIND_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub struct ChatServers {
-    places: Vec<Place>,
-    rest: Duration,
-    /// One task for each place owns its server; dropping the set drops the servers.
-    _keepers: JoinSet<()>,
+    slots: Vec<Slot>,
+    downtime: Duration,
+    /// One task for each slot owns its server; dropping the set drops the servers.
+    _supervisors: JoinSet<()>,
 }
 
-/// Where a chat server is, or will be again.
+/// The address of a chat server, and its present state.
 #[derive(Debug)]
-struct Place {
+struct Slot {
     address: SocketAddr,
     state: watch::Sender<State>,
 }
@@ -37,7 +37,7 @@ struct Place {
 #[derive(Debug)]
 enum State {
     Up(Sessions),
-    /// Told to die, not dead yet.
+    /// The server was told to die, and is not dead yet.
     Dying,
     Down {
         back: Instant,
@@ -60,55 +60,62 @@ pub enum KillError {
 }
 
 impl ChatServers {
-    /// All of them share one room. A killed one comes back after `rest`.
-    pub fn start(listeners: Vec<TcpListener>, rest: Duration) -> io::Result<Self> {
+    /// All of them share one room. A killed one comes back after `downtime`.
+    pub fn start(listeners: Vec<TcpListener>, downtime: Duration) -> io::Result<Self> {
         let room = Arc::new(Room::default());
-        let mut keepers = JoinSet::new();
-        let mut places = Vec::new();
+        let mut supervisors = JoinSet::new();
+        let mut slots = Vec::new();
         for listener in listeners {
             let server = ChatServer::start(listener, room.clone())?;
-            let place = Place {
+            let slot = Slot {
                 address: server.address(),
                 state: watch::Sender::new(State::Up(server.sessions().clone())),
             };
-            keepers.spawn(keep(server, room.clone(), place.state.clone(), rest));
-            places.push(place);
+            supervisors.spawn(supervise(
+                server,
+                room.clone(),
+                slot.state.clone(),
+                downtime,
+            ));
+            slots.push(slot);
         }
         Ok(Self {
-            places,
-            rest,
-            _keepers: keepers,
+            slots,
+            downtime,
+            _supervisors: supervisors,
         })
     }
 
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.places.iter().map(|place| place.address)
+        self.slots.iter().map(|slot| slot.address)
     }
 
     pub fn list(&self) -> impl Iterator<Item = (SocketAddr, Health)> {
-        self.places.iter().map(|place| {
-            let health = match &*place.state.borrow() {
+        self.slots.iter().map(|slot| {
+            let health = match &*slot.state.borrow() {
                 State::Up(sessions) => Health::Up {
                     sessions: sessions.open(),
                 },
-                State::Dying => Health::Down { back_in: self.rest },
+                State::Dying => Health::Down {
+                    back_in: self.downtime,
+                },
                 State::Down { back } => Health::Down {
                     back_in: back.saturating_duration_since(Instant::now()),
                 },
             };
-            (place.address, health)
+            (slot.address, health)
         })
     }
 
-    /// Kills a server; returns once its sockets are closed, with the time until it is back.
+    /// Kills a server. Returns the time until it is back, once its sockets are closed.
     pub async fn kill(&self, server: &str) -> Result<Duration, KillError> {
-        let place = self
-            .places
+        let slot = self
+            .slots
             .iter()
-            .find(|place| place.address.to_string() == server)
+            .find(|slot| slot.address.to_string() == server)
             .ok_or_else(|| KillError::Unknown(server.to_owned()))?;
-        let mut state = place.state.subscribe();
-        let told = place.state.send_if_modified(|state| {
+        let mut state = slot.state.subscribe();
+        let told = slot.state.send_if_modified(|state| {
             let up = matches!(state, State::Up(_));
             if up {
                 *state = State::Dying;
@@ -116,20 +123,20 @@ impl ChatServers {
             up
         });
         if !told {
-            return Err(KillError::Down(place.address));
+            return Err(KillError::Down(slot.address));
         }
-        // The sender is ours, so waiting cannot fail.
+        // We own the sender, so waiting cannot fail.
         let _ = state.wait_for(|state| !matches!(state, State::Dying)).await;
-        Ok(self.rest)
+        Ok(self.downtime)
     }
 }
 
-/// Owns the server of one place: kills it when told to, and starts its successor.
-async fn keep(
+/// Owns the server of one slot: kills it when told to, and starts its successor.
+async fn supervise(
     mut server: ChatServer,
     room: Arc<Room>,
     state: watch::Sender<State>,
-    rest: Duration,
+    downtime: Duration,
 ) {
     let address = server.address();
     let mut told = state.subscribe();
@@ -139,7 +146,7 @@ async fn keep(
         .is_ok()
     {
         server.kill().await;
-        let back = Instant::now() + rest;
+        let back = Instant::now() + downtime;
         state.send_replace(State::Down { back });
         tokio::time::sleep_until(back).await;
         server = start_again(address, &room).await;
@@ -147,7 +154,7 @@ async fn keep(
     }
 }
 
-/// Tries until the address is free: someone else may have taken it meanwhile.
+/// Tries until the address is free, because another process may have taken it.
 async fn start_again(address: SocketAddr, room: &Arc<Room>) -> ChatServer {
     loop {
         let started = TcpListener::bind(address)
@@ -168,12 +175,12 @@ mod tests {
 
     use super::*;
 
-    async fn start(rest: Duration) -> ChatServers {
+    async fn start(downtime: Duration) -> ChatServers {
         let mut listeners = Vec::new();
         for _ in 0..2 {
             listeners.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
         }
-        ChatServers::start(listeners, rest).unwrap()
+        ChatServers::start(listeners, downtime).unwrap()
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! The client application of the demo: serves the page, tells what it saw of a request, and kills
+//! The client application of the demo: serves the page, shows what it got of a request, and kills
 //! chat servers on demand.
 //!
 //! | request | answer |
@@ -26,10 +26,10 @@ use super::chat_servers::{ChatServers, Health, KillError};
 use super::server::{self, Request, Response, Server, serve_http};
 
 const PAGE: &str = include_str!("page.html");
-/// The page is in one piece and talks only to where it came from.
+/// The page is a single file, and talks only to the address that it came from.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
     style-src 'unsafe-inline'; img-src data:; connect-src 'self'; frame-ancestors 'none'";
-/// The headers by which the proxy says who the client is.
+/// The headers in which the proxy tells who the client is.
 const SHOWN_HEADERS: [&str; 6] = [
     "host",
     "x-real-ip",
@@ -38,10 +38,10 @@ const SHOWN_HEADERS: [&str; 6] = [
     "x-forwarded-host",
     "remote_addr",
 ];
-/// Room for a server's name in JSON.
+/// Large enough for a server's name in JSON.
 const BODY_SIZE: usize = 1024;
 
-/// One instance at work. Dropping it closes all its sockets.
+/// One running instance. Dropping it closes all its sockets.
 #[derive(Debug)]
 pub struct ClientApp {
     server: Server,
@@ -110,7 +110,7 @@ fn failure(status: StatusCode, error: &str, hint: &str) -> Response {
 
 fn whoami(own: SocketAddr, headers: &HeaderMap) -> Value {
     let seen = SHOWN_HEADERS.map(|name| {
-        // Several fields of one name would be a fault of the proxy: show them all.
+        // Several fields of one name would be a fault of the proxy, so all are shown.
         let values: Vec<_> = headers
             .get_all(name)
             .iter()
@@ -143,7 +143,7 @@ async fn kill(headers: &HeaderMap, body: Incoming, chat_servers: &ChatServers) -
     struct Victim {
         server: String,
     }
-    // Another site's page, open in the same browser, must not kill anything.
+    // A page of another site, open in the same browser, must not kill anything.
     if headers
         .get("sec-fetch-site")
         .is_some_and(|site| site != "same-origin" && site != "none")
@@ -181,7 +181,7 @@ async fn kill(headers: &HeaderMap, body: Incoming, chat_servers: &ChatServers) -
     }
 }
 
-/// As JSON shows a time: no demo lives long enough to overflow it.
+/// A time in JSON. No demo lives long enough for an overflow.
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -6,8 +6,8 @@
 //!                       └─ server LB ── chat server × 2   the sessions, at /IMS_SVR/websocket
 //! ```
 //!
-//! Here are the four servers on the right; the two tiers are prusik itself. Everything listens on
-//! loopback only.
+//! This folder has the four servers on the right; the two tiers are prusik itself. Everything
+//! listens on loopback only.
 
 mod chat_server;
 mod chat_servers;
@@ -28,10 +28,10 @@ pub use tiers::{DemoError, run};
 use chat_servers::ChatServers;
 use client_app::ClientApp;
 
-/// A killed chat server stays down long enough to watch: several health intervals.
+/// A killed chat server stays down for several health intervals, long enough to watch.
 const REST: Duration = Duration::from_secs(8);
 
-/// The ports to listen on; 0 takes any free one.
+/// The ports to listen on. 0 takes any free port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DemoPorts {
     pub client_apps: [u16; 2],
@@ -39,7 +39,7 @@ pub struct DemoPorts {
 }
 
 impl Default for DemoPorts {
-    /// Those of `conf/client-lb.yaml` and `conf/server-lb.yaml`.
+    /// The ports in `conf/client-lb.yaml` and `conf/server-lb.yaml`.
     fn default() -> Self {
         Self {
             client_apps: [7080, 8080],
@@ -48,7 +48,7 @@ impl Default for DemoPorts {
     }
 }
 
-/// The embedded servers at work. Dropping it stops them and closes their sockets.
+/// The running servers. Dropping this stops them and closes their sockets.
 #[derive(Debug)]
 pub struct DemoBackends {
     client_apps: [ClientApp; 2],
@@ -56,7 +56,7 @@ pub struct DemoBackends {
 }
 
 impl DemoBackends {
-    /// Serves at once. An error names the port that is taken, and nothing is left running.
+    /// Serves at once. An error names the port that is in use, and then nothing is left running.
     pub async fn start(ports: DemoPorts) -> io::Result<Self> {
         let [chat_one, chat_two] = ports.chat_servers;
         let [app_one, app_two] = ports.client_apps;
@@ -77,12 +77,12 @@ impl DemoBackends {
         })
     }
 
-    /// Where the page is served.
+    /// The addresses of the page.
     pub fn client_apps(&self) -> [SocketAddr; 2] {
         self.client_apps.each_ref().map(ClientApp::address)
     }
 
-    /// Where the sessions end, in the order of the ports.
+    /// The addresses of the chat servers, in the order of the ports.
     pub fn chat_servers(&self) -> Vec<SocketAddr> {
         self.chat_servers.addresses().collect()
     }

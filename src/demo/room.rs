@@ -1,7 +1,7 @@
-//! The chat room that all chat servers of the demo share: who speaks on one is heard on all, and
-//! a client that was away for a moment catches up.
+//! The chat room that all chat servers of the demo share: everybody hears a message, whatever
+//! server its speaker is on, and a client that was away for a moment catches up.
 //!
-//! It knows messages, not connections.
+//! It knows messages, but no connections.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,22 +18,22 @@ const BACKLOG: usize = 256;
 /// Longer names are cut.
 const NAME_LENGTH: usize = 40;
 
-/// One message as the room tells it.
+/// A message as the room sends it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename = "message")]
 pub struct Message {
-    /// Counts from 1 without gaps.
+    /// Counted from 1 without gaps.
     pub seq: u64,
-    /// The chat server that the speaker's session is on.
+    /// The chat server that has the speaker's session.
     pub server: String,
     #[serde(flatten)]
     pub said: Said,
 }
 
-/// One message as a client says it.
+/// A message as a client sends it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Said {
-    /// The client's own mark, by which it knows its message when it comes back.
+    /// The client's own mark, by which it recognises its message when that comes back.
     #[serde(default)]
     pub id: String,
     #[serde(default)]
@@ -43,7 +43,7 @@ pub struct Said {
 
 #[derive(Debug)]
 pub struct Room {
-    /// Tells a client whether `seq` still counts in the room that it knew.
+    /// Tells a client whether `seq` still belongs to the room that it knew.
     id: String,
     spoken: Mutex<Spoken>,
     listeners: broadcast::Sender<Arc<Message>>,
@@ -71,7 +71,7 @@ impl Room {
         &self.id
     }
 
-    /// Hears everything that is said from now on.
+    /// Receives everything that is said from now on.
     pub fn listen(&self) -> broadcast::Receiver<Arc<Message>> {
         self.listeners.subscribe()
     }
@@ -89,12 +89,12 @@ impl Room {
             spoken.history.pop_front();
         }
         spoken.history.push_back(message.clone());
-        // Under the lock, so that everyone hears messages in the order of `seq`. An error only
-        // means that nobody is in the room.
+        // Sent under the lock, so that everybody gets messages in the order of `seq`. An error only
+        // means that the room is empty.
         let _ = self.listeners.send(message);
     }
 
-    /// What was said after the message `seq`, as far as it is remembered.
+    /// The messages after the message `seq`, as far as they are kept.
     pub fn since(&self, seq: u64) -> Vec<Arc<Message>> {
         let spoken = self.spoken.lock();
         let later = spoken.history.iter().filter(|message| message.seq > seq);

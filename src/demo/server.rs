@@ -1,7 +1,7 @@
-//! What both kinds of embedded server stand on: accepts connections, one task for each, speaks
-//! HTTP/1.1 by hyper, and ends everything at once when told to, as a killed process would.
+//! The base of both kinds of embedded server: accepts connections, with one task for each, speaks
+//! HTTP/1.1 by hyper, and ends everything at once when told to, like a killed process.
 //!
-//! It knows no paths: the chat server and the client application do.
+//! It knows no paths: those are in the chat server and the client application.
 
 use std::convert::Infallible;
 use std::io;
@@ -24,15 +24,14 @@ use tokio::task::{JoinHandle, JoinSet};
 pub(super) type Request = http::Request<Incoming>;
 pub(super) type Response = http::Response<Full<Bytes>>;
 
-/// A whole head must arrive within this time; an idle connection is closed after it.
+/// How long a whole head may take. An idle connection is closed after this time.
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
-/// Room for the largest head.
+/// Large enough for the largest head.
 const HEAD_SIZE: usize = 32 * 1024;
-/// Out of descriptors, accepting again at once would only spin.
+/// Without descriptors, a new attempt at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A listener and its connections. Dropping it ends them as [`Server::kill`] does, only that
-/// nobody waits for it.
+/// A listener and its connections. Dropping it ends them like [`Server::kill`], without waiting.
 #[derive(Debug)]
 pub(super) struct Server {
     address: SocketAddr,
@@ -42,7 +41,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Accepts at once; `connection` is run for each, and owns it.
+    /// Accepts at once. `connection` is run for each connection, and owns it.
     pub(super) fn start<C, F>(listener: TcpListener, connection: C) -> io::Result<Self>
     where
         C: Fn(TcpStream) -> F + Send + 'static,
@@ -62,7 +61,7 @@ impl Server {
         self.address
     }
 
-    /// Returns once the listener and every connection are closed.
+    /// Returns when the listener and every connection are closed.
     pub(super) async fn kill(self) {
         drop(self.stop);
         if let Err(error) = self.task.await {
@@ -96,20 +95,20 @@ where
     connections.shutdown().await;
 }
 
-/// Serves the requests of one connection until it closes, or until one of them is upgraded:
-/// then this returns, and the `OnUpgrade` that the handler kept yields the connection.
+/// Serves the requests of one connection until it closes or is upgraded. After an upgrade, the
+/// handler's `OnUpgrade` gives the connection.
 pub(super) async fn serve_http<H, F>(stream: TcpStream, handler: H)
 where
     H: Fn(Request) -> F,
     F: Future<Output = Response> + Send,
 {
-    // Small messages are the demo's life; the round trip is on show.
+    // The demo sends small messages and shows the round-trip time.
     let _ = stream.set_nodelay(true);
     let service = service_fn(|request| {
         let response = handler(request);
         async { Ok::<_, Infallible>(response.await) }
     });
-    // What a client does wrong (a bad head, a reset) ends its own connection and nothing else.
+    // A client's mistake (a bad head, a reset) ends only its own connection.
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)

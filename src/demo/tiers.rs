@@ -1,4 +1,4 @@
-//! The two tiers of the demo: the shipped files, with the addresses of this run.
+//! The two tiers of the demo: the shipped files with the addresses of this run.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::phase::{Phase, Stopping};
 const CLIENT_LB: &str = include_str!("../../conf/client-lb.yaml");
 const SERVER_LB: &str = include_str!("../../conf/server-lb.yaml");
 
-/// What both files say, in the order of [`addresses`].
+/// The addresses in both files, in the order of [`addresses`].
 const SHIPPED: [&str; 6] = [
     "127.0.0.1:9090",
     "127.0.0.1:9091",
@@ -42,8 +42,8 @@ pub enum DemoError {
     Signal(#[source] io::Error),
 }
 
-/// The server LB's admin API, counted from the client LB's port: 9900 beside 9090. The client LB's
-/// own is on the next.
+/// The offset of the server LB's admin port from the client LB's port: 9900 and 9090. The client
+/// LB's admin port is the next one.
 const ADMIN_OFFSET: u16 = 810;
 
 /// Serves until Ctrl-C. The client LB takes `port`, the server LB the next one.
@@ -70,7 +70,7 @@ pub async fn run(port: u16) -> Result<(), DemoError> {
         shipped("client-lb.yaml", CLIENT_LB, &ours)?,
         &mut Inherited::default(),
     )?;
-    // The client LB asks the server LB how it is: that one comes first.
+    // The client LB checks the server LB, so that one must start first.
     for tier in [&server_lb, &client_lb] {
         tier.warm_up().await;
         tier.accept();
@@ -109,7 +109,7 @@ fn addresses(port: u16, next: u16, backends: &DemoBackends) -> [SocketAddr; 6] {
 }
 
 fn shipped(name: &str, text: &str, ours: &[SocketAddr; 6]) -> Result<Config, DemoError> {
-    // In two steps: a new address must not be taken for another old one.
+    // In two steps, so that a new address is not replaced as another old one.
     let mut text = text.to_owned();
     for (index, old) in SHIPPED.iter().enumerate() {
         text = text.replace(old, &format!("<{index}>"));
@@ -121,7 +121,7 @@ fn shipped(name: &str, text: &str, ours: &[SocketAddr; 6]) -> Result<Config, Dem
     config::parse(name, &text).map_err(DemoError::Config)
 }
 
-/// The tiers and their servers, and the admin APIs of the server LB and the client LB.
+/// The addresses of the tiers and servers, and the admin APIs of server LB and client LB.
 struct Welcome([SocketAddr; 6], [SocketAddr; 2]);
 
 impl fmt::Display for Welcome {

@@ -1,10 +1,10 @@
-//! The forwarding headers: who asked, by which scheme, for which host.
+//! The forwarding headers: who has asked, with which scheme, for which host.
 //!
-//! What a peer sends under these names passes only when it is trusted; then the lists
-//! (`X-Forwarded-For`, `Forwarded`) are carried on with the peer's own address behind them, and
-//! the single facts (`-Proto`, `-Host`, `-Port`) stay what the first proxy saw. A list that the
-//! peer didn't send begins with the client, so that it isn't lost where the other form was spoken.
-//! A peer on a unix socket has no address: it adds nothing to a list that is there.
+//! What a peer sends in these fields passes only if the peer is trusted. Then the lists
+//! (`X-Forwarded-For`, `Forwarded`) are extended by the peer's own address, and the single values
+//! (`-Proto`, `-Host`, `-Port`) stay as the first proxy saw them. A list that the peer did not send
+//! begins with the client, so that the client is not lost if the peer uses the other list. A peer
+//! on a unix socket has no address, and adds nothing to an existing list.
 
 use std::fmt::Display;
 use std::io::{Cursor, Write};
@@ -15,7 +15,7 @@ use http::{HeaderName, HeaderValue, header};
 
 use super::client_address::{ClientAddress, ClientField};
 use super::template::RequestVariables;
-use super::{Fields, Forwarded, Telling, Trust};
+use super::{Fields, Forwarded, ForwardingOptions, Trust};
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -24,8 +24,8 @@ const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const FAMILY: &str = "x-forwarded-";
 
-/// What proxies and frameworks have named the client's address, and the URL before it was
-/// rewritten: an application that believes one of these believes whoever sent it.
+/// Other names for the client's address, and for the URL before a rewrite. An application that
+/// trusts one of these trusts whoever has sent it.
 const ALIASES: [&str; 14] = [
     "cf-connecting-ip",
     "client-ip",
@@ -43,7 +43,7 @@ const ALIASES: [&str; 14] = [
     "x-rewrite-url",
 ];
 
-/// Most fields begin with another letter.
+/// A fast check: most fields begin with another letter.
 const fn may_begin_one(first: u8) -> bool {
     matches!(first, b'c' | b'f' | b't' | b'x')
 }
@@ -57,9 +57,9 @@ const _: () = {
     assert!(may_begin_one(FAMILY.as_bytes()[0]));
 };
 
-/// `X-Forwarded-` anything, `X-Real-IP`, `Forwarded`, and what else goes by these meanings. With
-/// other bytes for the dashes too: many servers hand `X_Real_IP` and `X-Real-IP` to the
-/// application as one variable.
+/// Whether this is `X-Forwarded-` anything, `X-Real-IP`, `Forwarded`, or another name for these.
+/// Also with other bytes in place of the dashes: many servers give `X_Real_IP` and `X-Real-IP` to
+/// the application as the same variable.
 pub fn is_forwarding(name: &HeaderName) -> bool {
     let dashed = |byte: u8| {
         if byte.is_ascii_alphanumeric() {
@@ -81,12 +81,12 @@ pub fn is_forwarding(name: &HeaderName) -> bool {
             .is_some_and(|start| is(FAMILY, start))
 }
 
-pub fn apply(out: &mut impl Fields, arrived: &RequestVariables<'_>, telling: Telling) {
-    let Telling {
+pub fn apply(out: &mut impl Fields, arrived: &RequestVariables<'_>, options: ForwardingOptions) {
+    let ForwardingOptions {
         forwarded: mode,
         trust,
         field,
-    } = telling;
+    } = options;
     if trust == Trust::Untrusted {
         let names: Vec<_> = out
             .map()
@@ -98,7 +98,7 @@ pub fn apply(out: &mut impl Fields, arrived: &RequestVariables<'_>, telling: Tel
             out.remove(name);
         }
     }
-    // What does not count is not the proxy's: a client may have written it.
+    // The field that does not count may have been written by a client, not by the proxy.
     match field {
         ClientField::Either => {}
         ClientField::XForwardedFor => out.remove(&header::FORWARDED),
@@ -140,7 +140,7 @@ fn set_x_forwarded(out: &mut impl Fields, arrived: &RequestVariables<'_>, trust:
     }
 }
 
-/// One element for this hop (RFC 7239 section 4), behind those of trusted proxies before it.
+/// Adds one element for this hop (RFC 7239 section 4) after those of trusted proxies.
 fn append_forwarded(out: &mut impl Fields, arrived: &RequestVariables<'_>) {
     let is_carried_on = out.map().contains_key(header::FORWARDED);
     let mut elements = Vec::new();
@@ -151,7 +151,7 @@ fn append_forwarded(out: &mut impl Fields, arrived: &RequestVariables<'_>) {
     }
     let own = elements.pop().unwrap_or_else(|| "for=unknown".to_owned());
     let mut own = format!("{own};proto={}", arrived.scheme);
-    // A host that is none could pass for an element of its own.
+    // A host that is not valid could look like an element of its own.
     if let Ok(host) = str::from_utf8(arrived.http_host())
         && !host.is_empty()
         && host
@@ -166,7 +166,7 @@ fn append_forwarded(out: &mut impl Fields, arrived: &RequestVariables<'_>) {
     }
 }
 
-/// The client, then the peer where that is another.
+/// The client, and then the peer if it is another address.
 fn hops(client: ClientAddress, peer: Option<SocketAddr>) -> impl Iterator<Item = IpAddr> {
     let client = match client {
         ClientAddress::Ip(address) => Some(address),
@@ -178,7 +178,7 @@ fn hops(client: ClientAddress, peer: Option<SocketAddr>) -> impl Iterator<Item =
     client.into_iter().chain(peer)
 }
 
-/// The node identifier (RFC 7239 section 6): IPv6 in brackets and quotes.
+/// The node identifier (RFC 7239 section 6). IPv6 needs brackets and quotes.
 fn node(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => format!("for={address}"),
@@ -186,7 +186,7 @@ fn node(address: IpAddr) -> String {
     }
 }
 
-/// A value that is no token goes in quotes (RFC 9110 section 5.6.4).
+/// Quotes a value that is not a token (RFC 9110 section 5.6.4).
 fn quoted(value: &str) -> String {
     let is_token = value
         .bytes()
@@ -223,7 +223,7 @@ fn set(
     }
 }
 
-/// Written on the stack: this is done for every request.
+/// Written on the stack, because this is done for every request.
 fn address(address: impl Display) -> Option<HeaderValue> {
     let mut text = Cursor::new([0; LONGEST_ADDRESS]);
     write!(text, "{address}").ok()?;

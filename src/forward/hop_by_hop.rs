@@ -1,9 +1,9 @@
-//! Fields that were meant for one connection only (RFC 9110 section 7.6.1).
+//! Fields that are meant for only one connection (RFC 9110 section 7.6.1).
 //!
-//! Pingora frames each connection by itself: `Content-Length` and `Transfer-Encoding` are its
-//! business, as is `Connection`, and the `Upgrade` of a WebSocket handshake, which it renews.
-//! Forwarding headers are left to [`super::forwarded`]: whether they pass is a matter of trust, and
-//! a client behind a trusted proxy that hands its `Connection` on must not take them away.
+//! Pingora frames each connection itself: it handles `Content-Length`, `Transfer-Encoding`,
+//! `Connection`, and the `Upgrade` of a WebSocket handshake. Forwarding headers are handled by
+//! [`super::forwarded`]: trust decides about them, and a client behind a trusted proxy that passes
+//! its `Connection` on must not be able to remove them.
 
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue};
@@ -13,7 +13,7 @@ use super::{Fields, forwarded};
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// Never forwarded, nominated or not.
+/// Never forwarded, whether `Connection` names them or not.
 static ALWAYS: [HeaderName; 5] = [
     KEEP_ALIVE,
     PROXY_CONNECTION,
@@ -22,7 +22,7 @@ static ALWAYS: [HeaderName; 5] = [
     header::TRAILER,
 ];
 
-/// What a `Connection` field cannot take away: without these the message would be another one.
+/// Fields that `Connection` cannot remove: without them the message would have another meaning.
 fn is_protected(name: &HeaderName) -> bool {
     [
         header::HOST,
@@ -40,14 +40,14 @@ fn is_protected(name: &HeaderName) -> bool {
         || forwarded::is_forwarding(name)
 }
 
-/// Whether [`remove`] could find anything: most messages carry nothing of the kind. A look at each
-/// name costs less than a search for each of ours.
+/// Whether [`remove`] could find anything. Most messages have no such field, and one look at each
+/// name costs less than a search for each field.
 pub fn are_there(headers: &HeaderMap) -> bool {
     let mut names = headers.keys();
     names.any(|name| *name == header::CONNECTION || ALWAYS.contains(name))
 }
 
-/// Takes out of `out`, which has no others than `arrived`, what that marks as hop-by-hop.
+/// Removes from `out`, a copy of `arrived`, the fields that `arrived` marks as hop-by-hop.
 pub fn remove(out: &mut impl Fields, arrived: &HeaderMap) {
     if !are_there(arrived) {
         return;

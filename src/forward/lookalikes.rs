@@ -1,10 +1,11 @@
-//! Fields that a server may take for others.
+//! Fields that a server may confuse with others.
 //!
-//! CGI and what came of it (WSGI, Rack, PHP) hand fields to the application under names in which
-//! every byte but letters and digits is `_`: there `X_User` is `X-User`, and who sets the one must
-//! not let the other pass. Such a name goes when its twin with dashes is there, or is one that
-//! counts; alone it is an ordinary name. And `Proxy` becomes the variable `HTTP_PROXY`, from which
-//! HTTP clients take where to send what they send (CVE-2016-5385).
+//! CGI and its successors (WSGI, Rack, PHP) give fields to the application under names in which
+//! every byte except letters and digits is `_`. There `X_User` is the same as `X-User`, so whoever
+//! may not set the one must not set the other. Such a name is removed if its form with dashes is
+//! present, or is one that has an effect; alone it is an ordinary name. `Proxy` is removed too: it
+//! becomes the variable `HTTP_PROXY`, which tells HTTP clients where to send requests
+//! (CVE-2016-5385).
 
 use http::HeaderName;
 
@@ -12,7 +13,7 @@ use super::{Fields, HeaderRules};
 
 const PROXY: HeaderName = HeaderName::from_static("proxy");
 
-/// What a server reads whether it is there or not.
+/// Fields that have an effect on a server whether they are present or not.
 const THAT_COUNT: [&str; 12] = [
     "content-length",
     "content-type",

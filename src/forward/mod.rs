@@ -1,13 +1,13 @@
-//! What a request and its answer carry on: client address, forwarding headers, hop-by-hop.
+//! The headers of a request and its answer: client address, forwarding headers, hop-by-hop.
 //!
-//! Pure: works on any header type through [`Fields`]. The order of the work is fixed, and each
-//! step may rely on the ones before:
+//! Pure: works on any header type through [`Fields`]. The order is fixed, and each step may rely on
+//! the steps before:
 //!
-//! 1. what was meant for one connection only goes ([`hop_by_hop`]);
-//! 2. forwarding headers that the peer is not trusted to send go, ours are set ([`forwarded`]);
-//! 3. the request gets its name ([`request_id`]);
-//! 4. names that a server may take for others go ([`lookalikes`]);
-//! 5. the route's own rules: remove, set, add. Templates see the request as it arrived.
+//! 1. fields that are meant for only one connection are removed ([`hop_by_hop`]);
+//! 2. forwarding headers of untrusted peers are removed, and ours are set ([`forwarded`]);
+//! 3. the request gets its id ([`request_id`]);
+//! 4. names that a server may confuse with others are removed ([`lookalikes`]);
+//! 5. the route's own rules: remove, set, add. Templates use the request as it arrived.
 
 pub mod client_address;
 pub mod forwarded;
@@ -29,13 +29,13 @@ use template::RequestVariables;
 
 pub use rules::{Forwarded, HeaderRules};
 
-/// A header section that can be edited. `display` is the name in the case it is to be sent in.
+/// Header fields that can be changed. `display` is the name in the case in which it is sent.
 pub trait Fields {
     fn map(&self) -> &HeaderMap;
-    /// Replaces every field of the name.
+    /// Replaces all fields of this name.
     fn set(&mut self, name: &HeaderName, display: Bytes, value: HeaderValue);
     fn append(&mut self, name: &HeaderName, display: Bytes, value: HeaderValue);
-    /// Takes every field of the name out.
+    /// Removes all fields of this name.
     fn remove(&mut self, name: &HeaderName);
 }
 
@@ -57,38 +57,38 @@ impl Fields for HeaderMap {
     }
 }
 
-/// Whether the TCP peer's word on forwarding is believed.
+/// Whether the TCP peer is trusted in what it says of clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
     Trusted,
     Untrusted,
 }
 
-/// What a server is told of who asks.
+/// How a server is told of the client.
 #[derive(Debug, Clone, Copy)]
-pub struct Telling {
+pub struct ForwardingOptions {
     /// In which fields.
     pub forwarded: Forwarded,
     pub trust: Trust,
-    /// Of a trusted peer's fields the one that counts.
+    /// The field of a trusted peer that counts.
     pub field: ClientField,
 }
 
-/// Makes the request that arrived into the one that a server gets.
+/// Turns the request that arrived into the one that a server gets.
 pub fn request_headers(
     out: &mut impl Fields,
     arrived: &RequestVariables<'_>,
     rules: &HeaderRules,
-    telling: Telling,
+    options: ForwardingOptions,
 ) {
     hop_by_hop::remove(out, arrived.headers);
-    forwarded::apply(out, arrived, telling);
+    forwarded::apply(out, arrived, options);
     name_request(out, arrived);
     lookalikes::remove(out, rules);
     apply(rules, out, arrived);
 }
 
-/// Makes the server's response into the one that the client gets.
+/// Turns the server's response into the one that the client gets.
 pub fn response_headers(
     out: &mut impl Fields,
     status: StatusCode,
@@ -103,7 +103,7 @@ pub fn response_headers(
         }
     }
     if status != StatusCode::SWITCHING_PROTOCOLS && out.map().contains_key(header::UPGRADE) {
-        // What the server offers to speak on its own connection.
+        // The server offers this for its own connection only.
         out.remove(&header::UPGRADE);
     }
     if hop_by_hop::are_there(out.map()) {
@@ -116,7 +116,7 @@ pub fn response_headers(
     apply(rules, out, arrived);
 }
 
-/// The same for an answer of our own, which holds nothing that was meant for another connection.
+/// The same for an answer of our own, which has no hop-by-hop fields.
 pub fn own_response_headers(
     out: &mut impl Fields,
     arrived: &RequestVariables<'_>,
@@ -140,7 +140,7 @@ fn apply(rules: &HeaderRules, out: &mut impl Fields, arrived: &RequestVariables<
         rendered.clear();
         template.render(arrived, &mut rendered);
         match value(&rendered) {
-            // As in nginx: an empty value takes the field away.
+            // As in nginx, an empty value removes the field.
             None => out.remove(name),
             Some(value) => out.set(name, Bytes::copy_from_slice(display.as_bytes()), value),
         }
@@ -154,7 +154,7 @@ fn apply(rules: &HeaderRules, out: &mut impl Fields, arrived: &RequestVariables<
     }
 }
 
-/// `None` for nothing, and for what cannot stand in a header (RFC 9110 section 5.5).
+/// `None` for an empty value, and for one that is not valid in a header (RFC 9110 section 5.5).
 fn value(rendered: &[u8]) -> Option<HeaderValue> {
     if rendered.is_empty() {
         return None;

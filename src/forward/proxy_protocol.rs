@@ -1,8 +1,8 @@
-//! The PROXY protocol, versions 1 and 2: who a connection is from, said before its first byte.
+//! The PROXY protocol, versions 1 and 2: a header before the first byte that names the client.
 //!
-//! Pure: bytes in, a header out, and the other way round. Read strictly, as every byte that is
-//! taken for a part of the header is one that the client's request lacks. Nothing but the
-//! addresses is used: additional fields of version 2 (TLVs) are skipped.
+//! Pure: bytes in, a header out, and the other way round. The parser is strict, because a byte that
+//! is wrongly taken for a part of the header is lost from the client's request. Only the addresses
+//! are used: additional fields of version 2 (TLVs) are skipped.
 //!
 //! <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>
 
@@ -11,35 +11,36 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// The two ends of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AddrPair {
-    /// Who connects.
+    /// The end that connects.
     pub peer: SocketAddr,
-    /// What it connected to.
+    /// The end that it connects to.
     pub local: SocketAddr,
 }
 
-/// What a header says.
+/// The content of a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Header {
-    /// The connection stands for another one.
+    /// The connection is made for another one.
     Proxied(AddrPair),
-    /// It is the proxy's own (`LOCAL`), or nobody can say whose (`UNKNOWN`, a unix socket).
+    /// The connection is the proxy's own (`LOCAL`), or its client is not known (`UNKNOWN`, a unix
+    /// socket).
     Own,
 }
 
-/// These bytes are no header, whatever follows them.
+/// These bytes are not a header, whatever follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
 
-/// Longer than any header that is sent: of version 2 with all of the fields that are defined.
+/// Longer than any real header: one of version 2 with all defined fields is shorter.
 pub const LONGEST: usize = 4096;
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const FIXED: usize = 16;
 
-/// What the specification allows, with the line's end.
+/// The limit of the specification, including the line end.
 const LONGEST_V1: usize = 107;
 
-/// `bytes` are all that have come; `None`: more must come. With the header's length.
+/// `bytes`: all that has come. Returns the header and its length. `None`: more bytes are needed.
 pub fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
     if bytes.starts_with(SIGNATURE) {
         return parse_v2(bytes);
@@ -66,7 +67,7 @@ fn parse_v1(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
     let header = match words.next() {
         Some("TCP4") => Header::Proxied(ends::<Ipv4Addr>(&mut words)?),
         Some("TCP6") => Header::Proxied(ends::<Ipv6Addr>(&mut words)?),
-        // What follows the word is to be ignored.
+        // The rest of the line must be ignored.
         Some("UNKNOWN") => return Ok(Some((Header::Own, line_feed + 1))),
         _ => return Err(Malformed),
     };
@@ -103,7 +104,7 @@ fn ends<'a, T: std::str::FromStr + Into<IpAddr>>(
 
 fn parse_v2(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
     let Some((fixed, rest)) = bytes.split_at_checked(FIXED) else {
-        // What is wrong already need not be awaited.
+        // If it is wrong already, no more bytes are needed.
         return match bytes.get(SIGNATURE.len()) {
             Some(0x20 | 0x21) | None => Ok(None),
             Some(_) => Err(Malformed),
@@ -121,7 +122,7 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
         (1, 1 | 2) => 12,
         (2, 1 | 2) => 36,
         (3, 1 | 2) => 216,
-        // Whoever says that it is its own connection need not say more (section 2.2).
+        // A `LOCAL` header need not contain addresses (section 2.2).
         _ if is_own => 0,
         _ => return Err(Malformed),
     };
@@ -135,13 +136,13 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<(Header, usize)>, Malformed> {
         _ if is_own => Header::Own,
         0x11 => Header::Proxied(binary::<4, Ipv4Addr>(block)?),
         0x21 => Header::Proxied(binary::<16, Ipv6Addr>(block)?),
-        // Neither a datagram's nor a unix socket's addresses are those of a TCP peer.
+        // The addresses of datagrams and unix sockets are not those of a TCP peer.
         _ => Header::Own,
     };
     Ok(Some((header, FIXED + length)))
 }
 
-/// Source, destination, and their ports.
+/// Reads source, destination and their ports.
 fn binary<const N: usize, T: From<[u8; N]> + Into<IpAddr>>(
     block: &[u8],
 ) -> Result<AddrPair, Malformed> {
@@ -160,7 +161,7 @@ fn binary<const N: usize, T: From<[u8; N]> + Into<IpAddr>>(
     })
 }
 
-/// The version of a header that is sent.
+/// The version of the header to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Version {
     V1,
@@ -169,19 +170,19 @@ pub enum Version {
 
 /// Whom a connection to a server is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Source {
-    /// A health check: nobody but us.
+pub enum PreambleClient {
+    /// Nobody: it is a health check.
     Own,
     /// A client on a unix socket.
     Unknown,
     Client(AddrPair),
 }
 
-/// What is sent before the first byte of a connection to a server. Equal ones say the same.
+/// The header before the first byte to a server. Equal values are equal bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Preamble {
     pub version: Version,
-    pub source: Source,
+    pub client: PreambleClient,
 }
 
 impl Preamble {
@@ -193,7 +194,7 @@ impl Preamble {
     }
 
     fn text(self) -> Vec<u8> {
-        let Source::Client(ends) = self.source else {
+        let PreambleClient::Client(ends) = self.client else {
             return b"PROXY UNKNOWN\r\n".to_vec();
         };
         let (peer, local) = of_one_family(ends);
@@ -207,16 +208,16 @@ impl Preamble {
 
     fn binary(self) -> Vec<u8> {
         let mut bytes = SIGNATURE.to_vec();
-        let ends = match self.source {
-            Source::Own => {
+        let ends = match self.client {
+            PreambleClient::Own => {
                 bytes.extend([0x20, 0, 0, 0]);
                 return bytes;
             }
-            Source::Unknown => {
+            PreambleClient::Unknown => {
                 bytes.extend([0x21, 0, 0, 0]);
                 return bytes;
             }
-            Source::Client(ends) => ends,
+            PreambleClient::Client(ends) => ends,
         };
         match of_one_family(ends) {
             (IpAddr::V4(peer), IpAddr::V4(local)) => {
@@ -236,7 +237,7 @@ impl Preamble {
     }
 }
 
-/// A header has room for one family only.
+/// A header can hold addresses of one family only.
 fn of_one_family(ends: AddrPair) -> (IpAddr, IpAddr) {
     let (peer, local) = (
         ends.peer.ip().to_canonical(),

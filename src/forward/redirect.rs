@@ -1,13 +1,13 @@
-//! The `Location` of a redirection, made of what an operator wrote and of what a client sent.
+//! The `Location` of a redirection, from the operator's template and values that a client sent.
 
 use percent_encoding::percent_encode_byte;
 
-/// What was rendered from the template `written`, as a URI reference (RFC 3986 section 4.1) that
-/// leads where the operator meant.
+/// Makes a URI reference (RFC 3986 section 4.1) from the rendered template `written`, which leads
+/// where the operator meant.
 ///
-/// A reference that begins with two slashes names another host: when the operator has not written
-/// it so, a client has (`//evil.example/`), and only one slash stays. Browsers read `\` as a slash,
-/// and drop control bytes. Whatever no URI holds is encoded.
+/// A reference that begins with two slashes names another host. If the operator has not written the
+/// two slashes, a client has (`//evil.example/`), and only one is kept. Browsers read `\` as a
+/// slash, and drop control bytes. Bytes that are not allowed in a URI are encoded.
 pub fn location(rendered: &[u8], written: &str) -> Vec<u8> {
     let is_slash = |byte: &u8| matches!(byte, b'/' | b'\\');
     let is_ours = written.starts_with("//");

@@ -1,7 +1,7 @@
-//! `X-Request-Id`: one name for a request in the logs of everybody that it passes.
+//! `X-Request-Id`: one id for a request in the logs of all that handle it.
 //!
-//! A trusted proxy's is taken over, any other's is replaced. The server gets it with the request,
-//! the client with the answer.
+//! The id of a trusted proxy is kept, and any other is replaced. The server gets it with the
+//! request, and the client with the answer.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use itertools::Itertools;
@@ -9,10 +9,10 @@ use uuid::Uuid;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Longer than what any proxy makes.
+/// Longer than the id of any proxy.
 const LONGEST: usize = 128;
 
-/// What a trusted proxy has sent, if it is one plain word: it goes into logs.
+/// The id of a trusted proxy, if it is a single plain word, because it goes into logs.
 pub fn taken_over(headers: &HeaderMap) -> Option<&HeaderValue> {
     let sent = headers.get_all(&REQUEST_ID).iter().exactly_one();
     sent.ok().filter(|only| is_plain(only.as_bytes()))
@@ -29,7 +29,7 @@ pub fn from_uuid(id: Uuid) -> HeaderValue {
         .expect("hex digits and dashes are a field's value")
 }
 
-/// The UUID that it is, if it is written as we write one.
+/// The id as a UUID, if it is written in the form that prusik writes.
 pub fn as_uuid(value: &HeaderValue) -> Option<Uuid> {
     let id = Uuid::try_parse_ascii(value.as_bytes()).ok()?;
     let text = &mut [0; uuid::fmt::Hyphenated::LENGTH];

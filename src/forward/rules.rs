@@ -1,4 +1,4 @@
-//! What a route changes of a request's or a response's fields, and how servers hear of the client.
+//! Which fields a route changes, and how servers are told of the client.
 
 use http::HeaderName;
 
@@ -7,7 +7,7 @@ use super::template::Template;
 /// Applied in this order: remove, set, add.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct HeaderRules {
-    /// Replaces every field of the name. An empty rendered value removes the field, as in nginx.
+    /// Replaces all fields of the name. An empty rendered value removes the field, as in nginx.
     pub set: Vec<(HeaderName, String, Template)>,
     pub add: Vec<(HeaderName, String, Template)>,
     pub remove: Vec<HeaderName>,

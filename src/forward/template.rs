@@ -1,7 +1,7 @@
 //! Header values with nginx's variables: `$host:$server_port`.
 //!
-//! A name is `$name` or `${name}`. A `$` that no name follows stands for itself, as in nginx.
-//! A variable that has no value renders as nothing.
+//! A name is `$name` or `${name}`. A `$` without a name is kept, as in nginx. A variable without a
+//! value renders as an empty text.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use super::client_address::ClientAddress;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
-    source: String,
+    text: String,
     parts: Vec<Part>,
 }
 
@@ -34,7 +34,7 @@ enum Variable {
     QueryString,
     IsArgs,
     Argument(String),
-    /// `$http_NAME`, with the dashes that the name stands for.
+    /// `$http_NAME`, stored with the dashes of the header's name.
     Field(String),
     Cookie(String),
     RequestId,
@@ -44,7 +44,7 @@ enum Variable {
     ClientVerify,
 }
 
-/// Every variable that has no name of the user's in it.
+/// Every variable with a fixed name.
 const PLAIN: &[(&str, Variable)] = &[
     ("host", Variable::Host),
     ("server_port", Variable::ServerPort),
@@ -89,10 +89,10 @@ fn did_you_mean(name: &str) -> String {
 }
 
 impl Template {
-    pub fn parse(source: &str) -> Result<Self, TemplateError> {
+    pub fn parse(text: &str) -> Result<Self, TemplateError> {
         let mut parts = Vec::new();
         let mut literal = String::new();
-        let mut rest = source;
+        let mut rest = text;
         while let Some(at) = rest.find('$') {
             literal.push_str(&rest[..at]);
             let behind = &rest[at + 1..];
@@ -100,7 +100,7 @@ impl Template {
                 Some(braced) => braced
                     .split_once('}')
                     .ok_or_else(|| TemplateError::Unclosed {
-                        template: source.to_owned(),
+                        template: text.to_owned(),
                     })?,
                 None => {
                     let end = behind
@@ -124,17 +124,17 @@ impl Template {
             parts.push(Part::Literal(literal));
         }
         Ok(Self {
-            source: source.to_owned(),
+            text: text.to_owned(),
             parts,
         })
     }
 
-    /// The text as it was written.
+    /// The text as the operator has written it.
     pub fn as_str(&self) -> &str {
-        &self.source
+        &self.text
     }
 
-    /// Appends the value for one request. Bytes, as header values are (RFC 9110 section 5.5).
+    /// Appends the value for one request. It is bytes, like header values (RFC 9110 section 5.5).
     pub fn render(&self, request: &RequestVariables<'_>, out: &mut Vec<u8>) {
         for part in &self.parts {
             match part {
@@ -169,29 +169,29 @@ impl Variable {
     }
 }
 
-/// A request as it arrived: what templates and forwarding headers are made from.
+/// A request as it arrived, for templates and forwarding headers.
 #[derive(Debug, Clone)]
 pub struct RequestVariables<'a> {
     pub headers: &'a HeaderMap,
     pub method: &'a Method,
     /// Path and query, as sent.
     pub target: &'a [u8],
-    /// The path that routes are compared with, where that is another than the client sent.
+    /// The path with which routes are compared, if it differs from the client's.
     pub path: Option<&'a str>,
-    /// For a request that names its host in the target and has no `Host` field.
+    /// For a request with its host in the target and no `Host` field.
     pub authority: Option<&'a str>,
     pub scheme: &'static str,
-    /// Of the client's certificate, which was verified; `None`: it has shown none.
+    /// The subject of the client's verified certificate. `None`: the client has shown none.
     pub client_subject: Option<&'a str>,
     pub local: Option<SocketAddr>,
-    /// The TCP peer; `None` on a unix socket.
+    /// The TCP peer. `None` on a unix socket.
     pub peer: Option<SocketAddr>,
     pub client: ClientAddress,
     pub request_id: &'a HeaderValue,
 }
 
 impl<'a> RequestVariables<'a> {
-    /// The host as sent, with its port if it has one.
+    /// The host as it was sent, with its port if there is one.
     pub fn http_host(&self) -> &'a [u8] {
         match self.headers.get(header::HOST) {
             Some(host) => host.as_bytes(),
@@ -199,7 +199,7 @@ impl<'a> RequestVariables<'a> {
         }
     }
 
-    /// As [`Self::http_host`], not copied if it is a field.
+    /// Like [`Self::http_host`], but not copied if it is a field.
     pub fn host_value(&self) -> Option<HeaderValue> {
         match self.headers.get(header::HOST) {
             Some(host) => Some(host.clone()),
@@ -207,7 +207,7 @@ impl<'a> RequestVariables<'a> {
         }
     }
 
-    /// What arrived as X-Forwarded-For with the peer's address behind it.
+    /// Appends the arrived X-Forwarded-For and the peer's address.
     pub fn append_forwarded_for(&self, out: &mut Vec<u8>) {
         let start = out.len();
         self.append_field("x-forwarded-for", out);
@@ -245,7 +245,7 @@ impl<'a> RequestVariables<'a> {
             Variable::Scheme => text(self.scheme),
             Variable::RemoteAddr => text(&self.client.to_string()),
             Variable::RemotePort => {
-                // The port of another address would be no port of the client's.
+                // The peer's port belongs to the client only if both have the same address.
                 if let Some(peer) = self.peer
                     && self.client == ClientAddress::Ip(peer.ip().to_canonical())
                 {
@@ -278,14 +278,14 @@ impl<'a> RequestVariables<'a> {
             Variable::ClientVerify => match (self.client_subject, self.scheme) {
                 (Some(_), _) => text("SUCCESS"),
                 (None, "https") => text("NONE"),
-                // As in nginx, where TLS is not spoken the variable is empty.
+                // As in nginx, the variable is empty without TLS.
                 (None, _) => {}
             },
         }
     }
 
-    /// Several fields of one name are one list (RFC 9110 section 5.3); cookies have a separator of
-    /// their own (RFC 6265 section 4.2.1).
+    /// Several fields of one name form one list (RFC 9110 section 5.3). Cookies have their own
+    /// separator (RFC 6265 section 4.2.1).
     fn append_field(&self, name: &str, out: &mut Vec<u8>) {
         let separator: &[u8] = if name == "cookie" { b"; " } else { b", " };
         for (index, value) in self.headers.get_all(name).iter().enumerate() {
@@ -317,7 +317,7 @@ fn split_at_byte(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
     Some((&bytes[..index], &bytes[index + 1..]))
 }
 
-/// `host:port`, `[v6]:port` or either without a port; brackets stay, as in nginx.
+/// Removes the port from `host:port` or `[v6]:port`. Brackets stay, as in nginx.
 fn without_port(host: &[u8]) -> &[u8] {
     if host.starts_with(b"[") {
         let end = host
@@ -330,124 +330,4 @@ fn without_port(host: &[u8]) -> &[u8] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers() -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in [
-            ("host", "Chat.Example.com:9090"),
-            ("x-tag", "one"),
-            ("x-tag", "two"),
-            ("cookie", "a=1; session=abc; session=later"),
-            ("x-forwarded-for", "203.0.113.9"),
-            ("upgrade", "websocket"),
-        ] {
-            headers.append(name, value.parse().unwrap());
-        }
-        headers
-    }
-
-    fn render(template: &str) -> String {
-        let headers = headers();
-        let peer = Some("192.0.2.7:41000".parse().unwrap());
-        let request = RequestVariables {
-            client: ClientAddress::of_peer(peer),
-            headers: &headers,
-            method: &Method::GET,
-            target: b"/IMS_SVR/ws?userId=42&x=y&userid=43",
-            path: None,
-            authority: None,
-            scheme: "http",
-            client_subject: None,
-            local: Some("127.0.0.1:9090".parse().unwrap()),
-            peer,
-            request_id: &HeaderValue::from_static("7"),
-        };
-        let mut out = Vec::new();
-        Template::parse(template)
-            .unwrap()
-            .render(&request, &mut out);
-        String::from_utf8(out).unwrap()
-    }
-
-    #[test]
-    fn every_variable_of_the_contract_renders_as_in_nginx() {
-        for (template, value) in [
-            ("$host:$server_port", "chat.example.com:9090"),
-            ("$http_host", "Chat.Example.com:9090"),
-            ("$server_addr", "127.0.0.1"),
-            ("$scheme", "http"),
-            ("$remote_addr", "192.0.2.7"),
-            ("$remote_port", "41000"),
-            ("$request_uri", "/IMS_SVR/ws?userId=42&x=y&userid=43"),
-            ("$uri", "/IMS_SVR/ws"),
-            ("$query_string", "userId=42&x=y&userid=43"),
-            ("$args", "userId=42&x=y&userid=43"),
-            ("$uri$is_args$args", "/IMS_SVR/ws?userId=42&x=y&userid=43"),
-            ("$arg_userId", "42"),
-            ("$arg_absent", ""),
-            ("$http_x_tag", "one, two"),
-            ("$http_upgrade", "websocket"),
-            ("$cookie_session", "abc"),
-            ("$request_id", "7"),
-            ("$request_method", "GET"),
-            ("$proxy_add_x_forwarded_for", "203.0.113.9, 192.0.2.7"),
-        ] {
-            assert_eq!(render(template), value, "{template}");
-        }
-    }
-
-    #[test]
-    fn braces_end_a_name_and_a_lone_dollar_is_itself() {
-        assert_eq!(render("${host}s"), "chat.example.coms");
-        assert_eq!(render("costs 5$ or $-"), "costs 5$ or $-");
-        assert_eq!(render("plain"), "plain");
-    }
-
-    #[test]
-    fn details_are_as_in_nginx() {
-        let mut headers = HeaderMap::new();
-        for (name, value) in [
-            ("host", "Chat.Example.com.:80"),
-            ("cookie", "a=1"),
-            ("cookie", "b=2"),
-        ] {
-            headers.append(name, value.parse().unwrap());
-        }
-        let peer: SocketAddr = "192.0.2.7:41000".parse().unwrap();
-        let mut request = RequestVariables {
-            client: ClientAddress::Ip(peer.ip()),
-            headers: &headers,
-            method: &Method::GET,
-            target: b"/",
-            path: None,
-            authority: None,
-            scheme: "http",
-            client_subject: None,
-            local: None,
-            peer: Some(peer),
-            request_id: &HeaderValue::from_static("7"),
-        };
-        let template = Template::parse("$host $http_cookie $remote_port").unwrap();
-        let mut out = Vec::new();
-        template.render(&request, &mut out);
-        assert_eq!(out, b"chat.example.com a=1; b=2 41000");
-        // The port of the proxy between is no port of the client's.
-        request.client = ClientAddress::Ip("203.0.113.9".parse().unwrap());
-        out.clear();
-        template.render(&request, &mut out);
-        assert_eq!(out, b"chat.example.com a=1; b=2 ");
-    }
-
-    #[test]
-    fn an_unknown_variable_is_an_error_that_names_the_nearest() {
-        let error = Template::parse("$remote_adr").unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "unknown variable \"$remote_adr\" (did you mean \"$remote_addr\"?)"
-        );
-        assert!(Template::parse("${host").is_err());
-        assert!(Template::parse("$arg_").is_err());
-    }
-}
+mod tests;

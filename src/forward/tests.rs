@@ -51,12 +51,12 @@ fn leave_by(
         request_id: &REQUEST,
     };
     let mut out = arrived.clone();
-    let telling = Telling {
+    let options = ForwardingOptions {
         forwarded: mode,
         trust,
         field,
     };
-    request_headers(&mut out, &request, rules, telling);
+    request_headers(&mut out, &request, rules, options);
     let mut lines: Vec<_> = out
         .iter()
         .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))

@@ -1,5 +1,5 @@
-//! What counts under limits, by name: one for all configurations, one after the other. A route or
-//! upstream that leaves the file and comes back finds the sessions that have stayed.
+//! The counts for limits, by name. All configurations share them, so that a route or upstream that
+//! leaves the file and comes back finds its remaining sessions.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,17 +18,17 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// Made when there is none.
+    /// The limiter is made if there is none.
     pub fn limiter(&self, route: &str) -> Arc<Limiter> {
         made_of(&mut self.limiters.lock(), route)
     }
 
-    /// Made when there are none.
+    /// The servers are made if there are none.
     pub fn servers(&self, upstream: &str) -> Arc<Servers> {
         made_of(&mut self.servers.lock(), upstream)
     }
 
-    /// What no configuration has is forgotten when its last session is gone.
+    /// Forgets what no configuration has, once the last session is gone.
     pub fn forget_unused(&self) {
         self.limiters
             .lock()

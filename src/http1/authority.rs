@@ -1,10 +1,9 @@
-//! The host that a request is for: `Host`, or the authority of an absolute target.
+//! The host of a request: `Host`, or the authority of an absolute target.
 
 /// A name or an address, and perhaps a port (RFC 9110 section 7.2).
 ///
-/// Narrower than RFC 3986: of a registered name's `sub-delims` and escapes none is in a name that
-/// resolves, and each is read in another way by somebody (`,` as a list, `@` and `%40` as
-/// userinfo).
+/// Narrower than RFC 3986: names that resolve contain no `sub-delims` and no escapes, and some
+/// programs read these in another way (`,` as a list, `@` and `%40` as user information).
 pub fn is_sound(authority: &[u8]) -> bool {
     let (host, port) = match authority {
         [b'[', rest @ ..] => {
@@ -35,8 +34,8 @@ pub fn is_sound(authority: &[u8]) -> bool {
     is_name && port.is_none_or(is_port_or_none)
 }
 
-/// Whether two sound authorities name the same host and port (RFC 9110 section 4.2.3): letters do
-/// not count, and no port is the scheme's own, as is an empty one.
+/// Whether two sound authorities have the same host and port (RFC 9110 section 4.2.3). Case is
+/// ignored, and a missing or empty port means the scheme's default.
 pub fn is_same(one: &[u8], other: &[u8], default_port: u16) -> bool {
     let ((host, port), (other_host, other_port)) = (parts(one), parts(other));
     let number = |port: &[u8]| {
@@ -49,13 +48,13 @@ pub fn is_same(one: &[u8], other: &[u8], default_port: u16) -> bool {
 /// The host, and the port without its colon.
 fn parts(authority: &[u8]) -> (&[u8], &[u8]) {
     match memchr::memrchr(b':', authority) {
-        // A colon within brackets is the address's.
+        // A colon inside brackets belongs to the address.
         Some(colon) if !authority.ends_with(b"]") => (&authority[..colon], &authority[colon + 1..]),
         _ => (authority, b""),
     }
 }
 
-/// RFC 3986 section 3.2.3 allows for a colon without a port.
+/// RFC 3986 section 3.2.3 allows a colon without a port.
 fn is_port_or_none(port: &[u8]) -> bool {
     port.is_empty() || is_port(port)
 }

@@ -1,41 +1,41 @@
-//! The framing of a chunked body (RFC 9112 section 7.1), as strictly as its grammar has it.
+//! The framing of a chunked body (RFC 9112 section 7.1), exactly as its grammar demands.
 //!
-//! Pingora reads chunks too, and writes its own towards the server; but it takes a bare line feed
-//! in an extension or among the trailers for one thing where a proxy before it may take it for
-//! another, and then the two disagree about where the request ends.
+//! Pingora reads chunks too, and writes its own to the server. But it accepts a bare line feed in
+//! an extension or a trailer, which a proxy in front may read in another way, and then the two
+//! disagree about where the request ends.
 
-/// An extension is ignored, so nobody needs a long one (RFC 9112 section 7.1.1).
+/// An extension is ignored, so none needs to be long (RFC 9112 section 7.1.1).
 const SIZE_LINE_MAX: usize = 1024;
 
 /// Trailers are dropped.
 const TRAILERS_MAX: usize = 8 * 1024;
 
-/// Sixteen digits could overflow once the chunk's own end is added.
+/// Sixteen digits could overflow when the end of the chunk is added.
 const SIZE_DIGITS: u8 = 15;
 
-/// Follows the framing through the bytes as they pass, however they are cut.
+/// Follows the framing through the bytes that pass, in pieces of any size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkScanner {
     at: At,
-    /// Digits of this chunk's size, then bytes of it that are still to come.
+    /// While the size is read: its value. After that: how many bytes of the chunk are to come.
     size: u64,
-    /// Of the size line, or of all trailers.
+    /// The length so far of the size line, or of all trailers.
     length: usize,
-    /// What the chunks have held so far.
+    /// How many bytes of content the chunks have had so far.
     content: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
     Size(u8),
-    /// Behind the size: spaces that only an extension may follow.
+    /// After the size: spaces, which only an extension may follow.
     Space,
     Extension,
     SizeEnd,
     Data,
     DataEnd,
     DataLineFeed,
-    /// At the start of a trailer line, or of the blank one.
+    /// At the beginning of a trailer line or of the final blank line.
     Line,
     Name,
     Value,
@@ -44,7 +44,7 @@ enum At {
     End,
 }
 
-/// The body is not framed as it must be.
+/// The framing of the body is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Broken;
 
@@ -64,19 +64,19 @@ impl ChunkScanner {
         self.at == At::End
     }
 
-    /// Bytes of the body itself so far.
+    /// How many bytes of content have passed.
     pub fn content(&self) -> u64 {
         self.content
     }
 
-    /// How many of `bytes` belong to the body: all, unless it ends among them.
+    /// How many of `bytes` belong to the body: all of them, unless the body ends among them.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<usize, Broken> {
         let mut index = 0;
         while index < bytes.len() && self.at != At::End {
             match self.data_left() {
                 0 => index += self.feed_framing(&bytes[index..])?,
-                left => {
-                    let part = left.min(bytes.len() - index);
+                remaining => {
+                    let part = remaining.min(bytes.len() - index);
                     self.pass(part);
                     index += part;
                 }
@@ -85,7 +85,7 @@ impl ChunkScanner {
         Ok(index)
     }
 
-    /// How many of the next bytes are the body's own; 0: framing comes next, or nothing.
+    /// How many of the next bytes are content. 0: framing follows, or nothing.
     pub fn data_left(&self) -> usize {
         match self.at {
             At::Data => usize::try_from(self.size).unwrap_or(usize::MAX),
@@ -93,7 +93,7 @@ impl ChunkScanner {
         }
     }
 
-    /// So many of the body's own bytes have passed: no more than there were [left].
+    /// Notes that so many bytes of content have passed, at most those that were [left].
     ///
     /// [left]: ChunkScanner::data_left
     pub fn pass(&mut self, bytes: usize) {
@@ -104,7 +104,7 @@ impl ChunkScanner {
         }
     }
 
-    /// How many of `bytes` are framing: up to the body's own bytes, or to its end.
+    /// How many of `bytes` are framing: up to the next content, or to the end of the body.
     pub fn feed_framing(&mut self, bytes: &[u8]) -> Result<usize, Broken> {
         let mut index = 0;
         while index < bytes.len() && !matches!(self.at, At::Data | At::End) {

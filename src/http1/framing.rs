@@ -1,4 +1,4 @@
-//! How long a request's body is: one answer, or a rejection (RFC 9112 section 6.3).
+//! Decides how long a request's body is, or rejects the request (RFC 9112 section 6.3).
 
 use http::StatusCode;
 
@@ -14,7 +14,7 @@ pub enum Framing {
 }
 
 impl Framing {
-    /// As far as the head says it.
+    /// The length as far as the head tells.
     pub fn length(self) -> u64 {
         match self {
             Self::Length(length) => length,
@@ -23,10 +23,10 @@ impl Framing {
     }
 }
 
-/// Nineteen digits could overflow; nobody sends an exabyte.
+/// Nineteen digits could overflow, and nobody sends an exabyte.
 const LENGTH_DIGITS: usize = 18;
 
-/// A `Content-Length` value: digits, and nothing that one of two readers could read as octal.
+/// Reads a `Content-Length`: digits, and no leading zero that a reader could take for octal.
 pub fn length(value: &[u8]) -> Result<u64, Rejection> {
     let is_number = match value {
         [b'0'] => true,
@@ -46,8 +46,8 @@ pub fn length(value: &[u8]) -> Result<u64, Rejection> {
     Ok(digits.fold(0, |number, digit| number * 10 + digit))
 }
 
-/// A `Transfer-Encoding` value: `chunked` alone. Other codings end in `chunked` too, but whoever
-/// does not know one of them reads another body (RFC 9112 section 6.1).
+/// Accepts a `Transfer-Encoding` only if it is `chunked` alone. A list may end in `chunked` too,
+/// but a reader that does not know one of its codings reads another body (RFC 9112 section 6.1).
 pub fn is_chunked(value: &[u8]) -> Result<(), Rejection> {
     if value.eq_ignore_ascii_case(b"chunked") {
         return Ok(());

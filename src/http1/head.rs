@@ -1,7 +1,7 @@
-//! A request's head as it must be (RFC 9112 sections 2 to 6), before anything is mended in it.
+//! Checks the head of a request (RFC 9112 sections 2 to 6) before any parser corrects it.
 //!
-//! Lines are looked at once, as they become whole, so that what no request begins with is refused
-//! at once and nobody waits for its blank line.
+//! Each line is checked once, when it is complete. So bytes that no request begins with are refused
+//! at once, without waiting for the blank line.
 
 use std::ops::Range;
 
@@ -12,16 +12,17 @@ use crate::http1::framing::{self, Framing};
 use crate::http1::target;
 use crate::http1::{Rejection, is_control, is_token, trim};
 
-/// A request line: Pingora writes some of its bytes as three, and its URI type holds 64 KiB.
+/// A request line may not be longer, because Pingora writes some bytes as three, and its URI type
+/// holds at most 64 KiB.
 const LINE_MAX: usize = 16 * 1024;
 
-/// As many as Pingora's parser has room for.
+/// The size of the table in Pingora's parser.
 pub const FIELDS_MAX: usize = 256;
 
-/// What a head may have.
+/// The limits of a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeadLimits {
-    /// Bytes in all.
+    /// Bytes in total.
     pub size: usize,
     /// At most [`FIELDS_MAX`].
     pub fields: usize,
@@ -36,35 +37,36 @@ impl Default for HeadLimits {
     }
 }
 
-/// A head that may go on.
+/// A head that was found sound.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ValidHead {
-    /// The index behind its blank line.
+    /// The index after its blank line.
     pub end: usize,
     pub framing: Framing,
-    /// The client waits for a word before it sends the body.
+    /// The client waits for a 100 before it sends the body.
     pub expects: bool,
-    /// Where its target stands, if that is [odd](target::is_odd) or spells the host in another way.
+    /// The range of the target, if it is [odd](target::is_odd) or writes the host differently.
     pub odd: Option<Range<usize>>,
-    /// Then where the target names the host, and where `Host` does. Pingora compares the bytes.
+    /// The ranges of the host in the target and in `Host`, if they differ. Pingora compares the
+    /// bytes.
     pub respelt: Option<Respelt>,
 }
 
-/// Where a target names the host, and where `Host` does.
+/// The ranges of the host in the target and in `Host`.
 pub type Respelt = (Range<usize>, Range<usize>);
 
-/// Follows one head.
+/// Checks one head.
 #[derive(Debug, Default)]
 pub struct HeadCheck {
     limits: HeadLimits,
-    /// Where the line begins that is not whole yet.
+    /// Where the incomplete line begins.
     line: usize,
-    /// How far its end has been looked for.
+    /// Up to where the end of the line was searched.
     looked: usize,
     /// `None` before the request line.
     version: Option<Version>,
     fields: usize,
-    /// `None`: the target names no host.
+    /// `None`: the target has no host.
     absolute: Option<Absolute>,
     host: Option<Range<usize>>,
     odd: Option<Range<usize>>,
@@ -77,9 +79,9 @@ pub struct HeadCheck {
 /// A target in absolute form.
 #[derive(Debug)]
 struct Absolute {
-    place: Range<usize>,
+    range: Range<usize>,
     authority: Range<usize>,
-    /// What its scheme stands for.
+    /// The default port of its scheme.
     port: u16,
 }
 
@@ -97,13 +99,13 @@ impl HeadCheck {
         }
     }
 
-    /// It has seen nothing yet.
+    /// Whether it has seen no bytes yet.
     pub fn is_new(&self) -> bool {
         self.looked == 0
     }
 
-    /// `bytes` are all that have come, from the head's first on; call it again with more of them
-    /// as long as there is neither a sound head nor a rejection.
+    /// `bytes`: everything that has come since the first byte of the head. To be called again with
+    /// more bytes until it returns a head or a rejection.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Option<ValidHead>, Rejection> {
         while let Some(found) = memchr::memchr(b'\n', &bytes[self.looked..]) {
             let line_feed = self.looked + found;
@@ -119,7 +121,7 @@ impl HeadCheck {
             self.line = line_feed + 1;
             self.looked = self.line;
             match (self.version, line.is_empty()) {
-                // RFC 9112 section 2.2: one may be left over from the request before.
+                // RFC 9112 section 2.2: one empty line may remain from the request before.
                 (None, true) if !self.blank_before => self.blank_before = true,
                 (None, true) => return Err(Rejection::bad("blank lines stand before the request")),
                 (None, false) => self.request_line(bytes, line)?,
@@ -184,7 +186,7 @@ impl HeadCheck {
         }
         if let Some(authority) = target::authority_of(method, asked)? {
             self.absolute = Some(Absolute {
-                place: start..start + asked.len(),
+                range: start..start + asked.len(),
                 authority: start + authority.start..start + authority.end,
                 port: target::default_port(asked),
             });
@@ -213,7 +215,7 @@ impl HeadCheck {
             return Err(CONTROL);
         }
         let is = |wanted: &[u8]| name.eq_ignore_ascii_case(wanted);
-        // By length first: hardly any field is one of these.
+        // The length is compared first: hardly any field is one of these.
         match name.len() {
             4 if is(b"host") => self.host(bytes, line.start + name.len() + 1, trim(value)),
             6 if is(b"expect") => self.expect(trim(value)),
@@ -235,7 +237,7 @@ impl HeadCheck {
         }
     }
 
-    /// `from` is where the value begins, before it is trimmed.
+    /// `from`: where the value begins before it is trimmed.
     fn host(&mut self, bytes: &[u8], from: usize, value: &[u8]) -> Result<(), Rejection> {
         if self.host.is_some() {
             return Err(Rejection::bad("there is more than one Host"));
@@ -253,8 +255,8 @@ impl HeadCheck {
         Ok(())
     }
 
-    /// RFC 9110 section 10.1.1 knows one expectation; spelt in another way, one side waits for a
-    /// body that the other has sent.
+    /// RFC 9110 section 10.1.1 defines one expectation. With any other, one side could wait for a
+    /// body that the other has already sent.
     fn expect(&mut self, value: &[u8]) -> Result<(), Rejection> {
         if self.expects || !value.eq_ignore_ascii_case(b"100-continue") {
             return Err(Rejection::new(
@@ -293,7 +295,7 @@ impl HeadCheck {
         })
     }
 
-    /// Where the target and `Host` name the same in two spellings.
+    /// The ranges of target and `Host`, if they name the same host in two notations.
     fn compare_hosts(&mut self, bytes: &[u8]) -> Result<Option<Respelt>, Rejection> {
         let (Some(host), Some(absolute)) = (&self.host, &self.absolute) else {
             return Ok(None);
@@ -308,7 +310,7 @@ impl HeadCheck {
                 "the Host is not the one that the target names",
             ));
         }
-        self.odd = Some(absolute.place.clone());
+        self.odd = Some(absolute.range.clone());
         Ok(Some((authority, host)))
     }
 }
@@ -325,14 +327,14 @@ const TOO_LONG: Rejection = Rejection::new(
 
 const CONTROL: Rejection = Rejection::bad("the head holds a control byte");
 
-/// Single spaces, and only two of them (RFC 9112 section 3).
+/// Splits at exactly two single spaces (RFC 9112 section 3).
 fn parts(line: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let mut parts = line.split(|byte| *byte == b' ');
     let found = (parts.next()?, parts.next()?, parts.next()?);
     parts.next().is_none().then_some(found)
 }
 
-/// A sound head without what announces a body.
+/// A sound head without the fields that announce a body.
 pub fn without_body(head: &[u8]) -> Vec<u8> {
     let announces = |line: &[u8]| {
         let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
@@ -340,7 +342,7 @@ pub fn without_body(head: &[u8]) -> Vec<u8> {
             .iter()
             .any(|known| name.eq_ignore_ascii_case(known))
     };
-    // A sound head has no line end but CRLF.
+    // All lines of a sound head end in CRLF.
     let lines = head.split_inclusive(|byte| *byte == b'\n');
     lines
         .filter(|line| !announces(line))
@@ -349,7 +351,7 @@ pub fn without_body(head: &[u8]) -> Vec<u8> {
         .collect()
 }
 
-/// Method and target of a head that is refused, for the log: as far as there are any.
+/// Method and target of a refused head, for the log, as far as they are there.
 pub fn asked(head: &[u8]) -> (&[u8], &[u8]) {
     let line = head
         .split(|byte| matches!(byte, b'\r' | b'\n'))

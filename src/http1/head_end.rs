@@ -1,14 +1,14 @@
-//! Finds the blank line that ends a message head (RFC 9112 section 2.1), however it is cut.
+//! Finds the blank line that ends the head of a message (RFC 9112 section 2.1) in any pieces.
 
-/// Feed it a head's bytes; it says where the head ends.
+/// Is fed the bytes of a head, and tells where the head ends.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct HeadEnd {
-    /// Line feeds in a row; a carriage return before one is skipped.
+    /// How many line feeds came in a row. A carriage return before one is skipped.
     line_feeds: u8,
 }
 
 impl HeadEnd {
-    /// The index behind the blank line, if it ends in `bytes`. Then it starts anew.
+    /// Returns the index after the blank line if that is in `bytes`, and then starts again.
     pub fn feed(&mut self, bytes: &[u8]) -> Option<usize> {
         for (index, byte) in bytes.iter().enumerate() {
             match byte {

@@ -1,16 +1,16 @@
-//! What of a message is ambiguous or forbidden, so that it never reaches a server.
+//! Finds what is ambiguous or forbidden in a message, so that it never reaches a server.
 //!
-//! Pure: bytes in, a verdict out. The listener asks before Pingora sees a byte, because Pingora's
-//! parser mends what it reads (bare line feeds, spaces in a target, a `Content-Length` beside a
-//! `Transfer-Encoding`) and what was mended can no longer be told from what was sound. The proxy
-//! asks for what depends on routes.
+//! Pure: bytes in, a verdict out. The listener checks before Pingora sees a byte, because Pingora's
+//! parser corrects some errors (bare line feeds, spaces in a target, a `Content-Length` beside a
+//! `Transfer-Encoding`), and after that nobody can tell that they were there. The proxy checks what
+//! depends on routes.
 //!
 //! - [`head`]: a request's head, line by line, and the [`framing`] of its body;
-//! - [`target`] and [`authority`]: what it asks for, and of whom;
-//! - [`chunks`]: the framing of a chunked body;
-//! - [`response`]: what a server answers.
+//! - [`target`] and [`authority`]: what the request asks for, and from which host;
+//! - [`chunked`]: the framing of a chunked body;
+//! - [`response`]: the answer of a server.
 //!
-//! `docs/security.md` maps each known attack to its place here.
+//! `docs/security.md` maps each known attack to the place here that stops it.
 
 pub mod authority;
 pub mod chunked;
@@ -22,7 +22,7 @@ pub mod target;
 
 use http::StatusCode;
 
-/// Why a request goes no further. The reason never holds anything that the client sent.
+/// Why a request is refused. The reason never contains anything that the client sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rejection {
     pub status: StatusCode,
@@ -48,7 +48,7 @@ fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Without optional whitespace (RFC 9110 section 5.6.3): spaces and tabs, and nothing else.
+/// Removes optional white space (RFC 9110 section 5.6.3): only spaces and tabs.
 fn trim(mut text: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = text {
         text = rest;
@@ -56,7 +56,7 @@ fn trim(mut text: &[u8]) -> &[u8] {
     text
 }
 
-/// What no line of a head may hold, besides the line's own end (RFC 9110 section 5.5).
+/// Bytes that a line of a head may not contain, except at its end (RFC 9110 section 5.5).
 fn is_control(byte: u8) -> bool {
     (byte < b' ' && byte != b'\t') || byte == 0x7F
 }

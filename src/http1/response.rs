@@ -1,15 +1,15 @@
-//! What a server may answer: framing that can be read in one way, and a status there is.
+//! Checks a server's answer: the framing must have one reading, and the status must exist.
 
 use http::{HeaderMap, StatusCode, Version, header};
 use itertools::Itertools;
 
 use super::framing;
 
-/// Interim answers before the one that counts: more are no information.
+/// More interim answers than this carry no information.
 pub const INTERIM_MAX: u8 = 16;
 
-/// Why the answer is none that a client may get. Of an answer without a body (RFC 9110
-/// section 8.6, RFC 9112 section 6.1) the framing does not count: see [`has_no_framing`].
+/// Why a client may not get this answer. For an answer without a body (RFC 9110 section 8.6, RFC
+/// 9112 section 6.1) the framing is not checked: see [`has_no_framing`].
 pub fn check(
     status: StatusCode,
     version: Version,
@@ -40,7 +40,7 @@ pub fn check(
     }
 }
 
-/// Whether neither `Content-Length` nor `Transfer-Encoding` belongs into the answer.
+/// Whether an answer may have neither `Content-Length` nor `Transfer-Encoding`.
 pub fn has_no_framing(status: StatusCode) -> bool {
     status.is_informational() || status == StatusCode::NO_CONTENT
 }

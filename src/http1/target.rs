@@ -1,4 +1,4 @@
-//! What a request asks for: the forms of a target (RFC 9112 section 3.2) and the bytes in it.
+//! The target of a request: its forms (RFC 9112 section 3.2) and the bytes in it.
 
 use percent_encoding::percent_encode_byte;
 use std::ops::Range;
@@ -6,8 +6,7 @@ use std::ops::Range;
 use crate::http1::Rejection;
 use crate::http1::authority;
 
-/// Where the authority stands in a target in absolute form; `None` for one in origin or asterisk
-/// form.
+/// The range of the authority in a target in absolute form. `None`: origin or asterisk form.
 pub fn authority_of(method: &[u8], target: &[u8]) -> Result<Option<Range<usize>>, Rejection> {
     let (authority, path_and_query) = match target {
         [b'/', ..] => (None, target),
@@ -54,7 +53,7 @@ fn scheme_length(target: &[u8]) -> Option<usize> {
         .map(|(_, length)| length)
 }
 
-/// The port that the scheme of a target in absolute form stands for.
+/// The default port of the scheme of a target in absolute form.
 pub fn default_port(target: &[u8]) -> u16 {
     let is_secure = [&b"https:"[..], b"wss:"].into_iter().any(|scheme| {
         target
@@ -64,19 +63,19 @@ pub fn default_port(target: &[u8]) -> u16 {
     if is_secure { 443 } else { 80 }
 }
 
-/// Whether Pingora's parser would refuse it, with an answer that no log knows of.
+/// Whether Pingora's parser would refuse this target, with an answer that is not logged.
 pub fn is_odd(target: &[u8]) -> bool {
     str::from_utf8(target).is_err()
         || memchr::memchr(b'?', target)
             .is_some_and(|query| target[query..].iter().any(|byte| is_never_raw(*byte)))
 }
 
-/// What no URI type of ours holds in a query.
+/// Bytes that Pingora's URI type does not accept in a query.
 fn is_never_raw(byte: u8) -> bool {
     matches!(byte, b'"' | b'<' | b'>')
 }
 
-/// Makes an odd target one that Pingora reads: some clients send these bytes raw, and mean this.
+/// Encodes an odd target so that Pingora can read it: some clients send these bytes raw.
 pub fn encode_odd(target: &[u8]) -> Vec<u8> {
     let mut encoded = Vec::with_capacity(target.len() + 64);
     for &byte in target {
@@ -88,19 +87,19 @@ pub fn encode_odd(target: &[u8]) -> Vec<u8> {
     encoded
 }
 
-/// More than RFC 3986 has: browsers send some of these bytes raw, and nobody reads them in
-/// two ways. Those that Pingora's URI type cannot hold go on [encoded](encode_odd).
+/// More than RFC 3986 allows: browsers send some of these bytes raw, and everybody reads them in
+/// the same way. Bytes that Pingora's URI type refuses are sent [encoded](encode_odd).
 fn is_in_query(byte: u8) -> bool {
     byte > b' ' && !matches!(byte, b'#' | 0x7F)
 }
 
-/// As [`is_in_query`]; `\` is a slash to some servers, and `<` and `>` are in no path that a
-/// browser sends.
+/// Like [`is_in_query`], but without `\`, which some servers read as a slash, and without `<` and
+/// `>`, which no browser sends in a path.
 fn is_in_path(byte: u8) -> bool {
     is_in_query(byte) && !matches!(byte, b'\\' | b'`' | b'<' | b'>')
 }
 
-/// No byte and no escape in it that one server reads as another path than the next.
+/// Refuses a byte or an escape by which two servers could read different paths.
 fn check_path(path: &[u8]) -> Result<(), Rejection> {
     let mut at = 0;
     let mut before = 0;
@@ -122,7 +121,7 @@ fn check_path(path: &[u8]) -> Result<(), Rejection> {
             }
             _ => return Err(Rejection::bad("the path holds a byte that no URI has")),
         };
-        // Another spelling of a shorter character (RFC 3629 section 10): `%c0%af` for a slash.
+        // A longer encoding of a character (RFC 3629 section 10), such as `%c0%af` for a slash.
         let is_overlong = match before {
             0xC0 | 0xC1 => matches!(byte, 0x80..=0xBF),
             0xE0 => matches!(byte, 0x80..=0x9F),
@@ -137,7 +136,7 @@ fn check_path(path: &[u8]) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Of a byte that is a hexadecimal digit.
+/// The value of a hexadecimal digit.
 pub(super) fn digit(byte: u8) -> u8 {
     match byte {
         b'0'..=b'9' => byte - b'0',

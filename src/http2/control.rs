@@ -1,38 +1,37 @@
-//! Counts the frames of a client that cost it little and us something: PING and SETTINGS, which
-//! want an answer, PRIORITY, RST_STREAM, WINDOW_UPDATE, DATA and fields without a byte, and what is
-//! unknown (CVE-2019-9511, -9512, -9514, -9515, -9517, -9518, CVE-2023-44487).
+//! Counts the frames of a client that cost the client little and us something: PING and SETTINGS,
+//! which need an answer, PRIORITY, RST_STREAM, WINDOW_UPDATE, DATA and fields without content, and
+//! unknown frames (CVE-2019-9511, -9512, -9514, -9515, -9517, -9518, CVE-2023-44487).
 //!
-//! It sees the bytes of the connection, because h2 hides most of these frames.
+//! Works on the bytes of the connection, because h2 hides most of these frames.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So many may come at once: a page that is left resets all that it has asked for.
+/// How many may come at once: a browser that leaves a page resets all its requests.
 const BURST: u32 = 1000;
 
-/// And one more in each such time: who sends no more costs nothing.
+/// One more is allowed in each period of this length, at no cost.
 const EACH: Duration = Duration::from_millis(50);
 
-/// The same for WINDOW_UPDATE, which clients of small messages send more often. What they send for
-/// the bytes that they have got comes on top of this.
+/// The same for WINDOW_UPDATE, which clients with small messages send more often. The frames that
+/// the client sends for received bytes are not counted here.
 const EACH_WINDOW: Duration = Duration::from_millis(1);
 
-/// For so many bytes that a client has got it may send one WINDOW_UPDATE. A careful client sends
-/// one for half a window; a simple one sends two (for the stream and for the connection) each time
-/// that it has read a kilobyte.
+/// How many bytes allow a client one WINDOW_UPDATE. A careful client sends one for half a window. A
+/// simple one sends two (for the stream and for the connection) after each kilobyte.
 const BYTES_PER_WINDOW: u64 = 512;
 
-/// Bytes that count for later: a client that has got much may not save that up for a flood.
+/// The most bytes that are remembered, so that a client cannot save them for a flood.
 const BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// What a connection begins with (RFC 9113 section 3.4).
+/// The length of the connection preface (RFC 9113 section 3.4).
 pub(super) const PREFACE: usize = 24;
 
-/// A frame's header (section 4.1).
+/// The length of a frame header (section 4.1).
 pub(super) const HEADER: usize = 9;
 
-/// The header, and the length of the padding behind it (section 6.1).
+/// The header and the length field of the padding (section 6.1).
 const PADDED_HEADER: usize = HEADER + 1;
 
 const DATA: u8 = 0;
@@ -44,23 +43,23 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const PADDED: u8 = 8;
 
-/// Feed it all that comes.
+/// Must be fed all bytes of the client.
 #[derive(Debug)]
 pub struct ControlFrames {
-    /// Bytes until the next header.
+    /// How many bytes come before the next header.
     skip: usize,
     header: [u8; PADDED_HEADER],
-    /// So much of the header is there.
+    /// How many bytes of the header have come.
     seen: usize,
     cheap: Allowance,
     windows: Allowance,
-    /// Bytes that the client has got and has sent no WINDOW_UPDATE for.
+    /// Bytes that the client has received without sending a WINDOW_UPDATE.
     got: u64,
-    /// Requests whose end may still come as DATA without a byte.
+    /// Requests that may still end with an empty DATA frame.
     requests: u64,
 }
 
-/// More of them than one connection may send.
+/// The client has sent too many of these frames.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Flood;
 
@@ -77,7 +76,7 @@ impl ControlFrames {
         }
     }
 
-    /// So many bytes went to the client.
+    /// This many bytes were sent to the client.
     pub fn sent(&mut self, bytes: usize) {
         self.got = BYTES_MAX.min(self.got + bytes as u64);
     }
@@ -95,14 +94,14 @@ impl ControlFrames {
                 if bytes.is_empty() {
                     return Ok(());
                 }
-                // It is known only now that the length of a padding follows.
+                // The frame has a length field for its padding, which is known only now.
                 continue;
             }
             self.skip = self.length() - (self.seen - HEADER);
             match self.header[3] {
                 HEADERS if self.has_content() => self.requests += 1,
                 DATA | CONTINUATION if self.has_content() => {}
-                // Many clients end a body so whose length they have not said.
+                // Many clients end a body in this way if they have not announced its length.
                 DATA if self.header[4] & END_STREAM != 0 && self.requests > 0 => self.requests -= 1,
                 WINDOW_UPDATE => self.take_window(now())?,
                 _ => self.cheap.take(now())?,
@@ -111,7 +110,7 @@ impl ControlFrames {
         }
     }
 
-    /// Of the frame whose header is being read.
+    /// The length of the header of the present frame.
     fn header_size(&self) -> usize {
         let is_padded = self.header[3] == DATA && self.header[4] & PADDED != 0;
         if self.seen >= HEADER && is_padded && self.length() > 0 {
@@ -121,13 +120,13 @@ impl ControlFrames {
         }
     }
 
-    /// Of what is behind the nine bytes of the header.
+    /// The length of the frame's payload.
     fn length(&self) -> usize {
         let [a, b, c, ..] = self.header;
         u32::from_be_bytes([0, a, b, c]) as usize
     }
 
-    /// Whether there is a byte in it that is no padding.
+    /// Whether the frame contains a byte that is not padding.
     fn has_content(&self) -> bool {
         match self.seen {
             PADDED_HEADER => self.length() > 1 + usize::from(self.header[HEADER]),
@@ -137,18 +136,18 @@ impl ControlFrames {
 
     fn take_window(&mut self, now: Instant) -> Result<(), Flood> {
         match self.got.checked_sub(BYTES_PER_WINDOW) {
-            Some(left) => self.got = left,
+            Some(remaining) => self.got = remaining,
             None => self.windows.take(now)?,
         }
         Ok(())
     }
 }
 
-/// [`BURST`] at once, and one more in `each`.
+/// Allows [`BURST`] at once, and one more in each `each`.
 #[derive(Debug)]
 struct Allowance {
     each: Duration,
-    left: u32,
+    remaining: u32,
     since: Instant,
 }
 
@@ -156,7 +155,7 @@ impl Allowance {
     fn new(each: Duration, now: Instant) -> Self {
         Self {
             each,
-            left: BURST,
+            remaining: BURST,
             since: now,
         }
     }
@@ -164,9 +163,9 @@ impl Allowance {
     fn take(&mut self, now: Instant) -> Result<(), Flood> {
         let passed = now.saturating_duration_since(self.since);
         let more = u32::try_from(passed.as_millis() / self.each.as_millis()).unwrap_or(u32::MAX);
-        self.left = self.left.saturating_add(more).min(BURST);
+        self.remaining = self.remaining.saturating_add(more).min(BURST);
         self.since += self.each * more;
-        self.left = self.left.checked_sub(1).ok_or(Flood)?;
+        self.remaining = self.remaining.checked_sub(1).ok_or(Flood)?;
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Finds, in what a client sends, the requests whose `:path` holds a `#`.
+//! Finds the requests with a `#` in their `:path` in the bytes of a client.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,16 +14,16 @@ const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 
-/// So many streams are remembered that h2 has not shown yet.
+/// How many streams are remembered that h2 has not passed on yet.
 const FOUND_MAX: usize = 1000;
 
-/// The streams whose `:path` holds a `#`, in the order in which they came.
+/// The streams with a `#` in their `:path`, in the order in which they came.
 #[derive(Debug, Clone, Default)]
 pub struct Found(Arc<Mutex<VecDeque<u32>>>);
 
 impl Found {
-    /// Whether this stream is one of them. Streams are shown in the order of their numbers; those
-    /// before it that were not shown never will be.
+    /// Whether this stream is one of them. h2 passes streams on in the order of their numbers, so
+    /// earlier ones that are still here are dropped.
     pub fn take(&self, stream: u32) -> bool {
         let mut found = self.0.lock();
         while found.front().is_some_and(|first| *first < stream) {
@@ -45,24 +45,24 @@ impl Found {
     }
 }
 
-/// Feed it all that comes.
+/// Must be fed all bytes of the client.
 #[derive(Debug)]
 pub struct Fragments {
-    /// Bytes until the next header, those of a block apart.
+    /// How many bytes come before the next header, without those of a block.
     skip: usize,
     header: [u8; HEADER],
-    /// So much of the header is there.
+    /// How many bytes of the header have come.
     seen: usize,
-    /// What is left of a frame that belongs to a block.
-    left: usize,
-    /// The block so far, with what HEADERS has before and behind it.
+    /// How many bytes remain of a frame that belongs to a block.
+    remaining: usize,
+    /// The block so far, with the parts of HEADERS before and after it.
     block: Vec<u8>,
     stream: u32,
-    /// Where the fields of the block begin, and how much padding HEADERS has.
+    /// Where the fields of the block begin, and how long the padding of HEADERS is.
     fields: Padding,
-    /// The frame is the last one of its block.
+    /// Whether this frame is the last one of its block.
     ends: bool,
-    /// A larger block is not looked at, nor what comes after it: h2 takes none.
+    /// A larger block is not read, nor anything after it, because h2 refuses it.
     most: usize,
     /// `None`: it could not follow any more.
     decoder: Option<Decoder>,
@@ -72,20 +72,20 @@ pub struct Fragments {
 /// RFC 9113 section 6.2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Padding {
-    /// HEADERS is whole, and the block stands alone.
+    /// HEADERS is complete, and only the block is left.
     Gone,
-    /// HEADERS is coming, with these flags.
+    /// HEADERS is arriving, with these flags.
     Coming(u8),
 }
 
 impl Fragments {
-    /// `most`: bytes of a block.
+    /// `most`: the largest size of a block in bytes.
     pub fn new(most: usize, found: Found) -> Self {
         Self {
             skip: PREFACE,
             header: [0; HEADER],
             seen: 0,
-            left: 0,
+            remaining: 0,
             block: Vec::new(),
             stream: 0,
             fields: Padding::Gone,
@@ -101,11 +101,11 @@ impl Fragments {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
             bytes = &bytes[skipped..];
-            let taken = self.left.min(bytes.len());
+            let taken = self.remaining.min(bytes.len());
             self.block.extend_from_slice(&bytes[..taken]);
-            self.left -= taken;
+            self.remaining -= taken;
             bytes = &bytes[taken..];
-            if bytes.is_empty() && (self.skip > 0 || self.left > 0) {
+            if bytes.is_empty() && (self.skip > 0 || self.remaining > 0) {
                 return;
             }
             if self.seen == HEADER {
@@ -143,11 +143,11 @@ impl Fragments {
             self.give_up();
             return;
         }
-        self.left = length;
+        self.remaining = length;
         self.ends = flags & END_HEADERS != 0;
     }
 
-    /// All of its bytes are there.
+    /// All bytes of the frame are there.
     fn end_frame(&mut self) {
         self.seen = 0;
         if !matches!(self.header[3], HEADERS | CONTINUATION) {
@@ -171,14 +171,14 @@ impl Fragments {
         }
     }
 
-    /// h2 ends the connection, or the rest of it is of no use to its client.
+    /// Either h2 ends the connection, or the client cannot use the rest of it.
     fn give_up(&mut self) {
         self.decoder = None;
         self.block = Vec::new();
     }
 }
 
-/// What HEADERS holds, without padding and priority.
+/// The content of HEADERS without padding and priority.
 fn fields_of(payload: &[u8], flags: u8) -> Option<&[u8]> {
     let (padding, rest) = match flags & PADDED != 0 {
         true => payload

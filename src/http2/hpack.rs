@@ -1,26 +1,26 @@
-//! Header compression (RFC 7541), as far as to tell of each request whether its `:path` holds a
-//! `#`.
+//! Header compression (RFC 7541), only as far as needed to find requests with a `#` in their
+//! `:path`.
 //!
-//! h2 hands out a `:path` from which `http` has cut the `#` and all that stands behind it, so that
-//! nobody behind h2 can refuse it. What comes is therefore read a second time here. A field may be
-//! an index into a table that both sides keep, so each field of each block has to be followed; of
-//! its text only the length and two facts are kept. A mistake in here could refuse nobody who has
-//! never sent a `#`, and could let pass only what h2 would let pass anyway.
+//! h2 returns a `:path` from which `http` has cut the `#` and everything after it, so code behind
+//! h2 cannot refuse it. Therefore the bytes are read a second time here. A field may be an index
+//! into a table that both sides keep, so each field of each block must be followed; of its text
+//! only the length and two facts are kept. A mistake here cannot refuse a client that never sends a
+//! `#`, and can let pass only what h2 would let pass anyway.
 
 use std::collections::VecDeque;
 use std::sync::LazyLock;
 
-/// The table's size where SETTINGS say nothing else (RFC 9113 section 6.5.2), and ours do not.
+/// The size of the table if SETTINGS do not change it (RFC 9113 section 6.5.2). Ours do not.
 const TABLE_SIZE: usize = 4096;
 
-/// What an entry costs beside its text (RFC 7541 section 4.1).
+/// The size of an entry in addition to its text (RFC 7541 section 4.1).
 const ENTRY: usize = 32;
 
-/// The block cannot be read: h2 ends its connection.
+/// The block cannot be read. h2 ends the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unreadable;
 
-/// What is known of a name, or of a value.
+/// What is known of a name or a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Text {
     length: usize,
@@ -46,14 +46,14 @@ impl Field {
     }
 }
 
-/// What a client's blocks have said so far. Feed it all of them.
+/// The state from the client's blocks so far. Must be fed all of them.
 #[derive(Debug)]
 pub struct Decoder {
     /// The newest first.
     table: VecDeque<Field>,
     size: usize,
     most: usize,
-    /// `most` may not be more.
+    /// The upper limit of `most`.
     bound: usize,
 }
 
@@ -73,7 +73,7 @@ impl Decoder {
         }
     }
 
-    /// Reads one whole block: whether its `:path` holds a `#`.
+    /// Reads one complete block. Returns whether its `:path` contains a `#`.
     pub fn read(&mut self, block: &[u8]) -> Result<bool, Unreadable> {
         let (mut rest, mut is_cut) = (block, false);
         while let Some(first) = rest.first() {
@@ -108,23 +108,23 @@ impl Decoder {
         Ok(Field { name, value })
     }
 
-    /// Values of the static table hold no `#`, and their lengths count for nothing.
+    /// Values of the static table contain no `#`, and their lengths do not count.
     fn at(&self, index: usize) -> Result<Field, Unreadable> {
-        let place = index.checked_sub(1).ok_or(Unreadable)?;
-        match STATIC.get(place) {
+        let position = index.checked_sub(1).ok_or(Unreadable)?;
+        match STATIC.get(position) {
             Some(name) => Ok(Field {
                 name: Text::of(name.bytes()),
                 value: Text::default(),
             }),
             None => self
                 .table
-                .get(place - STATIC.len())
+                .get(position - STATIC.len())
                 .copied()
                 .ok_or(Unreadable),
         }
     }
 
-    /// Section 4.4: what is larger than the table empties it.
+    /// Section 4.4: an entry larger than the table empties it.
     fn insert(&mut self, field: Field) {
         self.table.push_front(field);
         self.size += field.size();
@@ -166,14 +166,14 @@ impl Text {
     }
 }
 
-/// Section 5.1. The prefix is the low bits of the first byte.
+/// Reads an integer (section 5.1). The prefix is in the low bits of the first byte.
 fn integer(rest: &mut &[u8], prefix: u32) -> Result<usize, Unreadable> {
     let full = (1 << prefix) - 1;
     let mut value = usize::from(take(rest)?) & full;
     if value < full {
         return Ok(value);
     }
-    // Nothing that is read here needs more than four bytes of it.
+    // No value here needs more than four further bytes.
     for shift in [0, 7, 14, 21] {
         let byte = take(rest)?;
         value += usize::from(byte & 0x7F) << shift;
@@ -190,7 +190,7 @@ fn take(rest: &mut &[u8]) -> Result<u8, Unreadable> {
     Ok(*first)
 }
 
-/// Section 5.2.
+/// Reads a string (section 5.2).
 fn text(rest: &mut &[u8]) -> Result<Text, Unreadable> {
     let is_encoded = rest.first().is_some_and(|first| first & 0x80 != 0);
     let length = integer(rest, 7)?;
@@ -202,7 +202,7 @@ fn text(rest: &mut &[u8]) -> Result<Text, Unreadable> {
     })
 }
 
-/// Bytes that were encoded by the code of appendix B. What is no code, as the padding, ends them.
+/// Decodes bytes in the code of appendix B. It ends at anything that is no code, such as padding.
 struct Letters<'b> {
     bytes: &'b [u8],
     /// The next bit of the first byte.
@@ -240,8 +240,8 @@ impl Iterator for Letters<'_> {
 
 const LONGEST: usize = 30;
 
-/// Of each length: the first code, and the symbols in the order of their codes. The code is
-/// canonical: the lengths say all of it.
+/// For each length: the first code, and the symbols in the order of their codes. The code is
+/// canonical, so the lengths define it.
 static CODES: LazyLock<[(u32, Vec<u8>); LONGEST + 1]> = LazyLock::new(|| {
     let mut next = 0;
     std::array::from_fn(|length| {
@@ -255,7 +255,7 @@ static CODES: LazyLock<[(u32, Vec<u8>); LONGEST + 1]> = LazyLock::new(|| {
     })
 });
 
-/// Appendix B: bits of each byte's code.
+/// Appendix B: the number of bits of each byte's code.
 #[rustfmt::skip]
 const LENGTHS: [u8; 256] = [
     13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28,

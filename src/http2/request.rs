@@ -1,7 +1,7 @@
-//! A stream's fields as the head of an HTTP/1.1 request.
+//! Turns the fields of a stream into the head of an HTTP/1.1 request.
 //!
-//! Nothing is judged here that the check of heads judges: what is wrong is written down as it is,
-//! and refused there, with an answer and a line in the log.
+//! This code does not check what the check of heads checks: a wrong value is written as it is, and
+//! refused there with an answer and a line in the log.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -14,49 +14,49 @@ use crate::http1::authority::is_same;
 /// How the stream's bytes follow the head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Body {
-    /// None come.
+    /// No bytes.
     None,
-    /// As they are, so many.
+    /// This many bytes, unchanged.
     Length(u64),
-    /// In chunks: nobody knows how many.
+    /// In chunks, because the length is not known.
     Chunked,
-    /// As they are, in both directions: a session.
+    /// Unchanged in both directions, because this is a session.
     Raw,
 }
 
-/// The stream asks for something that HTTP/1.1 cannot say.
+/// The stream asks for something that HTTP/1.1 cannot express.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unspeakable {
-    /// `:protocol` is not `websocket`.
+pub enum NotInHttp1 {
+    /// The `:protocol` is not `websocket`.
     Protocol,
-    /// `:scheme` is neither `http` nor `https`.
+    /// The `:scheme` is neither `http` nor `https`.
     Scheme,
 }
 
-/// What h2 has left of the `:path`.
+/// What h2 has kept of the `:path`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
     Whole,
-    /// It ended where a `#` stood.
+    /// It was cut at a `#`.
     Cut,
 }
 
 const HOST: HeaderName = header::HOST;
 
-/// The head, and what follows it. `is_whole`: the stream has ended with its fields.
+/// Returns the head, and how the body follows. `is_whole`: the stream has ended with its fields.
 pub fn head_of<T>(
     request: &Request<T>,
     is_whole: bool,
-    left: Target,
-) -> Result<(BytesMut, Body), Unspeakable> {
+    completeness: Target,
+) -> Result<(BytesMut, Body), NotInHttp1> {
     let uri = request.uri();
     let is_session = match request.extensions().get::<Protocol>() {
         None => false,
         Some(protocol) if protocol.as_str().eq_ignore_ascii_case("websocket") => true,
-        Some(_) => return Err(Unspeakable::Protocol),
+        Some(_) => return Err(NotInHttp1::Protocol),
     };
     if !matches!(uri.scheme_str(), None | Some("http" | "https")) {
-        return Err(Unspeakable::Scheme);
+        return Err(NotInHttp1::Scheme);
     }
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let is_connect = request.method() == Method::CONNECT && !is_session;
@@ -70,8 +70,8 @@ pub fn head_of<T>(
     };
 
     let mut head = BytesMut::with_capacity(512);
-    // It is refused for it, as by HTTP/1.1.
-    let hash = match left {
+    // The `#` is written so that the request is refused, as in HTTP/1.1.
+    let hash = match completeness {
         Target::Whole => "",
         Target::Cut => "#",
     };
@@ -104,9 +104,9 @@ pub fn head_of<T>(
     Ok((head, body))
 }
 
-/// The client's own fields, with one `Host` and one `Cookie`.
+/// Writes the client's own fields, with one `Host` and one `Cookie`.
 fn put_fields<T>(request: &Request<T>, authority: &str, is_session: bool, head: &mut BytesMut) {
-    // One that says the same in two ways says it once; else both are written, and refused.
+    // A `Host` equal to the authority is written once. Else both are written, and refused.
     let hosts = || request.headers().get_all(HOST).iter();
     if !authority.is_empty() {
         field(head, "Host", authority.as_bytes());
@@ -122,7 +122,7 @@ fn put_fields<T>(request: &Request<T>, authority: &str, is_session: bool, head: 
     }
     let mut cookies = request.headers().get_all(header::COOKIE).iter();
     if let Some(first) = cookies.next() {
-        // RFC 9113 section 8.2.3: crumbs are one field again.
+        // RFC 9113 section 8.2.3: the parts of a cookie become one field again.
         head.put_slice(b"Cookie: ");
         head.put_slice(first.as_bytes());
         for crumb in cookies {
@@ -142,7 +142,7 @@ fn put_fields<T>(request: &Request<T>, authority: &str, is_session: bool, head: 
     }
 }
 
-/// Words whose letters are not those of other words, as the RFCs that define the fields write them.
+/// Words with unusual capital letters, in the notation of the RFCs that define them.
 const WORDS: [(&str, &str); 16] = [
     ("ch", "CH"),
     ("dnt", "DNT"),
@@ -162,8 +162,8 @@ const WORDS: [(&str, &str); 16] = [
     ("xss", "XSS"),
 ];
 
-/// A name that HTTP/2 has in lower case, in the letters of HTTP/1.1: `Sec-WebSocket-Key`. They do
-/// not count, but there are servers and devices that know no others.
+/// The name of a field in the usual letters of HTTP/1.1: `Sec-WebSocket-Key`. Case has no meaning,
+/// but some servers and devices know only these letters.
 pub fn in_letters(name: &str) -> String {
     let mut written = String::with_capacity(name.len());
     for (number, word) in name.split('-').enumerate() {
@@ -293,7 +293,7 @@ mod tests {
             .insert(Protocol::from_static("connect-udp"));
         assert_eq!(
             head_of(&request, false, Target::Whole).err(),
-            Some(Unspeakable::Protocol)
+            Some(NotInHttp1::Protocol)
         );
     }
 }

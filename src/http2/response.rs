@@ -1,4 +1,4 @@
-//! What an HTTP/1.1 response amounts to on a stream: its fields, then the bytes of its body.
+//! Turns an HTTP/1.1 response into what goes on a stream: fields, then the bytes of the body.
 
 use std::io;
 
@@ -7,22 +7,22 @@ use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 
 use crate::http1::chunked::ChunkScanner;
 
-/// More than any head that Pingora writes.
+/// Larger than any head that Pingora writes.
 const HEAD_MAX: usize = 256 * 1024;
 
 /// As many fields as a server may send.
 const FIELDS_MAX: usize = 256;
 
-/// What comes next of the response.
+/// The next part of the response.
 #[derive(Debug)]
 pub enum Part<'b> {
-    /// So many bytes were taken, and nothing came of them yet.
+    /// This many bytes were read, and nothing results from them yet.
     Nothing(usize),
-    /// An answer before the one that counts.
+    /// An interim answer.
     Interim(usize, Response<()>),
     /// The fields. `true`: no body follows.
     Head(usize, Response<()>, bool),
-    /// The next bytes may go on the stream, up to all of them; say how many [went](Reader::took).
+    /// The next bytes may go on the stream. The caller must say how many [went](Reader::took).
     Data(&'b [u8]),
     /// The body has ended.
     End(usize),
@@ -31,9 +31,9 @@ pub enum Part<'b> {
 /// Reads one response.
 #[derive(Debug)]
 pub struct Reader {
-    /// A session: a 101 is a 200 here (RFC 8441 section 5).
+    /// Whether this is a session, for which a 101 becomes a 200 (RFC 8441 section 5).
     is_session: bool,
-    /// The answer to a HEAD has no body, whatever its fields say.
+    /// Whether this answers a HEAD, and so has no body whatever its fields say.
     is_head: bool,
     has_switched: bool,
     state: State,
@@ -48,7 +48,7 @@ enum State {
     Done,
 }
 
-/// For this connection only, or said in another way there (RFC 9113 section 8.2.2).
+/// Fields for one connection only, or expressed otherwise in HTTP/2 (RFC 9113 section 8.2.2).
 const CONNECTION_FIELDS: [HeaderName; 4] = [
     header::CONNECTION,
     header::TRANSFER_ENCODING,
@@ -66,22 +66,22 @@ impl Reader {
         }
     }
 
-    /// The response is whole.
+    /// Whether the response is complete.
     pub fn is_done(&self) -> bool {
         matches!(self.state, State::Done)
     }
 
-    /// It has become a session.
+    /// Whether the stream has become a session.
     pub fn has_switched(&self) -> bool {
         self.has_switched
     }
 
-    /// Nothing of it has come yet that counts.
+    /// Whether no head of a final answer has come yet.
     pub fn awaits_head(&self) -> bool {
         matches!(self.state, State::Head(_))
     }
 
-    /// The end of the connection is the end of the body.
+    /// Whether the body ends with the connection.
     pub fn ends_by_close(&self) -> bool {
         matches!(self.state, State::UntilClose)
     }
@@ -90,12 +90,12 @@ impl Reader {
         self.state = State::Done;
     }
 
-    /// So many bytes of the data went on the stream.
+    /// Notes how many bytes of the data went on the stream.
     pub fn took(&mut self, count: usize) {
         match &mut self.state {
-            State::Length(left) => {
-                *left -= count as u64;
-                if *left == 0 {
+            State::Length(remaining) => {
+                *remaining -= count as u64;
+                if *remaining == 0 {
                     self.state = State::Done;
                 }
             }
@@ -104,7 +104,7 @@ impl Reader {
         }
     }
 
-    /// What the next bytes are; not empty.
+    /// Reads the next bytes, which must not be empty.
     pub fn read<'b>(&mut self, bytes: &'b [u8]) -> io::Result<Part<'b>> {
         match &mut self.state {
             State::Head(head) => {
@@ -122,8 +122,8 @@ impl Reader {
                 self.state = State::Head(BytesMut::new());
                 self.head(&head, end - before)
             }
-            State::Length(left) => {
-                let most = usize::try_from(*left).unwrap_or(usize::MAX);
+            State::Length(remaining) => {
+                let most = usize::try_from(*remaining).unwrap_or(usize::MAX);
                 Ok(Part::Data(&bytes[..bytes.len().min(most)]))
             }
             State::Chunked(chunks) => match chunks.data_left() {
@@ -136,7 +136,7 @@ impl Reader {
                     self.state = State::Done;
                     Ok(Part::End(taken))
                 }
-                left => Ok(Part::Data(&bytes[..bytes.len().min(left)])),
+                remaining => Ok(Part::Data(&bytes[..bytes.len().min(remaining)])),
             },
             State::UntilClose => Ok(Part::Data(bytes)),
             State::Done => Ok(Part::Nothing(bytes.len())),

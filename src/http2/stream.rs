@@ -23,48 +23,48 @@ use super::response::{Part, Reader};
 use crate::limits::{SharedPermit, StreamPermit};
 use crate::tls::Security;
 
-/// What goes on a stream at once.
+/// The most bytes that go on a stream at once.
 const CHUNK: usize = 16 * 1024;
 
-/// What waits for the server stands in pieces of this size, which are freed one by one.
+/// Bytes that wait for the server are kept in pieces of this size, which are freed one by one.
 const PIECE: usize = 4 * 1024;
 
-/// What all streams of a connection have in common.
+/// What all streams of a connection share.
 #[derive(Debug)]
 pub struct Facts {
     pub peer: Option<SocketAddr>,
     pub local: Option<SocketAddr>,
     pub security: Security,
-    /// Streams that the client gave up before it had an answer.
+    /// Streams that the client cancelled before they had an answer.
     pub abandoned: AtomicUsize,
-    /// Streams whose answer is out and whose body is still read.
+    /// Streams that are answered and whose body is still read.
     pub read_on: AtomicUsize,
     /// Streams whose `:path` holds a `#`, which h2 cuts.
     pub fragments: Found,
-    /// Where its streams count; `None`: nowhere.
+    /// Where the streams are counted. `None`: nowhere.
     pub permits: Option<Arc<SharedPermit>>,
 }
 
 #[derive(Debug)]
 pub struct Http2Stream {
     facts: Arc<Facts>,
-    /// There until the stream is dropped.
+    /// `Some` until the stream is dropped.
     receive: Option<RecvStream>,
     body: Body,
-    /// Read from the stream, framed, and not taken yet.
+    /// Bytes that were read from the stream and framed, and are not taken yet.
     ready: Pieces,
-    /// What the client may send again once `ready` is empty: not before, or it would send ahead
-    /// what nobody takes.
+    /// How many bytes to allow the client again when `ready` is empty. Not earlier, or the client
+    /// would send more than anybody takes.
     owed: usize,
     /// The client sends nothing more.
     ended: bool,
     send: Sending,
     reader: Reader,
-    /// It counts as a connection for as long as it is there.
+    /// Counts as a connection as long as this value lives.
     _seat: Option<StreamPermit>,
 }
 
-/// Bytes of a body that wait. h2 has them in buffers that are larger and hold more than one frame.
+/// Waiting bytes of a body, copied out of h2's buffers, which are larger and hold several frames.
 #[derive(Debug, Default)]
 struct Pieces {
     pieces: VecDeque<Bytes>,
@@ -80,7 +80,7 @@ impl Pieces {
         self.pieces.is_empty()
     }
 
-    /// As much as there is room for.
+    /// Returns as many bytes as there is room for.
     fn read(&mut self, buf: &mut ReadBuf<'_>) {
         while let Some(first) = self.pieces.front_mut() {
             let count = first.len().min(buf.remaining());
@@ -101,7 +101,7 @@ enum Sending {
 }
 
 impl Http2Stream {
-    /// `body` is how what comes on the stream follows the head.
+    /// `body`: how the stream's bytes follow the head.
     pub fn new(
         facts: Arc<Facts>,
         permit: Option<StreamPermit>,
@@ -126,7 +126,7 @@ impl Http2Stream {
         &self.facts
     }
 
-    /// The end, and what it means to the client: a response that is not whole was cut short.
+    /// Ends the stream so that the client sees whether the response was complete or cut short.
     pub fn finish(&mut self) {
         match std::mem::replace(&mut self.send, Sending::Over) {
             Sending::Head(mut send) => send.send_reset(Reason::INTERNAL_ERROR),
@@ -140,7 +140,7 @@ impl Http2Stream {
         self.reader.finish();
     }
 
-    /// Ready when the client has given the stream up.
+    /// Ready when the client has cancelled the stream.
     pub fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let reset = match &mut self.send {
             Sending::Head(send) => send.poll_reset(cx),
@@ -150,7 +150,7 @@ impl Http2Stream {
         reset.map(|_| io::ErrorKind::ConnectionReset.into())
     }
 
-    /// Puts the next bytes of the stream into `ready`, or finds its end.
+    /// Puts the next bytes of the stream into `ready`, or finds the end of the stream.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(receive) = &mut self.receive else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
@@ -160,7 +160,7 @@ impl Http2Stream {
                 let length = data.len();
                 self.owed += length;
                 match &mut self.body {
-                    // A chunk of nothing would be the last one.
+                    // An empty chunk would be the last one.
                     Body::Chunked if length > 0 => {
                         self.ready.add(format!("{length:x}\r\n").as_bytes());
                         self.ready.add(&data);
@@ -192,7 +192,7 @@ impl Http2Stream {
         Poll::Ready(Ok(()))
     }
 
-    /// Sends what the stream has room for.
+    /// Sends as much as the stream has room for.
     fn poll_data(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let Sending::Body(send) = &mut self.send else {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
@@ -237,7 +237,7 @@ impl AsyncRead for Http2Stream {
                 }
                 return Poll::Ready(Ok(()));
             }
-            // A request that was answered is over; a session's two directions end by themselves.
+            // An answered request is over. A session's two directions end separately.
             if matches!(stream.send, Sending::Over) && !stream.reader.has_switched() {
                 return Poll::Ready(Ok(()));
             }
@@ -246,7 +246,8 @@ impl AsyncRead for Http2Stream {
             } else if stream.body == Body::Raw {
                 return Poll::Ready(Ok(()));
             } else {
-                // The end of a request is not the end of its connection: an answer is awaited.
+                // The end of a request is not the end of its connection, because an answer is
+                // awaited.
                 return stream.poll_reset(cx).map(Err);
             }
         }
@@ -267,7 +268,7 @@ impl AsyncWrite for Http2Stream {
             Part::Nothing(taken) => taken,
             Part::Interim(taken, head) => {
                 if let Sending::Head(send) = &mut stream.send {
-                    // An interim answer that cannot go is one less.
+                    // If an interim answer cannot be sent, it is left out.
                     let _ = send.send_informational(head);
                 }
                 taken
@@ -314,7 +315,7 @@ impl Drop for Http2Stream {
         if self.reader.awaits_head() {
             self.facts.abandoned.fetch_add(1, Relaxed);
         }
-        // Frames say how long they are: a session's end is an end, however it came.
+        // Frames have their own lengths, so it does not matter how a session's stream ends.
         if self.body == Body::Raw {
             return self.finish();
         }
@@ -328,21 +329,21 @@ impl Drop for Http2Stream {
     }
 }
 
-/// What has broken the connection has broken its streams in the same way.
+/// An error of the connection is an error of each of its streams.
 fn as_io(error: h2::Error) -> io::Error {
     let kind = error.get_io().map_or(io::ErrorKind::Other, io::Error::kind);
     io::Error::new(kind, error)
 }
 
-/// How long a body is read that nobody wants, as by HTTP/1.1.
+/// How long an unwanted body is read, as for HTTP/1.1.
 const READ_ON: Duration = Duration::from_secs(5);
 
-/// As many streams of a connection are read on at a time; others are reset at once.
+/// How many streams of a connection are read on at a time. Further ones are reset at once.
 const READ_ON_MAX: usize = 16;
 
-/// Reads the rest of a request whose answer is out. Dropped at once, the stream would be reset, and
-/// there are clients that throw the answer away for it (curl until 8.0), though RFC 9113
-/// section 8.1 forbids that. `facts` counts it as a stream of its connection.
+/// Reads the rest of a request that was answered. If the stream were dropped at once, it would be
+/// reset, and some clients then drop the answer (curl until 8.0), although RFC 9113 section 8.1
+/// forbids that. `facts` counts this stream for its connection.
 pub fn read_rest(receive: RecvStream, facts: &Arc<Facts>) {
     if receive.is_end_stream() || facts.read_on.load(Relaxed) >= READ_ON_MAX {
         return;
@@ -360,7 +361,7 @@ async fn read_on(mut receive: RecvStream, facts: Arc<Facts>) {
         }
     };
     facts.read_on.fetch_add(1, Relaxed);
-    // Whoever is not done by then is told to stop.
+    // A client that takes longer is told to stop.
     let _ = timeout(READ_ON, rest).await;
     facts.read_on.fetch_sub(1, Relaxed);
 }

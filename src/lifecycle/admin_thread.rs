@@ -1,5 +1,5 @@
-//! The operator's API on a thread and a runtime of its own: however busy the workers are with
-//! traffic, it answers at once.
+//! The operator's API on a thread and a runtime of its own, so that it answers at once however busy
+//! the workers are.
 
 use std::convert::Infallible;
 use std::io;
@@ -14,7 +14,7 @@ pub use crate::admin::Serving;
 use crate::admin::{self, Access, Control};
 use crate::net::ListeningSocket;
 
-/// One that serves, seen from the workers.
+/// A running API server, as the workers see it.
 pub struct Server {
     accepts: oneshot::Receiver<Infallible>,
     ends: oneshot::Receiver<Infallible>,
@@ -22,7 +22,7 @@ pub struct Server {
 
 impl Server {
     pub async fn accepts_no_more(&mut self) {
-        // Its sender is dropped then.
+        // The sender is dropped when the thread accepts no more.
         let _ = (&mut self.accepts).await;
     }
 
@@ -31,7 +31,7 @@ impl Server {
     }
 }
 
-/// As [`admin::serve`]; ends when that does.
+/// Like [`admin::serve`]. Ends when that ends.
 pub fn serve(
     socket: Arc<ListeningSocket>,
     control: Arc<dyn Control>,
@@ -43,7 +43,7 @@ pub fn serve(
     let started = thread::Builder::new()
         .name("admin".to_owned())
         .spawn(move || {
-            // Dropped at the end of it, however it comes.
+            // Dropped at the end of this function, whatever ends it.
             let _ends = ends;
             if let Err(cause) = run(&socket, control, access, serving, accepts_no_more) {
                 error!("the admin API cannot be served: {cause}");

@@ -1,6 +1,6 @@
-//! What the operator's API sees of the process, and what it has done.
+//! What the operator's API shows of the process, and what it lets an operator do.
 //!
-//! What is only looked at is answered from here; a command goes to the supervisor ([`super::run`]).
+//! Questions are answered here. A command goes to the supervisor ([`super::run`]).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -149,7 +149,7 @@ impl Process {
         }
     }
 
-    /// A command that is done in a moment.
+    /// Does a command that takes only a moment.
     pub(super) fn do_at_once(&self, Request { command, by }: &Request) -> CommandOutcome {
         match command {
             Command::Drain(server, order) => {
@@ -193,7 +193,7 @@ impl Process {
         self.app.record(operation, by, Some(of), outcome);
     }
 
-    /// Tells of drains that have ended since this was last asked.
+    /// Logs the drains that have ended since the last call.
     pub(super) fn look_at_drains(&self) {
         let generation = self.app.generation();
         let sessions = |name: &ServerName| {
@@ -213,7 +213,7 @@ impl Process {
         }
     }
 
-    /// The process before has had these servers drained, and their sessions have come here.
+    /// The process before had drained these servers, and their sessions have come here.
     pub(super) fn go_on_watching_drains(&self) {
         let generation = self.app.generation();
         let mut watch = self.drain_watch.lock();
@@ -254,7 +254,7 @@ impl Process {
         });
         let mut plan = self.app.generation().drain_plan();
         if let Some(window) = order.window {
-            // As long between the window's end and the deadline as the file has it.
+            // Keeps the time between the end of the window and the deadline as in the file.
             plan.deadline = plan.deadline.saturating_sub(plan.window) + window;
             plan.window = window;
         }
@@ -278,7 +278,7 @@ impl Process {
         Ok(json!({ "closed": id.to_string() }))
     }
 
-    /// Whether a command concerns nothing but what this process still has.
+    /// Whether a command concerns only what is left in this process.
     pub(super) fn is_only_ours(&self, command: &Command) -> bool {
         match command {
             Command::Close(id, _) => self.app.sessions().find(*id).is_some(),
@@ -296,7 +296,7 @@ impl Process {
                 window_ms: drain.plan.window.as_millis() as u64,
                 total: drain.total,
                 told: drain.told,
-                left: drain.left,
+                left: drain.remaining,
             })
             .collect()
     }
@@ -341,7 +341,7 @@ impl Process {
     }
 }
 
-/// With the address that it has, however it was written.
+/// Names the server by its address in canonical form.
 fn name_of(group: &Group, address: SocketAddr) -> ServerName {
     ServerName {
         upstream: group.name().to_owned(),
@@ -349,7 +349,7 @@ fn name_of(group: &Group, address: SocketAddr) -> ServerName {
     }
 }
 
-/// What the API answers with.
+/// The JSON that the API answers with.
 pub(super) fn as_json(value: impl Serialize) -> Value {
     serde_json::to_value(value).unwrap_or_default()
 }

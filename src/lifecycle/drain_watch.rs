@@ -1,5 +1,5 @@
-//! Servers that operators have taken out and that still have sessions: so that the end of a drain
-//! is told too, not only its beginning. Counts come in, ends come out.
+//! Servers that operators have drained and that still have sessions, so that the end of a drain is
+//! logged too. Counts come in, ended drains come out.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -16,19 +16,19 @@ struct Begun {
     sessions: usize,
 }
 
-/// A drain that is over, as its server has no sessions any more.
+/// A drain that is over because its server has no sessions any more.
 #[derive(Debug, PartialEq, Eq)]
 pub struct EndedDrain {
     pub server: ServerName,
-    /// Who began it.
+    /// Who began the drain.
     pub by: String,
     pub took: Duration,
-    /// That the server had at the beginning.
+    /// How many sessions the server had at the beginning.
     pub sessions: usize,
 }
 
 impl DrainWatch {
-    /// A second order for a server takes the place of the first.
+    /// A second order for a server replaces the first.
     pub fn begin(&mut self, server: ServerName, by: String, sessions: usize, now: Instant) {
         let at = now;
         self.0.insert(server, Begun { by, at, sessions });
@@ -43,7 +43,7 @@ impl DrainWatch {
         self.0.is_empty()
     }
 
-    /// `sessions`: how many a server has; `None`: it is not drained any more, by whatever way.
+    /// `sessions`: how many sessions a server has. `None`: the server is no longer drained.
     pub fn look(
         &mut self,
         now: Instant,

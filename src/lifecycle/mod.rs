@@ -8,8 +8,8 @@
 //!                           └── upgrade            the old process and the new one
 //! ```
 //!
-//! [`process`] is what the API has of it, [`admin_thread`] where that is served, [`primary_tasks`]
-//! what only the process does that serves.
+//! [`process`] is what the API sees of the process, [`admin_thread`] serves the API, and
+//! [`primary_tasks`] holds the tasks of the process that serves.
 
 mod admin_thread;
 mod control;

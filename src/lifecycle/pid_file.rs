@@ -1,4 +1,4 @@
-//! The file that holds the process id, where the configuration wants one.
+//! The file with the process id, if the configuration has one.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -16,7 +16,7 @@ impl PidFile {
         Self(path)
     }
 
-    /// Whether it could be written. What is in it stays.
+    /// Checks that the file can be written, and leaves its content as it is.
     pub fn check(&self) -> Result<(), StartError> {
         self.or_error(|path| {
             let mut options = OpenOptions::new();
@@ -29,14 +29,14 @@ impl PidFile {
         self.or_error(|path| fs::write(path, format!("{}\n", std::process::id())))
     }
 
-    /// As [`PidFile::write`], when it is too late to give up for it.
+    /// Like [`PidFile::write`], but an error is only logged, as it is too late to give up.
     pub fn claim(&self) {
         if let Err(error) = self.write() {
             warn!("{error}");
         }
     }
 
-    /// After an upgrade it is the new process's, and stays.
+    /// After an upgrade the file belongs to the new process, and stays.
     pub fn remove_ours(&self) {
         if let Some(path) = &self.0
             && fs::read_to_string(path)

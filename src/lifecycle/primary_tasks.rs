@@ -1,4 +1,4 @@
-//! What only the process does that serves: it answers operators, and feeds systemd's watchdog.
+//! The tasks of the one process that serves: it answers operators and feeds systemd's watchdog.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use super::admin_thread::{self, Serving};
 use super::process::Process;
 use super::{systemd, visits};
 
-/// How long a process that ends waits for answers of its admin API, and for calls that have just
-/// begun.
+/// How long an ending process waits for the last answers of its admin API, including calls that
+/// have just begun.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 pub struct PrimaryTasks {
@@ -37,16 +37,17 @@ impl PrimaryTasks {
         }
     }
 
-    /// This process stops: one that was to serve instead has ended, or stops as well.
+    /// This process stops: a new process that was to serve has ended or stops too.
     pub fn feed_watchdog(&mut self) {
         if self.watchdog.is_finished() {
             self.watchdog = tokio::spawn(systemd::feed_watchdog());
         }
     }
 
-    /// Returns when no operator is accepted here any more; calls that are there go on.
+    /// Returns when no operator is accepted here any more. Calls that have begun continue.
     pub async fn yield_to_another(&mut self) {
-        // At once: fed by an old process, the watchdog would not see the new one hang.
+        // At once, because the watchdog would not notice a hanging new process if the old one fed
+        // it.
         self.watchdog.abort();
         self.end_visits().await;
         self.admin.send_replace(Serving::AcceptsNoMore);

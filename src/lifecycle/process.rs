@@ -1,4 +1,4 @@
-//! The running process, as the operator's API has it.
+//! The running process, as the operator's API sees it.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -34,7 +34,7 @@ pub enum Message {
 
 pub struct Process {
     pub(super) app: Arc<App>,
-    /// `None`: it has no file that could be read again.
+    /// `None`: there is no file to read again.
     pub(super) file: Option<PathBuf>,
     program: Option<Program>,
     pub(super) started: Instant,
@@ -43,13 +43,13 @@ pub struct Process {
     /// Where another process can ask to take over.
     hand_over: Option<Arc<ListeningSocket>>,
     inbox: UnboundedSender<Message>,
-    /// The process that has taken over; 0: none has.
+    /// The id of the process that has taken over. 0: none has.
     successor: AtomicU32,
     is_upgrading: AtomicBool,
     pub(super) drain_watch: Mutex<DrainWatch>,
 }
 
-/// What is sent to the supervisor.
+/// The messages to the supervisor.
 pub type Inbox = UnboundedReceiver<Message>;
 
 impl Process {
@@ -77,7 +77,7 @@ impl Process {
         (Arc::new(process), messages)
     }
 
-    /// To the supervisor, which outlives whoever has something to say.
+    /// Sends to the supervisor, which outlives every sender.
     pub fn send(&self, message: Message) {
         if self.inbox.send(message).is_err() {
             log::debug!("the process ends: nothing more is done");
@@ -153,7 +153,7 @@ impl Process {
         self.is_upgrading.store(is_upgrading, Relaxed);
     }
 
-    /// What takes this process's place, or why nothing can.
+    /// The program that can take over, or why none can.
     pub fn program(&self) -> Result<&Program, ControlError> {
         may_be_replaced()?;
         self.program.as_ref().ok_or_else(|| {
@@ -165,7 +165,7 @@ impl Process {
     }
 }
 
-/// Those that end when the first process that they have started ends, and all others with them.
+/// Processes that end when their first child ends, and then end all others.
 const INITS: [&str; 5] = [
     "tini",
     "tini-static",
@@ -174,7 +174,7 @@ const INITS: [&str; 5] = [
     "catatonit",
 ];
 
-/// Where all processes end with this one, no other can take its place.
+/// If all processes end together with this one, no other process can take over.
 fn may_be_replaced() -> Result<(), ControlError> {
     let hint = "start a container with the new version beside this one, by `prusik run --take-over` (it asks at \
                 server.hand_over, and shares network and folder with this one): it takes the sessions over; or \

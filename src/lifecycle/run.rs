@@ -16,7 +16,7 @@ use crate::app::{StartError, Stop};
 use crate::config::Config;
 use crate::phase::{Phase, Stopping};
 
-/// What this process was started with, besides its configuration.
+/// What this process was started with, except its configuration.
 #[derive(Debug)]
 pub struct Origin {
     program: Program,
@@ -35,7 +35,7 @@ impl Origin {
         })
     }
 
-    /// This process cannot serve. An old one that waits for it is told why.
+    /// This process cannot serve. Tells the reason to an old process that waits for it.
     pub fn refuse(self, reason: &str) {
         let (_, predecessor) = take_over::sort(self.named);
         if let Some(predecessor) = predecessor {
@@ -70,8 +70,8 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
     let prepared = async {
         let taking_over = match predecessor {
             None => {
-                // Only now: a second process that finds its listeners taken must leave the first
-                // one's alone.
+                // Only now: a second process that finds its listeners in use must not change the
+                // first one's file.
                 pid_file.write()?;
                 process.app.warm_up().await;
                 None
@@ -113,8 +113,8 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
     Ok(())
 }
 
-/// Supervises a prusik that has neither a file nor a program of its own (the demo's tiers), until
-/// the runtime ends.
+/// Supervises a prusik without a file or a program of its own (a tier of the demo), until the
+/// runtime ends.
 pub async fn supervise(process: Arc<Process>, inbox: Inbox) {
     let shell = Shell::new(process, PidFile::new(None), false);
     shell.run(inbox, (None, Vec::new()), None).await;

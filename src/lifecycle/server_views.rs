@@ -10,8 +10,8 @@ use crate::session::live::LiveSession;
 use crate::upstream::history::Standing;
 use crate::upstream::{Ejected, Group, Member, Server};
 
-/// How many messages each server's sessions have carried. Those that have left are looked at first:
-/// one that ends meanwhile may be missing, and is not counted twice.
+/// How many messages the sessions of each server have carried. Sessions that are gone are counted
+/// first: one that ends meanwhile may be missing, but is not counted twice.
 pub struct Messages(HashMap<*const Server, u64>);
 
 impl Messages {
@@ -102,7 +102,7 @@ impl From<Standing> for ServerState {
     }
 }
 
-/// A server that was taken out is not drained before its last session is gone.
+/// A server that was taken out counts as drained only when its last session is gone.
 fn with_sessions(state: ServerState, sessions: usize) -> ServerState {
     match state {
         ServerState::Drained if sessions > 0 => ServerState::Draining,

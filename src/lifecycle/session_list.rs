@@ -1,4 +1,4 @@
-//! Which sessions an operator asks for, and whether there is what is named.
+//! Selects the sessions that an operator asks for, and checks the names in the question.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -9,8 +9,8 @@ use crate::generation::Generation;
 use crate::session::live::LiveSession;
 use crate::session::registry::Registry;
 
-/// A slip in a name must not look like a process without sessions. What is not in the file any
-/// more is known as long as it has some.
+/// A typing error in a name must not look like a process without sessions. A name that is no longer
+/// in the file is known as long as it has sessions.
 pub fn check_names(
     generation: &Generation,
     sessions: &Registry,
@@ -70,7 +70,7 @@ pub fn no_upstream(generation: &Generation, name: &str) -> ControlError {
     ControlError::not_found(format!("there is no upstream {name:?}"), one_of(names))
 }
 
-/// As many names as a line can hold.
+/// Lists as many names as fit on a line.
 pub fn one_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
     const SHOWN: usize = 20;
     let mut names: Vec<&str> = names.collect();
@@ -110,7 +110,7 @@ pub fn is_wanted(live: &LiveSession, filter: &SessionFilter) -> bool {
             .is_none_or(|part| is_found(live, part))
 }
 
-/// `parts`: in lower case, each of them is to be found somewhere.
+/// `parts`: in lower case. Each part must occur in one of the session's texts.
 fn is_found(live: &LiveSession, parts: &str) -> bool {
     let identity = &live.identity;
     let texts: [&str; 5] = [

@@ -1,4 +1,4 @@
-//! The shell around the [`Supervisor`]: brings it what happens and does what it says.
+//! The shell around the [`Supervisor`]: tells it what happens, and does what it decides.
 
 mod answers;
 
@@ -32,29 +32,29 @@ use crate::admin::{Command, CommandOutcome, ControlError, Request};
 use crate::app::{self, ReloadError, Stop};
 use crate::observe::entry::Operation;
 
-/// How long an upgrade waits for the one before to be done.
+/// How long an upgrade waits for the process before this one to end.
 const PREDECESSOR_GOES_WITHIN: Duration = Duration::from_secs(10);
 
-/// How often it is looked whether a drain has ended.
+/// How often to check whether a drain has ended.
 const WATCH_DRAINS: Duration = Duration::from_millis(500);
 
-/// How long a thread of the admin API may take to accept no more.
+/// How long the admin API's thread may take until it accepts no more.
 const YIELDS_WITHIN: Duration = Duration::from_secs(2);
 
-/// Somebody who waits for a command to be done.
+/// A caller that waits for the result of a command.
 struct Waiting {
     request: Request,
     tell: oneshot::Sender<CommandOutcome>,
 }
 
-/// What a predecessor still says.
+/// What the process before this one may still send.
 type Predecessor = (UnboundedReceiver<PassedOn>, oneshot::Receiver<()>);
 
 pub struct Shell {
     process: Arc<Process>,
     supervisor: Supervisor,
     pid_file: PidFile,
-    /// Names this process for as long as it could serve again instead of a new one.
+    /// Names this process for systemd as long as it could serve again instead of a new one.
     fallback: PidFile,
     tasks: Option<PrimaryTasks>,
     waiting: HashMap<Caller, Waiting>,
@@ -62,15 +62,15 @@ pub struct Shell {
     visits: HashMap<Caller, Box<Visit>>,
     last_caller: Caller,
     reload: Option<(AbortHandle, Asker)>,
-    /// To the hand-over that is under way.
+    /// The channel to the hand-over that is under way.
     orders: Option<UnboundedSender<Order>>,
     news: Option<UnboundedReceiver<News>>,
-    /// The new process's.
+    /// The id of the new process.
     successor: u32,
     report: Option<UpgradeReport>,
     why: Option<ControlError>,
     stop: Option<AbortHandle>,
-    /// The signal that has ended it.
+    /// The signal that has ended this process.
     stopped_by: Option<&'static str>,
     is_over: bool,
 }
@@ -190,7 +190,7 @@ impl Shell {
                 info!("replaced by another process, ending with what cannot move");
             }
             News::Outcome(caller, outcome) => self.answer(Asker::Caller(caller), outcome),
-            // Whoever serves now is to do it.
+            // The process that serves now must do the command.
             News::Unanswered(caller) => {
                 let waiting = self.waiting.get(&caller);
                 let event = match waiting.map(|waiting| &waiting.request.command) {
@@ -234,7 +234,7 @@ impl Shell {
         self.process.set_upgrading(is_upgrading);
     }
 
-    /// What it leads to at once.
+    /// Does an action. Returns the event that follows at once.
     async fn act(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::Enter(phase) => self.process.app.phases().enter(phase),
@@ -272,7 +272,7 @@ impl Shell {
             Action::Do(caller) => {
                 if let Some(waiting) = self.waiting.remove(&caller) {
                     let outcome = self.process.do_at_once(&waiting.request);
-                    // Whoever has hung up hears nothing of it.
+                    // A caller that has hung up gets no answer.
                     let _ = waiting.tell.send(outcome);
                 }
             }
@@ -301,7 +301,7 @@ impl Shell {
         let process = self.process.clone();
         let task = tokio::spawn(async move {
             let outcome = reload(&process).await.map_err(|error| error.to_string());
-            // Thousands of lines are no work for a thread that carries sessions.
+            // Logging thousands of lines is too slow for a thread that carries sessions.
             let logged = outcome.clone();
             if let Err(panic) = spawn_blocking(move || answers::log_reload(&logged)).await {
                 error!("the reload could not be logged: {panic}");
@@ -311,7 +311,7 @@ impl Shell {
         self.reload = Some((task.abort_handle(), asker));
     }
 
-    /// The admin API accepts no more here.
+    /// Makes the admin API accept no more here.
     async fn yield_to_another(&mut self) {
         if let Some(tasks) = &mut self.tasks
             && tokio::time::timeout(YIELDS_WITHIN, tasks.yield_to_another())
@@ -323,7 +323,7 @@ impl Shell {
     }
 
     fn watches_drains(&self) -> bool {
-        // The new process does it, once it has the sessions.
+        // After the hand-over the new process watches the drains, because it has the sessions.
         self.orders.is_none() && !self.process.drain_watch.lock().is_empty()
     }
 
@@ -376,7 +376,7 @@ impl Shell {
         }
     }
 
-    /// To the new process, or it is done here after all.
+    /// Passes a command on to the new process, or returns it to be done here.
     fn pass_on(&mut self, caller: Caller) -> Option<Event> {
         let waiting = self.waiting.get(&caller)?;
         if self.process.is_only_ours(&waiting.request.command) {
@@ -441,8 +441,8 @@ impl Shell {
     }
 }
 
-/// All of the file, or nothing of it. Returns what changed and what is not known yet, an item a
-/// line.
+/// Reloads all of the file or nothing of it. Returns what changed and what is not known yet, one
+/// item for each line.
 async fn reload(process: &Process) -> Result<Vec<String>, ReloadError> {
     let file = process.file.clone().ok_or(ReloadError::NoFile)?;
     let config = app::read(file).await?;

@@ -1,4 +1,4 @@
-//! The signals that prusik answers to.
+//! The signals that prusik reacts to.
 
 use std::future::Future;
 use std::io;
@@ -16,7 +16,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Before anything is served: a signal that comes early must not kill the process.
+    /// Must be called before anything is served: an early signal must not kill the process.
     pub fn install() -> io::Result<Self> {
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
@@ -37,8 +37,8 @@ impl Signals {
         }
     }
 
-    /// Does something before the process serves: with the signals that are to be answered then.
-    /// `Err`: by this signal it is to serve nobody at all.
+    /// Does something before the process serves, and handles the signals of that time. `Err`: by
+    /// this signal the process must not begin to serve.
     pub async fn until<T>(
         &mut self,
         done: impl Future<Output = T>,

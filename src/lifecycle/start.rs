@@ -1,4 +1,4 @@
-//! Everything of a start that comes before the first accept, and that can fail.
+//! The steps of a start that come before the first accept, and that can fail.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::app::{App, StartError};
 use crate::config::Config;
 use crate::net::{Inherited, ListenAddress, ListeningSocket};
 
-/// All sockets are bound, nothing is accepted.
+/// All sockets are bound, and nothing is accepted yet.
 pub struct Started {
     pub app: Arc<App>,
     pub admin: Vec<Arc<ListeningSocket>>,
@@ -27,7 +27,7 @@ pub struct Started {
 }
 
 impl Started {
-    /// What of `inherited` is not in the file is closed.
+    /// Closes the sockets of `inherited` that are not in the file.
     pub fn new(config: Config, mut inherited: Inherited) -> Result<Self, StartError> {
         let admin = config.admin.iter().flat_map(|admin| &admin.listen);
         let admin: Vec<ListenAddress> = admin.cloned().collect();
@@ -165,7 +165,8 @@ pub async fn take_over(
     }
 }
 
-/// This process serves: the files of unix sockets are its own, less those that systemd has bound.
+/// This process serves, so it owns the files of its unix sockets, except those that systemd has
+/// bound.
 pub fn own_files(started: &Started) {
     for listener in started.app.listeners() {
         listener.socket.own_file();

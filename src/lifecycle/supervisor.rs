@@ -1,9 +1,9 @@
-//! What the process does next, as a value: signals, commands and what has become of things come in,
-//! what is to be done comes out. [`super::run`] is the shell around it.
+//! Decides what the process does next, as a value: signals, commands and results come in, actions
+//! come out. [`super::run`] is the shell around it.
 //!
-//! Every change to the process goes through here, one at a time: a reload, an upgrade, a stop. What
-//! comes meanwhile waits, is refused with the reason, or is passed on to the process that has taken
-//! over. Nobody who asks is forgotten.
+//! Every change of the process goes through here, one at a time: a reload, an upgrade, a stop. A
+//! request that comes during a change waits, is refused with a reason, or is passed on to the
+//! process that has taken over. Everybody who asks gets an answer.
 //!
 //! ```text
 //!  Serving ── upgrade: a new process starts; reloads wait; commands are done here
@@ -23,17 +23,17 @@ use std::collections::VecDeque;
 use crate::app::Stop;
 use crate::phase::{Phase, Stopping};
 
-/// Names somebody who waits for the answer to a command.
+/// The number of a caller that waits for the answer to a command.
 pub type Caller = u64;
 
-/// Who wants a change: nobody waits for what a signal leads to.
+/// Who wants a change. Nobody waits for the result of a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Asker {
     Caller(Caller),
     Signal,
 }
 
-/// The signals that prusik answers to.
+/// The signals that prusik reacts to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Signal {
     Hangup,
@@ -65,13 +65,13 @@ pub enum Change {
 /// How a hand-over has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum HandedOver {
-    /// The new process never served, or this one has it all back.
+    /// The new process never served, or everything is back in this one.
     Failed,
-    /// Nothing is left here.
+    /// Nothing is left in this process.
     Finished,
     /// The new process is gone.
     Died,
-    /// The new process serves, and what is left here stays here.
+    /// The new process serves, and what is left in this process stays here.
     Alone,
     /// The new process was told to stop.
     Stopped,
@@ -81,7 +81,7 @@ pub enum HandedOver {
 pub enum Event {
     Signal(Signal),
     Asked(Change, Caller),
-    /// A command that is done in a moment: a drain, say.
+    /// A command that takes only a moment, such as a drain.
     Command(Caller),
     Reloaded,
     /// The new process could serve.
@@ -90,11 +90,11 @@ pub enum Event {
     Yielded,
     Settled,
     HandedOver(HandedOver),
-    /// The process before this one has ended, or talks no more.
+    /// The process before this one has ended, or sends nothing more.
     PredecessorGone,
-    /// It was waited for for long enough.
+    /// The wait for the process before this one took too long.
     PredecessorStays,
-    /// `server.drain.delay` is over.
+    /// The time of `server.drain.delay` is over.
     Announced,
     Drained,
 }
@@ -105,29 +105,30 @@ pub enum Action {
     Reload(Asker),
     AbortReload,
     Start(Asker),
-    /// The upgrade that is under way is given up.
+    /// Give up the upgrade that is under way.
     CallOff,
-    /// Operators are left to the new process, then [`Event::Yielded`].
+    /// Leave operators to the new process. [`Event::Yielded`] follows.
     Yield,
-    /// The new process is told to serve.
+    /// Tell the new process to serve.
     SayGo,
-    /// This process serves again.
+    /// Serve again in this process.
     ServeAgain,
-    /// The upgrade is done, and its report is there.
+    /// The upgrade is done: send its report.
     Report(Asker),
-    /// Do a command here.
+    /// Do a command in this process.
     Do(Caller),
-    /// The new process is to do it.
+    /// Pass a command on to the new process.
     PassOn(Caller),
     PassSignalOn(Signal),
     Refuse(Change, Asker, Reason),
-    /// For so long as it may take: [`Event::PredecessorGone`] or [`Event::PredecessorStays`].
+    /// Wait a limited time. [`Event::PredecessorGone`] or [`Event::PredecessorStays`] follows.
     AwaitPredecessor,
-    /// Balancers see it; then, after `server.drain.delay`, [`Event::Announced`].
+    /// Show balancers that this process stops. After `server.drain.delay`, [`Event::Announced`]
+    /// follows.
     Announce(Signal),
-    /// Nothing more goes to the new process.
+    /// Send nothing more to the new process.
     StopMoving,
-    /// Then [`Event::Drained`].
+    /// Stop. [`Event::Drained`] follows.
     Stop(Stop),
     Exit,
 }
@@ -140,7 +141,7 @@ pub enum Reason {
     /// Another process has taken over.
     Replaced,
     PredecessorStays,
-    /// An upgrade has failed: the shell knows why.
+    /// An upgrade has failed. The shell knows the cause.
     Failed,
     /// The new process was told to stop.
     SuccessorStops,
@@ -149,12 +150,12 @@ pub enum Reason {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Supervisor {
     phase: Phase,
-    /// The change that is being made.
+    /// The change that is under way.
     change: Option<(Change, Asker)>,
     waiting: VecDeque<(Change, Asker)>,
     has_predecessor: bool,
     awaits_predecessor: bool,
-    /// A stop was passed on to the process that has taken over: it holds for this one as well.
+    /// A stop was passed on to the process that has taken over. It holds for this process too.
     successor_stops: bool,
 }
 
@@ -170,7 +171,7 @@ impl Supervisor {
         }
     }
 
-    /// Whether a new process starts, or has taken over.
+    /// Whether a new process is starting or has taken over.
     pub fn is_upgrading(&self) -> bool {
         self.phase.moves() || matches!(self.change, Some((Change::Upgrade, _)))
     }
@@ -223,7 +224,7 @@ impl Supervisor {
             Signal::Interrupt => return self.stop_now(actions),
         };
         match self.phase.moves() {
-            // Whoever sends it means the process that serves.
+            // The sender of the signal means the process that serves.
             true => actions.push(Action::PassSignalOn(signal)),
             false => self.ask(change, Asker::Signal, actions),
         }
@@ -252,7 +253,7 @@ impl Supervisor {
         }
     }
 
-    /// Begins the next change, if one can be.
+    /// Begins the next change, if one can begin.
     fn go_on(&mut self, actions: &mut Vec<Action>) {
         if self.phase != Phase::Serving || self.change.is_some() {
             return;
@@ -267,7 +268,7 @@ impl Supervisor {
             Some((Change::Reload, asker)) => actions.push(Action::Reload(asker)),
             Some((Change::Upgrade, asker)) => {
                 actions.push(Action::Start(asker));
-                // One is enough.
+                // One upgrade is enough.
                 self.refuse_waiting(Change::Upgrade, Reason::UpgradeUnderWay, actions);
             }
             None => {}
@@ -298,7 +299,7 @@ impl Supervisor {
         if let Some((Change::Upgrade, asker)) = self.change.take() {
             actions.push(Action::Report(asker));
         }
-        // The new process has read its file already: what it is now counts.
+        // These reloads concern the process that serves, which may have read an older file.
         for (change, asker) in std::mem::take(&mut self.waiting) {
             actions.push(match (change, asker) {
                 (Change::Reload, Asker::Caller(caller)) => Action::PassOn(caller),
@@ -335,7 +336,7 @@ impl Supervisor {
         }
     }
 
-    /// Who has asked for the upgrade is told that it came to nothing.
+    /// Tells the caller of the upgrade that it failed.
     fn end_upgrade(&mut self, reason: Reason, actions: &mut Vec<Action>) {
         if let Some((Change::Upgrade, asker)) = self.change {
             self.change = None;
@@ -346,7 +347,7 @@ impl Supervisor {
     fn stop(&mut self, signal: Signal, actions: &mut Vec<Action>) {
         match self.phase {
             Phase::Stopping(_) => {}
-            // The new process is the service; what is left here is told to go already.
+            // The new process serves, and the sessions that are left here are already told to go.
             Phase::WindingDown => {
                 self.successor_stops = true;
                 actions.push(Action::PassSignalOn(signal));

@@ -1,4 +1,4 @@
-//! What systemd is told (sd_notify(3)), where it wants to be told something.
+//! Messages to systemd (sd_notify(3)), if it wants them.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::{env, io};
 use log::warn;
 use sd_notify::NotifyState;
 
-/// This process serves, and is the one that the unit is about.
+/// This process serves, and is the main process of the unit.
 pub fn ready() {
     say(&[
         NotifyState::Ready,
@@ -16,10 +16,10 @@ pub fn ready() {
     ]);
 }
 
-/// Where `PIDFile=` of the unit points: systemd reads it when the main process ends, and the
-/// process that it names, if it lives, is the main one from then on (`service_sigchld_event` in
-/// systemd's src/core/service.c). So an old process that still ends what could not move can serve
-/// again when the new one, of which systemd knows as the main one, has died.
+/// The file that `PIDFile=` of the unit names. When the main process ends, systemd reads this file,
+/// and if the process in it lives, that is the main process from then on (`service_sigchld_event`
+/// in systemd's src/core/service.c). So an old process that still ends its last sessions can serve
+/// again if the new one, which is the main process, has died.
 pub fn fallback_file() -> Option<PathBuf> {
     env::var_os("NOTIFY_SOCKET")?;
     let folders = env::var_os("RUNTIME_DIRECTORY")?;
@@ -31,7 +31,7 @@ pub fn stopping() {
     say(&[NotifyState::Stopping]);
 }
 
-/// Keeps the watchdog quiet for as long as the runtime turns; never returns if there is one.
+/// Feeds the watchdog as long as the runtime makes progress. Never returns if there is a watchdog.
 pub async fn feed_watchdog() {
     let Some(limit) = sd_notify::watchdog_enabled() else {
         return;

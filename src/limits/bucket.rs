@@ -1,4 +1,4 @@
-//! A bucket of tokens that fills with time.
+//! A bucket of tokens that is refilled with time.
 
 use std::num::NonZeroU32;
 use std::sync::LazyLock;
@@ -7,15 +7,15 @@ use std::time::Instant;
 
 const SECOND: u64 = 1_000_000_000;
 
-/// Holds one number, the time at which it is full again. The rate may be another at each take.
+/// Stores only the time at which the bucket is full again. Each take may have another rate.
 #[derive(Debug, Default)]
 pub struct Bucket {
-    /// In nanoseconds since the process first asked.
+    /// In nanoseconds since the first call in this process.
     full_at: AtomicU64,
 }
 
 impl Bucket {
-    /// Takes a token, if there is one: `rate` come in a second, and so many it holds.
+    /// Takes a token if there is one: `rate` tokens come each second, and the bucket holds as many.
     pub fn take(&self, rate: NonZeroU32) -> bool {
         self.take_at(now(), rate)
     }

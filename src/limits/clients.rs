@@ -1,4 +1,4 @@
-//! How many each client has.
+//! Counts per client.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -8,20 +8,20 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::ClientKey;
 
-/// Each with a lock of its own, so that clients of many threads don't meet.
+/// Each shard has its own lock, so that clients on many threads do not wait for each other.
 const SHARDS: usize = 16;
 
 type Shard = Mutex<HashMap<ClientKey, usize>>;
 
 #[derive(Debug, Default)]
 pub struct Clients {
-    /// Keyed, so that nobody can choose addresses that share a shard.
+    /// Uses a random key, so that nobody can choose addresses that share a shard.
     hasher: RandomState,
     shards: [Shard; SHARDS],
 }
 
 impl Clients {
-    /// One more, unless it has `most`.
+    /// Counts one more, unless the client has `most`.
     pub fn add(&self, client: ClientKey, most: usize) -> bool {
         let mut shard = self.shard(client);
         let count = shard.get(&client).copied().unwrap_or(0);

@@ -5,17 +5,17 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Set apart for what is not a client's or its server's: files, checks, an upgrade, and clients
-/// that are turned away.
+/// Reserved for other purposes than clients and their servers: files, checks, an upgrade, and
+/// clients that are turned away.
 const RESERVED: u64 = 64;
 
-/// Those that are held, or set apart, for what is not a client's: clients are counted where they
-/// are let in.
+/// Descriptors that are in use or reserved, without those of clients, which are counted when they
+/// connect.
 static HELD: AtomicUsize = AtomicUsize::new(0);
 
-/// One descriptor that is held, or set apart for somebody, until this is dropped: a session's
-/// server, an idle connection to a server, a caller of the admin API, and what a client's next
-/// request may need for its server. A stream of HTTP/2 is none.
+/// One descriptor that is in use or reserved until this is dropped: for a session's server, an idle
+/// connection to a server, a caller of the admin API, or the server of a client's next request. A
+/// stream of HTTP/2 needs none.
 #[derive(Debug)]
 pub struct Descriptor(());
 
@@ -36,7 +36,7 @@ impl Drop for Descriptor {
     }
 }
 
-/// As many as the process may have. The soft limit is low for programs that use select(2).
+/// Raises the limit as far as allowed. The soft limit is low for programs that use select(2).
 pub fn raise() {
     let now = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -50,18 +50,18 @@ pub fn raise() {
     }
 }
 
-/// The clients for whom there are descriptors: each needs one, and one for its server.
+/// How many clients the descriptors allow: each needs one, and one for its server.
 pub fn ceiling() -> usize {
     let Some(most) = getrlimit(Resource::Nofile).current else {
         return usize::MAX;
     };
     let open = fs::read_dir("/proc/self/fd").map_or(0, |open| open.count() as u64);
     let reserved = RESERVED.min(most / 4);
-    let left = most.saturating_sub(open + reserved);
-    usize::try_from(left / 2).unwrap_or(usize::MAX).max(1)
+    let remaining = most.saturating_sub(open + reserved);
+    usize::try_from(remaining / 2).unwrap_or(usize::MAX).max(1)
 }
 
-/// What the listeners allow together, `allowed` connections, and the process cannot serve.
+/// A warning if the listeners together allow more connections than the process can serve.
 pub fn warning(allowed: usize, ceiling: usize) -> Option<String> {
     let needed = allowed.saturating_mul(2) + RESERVED as usize;
     (allowed > ceiling).then(|| {

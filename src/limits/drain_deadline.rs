@@ -1,16 +1,16 @@
-//! The moment at which a process that goes waits no more for what is still under way.
+//! The moment at which an ending process stops waiting for what is still under way.
 
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-/// Seen by everything that an exchange may wait for: its client, its server, a connection to that.
-/// Copies tell of the same moment. It wakes nobody: who is told must be polled after it has struck.
+/// Shared with everything that an exchange may wait for: its client, its server, a connection to a
+/// server. Copies have the same state. It wakes no task, so each must be polled after the deadline.
 #[derive(Debug, Clone, Default)]
 pub struct DrainDeadline(Arc<AtomicBool>);
 
-/// Why an exchange has failed then.
+/// The error of an exchange that fails because of the deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{}", Self::WORDS)]
 pub struct Cut;
@@ -20,7 +20,7 @@ impl DrainDeadline {
         self.0.store(true, Relaxed);
     }
 
-    /// The process serves on after all.
+    /// The process serves again after all.
     pub fn clear(&self) {
         self.0.store(false, Relaxed);
     }
@@ -29,7 +29,7 @@ impl DrainDeadline {
         self.0.load(Relaxed)
     }
 
-    /// An error once it has struck.
+    /// Returns an error once the deadline has struck.
     pub fn check(&self) -> io::Result<()> {
         match self.has_struck() {
             true => Err(io::Error::other(Cut)),
@@ -39,10 +39,10 @@ impl DrainDeadline {
 }
 
 impl Cut {
-    /// In the log.
+    /// The text in the log.
     pub const WORDS: &str = "cut at the drain's deadline";
 
-    /// Whether it is what stands behind this error.
+    /// Whether this error was caused by the deadline.
     pub fn is_behind(cause: &(dyn Error + 'static)) -> bool {
         let cause = cause.downcast_ref::<io::Error>();
         let cause = cause.and_then(io::Error::get_ref);

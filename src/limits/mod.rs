@@ -1,9 +1,10 @@
-//! How much of something may be taken at once, in all and by each client, and how fast.
+//! Limits: how many of something there may be, in total and for each client, and how fast they
+//! come.
 //!
-//! Pure, [`descriptors`] apart. A [`Limiter`] counts, a [`Permit`] is one that is counted: a
-//! connection on a listener, a session on a route. A connection of several requests has a
-//! [`SharedPermit`]. Counts outlive reloads, what they are held against ([`Bounds`]) comes from the
-//! present configuration.
+//! Pure, except [`descriptors`]. A [`Limiter`] counts, and a [`Permit`] is one that is counted: a
+//! connection on a listener, or a session on a route. A connection with several requests has a
+//! [`SharedPermit`]. Counts survive reloads, and the limits ([`Bounds`]) come from the present
+//! configuration.
 
 mod bucket;
 mod clients;
@@ -22,7 +23,7 @@ use clients::Clients;
 pub use drain_deadline::{Cut, DrainDeadline};
 pub use shared::{SharedPermit, StreamPermit};
 
-/// The seconds after which who was refused is to come back.
+/// After how many seconds a refused client should come back.
 pub const RETRY_AFTER: &str = "2";
 
 /// `None`: no limit.
@@ -30,11 +31,11 @@ pub const RETRY_AFTER: &str = "2";
 pub struct Bounds {
     pub all: Option<usize>,
     pub per_client: Option<usize>,
-    /// And so many in one burst.
+    /// How many may come each second, and in one burst.
     pub per_second: Option<NonZeroU32>,
 }
 
-/// Which bound is reached.
+/// Which limit is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
     All,
@@ -42,47 +43,47 @@ pub enum Full {
     Rate,
 }
 
-/// Who counts as one client: an IPv4 address, or the /64 that an IPv6 one is in, as each customer
-/// of a provider has at least that many.
+/// What counts as one client: an IPv4 address, or the /64 network of an IPv6 address, because each
+/// customer of a provider has at least such a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClientKey(NonZeroU64);
 
 impl ClientKey {
     pub fn of(address: IpAddr) -> Self {
         let number = match address.to_canonical() {
-            // ff00::/8 is multicast: nobody connects from there.
+            // ff00::/8 is multicast, from which nobody connects, so its numbers are free for IPv4.
             IpAddr::V4(address) => 0xff00 << 48 | u64::from(u32::from(address)),
             IpAddr::V6(address) => (u128::from(address) >> 64) as u64,
         };
-        // ::/64, which has the loopback address, gets a number that is left over too.
+        // ::/64, which contains the loopback address, gets an unused number too.
         Self(NonZeroU64::new(number).unwrap_or(NonZeroU64::MAX))
     }
 }
 
 impl ClientKey {
-    /// For another process.
+    /// The number for another process.
     pub fn to_number(self) -> u64 {
         self.0.get()
     }
 
-    /// The inverse; `None`: no client has this number.
+    /// The inverse. `None`: no client has this number.
     pub fn from_number(number: u64) -> Option<Self> {
         NonZeroU64::new(number).map(Self)
     }
 }
 
-/// Where permits are taken.
+/// Gives out permits and counts them.
 #[derive(Debug, Default)]
 pub struct Limiter {
     taken: AtomicUsize,
-    /// Of those that are taken: requests on a connection that has a permit already.
+    /// How many permits are for further requests on a connection that has a permit already.
     shared: AtomicIsize,
     clients: Clients,
     bucket: Bucket,
 }
 
 impl Limiter {
-    /// One more, or why not. What is refused costs no token of the rate.
+    /// Gives out a permit, or the reason against it. A refusal takes no token of the rate.
     pub fn enter(
         self: &Arc<Self>,
         client: Option<ClientKey>,
@@ -96,7 +97,7 @@ impl Limiter {
         }
     }
 
-    /// One more, of whom it is not known yet whose it is.
+    /// Gives out a permit for a client that is not known yet.
     pub fn enter_unnamed(self: &Arc<Self>, all: Option<usize>) -> Result<Permit, Full> {
         let most = all.unwrap_or(usize::MAX);
         let taken = self.taken.fetch_update(Relaxed, Relaxed, |taken| {
@@ -109,7 +110,7 @@ impl Limiter {
         })
     }
 
-    /// One that is there already, whatever the bounds say.
+    /// Gives out a permit for something that already exists, even above the limits.
     pub fn adopt(self: &Arc<Self>, client: Option<ClientKey>) -> Permit {
         self.taken.fetch_add(1, Relaxed);
         if let Some(client) = client {
@@ -125,8 +126,8 @@ impl Limiter {
         self.taken.load(Relaxed)
     }
 
-    /// As [`Limiter::taken`], but of several requests on one connection only that counts: it has
-    /// the descriptor.
+    /// Like [`Limiter::taken`], but counts several requests on one connection once: only the
+    /// connection has a descriptor.
     pub fn connections(&self) -> usize {
         let shared = usize::try_from(self.shared.load(Relaxed)).unwrap_or(0);
         self.taken().saturating_sub(shared)
@@ -136,8 +137,8 @@ impl Limiter {
         self.shared.fetch_add(more, Relaxed);
     }
 
-    /// How many each client has; `None`: those of nobody in particular. They may not add up while
-    /// permits are taken and left.
+    /// How many permits each client has. `None`: permits of no particular client. The numbers may
+    /// not match the total while permits are taken and dropped.
     pub fn counts(&self) -> Vec<(Option<ClientKey>, usize)> {
         let named = self.clients.counts();
         let sum: usize = named.iter().map(|(_, count)| count).sum();
@@ -152,7 +153,7 @@ impl Limiter {
     }
 }
 
-/// One that counts until it is dropped.
+/// One permit. It is counted until it is dropped.
 #[derive(Debug)]
 pub struct Permit {
     limiter: Arc<Limiter>,
@@ -164,12 +165,12 @@ impl Permit {
         &self.limiter
     }
 
-    /// Whose it is; `None`: nobody's who is held to a bound.
+    /// The client. `None`: the permit is not counted for a client.
     pub fn client(&self) -> Option<ClientKey> {
         self.client
     }
 
-    /// Now it is known whose it is; `None`: of nobody who is held to a bound.
+    /// Sets the client, which is known now. `None`: it is not counted for a client.
     pub fn name(&mut self, client: Option<ClientKey>, most: Option<usize>) -> Result<(), Full> {
         let Some(client) = client else {
             return Ok(());

@@ -6,8 +6,8 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::{Bounds, Full, Limiter, Permit};
 
-/// It counts as many as it carries, and as one while it carries nothing: its own permit is that of
-/// the first request, and stays when the last one ends.
+/// Counts as many permits as there are requests, and one if there is none: the connection's own
+/// permit serves the first request, and stays after the last one.
 #[derive(Debug)]
 pub struct SharedPermit {
     limiter: Arc<Limiter>,
@@ -17,14 +17,14 @@ pub struct SharedPermit {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Requests under way.
+    /// How many requests are under way.
     carried: usize,
-    /// Seats beside the connection's own: one less than there are requests.
+    /// Permits in addition to the connection's own: one less than there are requests.
     more: Vec<Permit>,
 }
 
 impl SharedPermit {
-    /// `own` is what the connection has taken by itself.
+    /// `own`: the permit that the connection has taken for itself.
     pub fn new(own: Permit) -> Arc<Self> {
         Arc::new(Self {
             limiter: own.limiter.clone(),
@@ -33,7 +33,7 @@ impl SharedPermit {
         })
     }
 
-    /// One more request, or why not.
+    /// Takes one more request, or returns the reason against it.
     pub fn carry(self: &Arc<Self>, bounds: &Bounds) -> Result<StreamPermit, Full> {
         let mut state = self.lock();
         if state.carried > 0 {
@@ -58,7 +58,7 @@ impl SharedPermit {
     }
 }
 
-/// One request of such a connection; it counts until it is dropped.
+/// One request of such a connection. It is counted until it is dropped.
 #[derive(Debug)]
 pub struct StreamPermit(Arc<SharedPermit>);
 

@@ -12,11 +12,12 @@ use crate::net::{Accepted, AsyncListener, BoundId, ListenAddress, Socket};
 use crate::observe::repeated::{self, Kind};
 use crate::phase::PhaseWatch;
 
-/// After an accept that failed for want of descriptors or memory: the next would fail as well.
+/// The pause after an accept that failed for lack of descriptors or memory, because the next accept
+/// would fail too.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts while the process does; `index` tells the listeners apart. When the process begins to
-/// drain, who waits in the queue is still accepted, and then the socket is closed.
+/// Accepts connections as long as the process does. `index` is the listener's number. When the
+/// process begins to drain, the connections in the queue are accepted, and the socket is closed.
 pub async fn serve(
     listener: Arc<BoundListener>,
     id: BoundId,
@@ -28,7 +29,7 @@ pub async fn serve(
             .until(|phase| phase.accepts() || phase.is_draining())
             .await;
         if phase.now().is_draining() {
-            // Another process has the same sockets, and answers who waits.
+            // Another process has the same socket, and accepts the connections in the queue.
             return listener.socket.close();
         }
         tokio::select! {
@@ -43,8 +44,8 @@ pub async fn serve(
     }
 }
 
-/// Nobody is to be accepted any more: whoever has connected already gets an answer, who comes later
-/// is refused.
+/// For a listener that ends: clients that have connected already get an answer, later ones are
+/// refused.
 pub fn take_last(listener: &BoundListener, id: BoundId, edge: &Arc<Edge>) {
     take_waiting(listener, id, edge);
     listener.socket.drain_queue();
@@ -59,8 +60,8 @@ fn take_waiting(listener: &BoundListener, id: BoundId, edge: &Arc<Edge>) {
     }
 }
 
-/// A client whose connect(2) has returned may not be in the queue yet on a busy machine: the last
-/// packet of its handshake is looked at some time later.
+/// On a busy machine a client may not be in the queue although its connect(2) has returned: the
+/// kernel handles the last packet of its handshake some time later.
 async fn take_late(listener: &BoundListener, id: BoundId, edge: &Arc<Edge>) {
     if matches!(listener.socket.address(), ListenAddress::Tcp(_)) {
         for _ in 0..LOOKS {
@@ -107,7 +108,7 @@ async fn accept_all(listener: &BoundListener, id: BoundId, edge: &Arc<Edge>) -> 
             Err(error) if is_the_clients_fault(&error) => {}
             Err(error) => {
                 if !std::mem::replace(&mut exhausted, true) {
-                    // It may come and go with each descriptor that becomes free.
+                    // This error may come and go as descriptors become free.
                     let what = format!("listener {:?}: cannot accept", listener.name);
                     let line = format!(
                         "{what}: {error}; new clients wait (raise LimitNOFILE if descriptors ran \
@@ -121,7 +122,7 @@ async fn accept_all(listener: &BoundListener, id: BoundId, edge: &Arc<Edge>) -> 
     }
 }
 
-/// Errors of the one connection that was about to be accepted (accept(2)).
+/// Whether the error concerns only the connection that was about to be accepted (accept(2)).
 fn is_the_clients_fault(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,22 +1,24 @@
-//! How fast a client sends the body that it is waited for.
+//! How fast a client sends a request body that we wait for.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Before a rate is asked for: a connection may take a few retransmissions to come up to speed.
+/// The time before a rate is demanded: a connection may need a few retransmissions to reach its
+/// speed.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The clock of the deadline that is set by this counts milliseconds.
+/// Deadlines are set in milliseconds, so a shorter wait than this could be lost.
 const TICK: Duration = Duration::from_millis(2);
 
-/// Only the time that we have waited for the client counts, not that in which its server was slow.
+/// Counts only the time that we have waited for the client, not the time that its server was slow.
 #[derive(Debug, Default)]
 pub struct BodyRate {
     since: Option<Instant>,
     waited: Duration,
     come: u64,
-    /// It waits for leave to send (RFC 9110 section 10.1.1): its time begins with its first byte.
+    /// The client waits for a 100 (RFC 9110 section 10.1.1), so its time begins with its first
+    /// byte.
     expects: bool,
 }
 
@@ -28,19 +30,19 @@ impl BodyRate {
         }
     }
 
-    /// Nothing is there: how long it may still stay so at `rate` bytes a second. `None`: it is too
-    /// slow.
-    pub fn left(&mut self, rate: u64) -> Option<Duration> {
+    /// Called when no byte is there. Returns how long the client may send nothing at `rate` bytes a
+    /// second. `None`: it is too slow.
+    pub fn remaining(&mut self, rate: u64) -> Option<Duration> {
         if self.expects && self.come == 0 {
             return Some(GRACE);
         }
         let since = *self.since.get_or_insert_with(Instant::now);
         let earned = Duration::from_secs_f64(self.come as f64 / rate as f64);
-        let left = (GRACE + earned).saturating_sub(self.waited + since.elapsed());
-        (left > TICK).then_some(left)
+        let remaining = (GRACE + earned).saturating_sub(self.waited + since.elapsed());
+        (remaining > TICK).then_some(remaining)
     }
 
-    /// So many bytes have come.
+    /// Called when this many bytes have come.
     pub fn go_on(&mut self, bytes: usize) {
         self.come += bytes as u64;
         if let Some(since) = self.since.take() {
@@ -56,25 +58,25 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_has_the_grace_and_what_it_has_earned() {
         let mut body_rate = BodyRate::default();
-        assert_eq!(body_rate.left(100), Some(GRACE));
+        assert_eq!(body_rate.remaining(100), Some(GRACE));
         tokio::time::advance(Duration::from_secs(4)).await;
         body_rate.go_on(200);
         // Nobody waits for it now.
         tokio::time::advance(Duration::from_secs(60)).await;
-        assert_eq!(body_rate.left(100), Some(Duration::from_secs(3)));
+        assert_eq!(body_rate.remaining(100), Some(Duration::from_secs(3)));
         tokio::time::advance(Duration::from_secs(3)).await;
-        assert_eq!(body_rate.left(100), None);
+        assert_eq!(body_rate.remaining(100), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_for_leave_to_send_is_not_slow() {
         let mut body_rate = BodyRate::new(true);
-        assert_eq!(body_rate.left(100), Some(GRACE));
+        assert_eq!(body_rate.remaining(100), Some(GRACE));
         tokio::time::advance(Duration::from_secs(60)).await;
-        assert_eq!(body_rate.left(100), Some(GRACE));
+        assert_eq!(body_rate.remaining(100), Some(GRACE));
         body_rate.go_on(1);
-        assert!(body_rate.left(100).is_some());
+        assert!(body_rate.remaining(100).is_some());
         tokio::time::advance(Duration::from_secs(6)).await;
-        assert_eq!(body_rate.left(100), None);
+        assert_eq!(body_rate.remaining(100), None);
     }
 }

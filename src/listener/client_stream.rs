@@ -1,16 +1,18 @@
 //! A client's connection, as Pingora reads and writes it.
 //!
-//! Pingora reads as much as there is, whenever it can; what it has read too early is lost or
-//! kills the request. So this stream gives it no more than it can use:
+//! Pingora reads as much as there is, whenever it can; bytes that it reads too early are lost or
+//! make the request fail. So this stream gives Pingora no more than it can use:
 //!
-//! - it gets a request's head when that is whole and was found sound, and no byte behind it;
-//! - it gets the request's body to its last byte, and none of the request behind it;
-//! - while a request without a body is being served, or a handshake awaits its answer, reading is
-//!   [held](Reading::Held): bytes wait here (bounded), and only the client's going is noticed;
-//! - once a handshake's 101 is out, or when an idle connection is to move to another process, the
-//!   socket [leaves](crate::session::ClientEnd): to Pingora the client has gone then.
+//! - the head of a request when it is whole and was found sound, and no byte after it;
+//! - the body of the request to its last byte, and no byte of the next request;
+//! - nothing while a request without a body is served, or a handshake awaits its answer: reading
+//!   is [held](Reading::Held), a limited number of bytes waits here, and only the client's end is
+//!   noticed;
+//! - an end once the 101 of a handshake is sent, or when an idle connection moves to another
+//!   process: the socket then [leaves](crate::session::ClientEnd), and to Pingora the client is
+//!   gone.
 //!
-//! Whatever is awaited here ends when a [deadline](super::deadlines) has struck.
+//! Every wait here ends when a [deadline](super::deadlines) has struck.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -39,39 +41,39 @@ use crate::session::traffic::ClosedBy;
 use crate::session::{Admission, ClientEnd};
 use crate::transport::Transport;
 
-/// Holds a response's head and a small body together in one packet.
+/// Large enough to send a response's head and a small body in one packet.
 const WRITE_BUFFER: usize = 1460;
 
-/// How a connection has come.
+/// Where a connection comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrival {
-    /// It was just accepted.
+    /// The connection was just accepted.
     New {
-        /// By when its first head must be there.
+        /// When the first head must be there.
         deadline: Instant,
-        /// As the kernel had them; `None`: it is asked, or has none.
+        /// The addresses that the kernel has given. `None`: ask the kernel, or there are none.
         ends: Option<AddrPair>,
     },
-    /// It had been served already, here or by another process.
+    /// The connection was served before, here or by another process.
     Moved,
-    /// The same, and no other process takes it: one answer, and it ends.
+    /// As `Moved`, but no other process takes the connection: it gets one answer, and ends.
     Stays,
 }
 
 #[derive(Debug)]
 pub struct ClientStream {
-    /// `None`: it has departed.
+    /// `None` once the socket has departed.
     io: Option<BufWriter<Transport>>,
     pub(super) connection: Arc<Connection>,
     reader: RequestReader,
     tunnel: Tunnel,
-    /// Pingora has been told of the drain's deadline.
+    /// Whether Pingora has been told of the drain's deadline.
     pub(super) is_cut: bool,
     admission: Admission,
 }
 
 impl ClientStream {
-    /// `early` has been read from it already.
+    /// `early`: bytes that were already read from the connection.
     pub fn new(
         state: Arc<ListenerState>,
         transport: Transport,
@@ -120,12 +122,13 @@ impl ClientStream {
         let connection = &self.connection;
         let reading = connection.reading();
         if reading == Reading::Head && self.reader.is_between_requests() {
-            // Who has just connected still gets an answer, and so does who has asked already.
+            // A client that has just connected still gets an answer, and so does one that has
+            // asked.
             let is_idle = connection.has_asked() && self.reader.is_empty();
             if connection.is_to_end() && is_idle || connection.is_barred() {
                 return Poll::Ready(Ok(()));
             }
-            // It may stand in the middle of a head, which moves with it.
+            // The connection may be in the middle of a head. Those bytes move with it.
             if connection.leaves_when_idle() {
                 return self.poll_leave(cx);
             }
@@ -143,14 +146,14 @@ impl ClientStream {
         }
     }
 
-    /// Whether what comes next is a head, or the rest of one.
+    /// Whether the next bytes belong to a head.
     fn awaits_head(&self) -> bool {
         self.connection.reading() == Reading::Head
             && self.reader.is_between_requests()
             && self.io.is_some()
     }
 
-    /// Ready when all that was written is on its way and the socket has departed.
+    /// Ready when everything that was written is sent and the socket has departed.
     fn poll_leave(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(io) = &mut self.io {
             ready!(Pin::new(io).poll_flush(cx))?;
@@ -168,7 +171,7 @@ impl ClientStream {
     }
 }
 
-/// `ends`: whom the kernel or a PROXY header has named; the transport knows the others.
+/// `ends`: the addresses from the kernel or a PROXY header, if known; else the transport is asked.
 fn origin(transport: &Transport, ends: Option<AddrPair>, admission: &Admission) -> Origin {
     let (peer, local) = match ends {
         Some(ends) => (Some(ends.peer), Some(ends.local)),
@@ -186,8 +189,9 @@ fn origin(transport: &Transport, ends: Option<AddrPair>, admission: &Admission) 
 }
 
 impl ClientStream {
-    /// Something waits for the client, and it takes nothing now. For a session TCP keeps the time:
-    /// it knows of a client that takes little at a time.
+    /// Starts the stall clock: data waits for the client, and the client takes nothing now. For a
+    /// session TCP measures the time, because TCP notices a client that takes only a little at a
+    /// time.
     fn begin_stall(&self) {
         let tcp = self.io.as_ref().and_then(|io| io.get_ref().tcp());
         if self.connection.reading() != Reading::Open || tcp.is_none() {
@@ -197,7 +201,8 @@ impl ClientStream {
         }
     }
 
-    /// A session in Pingora's tunnel ends because its client has vanished, or takes nothing.
+    /// Notes that a session in Pingora's tunnel ends because its client has vanished or takes
+    /// nothing.
     fn note_timeout(&self, error: &io::Error) {
         if error.kind() == io::ErrorKind::TimedOut
             && let Some(session) = self.connection.tunnelled()
@@ -206,7 +211,7 @@ impl ClientStream {
         }
     }
 
-    /// What was polled, unless it is pending and the exchange's time is up.
+    /// Returns the result of a poll, or an error if it is pending and the exchange's time is up.
     fn or_deadline<T>(&mut self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
             return polled;
@@ -241,8 +246,8 @@ impl AsyncRead for ClientStream {
             stream.connection.deadlines().put_off();
             return polled;
         }
-        // Pingora is about to wait. It flushes at a response's end only: what is written so far
-        // must not wait with it, or a slow answer would come late and an event stream never.
+        // Pingora is about to wait. It flushes only at the end of a response, so what is written so
+        // far must be sent now. Else a slow answer would come late, and an event stream never.
         if let Some(io) = &mut stream.io
             && !(io.buffer().is_empty() && io.get_ref().is_flushed())
         {
@@ -280,7 +285,7 @@ impl AsyncWrite for ClientStream {
         let offers = stream.connection.offers_upgrade();
         let offer = offers.then(|| offer_upgrade(buf, WRITE_BUFFER)).flatten();
         let polled = match &offer {
-            // It fits into the buffer: it is taken whole, or not yet.
+            // The buffer takes the head as a whole, or not yet.
             Some(head) => Pin::new(&mut *io)
                 .poll_write(cx, head)
                 .map_ok(|_| buf.len()),
@@ -340,12 +345,12 @@ impl Shutdown for ClientStream {
                 while io.read(&mut unread).await.is_ok_and(|read| read > 0) {}
             }
         };
-        // Whoever is not done by then is cut.
+        // A client that takes longer is cut.
         let _ = tokio::time::timeout(LINGER, ending).await;
     }
 }
 
-/// Pingora drops idle connections without a word. By TLS a client wants one.
+/// Pingora drops idle connections without notice. A client of TLS expects a close_notify.
 impl Drop for ClientStream {
     fn drop(&mut self) {
         let connection = &self.connection;

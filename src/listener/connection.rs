@@ -1,4 +1,4 @@
-//! What the proxy's phases know of a client's connection, and how they steer its stream.
+//! What the proxy's phases know of a client's connection, and how they control its stream.
 //!
 //! ```text
 //!  Head ──► Body ──► Held                   a handshake awaits its answer
@@ -32,51 +32,51 @@ use crate::upstream::Flow;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Reading {
-    /// A request head is awaited: no byte past its blank line.
+    /// A head of a request is awaited. No byte after its blank line is given out.
     Head = 0,
-    /// Nothing is awaited: bytes wait, only the end of the connection is told.
+    /// Nothing is awaited. Bytes wait, and only the end of the connection is reported.
     Held = 1,
-    /// As `Held`, but a client that has ended its own direction only still gets its answer.
+    /// As `Held`, but a client that has ended only its own direction still gets its answer.
     Answered = 5,
-    /// The body of the request: no byte past its end.
+    /// The body of the request is awaited. No byte after its end is given out.
     Body = 2,
-    /// An upgraded session: everything as it comes.
+    /// A session is running: everything is given out as it comes.
     Open = 3,
-    /// A 101 is being written: behind it the socket leaves.
+    /// A 101 is being written. After it the socket leaves.
     Leave = 4,
 }
 
 /// Where a connection comes from, and what it can do. This does not change while it is served.
 #[derive(Debug)]
 pub(super) struct Origin {
-    /// Who has connected, or whom a PROXY header has named. `None` on a unix socket.
+    /// The address of the client, or the one in the PROXY header. `None` on a unix socket.
     pub peer: Option<SocketAddr>,
     pub local: Option<SocketAddr>,
     pub security: Security,
-    /// What its client has shown.
+    /// What the client has shown in its TLS handshake.
     pub tls_revision: TlsRevision,
-    /// A PROXY header has named its ends.
+    /// Whether the addresses are those of a PROXY header.
     pub is_proxied: bool,
-    /// Another process can go on with it.
+    /// Whether another process can continue the connection.
     pub can_move: bool,
-    /// It is a stream of HTTP/2, which serves one request.
+    /// Whether this is a stream of HTTP/2, which serves only one request.
     pub is_stream: bool,
 }
 
-/// How its stream is to be read.
+/// How the connection is to be read.
 #[derive(Debug, Default)]
 struct Steering {
-    /// A [`Reading`]; it begins with [`Reading::Head`].
+    /// A [`Reading`]. The first is [`Reading::Head`].
     reading: AtomicU8,
     leaves_when_idle: AtomicBool,
-    /// A request has come.
+    /// Whether a request has come.
     has_asked: AtomicBool,
 }
 
 /// How a connection ends.
 #[derive(Debug, Default)]
 pub(super) struct Ending {
-    /// An exchange has failed, perhaps in the middle of its answer.
+    /// Whether an exchange has failed, perhaps in the middle of its answer.
     has_failed: AtomicBool,
     ends_by_close: AtomicBool,
     is_refused: AtomicBool,
@@ -97,7 +97,7 @@ impl Ending {
         }
     }
 
-    /// Whether a request on it was refused, so that the client may be sending still.
+    /// Whether a request was refused, so that the client may still be sending.
     pub fn is_refused(&self) -> bool {
         self.is_refused.load(Relaxed)
     }
@@ -106,14 +106,14 @@ impl Ending {
         self.has_failed.load(Relaxed)
     }
 
-    /// Whether an answer was cut short whose end is the connection's end: only a reset tells the
-    /// client that it is not whole.
+    /// Whether an answer was cut short that ends with the connection. Then only a reset tells the
+    /// client that the answer is not complete.
     pub fn must_be_reset(&self) -> bool {
         self.has_failed() && self.ends_by_close.load(Relaxed)
     }
 }
 
-/// What leaves a connection that is more than requests and answers from now on.
+/// What leaves together with the socket of a session or of a connection that moves.
 #[derive(Debug, Default)]
 struct Departure {
     client: Mutex<Option<ClientEnd>>,
@@ -123,7 +123,7 @@ struct Departure {
 /// One client's connection.
 #[derive(Debug)]
 pub struct Connection {
-    /// Where it came in, with the limits that hold there now.
+    /// The listener where the connection came in, with its present limits.
     state: Arc<ListenerState>,
     origin: Origin,
     steering: Steering,
@@ -131,10 +131,10 @@ pub struct Connection {
     departure: Departure,
     deadlines: Arc<Deadlines>,
     is_probe: AtomicBool,
-    /// The next head that is written says what the client may upgrade to.
+    /// Whether the next head that is written tells which upgrades the client may ask for.
     offers_upgrade: AtomicBool,
     tunnelled: OnceLock<Arc<Traffic>>,
-    /// Set apart for the server of its present request, or the next.
+    /// Reserved for the connection to the server of the present or the next request.
     for_server: Mutex<Option<Descriptor>>,
 }
 
@@ -154,7 +154,7 @@ impl Connection {
         }
     }
 
-    /// Which of the bound listeners it came in on.
+    /// The bound listener where the connection came in.
     pub fn listener(&self) -> BoundId {
         self.state.id
     }
@@ -163,7 +163,7 @@ impl Connection {
         &self.state
     }
 
-    /// Who has connected, or whom a PROXY header has named. `None` on a unix socket.
+    /// The address of the client, or the one in the PROXY header. `None` on a unix socket.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.origin.peer
     }
@@ -176,12 +176,12 @@ impl Connection {
         &self.origin.security
     }
 
-    /// What its client has shown.
+    /// What the client has shown in its TLS handshake.
     pub fn tls_revision(&self) -> TlsRevision {
         self.origin.tls_revision
     }
 
-    /// Whether a PROXY header has named its ends.
+    /// Whether the addresses are those of a PROXY header.
     pub fn is_proxied(&self) -> bool {
         self.origin.is_proxied
     }
@@ -190,44 +190,44 @@ impl Connection {
         &self.deadlines
     }
 
-    /// A request may need a server.
+    /// Called when a request may need a server: reserves a descriptor.
     pub fn set_server_apart(&self) {
         self.for_server.lock().get_or_insert_with(Descriptor::hold);
     }
 
-    /// It needs none, or its session counts its own.
+    /// Called when no server is needed, or when the session counts its own descriptor.
     pub fn needs_no_server(&self) {
         self.for_server.lock().take();
     }
 
-    /// From now on, when it stands between two requests, the socket leaves; one that cannot move to
-    /// another process ends. Poll its stream after this.
+    /// From now on the socket leaves when it is between two requests. If it cannot move to another
+    /// process, the connection ends instead. The stream must be polled after this call.
     pub fn leave_when_idle(&self, leaves: bool) {
         self.steering.leaves_when_idle.store(leaves, Relaxed);
     }
 
-    /// Whether another process can go on with it.
+    /// Whether another process can continue the connection.
     pub fn can_move(&self) -> bool {
         self.origin.can_move
     }
 
-    /// Nobody else takes it.
+    /// No other process takes the connection.
     pub(super) fn stay(&mut self) {
         self.origin.can_move = false;
     }
 
-    /// Whether it is to move to another process as soon as it stands between two requests.
+    /// Whether the connection is to move to another process as soon as it is between two requests.
     pub(super) fn leaves_when_idle(&self) -> bool {
         self.origin.can_move && self.steering.leaves_when_idle.load(Relaxed)
     }
 
-    /// Whether nothing more may be asked on it, however much of a head has come. A stream of HTTP/2
-    /// is told so in an answer.
+    /// Whether no further request is served, even if a part of its head has come. A stream of
+    /// HTTP/2 is told so in an answer.
     pub(super) fn is_barred(&self) -> bool {
         self.is_outdated() && !self.is_stream()
     }
 
-    /// What Pingora reads now stands for a request that goes no further.
+    /// The request that Pingora reads now is a substitute for one that goes no further.
     pub(super) fn set_refused(&self, refused: RejectedRequest) {
         self.ending.refuse(refused);
     }
@@ -236,7 +236,7 @@ impl Connection {
         self.ending.take_refused()
     }
 
-    /// How it ends.
+    /// How the connection ends.
     pub(super) fn ending(&self) -> &Ending {
         &self.ending
     }
@@ -245,55 +245,55 @@ impl Connection {
         &self.state.drain_deadline
     }
 
-    /// The end of the connection is the end of the present answer: cut short, it must be a reset.
+    /// The present answer ends with the connection, so if it is cut short a reset is needed.
     pub fn end_body_by_close(&self) {
         self.ending.ends_by_close.store(true, Relaxed);
     }
 
-    /// From now on its end is no clean one: an answer that was cut short must not pass for whole.
+    /// From now on the connection must not end cleanly: a part of an answer must not look complete.
     pub fn mark_as_failed(&self) {
         self.ending.has_failed.store(true, Relaxed);
     }
 
-    /// Whether the present request is to be the last.
+    /// Whether the present request is the last one.
     pub fn is_to_end(&self) -> bool {
         let leaves = self.steering.leaves_when_idle.load(Relaxed);
         let moves_away = !self.origin.can_move && leaves;
         self.is_stream() || moves_away || self.is_outdated()
     }
 
-    /// Whether its listener asks more of clients by now than this one has shown.
+    /// Whether the listener now demands more of clients than this one has shown.
     pub fn is_outdated(&self) -> bool {
         self.origin.tls_revision < self.state.tls_revision.get()
     }
 
-    /// The request that comes is our own.
+    /// The next request is made by prusik itself.
     pub fn mark_as_probe(&self) {
         self.is_probe.store(true, Relaxed);
     }
 
-    /// Nobody wants to read of it in the log.
+    /// Whether the request is made by prusik itself, and so has no line in the log.
     pub fn is_probe(&self) -> bool {
         self.is_probe.load(Relaxed)
     }
 
-    /// Whether it is a stream of HTTP/2.
+    /// Whether this is a stream of HTTP/2.
     pub fn is_stream(&self) -> bool {
         self.origin.is_stream
     }
 
-    /// The answer that is about to be written has an `Upgrade` field, for which its `Connection`
-    /// must have the option.
+    /// The answer that will be written next has an `Upgrade` field, so its `Connection` field needs
+    /// the `upgrade` option.
     pub fn offer_upgrade(&self) {
         self.offers_upgrade.store(true, Relaxed);
     }
 
-    /// Whether the next head that is written is to get that option.
+    /// Whether the next head that is written needs that option.
     pub(super) fn offers_upgrade(&self) -> bool {
         self.offers_upgrade.load(Relaxed)
     }
 
-    /// That head has been written.
+    /// The head with that option has been written.
     pub(super) fn end_offer(&self) {
         self.offers_upgrade.store(false, Relaxed);
     }
@@ -303,7 +303,7 @@ impl Connection {
         self.departure.client.lock().is_some()
     }
 
-    /// The socket departs, for whoever [takes](Self::take_departed) it.
+    /// The socket departs. The caller of [`take_departed`](Self::take_departed) gets it.
     pub(super) fn depart(&self, client: ClientEnd) {
         *self.departure.client.lock() = Some(client);
     }
@@ -312,7 +312,7 @@ impl Connection {
         self.departure.client.lock().take()
     }
 
-    /// The rest of the session that the socket departed for.
+    /// The other parts of the session for which the socket departed.
     pub fn set_upgraded(&self, upgraded: Upgraded) {
         *self.departure.upgraded.lock() = Some(upgraded);
     }
@@ -321,13 +321,13 @@ impl Connection {
         self.departure.upgraded.lock().take()
     }
 
-    /// From now on a session runs over it, in Pingora's tunnel.
+    /// From now on a session runs over this connection, in Pingora's tunnel.
     pub fn open_tunnel(&self, session: Arc<Traffic>) {
         self.tunnelled.get_or_init(|| session);
         self.set_reading(Reading::Open);
     }
 
-    /// The session that runs over it while it stays in Pingora's tunnel.
+    /// The session that runs over this connection in Pingora's tunnel.
     pub(super) fn tunnelled(&self) -> Option<&Arc<Traffic>> {
         self.tunnelled.get()
     }
@@ -339,48 +339,48 @@ impl Connection {
         }
     }
 
-    /// Whether a request has come on it.
+    /// Whether a request has come on this connection.
     pub(super) fn has_asked(&self) -> bool {
         self.steering.has_asked.load(Relaxed)
     }
 
-    /// From now on the exchange fails when for this long nothing moves between us and the client,
-    /// and nobody sets another deadline.
+    /// From now on the exchange fails if nothing moves between us and the client for this long,
+    /// until another deadline is set.
     pub fn set_deadline(&self, within: Duration) {
         self.deadlines.set_progress(within);
     }
 
-    /// From now on the exchange fails after this time, whatever moves.
+    /// From now on the exchange fails after this time, even if bytes move.
     pub fn set_end(&self, after: Duration) {
         self.deadlines.set_end(after);
     }
 
-    /// The client has so long to take something of what waits for it.
+    /// How long the client may take nothing of the bytes that wait for it.
     pub fn stall(&self) -> Duration {
         self.state.limits().stall
     }
 
-    /// What this connection's stream and its server's know of each other.
+    /// What the streams of the client and the server know of each other.
     pub fn flow(&self) -> &Arc<Flow> {
         &self.deadlines.flow
     }
 
-    /// Whether an exchange has ended because the client took nothing of what waited for it.
+    /// Whether an exchange ended because the client took nothing of the bytes that waited for it.
     pub fn client_has_stalled(&self) -> bool {
         self.deadlines.client_has_stalled()
     }
 
-    /// The same of the server.
+    /// The same for the server.
     pub fn server_has_stalled(&self) -> bool {
         self.deadlines.server_has_stalled()
     }
 
-    /// The connection ends when the next head does not begin within the listener's `idle`.
+    /// The connection ends if the next head does not begin within the listener's `idle`.
     pub fn set_deadline_for_idle(&self) {
         self.set_deadline(self.state.limits().idle);
     }
 
-    /// A part of a head is there: the rest must come in the listener's `header_timeout`.
+    /// A part of a head has come. The rest must come within the listener's `header_timeout`.
     pub(super) fn begin_head(&self) {
         if !self.deadlines.has_end() {
             self.clear_deadline();
@@ -392,7 +392,7 @@ impl Connection {
         self.deadlines.clear();
     }
 
-    /// Whether something has failed because a deadline had struck.
+    /// Whether something failed because a deadline had struck.
     pub fn timed_out(&self) -> bool {
         self.flow().has_timed_out()
     }

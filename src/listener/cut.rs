@@ -1,9 +1,9 @@
-//! The drain's deadline, as connections are told of it.
+//! How connections learn of the drain's deadline.
 //!
-//! What is under way then ends by an error of whatever Pingora waits for: the client's stream, the
-//! server's, or a connection to one ([`DrainDeadline`]). So an answer that has begun is cut short,
-//! one that has not is a last short one of our own, and each has its line in the log: a future that
-//! is just dropped leaves none.
+//! At the deadline, whatever Pingora waits for fails: the client's stream, the server's, or a
+//! connection to a server ([`DrainDeadline`]). So an answer that has begun is cut short, one that
+//! has not begun is replaced by a short one of our own, and each exchange has its line in the log.
+//! A future that is just dropped would leave no line.
 //!
 //! [`DrainDeadline`]: crate::limits::DrainDeadline
 
@@ -16,13 +16,13 @@ use tokio::time::sleep;
 use super::client_stream::ClientStream;
 use super::edge::Edge;
 
-/// What a connection gets from the deadline on for all of this. What is left then is dropped.
+/// How much time a connection gets for all of this after the deadline. After that it is dropped.
 const LAST_MOMENT: Duration = Duration::from_millis(150);
 
-/// How much of it is for a client to take the last answer.
+/// The part of this time in which the client can take the last answer.
 const LAST_ANSWER: Duration = Duration::from_millis(50);
 
-/// Exchanges are cut.
+/// While this value lives, exchanges are cut.
 pub struct Cutting<'a>(&'a Edge);
 
 impl Drop for Cutting<'_> {
@@ -33,24 +33,24 @@ impl Drop for Cutting<'_> {
 }
 
 impl Edge {
-    /// Ends every exchange that is still under way, with its line in the log, for as long as the
-    /// returned value lives: the process may serve on, if the one that has replaced it dies.
-    /// Sessions have their own order.
+    /// Ends every exchange that is under way, with its line in the log, as long as the returned
+    /// value lives. (The process may serve again if its successor dies.) Sessions get an order of
+    /// their own.
     pub fn cut(&self) -> Cutting<'_> {
         self.drain_deadline.strike();
         self.cutting.send_replace(true);
         Cutting(self)
     }
 
-    /// Ready when the last moment is over. It wakes its task at the deadline, so that what the task
-    /// does beside it is polled then and sees that it has struck.
+    /// Ready when the last moment is over. It also wakes its task at the deadline, so that what the
+    /// task polls beside it sees that the deadline has struck.
     pub(super) fn last_moment(&self) -> impl Future<Output = ()> + use<> {
         let mut cutting = self.cutting.subscribe();
         async move {
             let is_cut = cutting.wait_for(|cuts| *cuts).await.is_ok();
             match is_cut {
                 true => sleep(LAST_MOMENT).await,
-                // Nobody is left who could cut.
+                // The sender is gone, so nothing will be cut.
                 false => pending().await,
             }
         }
@@ -58,8 +58,8 @@ impl Edge {
 }
 
 impl ClientStream {
-    /// An error once the deadline has struck, and only one: then a last answer may be written, if
-    /// the client takes it at once.
+    /// Returns an error once when the deadline has struck, and no error after that: a last answer
+    /// may then be written, if the client takes it at once.
     pub(super) fn check_drain_deadline(&mut self) -> io::Result<()> {
         if self.is_cut {
             return Ok(());

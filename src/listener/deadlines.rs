@@ -1,11 +1,11 @@
-//! When an exchange has had its time, and who sees to it.
+//! When the time of an exchange is up, and what checks this.
 //!
-//! Pingora polls now this stream and now that one, and sometimes neither: a deadline that is looked
-//! at by a stream holds only while that stream is polled. So the [`Watch`] around the whole of
-//! Pingora's work holds one lazily moved timer, and when that fires it polls Pingora once more with
-//! the deadline [struck](Flow::strike): whatever Pingora awaits then, the client's stream or the
-//! server's, fails. (Timers of Pingora's own are kept until the time they were set for, used or
-//! not: with timeouts of 3000 s that was 4 KiB a second of memory, for 50 minutes.)
+//! Pingora polls sometimes one stream, sometimes the other, and sometimes none. A deadline that a
+//! stream checks holds only while that stream is polled. So the [`Watch`] around all of Pingora's
+//! work holds one timer, which is moved lazily. When the timer fires, the watch polls Pingora once
+//! more with the deadline [struck](Flow::strike), and whatever Pingora awaits then fails: the
+//! client's stream or the server's. (Pingora keeps its own timers until they would fire, used or
+//! not: with timeouts of 3000 s these took 4 KiB of memory more each second, for 50 minutes.)
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,21 +17,21 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::upstream::Flow;
 
-/// Those of one connection. What is set is in milliseconds since it was made; 0: none.
+/// The deadlines of one connection, in milliseconds since it was made. 0: not set.
 #[derive(Debug)]
 pub(super) struct Deadlines {
     pub born: Instant,
-    /// Put off by each byte that moves.
+    /// Moved later by each byte that moves.
     progress: AtomicU64,
-    /// How far each byte puts it off.
+    /// How far each byte moves it.
     within: AtomicU64,
-    /// Nothing puts it off.
+    /// Never moved later.
     end: AtomicU64,
-    /// The client takes nothing of what waits for it.
+    /// Set while the client takes nothing of the bytes that wait for it.
     client: AtomicU64,
-    /// The server takes nothing of what waits for it.
+    /// Set while the server takes nothing of the bytes that wait for it.
     server: AtomicU64,
-    /// At the last strike the client, or the server, took nothing of what waited for it.
+    /// Whether the client, or the server, had stalled at the last strike.
     client_stalled: AtomicBool,
     server_stalled: AtomicBool,
     pub flow: Arc<Flow>,
@@ -52,13 +52,13 @@ impl Deadlines {
         }
     }
 
-    /// Something must move within this time, again and again.
+    /// A byte must move within this time, again and again.
     pub fn set_progress(&self, within: Duration) {
         self.within.store(millis(within), Relaxed);
         self.put_off();
     }
 
-    /// A byte has moved.
+    /// Called when a byte has moved.
     pub fn put_off(&self) {
         let within = self.within.load(Relaxed);
         if within > 0 {
@@ -81,7 +81,7 @@ impl Deadlines {
         self.renew();
     }
 
-    /// There is none any more.
+    /// Removes all deadlines.
     pub fn clear(&self) {
         for deadline in [&self.within, &self.progress, &self.end, &self.client] {
             deadline.store(0, Relaxed);
@@ -89,14 +89,14 @@ impl Deadlines {
         self.renew();
     }
 
-    /// The client takes nothing now; if that goes on for so long, the exchange ends.
+    /// The client takes nothing now. If that goes on for this long, the exchange ends.
     pub fn client_waits(&self, stall: impl FnOnce() -> Duration) {
         if self.client.load(Relaxed) == 0 {
             self.client.store(self.now() + millis(stall()), Relaxed);
         }
     }
 
-    /// It takes something.
+    /// The client takes something again.
     pub fn client_took(&self) {
         if self.client.load(Relaxed) > 0 {
             self.client.store(0, Relaxed);
@@ -104,7 +104,7 @@ impl Deadlines {
         }
     }
 
-    /// Whether an exchange has ended because the client took nothing of what waited for it.
+    /// Whether an exchange ended because the client took nothing of the bytes that waited for it.
     pub fn client_has_stalled(&self) -> bool {
         self.client_stalled.load(Relaxed)
     }
@@ -113,7 +113,7 @@ impl Deadlines {
         self.server_stalled.load(Relaxed)
     }
 
-    /// The same for the server, which is asked here.
+    /// The same for the server. It is polled here.
     fn look_at_server(&self) {
         let has_moved = self.flow.take_moved();
         if !self.flow.waits_for_server() {
@@ -132,7 +132,7 @@ impl Deadlines {
         }
     }
 
-    /// When the earliest deadline is due.
+    /// The moment of the earliest deadline.
     fn next(&self) -> Option<Instant> {
         let server = if self.flow.waits_for_server() {
             self.server.load(Relaxed)
@@ -156,7 +156,7 @@ impl Deadlines {
         self.flow.strike();
     }
 
-    /// After a change: a deadline that has struck may not be one any more.
+    /// Called after a change: a deadline that has struck may no longer be set.
     fn renew(&self) {
         if self.flow.has_struck() && self.next().is_none_or(|next| next > Instant::now()) {
             self.flow.forgive();
@@ -189,13 +189,13 @@ impl Due {
     }
 }
 
-/// Pingora's work on a connection, with what must go on whatever Pingora awaits: its deadlines, and
-/// what waits for the server.
+/// Pingora's work on a connection, together with what must go on whatever Pingora awaits: the
+/// deadlines, and sending what waits for the server.
 pub(super) struct Watch<F> {
     work: F,
     deadlines: Arc<Deadlines>,
     timer: Option<Pin<Box<Sleep>>>,
-    /// The deadline that has struck last: once is enough.
+    /// The deadline that struck last. It strikes only once.
     struck: Option<Instant>,
 }
 
@@ -209,7 +209,7 @@ impl<F: Future + Unpin> Watch<F> {
         }
     }
 
-    /// Ready when a deadline has struck that had not before.
+    /// Ready when a deadline strikes for the first time.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let Some(deadline) = self.deadlines.next() else {
@@ -221,7 +221,8 @@ impl<F: Future + Unpin> Watch<F> {
             let timer = self
                 .timer
                 .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-            // Moved only when it fires or must fire earlier: most exchanges end long before.
+            // The timer is moved only if it fires or must fire earlier: most exchanges end long
+            // before.
             if timer.is_elapsed() || deadline < timer.deadline() {
                 timer.as_mut().reset(deadline);
             }

@@ -24,7 +24,7 @@ use crate::net::linger::LINGERING_MAX;
 use crate::net::{BoundId, Socket};
 use crate::observe::access_log::AccessLog;
 use crate::session::Admission;
-use crate::session::{ClientEnd, IdleConnection, Runner, Session, WayOut};
+use crate::session::{ClientEnd, IdleConnection, MoveWatch, Runner, Session};
 use crate::transport::Transport;
 
 /// The connections being served: what a stopping process waits for.
@@ -33,15 +33,15 @@ pub type ConnectionTasks = TaskTracker;
 /// What speaks HTTP on a connection: Pingora's proxy.
 #[async_trait]
 pub trait HttpApp: Send + Sync {
-    /// Returns when it is done with the connection.
+    /// Returns when the connection is no longer needed.
     async fn serve(&self, stream: ClientStream, stopping: &ShutdownWatch);
 
     /// Tells idle keep-alive connections that the process stops.
     async fn cleanup(&self);
 }
 
-/// Our side of the door to Pingora's proxy: sees each connection before it is HTTP, and gets
-/// back what is left of it afterwards.
+/// The link to Pingora's proxy: handles each connection before it is HTTP, and gets back what
+/// remains of it afterwards.
 pub struct Edge {
     http: Arc<dyn HttpApp>,
     runner: Arc<Runner>,
@@ -49,27 +49,27 @@ pub struct Edge {
     pub(super) connections: ConnectionTasks,
     /// True while the process drains.
     pub(super) stopping: ShutdownWatch,
-    /// As the listeners were bound.
+    /// In the order in which the listeners were bound.
     pub(super) listener_states: Vec<Arc<ListenerState>>,
-    /// Connections for which there are descriptors.
+    /// The number of connections for which there are descriptors.
     ceiling: usize,
-    /// Clients that were turned away and still read why.
+    /// Limits the clients that were turned away and still read the answer.
     pub(super) lingering: Arc<Semaphore>,
-    pub(super) way_out: WayOut,
-    /// Idle connections that may be on their way to another process at a time: nobody is answered
-    /// on them meanwhile.
+    pub(super) moves: MoveWatch,
+    /// Limits the idle connections that are on their way to another process at a time: nobody
+    /// answers a request on them then.
     leaving: Arc<Semaphore>,
     pub(super) drain_deadline: DrainDeadline,
-    /// It has struck: wakes those who are to see that.
+    /// Wakes the tasks that must see that the drain's deadline has struck.
     pub(super) cutting: watch::Sender<bool>,
 }
 
-/// So many connections are on their way to another process at a time.
+/// How many idle connections may be on their way to another process at a time.
 const LEAVING_MAX: usize = 64;
 
 impl Edge {
-    /// `listeners`: the bound ones, in the order in which they were bound. `ceiling`: of
-    /// connections for which there are descriptors.
+    /// `listeners`: in the order in which they were bound. `ceiling`: the number of connections for
+    /// which there are descriptors.
     pub fn new(
         listeners: impl Iterator<Item = ListenerSettings>,
         http: Arc<dyn HttpApp>,
@@ -85,7 +85,7 @@ impl Edge {
         Self {
             listener_states: listeners.enumerate().map(state).collect(),
             http,
-            way_out: runner.way_out(),
+            moves: runner.watch_moves(),
             runner,
             log,
             connections,
@@ -98,7 +98,7 @@ impl Edge {
         }
     }
 
-    /// Serves a connection that came in on this listener; `early` has been read from it already.
+    /// Serves a connection of this listener. `early`: bytes that were already read from it.
     pub fn serve(
         self: &Arc<Self>,
         listener: BoundId,
@@ -114,14 +114,15 @@ impl Edge {
             .spawn(async move { edge.converse(listener, stream).await });
     }
 
-    /// The other process does not take it. Who has asked nothing yet still gets an answer.
+    /// The other process does not take the connection. A client that has asked nothing yet still
+    /// gets an answer.
     pub fn serve_last(self: &Arc<Self>, listener: BoundId, client: ClientEnd) {
         if !client.has_asked || !client.early.is_empty() {
             self.serve_as(listener, client, Arrival::Stays);
         }
     }
 
-    /// Serves on what had been on its way to another process.
+    /// Serves a connection that was on its way to another process.
     pub fn serve_again(self: &Arc<Self>, listener: BoundId, client: ClientEnd) {
         self.serve_as(listener, client, Arrival::Moved);
     }
@@ -136,7 +137,8 @@ impl Edge {
         self.serve(listener, transport, early, admission, arrival);
     }
 
-    /// What a configuration says that is about to be the present one, of every listener.
+    /// Takes over the settings of all listeners from a configuration that is about to become
+    /// active.
     pub fn follow(&self, listeners: impl Iterator<Item = ListenerSettings>) {
         for (state, settings) in self.listener_states.iter().zip(listeners) {
             state.follow(settings);
@@ -156,7 +158,7 @@ impl Edge {
         self.ceiling
     }
 
-    /// Whether there is a descriptor for one more server, for a client that is counted already.
+    /// Whether there is a descriptor for one more server, for a client that is already counted.
     pub(super) fn has_descriptors(&self) -> bool {
         let limiters = self.listener_states.iter().map(|state| &state.limiter);
         let clients = limiters.map(|limiter| limiter.connections());
@@ -164,7 +166,7 @@ impl Edge {
         taken < self.ceiling.saturating_mul(2)
     }
 
-    /// HTTP until the end of the connection, or until it is a session or to move.
+    /// Speaks HTTP until the connection ends, becomes a session or moves.
     async fn converse(self: Arc<Self>, listener: BoundId, stream: ClientStream) {
         let connection = stream.connection().clone();
         let permit = self.talk(&connection, stream).await;
@@ -172,17 +174,16 @@ impl Edge {
             return;
         };
         match connection.take_upgraded() {
-            Some(upgraded) => {
-                self.runner
-                    .carry(Session::begin(client, connection.stall(), upgraded))
-            }
+            Some(upgraded) => self
+                .runner
+                .run(Session::begin(client, connection.stall(), upgraded)),
             None => {
                 let idle = IdleConnection {
                     listener,
                     client,
                     permit,
                 };
-                // The move may have been called off in the meantime.
+                // The move may have been cancelled in the meantime.
                 if let Some(client) = self.runner.send_idle(idle) {
                     self.serve_again(listener, client);
                 }
@@ -190,15 +191,15 @@ impl Edge {
         }
     }
 
-    /// Returns when Pingora is done with the connection, or nobody waits for it any more. While
-    /// there is a way to another process, one that is idle leaves, some at a time; one that is not
-    /// leaves by itself after its request.
+    /// Returns when Pingora no longer needs the connection, or nobody waits for Pingora. While
+    /// connections can move to another process, idle ones leave, a few at a time; others leave
+    /// after their request.
     async fn talk(
         self: &Arc<Self>,
         connection: &Connection,
         stream: ClientStream,
     ) -> Option<OwnedSemaphorePermit> {
-        let mut way_out = self.way_out.clone();
+        let mut moves = self.moves.clone();
         let mut tls_revision = connection.state().tls_revision.watch();
         let mut is_led_out = false;
         let http = self.http.serve(stream, &self.stopping);
@@ -206,16 +207,16 @@ impl Edge {
         let last_moment = self.last_moment();
         tokio::pin!(http, last_moment);
         loop {
-            let is_open = way_out.is_open();
+            let is_open = moves.is_open();
             is_led_out &= is_open;
-            // What cannot move ends instead, and holds nobody up.
+            // A connection that cannot move ends instead, so that the upgrade need not wait for it.
             connection.leave_when_idle(is_led_out || is_open && !connection.can_move());
             let waits = is_open && !is_led_out && connection.can_move();
-            // What Pingora is told here it sees when it is polled behind it.
+            // The settings above take effect because Pingora is polled after them.
             tokio::select! {
                 biased;
-                _ = way_out.changed() => {}
-                // Its stream looks by itself whether it may go on, once it is polled.
+                _ = moves.changed() => {}
+                // Once polled, the connection's stream itself checks whether it may go on.
                 Ok(()) = tls_revision.changed() => {}
                 () = &mut last_moment => return None,
                 permit = self.leaving.clone().acquire_owned(), if waits => {
@@ -238,8 +239,8 @@ impl Edge {
         }
     }
 
-    /// Sends a request of our own through everything that a client's goes through, and wants any
-    /// answer. It is one that no server is asked: a handshake that lacks its key.
+    /// Sends a request of our own through everything that a client's request goes through, and
+    /// accepts any answer. No server gets it: it is a handshake without a key.
     pub async fn probe(self: &Arc<Self>) -> io::Result<()> {
         let (mut client, ours) = UnixStream::pair()?;
         let state = self.listener_states[0].clone();

@@ -21,39 +21,40 @@ use super::OUTDATED;
 use super::client_stream::Arrival;
 use super::edge::Edge;
 use super::refuse::{NO_DESCRIPTORS, TOO_MANY, TOO_MANY_OF_CLIENT, words};
-use super::setup::has_left;
+use super::setup::is_disconnect;
 use super::state::ListenerState;
 use crate::http1::Rejection;
 use crate::http2::control::ControlFrames;
 use crate::http2::fragments::{Found, Fragments};
-use crate::http2::request::{Target, Unspeakable, head_of};
+use crate::http2::request::{NotInHttp1, Target, head_of};
 use crate::http2::{Facts, Http2Stream, read_rest};
 use crate::limits::{Full, RETRY_AFTER, SharedPermit, StreamPermit};
 use crate::session::Admission;
 use crate::transport::Transport;
 
-/// What a client may send ahead on one stream: it costs as much memory while nobody takes it. The
-/// connection has room for all that the listener's `streams` allows, so that none waits for the
-/// server of another.
+/// How much a client may send ahead on one stream; it costs that much memory while nobody takes it.
+/// The connection has room for all the streams that the listener allows, so that no stream waits
+/// for the server of another.
 const STREAM_WINDOW: u32 = 12 * 1024;
 
-/// A head that is too large is refused where all heads are, and logged; only one of so many times
-/// the limit is by h2, which counts otherwise and says nothing of it.
+/// Heads that are too large are refused where all heads are, and logged. h2 refuses only a head of
+/// more than this many times the limit, because it counts differently and does not report it.
 const HEAD_ROOM: u32 = 2;
 
-/// At least as much as h2 takes of a block of fields: six frames, or a quarter more than its fields
-/// may have.
+/// At least as much as h2 accepts of a block of fields: six frames, or a quarter more than the
+/// limit of its fields.
 fn block_max(fields: u32) -> usize {
     2 * fields as usize + 96 * 1024
 }
 
-/// What may wait to be sent on one stream.
+/// How much may wait to be sent on one stream.
 const SEND_BUFFER: usize = 16 * 1024;
 
-/// A client may change its mind so often; then not for most of what it asks (CVE-2023-44487).
+/// How often a client may cancel requests before that counts as abuse: more often only if most of
+/// its requests are not cancelled (CVE-2023-44487).
 const ABANDONED_MAX: usize = 100;
 
-/// How long a client may take to answer its GOAWAY, and to read what was left of its last stream.
+/// How long a client may take to answer our GOAWAY and to read the rest of its last stream.
 const PARTING: Duration = Duration::from_secs(10);
 
 const LATE_PREFACE: Rejection = Rejection::new(
@@ -137,7 +138,7 @@ impl Edge {
         facts: Arc<Facts>,
         admission: Admission,
     ) {
-        let (mut stopping, mut way_out) = (self.stopping.clone(), self.way_out.clone());
+        let (mut stopping, mut moves) = (self.stopping.clone(), self.moves.clone());
         let mut asked: usize = 0;
         let (mut is_leaving, mut is_idle) = (false, false);
         let has_no_streams = || Arc::strong_count(&facts) == 1;
@@ -163,9 +164,9 @@ impl Edge {
                     }
                     None => return,
                 },
-                // Streams that are there go on; no others come (RFC 9113 section 6.8).
+                // Streams that are open continue; no new ones are accepted (RFC 9113 section 6.8).
                 _ = stopping.wait_for(|stops| *stops), if !is_leaving => leaves = true,
-                () = way_out.opened(), if !is_leaving => leaves = true,
+                () = moves.opened(), if !is_leaving => leaves = true,
                 () = outdated(state, &admission), if !is_leaving => leaves = true,
                 () = &mut idle => {
                     let was_idle = std::mem::replace(&mut is_idle, has_no_streams());
@@ -201,7 +202,7 @@ impl Edge {
         self.warn_of(state, ABANDONS.reason, &line);
     }
 
-    /// Ends the connection, and says that it was too much.
+    /// Ends the connection with the reason that it was too much.
     async fn send_away(
         &self,
         state: &ListenerState,
@@ -211,14 +212,14 @@ impl Edge {
     ) {
         self.record(state, peer, rejection);
         connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-        // Until that is sent; whoever does not take it is cut.
+        // Runs until the reason is sent. A client that does not take it is cut.
         let sent = async { while let Some(Ok(_)) = connection.accept().await {} };
         let _ = timeout(PARTING, sent).await;
     }
 
-    /// Its client has left, or has sent what ends the connection.
+    /// The client has left, or has sent something that ends the connection.
     fn end(&self, state: &ListenerState, peer: Option<SocketAddr>, error: &h2::Error) {
-        if error.is_remote() || error.get_io().is_some_and(has_left) {
+        if error.is_remote() || error.get_io().is_some_and(is_disconnect) {
             return debug!("HTTP/2 with {peer:?}: {error}");
         }
         match error.reason() {
@@ -242,9 +243,9 @@ impl Edge {
         };
         let (head, body) = match head_of(&request, request.body().is_end_stream(), target) {
             Ok(written) => written,
-            Err(Unspeakable::Scheme) => return respond.send_reset(Reason::PROTOCOL_ERROR),
+            Err(NotInHttp1::Scheme) => return respond.send_reset(Reason::PROTOCOL_ERROR),
             // RFC 9220 section 3.
-            Err(Unspeakable::Protocol) => {
+            Err(NotInHttp1::Protocol) => {
                 self.record(state, peer(), OTHER_PROTOCOL);
                 return refuse(facts, (request, respond), OTHER_PROTOCOL);
             }
@@ -259,7 +260,7 @@ impl Edge {
         let method = request.method().clone();
         let receive = (request.into_body(), body);
         let stream = Http2Stream::new(facts.clone(), permit, receive, &method, respond);
-        // The stream has the permit.
+        // The permit is held by the stream.
         let admission = Admission {
             permit: None,
             proxied: admission.proxied.clone(),
@@ -274,8 +275,8 @@ impl Edge {
         self.serve(state.id, transport, head, admission, arrival);
     }
 
-    /// What a connection is asked that is accepted, and in the same order. `None`: it counts
-    /// nowhere.
+    /// The checks of an accepted connection, in the same order. `None`: the stream is not counted
+    /// anywhere.
     fn admit_stream(
         &self,
         state: &ListenerState,
@@ -299,8 +300,7 @@ impl Edge {
     }
 }
 
-/// Answers before anything looks at what was asked, as a connection is answered that is turned
-/// away.
+/// Answers before the request is looked at, as for a connection that is turned away.
 fn refuse(
     facts: &Arc<Facts>,
     (request, mut respond): (Request<RecvStream>, SendResponse<Bytes>),
@@ -328,7 +328,7 @@ fn refuse(
     if has_body {
         let words = words(rejection);
         send.reserve_capacity(words.len());
-        // A client that leaves no room for it is not waited for: the status says it too.
+        // The text is sent only if the client leaves room for it. The status says it too.
         let words = match send.capacity() >= words.len() {
             true => Bytes::from(words),
             false => Bytes::new(),
@@ -338,7 +338,7 @@ fn refuse(
     read_rest(request.into_body(), facts);
 }
 
-/// Returns once its listener asks more of clients than it has shown.
+/// Returns once the listener demands more of clients than this one has shown.
 async fn outdated(state: &ListenerState, admission: &Admission) {
     let mut changes = state.tls_revision.watch();
     while admission.tls_revision >= state.tls_revision.get() {
@@ -348,15 +348,15 @@ async fn outdated(state: &ListenerState, admission: &Admission) {
     }
 }
 
-/// What carries a connection. h2 drops it right behind its last frame, which says why: then the
-/// client gets the time to read that.
+/// Carries a connection. h2 drops it right after the last frame, which says why the connection
+/// ends. Then the client gets time to read that frame.
 struct Bearer {
-    /// There until it is dropped.
+    /// `Some` until this value is dropped.
     transport: Option<Transport>,
     edge: Arc<Edge>,
     control: ControlFrames,
     fragments: Fragments,
-    /// Told when there were too many of them: then nothing more is read.
+    /// Notified when there were too many frames: then nothing more is read.
     flood: Arc<Notify>,
     is_flooded: bool,
 }
@@ -439,7 +439,7 @@ impl AsyncWrite for Bearer {
 impl Drop for Bearer {
     fn drop(&mut self) {
         if let Some(transport) = self.transport.take() {
-            self.edge.see_off(transport);
+            self.edge.linger_and_close(transport);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where clients come in: bound sockets, the accept loop, and the door to Pingora.
+//! Where clients come in: bound sockets, the accept loop, and the link to Pingora.
 //!
 //! The accept loop is ours and not Pingora's listening service, for three reasons: a socket that
 //! cannot be bound is an error before anything is served; every connection is wrapped in a
@@ -35,8 +35,8 @@ pub use rejected::RejectedRequest;
 pub use socket::{BindError, BoundListener, bind};
 pub use state::{ListenerSettings, ListenerState};
 
-/// For a request on a connection that has not shown what its listener asks for by now. A client may
-/// ask again on a new one (RFC 9110 section 15.5.20).
+/// For a request on a connection that has not shown what its listener now demands. The client may
+/// repeat the request on a new connection (RFC 9110 section 15.5.20).
 pub const OUTDATED: Rejection = Rejection::new(
     StatusCode::MISDIRECTED_REQUEST,
     "this connection was made before its listener asked for what it asks for now: connect again",

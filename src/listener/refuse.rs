@@ -1,4 +1,4 @@
-//! Who does not come in: what it is told, and what is said of it.
+//! Clients that are refused: what they are told, and what the log says.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -43,7 +43,8 @@ pub(super) const NO_HEADER: Rejection =
     Rejection::bad("the connection does not begin with a PROXY header");
 
 impl Edge {
-    /// Without a word: who sends no header, or may not, speaks another language.
+    /// Closes without an answer: a client that sends no PROXY header, or may not send one, speaks
+    /// another language.
     pub(super) fn shut_out(
         &self,
         state: &ListenerState,
@@ -56,7 +57,8 @@ impl Edge {
         self.record(state, peer, rejection);
     }
 
-    /// Of what each new connection may give cause for. `what` makes lines alike.
+    /// Warns of something that each new connection may cause. Lines with the same `what` are
+    /// merged.
     pub(super) fn warn_of(&self, state: &ListenerState, what: &str, line: &str) {
         let settings = state.settings();
         let name = &settings.name;
@@ -64,7 +66,7 @@ impl Edge {
         repeated::warn(kind, format!("listener {name:?}: {line}"));
     }
 
-    /// With an answer, unless TLS would have to come first.
+    /// Refuses with an answer, unless TLS would have to come first.
     pub(super) fn turn_away(
         &self,
         state: &ListenerState,
@@ -78,37 +80,37 @@ impl Edge {
         }
         let mut transport = Transport::from(socket);
         transport.send_at_once(&answer(rejection));
-        self.see_off(transport);
+        self.linger_and_close(transport);
     }
 
-    /// Closes a connection whose client has not read its last word yet, or goes on sending.
-    pub(super) fn see_off(&self, mut transport: Transport) {
-        let Ok(place) = self.lingering.clone().try_acquire_owned() else {
+    /// Closes a connection whose client has not read the last answer yet, or is still sending.
+    pub(super) fn linger_and_close(&self, mut transport: Transport) {
+        let Ok(permit) = self.lingering.clone().try_acquire_owned() else {
             return;
         };
-        // None: the process ends.
+        // There is no runtime when the process ends.
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
         let last_moment = self.last_moment();
         let going = async move {
-            let rest = async {
+            let read_out = async {
                 transport.shutdown().await?;
-                let mut rest = transport.take(LINGER_BYTES);
-                while rest.read(&mut [0; 4096]).await? > 0 {}
+                let mut received = transport.take(LINGER_BYTES);
+                while received.read(&mut [0; 4096]).await? > 0 {}
                 io::Result::Ok(())
             };
-            // Whoever is not done by then is cut.
+            // A client that takes longer is cut.
             tokio::select! {
-                _ = timeout(LINGER, rest) => {}
+                _ = timeout(LINGER, read_out) => {}
                 () = last_moment => {}
             }
-            drop(place);
+            drop(permit);
         };
         self.connections.spawn_on(going, &runtime);
     }
 
-    /// What has to come before HTTP did not.
+    /// Something that has to come before HTTP did not come.
     pub(super) fn fail(
         &self,
         state: &ListenerState,
@@ -129,7 +131,7 @@ impl Edge {
         self.record_as(state, peer, rejection.status, rejection.reason);
     }
 
-    /// Every connection that is refused, or fails before HTTP, comes by here.
+    /// Called for every connection that is refused or fails before HTTP.
     fn record_as(
         &self,
         state: &ListenerState,
@@ -178,7 +180,7 @@ impl Edge {
     }
 }
 
-/// What a client reads that is turned away.
+/// The text that a client reads which is turned away.
 pub(super) fn words(rejection: Rejection) -> String {
     let status = rejection.status.as_u16();
     let name = rejection.status.canonical_reason().unwrap_or_default();

@@ -6,12 +6,12 @@ use crate::http1::Rejection;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RejectedRequest {
     pub rejection: Rejection,
-    /// What the log gets of a head that is not sound, so that Pingora has a head of ours instead.
-    /// `None`: the head was sound and Pingora has it, so that the request may have a route.
+    /// What the log gets if the head was not sound, because Pingora then has a head of ours
+    /// instead. `None`: the head was sound and Pingora has it, so the request may have a route.
     pub unsound: Option<Unsound>,
 }
 
-/// What a head that is not sound was, as far as that can be told.
+/// The parts of a head that is not sound, as far as they could be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unsound {
     pub method: String,

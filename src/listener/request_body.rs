@@ -3,7 +3,7 @@
 use crate::http1::chunked::{Broken, ChunkScanner};
 use crate::http1::framing::Framing;
 
-/// What is to come of the body of the request whose head Pingora has.
+/// What is still to come of the body of the request whose head Pingora has.
 #[derive(Debug)]
 pub(super) enum Body {
     Remaining(u64),
@@ -25,7 +25,7 @@ impl Body {
         }
     }
 
-    /// The bytes of a chunked one so far; the length of others was looked at before.
+    /// The bytes of a chunked body so far. The length of other bodies was checked before.
     pub fn content(&self) -> u64 {
         match self {
             Self::Remaining(_) => 0,
@@ -40,7 +40,7 @@ impl Body {
         }
     }
 
-    /// How many of `bytes` belong to it.
+    /// How many of `bytes` belong to the body.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<usize, Broken> {
         match self {
             Self::Remaining(remaining) => {

@@ -1,5 +1,5 @@
-//! What a client sends, in the pieces that Pingora may have: a head that was found sound, then its
-//! body to the last byte, then nothing until the next head is awaited.
+//! Splits what a client sends into the pieces that Pingora may have: a head that was found sound,
+//! then the body to its last byte, then nothing until the next head is awaited.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -22,10 +22,10 @@ use crate::limits::Cut;
 use crate::net::pages;
 use crate::upstream::MOST_OF_REQUEST_IN_CHUNKS;
 
-/// What a client may send ahead while it is held.
+/// How much a client may send ahead while reading is held.
 const HELD_MAX: usize = 64 * 1024;
 
-/// What Pingora gets instead of a head that is refused: the proxy answers it with the rejection.
+/// The head that Pingora gets instead of a refused one. The proxy answers it with the rejection.
 const SUBSTITUTE: &[u8] = b"GET / HTTP/1.1\r\nHost: refused\r\n\r\n";
 
 pub(super) const CUT_HEAD: Rejection = Rejection::new(StatusCode::SERVICE_UNAVAILABLE, Cut::WORDS);
@@ -47,25 +47,25 @@ const SLOW_BODY: Rejection = Rejection::new(
 
 const BROKEN_BODY: Rejection = Rejection::bad("the body is not framed in chunks as it must be");
 
-/// How much of a refused request line the log gets.
+/// How much of a refused request line goes into the log.
 const LOGGED_MAX: usize = 1024;
 
-/// What has come of one client, and how far Pingora may have it.
+/// What has come from one client, and how much of it Pingora may have.
 #[derive(Debug, Default)]
 pub(super) struct RequestReader {
-    /// Read from the socket, not yet given to Pingora.
+    /// Bytes that were read from the socket and not yet given to Pingora.
     ahead: BytesMut,
-    /// The client sends nothing more.
+    /// Whether the client has ended its data.
     ended: bool,
     head: HeadCheck,
-    /// So much of `ahead` is the rest of a sound head.
+    /// How many bytes of `ahead` are the rest of a sound head.
     ready: usize,
     body: Body,
     body_rate: BodyRate,
 }
 
 impl RequestReader {
-    /// `early` has been read already.
+    /// `early`: bytes that were already read.
     pub fn new(early: BytesMut) -> Self {
         Self {
             ahead: early,
@@ -87,7 +87,7 @@ impl RequestReader {
         self.ready -= self.deliver(self.ready, buf);
     }
 
-    /// The head is whole.
+    /// Called when the head is whole.
     fn begin(&mut self, sound: &ValidHead) {
         self.body_rate = BodyRate::new(sound.expects);
         self.begin_body(sound.framing);
@@ -98,7 +98,7 @@ impl RequestReader {
         self.body = Body::new(framing);
     }
 
-    /// As [`RequestReader::begin`], of a head that stands in `ahead`.
+    /// Like [`RequestReader::begin`], for a head that is in `ahead`.
     fn begin_waiting(&mut self, sound: &ValidHead) {
         self.begin(sound);
         self.ready = sound.end;
@@ -113,14 +113,14 @@ impl RequestReader {
                 None => self.ahead[odd.clone()].to_vec(),
             };
             let encoded = target::encode_odd(&sent);
-            // It may be shorter: a port that was left out.
+            // The new head may be shorter, because a port was left out.
             self.ready = self.ready - odd.len() + encoded.len();
             let parts = [&self.ahead[..odd.start], &encoded, &self.ahead[odd.end..]];
             self.ahead = BytesMut::from(&parts.concat()[..]);
         }
     }
 
-    /// Gives back to `ahead` what stands in `buf` from `end` on.
+    /// Moves the bytes of `buf` from `end` on back to `ahead`.
     fn put_back(&mut self, buf: &mut ReadBuf<'_>, end: usize) {
         if buf.filled().len() > end {
             let mut behind = BytesMut::from(&buf.filled()[end..]);
@@ -132,28 +132,28 @@ impl RequestReader {
 }
 
 impl RequestReader {
-    /// Whether nothing waits here for Pingora.
+    /// Whether no bytes wait here for Pingora.
     pub fn is_empty(&self) -> bool {
         self.ahead.is_empty()
     }
 
-    /// Whether the client sends nothing more.
+    /// Whether the client has ended its data.
     pub fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// What has come and Pingora has not got, for whoever reads the socket from now on.
+    /// Bytes that Pingora has not got, for the next reader of the socket.
     pub fn take_early(&mut self) -> BytesMut {
         self.ahead.split()
     }
 
-    /// Whether Pingora has all of a request, so that what comes next is a head, or the rest of one.
+    /// Whether Pingora has the whole request, so that the next bytes belong to a head.
     pub fn is_between_requests(&self) -> bool {
         self.body.is_done() && self.ready == 0
     }
 
-    /// The time for a head is up: a client that has begun to ask is told, to others the connection
-    /// just ends.
+    /// The time for a head is up. A client that has begun a request is told so; for others the
+    /// connection just ends.
     pub fn end_wait_for_head(
         &mut self,
         rejection: Rejection,
@@ -166,8 +166,8 @@ impl RequestReader {
         }
     }
 
-    /// Gives out what is due of a request. `None` for a socket that has departed: nothing more
-    /// comes from it.
+    /// Gives out what is due of a request. With `None` for a socket that has departed, nothing more
+    /// comes.
     pub fn poll<S: AsyncRead + Unpin>(
         &mut self,
         socket: &mut Option<S>,
@@ -186,7 +186,7 @@ impl RequestReader {
         self.poll_head(socket, connection, cx, buf)
     }
 
-    /// Fills `ahead` while nothing may be given out; ready only when the client is gone.
+    /// Fills `ahead` while nothing may be given out. Ready only when the client is gone.
     pub fn poll_held<S: AsyncRead + Unpin>(
         &mut self,
         socket: &mut Option<S>,
@@ -195,7 +195,7 @@ impl RequestReader {
         while self.ahead.len() < HELD_MAX && !self.ended {
             ready!(self.poll_more(socket, cx))?;
         }
-        // Bytes that wait are to be read before the end is told.
+        // Bytes that wait must be read before the end is reported.
         if self.ended && self.ahead.is_empty() {
             Poll::Ready(Ok(()))
         } else {
@@ -203,9 +203,9 @@ impl RequestReader {
         }
     }
 
-    /// As [`Self::poll_held`], but the end of what the client sends is not that of the client: it
-    /// may have ended its own direction only. Whether it has left altogether shows when it is
-    /// written to.
+    /// Like [`Self::poll_held`], but the end of the client's data does not mean that the client is
+    /// gone: it may have ended only its own direction. Whether it is gone shows when something is
+    /// written to it.
     pub fn poll_answered<S: AsyncRead + Unpin>(
         &mut self,
         socket: &mut Option<S>,
@@ -229,7 +229,7 @@ impl RequestReader {
         Poll::Ready(Ok(()))
     }
 
-    /// At most `most` bytes.
+    /// Reads at most `most` bytes, from `ahead` or else from the socket.
     pub fn poll_ahead_or_socket<S: AsyncRead + Unpin>(
         &mut self,
         socket: &mut Option<S>,
@@ -250,7 +250,7 @@ impl RequestReader {
         }
     }
 
-    /// Gives out a head when it is whole and sound, and its substitute when it is refused.
+    /// Gives out a head when it is whole and sound, or a substitute when it is refused.
     fn poll_head<S: AsyncRead + Unpin>(
         &mut self,
         socket: &mut Option<S>,
@@ -299,7 +299,8 @@ impl RequestReader {
         }
     }
 
-    /// Nearly every head comes whole and is given out from where it was read to: then it is true.
+    /// The fast path: nearly every head comes whole, and is given out where it was read to. Returns
+    /// true then.
     fn poll_fresh_head<S: AsyncRead + Unpin>(
         &mut self,
         socket: &mut Option<S>,
@@ -340,8 +341,8 @@ impl RequestReader {
         }
     }
 
-    /// The head stands in `ahead` and is sound, so that Pingora gets it: the rules of its route
-    /// hold for the rejection. It gets it without the body, which nobody reads.
+    /// The head is in `ahead` and is sound. Pingora gets it, so that the rules of its route hold
+    /// for the rejection, but without the body, which nobody reads.
     fn refuse_length(&mut self, sound: &ValidHead, connection: &Connection, buf: &mut ReadBuf<'_>) {
         connection.set_refused(RejectedRequest {
             rejection: LARGE_BODY,
@@ -352,7 +353,7 @@ impl RequestReader {
         self.give_instead(&head, buf);
     }
 
-    /// Gives out no byte behind the body's last one.
+    /// Gives out no byte after the last byte of the body.
     fn poll_body<S: AsyncRead + Unpin>(
         &mut self,
         socket: &mut Option<S>,
@@ -372,11 +373,12 @@ impl RequestReader {
                     Body::Remaining(_) => room,
                 }
             }
-            // Nobody wants it.
+            // Nobody wants the body.
             _ => usize::MAX,
         };
         if room == 0 {
-            // The server has not taken what there is; whether the client has gone is not known.
+            // The server has not taken the bytes so far, and it is not known whether the client is
+            // gone.
             if connection.flow().server_takes_back() {
                 pages::give_back(buf);
             }
@@ -385,10 +387,10 @@ impl RequestReader {
         let rate = connection.state().limits().body_rate;
         match (self.poll_ahead_or_socket(socket, cx, buf, room), rate) {
             (Poll::Pending, None) => return Poll::Pending,
-            (Poll::Pending, Some(rate)) => match self.body_rate.left(rate) {
-                Some(left) => {
-                    // Polled again when it is over.
-                    connection.set_end(left);
+            (Poll::Pending, Some(rate)) => match self.body_rate.remaining(rate) {
+                Some(remaining) => {
+                    // The stream is polled again when this time is over.
+                    connection.set_end(remaining);
                     return Poll::Pending;
                 }
                 None => {
@@ -419,8 +421,8 @@ impl RequestReader {
         Poll::Ready(Ok(()))
     }
 
-    /// The proxy has to answer, so that the client is told and the log has a line: it gets a head
-    /// of ours, and the rejection beside it.
+    /// Refuses a head. The proxy has to answer so that the client is told and the log has a line,
+    /// so Pingora gets a head of ours, and the proxy gets the rejection.
     fn refuse(&mut self, rejection: Rejection, connection: &Connection, buf: &mut ReadBuf<'_>) {
         let (method, target) = head::asked(&self.ahead);
         let text = |bytes: &[u8]| {
@@ -436,7 +438,7 @@ impl RequestReader {
         self.give_instead(SUBSTITUTE, buf);
     }
 
-    /// Nothing of what has come is looked at any more.
+    /// Gives out `head`, and ignores all that has come.
     fn give_instead(&mut self, head: &[u8], buf: &mut ReadBuf<'_>) {
         self.begin_body(Framing::None);
         self.ahead = BytesMut::from(head);
@@ -445,7 +447,7 @@ impl RequestReader {
     }
 }
 
-/// Nothing more comes from a socket that has departed.
+/// Reads from the socket. Nothing more comes from one that has departed.
 fn poll_socket<S: AsyncRead + Unpin>(
     socket: &mut Option<S>,
     cx: &mut Context<'_>,
@@ -457,13 +459,14 @@ fn poll_socket<S: AsyncRead + Unpin>(
     }
 }
 
-/// A body that is said to be too large need not be sent.
+/// Whether the body is too large by its own header, so that it need not be sent.
 fn is_too_long(sound: &ValidHead, connection: &Connection) -> bool {
     let most = connection.state().limits().body_size;
     most.is_some_and(|most| sound.framing.length() > most)
 }
 
-/// It was a request until now: the proxy finds the rejection behind the error.
+/// The request was accepted before its body broke: the proxy finds the rejection when it handles
+/// the error.
 fn refuse_body(connection: &Connection, rejection: Rejection) -> io::Result<()> {
     connection.set_refused(RejectedRequest {
         rejection,

@@ -1,5 +1,5 @@
-//! From the accepted socket to the first byte of HTTP: who may come in, whose connection it is, and
-//! TLS. The listener's `header_timeout` is for all of it and the first head.
+//! From the accepted socket to the first byte of HTTP: whether the client may come in, its address,
+//! and TLS. The listener's `header_timeout` covers all of this and the first head.
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,8 +25,8 @@ use crate::session::Admission;
 use crate::tls::{Acceptor, TlsRevision, TlsStream};
 use crate::transport::Transport;
 
-/// Whether a connection has ended without a word of why.
-pub(super) fn has_left(error: &io::Error) -> bool {
+/// Whether the connection has ended without a reason given.
+pub(super) fn is_disconnect(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::UnexpectedEof
@@ -36,12 +36,12 @@ pub(super) fn has_left(error: &io::Error) -> bool {
     )
 }
 
-/// A connection on its way in; its socket goes beside it.
+/// A connection that is being set up. Its socket is passed beside it.
 struct Pending {
     state: Arc<ListenerState>,
-    /// As the kernel has them; `None` on a unix socket.
+    /// The addresses from the kernel. `None` on a unix socket.
     ends: Option<AddrPair>,
-    /// By when its first head must be there.
+    /// When the first head must be there.
     deadline: Instant,
 }
 
@@ -54,22 +54,22 @@ impl Pending {
 /// What a connection on a listener with `proxy_protocol` begins with.
 enum Opening {
     Proxied(AddrPair),
-    /// The ends are its own.
+    /// No client is named: the addresses of the connection itself count.
     Own,
     Refused(Rejection),
-    /// It has ended without a byte: a balancer has looked whether we are here.
+    /// The connection ended without a byte: a balancer has checked that we are here.
     Gone,
 }
 
 impl Edge {
-    /// Lets a connection in that was just accepted, or turns it away.
+    /// Accepts a new connection, or turns it away.
     pub fn admit(self: &Arc<Self>, listener: BoundId, socket: Socket, ends: Option<AddrPair>) {
         let state = self.listener_states[listener.index()].clone();
         let settings = self.listener_states[listener.index()].settings();
         let limits = &settings.limits;
         let (most, timeout, stall) = (limits.bounds.all, limits.header_timeout, limits.stall);
-        // Sessions have no other bound for it, and nothing may be given up sooner than the file
-        // says.
+        // Sessions have no other limit of this kind, and nothing may be given up sooner than the
+        // file says.
         if stall != TCP_KEEPALIVE.user_timeout {
             socket.set_stall(stall);
         }
@@ -104,7 +104,7 @@ impl Edge {
         });
     }
 
-    /// What comes before HTTP.
+    /// Handles what comes before HTTP.
     async fn open(
         self: &Arc<Self>,
         pending: Pending,
@@ -141,7 +141,7 @@ impl Edge {
         self.let_in(pending, transport, admission);
     }
 
-    /// The TLS handshake. `None`: it has failed, and that is told.
+    /// Does the TLS handshake. `None`: it has failed, and the failure is logged.
     async fn secure(
         &self,
         pending: &Pending,
@@ -151,8 +151,8 @@ impl Edge {
     ) -> Option<TlsStream> {
         match timeout_at(pending.deadline, tls.accept(socket)).await {
             Ok(Ok(stream)) => return Some(stream),
-            // Everyday: who looks whether we are here.
-            Ok(Err(error)) if has_left(&error) => {
+            // This happens daily, for example when a balancer checks that we are here.
+            Ok(Err(error)) if is_disconnect(&error) => {
                 debug!("{peer:?} has left within its TLS handshake");
             }
             Ok(Err(error)) => self.fail(&pending.state, peer, "the TLS handshake", &error),
@@ -161,7 +161,8 @@ impl Edge {
         None
     }
 
-    /// Counts the connection for its client, who is known now. `None`: it has as many as it may.
+    /// Counts the connection for its client, which is known now. `None`: the client has as many as
+    /// it may.
     fn charge_client(
         &self,
         pending: &Pending,
@@ -215,15 +216,15 @@ impl Edge {
     }
 }
 
-/// Takes the header off the front, and not a byte more: what follows may be TLS. `None`: not a byte
-/// has come.
+/// Reads the PROXY header, and not a byte more: the next bytes may be TLS. `None`: no byte has
+/// come.
 async fn receive_header(socket: &mut Socket) -> io::Result<Option<Header>> {
     let mut bytes = Vec::new();
     let mut ahead = [0; 256];
     loop {
         let seen = match socket.peek(&mut ahead).await {
             Ok(0) if bytes.is_empty() => return Ok(None),
-            // A balancer's probe: it connects, and resets what it has got.
+            // A balancer's check: it connects and then resets the connection.
             Err(_) if bytes.is_empty() => return Ok(None),
             seen => seen?,
         };

@@ -1,4 +1,4 @@
-//! A listener of the file and its socket.
+//! A listener of the file, and its socket.
 
 use std::io;
 
@@ -8,15 +8,15 @@ use crate::config::Listener;
 use crate::net::TCP_KEEPALIVE;
 use crate::net::{Inherited, ListenAddress, ListeningSocket, SocketOptions};
 
-/// Connections wait in the kernel for so long as they are not accepted; so many at most.
+/// How long, and how many, connections wait in the kernel until they are accepted.
 const OPTIONS: SocketOptions = SocketOptions {
     backlog: 4096,
     is_private: false,
     prepare,
 };
 
-/// On Linux an accepted socket starts with its listener's options: set here once, they cost no
-/// system call a connection.
+/// On Linux an accepted socket starts with the options of its listener. Set here once, they cost no
+/// system call for a connection.
 fn prepare(socket: &SockRef<'_>) -> io::Result<()> {
     let keepalive = TcpKeepalive::new()
         .with_time(TCP_KEEPALIVE.idle)
@@ -58,7 +58,7 @@ fn remedy(cause: &io::Error, address: &ListenAddress) -> &'static str {
     }
 }
 
-/// Takes over the socket if it was inherited, else binds one.
+/// Uses the inherited socket if there is one, else binds a new one.
 pub fn bind(listener: &Listener, inherited: &mut Inherited) -> Result<BoundListener, BindError> {
     let bound = ListeningSocket::bind(&listener.address, OPTIONS, inherited);
     let socket = bound.map_err(|cause| BindError {

@@ -1,4 +1,4 @@
-//! A bound listener at work: what the present configuration says of it, and who is counted on it.
+//! A bound listener at work: its present settings, and the clients that are counted on it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use crate::observe::metrics::RouteMetrics;
 use crate::session::Admission;
 use crate::tls::{Acceptor, CurrentRevision, TlsRevision};
 
-/// What one configuration says of a bound listener. Holds for connections that are there too, TLS
-/// and the PROXY header apart.
+/// The settings that one configuration has for a bound listener. They hold for open connections
+/// too, except TLS and the PROXY header.
 #[derive(Debug)]
 pub struct ListenerSettings {
     pub name: String,
@@ -23,10 +23,10 @@ pub struct ListenerSettings {
     pub proxy_protocol: AcceptProxy,
     /// `None`: plain text.
     pub tls: Option<Arc<Acceptor>>,
-    /// What connections that come in now have shown.
+    /// What new connections have shown.
     pub tls_revision: TlsRevision,
     pub trusted: TrustedProxies,
-    /// Of requests that no route matches: who is refused at the door counts there.
+    /// Metrics of requests that no route matches. Connections that are refused count there too.
     pub unrouted: Arc<RouteMetrics>,
 }
 
@@ -36,7 +36,7 @@ pub struct ListenerState {
     pub id: BoundId,
     pub limiter: Arc<Limiter>,
     settings: ArcSwap<ListenerSettings>,
-    /// What clients must have shown.
+    /// What clients must have shown to be served.
     pub tls_revision: CurrentRevision,
     pub drain_deadline: DrainDeadline,
 }
@@ -52,7 +52,7 @@ impl ListenerState {
         }
     }
 
-    /// As the present configuration has them.
+    /// The settings in the present configuration.
     pub fn settings(&self) -> Guard<Arc<ListenerSettings>> {
         self.settings.load()
     }
@@ -61,14 +61,14 @@ impl ListenerState {
         self.settings.load().limits
     }
 
-    /// Those of a configuration that is about to be the present one.
+    /// Takes over the settings of a configuration that is about to become active.
     pub fn follow(&self, settings: ListenerSettings) {
         let revision = settings.tls_revision;
         self.settings.store(Arc::new(settings));
         self.tls_revision.set(revision);
     }
 
-    /// Holds the permit's client to the bound.
+    /// Counts the connection against its client's limit.
     pub fn charge_client(&self, permit: &mut Permit, peer: Option<SocketAddr>) -> Result<(), Full> {
         let settings = self.settings.load();
         let most = settings.limits.bounds.per_client;
@@ -87,7 +87,7 @@ impl ListenerState {
     }
 }
 
-/// A proxy that is trusted speaks for many.
+/// The client to count, or `None` for a trusted proxy, which speaks for many clients.
 fn client_of(peer: Option<SocketAddr>, trusted: &TrustedProxies) -> Option<ClientKey> {
     let peer = peer.filter(|peer| !trusted.contains(peer.ip()))?;
     Some(ClientKey::of(peer.ip()))

@@ -1,8 +1,8 @@
 //! A session that stays in Pingora's tunnel, as its client's stream sees it.
 //!
-//! Pingora takes from the client what its own queue has room for. When that is full, because the
-//! server takes nothing, it looks at the client no more: neither at its going nor at the deadlines
-//! that its stream carries. So it gets little enough that the queue is never full.
+//! Pingora takes from the client what fits into its own queue. If that is full because the server
+//! takes nothing, Pingora no longer polls the client's stream, and notices neither the client's end
+//! nor the stream's deadlines. So Pingora gets so little that its queue is never full.
 
 use std::io;
 use std::pin::Pin;
@@ -17,21 +17,21 @@ use crate::session::relay::LOOK;
 use crate::session::traffic::Traffic;
 use crate::transport::Transport;
 
-/// Reads whose bytes the server has not taken yet. Pingora's queue has room for four.
+/// How many reads may be ahead of the server. Pingora's queue has room for four.
 const AHEAD_MAX: u8 = 2;
 
 #[derive(Debug, Default)]
 pub(super) struct Tunnel {
-    /// Bytes that Pingora has got of the session.
+    /// How many bytes of the session Pingora has got.
     given: u64,
-    /// Reads since the server had taken all of them.
+    /// How many reads were made since the server had taken everything.
     ahead: u8,
-    /// When the client is looked at, while it is not read.
+    /// When to check the client while it is not read.
     look: Option<Pin<Box<Sleep>>>,
 }
 
 impl Tunnel {
-    /// Reads from the client what Pingora may have of `session`.
+    /// Reads from the client as much as Pingora may have of `session`.
     pub fn poll(
         &mut self,
         session: Option<&Traffic>,
@@ -57,8 +57,8 @@ impl Tunnel {
         Poll::Ready(Ok(()))
     }
 
-    /// Ready when the client has gone: it is not read, and nothing is written to it, so that this
-    /// must be looked for.
+    /// Ready when the client is gone. The client is neither read nor written to, so this needs a
+    /// check.
     fn poll_gone(
         &mut self,
         socket: &mut Option<BufWriter<Transport>>,

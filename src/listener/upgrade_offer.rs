@@ -1,8 +1,8 @@
-//! What Pingora's response heads lack: that the `Upgrade` field is for this connection.
+//! Adds what Pingora's response heads lack: that the `Upgrade` field is for this connection.
 
-/// A response's head whose `Connection`, which Pingora writes by itself, says that `Upgrade` is for
-/// this connection (RFC 9110 section 7.8). `None`: it is no such head, or would be
-/// larger than `most`.
+/// Returns the head with an `upgrade` option in its `Connection` field, which Pingora writes by
+/// itself (RFC 9110 section 7.8). `None`: the head has no such field, or would be larger than
+/// `most`.
 pub(super) fn offer_upgrade(head: &[u8], most: usize) -> Option<Vec<u8>> {
     const FIELD: &[u8] = b"\r\nConnection: ";
     const OPTION: &[u8] = b"Upgrade, ";

@@ -1,10 +1,10 @@
-//! Where a socket listens.
+//! The address on which a socket listens.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// As the file has it. Shown (`Display`) as `host:port`, `[v6]:port` or `unix:/path`.
+/// In the form of the file. Shown (`Display`) as `host:port`, `[v6]:port` or `unix:/path`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ListenAddress {
     Tcp(SocketAddr),

@@ -1,4 +1,4 @@
-//! Listening sockets: bound here or inherited, handed on, closed, and opened again.
+//! Listening sockets: bound here or inherited, passed on, closed, and opened again.
 //!
 //! ```text
 //!           bind, adopt                close
@@ -26,8 +26,8 @@ use super::ListenAddress;
 use super::overlap::tcp_overlap;
 use super::socket_file::{SocketFile, is_stale};
 
-/// Which of a process's listening sockets is meant: its position in the order in which they were
-/// bound. A reload may change its name and its place in the file, never this.
+/// One of a process's listening sockets: its position in the order in which they were bound. A
+/// reload may change its name and its position in the file, but not this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BoundId(usize);
 
@@ -36,39 +36,40 @@ impl BoundId {
         Self(index)
     }
 
-    /// For lists that are in the order in which the sockets were bound.
+    /// For lists in the order in which the sockets were bound.
     pub fn index(self) -> usize {
         self.0
     }
 }
 
-/// Who has bound a listening socket, and so owns the file of a unix one.
+/// The process that has bound a listening socket, and so owns the file of a unix socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Binder {
-    /// This process, or the one that it takes over from.
+    /// This process, or the one from which it takes over.
     Us,
     Systemd,
 }
 
-/// How a socket listens.
+/// The options of a listening socket.
 #[derive(Debug, Clone, Copy)]
 pub struct SocketOptions {
-    /// Connections that the kernel holds until they are accepted (it caps this by somaxconn).
+    /// How many connections the kernel holds until they are accepted (limited by somaxconn).
     pub backlog: i32,
-    /// A unix socket is its owner's alone.
+    /// Whether only the owner may use a unix socket.
     pub is_private: bool,
-    /// Sets what accepted TCP connections start with: on Linux that is what their listener has.
+    /// Sets options that accepted TCP connections inherit: on Linux they start with their
+    /// listener's.
     pub prepare: fn(&SockRef<'_>) -> io::Result<()>,
 }
 
-/// A socket that listens, or did. Dropped, it is closed, and its file goes if that is ours.
+/// A socket that is or was listening. Dropping it closes it, and removes its file if we own that.
 #[derive(Debug)]
 pub struct ListeningSocket {
-    /// With the port that the kernel chose.
+    /// With the port that the kernel has chosen.
     address: ListenAddress,
     binder: Binder,
     options: SocketOptions,
-    /// `None`: it is closed.
+    /// `None`: the socket is closed.
     open: Mutex<Option<Open>>,
 }
 
@@ -85,18 +86,18 @@ enum Bound {
     Unix(unix::UnixListener),
 }
 
-/// A listening socket at the runtime, for as long as connections are accepted.
+/// A listening socket in the runtime, as long as connections are accepted.
 #[derive(Debug)]
 pub enum AsyncListener {
-    /// With the address that every connection comes to; `None`: to any of the machine's.
+    /// With the address that all its connections have. `None`: any address of the machine.
     Tcp(TcpListener, Option<SocketAddr>),
     Unix(UnixListener),
 }
 
-/// A connection that was accepted.
+/// An accepted connection.
 #[derive(Debug)]
 pub enum Accepted {
-    /// With the addresses of its two ends, the peer's first, as far as the kernel said them.
+    /// With the peer's address and our own, if the kernel has given them.
     Tcp(TcpStream, Option<(SocketAddr, SocketAddr)>),
     Unix(UnixStream),
 }
@@ -114,14 +115,14 @@ impl AsyncListener {
     }
 }
 
-/// Listening sockets that another process has bound: the old one at an upgrade, or systemd.
+/// Listening sockets that another process has bound: the old process in an upgrade, or systemd.
 #[derive(Debug, Default)]
 pub struct Inherited {
     sockets: Vec<(ListenAddress, OwnedFd, Binder)>,
 }
 
 impl Inherited {
-    /// Descriptors that are no listening sockets are left out, and told of.
+    /// Descriptors that are not listening sockets are logged and left out.
     pub fn new(descriptors: Vec<(OwnedFd, Binder)>) -> Self {
         let sockets = descriptors
             .into_iter()
@@ -136,7 +137,7 @@ impl Inherited {
         Self { sockets }
     }
 
-    /// The first one on this address. Port 0 is any port: there the order decides.
+    /// The first socket on this address. Port 0 matches any port, so the order decides.
     fn take(&mut self, address: &ListenAddress) -> Option<(OwnedFd, Binder)> {
         let is_it = |bound: &ListenAddress| match (bound, address) {
             (ListenAddress::Tcp(bound), ListenAddress::Tcp(wanted)) if wanted.port() == 0 => {
@@ -149,7 +150,7 @@ impl Inherited {
         Some((descriptor, binder))
     }
 
-    /// Those that the kernel would not let another socket listen beside on `address`.
+    /// Sockets beside which the kernel would not let another one listen on `address`.
     fn beside(&self, address: SocketAddr) -> Vec<BorrowedFd<'_>> {
         let is_beside = |bound: &ListenAddress| match bound {
             ListenAddress::Tcp(bound) => tcp_overlap(*bound, address),
@@ -162,7 +163,7 @@ impl Inherited {
             .collect()
     }
 
-    /// Those that nobody has taken.
+    /// Sockets that were not taken.
     pub fn unused(&self) -> impl Iterator<Item = (&ListenAddress, Binder)> {
         let sockets = self.sockets.iter();
         sockets.map(|(address, _, binder)| (address, *binder))
@@ -170,8 +171,8 @@ impl Inherited {
 }
 
 impl ListeningSocket {
-    /// Takes over the socket of this address if it was inherited, else binds one. Only a socket
-    /// that is bound here owns its file at once; see [`ListeningSocket::own_file`].
+    /// Takes the inherited socket for this address, or else binds one. A socket that is bound here
+    /// owns its file at once; an inherited one see [`ListeningSocket::own_file`].
     pub fn bind(
         address: &ListenAddress,
         options: SocketOptions,
@@ -197,7 +198,7 @@ impl ListeningSocket {
         self.binder
     }
 
-    /// From now on clients may connect, where they could not already.
+    /// Lets clients connect from now on, if they could not before.
     pub fn listen(&self) -> io::Result<()> {
         let open = self.open.lock();
         let open = open.as_ref().ok_or_else(closed)?.as_fd();
@@ -208,8 +209,8 @@ impl ListeningSocket {
         }
     }
 
-    /// Must run inside the runtime that accepts. The socket stays open for as long as this lives,
-    /// also when it is [closed](ListeningSocket::close) here.
+    /// Must be called inside the runtime that accepts. The socket stays open as long as the result
+    /// lives, even if it is [closed](ListeningSocket::close) here.
     pub fn acceptor(&self) -> io::Result<AsyncListener> {
         let open = self.open.lock();
         Ok(match &open.as_ref().ok_or_else(closed)?.socket {
@@ -225,19 +226,20 @@ impl ListeningSocket {
         })
     }
 
-    /// Another descriptor of the socket, for another process.
+    /// A second descriptor of the socket, for another process.
     pub fn descriptor(&self) -> io::Result<OwnedFd> {
         let open = self.open.lock();
         let open = open.as_ref().ok_or_else(closed)?;
         open.as_fd().try_clone_to_owned()
     }
 
-    /// From now on the file goes when the socket is closed. systemd's are never ours.
+    /// From now on the file is removed when the socket is closed. systemd's files are never
+    /// removed.
     pub fn own_file(&self) {
         self.set_file_ours(self.binder == Binder::Us);
     }
 
-    /// Another process listens on the same socket: its file is that one's.
+    /// Another process listens on the same socket, and owns its file.
     pub fn leave_file(&self) {
         self.set_file_ours(false);
     }
@@ -251,14 +253,14 @@ impl ListeningSocket {
         }
     }
 
-    /// Nobody new is queued from now on: who connects waits, until the socket is closed and
-    /// refuses. What waits already can still be accepted. Without effect on a socket that systemd
-    /// holds, whose queue is for the next process.
+    /// From now on new clients are not queued: they wait until the socket is closed, and are then
+    /// refused. Queued clients can still be accepted. Without effect on a socket of systemd, whose
+    /// queue is for the next process.
     pub fn drain_queue(&self) {
         if self.binder == Binder::Systemd {
             return;
         }
-        // A queue that is longer than the backlog takes nobody more (Linux).
+        // Linux adds nobody to a queue that is longer than the backlog.
         if let Some(open) = &*self.open.lock()
             && let Err(error) = SockRef::from(&open.as_fd()).listen(0)
         {
@@ -266,7 +268,7 @@ impl ListeningSocket {
         }
     }
 
-    /// One that waits in the queue; `None`: nobody does. Must run inside the runtime.
+    /// Accepts a queued connection. `None`: there is none. Must be called inside the runtime.
     pub fn accept_waiting(&self) -> io::Result<Option<Accepted>> {
         let open = self.open.lock();
         let accepted = match &open.as_ref().ok_or_else(closed)?.socket {
@@ -288,8 +290,8 @@ impl ListeningSocket {
         }
     }
 
-    /// Unless another process holds it, or an [`AsyncListener`] does, who connects is refused from
-    /// now on.
+    /// New clients are refused from now on, unless another process or an [`AsyncListener`] holds
+    /// the socket.
     pub fn close(&self) {
         *self.open.lock() = None;
     }
@@ -310,7 +312,7 @@ fn closed() -> io::Error {
 }
 
 impl Open {
-    /// Whoever bound it may have left it blocking, and without the options.
+    /// The binder may have left the socket blocking and without our options.
     fn adopt(
         address: &ListenAddress,
         descriptor: OwnedFd,
@@ -356,7 +358,7 @@ impl Open {
         }
     }
 
-    /// `wanted`, with the port that the kernel chose.
+    /// `wanted` with the port that the kernel has chosen.
     fn address(&self, wanted: &ListenAddress) -> io::Result<ListenAddress> {
         match &self.socket {
             Bound::Tcp(socket) => Ok(ListenAddress::Tcp(socket.local_addr()?)),
@@ -383,11 +385,11 @@ fn local_address(descriptor: &OwnedFd) -> io::Result<ListenAddress> {
     }
 }
 
-/// Where the process before still listens on an address that includes this one (`0.0.0.0:80`, and
-/// `127.0.0.1:80` now), or the other way round, the kernel lets both listen only if both say that
-/// they share the port (`SO_REUSEPORT`); it then gives connections to the more exact address. So
-/// this one is only bound here, and [listens](ListeningSocket::listen) later: until then clients
-/// are the other's.
+/// If the process before still listens on an address that includes this one (`0.0.0.0:80`, and
+/// `127.0.0.1:80` now), or the other way round, the kernel lets both listen only if both share the
+/// port (`SO_REUSEPORT`). It then gives connections to the more exact address. So this socket is
+/// only bound here, and [listens](ListeningSocket::listen) later: until then the other process gets
+/// the clients.
 fn bind_tcp(
     address: SocketAddr,
     options: SocketOptions,
@@ -404,7 +406,7 @@ fn bind_tcp(
         socket.set_reuse_port(true)?;
     }
     if address.is_ipv6() {
-        // Who lists 0.0.0.0 and [::] with one port means two listeners.
+        // A file with 0.0.0.0 and [::] on one port means two listeners.
         socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
@@ -419,9 +421,9 @@ fn bind_tcp(
 fn bind_unix(path: &Path, options: SocketOptions) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     if options.is_private {
-        // Before it has a name: Linux makes the file with the mode of the socket, less the umask. A
-        // chmod of the file would leave a moment in which others may connect, and the umask is the
-        // whole process's.
+        // Set before the bind: Linux makes the file with the mode of the socket, minus the umask.
+        // With a later chmod others could connect for a moment, and the umask belongs to the whole
+        // process.
         fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     }
     let address = SockAddr::unix(path)?;

@@ -1,4 +1,4 @@
-//! Sockets below everything else: listening ones, their addresses, and the files of unix sockets.
+//! The lowest layer of sockets: listening and connected ones, their addresses and files.
 //!
 //! Nothing here knows HTTP, sessions or the configuration.
 

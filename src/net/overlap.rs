@@ -1,13 +1,13 @@
-//! Which two addresses the kernel does not let two sockets listen on at once.
+//! Pairs of addresses on which the kernel does not let two sockets listen.
 
 use std::net::SocketAddr;
 
 use super::ListenAddress;
 
-/// Whether one of the two includes the other: the same port of the same family, where one address
-/// stands for all of the machine's. Port 0 is another one each time.
+/// Whether one address includes the other: they have the same port and family, and are equal or one
+/// means all addresses of the machine. Port 0 is a different port each time.
 ///
-/// Listening on `[::]` is for IPv6 alone here (`IPV6_V6ONLY`), so it stands beside `0.0.0.0`.
+/// A listener on `[::]` accepts only IPv6 (`IPV6_V6ONLY`), so it can exist beside `0.0.0.0`.
 pub fn overlap(one: &ListenAddress, other: &ListenAddress) -> bool {
     match (one, other) {
         (ListenAddress::Tcp(one), ListenAddress::Tcp(other)) => tcp_overlap(*one, *other),

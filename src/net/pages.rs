@@ -1,9 +1,8 @@
-//! Memory that is not used now goes back to the kernel.
+//! Gives unused memory of read buffers back to the kernel.
 //!
-//! Pingora reads bodies to a buffer of 64 KiB, which it keeps as long as the exchange lasts: every
-//! page of it that was used once, by this exchange or by one before, costs memory while the
-//! exchange stands still. The streams that read to it give its pages back then. `unsafe` as the
-//! kernel is told so by address.
+//! Pingora reads bodies into a buffer of 64 KiB, which it keeps during the whole exchange. Every
+//! page of it that was ever used costs memory while the exchange stands still. Then the streams
+//! that fill the buffer give its pages back. `unsafe`, because the kernel is given addresses.
 
 #![allow(unsafe_code, reason = "madvise(2) works on addresses")]
 
@@ -11,10 +10,9 @@ use rustix::mm::{Advice, madvise};
 use rustix::param::page_size;
 use tokio::io::ReadBuf;
 
-/// Those of the part that nothing has been read to yet: what stands there is lost. It is as good as
-/// before for all that follows.
+/// Gives back the pages of the unfilled part. Their content is lost, and nothing else changes.
 pub fn give_back(buf: &mut ReadBuf<'_>) {
-    // SAFETY: nothing is written by this reference, so what is initialised stays so.
+    // SAFETY: nothing is written through this reference, so what is initialised stays initialised.
     let unfilled = unsafe { buf.unfilled_mut() };
     let page = page_size();
     let before = unfilled.as_ptr().addr().wrapping_neg() % page;
@@ -23,12 +21,12 @@ pub fn give_back(buf: &mut ReadBuf<'_>) {
         return;
     }
     let start = unfilled[before..].as_mut_ptr();
-    // SAFETY: these are whole pages of a buffer that is lent to us alone, to be written to: nobody
-    // reads what stands there. They stay mapped, and private memory without a file, as all of the
-    // heap is, reads as zeros after this: as initialised as it was.
+    // SAFETY: these are whole pages of a buffer that only we may write to, and nobody reads their
+    // content. They stay mapped. They are private memory without a file, like the whole heap, so
+    // they read as zeros afterwards: they are as initialised as before.
     let given = unsafe { madvise(start.cast(), length, Advice::LinuxDontNeed) };
     if let Err(error) = given {
-        // Pages that are locked, for instance. They cost what they did.
+        // For example locked pages. They cost as much memory as before.
         log::debug!("unused memory stays where it is: {error}");
     }
 }

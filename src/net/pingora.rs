@@ -1,4 +1,4 @@
-//! What Pingora does with the sockets that it is given in place of its own.
+//! How Pingora uses the sockets that it is given in place of its own.
 
 use std::io;
 use std::task::Context;
@@ -8,14 +8,15 @@ use pingora::protocols::l4::virt::VirtualSockOpt;
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 
-/// The look that Pingora has at a connection when its response has ended in order and it can
-/// serve again: one byte, and nobody who would be woken if there is none (`now_or_never`: the only
-/// waker without data; two of them cannot be compared, their tables have no one address).
+/// Whether this is the read by which Pingora checks a connection that could serve again, after a
+/// response that has ended in order: it reads one byte, and is not woken later (`now_or_never`).
+/// That waker is the only one without data; wakers cannot be compared, because their tables have
+/// no single address.
 pub fn is_last_look(cx: &Context<'_>, buf: &ReadBuf<'_>) -> bool {
     buf.remaining() == 1 && cx.waker().data().is_null()
 }
 
-/// Sets what Pingora asks for. `None`: no socket of TCP, which has no such options.
+/// Sets an option for Pingora. `None`: not a TCP socket, which has no such options.
 pub fn set_option(tcp: Option<&TcpStream>, option: VirtualSockOpt) -> io::Result<()> {
     let Some(tcp) = tcp else {
         return Ok(());

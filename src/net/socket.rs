@@ -25,7 +25,7 @@ pub enum Socket {
     Unix(UnixStream),
 }
 
-/// What a descriptor is, for the process that it is handed to.
+/// The kind of a descriptor, for the process that gets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SocketKind {
     Tcp,
@@ -33,7 +33,7 @@ pub enum SocketKind {
 }
 
 impl Socket {
-    /// Joins the runtime that this is called in. The descriptor is non-blocking already.
+    /// Registers the descriptor, which must be non-blocking, with the present runtime.
     pub fn from_descriptor(kind: SocketKind, descriptor: OwnedFd) -> io::Result<Self> {
         match kind {
             SocketKind::Tcp => TcpStream::from_std(net::TcpStream::from(descriptor)).map(Self::Tcp),
@@ -43,7 +43,7 @@ impl Socket {
         }
     }
 
-    /// What another process can go on with.
+    /// The descriptor, with which another process can continue.
     pub fn descriptor(&self) -> (SocketKind, BorrowedFd<'_>) {
         match self {
             Self::Tcp(tcp) => (SocketKind::Tcp, tcp.as_fd()),
@@ -56,12 +56,12 @@ impl Socket {
         self.tcp().and_then(|tcp| tcp.peer_addr().ok())
     }
 
-    /// Our own address; `None` on a unix socket.
+    /// Our own address. `None` on a unix socket.
     pub fn local(&self) -> Option<SocketAddr> {
         self.tcp().and_then(|tcp| tcp.local_addr().ok())
     }
 
-    /// For options of TCP.
+    /// The TCP socket, to set options.
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(tcp) => Some(tcp),
@@ -69,7 +69,7 @@ impl Socket {
         }
     }
 
-    /// What has come and is not read yet, once there is something.
+    /// Waits for bytes, and returns them without taking them.
     pub async fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
         let unix = match self {
             Self::Tcp(tcp) => return tcp.peek(bytes).await,
@@ -88,7 +88,7 @@ impl Socket {
         }
     }
 
-    /// How much of it the kernel takes without waiting.
+    /// Returns how many bytes the kernel takes without waiting.
     pub fn send_at_once(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(tcp) => tcp.try_write(bytes),
@@ -96,8 +96,8 @@ impl Socket {
         }
     }
 
-    /// How much of it a unix socket takes though nobody has told that it has room: the kernel tells
-    /// so only once three quarters of it are free.
+    /// Returns how many bytes a unix socket takes before it reports room: the kernel reports room
+    /// only when three quarters of the buffer are free.
     pub fn send_unasked(&self, bytes: &[u8]) -> usize {
         match self {
             Self::Unix(unix) => {
@@ -108,7 +108,7 @@ impl Socket {
         }
     }
 
-    /// What it is known to take now without waiting.
+    /// How many bytes it is known to take now without waiting.
     pub fn room(&self) -> usize {
         let is_writable = match self {
             Self::Tcp(tcp) => is_writable(tcp),
@@ -121,21 +121,21 @@ impl Socket {
         }
     }
 
-    /// The same, when the kernel has just said that it takes something: it says so once a third of
-    /// its send buffer is free, or more.
+    /// The same, when the kernel has just reported room: it does so when at least a third of its
+    /// send buffer is free.
     pub fn room_when_writable(&self) -> usize {
         let size = match self {
             Self::Tcp(tcp) => socket_send_buffer_size(tcp),
             Self::Unix(unix) => socket_send_buffer_size(unix),
         };
-        // What the kernel needs for itself counts as taken.
+        // The kernel's own overhead counts as used.
         size.unwrap_or(0) / 4
     }
 
-    /// Whether its peer has reset it, or has closed it altogether: whatever is written now goes
-    /// nowhere. Reading does not always tell: nobody reads after the peer's end, nor while what
-    /// was read before still waits. A peer that has only ended its own direction takes more.
-    /// Not to be asked once we have ended ours.
+    /// Whether the peer has reset or completely closed the connection, so that nothing that is
+    /// written arrives. Reading does not always show this: nobody reads after the peer's end, or
+    /// while earlier bytes still wait. A peer that has only ended its own direction still takes
+    /// data. Must not be called after we have ended our direction.
     pub fn has_broken(&self) -> bool {
         match self {
             Self::Tcp(tcp) => hangs_up(tcp),
@@ -143,7 +143,7 @@ impl Socket {
         }
     }
 
-    /// Its end will be no end that could be meant: what it carried is not whole.
+    /// The connection must not end cleanly, because what it carried is not complete.
     pub fn reset_when_dropped(&self) {
         if let Some(tcp) = self.tcp()
             && let Err(error) = tcp.set_zero_linger()
@@ -152,8 +152,9 @@ impl Socket {
         }
     }
 
-    /// From now on the kernel looks whether the other machine is there, as [`keepalive_with`] says,
-    /// and gives the connection up when its peer takes nothing for so long of what waits for it.
+    /// From now on the kernel checks whether the other machine is there, as set by
+    /// [`keepalive_with`], and gives the connection up if the peer takes nothing of the waiting
+    /// bytes for this long.
     pub fn watch_peer(&self, stall: Duration) {
         if let Some(tcp) = self.tcp()
             && let Err(error) = set_tcp_keepalive(tcp, &keepalive_with(stall))
@@ -162,8 +163,8 @@ impl Socket {
         }
     }
 
-    /// From now on the kernel gives the connection up when its peer takes nothing for so long of
-    /// what waits for it. Nothing but TCP can do that.
+    /// From now on the kernel gives the connection up if the peer takes nothing of the waiting
+    /// bytes for this long. Only TCP can do this.
     pub fn set_stall(&self, stall: Duration) {
         let stall = keepalive_with(stall).user_timeout;
         if let Some(tcp) = self.tcp()
@@ -182,10 +183,10 @@ fn is_writable(socket: &impl AsFd) -> bool {
     kernel_says(socket, PollFlags::OUT, PollFlags::OUT)
 }
 
-/// Asks the kernel, as poll(2) has it, whether one of these holds now.
+/// Asks the kernel by poll(2) whether one of these conditions holds now.
 fn kernel_says(socket: &impl AsFd, asked: PollFlags, any: PollFlags) -> bool {
     let mut sockets = [PollFd::new(socket, asked)];
-    // An error here says nothing of the socket.
+    // An error of poll says nothing about the socket.
     let polled = poll(&mut sockets, Some(&Timespec::default()));
     polled.is_ok() && sockets[0].revents().intersects(any)
 }

@@ -1,4 +1,4 @@
-//! The file of a unix socket: whose it is, and when it goes.
+//! The file of a unix socket: who owns it, and when it is removed.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -6,11 +6,11 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Goes with the socket if it is ours, unless somebody has put another file in its place since.
+/// Removed with the socket if we own it, unless another file has replaced it since.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
-    /// Device and inode.
+    /// The device and the inode.
     identity: (u64, u64),
     is_ours: AtomicBool,
 }
@@ -25,16 +25,16 @@ impl SocketFile {
         })
     }
 
-    /// Whether the file is to go with the socket.
+    /// Sets whether the file is removed with the socket.
     pub fn set_ours(&self, is_ours: bool) {
         self.is_ours.store(is_ours, Ordering::Release);
     }
 
-    /// Removes it if it is ours and still the same. Afterwards it is nobody's here.
+    /// Removes the file if we own it and it is still the same. After that we do not own it.
     pub fn remove(&self) {
         let is_ours = self.is_ours.swap(false, Ordering::AcqRel);
         if is_ours && identity(&self.path) == Some(self.identity) {
-            // Somebody may have removed it at this very moment.
+            // Another process may have removed it at this moment.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -51,7 +51,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     Some((meta.dev(), meta.ino()))
 }
 
-/// A socket file that nobody listens on is left over from a process that was killed.
+/// Whether a killed process has left this socket file: nobody listens on it.
 pub fn is_stale(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
         && UnixStream::connect(path)

@@ -1,9 +1,9 @@
 //! The access log: one line for each exchange and for each end of a session, written by a thread of
 //! its own.
 //!
-//! A request never waits for it: when the reader of the log is slower than the traffic and the
-//! queue is full, or the disk is, lines are dropped and counted, and the count is told on stderr
-//! and in a metric.
+//! A request never waits for the log. If the reader of the log is slower than the traffic and the
+//! queue is full, or the disk is full, lines are dropped and counted. The count is logged on
+//! stderr, and is a metric.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -28,7 +28,7 @@ use super::trace::{TraceContext, Tracer};
 use crate::config::{self, Config, LogFormat, LogOutput};
 use crate::forward::Trust;
 
-/// The line of what an operator had done: of the kind `operation`.
+/// The line of an operation, with the kind `operation`.
 #[derive(Debug, Serialize)]
 struct OperationEntry<'a> {
     kind: &'static str,
@@ -39,17 +39,17 @@ struct OperationEntry<'a> {
     outcome: &'a str,
 }
 
-/// Lines that wait for a slow reader before more are dropped.
+/// How many lines wait for a slow reader before further ones are dropped.
 const QUEUE: usize = 8 * 1024;
 
-/// How often stderr tells of lines that are lost, while they are.
+/// How often stderr reports lost lines, while lines are lost.
 const TELL: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub struct AccessLog {
     sink: ArcSwapOption<Sink>,
     report: Mutex<Report>,
-    /// Makes spans of the same, as this configuration has it.
+    /// Makes spans of the entries, as the configuration wants.
     tracer: ArcSwapOption<(config::Tracing, Tracer)>,
 }
 
@@ -59,7 +59,7 @@ struct Sink {
     dropped: ErrorCounter,
     loss: Arc<Loss>,
     format: LogFormat,
-    /// Writes out what waits when the sink is replaced or the process ends.
+    /// Writes what waits when the sink is replaced or the process ends.
     _guard: WorkerGuard,
 }
 
@@ -74,7 +74,7 @@ impl AccessLog {
         Ok(log)
     }
 
-    /// Opens what the configuration names now: also the way to let go of a rotated file.
+    /// Opens what the configuration names now. This is also how a rotated file is released.
     pub fn reopen(&self, config: &Config) -> io::Result<()> {
         let format = config.access_log.format;
         let sink = match &config.access_log.output {
@@ -88,7 +88,7 @@ impl AccessLog {
             let mut report = self.report.lock();
             report.retired = report.retired.plus(before.lost());
         }
-        // Writing out what waits may block for a second: nobody here has to wait for that.
+        // Writing what waits may block for a second, for which nobody needs to wait.
         std::thread::spawn(move || drop(before));
         self.trace_to(config.tracing.as_ref());
         Ok(())
@@ -101,22 +101,22 @@ impl AccessLog {
         }
         let next = config.and_then(|config| Some((config.clone(), Tracer::new(config)?)));
         self.tracer.store(next.map(Arc::new));
-        // Exports what waits, which may take a while.
+        // Exporting what waits may take a while.
         std::thread::spawn(move || drop(present));
     }
 
-    /// The place of a request that has just come in its trace; `None`: nothing is traced.
+    /// The position of a new request in its trace. `None`: tracing is off.
     pub fn trace(&self, headers: &HeaderMap, trust: Trust) -> Option<TraceContext> {
         let tracer = self.tracer.load();
         tracer.as_ref().map(|tracer| tracer.1.begin(headers, trust))
     }
 
-    /// Writes out what waits and writes nothing more. Blocks for a second at most, and with a
-    /// collector of spans that is slow for another.
+    /// Writes what waits, and nothing after that. Blocks for at most a second, and for another one
+    /// if a collector of spans is slow.
     pub fn close(&self) {
         if let Some(sink) = self.sink.swap(None) {
             let (dropped, loss) = (sink.dropped.clone(), sink.loss.clone());
-            // What waits is written, or lost.
+            // This writes or loses what waits.
             drop(sink);
             let mut report = self.report.lock();
             let lost = report.retired.plus(Lost::of(&dropped, &loss));
@@ -140,8 +140,8 @@ impl AccessLog {
             return;
         };
         let mut line = Vec::with_capacity(512);
-        // Plain data into memory: only a bug could make this fail, and a log line is not worth
-        // a session.
+        // The value is plain data, so only a bug could make this fail, and a log line is not worth
+        // ending a session.
         let written = match sink.format {
             LogFormat::Json => write_json(&mut line, entry),
             LogFormat::Combined => combined::write(&mut line, entry, Timestamp::now()),
@@ -151,7 +151,7 @@ impl AccessLog {
         }
     }
 
-    /// The combined format has no place for it.
+    /// The combined format has no line for operations.
     pub fn write_operation(&self, done: &Done) {
         let Some(sink) = &*self.sink.load() else {
             return;
@@ -166,13 +166,13 @@ impl AccessLog {
         };
         let mut line = Vec::with_capacity(256);
         if sink.format == LogFormat::Json && write_json(&mut line, &entry).is_ok() {
-            // A full queue is counted.
+            // A full queue is counted elsewhere.
             let _ = sink.writer.clone().write_all(&line);
         }
     }
 
-    /// Says on stderr how many lines were lost, and why: at once, and then every minute. To be
-    /// called every second or so.
+    /// Reports on stderr how many lines were lost and why: at once, and then every minute. Must be
+    /// called about every second.
     pub fn tell_lost(&self) {
         let sink = self.sink.load();
         let mut report = self.report.lock();
@@ -198,12 +198,12 @@ impl AccessLog {
     }
 }
 
-/// Lines that nobody will see.
+/// Lines that were lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Lost {
-    /// More came than the file or pipe took.
+    /// Because the file or pipe was too slow.
     to_reader: u64,
-    /// They could not be written.
+    /// Because they could not be written.
     to_error: u64,
 }
 
@@ -223,19 +223,19 @@ impl Lost {
     }
 }
 
-/// What was told of lost lines.
+/// What was reported of lost lines.
 #[derive(Debug, Default)]
 struct Report {
-    /// Of sinks that were replaced.
+    /// The lines that replaced sinks have lost.
     retired: Lost,
     told: Lost,
     told_at: Option<Instant>,
-    /// Stderr has been told that nothing can be written.
+    /// Whether stderr was told that nothing can be written.
     is_failing: bool,
 }
 
 impl Report {
-    /// `now`: `None`, if this is the last word.
+    /// `now`: `None` for the last report.
     fn tell(&mut self, lost: Lost, error: Option<String>, now: Option<Instant>) {
         let was_failing = std::mem::replace(&mut self.is_failing, error.is_some());
         let is_recent = |now| {
@@ -247,7 +247,7 @@ impl Report {
         let has_recovered = was_failing && error.is_none();
         let is_news = slow > 0 || failed > 0 || (error.is_some() && !was_failing);
         if !has_recovered && (!is_news || now.is_some_and(is_recent)) {
-            // What is not told yet is told when its time comes.
+            // What is not reported now is reported later.
             self.is_failing |= was_failing;
             return;
         }

@@ -1,7 +1,6 @@
-//! A line as nginx and Apache write it by the name of `combined`, for tools that read that.
+//! The `combined` format of nginx and Apache, for tools that read it.
 //!
-//! A session has one line, at its end: its status is 101, and its bytes are those that went to the
-//! client.
+//! A session has one line, at its end. Its status is 101, and its bytes are those to the client.
 
 use std::io::{self, Write};
 
@@ -9,7 +8,7 @@ use jiff::Timestamp;
 
 use super::entry::{Entry, Kind};
 
-/// Nothing when a session opens.
+/// Writes nothing when a session opens.
 pub fn write(out: &mut Vec<u8>, entry: &Entry<'_>, now: Timestamp) -> io::Result<()> {
     if entry.kind == Kind::SessionOpen {
         return Ok(());
@@ -31,12 +30,12 @@ pub fn write(out: &mut Vec<u8>, entry: &Entry<'_>, now: Timestamp) -> io::Result
     Ok(())
 }
 
-/// As nginx does: nobody can end the field, nor the line.
+/// As nginx does, so that no value can end the field or the line.
 fn escape(out: &mut Vec<u8>, text: &str) {
     for byte in text.bytes() {
         match byte {
             b'"' | b'\\' | 0..0x20 | 0x7f.. => {
-                // A vector takes everything.
+                // Writing to a vector cannot fail.
                 let _ = write!(out, "\\x{byte:02X}");
             }
             byte => out.push(byte),

@@ -1,4 +1,4 @@
-//! What a line of the access log says.
+//! The content of a line in the access log.
 
 use http::Version;
 use serde::{Deserialize, Serialize};
@@ -6,26 +6,26 @@ use uuid::Uuid;
 
 use super::trace::{TraceContext, as_trace_id};
 
-/// What ended or began.
+/// What has ended or begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// An exchange ended.
     Request,
-    /// The 101 goes out.
+    /// The 101 is sent.
     SessionOpen,
     SessionClose,
 }
 
-/// One line. Every field is always there; `null` says unknown, or not of this kind.
+/// One line. Every field is always present; `null` means unknown, or not for this kind.
 #[derive(Debug, Serialize)]
 pub struct Entry<'a> {
     pub kind: Kind,
     pub id: Uuid,
-    /// What a trusted proxy calls it, if that is no UUID or is somebody else's already.
+    /// The id from a trusted proxy, if it is not a UUID or another session has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<&'a str>,
-    /// Only where tracing is on.
+    /// Only if tracing is on.
     #[serde(
         rename = "trace_id",
         serialize_with = "as_trace_id",
@@ -38,17 +38,17 @@ pub struct Entry<'a> {
     pub server: Option<String>,
     pub client: String,
     pub method: &'a str,
-    /// Of HTTP; in the combined format only, as the next.
+    /// The HTTP version. This and the next field are only in the combined format.
     #[serde(skip)]
     pub version: Version,
     #[serde(skip)]
     pub referer: Option<&'a str>,
     pub host: Option<&'a str>,
     pub path: &'a str,
-    /// What the client got; 499 when it left before it got anything.
+    /// The status for the client, or 499 if it left before it got anything.
     pub status: u16,
     pub duration_ms: f64,
-    /// From the request's head to the 101.
+    /// The time from the request's head to the 101.
     pub handshake_ms: Option<f64>,
     /// From the client.
     pub bytes_in: u64,
@@ -58,10 +58,10 @@ pub struct Entry<'a> {
     pub messages_out: Option<u64>,
     pub close_code: Option<u32>,
     pub closed_by: Option<&'static str>,
-    /// Servers tried.
+    /// How many servers were tried.
     pub attempts: usize,
     pub user_agent: Option<&'a str>,
-    /// Why prusik itself answered, or why the exchange failed.
+    /// Why prusik itself has answered, or why the exchange failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<&'a str>,
 }
@@ -71,12 +71,12 @@ pub struct Entry<'a> {
 pub enum Operation {
     Reload,
     Upgrade,
-    /// Of a server; has a line when it begins and one when it has ended.
+    /// A drain of a server, with one line at its begin and one at its end.
     Drain,
     Enable,
-    /// Of a session.
+    /// The end of one session.
     Close,
-    /// Of the process; has a line when it begins and one when it has ended.
+    /// The stop of the process, with one line at its begin and one at its end.
     Stop,
 }
 
@@ -101,13 +101,13 @@ impl Operation {
         }
     }
 
-    /// Scripts may end thousands of sessions, which must not push out what else was done.
+    /// Scripts may close thousands of sessions, which must not push other operations out.
     pub(super) fn is_remembered(self) -> bool {
         self != Self::Close
     }
 }
 
-/// One that was done or refused.
+/// An operation that was done or refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
     /// RFC 3339.
@@ -116,10 +116,10 @@ pub struct Done {
     /// Who has asked for it: a caller of the API, or a signal. Empty: unknown.
     #[serde(default)]
     pub by: String,
-    /// The server, the session or the file; `None`: the process itself.
+    /// The server, the session or the file. `None`: the process itself.
     #[serde(default)]
     pub of: Option<String>,
     pub succeeded: bool,
-    /// What came of it, or why nothing did.
+    /// The result, or why nothing was done.
     pub outcome: String,
 }

@@ -1,4 +1,4 @@
-//! Metrics as Prometheus reads them (text format 0.0.4).
+//! Metrics in Prometheus' text format 0.0.4.
 
 use prometheus::TextEncoder;
 use prometheus::core::Collector;
@@ -38,8 +38,8 @@ impl Family {
         }
     }
 
-    /// Its help and type are there also without a series: of what depends on the configuration, so
-    /// that whoever writes a query finds it.
+    /// Writes help and type even without a series. For metrics that depend on the configuration, so
+    /// that authors of queries find them.
     pub fn kept(mut self) -> Self {
         self.is_kept = true;
         self
@@ -89,7 +89,7 @@ pub fn render(families: Vec<Family>) -> String {
     let mut text = TextEncoder::new()
         .encode_to_string(&families)
         .unwrap_or_else(|error| {
-            // Names and series were looked at above.
+            // Names and series were checked above.
             log::error!("metrics: cannot be written: {error}");
             String::new()
         });

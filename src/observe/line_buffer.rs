@@ -1,8 +1,8 @@
-//! Whole lines on their way into a file that may be full, slow or broken.
+//! Buffers whole lines for a file that may be full, slow or broken.
 //!
-//! A line is taken whole or not at all: when the file takes nothing, as many lines wait as there is
-//! room for, and those that come then are counted as lost. A write that was cut short goes on where
-//! it stopped, so that no line is torn once there is room on the disk again.
+//! A line is taken completely or not at all. When the file takes nothing, lines wait as long as
+//! there is room, and later ones are counted as lost. A write that was cut short continues where it
+//! stopped, so that no line is broken when the disk has room again.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
-/// So many bytes of lines are written at a time, and wait at most.
+/// The most bytes of lines that are written at a time or wait.
 const ROOM: usize = 64 * 1024;
 
-/// What could not be written, as the one who reports it sees it.
+/// Counts what could not be written, for the reports.
 #[derive(Debug, Default)]
 pub struct Loss {
     lines: AtomicU64,
-    /// What the last write came to; `None`: it was done.
+    /// The error of the last write. `None`: it succeeded.
     error: Mutex<Option<String>>,
 }
 
 impl Loss {
-    /// Lines that are lost for good.
+    /// How many lines are lost.
     pub fn lines(&self) -> u64 {
         self.lines.load(Relaxed)
     }
@@ -37,7 +37,7 @@ impl Loss {
 pub struct LineBuffer<W: Write> {
     output: W,
     waiting: Vec<u8>,
-    /// Bytes of `waiting` that are written already.
+    /// How many bytes of `waiting` are already written.
     written: usize,
     loss: Arc<Loss>,
     is_failing: bool,
@@ -68,7 +68,7 @@ impl<W: Write> LineBuffer<W> {
         self.output.flush()
     }
 
-    /// Writes what it can, and remembers how that went.
+    /// Writes as much as possible, and notes the result.
     fn write_out(&mut self) {
         match self.try_flush() {
             Ok(()) => {
@@ -86,13 +86,13 @@ impl<W: Write> LineBuffer<W> {
     }
 }
 
-/// Each call is one line. It never fails: whoever calls has nobody to tell.
+/// Each call writes one line. It never fails, because its caller could not report an error.
 impl<W: Write> Write for LineBuffer<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.waiting.len() + line.len() > ROOM {
             self.write_out();
         }
-        // A line that is longer than all the room waits alone.
+        // A line longer than the whole buffer waits alone.
         if self.waiting.is_empty() || self.waiting.len() + line.len() <= ROOM {
             self.waiting.extend_from_slice(line);
         } else {

@@ -1,8 +1,8 @@
-//! What is counted of exchanges and of the process, for `/metrics`. Sessions are counted by
-//! [`crate::session::registry`].
+//! Counts of exchanges and of the process, for `/metrics`. [`crate::session::registry`] counts
+//! sessions.
 //!
-//! A route's counters belong to its name: the next configuration takes them over, and those of a
-//! route that is gone go with the last generation that has it.
+//! A route's counters belong to its name: the next configuration takes them over, and if the route
+//! is gone they are dropped with the last generation that has it.
 
 use std::array;
 use std::sync::OnceLock;
@@ -13,31 +13,31 @@ use prometheus::{Histogram, HistogramOpts};
 
 use super::exposition::Family;
 
-/// The route of a request that none matches.
+/// The route label of requests that no route matches.
 pub const NO_ROUTE: &str = "none";
 
-/// Statuses from 100 that are told apart; servers may invent others, which are one.
+/// How many statuses from 100 on are distinguished. Others, which servers may invent, share one.
 const STATUSES: usize = 500;
 
 const SECONDS: [f64; 14] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0,
 ];
 
-/// Why a handshake became no session.
+/// Why a handshake did not become a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HandshakeFailure {
-    /// It was none, by RFC 6455 or by HTTP.
+    /// It was not a valid handshake by RFC 6455 or HTTP.
     Invalid,
-    /// No route, or one without websockets.
+    /// No route matched, or the route has no websockets.
     Route,
     Origin,
     Limit,
     NoServer,
     Stopping,
-    /// A server could not be reached, or its answer was of no use.
+    /// A server could not be reached, or its answer was not usable.
     ServerFailed,
     Timeout,
-    /// A server answered something else than 101.
+    /// A server has answered with another status than 101.
     Declined,
     ClientGone,
 }
@@ -72,13 +72,13 @@ impl HandshakeFailure {
     }
 }
 
-/// Of one route. It takes no room before it is used.
+/// The metrics of one route. They take no memory before the route is used.
 #[derive(Debug, Default)]
 pub struct RouteMetrics(OnceLock<Box<Counted>>);
 
 #[derive(Debug)]
 struct Counted {
-    /// The last one is for all that have no place of their own.
+    /// By status. The last counter is for all other statuses.
     by_status: Box<[AtomicU64]>,
     refused: [AtomicU64; HandshakeFailure::ALL.len()],
     requests: Histogram,
@@ -102,7 +102,7 @@ fn histogram(name: &str) -> Histogram {
 }
 
 impl RouteMetrics {
-    /// Whether anybody has asked for it.
+    /// Whether the route was ever used.
     pub fn is_used(&self) -> bool {
         self.0.get().is_some()
     }
@@ -111,14 +111,14 @@ impl RouteMetrics {
         self.0.get_or_init(Box::default)
     }
 
-    /// An exchange has ended that was no session.
+    /// Counts an exchange that has ended and was not a session.
     pub fn count_request(&self, status: u16, duration: Duration) {
-        let place = usize::from(status)
+        let index = usize::from(status)
             .checked_sub(100)
             .unwrap_or(STATUSES)
             .min(STATUSES);
         let counted = self.counted();
-        counted.by_status[place].fetch_add(1, Relaxed);
+        counted.by_status[index].fetch_add(1, Relaxed);
         counted.requests.observe(duration.as_secs_f64());
     }
 
@@ -126,7 +126,7 @@ impl RouteMetrics {
         self.counted().refused[why as usize].fetch_add(1, Relaxed);
     }
 
-    /// The 101 goes out.
+    /// Counts a handshake when its 101 is sent.
     pub fn count_handshake(&self, duration: Duration) {
         self.counted().handshakes.observe(duration.as_secs_f64());
     }
@@ -165,7 +165,7 @@ impl Default for RouteFamilies {
 }
 
 impl RouteFamilies {
-    /// Series appear when the route is used.
+    /// Adds the series of a route, if the route was used.
     pub fn add(&mut self, route: &str, metrics: &RouteMetrics) {
         let Some(metrics) = metrics.0.get() else {
             return;
@@ -178,12 +178,12 @@ impl RouteFamilies {
             let labels = &[("route", route), ("reason", why.name())];
             self.refused.add(labels, count as f64);
         }
-        for (place, count) in metrics.by_status.iter().enumerate() {
+        for (index, count) in metrics.by_status.iter().enumerate() {
             let count = count.load(Relaxed);
             if count > 0 {
-                let status = match place {
+                let status = match index {
                     STATUSES => "other".to_owned(),
-                    place => (place + 100).to_string(),
+                    index => (index + 100).to_string(),
                 };
                 let labels = &[("route", route), ("status", &status)];
                 self.requests.add(labels, count as f64);
@@ -203,8 +203,8 @@ mod tests {
 
     #[test]
     fn each_reason_has_a_place_of_its_own() {
-        for (place, why) in HandshakeFailure::ALL.into_iter().enumerate() {
-            assert_eq!(place, why as usize);
+        for (index, why) in HandshakeFailure::ALL.into_iter().enumerate() {
+            assert_eq!(index, why as usize);
         }
     }
 

@@ -1,4 +1,4 @@
-//! What is told of the traffic: the access log, metrics, and errors in words that fit a line.
+//! Reports on the traffic: the access log, metrics, and errors in words that fit on a line.
 
 pub mod access_log;
 mod combined;
@@ -13,12 +13,13 @@ pub mod stderr;
 pub mod terminal;
 pub mod trace;
 
-/// What kind of error, and its first cause: without Pingora's account of the peer and all its
-/// options, which fills a kilobyte at each step of the chain.
+/// The kind of an error and its first cause, without Pingora's description of the peer with all its
+/// options, which fills a kilobyte for each error in the chain.
 pub fn in_short(error: &pingora::Error) -> String {
     let root = error.root_cause();
     let said = match root.downcast_ref::<pingora::Error>() {
-        // The chain is of Pingora's own errors: the first of them has no cause, but a context.
+        // The chain consists of Pingora's own errors. The first of them has no cause, but a
+        // context.
         Some(first) => first
             .context
             .as_ref()

@@ -1,5 +1,5 @@
-//! What operators had done, who asked for it and how it went: counted, logged, and the last of it
-//! remembered.
+//! The operations of operators, with who asked and how it went: counted, logged, and the last ones
+//! kept.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -13,17 +13,17 @@ use super::entry::{Done, Operation};
 use super::exposition::Family;
 use super::terminal;
 
-/// So many are remembered.
+/// How many operations are kept.
 const HISTORY: usize = 20;
 
-/// Of each, so much is: a file may have very many errors.
+/// How much of each outcome is kept: a file may have very many errors.
 const OUTCOME_MAX: usize = 2000;
 
 #[derive(Debug, Default)]
 pub struct Operations {
     reloads: Outcomes,
     upgrades: Outcomes,
-    /// The last one last.
+    /// The newest is last.
     history: Mutex<VecDeque<Done>>,
     /// Who has asked for the upgrade that is under way.
     upgrade_by: Mutex<String>,
@@ -35,14 +35,14 @@ struct Outcomes {
     failed: AtomicU64,
 }
 
-/// [`Operations`] as they go to the next process: an upgrade that began at zero again could never
-/// be seen to rise.
+/// [`Operations`] for the next process. If the count of upgrades began at zero again, it would
+/// never rise.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tally {
-    /// That succeeded, and that failed.
+    /// Successful ones, and failed ones.
     pub reloads: [u64; 2],
     pub upgrades: [u64; 2],
-    /// The last one last.
+    /// The newest is last.
     pub history: Vec<Done>,
     /// Who has asked for the upgrade that is under way.
     pub upgrade_by: String,
@@ -69,17 +69,18 @@ impl Outcomes {
         [self.succeeded.load(Relaxed), self.failed.load(Relaxed)]
     }
 
-    fn go_on_from(&self, [succeeded, failed]: [u64; 2]) {
+    fn restore(&self, [succeeded, failed]: [u64; 2]) {
         self.succeeded.fetch_add(succeeded, Relaxed);
         self.failed.fetch_add(failed, Relaxed);
     }
 }
 
 impl Operations {
-    /// What came of it, or why it was refused: for stderr, the access log and whoever asks later.
+    /// Records the result, or why it was refused: on stderr, in the access log, and for later
+    /// questions.
     pub fn record(&self, log: &AccessLog, asked: Asked<'_>, outcome: Result<String, String>) {
         let done = self.remember(asked, outcome);
-        // A stop is told on stderr, and by the end of the log.
+        // A stop is logged on stderr, and shows by the end of the log.
         if done.operation != Operation::Stop {
             log.write_operation(&done);
         }
@@ -120,12 +121,12 @@ impl Operations {
         done
     }
 
-    /// For the new process, which records what came of it.
+    /// For the new process, which records the result.
     pub fn set_upgrade_by(&self, by: &str) {
         by.clone_into(&mut self.upgrade_by.lock());
     }
 
-    /// The last one first.
+    /// The newest first.
     pub fn recent(&self) -> Vec<Done> {
         self.history.lock().iter().rev().cloned().collect()
     }
@@ -139,10 +140,10 @@ impl Operations {
         }
     }
 
-    /// Takes over what the process before has counted and remembered.
-    pub fn go_on_from(&self, before: Tally) {
-        self.reloads.go_on_from(before.reloads);
-        self.upgrades.go_on_from(before.upgrades);
+    /// Takes over the counts and the operations of the process before.
+    pub fn restore(&self, before: Tally) {
+        self.reloads.restore(before.reloads);
+        self.upgrades.restore(before.upgrades);
         let mut history = self.history.lock();
         let late = std::mem::replace(&mut *history, before.history.into());
         history.extend(late);
@@ -196,7 +197,7 @@ mod tests {
         old.note(Operation::Reload, Err("line 1: no".to_owned()));
         old.note(Operation::Upgrade, Ok("pid 7".to_owned()));
         let new = Operations::default();
-        new.go_on_from(old.tally());
+        new.restore(old.tally());
         assert_eq!(new.tally(), old.tally());
         assert_eq!(new.tally().reloads, [0, 1]);
     }

@@ -1,15 +1,14 @@
-//! What the kernel knows of this process, under the names that Prometheus's own clients have for
-//! it.
+//! The kernel's numbers about this process, under the names that Prometheus' own clients use.
 
 use std::fs;
 use std::sync::OnceLock;
 
 use super::exposition::Family;
 
-/// Counted by the kernel in hundredths of a second, whatever its own clock is (`USER_HZ`).
+/// The kernel counts in hundredths of a second (`USER_HZ`), whatever its own clock is.
 const TICKS: f64 = 100.0;
 
-/// Nothing where there is no `/proc`, or it is hidden.
+/// Empty if there is no `/proc`, or it is hidden.
 pub fn families() -> Vec<Family> {
     let mut families = Vec::new();
     let mut add = |family: fn(&str, &str) -> Family, name: &str, help: &str, value: Option<f64>| {
@@ -71,7 +70,7 @@ pub fn families() -> Vec<Family> {
     families
 }
 
-/// Of proc_pid_stat(5).
+/// From proc_pid_stat(5).
 #[derive(Debug, PartialEq)]
 struct Stat {
     cpu_ticks: f64,
@@ -83,7 +82,8 @@ struct Stat {
 
 impl Stat {
     fn parse(text: &str) -> Option<Self> {
-        // Behind the name, which may hold anything. The first field there is the third.
+        // The fields after the name, which may contain anything. The first of them is the third
+        // field.
         let (_, fields) = text.rsplit_once(')')?;
         let fields: Vec<&str> = fields.split_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
@@ -97,8 +97,8 @@ impl Stat {
     }
 }
 
-/// To count them costs a look at each: with 100,000 sessions some milliseconds, unless the kernel
-/// (Linux 6.2 and later) tells the number as the folder's size.
+/// Counting them means to look at each: with 100,000 sessions this takes some milliseconds, unless
+/// the kernel (Linux 6.2 and later) gives the number as the size of the directory.
 fn open_descriptors() -> Option<f64> {
     let size = fs::metadata("/proc/self/fd").ok()?.len();
     if size > 0 {
@@ -112,7 +112,7 @@ fn max_descriptors() -> Option<f64> {
     Some(limit.current? as f64)
 }
 
-/// When the machine began, in seconds since 1970.
+/// When the machine was started, in seconds since 1970.
 fn booted() -> Option<f64> {
     static BOOTED: OnceLock<Option<f64>> = OnceLock::new();
     *BOOTED.get_or_init(|| {

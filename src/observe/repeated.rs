@@ -1,9 +1,9 @@
-//! Warnings that come once for each request or connection while something is out of order, or for
-//! as long as a stranger likes: the first is said at once, those like it are counted, and the count
-//! is said every ten seconds.
+//! Warnings that would repeat for each request or connection during a fault, or as long as a
+//! stranger wants. The first one is logged at once, similar ones are counted, and the count is
+//! logged every ten seconds.
 //!
-//! An outage would write ten thousand lines a second otherwise, which hide every other line and
-//! fill the disk. Lines are alike when they are of one kind, upstream and server.
+//! Else an outage would write ten thousand lines a second, which would hide every other line and
+//! fill the disk. Lines are similar if they have the same kind, upstream and server.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -14,24 +14,24 @@ use parking_lot::Mutex;
 
 use super::terminal;
 
-/// How long lines like one that was said are counted.
+/// How long lines similar to a logged one are counted.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// So many kinds are told apart. Kinds are bounded by the file and the discovery; this is for a
-/// file with very many servers that all fail at a time.
+/// How many kinds are distinguished. The file and the DNS answers limit the number; this limit is
+/// for a file with very many servers that fail at the same time.
 const KINDS: usize = 1000;
 
-/// What makes lines alike.
+/// What similar lines have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Kind {
-    /// In the words of the caller: a status, say.
+    /// Chosen by the caller, for example a status.
     pub what: String,
     pub upstream: Option<String>,
     pub server: Option<String>,
 }
 
 impl Kind {
-    /// Of lines that no server has to do with.
+    /// For lines that concern no server.
     pub fn of(what: impl Into<String>) -> Self {
         Self {
             what: what.into(),
@@ -49,19 +49,19 @@ struct Counted {
     level: Level,
     since: Instant,
     more: u64,
-    /// The last line that was not said.
+    /// The last line that was not logged.
     last: String,
 }
 
 impl Repeats {
-    /// The line, if it is to be said now.
+    /// Returns the line if it must be logged now.
     fn note(&mut self, (level, kind): (Level, Kind), line: String, now: Instant) -> Option<String> {
         if let Some(counted) = self.0.get_mut(&kind) {
             counted.more += 1;
             counted.last = line;
             return None;
         }
-        // Beyond the bound nothing is remembered, and so nothing counted.
+        // Above the limit nothing is remembered, and so nothing is counted.
         if self.0.len() < KINDS {
             let counted = Counted {
                 level,
@@ -74,7 +74,7 @@ impl Repeats {
         Some(line)
     }
 
-    /// What is to be said of the kinds whose period is over, or of all of them at an end.
+    /// What must be logged of the kinds whose period is over. At the end, of all kinds.
     fn summaries(&mut self, now: Instant, is_end: bool) -> Vec<(Level, String)> {
         let mut lines = Vec::new();
         self.0.retain(|_, counted| {
@@ -98,21 +98,21 @@ impl Repeats {
     }
 }
 
-/// One for the process, as its stderr is.
+/// One for the process, like its stderr.
 static REPEATS: LazyLock<Mutex<Repeats>> = LazyLock::new(Mutex::default);
 
-/// Says the line, or counts it.
+/// Logs the line, or counts it.
 pub fn warn(kind: Kind, line: String) {
     say(Level::Warn, kind, &line);
 }
 
-/// As [`warn`], of what keeps prusik from its work.
+/// Like [`warn`], for errors that keep prusik from its work.
 pub fn error(kind: Kind, line: String) {
     say(Level::Error, kind, &line);
 }
 
 pub(super) fn say(level: Level, kind: Kind, line: &str) {
-    // A part of it may be a client's.
+    // A part of the line may come from a client.
     let line = terminal::escaped(line);
     let said = REPEATS.lock().note((level, kind), line, Instant::now());
     if let Some(line) = said {
@@ -120,12 +120,12 @@ pub(super) fn say(level: Level, kind: Kind, line: &str) {
     }
 }
 
-/// Says what was counted and is due. To be called every second or so.
+/// Logs the counts that are due. Must be called about every second.
 pub fn tell() {
     tell_summaries(false);
 }
 
-/// Says everything that was counted: the process ends.
+/// Logs all counts, because the process ends.
 pub fn tell_all() {
     tell_summaries(true);
 }

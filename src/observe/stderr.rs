@@ -1,23 +1,23 @@
-//! Where lines of the log go: to stderr, as `RUST_LOG` says.
+//! Writes the log to stderr, as `RUST_LOG` says.
 //!
-//! Libraries warn once for each request or connection of what a server or a client does, and know
-//! nothing of how often they have said it: their warnings are summed as prusik's own.
+//! Libraries warn for each request or connection about what a server or a client does, and do not
+//! count their warnings. So their warnings are summed like prusik's own.
 
 use env_logger::{Builder, Env, Logger};
 use log::{Level, Log, Metadata, Record};
 
 use super::repeated::{self, Kind};
 
-/// What says the lines that were summed.
+/// The module that logs the sums.
 const SUMMED: &str = "prusik::observe::repeated";
 
 struct Summing(Logger);
 
-/// `default`: how much is said when the environment does not say it.
+/// `default`: the level if the environment does not set one.
 pub fn log_to_stderr(default: &str) {
     let logger = Builder::from_env(Env::default().default_filter_or(default)).build();
     log::set_max_level(logger.filter());
-    // It fails only where a logger is set already: then that one is used.
+    // This fails only if a logger is already set. Then that one is used.
     let _ = log::set_boxed_logger(Box::new(Summing(logger)));
 }
 
@@ -46,14 +46,14 @@ impl Log for Summing {
     }
 }
 
-/// Prusik's own lines are summed where they are made, if they have to be.
+/// prusik's own lines are summed where they are made, if necessary.
 fn is_summed(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
     let is_own = target == "prusik" || target.starts_with("prusik::");
     !is_own && metadata.level() <= Level::Warn
 }
 
-/// `RUST_LOG` may ask for a library's lines and not for prusik's.
+/// `RUST_LOG` may enable a library's lines and not prusik's.
 fn says_sums(logger: &Logger, level: Level) -> bool {
     let metadata = Metadata::builder().target(SUMMED).level(level).build();
     logger.enabled(&metadata)

@@ -1,5 +1,5 @@
-//! Text that clients have sent, on its way to where a terminal may show it: logs, tables, JSON.
-//! What moves a cursor, sets a title or turns the direction of writing is shown, not obeyed.
+//! Text from clients that a terminal may show: in logs, tables and JSON. Characters that move a
+//! cursor, set a title or change the direction of writing are made visible.
 
 use std::io;
 
@@ -7,8 +7,8 @@ use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::Formatter;
 
-/// Control characters, those of C1 among them (U+009B begins orders to a terminal, as ESC `[`
-/// does), and what changes lines or the direction of writing.
+/// Control characters, including those of C1 (U+009B begins commands to a terminal, like ESC `[`),
+/// and characters that change lines or the direction of writing.
 pub fn is_unsafe(char: char) -> bool {
     let turns = matches!(
         char,
@@ -29,7 +29,7 @@ pub fn escaped(text: &str) -> String {
     safe
 }
 
-/// JSON in which such characters are escaped: the same value, for whoever reads it.
+/// Writes JSON with such characters escaped. Readers of the JSON get the same value.
 pub fn write_json(out: impl io::Write, value: &impl Serialize) -> serde_json::Result<()> {
     value.serialize(&mut Serializer::with_formatter(out, Safe))
 }

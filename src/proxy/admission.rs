@@ -1,4 +1,4 @@
-//! Before a server hears of it: which route serves, and whether a handshake may go on.
+//! Decides, before a server is asked, which route serves and whether a handshake may go on.
 
 use std::borrow::Cow;
 
@@ -21,12 +21,13 @@ use crate::websocket::origin;
 pub const NO_WEBSOCKETS: &str = "this route takes no websockets";
 
 /// Finds the exchange's route, whose rules for responses hold for every answer from then on. A
-/// request that goes no further has one too, if its head was sound. `Some`: it goes no further.
+/// request that is refused has a route too, if its head was sound. `Some`: it is refused.
 pub fn settle_route(session: &Session, exchange: &mut Exchange) -> Option<Rejection> {
     let rejection = match &exchange.refused {
         Some(refused) if refused.unsound.is_some() => return Some(refused.rejection),
         Some(refused) => Some(refused.rejection),
-        // A reload came between its head and this: its connection goes with the one before.
+        // A reload came after the head was read, so the connection belongs to the configuration
+        // before.
         None => exchange.is_outdated().then_some(OUTDATED),
     };
     let (generation, listener) = (&exchange.generation, exchange.listener());
@@ -39,8 +40,8 @@ pub fn settle_route(session: &Session, exchange: &mut Exchange) -> Option<Reject
     }
 }
 
-/// Finds the route by the path in normal form, which becomes the exchange's: the server gets what
-/// was checked here.
+/// Finds the route by the path in normal form. The exchange then uses this path, so that the server
+/// gets the path that was checked here.
 fn find_route(
     generation: &Generation,
     listener: ListenerId,
@@ -88,7 +89,7 @@ fn find_route(
     Ok(Routing::new(route, path))
 }
 
-/// Lets a plain request pass; makes a handshake one that the server may see, or refuses it.
+/// Lets a plain request pass. Prepares a handshake for the server, or refuses it.
 pub fn admit(
     session: &mut Session,
     exchange: &mut Exchange,
@@ -107,7 +108,7 @@ pub fn admit(
     };
     origin::check_origin(&websocket.origins, headers)?;
     let permit = enter(exchange, &websocket.bounds)?;
-    // Pingora forwards an upgrade only when the field is exactly this.
+    // Pingora forwards an upgrade only if the field has exactly this value.
     let upgrade = session
         .req_header_mut()
         .insert_header("Upgrade", "websocket");
@@ -116,7 +117,7 @@ pub fn admit(
     Ok(())
 }
 
-/// Counts the session that may come of it, if the route has room for it.
+/// Counts the session that may follow, if the route has room for it.
 fn enter(exchange: &Exchange, bounds: &Bounds) -> Result<Option<Permit>, Rejection> {
     let Some(route) = exchange.route_id() else {
         return Ok(None);

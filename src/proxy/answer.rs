@@ -1,5 +1,5 @@
-//! Answers that prusik gives by itself: short, plain, and without anything of the inside. Where a
-//! route was found, its rules for responses hold for them too.
+//! The answers of prusik itself: short, plain, and without internal details. If a route was found,
+//! its rules for responses hold for them too.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
@@ -62,7 +62,8 @@ impl Answer {
         }
     }
 
-    /// Bytes that no header can carry (only a client can have sent them) leave no `Location`.
+    /// A `Location` is left out if it has bytes that no header may contain, which only a client can
+    /// send.
     pub fn redirect(status: StatusCode, to: &[u8]) -> Self {
         let location = HeaderValue::from_bytes(to).ok();
         Self {

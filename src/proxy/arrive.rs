@@ -1,4 +1,4 @@
-//! A request has arrived: what Pingora thinks of it is set right, and who asks is settled.
+//! Handles a request that has arrived: corrects what Pingora assumes, and finds out who asks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use crate::http1::target;
 use crate::listener::{ClientStream, Connection, Reading};
 use crate::websocket::handshake::{self, Upgrade};
 
-/// How long a request body that nobody wants is read, so that the connection can serve on.
+/// How long the rest of an unwanted request body is read, so that the connection can be used again.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 impl Gateway {
     pub(super) fn take_in(&self, session: &mut Session, exchange: &mut Exchange) -> Result<()> {
         let connection = connection_of(session)?;
         connection.clear_deadline();
-        // For what prusik does by itself: an answer of its own that the client does not take.
+        // For an answer of our own that the client does not take.
         connection.set_deadline(connection.stall());
         connection.set_server_apart();
         let upgrade = self.set_up_session(session, &connection);
@@ -44,14 +44,14 @@ impl Gateway {
         Ok(())
     }
 
-    /// Whether the connection stays, and which upgrade the request asks for.
+    /// Sets whether the connection stays open, and returns which upgrade the request asks for.
     fn set_up_session(&self, session: &mut Session, connection: &Connection) -> Upgrade {
-        // Of several options Pingora sees no `keep-alive`, for which HTTP/1.0 has to ask.
+        // Pingora does not see `keep-alive` among several options. HTTP/1.0 has to ask for it.
         let request = session.req_header();
         let asks_to_stay = request.version == Version::HTTP_10
             && handshake::has_token(&request.headers, &header::CONNECTION, "keep-alive");
         if session.get_keepalive().is_some() || asks_to_stay {
-            // For as long as it likes: the connection's own deadline ends the wait.
+            // Without a limit: the connection's own deadline ends the wait.
             session.set_keepalive(Some(0));
         }
         if self.is_stopping() || connection.is_to_end() {
@@ -61,7 +61,7 @@ impl Gateway {
         session.set_total_drain_timeout(Some(DRAIN_LIMIT));
         let request = session.req_header();
         let upgrade = handshake::asked_upgrade(request.version, &request.headers);
-        // Pingora looks at the first field of the name only, and not at one beyond ASCII.
+        // Pingora looks only at the first field of this name, and not at a value beyond ASCII.
         if handshake::has_token(&request.headers, &header::CONNECTION, "close") {
             session.set_keepalive(None);
         }
@@ -72,7 +72,7 @@ impl Gateway {
     }
 }
 
-/// What [`crate::listener`] knows of the connection that this request came in on.
+/// What [`crate::listener`] knows of the connection of this request.
 fn connection_of(session: &Session) -> Result<Arc<Connection>> {
     session
         .as_http1()
@@ -81,8 +81,8 @@ fn connection_of(session: &Session) -> Result<Arc<Connection>> {
         .ok_or_else(|| Error::explain(ErrorType::InternalError, "not a connection of ours"))
 }
 
-/// Makes a request in absolute form one in origin form (RFC 9112 section 3.2.2), and takes off an
-/// expectation that nobody would meet (RFC 9110 section 10.1.1).
+/// Turns the absolute form of a request into the origin form (RFC 9112 section 3.2.2), and removes
+/// an expectation that no server would meet (RFC 9110 section 10.1.1).
 fn simplify(request: &mut RequestHeader, has_body: bool) -> Result<()> {
     if request.headers.contains_key(header::EXPECT)
         && (!has_body || request.version == Version::HTTP_10)

@@ -1,4 +1,4 @@
-//! Who answers: prusik by itself, or which server of the route's upstream.
+//! Decides who answers: prusik itself, or which server of the route's upstream.
 
 use std::sync::Arc;
 
@@ -16,25 +16,25 @@ use super::peer;
 use super::refuse::refuse;
 use super::shared::Gateway;
 use crate::config::{Action, Balance, UpstreamId};
-use crate::forward::proxy_protocol::Source;
+use crate::forward::proxy_protocol::PreambleClient;
 use crate::generation::Generation;
 use crate::http1::Rejection;
 use crate::upstream::{Dialer, Lease, Load, Repeatable};
 
 const NO_ROUTE: Rejection = Rejection::new(StatusCode::NOT_FOUND, "no route matches");
 
-/// To a client of HTTP/2, an answer with success would be an open session (RFC 8441 section 5).
+/// A client of HTTP/2 takes an answer with success for an open session (RFC 8441 section 5).
 const NO_SESSION: Rejection = Rejection::new(StatusCode::FORBIDDEN, NO_WEBSOCKETS);
 
 impl Gateway {
-    /// `Some`: the request goes to no server.
+    /// `Some`: prusik answers, and no server is asked.
     pub(super) fn answer_here(
         &self,
         session: &mut Session,
         exchange: &mut Exchange,
     ) -> Option<Answer> {
         if let Some(rejection) = settle_route(session, exchange) {
-            // Who sends such a thing may have more of it on the way.
+            // Such a client may have more of this on the way.
             session.set_keepalive(None);
             return Some(refuse(exchange, rejection));
         }
@@ -42,7 +42,7 @@ impl Gateway {
         let Some(route) = exchange.route_id().map(|id| generation.route(id)) else {
             return Some(refuse(exchange, NO_ROUTE));
         };
-        // The exchange's own deadline stands in for both.
+        // The exchange's own deadline replaces both timeouts.
         session.set_read_timeout(None);
         session.set_write_timeout(None);
         if let Err(rejection) = admit(session, exchange, route) {
@@ -71,7 +71,7 @@ impl Gateway {
         }
     }
 
-    /// `Some`: it is a handshake, and too late for a new session.
+    /// `Some`: the request is a handshake, and it is too late for a new session.
     fn go_to_upstream(
         &self,
         generation: &Generation,
@@ -89,13 +89,13 @@ impl Gateway {
             exchange.outcome.refuse_as_too_late(STOPPING);
             return Some(Answer::error(StatusCode::SERVICE_UNAVAILABLE, STOPPING));
         }
-        // Connecting has a limit of its own.
+        // Connecting has its own time limit.
         exchange.clear_deadline();
         None
     }
 }
 
-/// Picks the next server, and says how it is connected to.
+/// Picks the next server and decides how to connect to it.
 pub fn next_server(session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
     let load = match exchange.handshake {
         Some(_) => Load::Session,
@@ -152,7 +152,7 @@ fn connect_request(
     let (Some(attempts), Some(route)) = (&exchange.attempts, exchange.route()) else {
         return Error::e_explain(ErrorType::InternalError, "no upstream was chosen");
     };
-    // A body may be too long to be sent again.
+    // A body may be too large to be sent again.
     let is_safe = session.req_header().method.is_idempotent() && session.is_body_empty();
     let repeatable = if is_safe {
         Repeatable::Yes
@@ -173,15 +173,15 @@ fn connect_request(
     Ok(peer)
 }
 
-/// Whom the server is told of before the first byte, if its upstream wants to know.
-fn named_client(exchange: &Exchange, attempts: &Attempts) -> Source {
+/// The client to name in a PROXY header, if the upstream has one.
+fn named_client(exchange: &Exchange, attempts: &Attempts) -> PreambleClient {
     match attempts.upstream().proxy_protocol {
-        Some(_) => exchange.proxy_source(),
-        None => Source::Unknown,
+        Some(_) => exchange.preamble_client(),
+        None => PreambleClient::Unknown,
     }
 }
 
-/// The configuration admits only valid ones.
+/// The configuration allows only valid codes.
 fn status_of(code: u16) -> StatusCode {
     StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }

@@ -1,4 +1,4 @@
-//! What is known of one request, from its head to its log line.
+//! Everything that is known of one request, from its head to its line in the log.
 //!
 //! Each phase adds its part, and later phases only read it:
 //!
@@ -35,7 +35,7 @@ use super::retry::Stage;
 use crate::config::{Route, RouteId, Tunnel};
 use crate::forward::Trust;
 use crate::forward::client_address::ClientAddress;
-use crate::forward::proxy_protocol::Source;
+use crate::forward::proxy_protocol::PreambleClient;
 use crate::generation::Generation;
 use crate::limits::DrainDeadline;
 use crate::listener::{Connection, RejectedRequest};
@@ -51,15 +51,15 @@ pub struct Exchange {
     pub(super) names: Names,
     /// `None` only until the first phase has run.
     pub(super) arrival: Option<Arrival>,
-    /// It goes no further: what came instead of this request.
+    /// The request goes no further. This is what came instead of it.
     pub(super) refused: Option<RejectedRequest>,
     pub(super) routing: Routing,
-    /// `None`: no server is looked for.
+    /// `None`: no server is asked.
     pub(super) attempts: Option<Attempts>,
     pub(super) answering: Answering,
-    /// `None`: a plain request.
+    /// `None`: the request is a plain one.
     pub(super) handshake: Option<Handshake>,
-    /// Held while it is an upgraded session.
+    /// `Some` while the exchange is a session.
     pub(super) live: Option<Registered>,
     pub(super) outcome: Outcome,
 }
@@ -95,9 +95,9 @@ impl Exchange {
         arrival.map_or(Trust::Untrusted, Arrival::trust)
     }
 
-    pub fn proxy_source(&self) -> Source {
+    pub fn preamble_client(&self) -> PreambleClient {
         let arrival = self.arrival.as_ref();
-        arrival.map_or(Source::Unknown, Arrival::proxy_source)
+        arrival.map_or(PreambleClient::Unknown, Arrival::preamble_client)
     }
 
     pub fn route_id(&self) -> Option<RouteId> {
@@ -108,7 +108,7 @@ impl Exchange {
         self.route_id().map(|id| self.generation.route(id))
     }
 
-    /// The listener that it came in on, in the present configuration.
+    /// The listener of the exchange in the present configuration.
     pub fn listener(&self) -> ListenerId {
         let connection = self.connection();
         connection.map_or(ListenerId::new(0), |connection| {
@@ -124,21 +124,21 @@ impl Exchange {
         self.answering.stage()
     }
 
-    /// Whether the configuration that serves it asks more of the listener's clients than this one
-    /// has shown.
+    /// Whether the configuration of this exchange demands more of the listener's clients than this
+    /// client has shown.
     pub fn is_outdated(&self) -> bool {
         self.connection().is_some_and(|connection| {
             connection.tls_revision() < self.generation.tls_revision(connection.listener())
         })
     }
 
-    /// Whether it is a handshake by HTTP/2, to which any 2xx is an open session.
+    /// Whether this is a handshake by HTTP/2, for which any 2xx is an open session.
     pub fn is_extended_connect(&self) -> bool {
         let connection = self.connection();
         self.handshake.is_some() && connection.is_some_and(|connection| connection.is_stream())
     }
 
-    /// Whether another process could go on with its session.
+    /// Whether another process could continue the session.
     pub fn can_move(&self) -> bool {
         let client = self.connection();
         let group = self.group();
@@ -147,7 +147,7 @@ impl Exchange {
             && group.is_some_and(|group| group.config().tls.is_none())
     }
 
-    /// No session comes of it.
+    /// Called when no session will follow.
     pub fn free_permit(&mut self) {
         if let Some(handshake) = &mut self.handshake {
             handshake.free_permit();
@@ -161,7 +161,7 @@ impl Exchange {
         }
     }
 
-    /// What the relay needs of a handshake whose client has left Pingora.
+    /// The parts that the relay needs, of a handshake whose client has left Pingora.
     pub fn take_upgraded(&mut self) -> Option<Upgraded> {
         let handshake = self.handshake.as_ref()?;
         let (server, early) = handshake.server_end().take()?;
@@ -184,9 +184,9 @@ impl Exchange {
     }
 }
 
-/// What the connection keeps time for.
+/// The deadlines of the connection.
 impl Exchange {
-    /// Gives the exchange time until its next move: of the client while it sends its request, then
+    /// Gives the exchange time until the next move: of the client while it sends its request, then
     /// of the server.
     pub fn renew_deadline(&self) {
         let (Some(connection), Some(route)) = (self.connection(), self.route()) else {
@@ -201,7 +201,7 @@ impl Exchange {
         } else if self.handshake.is_none() {
             connection.set_deadline(route.timeouts.response);
         } else {
-            // The tunnel watches over the answer to a handshake.
+            // The tunnel has its own time limit for the answer to a handshake.
             connection.clear_deadline();
         }
     }
@@ -212,7 +212,7 @@ impl Exchange {
         }
     }
 
-    /// For an answer of our own: the client must take some of it again and again.
+    /// For an answer of our own. The client must take some of it again and again.
     pub fn begin_own_answer(&self) {
         if let Some(connection) = self.connection() {
             let stall = connection.stall();
@@ -222,7 +222,7 @@ impl Exchange {
         }
     }
 
-    /// When nobody waits for its server any more.
+    /// Tells when nobody waits for the server any more.
     pub fn drain_deadline(&self) -> DrainDeadline {
         self.connection()
             .map_or_else(DrainDeadline::default, |connection| {
@@ -230,25 +230,25 @@ impl Exchange {
             })
     }
 
-    /// What the client's stream and the server's know of each other.
+    /// What the streams of the client and the server know of each other.
     pub fn flow(&self) -> Arc<Flow> {
         self.connection()
             .map_or_else(Arc::default, |connection| connection.flow().clone())
     }
 
-    /// Whether the server took nothing of what waited for it when the deadline struck.
+    /// Whether the server took nothing of the bytes that waited for it when the deadline struck.
     pub fn server_has_stalled(&self) -> bool {
         self.connection()
             .is_some_and(|connection| connection.server_has_stalled())
     }
 
-    /// Whether the client took nothing of what waited for it when the deadline struck.
+    /// Whether the client took nothing of the bytes that waited for it when the deadline struck.
     pub fn client_has_stalled(&self) -> bool {
         self.connection()
             .is_some_and(|connection| connection.client_has_stalled())
     }
 
-    /// Whether its deadline has struck: the server's answer did not come in time.
+    /// Whether the deadline has struck because the server's answer did not come in time.
     pub fn timed_out(&self) -> bool {
         let handshake = self.handshake.as_ref();
         self.connection()

@@ -1,5 +1,5 @@
-//! What went wrong: Pingora's error as [`retry`](super::retry) takes it, and words for the client
-//! and for the log.
+//! What went wrong: Pingora's error in the form that [`retry`](super::retry) takes, and texts for
+//! the client and the log.
 
 use pingora::{Error, ErrorSource, ErrorType};
 
@@ -9,10 +9,10 @@ use crate::limits::Cut;
 use crate::observe::in_short;
 use crate::upstream::Shortage;
 
-/// What a client is told that comes too late, or has waited until the end.
+/// The text for a client that comes too late, or has waited until the end.
 pub const STOPPING: &str = "this process is stopping";
 
-/// Of an attempt that did not get as far as the exchange's deadline.
+/// For an attempt that failed before the request was sent.
 pub fn while_connecting(error: &Error) -> Failure {
     if Cut::is_behind(error.root_cause()) {
         Failure::Cut
@@ -23,7 +23,8 @@ pub fn while_connecting(error: &Error) -> Failure {
     }
 }
 
-/// Of an exchange under way. A deadline that has struck is behind all that goes wrong after it.
+/// For an exchange under way. If a deadline has struck, it is the cause of everything that fails
+/// later.
 pub fn in_exchange(error: &Error, exchange: &Exchange) -> Failure {
     match while_connecting(error) {
         Failure::Cut => Failure::Cut,
@@ -53,7 +54,7 @@ fn fault(error: &Error) -> Fault {
     }
 }
 
-/// What the client is told.
+/// The text for the client.
 pub fn reason_for(failure: Failure, status: u16) -> &'static str {
     match status {
         _ if failure == Failure::Cut => STOPPING,
@@ -66,7 +67,7 @@ pub fn reason_for(failure: Failure, status: u16) -> &'static str {
     }
 }
 
-/// What the operator is told.
+/// The text for the operator.
 pub fn words_for(error: &Error, failure: Failure, status: u16, client_stalled: bool) -> String {
     let words = match failure {
         Failure::Cut => Cut::WORDS,

@@ -1,7 +1,7 @@
-//! The forwarding rules at work on Pingora's own header types.
+//! Applies the forwarding rules to Pingora's own header types.
 //!
-//! Pingora keeps the case in which a name was written beside its map, so every change must go
-//! through its methods: this is where [`crate::forward`], which knows nothing of it, meets it.
+//! Pingora stores the original case of header names beside its map, so every change must use its
+//! methods. [`crate::forward`] does not know Pingora; the two meet here.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -12,7 +12,7 @@ use pingora_proxy::Session;
 use super::exchange::Exchange;
 use crate::config::Action;
 use crate::forward::template::{RequestVariables, Template};
-use crate::forward::{self, Fields, Telling, redirect};
+use crate::forward::{self, Fields, ForwardingOptions, redirect};
 use crate::observe::trace::{TRACEPARENT, TraceContext};
 use crate::tls::Security;
 
@@ -48,7 +48,7 @@ pub fn render(template: &Template, session: &Session, exchange: &Exchange) -> Ve
     rendered
 }
 
-/// Where a redirection leads.
+/// The target of a redirection.
 pub fn location(
     to: &Template,
     prefix: Option<&str>,
@@ -65,7 +65,7 @@ pub fn location(
     redirect::location(&rendered, to.as_str())
 }
 
-/// Makes of the request what the server is to get.
+/// Changes the request into the one that the server gets.
 pub fn for_server(
     session: &Session,
     request: &mut RequestHeader,
@@ -86,18 +86,19 @@ pub fn for_server(
         &mut RequestFields(request),
         &variables(session, exchange),
         &route.request_headers,
-        Telling {
+        ForwardingOptions {
             forwarded: route.forwarded,
             trust: exchange.trust(),
             field: exchange.generation.config.client_address,
         },
     );
     if exchange.handshake.is_some() {
-        // Pingora has written the name in small letters.
+        // Pingora has written the name in lower case.
         request.insert_header("Upgrade", "websocket")?;
     }
     if !request.headers.contains_key(header::HOST) {
-        // An HTTP/1.0 client need not name one; what goes on is HTTP/1.1 (RFC 9110 section 7.2).
+        // HTTP/1.0 does not require this field; HTTP/1.1, which we send, does (RFC 9110 section
+        // 7.2).
         request.insert_header("Host", "")?;
     }
     Ok(())
@@ -140,8 +141,8 @@ macro_rules! edit_through_pingora {
 edit_through_pingora!(RequestFields);
 edit_through_pingora!(ResponseFields);
 
-/// Makes the path the one that the route was found by (`normal`, where that is another than the
-/// client sent), less the route's `strip_prefix`. What is left begins with `/`.
+/// Sets the path to the one by which the route was found (`normal`, if it differs from the
+/// client's), without the route's `strip_prefix`. The result begins with `/`.
 fn set_path(request: &mut RequestHeader, normal: Option<&str>, prefix: Option<&str>) -> Result<()> {
     let target = request.raw_path();
     let (path, query) = target.split_at(path_length(target));
@@ -155,14 +156,14 @@ fn set_path(request: &mut RequestHeader, normal: Option<&str>, prefix: Option<&s
     request.set_raw_path(&out)
 }
 
-/// What of a path is left behind `prefix`; it begins with `/`. `None`: the path does not begin so.
+/// The rest of a path after `prefix`, beginning with `/`. `None`: the path has another prefix.
 fn without_prefix(path: &[u8], prefix: &str) -> Option<Vec<u8>> {
     let rest = path.strip_prefix(prefix.trim_end_matches('/').as_bytes())?;
     let slash: &[u8] = if rest.starts_with(b"/") { b"" } else { b"/" };
     Some([slash, rest].concat())
 }
 
-/// Where the query of a target begins, if it has one.
+/// Where the query of a target begins: the length of the target without a query.
 pub fn path_length(target: &[u8]) -> usize {
     memchr::memchr(b'?', target).unwrap_or(target.len())
 }

@@ -27,7 +27,7 @@ impl ProxyHttp for Gateway {
         Exchange::new(self.current.load_full())
     }
 
-    /// None: nothing is compressed or cached here, and Pingora's default module would be asked
+    /// No modules: nothing is compressed or cached here, and Pingora would ask its default module
     /// at every step.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
@@ -65,7 +65,7 @@ impl ProxyHttp for Gateway {
         fields::for_server(session, request, exchange)
     }
 
-    /// Connecting has a limit of its own: only now the exchange's time begins.
+    /// Connecting has its own time limit, so the exchange's time begins now.
     async fn connected_to_upstream(
         &self,
         _session: &mut Session,
@@ -80,8 +80,8 @@ impl ProxyHttp for Gateway {
         Ok(())
     }
 
-    /// Called for each part of the body, and with its end when the whole request is on its way.
-    /// Must not await: before an upgrade that would let Pingora lose the session.
+    /// Called for each part of the body, and at its end when the whole request is sent. Must not
+    /// await: before an upgrade Pingora would then lose the session.
     async fn request_body_filter(
         &self,
         _session: &mut Session,
@@ -95,8 +95,8 @@ impl ProxyHttp for Gateway {
         exchange.answering.send(end_of_stream);
         exchange.renew_deadline();
         if end_of_stream && let Some(connection) = exchange.connection() {
-            // What comes now is the next request. Pingora would take a byte of it and then look
-            // at the connection no more, nor at its deadline.
+            // The next bytes belong to the next request. Pingora would read one byte of it, and
+            // after that ignore the connection and its deadline.
             connection.set_reading(match exchange.handshake {
                 Some(_) => Reading::Held,
                 None => Reading::Answered,
@@ -204,12 +204,13 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    /// Always: [`Gateway::fail_to_proxy`] has said what an operator needs.
+    /// Always suppressed: [`Gateway::fail_to_proxy`] has logged what an operator needs.
     fn suppress_error_log(&self, _: &Session, _: &Exchange, _: &Error) -> bool {
         true
     }
 
-    /// Retries are in the access log (`attempts`), and servers that fail in the health log.
+    /// Retries are counted in the access log (`attempts`), and failing servers are logged by the
+    /// health checks.
     fn suppress_proxy_warn_log(
         &self,
         _: &Session,
@@ -221,7 +222,7 @@ impl ProxyHttp for Gateway {
     }
 }
 
-/// Does what [`retry`](super::retry) decides.
+/// Does what [`retry`](super::retry) has decided.
 fn retry_if_useful(
     session: &Session,
     error: &mut Error,

@@ -1,4 +1,4 @@
-//! Pingora's proxy, as the listener gives it connections.
+//! Pingora's proxy, in the form in which the listener gives it connections.
 
 use std::sync::Arc;
 

@@ -12,7 +12,7 @@
 //!  logging                   one line                   record
 //! ```
 //!
-//! What is known of one exchange rides along in [`Exchange`].
+//! [`exchange::Exchange`] holds everything that is known of one exchange.
 
 mod admission;
 mod answer;

@@ -1,4 +1,4 @@
-//! The moment of the 101: what was an exchange becomes a session.
+//! The moment of the 101: an exchange becomes a session.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::session::live::{Identity, LiveSession};
 use crate::session::log::session_open;
 
 impl Gateway {
-    /// The server has answered 101: what follows is a session.
+    /// The server has answered 101, so a session begins.
     pub(super) fn begin_session(
         &self,
         session: &Session,
@@ -36,8 +36,8 @@ impl Gateway {
                 if let Some(handshake) = &exchange.handshake {
                     connection.open_tunnel(handshake.traffic().clone());
                 }
-                // The tap watches over the session; this is for a client that has stopped to read,
-                // so that Pingora waits for it and no longer looks at the tap.
+                // The tunnel watches the session. This is for a client that no longer reads:
+                // Pingora then waits for the client and does not poll the tunnel.
                 if let Some(idle) = websocket.and_then(|websocket| websocket.idle) {
                     connection.set_deadline(idle + 2 * CLOSE_WAIT);
                 }
@@ -76,7 +76,8 @@ impl Gateway {
 }
 
 impl Gateway {
-    /// Why a session that begins now must go: it was under way when all others were told.
+    /// Why a session that begins now must go: its handshake was under way when all others were
+    /// told.
     fn why_late(&self, live: &LiveSession, exchange: &Exchange) -> Option<DrainReason> {
         let phase = self.phase.now();
         if phase.is_draining() {
@@ -87,7 +88,7 @@ impl Gateway {
         }
         let group = exchange.group()?;
         let current = self.current.load();
-        // Only a reload in the meantime can have taken its route.
+        // Only a reload in the meantime can have removed its route.
         match Arc::ptr_eq(&current, &exchange.generation) {
             true => {
                 let Identity {

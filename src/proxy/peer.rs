@@ -1,4 +1,4 @@
-//! The server as Pingora's connector wants it described.
+//! Describes a server to Pingora's connector.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use crate::session::tunnel::{Limits, TunnelConnector};
 use crate::upstream::{Dialer, PoolConnector};
 use crate::websocket::jitter::jittered;
 
-/// Pingora takes off the hop-by-hop fields it knows and renews the WebSocket ones; what the
-/// client's `Connection` nominates is our own filter's business, as Pingora refuses requests that
-/// nominate `X-Forwarded-For` where RFC 9110 section 7.6.1 wants it removed.
+/// Pingora removes the hop-by-hop fields that it knows and renews the WebSocket ones. Our own
+/// filter removes what the client's `Connection` names, because Pingora refuses requests that name
+/// `X-Forwarded-For`, which RFC 9110 section 7.6.1 wants removed.
 const REQUEST_POLICY: HttpUpstreamRequestPolicy = HttpUpstreamRequestPolicy {
     strip_hop_by_hop: true,
     strip_connection_nominated: false,
@@ -25,12 +25,12 @@ const REQUEST_POLICY: HttpUpstreamRequestPolicy = HttpUpstreamRequestPolicy {
     h1_upgrade: H1UpgradePolicy::WebSocketOnly,
 };
 
-/// How long an idle connection lives that is not to be kept. Not zero: in its first millisecond
-/// Pingora's timer rounds that to never (pingora-timeout 0.9.1, timer.rs:45; it panics in a debug
-/// build).
+/// How long Pingora keeps an idle connection that must not be kept. Not zero: in its first
+/// millisecond Pingora's timer rounds zero to never (pingora-timeout 0.9.1, timer.rs:45; a debug
+/// build panics).
 const AT_ONCE: Duration = Duration::from_millis(1);
 
-/// For a plain request, over a kept connection if there is one.
+/// For a plain request: over a kept connection if there is one.
 pub fn for_request(
     connector: Arc<PoolConnector>,
     address: SocketAddr,
@@ -39,12 +39,12 @@ pub fn for_request(
     let mut peer = peer(address, timeouts);
     peer.options.tcp_keepalive = Some(TCP_KEEPALIVE);
     peer.options.custom_l4 = Some(connector);
-    // Time to answer, and to take the request, is the exchange's own: see `upstream::flow`.
+    // The exchange has its own time limit for the request and the answer: see `upstream::flow`.
     peer
 }
 
-/// For a handshake, whose server may take nothing for `stall`: a connection of its own, which can
-/// leave Pingora or is tapped there.
+/// For a handshake: over a new connection, which can leave Pingora or stay in its tunnel. `stall`:
+/// how long the server may take nothing of the bytes that wait for it.
 pub fn for_handshake(
     address: SocketAddr,
     (dialer, stall): (Dialer, Duration),
@@ -56,7 +56,7 @@ pub fn for_handshake(
     let traffic = handshake.traffic().clone();
     let response = route.timeouts.response;
     let connector: Arc<dyn Connect + Send + Sync> = match tunnel {
-        // The relay sees to keep-alive itself.
+        // The relay sets keep-alive itself.
         Tunnel::Relay => Arc::new(HandshakeConnector {
             response,
             dialer,
@@ -64,7 +64,7 @@ pub fn for_handshake(
             server_end: handshake.server_end().clone(),
         }),
         Tunnel::Pingora => {
-            // It keeps the time in which the server must take something.
+            // TCP measures how long the server takes nothing.
             peer.options.tcp_keepalive = Some(keepalive_with(stall));
             let websocket = route.websocket.as_ref();
             let limits = Limits {
@@ -81,8 +81,8 @@ pub fn for_handshake(
             })
         }
     };
-    // Pingora's pool cannot tell these connections apart: each gets a key that nobody asks for,
-    // and is dropped at once should the server have declined.
+    // Pingora's pool cannot tell these connections apart. A random key means that nobody takes them
+    // from the pool, and if the server declines they are dropped at once.
     peer.group_key = rand::random();
     peer.options.idle_timeout = Some(AT_ONCE);
     peer.options.custom_l4 = Some(connector);

@@ -1,4 +1,4 @@
-//! What an exchange leaves behind: its line in the access log, and its part of the metrics.
+//! Writes what remains of an exchange: its line in the access log, and its part of the metrics.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::session::log::{millis, session_close};
 use crate::session::traffic::{ClosedBy, Traffic};
 use crate::websocket::handshake::{self, Upgrade};
 
-/// The exchange, or the session that came of it and stayed in Pingora's tunnel, has ended.
+/// The exchange has ended, or the session that it became in Pingora's tunnel.
 pub fn ended(log: &AccessLog, session: &Session, exchange: &Exchange) {
     let is_probe = |connection: &Arc<Connection>| connection.is_probe();
     if exchange.connection().is_some_and(is_probe) {
@@ -55,7 +55,7 @@ fn status(session: &Session) -> u16 {
         .map_or(CLIENT_GONE, |response| response.status.as_u16())
 }
 
-/// Why a handshake has become no session.
+/// Why a handshake has not become a session.
 fn refused(status: u16, exchange: &Exchange) -> HandshakeFailure {
     let attempts = exchange.attempts.as_ref().map_or(0, Attempts::count);
     let is_ours = exchange.outcome.reason().is_some();
@@ -74,7 +74,7 @@ fn refused(status: u16, exchange: &Exchange) -> HandshakeFailure {
             HandshakeFailure::Route
         }
         403 => HandshakeFailure::Origin,
-        // No server was looked for yet.
+        // No server was picked yet.
         429 | 503 if exchange.attempts.is_none() => HandshakeFailure::Limit,
         503 if exchange.outcome.is_too_late() => HandshakeFailure::Stopping,
         503 => HandshakeFailure::NoServer,
@@ -82,7 +82,7 @@ fn refused(status: u16, exchange: &Exchange) -> HandshakeFailure {
     }
 }
 
-/// Neither side nor prusik has said why: the client broke off, or the connection to it did.
+/// If no side and no order has given a cause, the client or the connection to it broke off.
 fn closed_by(exchange: &Exchange, traffic: &Traffic) -> Option<ClosedBy> {
     if exchange.outcome.is_cut() {
         return Some(ClosedBy::Drain);
@@ -125,7 +125,7 @@ pub fn identity(session: &Session, exchange: &Exchange) -> Option<Identity> {
 }
 
 fn entry<'a>(session: &'a Session, exchange: &'a Exchange) -> Entry<'a> {
-    // Of a request that was refused before Pingora saw it, only this is known.
+    // Nothing else is known of a request that was refused before Pingora saw it.
     let refused = exchange.refused.as_ref();
     let attempts = exchange.attempts.as_ref();
     let unsound = refused.and_then(|refused| refused.unsound.as_ref());

@@ -1,5 +1,5 @@
-//! The end of an exchange that has failed: the client gets a status and a reason, the operator gets
-//! words.
+//! Ends an exchange that has failed: the client gets a status and a reason, the operator a line in
+//! the log.
 
 use std::io;
 
@@ -14,18 +14,18 @@ use super::retry::{CLIENT_GONE, Failure, status};
 use crate::http1::Rejection;
 use crate::observe::repeated::{self, Kind};
 
-/// A request that goes to no server.
+/// Refuses a request before it goes to a server.
 pub fn refuse(exchange: &mut Exchange, rejection: Rejection) -> Answer {
     exchange.outcome.refuse(rejection.reason);
     Answer::error(rejection.status, rejection.reason)
 }
 
-/// Answers, where the client can still be told.
+/// Answers if the client can still get an answer.
 pub async fn end(session: &mut Session, error: &Error, exchange: &mut Exchange) -> FailToProxy {
     let failure = in_exchange(error, exchange);
     let is_cut = failure == Failure::Cut;
     let connection = exchange.connection();
-    // It was a request until its body broke.
+    // The request was accepted before its body broke.
     let (status, reason, words) = match connection.and_then(|c| c.take_refused()) {
         Some(refused) => {
             let Rejection { status, reason } = refused.rejection;
@@ -61,34 +61,33 @@ pub async fn end(session: &mut Session, error: &Error, exchange: &mut Exchange) 
     }
 }
 
-/// Whether the client has the head of an answer that is not an interim one.
+/// Whether the client has got the head of a final answer.
 fn has_answer(session: &Session) -> bool {
     let written = session.response_written();
     written.is_some_and(|response| !response.status.is_informational())
 }
 
-/// A client that resets has left; one that takes nothing, or isn't there any more, has not.
+/// Whether the failure was not the client's wish: a reset is, a stall or a lost client is not.
 fn is_broken(error: &Error) -> bool {
     let cause = error.root_cause().downcast_ref::<io::Error>();
     *error.etype() == ErrorType::WriteTimedout
         || cause.is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut)
 }
 
-/// For the operator: a server that is out of order fails each request, and has a line for all of
-/// them.
+/// A broken server fails each request, so its failures share one line in the log.
 fn warn(session: &Session, exchange: &Exchange, status: u16, words: &str) {
     let attempts = exchange.attempts.as_ref();
     let upstream = attempts.map(|attempts| attempts.group().name().to_owned());
     let server = attempts.and_then(Attempts::server);
     let server = server.map(|server| server.to_string());
-    let place = match (&upstream, &server) {
+    let prefix = match (&upstream, &server) {
         (Some(upstream), Some(server)) => format!("upstream {upstream:?}, server {server}: "),
         (Some(upstream), None) => format!("upstream {upstream:?}: "),
         (None, _) => String::new(),
     };
     let request = session.request_summary();
     let id = exchange.names.id();
-    let line = format!("{place}{status}: {words} ({id} {request})");
+    let line = format!("{prefix}{status}: {words} ({id} {request})");
     let what = status.to_string();
     let kind = Kind {
         what,

@@ -1,4 +1,4 @@
-//! What a server answers: nothing passes that could be read in two ways, and the rest is made ours.
+//! Checks a server's answer, lets nothing pass that has two readings, and adapts the rest.
 
 use http::{HeaderMap, StatusCode, Version, header};
 use itertools::Itertools;
@@ -13,14 +13,14 @@ use crate::forward;
 use crate::http1::response;
 use crate::websocket::handshake::{self, Upgrade};
 
-/// Checks a head that a server sent, and makes of it what the client is to get.
+/// Checks the head that a server sent, and changes it into the one that the client gets.
 pub fn take(
     session: &mut Session,
     response: &mut ResponseHeader,
     exchange: &mut Exchange,
 ) -> Result<()> {
     verify(response, exchange)?;
-    // What goes on is ours (RFC 9110 section 2.5), whatever the server speaks.
+    // The answer that we send has our own version (RFC 9110 section 2.5), whatever the server's is.
     response.set_version(Version::HTTP_11);
     if handshake::has_token(&response.headers, &header::CONNECTION, "close")
         && let Some(attempts) = &exchange.attempts
@@ -48,7 +48,7 @@ pub fn take(
 }
 
 impl Gateway {
-    /// An answer that is no switch goes to the client, interim or final.
+    /// An answer other than a 101 goes to the client, interim or final.
     pub(super) fn begin_answer(
         &self,
         session: &mut Session,
@@ -56,8 +56,8 @@ impl Gateway {
         exchange: &mut Exchange,
     ) {
         if session.req_header().version == Version::HTTP_10 {
-            // It knows no chunks: the end of the connection ends the body
-            // (RFC 9112 section 6.1).
+            // An HTTP/1.0 client knows no chunks: the end of the connection ends the body (RFC 9112
+            // section 6.1).
             let removed = response.remove_header(&header::TRANSFER_ENCODING);
             if let (Some(_), Some(connection)) = (removed, exchange.connection()) {
                 connection.end_body_by_close();
@@ -77,11 +77,11 @@ impl Gateway {
     }
 }
 
-/// No answer passes that could be read in two ways, nor interim ones without end.
+/// Refuses an answer that has two readings, and too many interim answers.
 fn verify(response: &ResponseHeader, exchange: &mut Exchange) -> Result<()> {
     if exchange.is_extended_connect() && response.status.is_success() {
-        // Browsers would take it for an open session (RFC 8441 section 5). It is no failure of the
-        // server's: it may say so to whoever asks for a page in this way.
+        // A browser would take this answer for an open session (RFC 8441 section 5). It does not
+        // count as a failure of the server, which may answer so to a request for a page.
         let failure = "the server answered an extended CONNECT with success and without a switch";
         return Error::e_explain(ErrorType::HTTPStatus(502), failure);
     }
@@ -101,7 +101,7 @@ fn verify(response: &ResponseHeader, exchange: &mut Exchange) -> Result<()> {
     }
 }
 
-/// A server that answers 101 must have understood what it was asked (RFC 6455 section 4.1).
+/// A server that answers 101 must have understood the request (RFC 6455 section 4.1).
 fn verify_switch(headers: &HeaderMap, expected: Option<&str>) -> Result<(), &'static str> {
     let Some(expected) = expected else {
         return Err("the server answered 101 to a request without an upgrade");
@@ -118,8 +118,8 @@ fn verify_switch(headers: &HeaderMap, expected: Option<&str>) -> Result<(), &'st
     }
 }
 
-/// Interim answers pass when the client asked for them (a 100, Pingora sees to it) or can use them
-/// (early hints), and when the server has sent no others: Pingora decides for several at once.
+/// Interim answers pass if the client has asked for them (Pingora checks this for a 100) or can use
+/// them (early hints), and if the server has sent no others: Pingora decides for several at once.
 fn may_pass(status: StatusCode, request: &RequestHeader) -> bool {
     match status {
         StatusCode::EARLY_HINTS => request.version == Version::HTTP_11,

@@ -1,7 +1,7 @@
-//! Whether a request goes out again after a failure, whom the failure counts against, and which
-//! status the client gets when it does not.
+//! Decides whether a request is sent again after a failure, whether the failure counts against the
+//! server, and which status the client gets if it is not sent again.
 //!
-//! Values in, a verdict out: nothing here knows of sockets, clocks, or Pingora.
+//! A pure function: no sockets, no clock, nothing of Pingora.
 //!
 //! ```text
 //!                    no connection        connection lost             anything else
@@ -11,11 +11,11 @@
 //!                    we lack a port
 //! ```
 
-/// What nginx calls it: the client left before it got anything. It is in the log only, as nobody is
-/// there to be told.
+/// nginx's status for a client that left before it got anything. It appears only in the log, as
+/// nobody reads the answer.
 pub const CLIENT_GONE: u16 = 499;
 
-/// Dead kept connections that one request may meet before it is a failure.
+/// How many dead kept connections one request may meet before it fails.
 const MAX_STALE: usize = 3;
 
 /// How far request and answer have come.
@@ -25,7 +25,7 @@ pub struct Stage {
     pub answer_begun: bool,
 }
 
-/// When an attempt failed.
+/// At which moment an attempt failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum During {
     /// Nothing of the request was sent.
@@ -33,22 +33,22 @@ pub enum During {
     Exchange,
 }
 
-/// What ended an attempt, or the exchange as a whole.
+/// What ended an attempt or the whole exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// It was under way for longer than a process that stops waits.
+    /// The exchange took longer than a stopping process waits.
     Cut,
-    /// The exchange's own deadline has struck.
+    /// The deadline of the exchange has struck.
     Deadline {
-        /// The server took nothing of what waited for it.
+        /// The server took nothing of the bytes that waited for it.
         server_stalled: bool,
     },
-    /// This machine has no port or descriptor left to connect with.
+    /// This machine has no free port or descriptor to connect with.
     Shortage,
     By(Side, Fault),
 }
 
-/// On whose side something went wrong.
+/// The side on which something went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     Client,
@@ -58,34 +58,34 @@ pub enum Side {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Whoever found it has said which status it is.
+    /// The status is already decided.
     Status(u16),
     ConnectTimedOut,
     ReadTimedOut,
     WriteTimedOut,
-    /// The connection was closed, or can be neither read nor written.
+    /// The connection was closed, or cannot be read or written.
     Lost,
     Other,
 }
 
-/// What must be known of the request that failed.
+/// What must be known of the failed request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
-    /// Its method is idempotent (RFC 9110 section 9.2.2), its body is still here as a whole, and
-    /// the client has had nothing of an answer.
+    /// Its method is idempotent (RFC 9110 section 9.2.2), its body is still here completely, and
+    /// the client has got nothing of an answer.
     pub is_repeatable: bool,
-    /// It went out over a connection that had served before.
+    /// It was sent over a connection that had been used before.
     pub on_kept_connection: bool,
-    /// Kept connections that were found to be dead before this failure.
+    /// How many dead kept connections it met before this failure.
     pub stale: usize,
-    /// A server is left that it has not been tried on.
+    /// There is a server that was not tried.
     pub has_another_server: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Verdict {
     pub retry: Retry,
-    /// The failure counts for the passive ejection of the server.
+    /// Whether the failure counts for the passive ejection of the server.
     pub blames_server: bool,
 }
 
@@ -93,12 +93,12 @@ pub struct Verdict {
 pub enum Retry {
     #[default]
     No,
-    /// As if this attempt had not been: the same server may have it again.
+    /// This attempt does not count: the same server may be tried again.
     NewConnection,
     OtherServer,
 }
 
-/// What becomes of a request whose attempt has failed.
+/// Decides what happens with a request whose attempt has failed.
 pub fn decide(failure: Failure, during: During, stage: Stage, request: Request) -> Verdict {
     match during {
         During::Connecting => after_connecting(failure, request),
@@ -106,31 +106,31 @@ pub fn decide(failure: Failure, during: During, stage: Stage, request: Request) 
     }
 }
 
-/// Nothing was sent: the next server may have it, whatever it is.
+/// Nothing was sent, so the next server may get any request.
 fn after_connecting(failure: Failure, request: Request) -> Verdict {
     Verdict {
         retry: match failure {
             Failure::Cut => Retry::No,
             _ => other_server_if(request.has_another_server),
         },
-        // What this machine lacks says nothing of the server.
+        // A shortage on this machine says nothing about the server.
         blames_server: !matches!(failure, Failure::Cut | Failure::Shortage),
     }
 }
 
-/// The connection failed after the request had begun to go out: only what may be repeated and has
-/// had no answer goes to another server.
+/// The connection failed after a part of the request was sent. Another server gets the request only
+/// if it may be repeated and has no answer yet.
 fn after_sending(failure: Failure, stage: Stage, request: Request) -> Verdict {
     let (retry, blames_server) = match failure {
-        // It says nothing of the server.
+        // This says nothing about the server.
         Failure::Cut | Failure::Shortage => (Retry::No, false),
-        // The next one would get a request that its client has waited for long enough.
+        // The client has already waited long enough for this request.
         Failure::Deadline { server_stalled } => {
             let awaited_server = stage.request_sent || server_stalled;
             (Retry::No, awaited_server && !stage.answer_begun)
         }
         Failure::By(Side::Client | Side::Proxy, _) => (Retry::No, false),
-        // A kept connection that the server had just given up says nothing of the server.
+        // The server had just closed this kept connection. That says nothing about the server.
         Failure::By(Side::Server, Fault::Lost) if request.on_kept_connection => {
             let again = request.is_repeatable && request.stale < MAX_STALE;
             (
@@ -160,10 +160,10 @@ fn other_server_if(again: bool) -> Retry {
 /// The status of an exchange that ends with a failure.
 pub fn status(failure: Failure, stage: Stage) -> u16 {
     match failure {
-        // Only what the server has not had in full may be asked again without a thought.
+        // Only a request that the server has not got completely can be safely repeated.
         Failure::Cut if stage.request_sent => 504,
         Failure::Cut => 503,
-        // The server's move was awaited, or the client's.
+        // Either the server's move or the client's was awaited.
         Failure::Deadline { server_stalled }
             if server_stalled || stage.request_sent || stage.answer_begun =>
         {

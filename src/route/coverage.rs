@@ -1,4 +1,4 @@
-//! Routes that can never serve, because an earlier one takes everything they match.
+//! Finds routes that can never serve, because an earlier one takes everything that they match.
 
 use std::collections::HashMap;
 
@@ -6,12 +6,12 @@ use super::matcher::{HostPattern, ListenerId, Matcher, PathMatch, PathRegex};
 use super::path::Slashes;
 
 /// How often regular expressions of earlier routes are tried on the exact paths of later ones.
-/// There is no quicker way to find whether one of them matches than to try each, so in a file that
-/// has thousands of both some covered routes are not found.
+/// There is no faster way to find a match, so in a file with thousands of both, some covered routes
+/// are not found.
 const REGEX_TRIALS: usize = 100_000;
 
-/// The first of the earlier routes that wholly covers `later` on listener, host and path, and
-/// that has no other condition. What [`Coverage`] finds without looking at each of them.
+/// The first earlier route that completely covers `later` on listener, host and path, and has no
+/// other condition. [`Coverage`] finds the same without comparing with each route.
 pub fn first_cover(earlier: &[&Matcher], later: &Matcher) -> Option<usize> {
     earlier.iter().position(|matcher| {
         !matcher.has_other_conditions()
@@ -34,8 +34,9 @@ fn host_covers(earlier: Option<&HostPattern>, later: Option<&HostPattern>) -> bo
     }
 }
 
-/// A path in which slashes are merged is not found by a route that keeps them, unless that takes
-/// all paths. The other way round, a path that begins with a prefix still does so once merged.
+/// A route that keeps repeated slashes does not cover one that merges them, unless it takes all
+/// paths. The other way round it can: a path that begins with a prefix still does so when slashes
+/// are merged.
 fn slashes_cover(earlier: &Matcher, later: &Matcher) -> bool {
     let takes_all = match &earlier.path {
         PathMatch::Any => true,
@@ -61,12 +62,12 @@ fn path_covers(earlier: &PathMatch, later: &PathMatch) -> bool {
     }
 }
 
-/// The routes of a file so far, filed by what of them can be looked up.
+/// The routes of a file so far, indexed by the parts that can be looked up.
 #[derive(Debug)]
 pub struct Coverage {
     any_host: PathFiles,
     exact_hosts: HashMap<String, PathFiles>,
-    /// By the suffix behind `*.`.
+    /// By the suffix after `*.`.
     wildcard_hosts: HashMap<String, PathFiles>,
     count: usize,
     regex_trials: usize,
@@ -83,7 +84,7 @@ struct PathFiles {
     regexes: Vec<PathRegex>,
 }
 
-/// The first route of one kind for each listener and form of paths; `None` is for all listeners.
+/// The first route of one kind, for each listener and form of paths. `None` means all listeners.
 #[derive(Debug, Default)]
 struct First(HashMap<(Option<ListenerId>, Slashes), usize>);
 
@@ -93,7 +94,7 @@ impl First {
         self.0.entry(key).or_insert(number);
     }
 
-    /// The first that serves what comes in on this listener, of those for these forms.
+    /// The first one that serves this listener, with one of these forms.
     fn on(&self, listener: Option<ListenerId>, forms: &[Slashes]) -> Option<usize> {
         let keys = forms
             .iter()
@@ -102,7 +103,7 @@ impl First {
     }
 }
 
-/// Whose forms of paths a route's are among, when both are prefixes or more exact.
+/// The forms of paths that include this form, if both routes are prefixes or exact paths.
 fn forms_within(slashes: Slashes) -> &'static [Slashes] {
     match slashes {
         Slashes::Merged => &[Slashes::Merged],
@@ -123,7 +124,7 @@ impl Default for Coverage {
 }
 
 impl Coverage {
-    /// Its number is how many came before it.
+    /// A route's number is the number of routes before it.
     pub fn add(&mut self, matcher: &Matcher) {
         let number = self.count;
         self.count += 1;
@@ -163,7 +164,7 @@ impl Coverage {
             Some(HostPattern::Wildcard(narrow)) => (None, Some((narrow, Some(narrow.as_str())))),
         };
         let wildcards = suffixes.into_iter().flat_map(|(name, whole)| {
-            // A wildcard stands for one label or more: `.example.com` is below none.
+            // A wildcard means at least one label, so a leading dot has none.
             let cuts = name.match_indices('.').filter(|(at, _)| *at > 0);
             let below = cuts.map(|(at, _)| &name[at + 1..]);
             whole.into_iter().chain(below)
@@ -218,7 +219,7 @@ impl PathFiles {
     }
 }
 
-/// What a prefix that matches this path can be: `/a/b` for `/a/b/c`, and `/a/b/`.
+/// The prefixes that match this path: for `/a/b/c` among others `/a/b`, and `/a/b/`.
 fn covering_prefixes(path: &str, longest: usize) -> impl Iterator<Item = &str> {
     let cuts = path.match_indices('/').map(|(at, _)| at);
     let cuts = cuts.take_while(move |at| *at <= longest);

@@ -1,11 +1,11 @@
-//! Finds the first route that matches, without looking at all of them.
+//! Finds the first route that matches, without comparing with all of them.
 //!
-//! Routes are filed by the part of them that can be looked up: the exact path, else the prefix,
-//! each under the host they name. A request looks into the files of its host, of each suffix of
-//! it and of no host, under its path and each prefix of it: as many look-ups as it has segments
-//! and labels, however many routes there are, and none that are longer than what is filed, however
-//! long a path or host a client makes up. Only regular expressions must be tried one by one, and
-//! only those that stand before the best route found so far.
+//! Routes are indexed by the part that can be looked up: the exact path, else the prefix, each
+//! below the host of the route. A request is looked up by its host, by each suffix of the host and
+//! without a host, and there by its path and each prefix of the path. So the number of look-ups is
+//! that of its segments and labels, however many routes there are, and none is longer than the
+//! indexed keys, however long a client makes a path or host. Only regular expressions are tried one
+//! by one, and only those before the best route found so far.
 
 use std::collections::HashMap;
 
@@ -16,24 +16,24 @@ pub struct RouteIndex {
     matchers: Vec<Matcher>,
     any_host: PathFiles,
     exact_hosts: HashMap<String, PathFiles>,
-    /// By the suffix behind `*.`.
+    /// By the suffix after `*.`.
     wildcard_hosts: HashMap<String, PathFiles>,
     longest_suffix: usize,
 }
 
-/// Route numbers in rising order, by what of the path is known.
+/// Route numbers in rising order, by the part of the path that is known.
 #[derive(Debug, Default)]
 struct PathFiles {
     exact: HashMap<String, Vec<usize>>,
-    /// Without the final slash: `/IMS` and `/IMS/` are in one file.
+    /// Without the final slash: `/IMS` and `/IMS/` have the same key.
     prefix: HashMap<String, Vec<usize>>,
     longest_prefix: usize,
-    /// Regular expressions and routes for any path.
+    /// Regular expressions, and routes for any path.
     other: Vec<usize>,
 }
 
 impl RouteIndex {
-    /// Route numbers are places in `matchers`.
+    /// A route's number is its index in `matchers`.
     pub fn build<'m>(matchers: impl IntoIterator<Item = &'m Matcher>) -> Self {
         let mut index = Self::default();
         for (number, matcher) in matchers.into_iter().enumerate() {
@@ -68,7 +68,7 @@ impl RouteIndex {
         self.lookup_counting(request, &mut 0)
     }
 
-    /// `tried` counts the routes that were compared with the request.
+    /// `tried`: counts the routes that were compared with the request.
     fn lookup_counting(&self, request: &RequestKey<'_>, tried: &mut usize) -> Option<usize> {
         let host = plain_host(request.host);
         let mut best = None;
@@ -84,7 +84,7 @@ impl RouteIndex {
                 }
             }
         };
-        // Hashing longer ones would cost the square of what a client sends.
+        // Hashing longer suffixes would take time quadratic in what a client sends.
         let suffixes = host
             .match_indices('.')
             .map(|(at, _)| &host[at + 1..])
@@ -108,8 +108,8 @@ impl RouteIndex {
     }
 }
 
-/// `/a/b`: the whole path, then nothing, then `/a`; none longer than `longest`. A final slash ends
-/// a segment.
+/// For `/a/b`: the whole path, the empty prefix, and `/a`, but none longer than `longest`. A final
+/// slash ends a segment.
 fn prefixes(path: &str, longest: usize) -> impl Iterator<Item = &str> {
     let whole = (!path.ends_with('/') && path.len() <= longest).then_some(path);
     let cuts = path

@@ -1,4 +1,4 @@
-//! What a route matches.
+//! The conditions of a route.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
@@ -8,7 +8,7 @@ use regex::Regex;
 
 use super::path::Slashes;
 
-/// Which listener of a configuration is meant: its position among them in the file.
+/// A listener of a configuration: its position among the listeners of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ListenerId(usize);
 
@@ -17,19 +17,19 @@ impl ListenerId {
         Self(index)
     }
 
-    /// For lists that are in the order of the file's listeners.
+    /// For lists in the order of the file's listeners.
     pub fn index(self) -> usize {
         self.0
     }
 }
 
-/// All conditions must hold; empty ones always do.
+/// All conditions must hold. Empty ones always hold.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Matcher {
     pub listener: Option<ListenerId>,
     pub host: Option<HostPattern>,
     pub path: PathMatch,
-    /// In which of its normal forms a path is compared with it.
+    /// Which normal form of a path is compared.
     pub slashes: Slashes,
     /// One field of the name must have exactly this value.
     pub headers: Vec<(HeaderName, String)>,
@@ -53,11 +53,11 @@ pub enum PathMatch {
     Regex(PathRegex),
 }
 
-/// Equal when the patterns are.
+/// Equal if the patterns are equal.
 #[derive(Debug, Clone)]
 pub struct PathRegex(Regex);
 
-/// What a request is found by.
+/// The parts of a request by which routes are found.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestKey<'a> {
     pub listener: ListenerId,
@@ -65,7 +65,7 @@ pub struct RequestKey<'a> {
     pub host: &'a str,
     /// Without the query, in [normal form](super::normalise).
     pub path: &'a str,
-    /// The form that the path has; `None`: it is the same in both.
+    /// The form of the path. `None`: both forms are the same.
     pub slashes: Option<Slashes>,
     pub method: &'a Method,
     pub headers: &'a HeaderMap,
@@ -77,7 +77,7 @@ impl HostPattern {
             .strip_prefix('[')
             .and_then(|rest| rest.strip_suffix(']'));
         if let Some(address) = bracketed.and_then(|address| address.parse::<Ipv6Addr>().ok()) {
-            // In the one spelling that browsers send.
+            // In the only notation that browsers send.
             return Ok(Self::Exact(format!("[{address}]")));
         }
         let (name, wildcard) = match text.strip_prefix("*.") {
@@ -104,7 +104,7 @@ impl HostPattern {
         })
     }
 
-    /// `host` as [`plain_host`] gives it.
+    /// `host`: as [`plain_host`] returns it.
     pub fn matches(&self, host: &str) -> bool {
         match self {
             Self::Exact(name) => name == host,
@@ -116,7 +116,7 @@ impl HostPattern {
 }
 
 impl PathMatch {
-    /// `path` as [`super::path::normalise`] gives it.
+    /// `path`: as [`super::path::normalise`] returns it.
     pub fn matches(&self, path: &str) -> bool {
         match self {
             Self::Any => true,
@@ -131,7 +131,7 @@ impl PathMatch {
 }
 
 impl PathRegex {
-    /// Unanchored, as in nginx: `^` and `$` say otherwise.
+    /// Not anchored, as in nginx, unless the pattern has `^` and `$`.
     pub fn parse(pattern: &str) -> Result<Self, regex::Error> {
         Regex::new(pattern).map(Self)
     }
@@ -152,7 +152,7 @@ impl PartialEq for PathRegex {
 }
 
 impl Matcher {
-    /// `host` in its plain form.
+    /// `host`: in its plain form.
     pub(super) fn matches(&self, request: &RequestKey<'_>, host: &str) -> bool {
         self.listener
             .is_none_or(|listener| listener == request.listener)
@@ -172,13 +172,13 @@ impl Matcher {
             })
     }
 
-    /// Whether anything but listener, host and path must hold.
+    /// Whether there are conditions other than listener, host and path.
     pub(super) fn has_other_conditions(&self) -> bool {
         !self.headers.is_empty() || !self.methods.is_empty()
     }
 }
 
-/// The name alone: no port, no trailing dot, lower case.
+/// Only the name: without port and trailing dot, in lower case.
 pub(super) fn plain_host(host: &str) -> Cow<'_, str> {
     let name = match host.find(']') {
         Some(end) => &host[..=end],

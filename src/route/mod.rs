@@ -1,7 +1,7 @@
 //! Host and path to route: the first match serves.
 //!
-//! [`matcher`] says what a route matches, [`index`] finds the first that does without looking at
-//! all of them, [`coverage`] finds routes that can never serve. Pure.
+//! [`matcher`] has the conditions of a route, [`index`] finds the first route that matches without
+//! comparing with all of them, and [`coverage`] finds routes that can never serve. Pure.
 
 mod coverage;
 mod index;

@@ -1,15 +1,16 @@
-//! The path that routes are compared with, and that servers get: one spelling for each place.
+//! The path with which routes are compared and which servers get, in one spelling only.
 //!
-//! `/a/../forbidden`, `//forbidden` and `/%66orbidden` all lead to `/forbidden` (RFC 3986 section
-//! 6.2.2, and nginx's merging of slashes). `%2F` stays what it is: a slash that separates nothing.
-//! What cannot stand in a path (RFC 3986 section 3.3) but is sent raw by some clients is encoded.
+//! `/a/../forbidden`, `//forbidden` and `/%66orbidden` all mean `/forbidden` (RFC 3986 section
+//! 6.2.2, and nginx's merging of slashes). `%2F` is kept: it is a slash that separates nothing.
+//! Bytes that are not allowed in a path (RFC 3986 section 3.3), but that some clients send raw, are
+//! encoded.
 //!
-//! Servers read more into a path than the RFC does: [`lenient`] is what such a one makes of it.
+//! Some servers decode a path more than the RFC does: [`lenient`] returns what such a server sees.
 
 use percent_encoding::percent_encode_byte;
 use std::borrow::Cow;
 
-/// Borrowed, and cheap, for paths that need nothing: nearly all.
+/// Borrowed, and fast, for paths that need no change, which are nearly all.
 pub fn normalise(path: &(impl AsRef<[u8]> + ?Sized)) -> Cow<'_, str> {
     let bytes = path.as_ref();
     if let Ok(path) = str::from_utf8(bytes) {
@@ -24,12 +25,12 @@ pub fn normalise(path: &(impl AsRef<[u8]> + ?Sized)) -> Cow<'_, str> {
     Cow::Owned(join(&spell_out(bytes), Slashes::Merged))
 }
 
-/// What becomes of several slashes in a row.
+/// What happens with several slashes in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Slashes {
-    /// One, as nginx has it.
+    /// They become one, as in nginx.
     Merged,
-    /// They stay: to some applications an empty segment means something.
+    /// They are kept: for some applications an empty segment has a meaning.
     Kept,
 }
 
@@ -46,7 +47,7 @@ pub fn normalise_with(path: &str, slashes: Slashes) -> Cow<'_, str> {
 #[derive(Debug)]
 pub struct NormalPaths<'a> {
     merged: Cow<'a, str>,
-    /// `None`: the same.
+    /// `None`: the same as the merged form.
     kept: Option<String>,
 }
 
@@ -60,7 +61,7 @@ impl<'a> NormalPaths<'a> {
         }
     }
 
-    /// What `find` has for the first of the forms that there are, or for the second: the smaller.
+    /// Calls `find` for each existing form, and returns the smaller result.
     pub fn first<T: Ord>(&self, find: impl Fn(&str, Option<Slashes>) -> Option<T>) -> Option<T> {
         let Some(kept) = &self.kept else {
             return find(&self.merged, None);
@@ -72,8 +73,8 @@ impl<'a> NormalPaths<'a> {
         found.into_iter().flatten().min()
     }
 
-    /// Whether somebody who merges slashes later finds another path in it: one that leads upwards
-    /// over an empty segment (`/a//../b`).
+    /// Whether a server that merges slashes later finds another path: one that leads upwards over
+    /// an empty segment (`/a//../b`).
     pub fn is_ambiguous(&self) -> bool {
         let kept = self.kept.as_ref();
         kept.is_some_and(|kept| normalise(kept) != self.merged)
@@ -88,7 +89,7 @@ impl<'a> NormalPaths<'a> {
     }
 }
 
-/// The segments of a path without dots (RFC 3986 section 5.2.4).
+/// Joins the segments of a path and resolves dots (RFC 3986 section 5.2.4).
 fn join(decoded: &str, slashes: Slashes) -> String {
     let mut segments: Vec<&str> = Vec::new();
     let mut ends_in_slash = false;
@@ -120,7 +121,8 @@ fn join(decoded: &str, slashes: Slashes) -> String {
     normal
 }
 
-/// `%66` is `f`; everything else that is or must be encoded is, with upper-case digits.
+/// Decodes `%66` to `f`. Everything else that is or must be encoded is encoded, with upper-case
+/// digits.
 fn spell_out(bytes: &[u8]) -> String {
     let mut decoded = String::with_capacity(bytes.len());
     let mut at = 0;
@@ -154,13 +156,13 @@ fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).map(|value| value as u8)
 }
 
-/// A path that leads upwards once its encoded slashes are read as slashes.
+/// A path that leads upwards if its encoded slashes are read as slashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Climbs;
+pub struct Traversal;
 
-/// What a server makes of a normal path that decodes it once more than it should, takes `%2F`,
-/// `%5C` or `\` for a slash, and takes `;` and what follows off a segment. `None`: the same.
-pub fn lenient(normal: &str) -> Result<Option<String>, Climbs> {
+/// What a server may see in a normal path if it decodes once more, reads `%2F`, `%5C` or `\` as a
+/// slash, and removes `;` and what follows from a segment. `None`: the same path.
+pub fn lenient(normal: &str) -> Result<Option<String>, Traversal> {
     if !normal.contains(['%', ';']) {
         return Ok(None);
     }
@@ -191,12 +193,12 @@ pub fn lenient(normal: &str) -> Result<Option<String>, Climbs> {
         .iter()
         .any(|segment| matches!(*segment, "." | ".."))
     {
-        return Err(Climbs);
+        return Err(Traversal);
     }
     Ok(Some(segments.join("/")))
 }
 
-/// `%252F` is `%2F`, however often its `%` was encoded over.
+/// Decodes `%252F` to `%2F`, however often the `%` was encoded.
 fn decode_again(path: &str) -> String {
     let mut decoded = String::with_capacity(path.len());
     let mut rest = path;
@@ -286,7 +288,7 @@ mod tests {
             "/%252e%252e/b",
             "/a/.;x",
         ] {
-            assert_eq!(lenient(path), Err(Climbs), "{path}");
+            assert_eq!(lenient(path), Err(Traversal), "{path}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! A client's socket outside Pingora, and what goes with it wherever it goes.
+//! A client's socket after it has left Pingora, and what moves together with the socket.
 
 use std::net::SocketAddr;
 
@@ -13,28 +13,28 @@ use crate::transport::Transport;
 #[derive(Debug)]
 pub struct ClientEnd {
     pub transport: Transport,
-    /// Read from it, and not used yet.
+    /// Bytes that were read from the socket and are not used yet.
     pub early: BytesMut,
     /// The client sends nothing more.
     pub ended: bool,
-    /// A request had come on it.
+    /// Whether a request has come on this connection.
     pub has_asked: bool,
     pub admission: Admission,
 }
 
-/// What goes with a client's socket, wherever it goes.
+/// What stays with a client's socket wherever the socket goes.
 #[derive(Debug, Default)]
 pub struct Admission {
-    /// `None`: it is a connection of our own.
+    /// `None` for a connection that this process has made to itself.
     pub permit: Option<Permit>,
-    /// The ends that a PROXY header has named. Boxed: most have none.
+    /// The addresses that a PROXY header has named. Boxed, because most connections have none.
     pub proxied: Option<Box<AddrPair>>,
-    /// What the client has shown.
+    /// What the client has shown in its TLS handshake.
     pub tls_revision: TlsRevision,
 }
 
 impl Admission {
-    /// Whose connection it is, where its socket says `own`.
+    /// The client's address: from the PROXY header if there was one, else `own`, the socket's.
     pub fn peer(&self, own: Option<SocketAddr>) -> Option<SocketAddr> {
         self.proxied.as_ref().map(|ends| ends.peer).or(own)
     }

@@ -11,7 +11,7 @@ pub enum Direction {
 impl Direction {
     pub const BOTH: [Self; 2] = [Self::ToServer, Self::ToClient];
 
-    /// Whose bytes they are.
+    /// The side that sends the bytes of this direction.
     pub fn sender(self) -> ClosedBy {
         match self {
             Self::ToServer => ClosedBy::Client,

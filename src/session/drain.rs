@@ -38,16 +38,16 @@ use schedule::{Schedule, Step};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DrainReason {
     Stop,
-    /// Another process serves, and these could not move to it.
+    /// Another process serves, and these sessions could not move to it.
     Upgrade,
     /// The operator has taken the server out.
     ServerDrained(Arc<str>, SocketAddr),
-    /// It fails its checks.
+    /// The server fails its health checks.
     ServerDown(Arc<str>, SocketAddr),
-    /// It left the file or the discovery.
+    /// The server is gone from the file or from DNS.
     ServerRemoved(Arc<str>, SocketAddr),
     RouteRemoved(Arc<str>),
-    /// As a process of another version calls it.
+    /// A reason in the words of a process of another version.
     Other(String),
 }
 
@@ -81,26 +81,26 @@ impl fmt::Display for DrainReason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DrainPlan {
     pub code: u16,
-    /// Zero: all of them at once.
+    /// Zero: all sessions are told at once.
     pub window: Duration,
-    /// What is left after it is cut.
+    /// Sessions that are left after this time are cut.
     pub deadline: Duration,
 }
 
 /// Whether a session must go, asked at its moment.
 pub type MustGo = Arc<dyn Fn(&LiveSession) -> bool + Send + Sync>;
 
-/// The drains that go on.
+/// The drains that are running.
 pub struct Drains {
     schedule: Arc<Mutex<Schedule>>,
-    /// Something is due sooner than the task knows.
+    /// Wakes the task when something is due sooner than the task knows.
     changed: Arc<Notify>,
     must_go: MustGo,
     task: AbortHandle,
 }
 
 impl Drains {
-    /// Must run inside the runtime.
+    /// Must be called inside the runtime.
     pub fn new(must_go: MustGo) -> Self {
         let schedule = Arc::new(Mutex::new(Schedule::default()));
         let changed = Arc::new(Notify::new());
@@ -131,9 +131,9 @@ impl Drains {
         total
     }
 
-    /// One that comes too late for [`Drains::start`] (its handshake was under way, or it was in
-    /// another process) is told at a random moment of what is left of the window. Without such a
-    /// drain it has one of its own.
+    /// For a session that comes too late for [`Drains::start`]: its handshake was under way, or it
+    /// was in another process. It is told at a random moment of the rest of the window. If no such
+    /// drain is running, the session gets a drain of its own.
     pub fn admit(&self, reason: DrainReason, session: &Arc<LiveSession>, plan: DrainPlan) {
         self.change(|schedule, now| schedule.admit(now, reason, session, plan));
     }
@@ -143,7 +143,7 @@ impl Drains {
         self.schedule.lock().members(reason)
     }
 
-    /// Of the drains that are not done.
+    /// The progress of all drains that are not finished.
     pub fn progress(&self) -> Vec<Progress> {
         let must_go = &self.must_go;
         self.schedule
@@ -171,7 +171,7 @@ impl fmt::Debug for Drains {
     }
 }
 
-/// Gives each session its order when that is due.
+/// Gives each session its order at the moment when the order is due.
 async fn run(schedule: Arc<Mutex<Schedule>>, changed: Arc<Notify>, must_go: MustGo) {
     loop {
         let due = schedule.lock().next_due();
@@ -179,7 +179,7 @@ async fn run(schedule: Arc<Mutex<Schedule>>, changed: Arc<Notify>, must_go: Must
             () = changed.notified() => {}
             () = sleep_until(due) => {}
         }
-        // Not under the lock: what is asked may look at much.
+        // The schedule is not locked here: `must_go` may take long.
         let steps = schedule.lock().take_due(Instant::now());
         for (session, step) in steps {
             if let Some(session) = session.upgrade()

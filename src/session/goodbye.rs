@@ -47,7 +47,7 @@ use crate::websocket::frames::FrameScanner;
 /// How long the client may take to answer our Close frame.
 pub const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
-/// How long the server may, once it was told because the client did not answer.
+/// How long the server may take, if it is told only because the client did not answer.
 pub const LAST_WAIT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,7 +59,7 @@ pub struct Goodbye {
 /// Who says the Close frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Words {
-    /// The two were saying goodbye already: they get the time for it, and no word from us.
+    /// Both sides had begun to say goodbye before us. They get time to finish; we send nothing.
     Theirs,
     Ours {
         code: u16,
@@ -70,39 +70,39 @@ enum Words {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum ToClient {
-    /// The client broke the framing or a limit, and hears what its server says to what came before.
-    /// The server has been told (or is about to be), and its answer is the last word to the client.
+    /// The client broke the framing or a limit. It still gets what its server answers to earlier
+    /// messages. The server is told now, and its answer is the last that the client gets.
     ServerFinishes,
-    /// It is told at the next boundary of the server's frames.
+    /// The client is told at the next boundary of the server's frames.
     Due,
     Told,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum ToServer {
-    /// The client's answer is what tells the server.
+    /// The client's answer is passed on, and tells the server.
     AwaitsClient,
-    /// It is told at the next boundary of the client's frames.
+    /// The server is told at the next boundary of the client's frames.
     Due,
     Told,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Patience {
-    /// When the time is up, whoever was not told yet is told.
+    /// When the time is up, each side that was not told yet is told.
     First,
-    /// When the time is up, nothing more can be done.
+    /// When the time is up, the session is cut.
     Last,
 }
 
 /// Why we end the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Occasion {
-    /// By an order, or because of a limit in time.
+    /// An order was given, or a time limit was reached.
     Asked,
-    /// The direction's sender broke the framing, or sent a message that is too large.
+    /// The sender of this direction broke the framing, or sent a message that is too large.
     FramingBroke(Direction),
-    /// The direction's receiver takes nothing any more, and was given up.
+    /// The receiver of this direction takes nothing any more, and was given up.
     GivenUp(Direction),
 }
 
@@ -110,10 +110,10 @@ pub enum Occasion {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Side {
     pub says: Says,
-    /// Its end was read: it sends nothing more.
+    /// The end of its data was read: this side sends nothing more.
     pub has_ended: bool,
     pub takes: Takes,
-    /// Nothing waits here for it.
+    /// No data waits to be sent to this side.
     pub has_got_all: bool,
 }
 
@@ -121,11 +121,11 @@ pub struct Side {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Says {
     Frames,
-    /// Its Close frame has begun to pass.
+    /// Its Close frame has begun to pass, but is not complete.
     Closing,
-    /// Its Close frame has passed in full.
+    /// Its Close frame has passed completely.
     Closed,
-    /// Frames that nobody can read: nothing more of it counts.
+    /// It has sent frames that nobody can read: all that follows is ignored.
     Broken,
 }
 
@@ -133,19 +133,19 @@ pub enum Says {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Takes {
     More,
-    /// It was told that the other side has ended.
+    /// The side was told that the other side has ended.
     NoMore,
-    /// It has gone, or takes nothing. Whether it says anything more is not waited for.
+    /// The side is gone, or takes nothing. Nobody waits for what it may still say.
     Nothing,
 }
 
-/// Where the bytes that have passed in a direction have come to.
+/// Where in the frames the bytes stand that have passed in a direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Position {
-    /// Between two frames: one of ours may be put in.
+    /// Between two frames: a frame of ours may be inserted here.
     Boundary,
     InFrame,
-    /// Behind the last frame that was sound. Nothing can pass here, but a frame of ours may.
+    /// After the last frame that was sound. No bytes pass any more, but a frame of ours may.
     Broken,
 }
 
@@ -153,24 +153,24 @@ pub enum Position {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
     Pass(Limit),
-    /// A Close frame with this code goes in. It is asked for once, and counts as said.
+    /// Insert a Close frame with this code. This is returned once, and counts as done.
     Say(u16),
-    /// What comes is read and forgotten.
+    /// Read what comes, and drop it.
     Discard,
 }
 
-/// How much of what comes may pass.
+/// How many of the bytes that come may pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
     All,
-    /// Not a byte behind the frame that is passing.
+    /// No byte after the end of the frame that is passing.
     Frame,
 }
 
-/// What to do when the time that was handed out is up.
+/// What to do when the time that was given is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimeUp {
-    /// Wait for so long again: what is [next](Goodbye::next) has changed.
+    /// Wait this long again: the result of [next](Goodbye::next) has changed.
     Again(Duration),
     /// The session ends at once.
     Cut,
@@ -196,7 +196,7 @@ impl Side {
         self.says == Says::Closed
     }
 
-    /// Whether nothing more that it says is waited for.
+    /// Whether we need not wait for this side to say anything more.
     fn is_done(&self) -> bool {
         self.has_ended
             || matches!(self.says, Says::Closed | Says::Broken)
@@ -219,7 +219,7 @@ impl Goodbye {
             Occasion::FramingBroke(_) | Occasion::GivenUp(Direction::ToClient) => {
                 (ToClient::Due, ToServer::Due, Patience::Last)
             }
-            // The client cannot answer any more.
+            // The client has ended, so it cannot answer.
             Occasion::Asked | Occasion::GivenUp(Direction::ToServer) if client.has_ended => {
                 (ToClient::Due, ToServer::Due, Patience::Last)
             }
@@ -237,16 +237,16 @@ impl Goodbye {
             }
         };
         let wait = match occasion {
-            // There is no answer of the client to wait for.
+            // The client is given up, so no answer of it will come.
             Occasion::GivenUp(Direction::ToClient) => LAST_WAIT,
             _ => CLOSE_WAIT,
         };
         (Self { words, patience }, wait)
     }
 
-    /// For an owner that can put in a frame to the server at one moment only: the one when the
-    /// client is told (see [`Goodbye::tell_server_now`]). When the time is up the session is cut,
-    /// as there is no way left to tell the server.
+    /// For an owner that can insert a frame to the server only at the moment when the client is
+    /// told (see [`Goodbye::tell_server_now`]). When the time is up the session is cut, because the
+    /// server cannot be told any more.
     pub fn begin_with_one_moment(code: u16, client: Side, server: Side) -> (Self, Duration) {
         let (goodbye, wait) = Self::begin(code, Occasion::Asked, client, server);
         let words = match goodbye.words {
@@ -261,8 +261,8 @@ impl Goodbye {
         (Self { words, patience }, wait)
     }
 
-    /// What the direction does next. Not to be asked where nothing can pass anyway: its receiver
-    /// takes nothing more, or its sender has said Close (RFC 6455 section 5.5.1).
+    /// What the direction does next. Must not be asked when nothing can pass in this direction:
+    /// when its receiver takes nothing more, or its sender has said Close (RFC 6455 section 5.5.1).
     pub fn next(&mut self, direction: Direction, position: Position) -> Next {
         let Words::Ours {
             code,
@@ -297,9 +297,10 @@ impl Goodbye {
         }
     }
 
-    /// The code to tell the server at once instead of waiting for the client's answer, if the
-    /// client was told and this is a boundary of what goes to the server. It counts as said, unless
-    /// [`Goodbye::server_took_nothing`] follows. `None`: the client's answer tells the server.
+    /// The code with which to tell the server now, without waiting for the client's answer. `Some`
+    /// if the client was told and what goes to the server is at a boundary. It counts as sent,
+    /// unless [`Goodbye::server_took_nothing`] follows. `None`: the client's answer tells the
+    /// server.
     pub fn tell_server_now(&mut self, position: Position) -> Option<u16> {
         match &mut self.words {
             Words::Ours {
@@ -314,14 +315,14 @@ impl Goodbye {
         }
     }
 
-    /// [`Goodbye::tell_server_now`] asked for a Close frame, and not a byte of it went.
+    /// The Close frame of [`Goodbye::tell_server_now`] could not be sent, not even one byte of it.
     pub fn server_took_nothing(&mut self) {
         if let Words::Ours { to_server, .. } = &mut self.words {
             *to_server = ToServer::AwaitsClient;
         }
     }
 
-    /// The direction's sender has ended its side.
+    /// The sender of this direction has ended its side.
     pub fn ended(&mut self, direction: Direction) {
         match (&mut self.words, direction) {
             (Words::Theirs, Direction::ToServer) => self.patience = Patience::Last,
@@ -336,8 +337,9 @@ impl Goodbye {
         }
     }
 
-    /// The direction's sender broke the framing. (That a client which was to answer did is seen by
-    /// the [`Position`]: nothing more of it passes, and the server is told when the time is up.)
+    /// The sender of this direction broke the framing. (If it is a client from which we await an
+    /// answer, the [`Position`] shows it: nothing more of it passes, and the server is told when
+    /// the time is up.)
     pub fn framing_broke(&mut self, direction: Direction) {
         if direction == Direction::ToClient
             && let Words::Ours { to_client, .. } = &mut self.words
@@ -348,7 +350,7 @@ impl Goodbye {
         }
     }
 
-    /// The duration that was handed out last has passed.
+    /// The time that was given last has passed.
     pub fn time_is_up(&mut self) -> TimeUp {
         if self.patience == Patience::Last {
             return TimeUp::Cut;
@@ -388,7 +390,7 @@ impl Goodbye {
     }
 }
 
-/// Whether the two have ended the session by themselves.
+/// Whether the two sides have ended the session without us.
 pub fn have_parted(client: Side, server: Side) -> bool {
     let have_got_all = client.has_got_all && server.has_got_all;
     let have_ended = client.has_ended && server.has_ended;
@@ -396,7 +398,7 @@ pub fn have_parted(client: Side, server: Side) -> bool {
 }
 
 impl ToClient {
-    /// Whatever the server still has to say.
+    /// From now on, what the server may still say is not waited for.
     fn wait_no_longer(&mut self) {
         if *self == Self::ServerFinishes {
             *self = Self::Due;

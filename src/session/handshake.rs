@@ -1,13 +1,14 @@
-//! A server's socket, as Pingora sees it during a handshake: after the 101 it leaves Pingora.
+//! A server's socket, as Pingora sees it during a handshake. After the 101, the socket leaves
+//! Pingora.
 //!
-//! Pingora connects through [`HandshakeConnector`] (its `custom_l4` road) and gets a
+//! Pingora connects through [`HandshakeConnector`] (its `custom_l4` option) and gets a
 //! [`HandshakeStream`], which
 //!
-//! - ends the read of a response head at its blank line: what came behind it is kept;
-//! - makes the first read wait one turn: Pingora then takes the request's end-of-body from its own
-//!   queue before it can see the 101 (the other order kills the session, cloudflare/pingora#946);
-//! - puts the socket of a server that has answered 101 where the relay will find it. To Pingora
-//!   the server is silent from then on.
+//! - ends the read of a response head at its blank line, and keeps the bytes after it;
+//! - makes the first read wait for one poll: Pingora then takes the request's end-of-body from its
+//!   own queue before it can see the 101 (otherwise it ends the session, cloudflare/pingora#946);
+//! - hands over the socket to the relay once the server has answered 101. To Pingora the server
+//!   is silent from then on.
 
 use std::io;
 use std::pin::Pin;
@@ -33,7 +34,7 @@ use crate::net::pingora::{is_last_look, set_option};
 use crate::transport::Transport;
 use crate::upstream::Dialer;
 
-/// Where the socket of a server that has answered 101 waits for the relay.
+/// Holds the socket of a server that has answered 101 until the relay takes it.
 #[derive(Debug, Default)]
 pub struct ServerEnd(Mutex<Option<(Transport, BytesMut)>>);
 
@@ -42,7 +43,7 @@ impl ServerEnd {
         *self.0.lock() = Some((socket, early));
     }
 
-    /// With what came behind the 101.
+    /// Returns the socket, and the bytes that came after the 101.
     pub fn take(&self) -> Option<(Transport, BytesMut)> {
         self.0.lock().take()
     }
@@ -51,7 +52,7 @@ impl ServerEnd {
 /// Connects one handshake attempt to one server.
 #[derive(Debug)]
 pub struct HandshakeConnector {
-    /// For the server's whole answer.
+    /// How long the server's whole answer may take.
     pub response: Duration,
     pub dialer: Dialer,
     pub traffic: Arc<Traffic>,
@@ -60,7 +61,7 @@ pub struct HandshakeConnector {
 
 #[async_trait]
 impl Connect for HandshakeConnector {
-    /// Bounded by the peer's `total_connection_timeout`, which Pingora applies around this.
+    /// Pingora limits this call by the peer's `total_connection_timeout`.
     async fn connect(&self, address: &PeerAddress) -> pingora::Result<Stream> {
         let Some(address) = address.as_inet() else {
             return Error::e_explain(ErrorType::InternalError, "a server without an IP address");
@@ -80,7 +81,7 @@ impl Connect for HandshakeConnector {
 
 #[derive(Debug)]
 struct HandshakeStream {
-    /// `None`: it has left.
+    /// `None` once the socket has left.
     io: Option<Transport>,
     phase: Phase,
     heads: Heads,
@@ -92,34 +93,34 @@ struct HandshakeStream {
 
 #[derive(Debug)]
 enum Phase {
-    /// Nothing has been read yet: the first read waits one turn.
+    /// Nothing has been read yet: the first read waits for one poll.
     Fresh,
     Head,
-    /// The server declined: an ordinary response passes.
+    /// The server declined: an ordinary response passes through.
     Response,
 }
 
-/// Reads a server's response heads, and never gives out a byte that stands behind one's blank line.
+/// Reads a server's response heads, and never returns a byte after the blank line of a head.
 #[derive(Debug, Default)]
 pub(super) struct Heads {
     head: ResponseHead,
-    /// What was read behind the last head: perhaps the next one, behind an interim response.
+    /// Bytes after the last head. After an interim response this may be the next head.
     pub behind: BytesMut,
 }
 
-/// What a read of a head has come to.
+/// What a read has found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Seen {
-    /// A part of it, or an interim response: the head that counts is yet to come.
+    /// The final head is not complete: this is a part of it, or an interim response.
     NotYet,
-    /// 101.
+    /// The server has answered 101.
     Switched,
-    /// The server declined: an ordinary response passes.
+    /// The server declined: an ordinary response passes through.
     Declined,
 }
 
 impl Heads {
-    /// `deadline`: until when the server has to answer.
+    /// `deadline`: the moment by which the server has to answer.
     pub fn poll_read(
         &mut self,
         io: &mut Transport,
@@ -152,7 +153,7 @@ impl Heads {
         let is_start = self.head.is_new();
         let end = self.head.feed(&buf.filled()[before..]);
         if is_start && self.head.is_old_switch() {
-            // To Pingora a 101 is none in another version than HTTP/1.1.
+            // Pingora accepts a 101 only in HTTP/1.1.
             buf.filled_mut()[before + MINOR_AT] = b'1';
         }
         let Some(end) = end else {
@@ -171,26 +172,26 @@ impl Heads {
         Poll::Ready(Ok(seen))
     }
 
-    /// Delivers what waits, but the first bytes of a head only together with its status. Whether it
-    /// did.
+    /// Delivers waiting bytes. The first bytes of a head are only delivered together with its
+    /// status. Returns whether anything was delivered.
     fn deliver_start(&mut self, buf: &mut ReadBuf<'_>) -> bool {
         let is_short = self.head.is_new() && self.behind.len() < STATUS_END;
         !is_short && self.deliver_behind(buf)
     }
 
-    /// Whether there was something.
+    /// Delivers bytes of `behind`. Returns whether there were any.
     pub fn deliver_behind(&mut self, buf: &mut ReadBuf<'_>) -> bool {
         let part = self.behind.len().min(buf.remaining());
         buf.put_slice(&self.behind.split_to(part));
         if self.behind.is_empty() {
-            // Not an empty part of a buffer that is kept for it.
+            // Frees the buffer, which would be kept for an empty part of it.
             self.behind = BytesMut::new();
         }
         part > 0
     }
 }
 
-/// The start of a status line is all that is kept of a head.
+/// The first bytes of the head: no more of it is kept.
 #[derive(Debug, Default)]
 struct ResponseHead {
     end: HeadEnd,
@@ -198,13 +199,13 @@ struct ResponseHead {
     line_len: usize,
 }
 
-/// Where the minor version, and the status code, stand in `HTTP/1.1 101`.
+/// Where in `HTTP/1.1 101` the minor version and the status code stand.
 const MINOR_AT: usize = 7;
 const STATUS_AT: usize = 9;
 const STATUS_END: usize = STATUS_AT + 3;
 
 impl ResponseHead {
-    /// Where in `bytes` the head ends, if it does.
+    /// Returns where in `bytes` the head ends, if it ends there.
     fn feed(&mut self, bytes: &[u8]) -> Option<usize> {
         let wanted = (self.line.len() - self.line_len).min(bytes.len());
         self.line[self.line_len..self.line_len + wanted].copy_from_slice(&bytes[..wanted]);
@@ -212,7 +213,7 @@ impl ResponseHead {
         self.end.feed(bytes)
     }
 
-    /// Nothing of it has come.
+    /// Whether nothing of the head has come.
     fn is_new(&self) -> bool {
         self.line_len == 0
     }
@@ -270,7 +271,7 @@ impl AsyncRead for HandshakeStream {
                 };
                 stream.drain_deadline.check()?;
                 match Pin::new(io).poll_read(cx, buf) {
-                    // It serves no second request: Pingora is not to keep it for a moment.
+                    // The connection serves no second request, so Pingora must not keep it.
                     Poll::Pending if is_last_look(cx, buf) => Poll::Ready(Ok(())),
                     polled => polled,
                 }
@@ -279,7 +280,7 @@ impl AsyncRead for HandshakeStream {
     }
 }
 
-/// Once the socket has left, what Pingora still does to it concerns nobody.
+/// Once the socket has left, Pingora's writes have no effect.
 impl AsyncWrite for HandshakeStream {
     fn poll_write(
         self: Pin<&mut Self>,

@@ -1,4 +1,4 @@
-//! One side of a relay: its socket, what waits for it, and the frames that it sends.
+//! One side of a relay: its socket, the bytes that wait for it, and the frames that it sends.
 
 use std::io;
 use std::pin::Pin;
@@ -16,15 +16,15 @@ use crate::websocket::frames::{FrameScanner, Sender};
 #[derive(Debug)]
 pub struct Leg {
     pub transport: Transport,
-    /// What this side has not taken yet.
+    /// Bytes that this side has not taken yet.
     pub waiting: BytesMut,
-    /// Reads what this side sends.
+    /// Reads the frames that this side sends.
     pub scanner: FrameScanner,
-    /// It sends nothing more.
+    /// Whether this side has ended its data.
     pub ended: bool,
     pub send_state: SendState,
-    /// Since when it has taken nothing of what waits for it. `None`: nothing waits, or TCP keeps
-    /// the time (see [`super::relay`]'s `stall`).
+    /// Since when this side takes nothing of the waiting bytes. `None`: nothing waits, or TCP
+    /// measures the time (see `stall` of [`super::relay`]).
     pub stalled_since: Option<Instant>,
 }
 
@@ -32,9 +32,9 @@ pub struct Leg {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SendState {
     Open,
-    /// Not any more: the side was told that the other one has ended.
+    /// No: the side was told that the other side has ended.
     Shut,
-    /// Not any more: the side takes nothing, because it has reset its connection or has closed it.
+    /// No: the side takes nothing, because it has reset or closed its connection.
     Broken {
         since: Instant,
     },
@@ -52,12 +52,12 @@ impl Leg {
         }
     }
 
-    /// Whether nothing more goes to it.
+    /// Whether nothing more can be sent to this side.
     pub fn is_shut(&self) -> bool {
         self.send_state != SendState::Open
     }
 
-    /// Since when it has taken nothing, if it does not any more.
+    /// Since when this side takes nothing more, if it is broken.
     pub fn broken_since(&self) -> Option<Instant> {
         match self.send_state {
             SendState::Broken { since } => Some(since),
@@ -65,7 +65,8 @@ impl Leg {
         }
     }
 
-    /// It takes nothing more. What was found first counts: nothing puts a session's end off.
+    /// The side takes nothing more. Only the first call counts, so that the session's end is not
+    /// delayed.
     pub fn break_off(&mut self, since: Instant) {
         if self.broken_since().is_none() {
             self.send_state = SendState::Broken { since };
@@ -74,7 +75,7 @@ impl Leg {
         self.stalled_since = None;
     }
 
-    /// What can go at once goes, the rest waits.
+    /// Sends as much as the socket takes at once. The rest waits.
     pub fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
         let mut sent = 0;
         if self.waiting.is_empty()
@@ -100,8 +101,8 @@ impl Leg {
         polled
     }
 
-    /// Sends what the socket has room for though nobody has told of that room yet: a peer that
-    /// takes little is seen to take it.
+    /// Tries to send although the socket has not reported room. This shows whether a peer that
+    /// takes only a little at a time still takes something.
     pub fn send_unasked(&mut self, now: Instant) {
         let sent = self.transport.send_unasked(&self.waiting);
         if sent > 0 {
@@ -125,16 +126,16 @@ impl Leg {
         if self.is_shut() {
             return Poll::Ready(Ok(()));
         }
-        // Written is not sent: TLS takes more than the socket does.
+        // Writing is not sending: TLS buffers more than the socket takes.
         Pin::new(&mut self.transport).poll_flush(cx)
     }
 
-    /// Whether nothing is left here that it has to get.
+    /// Whether no data waits here to be sent to this side.
     pub fn has_sent_all(&self) -> bool {
         self.waiting.is_empty() && (self.is_shut() || self.transport.is_flushed())
     }
 
-    /// What a goodbye has to know of it.
+    /// The state of this side, as a goodbye needs it.
     pub fn side(&self) -> Side {
         Side {
             says: Says::of(&self.scanner),
@@ -148,7 +149,7 @@ impl Leg {
         }
     }
 
-    /// Where what it has sent stands: a header passes on only when it is whole and sound.
+    /// Where in the frames its sent bytes stand. A header passes only when it is whole and sound.
     pub fn position(&self) -> Position {
         if self.scanner.is_broken() {
             Position::Broken
@@ -159,12 +160,12 @@ impl Leg {
         }
     }
 
-    /// What its frame that is passing has left.
+    /// How many bytes remain of the frame that is passing.
     pub fn left_of_frame(&self) -> usize {
         usize::try_from(self.scanner.payload_left()).unwrap_or(usize::MAX)
     }
 
-    /// Whether its Close frame has passed in full.
+    /// Whether the Close frame of this side has passed completely.
     pub fn has_closed(&self) -> bool {
         self.scanner.is_closed()
     }

@@ -1,4 +1,4 @@
-//! A session that lives: who it is, and what it carries.
+//! A session that is alive: its identity, and what it carries.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,25 +13,25 @@ use crate::upstream::Server;
 /// What is known of a session from its handshake. Kept small: there are many.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// Ordered by the time of the handshake (UUIDv7), unless a trusted proxy has made it otherwise.
+    /// Ordered by the time of the handshake (UUIDv7), unless a trusted proxy has made the id.
     pub id: Uuid,
-    /// What a trusted proxy calls the handshake, where that is not the id.
+    /// The trusted proxy's name for the handshake, if it differs from the id.
     pub request_id: Option<Box<str>>,
-    /// Where tracing is on. Boxed: where it is off an idle session must not pay for it.
+    /// `Some` if tracing is on. Boxed, so that idle sessions use less memory if it is off.
     pub trace: Option<Box<TraceContext>>,
     pub listener: Arc<str>,
     pub route: Arc<str>,
     pub upstream: Arc<str>,
     pub server: SocketAddr,
-    /// The client's address as the trust rules have it, as text.
+    /// The client's address according to the trust rules, as text.
     pub client: Box<str>,
     pub method: Box<str>,
     pub host: Box<str>,
     pub path: Box<str>,
     pub user_agent: Option<Box<str>>,
-    /// From the request's head to the 101.
+    /// The time from the request's head to the 101.
     pub handshake: Duration,
-    /// Servers tried.
+    /// How many servers were tried.
     pub attempts: usize,
 }
 
@@ -39,12 +39,12 @@ pub struct Identity {
 pub struct LiveSession {
     pub identity: Identity,
     pub traffic: Arc<Traffic>,
-    /// Where its messages count once it has left.
+    /// The server on which the session's messages stay counted after its end.
     pub server: Arc<Server>,
 }
 
 impl LiveSession {
-    /// Since the server's 101.
+    /// The time since the server's 101.
     pub fn age(&self) -> Duration {
         self.since().elapsed()
     }

@@ -1,4 +1,4 @@
-//! The lines of a session in the access log, whoever carries it.
+//! The two lines of a session in the access log, for the relay and for the tunnel.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::observe::entry::{Entry, Kind};
 use crate::session::live::LiveSession;
 use crate::session::registry::Registered;
 
-/// The 101 goes out.
+/// Called when the 101 is sent.
 pub fn session_open(log: &AccessLog, live: &LiveSession) {
     if log.is_on() {
         let handshake = live.identity.handshake;
@@ -18,7 +18,7 @@ pub fn session_open(log: &AccessLog, live: &LiveSession) {
     }
 }
 
-/// `error`: what went wrong, where something did.
+/// `error`: what went wrong, if anything did.
 pub fn session_close(log: &AccessLog, live: &Registered, error: Option<&str>) {
     live.count_end();
     if !log.is_on() {
@@ -70,7 +70,7 @@ fn entry(live: &LiveSession, duration: Duration) -> Entry<'_> {
     }
 }
 
-/// To a microsecond: finer is noise.
+/// Rounded to a microsecond, because finer digits are noise.
 pub fn millis(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }

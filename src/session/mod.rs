@@ -29,4 +29,4 @@ pub mod traffic;
 pub mod tunnel;
 
 pub use client_end::{Admission, ClientEnd};
-pub use runner::{IdleConnection, Leaving, Runner, Session, Upgraded, WayOut};
+pub use runner::{IdleConnection, Leaving, MoveWatch, Runner, Session, Upgraded};

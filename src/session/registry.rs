@@ -1,5 +1,5 @@
-//! The sessions that live now, so that they can be seen, counted and told to go, and what those
-//! that have ended leave behind for the metrics.
+//! All sessions that are alive, so that they can be listed, counted and told to go. Also the totals
+//! of the sessions that have ended, for the metrics.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -14,15 +14,15 @@ use super::live::LiveSession;
 use super::stats::EndedSessions;
 use super::traffic::Totals;
 
-/// Each with a lock of its own, so that handshakes of many threads don't meet.
+/// Each shard has its own lock, so that handshakes on many threads do not wait for each other.
 const SHARDS: usize = 32;
 
 #[derive(Debug, Default)]
 struct Shard {
     live: HashMap<Uuid, Arc<LiveSession>>,
-    /// By sessions that have left. Under the same lock as those that live: a session is counted
-    /// once at every moment, and the sum of both never goes back.
-    left_behind: Totals,
+    /// What sessions that are gone have carried. It has the same lock as the live sessions, so that
+    /// each session is counted exactly once and the sum of both never decreases.
+    departed: Totals,
 }
 
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl Default for Registry {
     }
 }
 
-/// One live session; it leaves the registry when this is dropped.
+/// One live session. Dropping this value removes the session from the registry.
 #[derive(Debug)]
 pub struct Registered {
     registry: Arc<Registry>,
@@ -60,13 +60,14 @@ impl Registry {
             let id = live.identity.id;
             let shard = &mut *self.shard(id);
             match shard.live.entry(id) {
-                Entry::Vacant(place) => {
-                    shard.left_behind.take_off(counted_elsewhere);
+                Entry::Vacant(vacancy) => {
+                    shard.departed.take_off(counted_elsewhere);
                     live.server.take_off_messages(counted_elsewhere.messages());
-                    break place.insert(Arc::new(live)).clone();
+                    break vacancy.insert(Arc::new(live)).clone();
                 }
                 Entry::Occupied(_) => {
-                    // A trusted proxy calls two by one name: then it is no id.
+                    // A trusted proxy has given two sessions the same id, so this one gets a new
+                    // id.
                     live.identity
                         .request_id
                         .get_or_insert(id.to_string().into());
@@ -81,7 +82,7 @@ impl Registry {
         }
     }
 
-    /// As [`Registry::register`], of a session that another process has counted so far.
+    /// Like [`Registry::register`], for a session that another process has counted until now.
     pub fn adopt(self: &Arc<Self>, live: LiveSession) -> Registered {
         let before = live.traffic.carried();
         self.admit(live, before)
@@ -99,13 +100,13 @@ impl Registry {
         self.shard(id).live.get(&id).cloned()
     }
 
-    /// Whether there is one like this.
+    /// Whether any session meets the condition.
     pub fn any(&self, is_it: &dyn Fn(&LiveSession) -> bool) -> bool {
         let mut shards = self.shards.iter();
         shards.any(|shard| lock(shard).live.values().any(|live| is_it(live)))
     }
 
-    /// Those that are wanted, in no order.
+    /// All sessions that meet the condition, in no particular order.
     pub fn select(&self, is_wanted: impl Fn(&LiveSession) -> bool) -> Vec<Arc<LiveSession>> {
         let mut selected = Vec::new();
         self.for_each(|live| {
@@ -116,22 +117,22 @@ impl Registry {
         selected
     }
 
-    /// Sees every session; one part of them after the other is locked meanwhile.
+    /// Calls `see` for every session. Only one shard is locked at a time.
     pub fn for_each(&self, mut see: impl FnMut(&Arc<LiveSession>)) {
         for shard in &self.shards {
             lock(shard).live.values().for_each(&mut see);
         }
     }
 
-    /// As [`Registry::for_each`], and what all sessions have carried here, those that have left
-    /// among them.
+    /// Like [`Registry::for_each`]. Returns what all sessions have carried in this process,
+    /// including those that are gone.
     pub fn carried(&self, mut see: impl FnMut(&Arc<LiveSession>)) -> Totals {
         let mut sum = Totals::default();
         for shard in &self.shards {
             let shard = lock(shard);
-            sum.add(shard.left_behind);
-            // With 100,000 sessions this waits for memory, and for many places of it at once when
-            // each step leads to one place only.
+            sum.add(shard.departed);
+            // With 100,000 sessions the loop waits mostly for memory. Over a list of pointers the
+            // processor can load many sessions at the same time.
             let all: Vec<&Arc<LiveSession>> = shard.live.values().collect();
             for some in all.chunks(64) {
                 some.iter().for_each(|live| see(live));
@@ -142,7 +143,7 @@ impl Registry {
     }
 
     fn shard(&self, id: Uuid) -> MutexGuard<'_, Shard> {
-        // The last bytes of a UUIDv7 are random.
+        // The last bytes of a UUIDv7 are random, so they choose the shard.
         lock(&self.shards[usize::from(id.as_bytes()[15]) % SHARDS])
     }
 }
@@ -152,7 +153,7 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 }
 
 impl Registered {
-    /// It is over, and not just elsewhere.
+    /// Called if the session has ended, and not if it has moved to another process.
     pub fn count_end(&self) {
         self.registry.ended.count(&self.live);
     }
@@ -172,7 +173,7 @@ impl Drop for Registered {
         let mut shard = self.registry.shard(id);
         if let Some(live) = shard.live.remove(&id) {
             let carried = live.traffic.carried();
-            shard.left_behind.add(carried);
+            shard.departed.add(carried);
             live.server.add_messages(carried.messages());
             self.registry.len.fetch_sub(1, Relaxed);
         }

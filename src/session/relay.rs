@@ -9,12 +9,12 @@
 //!
 //! The two directions know nothing of each other: one that stalls does not stop the other, and
 //! each ends by itself (half-close), as it does when its receiver breaks. What is read goes
-//! straight out again, from a buffer that all sessions of a thread share; only what the other side
-//! does not take waits in the leg, and until it has gone nothing more is read. An idle session
-//! holds no buffer.
+//! straight out again, from a buffer that all sessions of a thread share. Only what the other side
+//! does not take waits in the leg; no more is read until it is sent. An idle session holds no
+//! buffer.
 //!
-//! No byte of a frame header is passed on before the header is whole and sound. So each side
-//! always stands in a known place of a frame, a frame of our own can be put in at every boundary,
+//! No byte of a frame header is passed on before the header is whole and sound. So the position
+//! in the frames of each side is always known, a frame of ours can be inserted at every boundary,
 //! and broken framing ends the session before it reaches the other side.
 
 mod clock;
@@ -41,65 +41,65 @@ use super::traffic::{ClosedBy, Order, Traffic};
 use crate::net::TCP_KEEPALIVE;
 use crate::websocket::frames::{CloseCode, PING_TO_CLIENT, close_to_client, close_to_server};
 
-/// What one read takes at most, and so what may wait in one direction.
+/// The most that one read takes, and so the most that can wait in one direction.
 const CHUNK: usize = 64 * 1024;
 
-/// Reads of one direction in a row before the other has its turn.
+/// How often one direction is read before the other direction has its turn.
 const TURNS: usize = 8;
 
-/// A session whose client has ended its side gets this long without a byte of the server; so does
-/// one whose server is gone, while the client has not taken all that the server said before.
+/// How long a session goes on without a byte of the server after its client has ended its side.
+/// Also if its server is gone but the client has not taken all that the server said before.
 const HALF_CLOSED: Duration = Duration::from_secs(60);
 
-/// And one whose server has ended, without a byte of the client: servers end by closing, and rarely
-/// wait for anything then.
+/// The same without a byte of the client after the server has ended: servers end by closing, and
+/// rarely wait for an answer then.
 const SERVER_GONE: Duration = Duration::from_secs(5);
 
-/// A session whose client takes nothing more is over after this time, whatever the two still say:
-/// the server may finish, and the last words of the client go to it.
+/// How long a session goes on after its client takes nothing more. The server may finish, and the
+/// last words of the client go to it.
 const CLIENT_GONE: Duration = Duration::from_secs(5);
 
-/// How often a side is looked at that nobody reads and nobody writes to: it may have gone.
+/// How often a side is checked that is neither read nor written to: it may be gone.
 pub const LOOK: Duration = Duration::from_secs(2);
 
-/// A session that ends sooner never needed to know whether its server's machine had vanished (or
-/// was stalled, which may be known sooner by the file), and is spared five system calls. Nothing is
-/// noticed later for it: the kernel would begin to probe no sooner, and counts from when the peer
-/// was last heard. (A client's socket has this from its listener.)
+/// After this time the server's socket gets keep-alive and stall options. A session that ends
+/// sooner saves five system calls. Nothing is noticed later because of this: the kernel would not
+/// begin to probe sooner, and counts from when the peer was last heard. (A client's socket gets
+/// these options from its listener.)
 const SETTLED: Duration = TCP_KEEPALIVE.idle;
 
-/// Going away: what a session is told that prusik ends by itself (RFC 6455 section 7.4.1).
+/// The close code "going away", for sessions that prusik itself ends (RFC 6455 section 7.4.1).
 const GOING_AWAY: u16 = 1001;
 const PROTOCOL_ERROR: u16 = 1002;
-/// A message is too big to process.
+/// The close code "message too big".
 pub const TOO_BIG: u16 = 1009;
 
 thread_local! {
-    /// Every read of a thread's sessions goes here first, and is gone when the poll returns.
+    /// Every read of the sessions of a thread uses this buffer. It holds nothing between two polls.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
 }
 
-/// What ends the session by time. `None`: never.
+/// The time limits of the session. `None`: no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
     pub idle: Option<Duration>,
-    /// When the session is too old.
+    /// When the session has reached its greatest age.
     pub end: Option<Instant>,
     pub ping: Option<Duration>,
-    /// How long the client may take nothing of what waits for it.
+    /// How long the client may take nothing of the bytes that wait for it.
     pub client_stall: Option<Duration>,
     /// The same for the server.
     pub server_stall: Option<Duration>,
 }
 
-/// How long ago it was that something happened.
+/// How long ago each of these things happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Clocks {
-    /// The last byte of either side.
+    /// The last byte from either side.
     pub quiet: Duration,
-    /// The client's last byte.
+    /// The last byte from the client.
     pub unheard: Duration,
-    /// A ping that is not answered yet.
+    /// The ping that the client has not answered yet.
     pub pinged: Option<Duration>,
 }
 
@@ -109,17 +109,17 @@ pub struct Relay {
     pub server: Leg,
     pub traffic: Arc<Traffic>,
     pub limits: Limits,
-    /// What went wrong, where something did and no frame says it.
+    /// What went wrong, if it did and no Close frame says so.
     pub failure: Option<&'static str>,
-    /// Of both sides.
+    /// When the last byte came from either side.
     last_activity: Instant,
-    /// When the sides that nobody reads were looked at.
+    /// When the sides that are not read were last checked.
     last_look: Instant,
-    /// Of the client alone; looked at only with `ping`.
+    /// When the last byte came from the client. Used only with `ping`.
     last_heard: Instant,
     pinged: Option<Instant>,
     ending: Option<Ending>,
-    /// When the server's socket is told to look whether its peer is there. `None`: it was.
+    /// When the server's socket gets its keep-alive and stall options. `None`: it has them.
     settles: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -129,9 +129,9 @@ pub struct Relay {
 pub enum Outcome {
     /// The session is over.
     Ended,
-    /// It was asked to move: all of it is in the relay, at rest.
+    /// The relay was asked to move: it has stopped, and holds all of the session.
     Move,
-    /// It was asked to move, and does not. Poll on.
+    /// The relay was asked to move and cannot. It must be polled again.
     Stays,
 }
 
@@ -139,17 +139,17 @@ pub enum Outcome {
 #[derive(Debug)]
 struct Ending {
     goodbye: Goodbye,
-    /// Our code is the one for the log, once the client has it.
+    /// Whether our close code goes into the log once the client has it.
     is_cause: bool,
-    /// When its time is up.
+    /// When the time of the goodbye is up.
     due: Instant,
 }
 
-/// The kernel gave up on the direction's receiver, which answers nothing any more or takes nothing.
+/// The kernel gave up on the receiver of this direction, which answers or takes nothing any more.
 struct Vanished(Direction);
 
 impl Relay {
-    /// Both sides' first bytes may have been read already: they go in front.
+    /// The second value of each pair holds bytes that were read already; they are handled first.
     pub fn new(
         client: (Leg, &[u8]),
         server: (Leg, &[u8]),
@@ -187,7 +187,7 @@ impl Relay {
         relay
     }
 
-    /// Of a session that another process has begun.
+    /// For a session that another process has begun.
     pub fn continued(
         client: Leg,
         server: Leg,
@@ -205,7 +205,7 @@ impl Relay {
         }
     }
 
-    /// What [`Relay::continued`] goes on with.
+    /// The times with which [`Relay::continued`] continues in another process.
     pub fn clocks(&self) -> Clocks {
         Clocks {
             quiet: self.last_activity.elapsed(),
@@ -214,13 +214,13 @@ impl Relay {
         }
     }
 
-    /// Whether another process can carry it on.
+    /// Whether another process can continue this session.
     pub fn can_move(&self) -> bool {
         self.client.transport.can_move() && self.server.transport.can_move()
     }
 
-    /// For another task to carry on: what belongs to the last one is forgotten.
-    pub fn rest(&mut self) {
+    /// Prepares the relay for another task: drops the timer of the last one.
+    pub fn suspend(&mut self) {
         self.timer = None;
     }
 
@@ -238,7 +238,7 @@ impl Relay {
         }
     }
 
-    /// Moves what can be moved. Ready: the direction has ended.
+    /// Moves the bytes that can be moved. Ready when the direction has ended.
     fn poll_direction(
         &mut self,
         direction: Direction,
@@ -273,7 +273,7 @@ impl Relay {
                 continue;
             }
             if discards {
-                // For the answer to a Close frame of ours.
+                // This reads the answer to a Close frame of ours.
                 self.sender(direction).scanner.feed(bytes);
                 continue;
             }
@@ -292,8 +292,8 @@ impl Relay {
         Poll::Pending
     }
 
-    /// It takes nothing more. What it has said before can still be read, and its end then tells who
-    /// ended the session.
+    /// The receiver takes nothing more. What it has said before can still be read, and shows who
+    /// has ended the session.
     fn receiver_broke(&mut self, direction: Direction, error: &io::Error) -> Result<(), Vanished> {
         if error.kind() == io::ErrorKind::TimedOut {
             return Err(Vanished(direction));
@@ -302,14 +302,14 @@ impl Relay {
         Ok(())
     }
 
-    /// Nothing more comes from it, and nothing can go to it.
+    /// The sender of this direction is gone: nothing comes from it, and nothing can go to it.
     fn sender_broke(&mut self, direction: Direction, error: &io::Error) -> Result<(), Vanished> {
         self.receiver_broke(direction.opposite(), error)?;
         self.end_of(direction);
         Ok(())
     }
 
-    /// What the direction does next. A Close frame that is due is put in.
+    /// What the direction does next. Inserts a Close frame of ours when it is due.
     fn next(&mut self, direction: Direction) -> Next {
         // Nothing may follow a Close frame (RFC 6455 section 5.5.1).
         if self.receiver(direction).is_shut() || self.sender(direction).has_closed() {
@@ -343,12 +343,12 @@ impl Relay {
         next
     }
 
-    /// It has ended its side before the session began.
+    /// The client has ended its side before the session began.
     pub fn client_has_ended(&mut self) {
         self.end_of(Direction::ToServer);
     }
 
-    /// One side sends nothing more.
+    /// The sender of this direction has ended.
     fn end_of(&mut self, direction: Direction) {
         let from = self.sender(direction);
         from.ended = true;
@@ -373,12 +373,12 @@ impl Relay {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Vanished>> {
         if self.client.has_closed() && self.server.has_closed() {
-            // Both sockets are about to be closed.
+            // Both sockets are about to be closed, so nothing needs to be shut down.
             return Poll::Ready(Ok(()));
         }
         let is_ending = self.ending.is_some();
         let to = self.receiver(direction);
-        // In our own goodbye the receiver may still have to be told.
+        // During our own goodbye a Close frame may still have to go to the receiver.
         if !to.is_shut() && !is_ending {
             match ready!(Pin::new(&mut to.transport).poll_shutdown(cx)) {
                 Ok(()) => to.send_state = SendState::Shut,
@@ -400,7 +400,7 @@ impl Relay {
     }
 
     fn is_over(&self) -> bool {
-        // This is asked with each message, and then it is the answer.
+        // This is called with each message, and nearly always returns here.
         if self.ending.is_none() && !self.client.ended && !self.client.has_closed() {
             return false;
         }
@@ -455,11 +455,11 @@ impl Future for Relay {
                 return Poll::Ready(Outcome::Ended);
             }
             if relay.ending.is_some() != was_ending {
-                // The direction that had its turn first may have something to do now.
+                // The direction that was polled first may now have something to do.
                 continue;
             }
             let now = ready!(relay.poll_due(cx));
-            if relay.strike(now, cx) {
+            if relay.do_due(now, cx) {
                 return Poll::Ready(Outcome::Ended);
             }
         }

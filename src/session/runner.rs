@@ -1,4 +1,4 @@
-//! Who runs the relays: one task a session, and where sessions go that move to another process.
+//! Runs the relays, one task for each session, and sends sessions that move to another process.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,54 +26,55 @@ use crate::transport::Transport;
 use crate::upstream::Lease;
 use crate::websocket::frames::Sender;
 
-/// A session on the relay, with all that is counted by its life.
+/// A session on the relay, with everything that is counted as long as it lives.
 #[derive(Debug)]
 pub struct Session {
     pub relay: Relay,
     pub live: Registered,
     pub lease: Lease,
-    /// Its client's on the listener.
+    /// The client's admission on the listener.
     pub admission: Admission,
-    /// Its own on the route; `None`: that has gone.
+    /// The permit of the route. `None` if the route is gone.
     pub permit: Option<Permit>,
 }
 
-/// What Pingora leaves of a handshake, the client's socket apart.
+/// What remains of a handshake when it leaves Pingora, except the client's socket.
 #[derive(Debug)]
 pub struct Upgraded {
     pub live: Registered,
     pub lease: Lease,
     pub permit: Option<Permit>,
     pub server: Transport,
-    /// What came behind the 101.
+    /// Bytes that came after the 101.
     pub early: BytesMut,
     pub idle: Option<Duration>,
     pub max_session: Option<Duration>,
     pub ping: Option<Duration>,
     pub max_message: Option<u64>,
-    /// The handshake agreed on an extension.
+    /// Whether the handshake agreed on an extension.
     pub extended: bool,
-    /// How long the server may take nothing of what waits for it.
+    /// How long the server may take nothing of the bytes that wait for it.
     pub server_stall: Duration,
 }
 
-/// A connection between two requests, on its way to another process.
+/// A connection between two requests that moves to another process.
 #[derive(Debug)]
 pub struct IdleConnection {
     pub listener: BoundId,
     pub client: ClientEnd,
-    /// Of those that may stand still at a time; `None`: it came by itself, after a request.
+    /// Limits how many connections are on their way at a time. `None`: it left by itself after a
+    /// request.
     pub permit: Option<OwnedSemaphorePermit>,
 }
 
-/// What whoever hands sessions over hears of them.
+/// What the hand-over is told of sessions and connections.
 #[derive(Debug)]
 pub enum Leaving {
-    /// One lives here that can move.
+    /// A session that can move lives here.
     Found(Arc<LiveSession>),
-    /// It was asked to move, and is at rest.
+    /// The session was asked to move, and has stopped.
     Session(Box<Session>),
-    /// It was asked to move, and has ended, or is about to.
+    /// The session was asked to move, but it has ended or is about to end.
     Stays(Uuid),
     Idle(Box<IdleConnection>),
 }
@@ -86,19 +87,19 @@ pub struct Runner {
     leaving: watch::Sender<Destination>,
 }
 
-/// To whoever hands sessions over, for as long as somebody does.
+/// The channel to the hand-over, while there is one.
 type Destination = Option<UnboundedSender<Leaving>>;
 
-/// Tells when there is a way to another process, and when there is none any more.
+/// Tells whether connections can move to another process at the moment.
 #[derive(Debug, Clone)]
-pub struct WayOut(watch::Receiver<Destination>);
+pub struct MoveWatch(watch::Receiver<Destination>);
 
-impl WayOut {
+impl MoveWatch {
     pub fn is_open(&self) -> bool {
         self.0.borrow().is_some()
     }
 
-    /// Returns when it is as it was not at the last look.
+    /// Waits for the next change. Returns whether connections can move now.
     pub async fn changed(&mut self) -> bool {
         match self.0.changed().await {
             Ok(()) => self.0.borrow_and_update().is_some(),
@@ -106,7 +107,7 @@ impl WayOut {
         }
     }
 
-    /// Returns at once if it is open already.
+    /// Waits until connections can move.
     pub async fn opened(&mut self) {
         if self.0.wait_for(Option::is_some).await.is_err() {
             std::future::pending().await
@@ -114,12 +115,12 @@ impl WayOut {
     }
 }
 
-/// The task of one session. It is written by hand, as an `async` block would hold the session three
-/// times: as what it captured, as an argument and as a variable. There are as many as sessions.
+/// The task of one session. It is written by hand, because an `async` block would hold the session
+/// three times: captured, as an argument and as a variable. There is one task for each session.
 #[derive(Debug)]
 struct Running {
     runner: Arc<Runner>,
-    /// `None`: it has ended, or has moved.
+    /// `None`: the session has ended or has moved.
     session: Option<Session>,
 }
 
@@ -139,7 +140,7 @@ impl Future for Running {
 }
 
 impl Session {
-    /// `client_stall`: how long the client may take nothing of what waits for it.
+    /// `client_stall`: how long the client may take nothing of the bytes that wait for it.
     pub fn begin(client: ClientEnd, client_stall: Duration, upgraded: Upgraded) -> Self {
         let Upgraded {
             live,
@@ -194,28 +195,27 @@ impl Runner {
         })
     }
 
-    /// Carries the session until it ends or has moved. While sessions are handed over, one that is
-    /// new here is found.
-    pub fn carry(self: &Arc<Self>, session: Session) {
+    /// Runs a new session until it ends or has moved. A running hand-over is told of it.
+    pub fn run(self: &Arc<Self>, session: Session) {
         session.live.traffic.set_can_move(session.relay.can_move());
         if session.relay.can_move() {
             self.tell(Leaving::Found(Arc::clone(&session.live)));
         }
-        self.keep(session);
+        self.run_again(session);
     }
 
-    /// As [`Runner::carry`], of a session that was found already.
-    pub fn keep(self: &Arc<Self>, mut session: Session) {
-        session.relay.rest();
+    /// Like [`Runner::run`], for a session of which the hand-over was told already.
+    pub fn run_again(self: &Arc<Self>, mut session: Session) {
+        session.relay.suspend();
         self.tasks.spawn(Running {
             runner: self.clone(),
             session: Some(session),
         });
     }
 
-    /// Returns the session if it runs on.
+    /// Returns the session if it continues to run here.
     fn after(&self, outcome: Outcome, mut session: Session) -> Option<Session> {
-        // Whatever the outcome is, it answers the question.
+        // Every outcome answers the question whether the session moves.
         let was_asked = session.live.traffic.end_question();
         match outcome {
             Outcome::Move => self.hand_over(session),
@@ -235,7 +235,7 @@ impl Runner {
         }
     }
 
-    /// From now on, whoever can move is told of there.
+    /// From now on, `to` is told of each session and connection that can move.
     pub fn begin_moving(&self, to: UnboundedSender<Leaving>) {
         self.leaving.send_replace(Some(to));
     }
@@ -244,11 +244,11 @@ impl Runner {
         self.leaving.send_replace(None);
     }
 
-    pub fn way_out(&self) -> WayOut {
-        WayOut(self.leaving.subscribe())
+    pub fn watch_moves(&self) -> MoveWatch {
+        MoveWatch(self.leaving.subscribe())
     }
 
-    /// An idle connection has left Pingora. It comes back when there is nowhere to go.
+    /// Sends an idle connection that has left Pingora. Returns it if there is no hand-over.
     pub fn send_idle(&self, idle: IdleConnection) -> Option<ClientEnd> {
         match self.tell(Leaving::Idle(Box::new(idle))) {
             Some(Leaving::Idle(idle)) => Some(idle.client),
@@ -256,7 +256,7 @@ impl Runner {
         }
     }
 
-    /// It comes back when there is nowhere to go.
+    /// Returns the session if there is no hand-over.
     fn hand_over(&self, session: Session) -> Option<Session> {
         match self.tell(Leaving::Session(Box::new(session))) {
             Some(Leaving::Session(session)) => Some(*session),
@@ -264,7 +264,7 @@ impl Runner {
         }
     }
 
-    /// What nobody wants to hear comes back.
+    /// Returns the message if nobody receives it.
     fn tell(&self, leaving: Leaving) -> Option<Leaving> {
         match &*self.leaving.borrow() {
             Some(to) => to.send(leaving).err().map(|SendError(leaving)| leaving),

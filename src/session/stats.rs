@@ -1,4 +1,4 @@
-//! How sessions ended, by route, server and cause: what the metrics tell of those that are gone.
+//! How sessions have ended, counted by route, server and cause, for the metrics.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,10 +11,10 @@ use prometheus::{Histogram, HistogramOpts};
 use super::traffic::ClosedBy;
 use crate::session::live::{Identity, LiveSession};
 
-/// How long the counts of a server are kept that is gone, so that its last sessions are still seen.
+/// How long the counts of a removed server are kept, so that its last sessions are still shown.
 const KEPT: Duration = Duration::from_secs(3600);
 
-/// From a session that fails at once to one of a week.
+/// From sessions that fail at once to sessions of a week.
 const DURATIONS: [f64; 14] = [
     1.0,
     5.0,
@@ -32,7 +32,7 @@ const DURATIONS: [f64; 14] = [
     168.0 * 3600.0,
 ];
 
-/// Where a session was: bounded by the file and the discovery.
+/// Where a session was. The file and the DNS answers limit how many there are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SessionLabels {
     pub route: Arc<str>,
@@ -50,10 +50,10 @@ impl SessionLabels {
     }
 }
 
-/// A close code as a label: clients may send three thousand others.
+/// A close code as a label. Clients could send three thousand other codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CodeLabel {
-    /// Registered, 1000 to 1014.
+    /// A registered code, 1000 to 1014.
     Known(u16),
     Libraries,
     Applications,
@@ -125,7 +125,7 @@ impl EndedSessions {
         count.last = Instant::now();
     }
 
-    /// Forgets counts that are no longer there and had no session for a while, and shows the rest.
+    /// Forgets counts of servers that are gone and had no session for a while, and shows the rest.
     pub fn for_each(
         &self,
         now: Instant,

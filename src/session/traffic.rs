@@ -1,4 +1,4 @@
-//! What a session has carried, who ended it, and what it is asked to do.
+//! What a session has carried, who has ended it, and what it is asked to do.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{
@@ -18,15 +18,15 @@ use crate::websocket::frames::CloseCode;
 pub enum ClosedBy {
     Client = 1,
     Server = 2,
-    /// Quiet for longer than the route's `idle`, or no answer to a ping.
+    /// No message for longer than the route's `idle`, or no answer to a ping.
     Idle = 3,
     MaxSession = 4,
-    /// The process, the server or the route goes.
+    /// The process stops, or the server or the route is gone.
     Drain = 5,
-    /// `prusik close`.
+    /// An operator has used `prusik close`.
     Operator = 6,
     Error = 7,
-    /// A message larger than `max_message`.
+    /// A message was larger than `max_message`.
     Limit = 8,
 }
 
@@ -60,7 +60,7 @@ impl ClosedBy {
     }
 }
 
-/// What a session is asked to do, by somebody who is not one of its sides.
+/// What a session is asked to do by something other than its two sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// Say goodbye with this close code.
@@ -93,43 +93,43 @@ impl Order {
     }
 }
 
-/// Shared between the one task that carries the session, which writes, and all others. In is from
-/// the client, out is to it.
+/// Written by the one task that carries the session, and read by others. "In" is from the client,
+/// "out" is to the client.
 #[derive(Debug, Default)]
 pub struct Traffic {
     pub bytes_in: AtomicU64,
     pub bytes_out: AtomicU64,
     pub messages_in: AtomicU64,
     pub messages_out: AtomicU64,
-    /// 0: still open.
+    /// 0 while the session is open.
     closed_by: AtomicU8,
     handshake_timed_out: AtomicBool,
-    /// Of a session in Pingora's tunnel: what the client says goes on when the server has taken
-    /// what it said before.
+    /// Used in Pingora's tunnel: the next bytes of the client are read only when the server has
+    /// taken the last ones.
     awaits_server: AtomicBool,
-    /// 0: no Close frame; 1005: one without a code.
+    /// 0: no Close frame yet. 1005: a Close frame without a code.
     close_code: AtomicU32,
     established: OnceLock<Instant>,
-    /// An encoded [`Order`]; 0: none.
+    /// An encoded [`Order`], or 0 for none.
     order: AtomicU32,
-    /// It is asked to come to rest, and to move to the new process.
+    /// The session is asked to stop and move to the new process.
     is_to_move: AtomicBool,
-    /// A relay carries it, over sockets that another process can go on with.
+    /// A relay carries the session, and another process can continue on its sockets.
     can_move: AtomicBool,
-    /// The new process did not take it.
+    /// The new process did not take the session.
     was_refused: AtomicBool,
     session: AtomicWaker,
 }
 
-/// The counters at one moment, as a session takes them along.
+/// The counters at one moment, as they move with a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
     pub bytes_in: u64,
     pub bytes_out: u64,
     pub messages_in: u64,
     pub messages_out: u64,
-    /// As [`Traffic`] has them: a cause that only another version knows is none. A session may move
-    /// between its first Close frame and the second.
+    /// Encoded as in [`Traffic`]; a cause that only another version knows counts as none. A session
+    /// may move between the first and the second Close frame.
     pub closed_by: u8,
     pub close_code: u32,
 }
@@ -144,7 +144,7 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Both ways.
+    /// Messages in both directions.
     pub fn messages(&self) -> u64 {
         self.messages_in.wrapping_add(self.messages_out)
     }
@@ -153,8 +153,8 @@ impl Totals {
         self.combine(other, u64::wrapping_add);
     }
 
-    /// May go below zero until what is taken off is added elsewhere: it wraps, and so does
-    /// [`Totals::add`].
+    /// The result may be below zero until the same amount is added elsewhere. It wraps around, and
+    /// so does [`Totals::add`].
     pub fn take_off(&mut self, other: Self) {
         self.combine(other, u64::wrapping_sub);
     }
@@ -168,7 +168,7 @@ impl Totals {
 }
 
 impl Traffic {
-    /// Of a session that came from another process and is this old.
+    /// For a session that came from another process and is this old.
     pub fn continued(age: Duration, counts: Counts) -> Self {
         let now = Instant::now();
         Self {
@@ -203,7 +203,7 @@ impl Traffic {
         }
     }
 
-    /// The server's 101 has been read.
+    /// Called when the server's 101 has been read.
     pub fn establish(&self) {
         self.established.get_or_init(Instant::now);
     }
@@ -220,17 +220,17 @@ impl Traffic {
         self.handshake_timed_out.load(Relaxed)
     }
 
-    /// Whoever asks is woken when the server takes more.
+    /// From now on, the asking task is woken when the server takes more.
     pub fn await_server(&self) {
         self.awaits_server.store(true, Relaxed);
     }
 
-    /// Whether that was awaited.
+    /// Returns whether a task was waiting for this.
     pub fn server_took(&self) -> bool {
         self.awaits_server.load(Relaxed) && self.awaits_server.swap(false, Relaxed)
     }
 
-    /// From another task. A cut outlasts an order to end.
+    /// Called from another task. A cut replaces an order to end, and not the other way round.
     pub fn ask(&self, order: Order) {
         self.order.fetch_max(order.encode(), Release);
         self.session.wake();
@@ -240,8 +240,8 @@ impl Traffic {
         Order::decode(self.order.load(Acquire))
     }
 
-    /// From another task: whoever carries the session answers, by giving it away at rest or by
-    /// saying that it stays.
+    /// Called from another task. The task that carries the session answers: it gives the session
+    /// away, or says that the session stays.
     pub fn ask_to_move(&self) {
         self.is_to_move.store(true, Release);
         self.session.wake();
@@ -251,7 +251,7 @@ impl Traffic {
         self.is_to_move.load(Acquire)
     }
 
-    /// It is answered, or the question is taken back. Whether it was asked.
+    /// The question is answered or taken back. Returns whether it had been asked.
     pub fn end_question(&self) -> bool {
         self.is_to_move.swap(false, Relaxed)
     }
@@ -260,24 +260,25 @@ impl Traffic {
         self.can_move.store(can_move, Relaxed);
     }
 
-    /// The new process did not take it, or this is over.
+    /// Set when the new process did not take the session, and reset when the hand-over is over.
     pub fn set_refused(&self, was_refused: bool) {
         self.was_refused.store(was_refused, Relaxed);
     }
 
-    /// Whether there is a way to the new process, as far as is known.
+    /// Whether the session can move to the new process, as far as is known.
     pub fn moves(&self) -> bool {
         self.can_move.load(Relaxed) && !self.was_refused.load(Relaxed)
     }
 
-    /// Who is to be woken when something is asked. To be said anew with each poll: a wake-up uses
-    /// it up, and a question may be taken back before anybody has looked. Look at what is asked
-    /// after this.
+    /// Registers the task to wake when something is asked. Must be called in each poll, because a
+    /// wake-up uses the registration up and a question may be taken back unseen. Read the order and
+    /// the question only after this call.
     pub fn wake_on_order(&self, waker: &Waker) {
         self.session.register(waker);
     }
 
-    /// The first cause is the cause: what follows are its consequences. Whether this was it.
+    /// Notes who has ended the session. Only the first call counts, as later ends are consequences
+    /// of it. Returns whether this was the first.
     pub fn close(&self, by: ClosedBy, code: Option<CloseCode>) -> bool {
         let is_first = self
             .closed_by
@@ -289,7 +290,7 @@ impl Traffic {
         is_first
     }
 
-    /// What the cause has said.
+    /// Notes the close code of the side that ended the session.
     pub fn set_close_code(&self, code: CloseCode) {
         let code = match code {
             CloseCode::Code(code) => code,
@@ -302,7 +303,8 @@ impl Traffic {
         ClosedBy::from_code(self.closed_by.load(Relaxed))
     }
 
-    /// Of a session that is over: where neither side nor prusik has said why, the client broke off.
+    /// Called when the session is over. If no side and no order has said why, the client has broken
+    /// off.
     pub fn ended_by(&self) -> ClosedBy {
         self.closed_by().unwrap_or(ClosedBy::Client)
     }

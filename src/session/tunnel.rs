@@ -1,19 +1,19 @@
 //! A server's socket with `tunnel: pingora`, as Pingora sees it while a handshake and then a
 //! session run over it.
 //!
-//! Pingora connects through [`TunnelConnector`] (its `custom_l4` road) and gets a
+//! Pingora connects through [`TunnelConnector`] (its `custom_l4` option) and gets a
 //! [`TunnelStream`], which
 //!
 //! - ends the read of a response head at its blank line, so that a frame which came in the same
 //!   packet as the 101 is read as a frame;
-//! - makes the first read wait one turn: Pingora then takes the request's end-of-body from its own
-//!   queue before it can see the 101 (the other order kills the session, cloudflare/pingora#946);
+//! - makes the first read wait for one poll: Pingora then takes the request's end-of-body from its
+//!   own queue before it can see the 101 (otherwise it ends the session, cloudflare/pingora#946);
 //! - reads frame headers in both directions, for counts and close codes;
-//! - ends a session that is quiet for longer than `idle`, older than `max_session` or asked to end:
-//!   with a Close frame to both sides at a frame boundary, and a short wait for the answer (what
-//!   is said when is decided by [`Goodbye`]).
+//! - ends a session that was quiet for longer than `idle`, is older than `max_session` or was asked
+//!   to end: it sends a Close frame to both sides at a frame boundary, and waits a short time for
+//!   the answer ([`Goodbye`] decides what is sent when).
 //!
-//! One timer a session, looked at only when it fires: a message costs no timer.
+//! There is one timer for each session, and no timer is set for a message.
 
 mod ending;
 
@@ -46,13 +46,13 @@ use ending::position;
 /// The limits of one session.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// For the server's whole answer to the handshake.
+    /// How long the server's whole answer to the handshake may take.
     pub response: Duration,
     pub idle: Option<Duration>,
     pub max_session: Option<Duration>,
 }
 
-/// Going away: what a session is told that prusik ends by itself (RFC 6455 section 7.4.1).
+/// The close code "going away", for sessions that prusik itself ends (RFC 6455 section 7.4.1).
 const GOING_AWAY: u16 = 1001;
 
 /// Connects one handshake attempt to one server.
@@ -65,7 +65,7 @@ pub struct TunnelConnector {
 
 #[async_trait]
 impl Connect for TunnelConnector {
-    /// Bounded by the peer's `total_connection_timeout`, which Pingora applies around this.
+    /// Pingora limits this call by the peer's `total_connection_timeout`.
     async fn connect(&self, address: &PeerAddress) -> pingora::Result<Stream> {
         let Some(address) = address.as_inet() else {
             return Error::e_explain(ErrorType::InternalError, "a server without an IP address");
@@ -82,12 +82,12 @@ pub struct TunnelStream {
     io: Transport,
     limits: Limits,
     traffic: Arc<Traffic>,
-    /// For the handshake; a session is told by an order.
+    /// Ends the handshake at the drain's deadline. A session gets an order instead.
     drain_deadline: DrainDeadline,
     phase: Phase,
     to_client: FrameScanner,
     to_server: FrameScanner,
-    /// Bytes for Pingora's next reads: what came behind the 101, or our own Close frame.
+    /// Bytes for Pingora's next reads: those after the 101, or our own Close frame.
     heads: Heads,
     last_activity: Instant,
     timer: Pin<Box<Sleep>>,
@@ -95,17 +95,17 @@ pub struct TunnelStream {
 
 #[derive(Debug)]
 enum Phase {
-    /// Nothing has been read yet: the first read waits one turn.
+    /// Nothing has been read yet: the first read waits for one poll.
     Fresh,
     Head,
-    /// The server declined: an ordinary response passes.
+    /// The server declined: an ordinary response passes through.
     Response,
     Open {
         ends: Option<Instant>,
     },
     Ending {
         goodbye: Goodbye,
-        /// Our code is the one for the log, once the client is told.
+        /// Whether our close code goes into the log once the client is told.
         is_cause: bool,
     },
     Ended,
@@ -125,7 +125,7 @@ impl TunnelStream {
             traffic,
             drain_deadline,
             phase: Phase::Fresh,
-            // Only looked at, here: what Pingora has passed on cannot be taken back.
+            // This scanner only observes: what Pingora has passed on cannot be taken back.
             to_client: FrameScanner::new(Sender::Server, true),
             to_server: FrameScanner::new(Sender::Client, true),
             heads: Heads::default(),
@@ -172,7 +172,7 @@ impl TunnelStream {
         ends: Option<Instant>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        // A server that never stops sending must not keep a session past its end.
+        // A server that never stops sending must not extend a session past its end.
         if ends.is_some() && ends <= Some(self.last_activity) {
             self.begin_close(ClosedBy::MaxSession, GOING_AWAY);
             return self.poll_ending(cx, buf);
@@ -199,7 +199,7 @@ impl TunnelStream {
         self.poll_ending(cx, buf)
     }
 
-    /// Ready when it begins to end: by an order, or because its time is up.
+    /// Ready when the session begins to end, because of an order or because its time is up.
     fn poll_told(&mut self, cx: &mut Context<'_>, ends: Option<Instant>) -> Poll<()> {
         self.traffic.wake_on_order(cx.waker());
         match self.traffic.order() {
@@ -235,8 +235,8 @@ impl TunnelStream {
         }
     }
 
-    /// What was polled of a write, unless it waits and the session is to end. Pingora reads nothing
-    /// while a write waits, so that this would be heard nowhere else.
+    /// Returns the result of a write, unless the write waits and the session is to end. While a
+    /// write waits Pingora does not read, so the order would not be noticed elsewhere.
     fn or_told<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -344,14 +344,14 @@ impl AsyncWrite for TunnelStream {
             _ => Next::Pass(Limit::All),
         };
         let sent = match next {
-            // The server has had our Close: nothing may follow it (RFC 6455 section 5.5.1).
+            // The server has our Close frame: nothing may follow it (RFC 6455 section 5.5.1).
             Next::Discard => buf.len(),
             _ => {
                 let polled = Pin::new(&mut tunnel.io).poll_write(cx, buf);
                 if let Poll::Ready(Err(error)) = &polled
                     && error.kind() == io::ErrorKind::TimedOut
                 {
-                    // The kernel gave up on it, and says so only once.
+                    // The kernel gave up on the server, and reports this only once.
                     tunnel.traffic.close(ClosedBy::Error, None);
                 }
                 ready!(tunnel.or_told(cx, polled))?
@@ -360,7 +360,7 @@ impl AsyncWrite for TunnelStream {
         if matches!(tunnel.phase, Phase::Open { .. } | Phase::Ending { .. }) {
             tunnel.observe_to_server(&buf[..sent]);
             if tunnel.traffic.server_took() {
-                // The client's stream is polled by the same task.
+                // The same task polls the client's stream.
                 cx.waker().wake_by_ref();
             }
         }

@@ -1,4 +1,4 @@
-//! TLS on a listener: which certificate a client gets, what it must show, how long it may take.
+//! TLS on a listener: which certificate a client gets, and what the client must show.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use super::{Authorities, HTTP_1_1, HTTP_2, PROVIDER, Pair, TlsStream, subject, tickets};
 use crate::net::Socket;
 
-/// A listener's side of TLS, whole and checked. Equal ones serve the same certificates.
+/// The TLS settings of a listener, complete and checked. Equal ones have the same certificates.
 pub struct Acceptor {
     config: Arc<ServerConfig>,
     pairs: Vec<Pair>,
@@ -24,8 +24,8 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// The first of the pairs, of which there must be one, is for clients that name none of
-    /// the others. With `client_ca`, a client must have a certificate by one of them.
+    /// The first of the pairs, of which at least one is needed, is for clients that name none of
+    /// the others. With `client_ca`, a client must have a certificate issued by one of them.
     pub fn new(
         pairs: Vec<Pair>,
         client_ca: Option<Authorities>,
@@ -49,7 +49,7 @@ impl Acceptor {
             config.alpn_protocols.insert(0, HTTP_2.to_vec());
         }
         config.ticketer = tickets::for_clients_of(client_ca.as_ref())?;
-        // What is remembered by id would be forgotten by each reload.
+        // Sessions that are remembered by id would be lost at each reload.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Self {
             config: Arc::new(config),
@@ -59,8 +59,8 @@ impl Acceptor {
         })
     }
 
-    /// The handshake; its time is the caller's matter. Its failures are everyday: port scanners,
-    /// health checks, old clients.
+    /// Does the handshake. The caller limits its time. Failures are common: port scanners, health
+    /// checks, old clients.
     pub async fn accept(&self, socket: Socket) -> io::Result<TlsStream> {
         let acceptor = TlsAcceptor::from(self.config.clone());
         let stream = acceptor.accept(socket).await?;
@@ -72,17 +72,17 @@ impl Acceptor {
         Ok(TlsStream::of_client(stream.into(), client))
     }
 
-    /// Whether its clients must have certificates, and by other authorities than those of `before`.
+    /// Whether it demands client certificates, and from other authorities than `before`.
     pub fn asks_other_certificates_than(&self, before: &Self) -> bool {
         self.client_ca.is_some() && self.client_ca != before.client_ca
     }
 
-    /// The first name of each certificate, and when it expires.
+    /// The first name of each certificate, and when the certificate expires.
     pub fn expiries(&self) -> impl Iterator<Item = (String, SystemTime)> {
         self.pairs.iter().map(Pair::expiry)
     }
 
-    /// What the operator should hear of the certificates.
+    /// What an operator should know about the certificates.
     pub fn warnings(&self, now: SystemTime) -> impl Iterator<Item = String> {
         self.pairs.iter().filter_map(move |pair| pair.warning(now))
     }
@@ -102,13 +102,13 @@ impl std::fmt::Debug for Acceptor {
     }
 }
 
-/// Chooses by the name that a client asks for (SNI): its own certificate before a wildcard's, then
-/// the default. Several for one name differ in the kind of key: the first that the client can
-/// verify is its own.
+/// Chooses by the name that a client asks for (SNI): an exact name before a wildcard, then the
+/// default. Several certificates for one name differ in the kind of key: the client gets the first
+/// that it can verify.
 #[derive(Debug)]
 struct ByName {
     by_name: HashMap<String, Vec<Arc<CertifiedKey>>>,
-    /// The first certificate, and those of other kinds for the same names.
+    /// The first certificate, and those with other kinds of key for the same names.
     default: Vec<Arc<CertifiedKey>>,
 }
 
@@ -140,7 +140,7 @@ impl ByName {
             let name = name.to_ascii_lowercase();
             let exact = self.by_name.get(&name);
             exact.or_else(|| {
-                // A wildcard stands for one label (RFC 9525 section 6.3).
+                // A wildcard stands for exactly one label (RFC 9525 section 6.3).
                 let (_, rest) = name.split_once('.')?;
                 self.by_name.get(&format!("*.{rest}"))
             })
@@ -154,7 +154,7 @@ impl ResolvesServerCert for ByName {
         let keys = self.find(hello.server_name());
         let schemes = hello.signature_schemes();
         let usable = |pair: &&Arc<CertifiedKey>| pair.key.choose_scheme(schemes).is_some();
-        // With none of a kind that it knows, rustls tells the client so.
+        // If the client knows none of these kinds, rustls tells the client so.
         keys.iter().find(usable).or(keys.first()).cloned()
     }
 }

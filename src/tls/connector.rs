@@ -1,4 +1,4 @@
-//! TLS to the servers of an upstream: what name they must prove, and by whose word.
+//! TLS to the servers of an upstream: which name they must prove, and which authorities count.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,19 +16,19 @@ use tokio_rustls::TlsConnector;
 use super::{Authorities, HTTP_1_1, PROVIDER, Pair, TlsStream};
 use crate::net::Socket;
 
-/// Whose word is believed on who a server is.
+/// Who is trusted to vouch for a server.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ServerTrust {
     Authorities(Authorities),
-    /// Any server is taken for the right one (`verify: false`).
+    /// Every server is accepted (`verify: false`).
     Anyone,
 }
 
-/// An upstream's side of TLS, whole and checked.
+/// The TLS settings of an upstream, complete and checked.
 pub struct Connector {
     number: u64,
     config: Arc<ClientConfig>,
-    /// What the servers are called; `None`: each by its address.
+    /// The name of the servers. `None`: each by its address.
     name: Option<ServerName<'static>>,
     trust: ServerTrust,
     pair: Option<Pair>,
@@ -68,13 +68,13 @@ impl Connector {
         })
     }
 
-    /// No other connector of this process has or had it: connections by two of them are not the
-    /// same, even if the files are.
+    /// Unique in this process: connections of two connectors are not exchangeable, even if their
+    /// files are equal.
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// The handshake on a connection to the server at this address.
+    /// Does the handshake with the server at this address.
     pub async fn connect(&self, address: SocketAddr, socket: Socket) -> io::Result<TlsStream> {
         let name = match &self.name {
             Some(name) => name.clone(),
@@ -87,7 +87,7 @@ impl Connector {
         }
     }
 
-    /// What the operator should hear of the client's certificate.
+    /// What an operator should know about the client certificate.
     pub fn warning(&self, now: SystemTime) -> Option<String> {
         self.pair.as_ref()?.warning(now)
     }
@@ -105,7 +105,7 @@ impl std::fmt::Debug for Connector {
     }
 }
 
-/// The operator reads this behind a 502, or of a server that is down.
+/// Adds what to do about the error, for the log line of a 502 or of a server that is down.
 pub(super) fn with_remedy(error: io::Error) -> io::Error {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
     let remedy = match cause {
@@ -131,7 +131,7 @@ pub(super) fn with_remedy(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{error}; {remedy}"))
 }
 
-/// Encrypts to whoever answers: the signatures are checked, the name and its warrant are not.
+/// Encrypts without knowing the peer: signatures are checked, but not the name or the issuer.
 #[derive(Debug)]
 struct Anyone;
 

@@ -1,4 +1,4 @@
-//! Certificates and keys as PEM files hold them, and what can be wrong with those.
+//! Certificates and keys in PEM files, and the errors that such files can have.
 
 use std::fmt;
 use std::fs;
@@ -15,12 +15,12 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::PROVIDER;
 
-/// An operator who hears of it two weeks ahead can still act in daylight.
+/// An operator who knows two weeks ahead has enough time to act.
 const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Why a file, or a pair of them, cannot be used.
+/// Why a file or a pair of files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     #[error("cannot read {}: {cause}", file.display())]
@@ -28,23 +28,23 @@ pub enum FileError {
     #[error("{} holds no PEM certificate", file.display())]
     NoCertificate { file: PathBuf, has_key: bool },
     #[error("{} holds no PEM private key", file.display())]
-    NoKey { file: PathBuf, has: Instead },
+    NoKey { file: PathBuf, has: NotAKey },
     #[error("{} cannot be used: {cause}", file.display())]
     Broken { file: PathBuf, cause: String },
     #[error("the key does not match the certificate in {}", file.display())]
     Mismatch { file: PathBuf, matches_other: bool },
 }
 
-/// What a file holds in place of a key.
+/// What a file contains instead of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Instead {
+pub enum NotAKey {
     Nothing,
     Certificate,
     EncryptedKey,
 }
 
 impl FileError {
-    /// What to do about it.
+    /// What an operator can do about it.
     pub fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::Unreadable { cause, .. } => match cause.kind() {
@@ -63,9 +63,9 @@ impl FileError {
                 Some("a certificate begins with a line -----BEGIN CERTIFICATE-----")
             }
             Self::NoKey { has, .. } => Some(match has {
-                Instead::Nothing => "a key begins with a line -----BEGIN PRIVATE KEY-----",
-                Instead::Certificate => "it holds a certificate: are the two files swapped?",
-                Instead::EncryptedKey => {
+                NotAKey::Nothing => "a key begins with a line -----BEGIN PRIVATE KEY-----",
+                NotAKey::Certificate => "it holds a certificate: are the two files swapped?",
+                NotAKey::EncryptedKey => {
                     "it holds an encrypted one: take the passphrase off with `openssl pkey`"
                 }
             }),
@@ -78,7 +78,7 @@ impl FileError {
     }
 }
 
-/// The certificates of a file, in its order; at least one.
+/// The certificates of a file in its order, at least one.
 pub fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
     let pem = read(file)?;
     let broken = |cause: String| FileError::Broken {
@@ -105,9 +105,9 @@ pub fn read_key(file: &Path) -> Result<Arc<dyn SigningKey>, FileError> {
     let Ok(key) = PrivateKeyDer::from_pem_slice(&pem) else {
         let mut sections = <(SectionKind, Vec<u8>)>::pem_slice_iter(&pem);
         let has = match () {
-            () if is_encrypted(&pem) => Instead::EncryptedKey,
-            () if sections.any(|section| section.is_ok()) => Instead::Certificate,
-            () => Instead::Nothing,
+            () if is_encrypted(&pem) => NotAKey::EncryptedKey,
+            () if sections.any(|section| section.is_ok()) => NotAKey::Certificate,
+            () => NotAKey::Nothing,
         };
         return Err(FileError::NoKey {
             file: file.to_owned(),
@@ -123,7 +123,7 @@ pub fn read_key(file: &Path) -> Result<Arc<dyn SigningKey>, FileError> {
         })
 }
 
-/// PKCS #8 says so in its label, OpenSSL's older form in a header line.
+/// PKCS #8 shows this in its label, OpenSSL's older form in a header line.
 fn is_encrypted(pem: &[u8]) -> bool {
     let pem = String::from_utf8_lossy(pem);
     pem.contains("BEGIN ENCRYPTED PRIVATE KEY") || pem.contains("Proc-Type: 4,ENCRYPTED")
@@ -131,7 +131,7 @@ fn is_encrypted(pem: &[u8]) -> bool {
 
 fn read(file: &Path) -> Result<Vec<u8>, FileError> {
     let read = match fs::metadata(file) {
-        // To open a pipe that nobody writes to would hang.
+        // Opening a pipe without a writer would block.
         Ok(meta) if !meta.is_file() => Err(io::Error::other("not a regular file")),
         Ok(_) => fs::read(file),
         Err(error) => Err(error),
@@ -140,25 +140,26 @@ fn read(file: &Path) -> Result<Vec<u8>, FileError> {
         file: file.to_owned(),
         cause,
     })?;
-    // Editors on Windows put a byte order mark before the first line, which then is none of PEM's.
+    // Editors on Windows put a byte order mark before the first line, which makes that line invalid
+    // PEM.
     if pem.starts_with(BYTE_ORDER_MARK) {
         pem.drain(..BYTE_ORDER_MARK.len());
     }
     Ok(pem)
 }
 
-/// A certificate with its chain and its key, which match.
+/// A certificate with its chain and its matching key.
 #[derive(Clone)]
 pub struct Pair {
     pub(super) key: Arc<CertifiedKey>,
-    /// The DNS names that it is for, in lower case.
+    /// The DNS names of the certificate, in lower case.
     pub(super) names: Vec<String>,
     file: PathBuf,
     valid: (SystemTime, SystemTime),
 }
 
 impl Pair {
-    /// `file`: where the chain is from.
+    /// `file`: the file of the chain.
     pub fn new(
         file: &Path,
         chain: Vec<CertificateDer<'static>>,
@@ -172,7 +173,7 @@ impl Pair {
         let others = chain.get(1..).unwrap_or_default().to_vec();
         let certified = CertifiedKey::new(chain, key.clone());
         match certified.keys_match() {
-            // Of a key that cannot say what its public half is, nothing is known.
+            // If the key does not tell its public half, they cannot be compared.
             Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
             Err(Error::InconsistentKeys(_)) => {
                 let matches = |other: CertificateDer<'static>| {
@@ -194,14 +195,14 @@ impl Pair {
         })
     }
 
-    /// The first name that it is for (its file, if it has none), and when it expires.
+    /// The first name of the certificate (or its file), and when it expires.
     pub fn expiry(&self) -> (String, SystemTime) {
         let name = self.names.first().cloned();
         let name = name.unwrap_or_else(|| self.file.display().to_string());
         (name, self.valid.1)
     }
 
-    /// What the operator should hear of, though it can be served.
+    /// What an operator should know, although the pair can be used.
     pub fn warning(&self, now: SystemTime) -> Option<String> {
         let (begins, ends) = self.valid;
         let file = self.file.display();
@@ -210,8 +211,8 @@ impl Pair {
             Err(_) => Some(format!(
                 "the certificate in {file} has expired; renew it and reload"
             )),
-            Ok(left) if left < SOON => {
-                let days = left.as_secs() / (24 * 60 * 60);
+            Ok(remaining) if remaining < SOON => {
+                let days = remaining.as_secs() / (24 * 60 * 60);
                 Some(format!(
                     "the certificate in {file} expires within {} days; renew it and reload",
                     days + 1
@@ -222,7 +223,7 @@ impl Pair {
     }
 }
 
-/// The key is the same if the certificate is.
+/// If the certificates are equal, so are the keys.
 impl PartialEq for Pair {
     fn eq(&self, other: &Self) -> bool {
         self.file == other.file && self.key.cert == other.key.cert
@@ -235,11 +236,11 @@ impl fmt::Debug for Pair {
     }
 }
 
-/// Certificates that others' are checked against.
+/// Certificates with which others are verified.
 #[derive(Debug, Clone)]
 pub struct Authorities {
     certificates: Arc<[CertificateDer<'static>]>,
-    /// The same, ready to be asked. Many upstreams share one.
+    /// The same in a form for verification. Many upstreams share one.
     store: Arc<RootCertStore>,
 }
 
@@ -272,8 +273,7 @@ impl Authorities {
     }
 }
 
-/// Those that the machine trusts; `None`: it has none. One that cannot be read is no reason to do
-/// without the others.
+/// The authorities that the machine trusts. `None`: it has none. Unreadable ones are skipped.
 pub fn system_authorities() -> Option<Authorities> {
     let mut store = RootCertStore::empty();
     let mut found = rustls_native_certs::load_native_certs().certs;
@@ -291,7 +291,7 @@ fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>,
     }
 }
 
-/// Names and validity.
+/// Returns names and validity.
 fn facts(
     certificate: &CertificateDer<'_>,
 ) -> Result<(Vec<String>, (SystemTime, SystemTime)), String> {
@@ -309,7 +309,7 @@ fn facts(
                 })
                 .collect()
         }
-        // Clients look at it no more, but it still tells the files of an old set apart.
+        // Clients ignore this field, but old files can still be recognised by it.
         None => {
             let names = parsed.subject().iter_common_name();
             names

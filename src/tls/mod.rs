@@ -1,5 +1,4 @@
-//! TLS before and behind prusik: rustls on sockets of our own. Pingora and the relay see plain
-//! text.
+//! TLS to clients and servers: rustls on our own sockets. Pingora and the relay see plain text.
 //!
 //! ```text
 //!   files ──► Pair, Authorities      read and checked with the configuration
@@ -28,10 +27,10 @@ pub use revision::{CurrentRevision, TlsRevision};
 pub use security::Security;
 pub use stream::TlsStream;
 
-/// One for all connections: rustls would build its lists anew for each configuration.
+/// Shared by all connections: rustls would build its lists anew for each configuration.
 static PROVIDER: LazyLock<Arc<CryptoProvider>> =
     LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
 
-/// What may be spoken inside (RFC 7301).
+/// The protocol that is offered inside TLS (RFC 7301).
 const HTTP_1_1: &[u8] = b"http/1.1";
 const HTTP_2: &[u8] = b"h2";

@@ -1,4 +1,4 @@
-//! Whether a connection has shown what its listener asks of clients now.
+//! Whether a connection has shown what its listener now demands of clients.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -6,14 +6,14 @@ use tokio::sync::watch;
 
 use super::Acceptor;
 
-/// Rises with each reload that asks more of a listener's clients: TLS where there was none, or
-/// certificates by other authorities. Who came in under a lower one has not shown that. A renewed
-/// certificate of the listener's own asks nothing more.
+/// Rises with each reload that demands more of a listener's clients: TLS instead of plain text, or
+/// certificates of other authorities. A connection with a lower revision has not shown that. A
+/// renewed certificate of the listener itself demands nothing more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct TlsRevision(u32);
 
 impl TlsRevision {
-    /// For a reload from `before` to `now`; `None`: plain text.
+    /// The revision after a reload from `before` to `now`. `None`: plain text.
     #[must_use]
     pub fn after(self, before: Option<&Acceptor>, now: Option<&Acceptor>) -> Self {
         let asks_more = match (before, now) {
@@ -25,7 +25,7 @@ impl TlsRevision {
     }
 }
 
-/// The present revision of a listener. Every request asks for it: it is read without a lock.
+/// The present revision of a listener. It is read for every request, without a lock.
 #[derive(Debug)]
 pub struct CurrentRevision {
     now: AtomicU32,
@@ -44,14 +44,14 @@ impl CurrentRevision {
         TlsRevision(self.now.load(Relaxed))
     }
 
-    /// Wakes who watches, if it is another one.
+    /// Wakes those who watch, if the revision has changed.
     pub fn set(&self, TlsRevision(revision): TlsRevision) {
         if self.now.swap(revision, Relaxed) != revision {
             self.changed.send_replace(());
         }
     }
 
-    /// Look at [`CurrentRevision::get`] after this.
+    /// [`CurrentRevision::get`] must be read after this call.
     pub fn watch(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }

@@ -1,12 +1,12 @@
-//! What is known of a connection by its TLS.
+//! What is known of a connection from its TLS.
 
 use std::sync::Arc;
 
-/// What the client's end of a connection says of TLS.
+/// How the client's side of a connection is protected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Security {
     Plain,
-    /// `client`: the subject of its certificate, which was verified.
+    /// `client`: the subject of the client's verified certificate.
     Tls {
         client: Option<Arc<str>>,
     },

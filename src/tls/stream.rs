@@ -1,4 +1,4 @@
-//! A TLS connection on a socket of ours, established.
+//! An established TLS connection on a socket of ours.
 
 use std::io;
 use std::pin::Pin;
@@ -14,14 +14,14 @@ use crate::net::Socket;
 #[derive(Debug)]
 pub struct TlsStream {
     inner: tokio_rustls::TlsStream<Socket>,
-    /// The subject of the client's certificate, if it has shown one.
+    /// The subject of the client's certificate, if the client has shown one.
     client: Option<Arc<str>>,
-    /// An end without a word (no close_notify) is an end like any other.
+    /// Whether an end without close_notify counts as a normal end.
     forgives_truncation: bool,
 }
 
 impl TlsStream {
-    /// Requests say how long they are, and so do frames: nobody can cut one short unseen.
+    /// Requests and frames have their own lengths, so a cut is always noticed.
     pub(super) fn of_client(
         inner: tokio_rustls::TlsStream<Socket>,
         client: Option<Arc<str>>,
@@ -33,8 +33,8 @@ impl TlsStream {
         }
     }
 
-    /// A response may be as long as its connection lasts: one that was cut short must not pass for
-    /// a whole one (RFC 9112 section 9.8).
+    /// A response may end with its connection, so one that was cut short must not look complete
+    /// (RFC 9112 section 9.8).
     pub(super) fn to_server(inner: tokio_rustls::TlsStream<Socket>) -> Self {
         Self {
             inner,
@@ -43,7 +43,7 @@ impl TlsStream {
         }
     }
 
-    /// From now on it carries frames, which say how long they are.
+    /// From now on it carries frames, which have their own lengths.
     pub fn forgive_truncation(&mut self) {
         self.forgives_truncation = true;
     }
@@ -61,7 +61,7 @@ impl TlsStream {
         self.inner.get_ref().0
     }
 
-    /// Whether all that was written is with the kernel: rustls takes more than the socket does.
+    /// Whether the kernel has all that was written: rustls buffers more than the socket takes.
     pub fn is_flushed(&self) -> bool {
         let (_, session) = self.inner.get_ref();
         !session.wants_write()
@@ -81,11 +81,11 @@ impl AsyncRead for TlsStream {
             {
                 Poll::Ready(Ok(()))
             }
-            // A server by TLS 1.3 refuses a client's certificate only now.
+            // With TLS 1.3 a server refuses a client's certificate only now.
             Poll::Ready(Err(error)) if !stream.forgives_truncation => {
                 Poll::Ready(Err(with_remedy(error)))
             }
-            // Who waits for an answer must have been heard: what the socket did not take goes now.
+            // Before waiting for an answer, send what the socket has not taken.
             Poll::Pending if !stream.is_flushed() => {
                 match Pin::new(&mut stream.inner).poll_flush(cx) {
                     Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -110,7 +110,7 @@ impl AsyncWrite for TlsStream {
         Pin::new(&mut self.get_mut().inner).poll_flush(cx)
     }
 
-    /// Says close_notify, then ends the socket's direction.
+    /// Sends close_notify, then ends the socket's direction.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
     }

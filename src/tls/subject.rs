@@ -1,5 +1,5 @@
-//! The subject of a certificate in one line, as nginx's `$ssl_client_s_dn` has it: RFC 2253 as
-//! OpenSSL writes it (`CN=app,OU=chat,O=Example`), since that is what applications compare with.
+//! The subject of a certificate in one line, like nginx's `$ssl_client_s_dn`: RFC 2253 in OpenSSL's
+//! form (`CN=app,OU=chat,O=Example`), because applications compare with that.
 
 use std::sync::Arc;
 
@@ -7,10 +7,10 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::asn1_rs::{Any, Tag};
 use x509_parser::prelude::{AttributeTypeAndValue, FromDer, X509Certificate};
 
-/// `None`: not a certificate that can be read.
+/// `None`: the certificate cannot be read.
 pub fn of(certificate: &CertificateDer<'_>) -> Option<Arc<str>> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    // The most specific name stands last in the certificate and first in the line.
+    // The most specific name is last in the certificate and first in the line.
     let names: Vec<String> = parsed
         .subject()
         .iter_rdn()
@@ -23,7 +23,7 @@ pub fn of(certificate: &CertificateDer<'_>) -> Option<Arc<str>> {
     Some(line.into())
 }
 
-/// OpenSSL's short names of what is found in subjects.
+/// OpenSSL's short names for the attributes that subjects contain.
 const SHORT: [(&str, &str); 20] = [
     ("2.5.4.3", "CN"),
     ("2.5.4.4", "SN"),
@@ -55,7 +55,7 @@ fn attribute(attribute: &AttributeTypeAndValue<'_>) -> String {
             Some(text) => format!("{short}={}", escaped(&text)),
             None => format!("{short}={}", dumped(value)),
         },
-        // What nobody has a name for is not read either (RFC 2253 section 2.4).
+        // An attribute without a name is shown as its encoding (RFC 2253 section 2.4).
         None => format!("{kind}={}", dumped(value)),
     }
 }
@@ -78,7 +78,7 @@ fn text(value: &Any<'_>) -> Option<String> {
     }
 }
 
-/// RFC 2253 section 2.4, with everything that is not printable ASCII as `\XX`: fit for a header.
+/// RFC 2253 section 2.4, with everything but printable ASCII as `\XX`, so that it fits in a header.
 fn escaped(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = String::with_capacity(bytes.len());

@@ -1,9 +1,9 @@
-//! Session tickets: their keys live as long as the process and change every few hours, so that a
-//! reload leaves tickets valid.
+//! Session tickets. Their keys live as long as the process and change every few hours, so that
+//! tickets stay valid after a reload.
 //!
-//! rustls resumes a session of mTLS without looking at the client's certificate again. So listeners
-//! share keys only where they trust the same authorities: a ticket from one that asks for no
-//! certificate opens none that does, and an authority that is taken out takes its tickets along.
+//! rustls resumes a session of mTLS without checking the client's certificate again. So listeners
+//! share keys only if they trust the same authorities: a ticket from a listener without client
+//! certificates is useless on one with them, and tickets of a removed authority become invalid.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ type Known = (Option<Authorities>, Arc<dyn ProducesTickets>);
 
 static KNOWN: Mutex<Vec<Known>> = Mutex::new(Vec::new());
 
-/// Those of listeners that trust these authorities with clients.
+/// The keys of listeners that trust these authorities for clients.
 pub fn for_clients_of(
     authorities: Option<&Authorities>,
 ) -> Result<Arc<dyn ProducesTickets>, Error> {

@@ -1,5 +1,5 @@
-//! A connection to a server: from which address, what it begins with, and TLS where the upstream
-//! has it.
+//! How a connection to a server is made: from which address, with which PROXY header, and with TLS
+//! or without.
 
 use std::future::poll_fn;
 use std::io;
@@ -23,17 +23,17 @@ use crate::transport::Transport;
 /// How a connection to a server is made.
 #[derive(Debug, Clone, Default)]
 pub struct Dialer {
-    /// `None`: the kernel chooses.
+    /// `None`: the kernel chooses the address.
     pub sources: Option<Arc<Sources>>,
-    /// The PROXY header that it begins with.
+    /// The PROXY header with which the connection begins.
     pub preamble: Option<Preamble>,
     /// `None`: plain text.
     pub tls: Option<Arc<Connector>>,
-    /// When nobody waits for the server any more.
+    /// Ends the attempt when the drain's deadline has struck.
     pub drain_deadline: DrainDeadline,
 }
 
-/// The addresses of this machine that an upstream's connections come from, in turn.
+/// The addresses of this machine that an upstream's connections use in turn.
 #[derive(Debug)]
 pub struct Sources {
     addresses: Vec<IpAddr>,
@@ -41,7 +41,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// `None`: there are none.
+    /// `None` for an empty list.
     pub fn new(addresses: &[IpAddr]) -> Option<Arc<Self>> {
         (!addresses.is_empty()).then(|| {
             Arc::new(Self {
@@ -51,7 +51,7 @@ impl Sources {
         })
     }
 
-    /// All that can reach `address`, the one whose turn it is first.
+    /// All addresses that can reach `address`, beginning with the one whose turn it is.
     fn in_turn(&self, address: SocketAddr) -> impl Iterator<Item = IpAddr> {
         let count = self.addresses.len();
         let first = self.next.fetch_add(1, Relaxed) % count;
@@ -61,7 +61,7 @@ impl Sources {
 }
 
 impl Dialer {
-    /// Bounded by the caller, and by the drain's deadline.
+    /// The time is limited by the caller and by the drain's deadline.
     pub async fn connect(&self, address: SocketAddr) -> pingora::Result<Transport> {
         let deadline = poll_fn(|_| match self.drain_deadline.check() {
             Ok(()) => Poll::Pending,
@@ -101,14 +101,14 @@ async fn connect_tcp(address: SocketAddr) -> pingora::Result<TcpStream> {
     connected.map_err(|cause| because(address, cause))
 }
 
-/// From the first of the sources that has a port left for this server.
+/// Connects from the first source that has a port left for this server.
 async fn connect_from(sources: &Sources, address: SocketAddr) -> pingora::Result<TcpStream> {
     let mut last = None;
     for source in sources.in_turn(address) {
         let mut bind = BindTo::default();
         bind.addr = Some((source, 0).into());
-        // With IP_BIND_ADDRESS_NO_PORT: a port is chosen when the server is known, and may be in
-        // use towards others.
+        // With IP_BIND_ADDRESS_NO_PORT the port is chosen when the server is known. It may be in
+        // use for other servers.
         let error = match ext::connect(&address, Some(&bind)).await {
             Ok(socket) => return Ok(socket),
             Err(error) => cause_of(&error),
@@ -120,7 +120,7 @@ async fn connect_from(sources: &Sources, address: SocketAddr) -> pingora::Result
     }
     match last {
         Some(error) => Err(because(address, error)),
-        // A name may have addresses of a family that no source is of.
+        // A name may have addresses of a family for which there is no source.
         None => connect_tcp(address).await,
     }
 }
@@ -141,7 +141,7 @@ fn because(address: SocketAddr, cause: io::Error) -> Box<Error> {
     }
 }
 
-/// Pingora wraps the system's error in one of its own.
+/// Pingora wraps the system's error in an error of its own.
 fn cause_of(error: &Error) -> io::Error {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.root_cause());
     while let Some(found) = cause {
@@ -156,7 +156,7 @@ fn cause_of(error: &Error) -> io::Error {
     io::Error::other(error.to_string())
 }
 
-/// What this machine lacks for a connection: it says nothing of the server.
+/// What this machine lacks for a connection. It says nothing about the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shortage {
     Ports,
@@ -164,7 +164,7 @@ pub enum Shortage {
 }
 
 impl Shortage {
-    /// Why a [`Dialer`] led nowhere.
+    /// What a failed [`Dialer::connect`] lacked, if that was the cause.
     pub fn of_connecting(error: &Error) -> Option<Self> {
         let short = error.root_cause().downcast_ref::<Short>()?;
         Some(short.shortage)

@@ -1,4 +1,4 @@
-//! Passive ejection: so many failures within so long, and the server is left alone for a while.
+//! Passive ejection: after so many failures within so long, a server gets no traffic for a while.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -7,16 +7,16 @@ use parking_lot::Mutex;
 
 use crate::config;
 
-/// Times are milliseconds of any steady clock, handed in by the caller.
+/// Times are milliseconds of any steady clock, passed in by the caller.
 #[derive(Debug, Default)]
 pub struct Ejection {
-    /// At most `failures` entries: older ones decide nothing.
+    /// At most `failures` entries, because older ones do not matter.
     recent: Mutex<VecDeque<u64>>,
     until: AtomicU64,
 }
 
 impl Ejection {
-    /// True when this failure was the one that ejects.
+    /// Returns true if this failure ejects the server.
     pub fn record_failure(&self, rule: &config::Eject, now: u64) -> bool {
         let mut recent = self.recent.lock();
         let oldest = now.saturating_sub(rule.within.as_millis() as u64);
@@ -34,15 +34,15 @@ impl Ejection {
         true
     }
 
-    /// It was ejected by another process.
+    /// Takes over an ejection that another process began.
     pub fn set_until(&self, until: u64) {
         self.until.store(until, Relaxed);
     }
 
-    /// How long it still lasts, in milliseconds.
-    pub fn left(&self, now: u64) -> Option<u64> {
-        let left = self.until.load(Relaxed).saturating_sub(now);
-        (left > 0).then_some(left)
+    /// How long the ejection still lasts, in milliseconds.
+    pub fn remaining(&self, now: u64) -> Option<u64> {
+        let remaining = self.until.load(Relaxed).saturating_sub(now);
+        (remaining > 0).then_some(remaining)
     }
 
     pub fn is_active(&self, now: u64) -> bool {

@@ -1,20 +1,20 @@
 //! What the two streams of one exchange, the client's and the server's, know of each other.
 //!
-//! Pingora carries the bytes between them, and while it awaits a write it looks at nothing else:
-//! while the server takes nothing of an upload, it reads no response and does not poll the client.
-//! It also reads ahead, several times 64 KiB in each direction. So both streams keep to two rules:
+//! Pingora carries the bytes between them, and while it awaits a write it does nothing else: as
+//! long as the server takes nothing of an upload, it reads no response and does not poll the
+//! client. It also reads ahead, several times 64 KiB in each direction. So both streams follow two
+//! rules:
 //!
-//! - *A write to the server never waits.* What its socket does not take at once waits here, and is
-//!   sent on each time that the exchange's task is polled, whatever Pingora awaits
-//!   ([`Flow::drive`]).
-//! - *Neither side is read further than a window ahead of what the other side has taken.* So
-//!   what waits, here and in Pingora's queues, is bounded.
+//! - *A write to the server never waits.* What its socket does not take at once waits here. It is
+//!   sent whenever the exchange's task is polled, whatever Pingora awaits ([`Flow::drive`]).
+//! - *Neither side is read further than a window ahead of what the other side has taken.* So the
+//!   bytes that wait, here and in Pingora's queues, are limited.
 //!
-//! How large the window is: [`super::window`]. While the other side stands still, a reader also
-//! gives the memory back that it reads to.
+//! [`super::window`] decides how large the window is. While the other side takes nothing, a reader
+//! also gives back the memory of its read buffer.
 //!
-//! All of it happens within the one task of the exchange: what is atomic here is so because Pingora
-//! wants streams that may move between threads, and so is the lock.
+//! All of this happens within the one task of the exchange. The atomics and the lock are only there
+//! because Pingora requires streams that may move between threads.
 
 use std::io;
 use std::sync::Arc;
@@ -29,53 +29,53 @@ use super::outgoing::{Outgoing, Progress};
 use super::window::{DRIFT, Reader, Window};
 use crate::transport::Transport;
 
-/// The windows of both directions, as they begin and as they grow (see [`super::window`]). Pingora
-/// reads no more than this at once.
+/// The smallest and the largest windows of both directions (see [`super::window`]). Pingora never
+/// reads more than a window at once.
 const BASE_OF_RESPONSE: usize = 8 * 1024;
 const BASE_OF_REQUEST: usize = 4 * 1024;
 const MOST_OF_RESPONSE: usize = 48 * 1024;
 
-/// Less of a request: Pingora also keeps its first 64 KiB, for another attempt.
+/// The request's window is smaller, because Pingora also keeps the first 64 KiB for a retry.
 const MOST_OF_REQUEST: usize = 32 * 1024;
 
-/// Of a body in chunks, which Pingora has in pieces, and writes several of a response together,
-/// from a buffer that it keeps.
+/// For a body in chunks: Pingora holds it in pieces, and writes several pieces of a response
+/// together from a buffer that it keeps.
 const MOST_OF_RESPONSE_IN_CHUNKS: usize = 8 * 1024;
 
-/// The same of a request.
+/// The same for a request.
 pub const MOST_OF_REQUEST_IN_CHUNKS: usize = 8 * 1024;
 
-/// So many large reads follow one another before other exchanges have their turn. Tokio would let
-/// each have several more, and stop it with one under way: of a thousand exchanges most would hold
-/// one then.
+/// How many large reads follow one another before other exchanges have their turn. Tokio would
+/// allow several more and then stop the task during one: of a thousand exchanges most would then
+/// hold a large read.
 const READS_IN_TURN: usize = 12;
 
-/// Of one client's connection; its exchanges follow one another.
+/// For one client's connection. Its exchanges follow one another.
 #[derive(Debug)]
 pub struct Flow {
     request: Mutex<Window>,
     response: Mutex<Window>,
-    /// A reader that was held may go on: Pingora is to be polled once more.
+    /// A reader that was held back may read again: Pingora must be polled once more.
     goes_on: AtomicBool,
-    /// Large reads since the exchange's task was polled.
+    /// How many large reads were made since the exchange's task was polled.
     large_reads: AtomicUsize,
     /// A reader was told to wait for the next turn.
     has_to_yield: AtomicBool,
-    /// There while a server has the request.
+    /// `Some` while a server has the request.
     server: Mutex<Option<Server>>,
-    /// Whether the server is there, and bytes wait for it: for a look without the lock.
+    /// Whether there is a server and bytes wait for it, to be read without the lock.
     waits: AtomicBool,
     moved: AtomicBool,
-    /// The exchange's deadline has struck: whatever is awaited fails.
+    /// The exchange's deadline has struck: whatever Pingora awaits fails.
     struck: AtomicBool,
-    /// A stream has failed for that reason.
+    /// A stream has failed because of that.
     timed_out: AtomicBool,
 }
 
 #[derive(Debug)]
 struct Server {
     outgoing: Arc<Mutex<Outgoing>>,
-    /// How long it may take nothing of what waits for it.
+    /// How long the server may take nothing of the bytes that wait for it.
     stall: Duration,
 }
 
@@ -97,7 +97,7 @@ impl Default for Flow {
 }
 
 impl Flow {
-    /// A server gets the request from now on, by `outgoing`.
+    /// From now on the request goes to a server through `outgoing`.
     pub(super) fn attach(&self, outgoing: Arc<Mutex<Outgoing>>, stall: Duration) {
         self.request.lock().reset();
         *self.response.lock() = Window::new(BASE_OF_RESPONSE, MOST_OF_RESPONSE, 0);
@@ -105,14 +105,14 @@ impl Flow {
         *self.server.lock() = Some(Server { outgoing, stall });
     }
 
-    /// It gets no more of it.
+    /// The server gets no more of the request.
     pub(super) fn detach(&self) {
         *self.server.lock() = None;
         self.waits.store(false, Relaxed);
         self.request.lock().reset();
     }
 
-    /// How much of the request's body may be read from the client.
+    /// How many bytes of the request's body may be read from the client.
     pub fn request_room(&self) -> usize {
         self.room(&self.request)
     }
@@ -121,7 +121,7 @@ impl Flow {
         self.read(&self.request, bytes);
     }
 
-    /// How much of the response may be read from the server.
+    /// How many bytes of the response may be read from the server.
     pub(super) fn response_room(&self) -> usize {
         self.room(&self.response)
     }
@@ -130,12 +130,12 @@ impl Flow {
         self.read(&self.response, bytes);
     }
 
-    /// The response's body comes in chunks.
+    /// Called when the response's body comes in chunks.
     pub fn narrow_response(&self) {
         self.response.lock().narrow(MOST_OF_RESPONSE_IN_CHUNKS);
     }
 
-    /// The client has taken so much.
+    /// The client has taken this many bytes.
     pub fn client_took(&self, bytes: usize, client: &Transport) {
         self.take(&self.response, bytes, client);
     }
@@ -145,22 +145,22 @@ impl Flow {
         self.tell(self.response.lock().stall());
     }
 
-    /// Whether whoever reads the response has to give back the memory that it reads to.
+    /// Whether the reader of the response must give back the memory of its buffer.
     pub(super) fn client_takes_back(&self) -> bool {
         self.response.lock().takes_back()
     }
 
-    /// Nothing is being written to the client.
+    /// Called when nothing is being written to the client.
     pub fn client_looks(&self) {
         self.tell(self.response.lock().look());
     }
 
-    /// Nothing is being written to the server.
+    /// Called when nothing is being written to the server.
     pub(super) fn server_looks(&self) {
         self.tell(self.request.lock().look());
     }
 
-    /// Whether whoever reads the request has to give back the memory that it reads to.
+    /// Whether the reader of the request must give back the memory of its buffer.
     pub fn server_takes_back(&self) -> bool {
         self.request.lock().takes_back()
     }
@@ -181,13 +181,13 @@ impl Flow {
         }
     }
 
-    /// The exchange's task is polled.
+    /// Called when the exchange's task is polled.
     pub fn begin_turn(&self) {
         self.large_reads.store(0, Relaxed);
         self.has_to_yield.store(false, Relaxed);
     }
 
-    /// Whether a reader waits for its next turn: the task is to be polled again by and by.
+    /// Whether a reader waits for its next turn, so that the task must be polled again soon.
     pub fn has_to_yield(&self) -> bool {
         self.has_to_yield.load(Relaxed)
     }
@@ -196,7 +196,7 @@ impl Flow {
         let mut window = window.lock();
         self.tell(window.took(bytes));
         if window.take_stalled() {
-            // The kernel had told that there is room: else it would not have been tried again.
+            // The kernel had reported room, or nothing would have been sent.
             window.grant(taker.room_when_writable().saturating_sub(bytes));
         } else if window.wants_credit() {
             window.grant(taker.room());
@@ -209,9 +209,8 @@ impl Flow {
         }
     }
 
-    /// Whether a reader that was held may go on, since this was last asked: then all that waits in
-    /// the exchange is to be polled once more. (A wake-up would do the same by way of the
-    /// scheduler.)
+    /// Whether a reader that was held back may go on since the last call. Then everything in the
+    /// exchange must be polled once more. (A wake-up would do the same through the scheduler.)
     pub fn take_goes_on(&self) -> bool {
         self.goes_on.load(Relaxed) && self.goes_on.swap(false, Relaxed)
     }
@@ -221,17 +220,17 @@ impl Flow {
         self.waits.load(Relaxed)
     }
 
-    /// Whether the server has taken some of what waited since this was last asked.
+    /// Whether the server has taken some of the waiting bytes since the last call.
     pub fn take_moved(&self) -> bool {
         self.moved.load(Relaxed) && self.moved.swap(false, Relaxed)
     }
 
-    /// How long the server may take nothing of what waits for it.
+    /// How long the server may take nothing of the bytes that wait for it.
     pub fn server_stall(&self) -> Option<Duration> {
         self.server.lock().as_ref().map(|server| server.stall)
     }
 
-    /// Sends to the server what waits for it, as far as it goes.
+    /// Sends as many of the waiting bytes as the server takes.
     pub fn drive(&self, cx: &mut Context<'_>) {
         if !self.waits_for_server() {
             return;
@@ -247,7 +246,7 @@ impl Flow {
         }
     }
 
-    /// From now on whatever the exchange awaits fails, until it gets another deadline.
+    /// From now on whatever the exchange awaits fails, until another deadline is set.
     pub fn strike(&self) {
         self.struck.store(true, Relaxed);
     }
@@ -260,7 +259,7 @@ impl Flow {
         self.struck.load(Relaxed)
     }
 
-    /// An error once the deadline has struck.
+    /// Returns an error once the deadline has struck.
     pub fn check_deadline(&self) -> io::Result<()> {
         if !self.has_struck() {
             return Ok(());
@@ -270,13 +269,13 @@ impl Flow {
         Err(io::Error::new(io::ErrorKind::TimedOut, message))
     }
 
-    /// What waits for the server is sent by a task of its own, which ends when that is done or the
+    /// A task of its own sends what waits for the server. It ends when all is sent, or when the
     /// server takes nothing for too long.
     pub(super) fn leave_to_itself(&self, outgoing: &mut Outgoing) {
         let Some(stall) = self.server_stall() else {
             return;
         };
-        // None: the process ends.
+        // There is no runtime when the process ends.
         if let (Some(rest), Ok(runtime)) = (outgoing.take_rest(), Handle::try_current()) {
             runtime.spawn(rest.send(stall));
         }

@@ -1,5 +1,4 @@
-//! A group follows what the file and DNS say of who belongs to it: the shell around the pure
-//! [`Membership`].
+//! Makes a group follow the file and DNS: the shell around the pure [`Membership`].
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -9,7 +8,7 @@ use log::warn;
 
 use super::group::Group;
 use super::members::{self, Members};
-use super::membership::{Changes, Heard, Membership, Name, Presence};
+use super::membership::{Changes, LookupOutcome, Membership, Name, Presence};
 use super::news::Departure;
 use super::resolve::Answer;
 use super::roster::Roster;
@@ -17,13 +16,13 @@ use super::server::Member;
 use crate::config::{self, Start};
 
 impl Group {
-    /// Takes over what `before` has found out so far.
+    /// Takes over what `before` has found out until now.
     pub(super) fn follow(&self, before: &Group) {
         self.follow_in(&before.roster.lock());
     }
 
-    /// As when it was made, for the last time: what `before` hears from now on counts no more. The
-    /// caller sees to it that this group is picked from, and then [begins](Group::begin) it.
+    /// Takes over for the last time: what `before` finds out after this is ignored. The caller must
+    /// then use this group for picks, and [begin](Group::begin) it.
     pub fn replace(&self, before: &Group) {
         let mut theirs = before.roster.lock();
         self.follow_in(&theirs);
@@ -33,7 +32,7 @@ impl Group {
     fn follow_in(&self, theirs: &Roster) {
         let mut roster = self.roster.lock();
         let listed = roster.membership.members().to_vec();
-        // What this changes for the sessions of `before` is told when this group begins.
+        // Changes for the sessions of `before` are told when this group begins.
         roster.membership.follow(&theirs.membership, Instant::now());
         let is_first = self.members.load().all.is_empty();
         if is_first || listed != roster.membership.members() {
@@ -41,7 +40,7 @@ impl Group {
         }
     }
 
-    /// Takes in what came of lookups.
+    /// Takes over the results of lookups.
     pub(super) fn take_answers(&self, answers: Vec<(Name, Answer)>) {
         let now = Instant::now();
         let mut roster = self.roster.lock();
@@ -58,13 +57,13 @@ impl Group {
         }
     }
 
-    /// Serves with the members that there are now, and tells of those that have come and gone.
+    /// Uses the present members from now on, and tells which servers have come and gone.
     pub(super) fn apply(&self, membership: &Membership, changes: &Changes) {
         if changes.is_empty() {
             return;
         }
         self.assemble(membership);
-        // Another that is not at work yet does this when it begins, for all its members.
+        // A group that is not at work yet does this when it begins, for all its members.
         if self.is_at_work() {
             self.tell_joined(&changes.added);
             self.tell_departed(&changes.departed);
@@ -73,24 +72,31 @@ impl Group {
         }
     }
 
-    /// These are members from now on.
+    /// Called for servers that are members from now on.
     pub(super) fn tell_joined(&self, added: &[SocketAddr]) {
         for address in added {
             self.servers.of(*address).start_slowly();
         }
     }
 
-    /// These are members no more.
+    /// Called for servers that are no longer members.
     pub(super) fn tell_departed(&self, departed: &[SocketAddr]) {
         for address in departed {
-            // Should it come back, it is to be checked before it is believed.
+            // If the server comes back, it is checked before it gets traffic.
             self.servers.of(*address).forget_health();
         }
         self.tell(departed.to_vec(), Departure::Removed);
     }
 
-    /// One line for each outcome that is another than the last, when what it says holds already.
-    fn report(&self, membership: &Membership, name: &Name, heard: &Heard, failure: Option<String>) {
+    /// Logs one line for each outcome that differs from the last. The line is true when it is
+    /// written.
+    fn report(
+        &self,
+        membership: &Membership,
+        name: &Name,
+        heard: &LookupOutcome,
+        failure: Option<String>,
+    ) {
         let upstream = self.name();
         match (failure, membership.found(name)) {
             (None, Some(found)) if heard.is_news => {
@@ -127,7 +133,7 @@ impl Group {
         }
     }
 
-    /// Those that it must resolve.
+    /// The names that this group must resolve.
     pub(super) fn names(&self) -> Vec<Name> {
         self.roster.lock().membership.names()
     }
@@ -139,7 +145,7 @@ impl Group {
             .next_look(name, Instant::now())
     }
 
-    /// Puts members and balancers together as the membership has them.
+    /// Makes the members and balancers anew from the membership.
     pub(super) fn assemble(&self, membership: &Membership) {
         let check = self.config.health_check.as_ref();
         let mut all: Vec<Arc<Member>> = Vec::new();
@@ -178,7 +184,7 @@ impl Group {
     }
 }
 
-/// Only an address of this machine can be bound to.
+/// Only an address of this machine can be bound.
 fn is_here(ip: IpAddr) -> bool {
     ip.is_unspecified() || UdpSocket::bind((ip, 0)).is_ok()
 }

@@ -1,5 +1,5 @@
-//! An upstream at work: its members, its balancers, and what it has to tell of them. What keeps
-//! them current is in [`super::tasks`] and [`super::roster`].
+//! An upstream at work: its members, its balancers, and the news about its servers.
+//! [`super::tasks`] and [`super::roster`] keep them current.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -19,20 +19,20 @@ use super::news::{Departed, Departure, Departures, News};
 use super::roster::Roster;
 use super::server::{Ejected, Lease, Load, Member, Server};
 use crate::config::{self, OnGone};
-use crate::forward::proxy_protocol::{Preamble, Source};
+use crate::forward::proxy_protocol::{Preamble, PreambleClient};
 use crate::limits::DrainDeadline;
 use crate::upstream::dial::{Dialer, Sources};
 use crate::upstream::pool::{Pool, SWEEP};
 use crate::upstream::pool_connector::{PoolConnector, Repeatable};
 
-/// Why a server has no place for the sessions that it has.
+/// Why a server must lose its sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gone {
-    /// The operator has taken it out.
+    /// The operator has taken the server out.
     Drained,
-    /// It fails its checks.
+    /// The server fails its health checks.
     Down,
-    /// It left the file or the discovery.
+    /// The server is gone from the file or from DNS.
     Removed,
 }
 
@@ -42,24 +42,24 @@ pub struct Group {
     pub(super) members: ArcSwap<Members>,
     pub(super) roster: Mutex<Roster>,
     pub(super) servers: Arc<Servers>,
-    /// Woken when members change, so that a new server is checked at once.
+    /// Wakes the task that starts checks, so that a new server is checked at once.
     pub(super) members_changed: Arc<Notify>,
-    /// Those of plain requests, to all servers together.
+    /// The connections for plain requests to all servers.
     connections: Arc<Pool>,
     sources: Option<Arc<Sources>>,
     pub(super) keys_in_use: Arc<KeysInUse>,
-    /// Those of [`super::tasks`]: they end with the group.
+    /// The tasks of [`super::tasks`]. They end with the group.
     pub(super) tasks: Mutex<JoinSet<()>>,
-    /// The configuration has been swapped to the one with this group.
+    /// The configuration with this group is active.
     is_at_work: AtomicBool,
     pub(super) news: News,
     /// Servers whose first check was made before the group was at work.
     pub(super) just_checked: Mutex<HashSet<SocketAddr>>,
-    /// The operator's API, which is nobody's server, whatever a name resolves to.
+    /// Addresses of the operator's API. They never become servers, whatever a name resolves to.
     pub(super) admin: Vec<SocketAddr>,
 }
 
-/// What a request wants of its upstream.
+/// What a request asks of its upstream.
 #[derive(Debug, Clone, Copy)]
 pub struct Pick<'a> {
     pub load: Load,
@@ -68,8 +68,8 @@ pub struct Pick<'a> {
 }
 
 impl Group {
-    /// `servers`: of every group that had this name. Takes over health and resolved names of the
-    /// one before, which goes on until this one [begins](Group::begin).
+    /// `servers` is shared by all groups of this name. The health and the resolved names of the
+    /// group `before` are taken over. That group works until this one [begins](Group::begin).
     pub fn new(
         config: config::Upstream,
         servers: Arc<Servers>,
@@ -80,7 +80,7 @@ impl Group {
         let connections = before.map(|before| before.connections.clone());
         let health_is_stale = before.is_some_and(|before| before.config.health_check.is_none());
         if health_is_stale && config.health_check.is_some() {
-            // Of before that configuration, which looks at nobody's health.
+            // A configuration without health checks ignores what was found before.
             servers
                 .all()
                 .iter()
@@ -111,7 +111,7 @@ impl Group {
         group
     }
 
-    /// What has become of the servers of the group before.
+    /// Tells what has happened to the servers of the group before.
     pub(super) fn tell_changes_since(&self, before: &Group) {
         let addresses = |group: &Group| -> HashSet<SocketAddr> {
             let members = group.members.load();
@@ -133,7 +133,7 @@ impl Group {
         &self.config.name
     }
 
-    /// The name, as sessions keep it.
+    /// The name in the form that sessions share.
     pub fn label(&self) -> &Arc<str> {
         &self.label
     }
@@ -142,10 +142,10 @@ impl Group {
         self.members.load().all.clone()
     }
 
-    /// The next server, counted; `None` when no server is left that could take it.
+    /// The next server, already counted. `None` if no server can take the request.
     pub fn pick(&self, pick: Pick<'_>) -> Option<Lease> {
         let members = self.members.load();
-        // An ejected server is still better than none, and so is a backup.
+        // An ejected server is better than none, and so is a backup.
         [Ejected::avoid(), Ejected::Accept]
             .into_iter()
             .find_map(|ejected| {
@@ -160,18 +160,18 @@ impl Group {
             })
     }
 
-    /// Whether some server that could take this request has not been tried yet.
+    /// Whether a server that could take this request has not been tried yet.
     pub fn has_untried(&self, tried: &[SocketAddr]) -> bool {
         self.members.load().all.iter().any(|member| {
             member.is_usable(Ejected::Accept) && !tried.contains(&member.server.address)
         })
     }
 
-    /// Connects one attempt of a plain request.
+    /// Makes the connector for one attempt of a plain request.
     pub fn connector(
         &self,
         repeatable: Repeatable,
-        client: Source,
+        client: PreambleClient,
         drain_deadline: DrainDeadline,
         flow: Arc<Flow>,
     ) -> PoolConnector {
@@ -187,31 +187,28 @@ impl Group {
         )
     }
 
-    /// To any of the servers.
-    pub fn dialer(&self, client: Source) -> Dialer {
+    /// A dialer for any of the servers.
+    pub fn dialer(&self, client: PreambleClient) -> Dialer {
         let version = self.config.proxy_protocol;
         Dialer {
             sources: self.sources.clone(),
-            preamble: version.map(|version| Preamble {
-                version,
-                source: client,
-            }),
+            preamble: version.map(|version| Preamble { version, client }),
             tls: self.config.tls.clone(),
             drain_deadline: DrainDeadline::default(),
         }
     }
 
-    /// Closes connections to servers on which nothing is asked.
+    /// Closes idle connections to servers.
     pub fn close_idle(&self) {
         self.connections.close_idle();
     }
 
-    /// The address's lasting state, made when there is none.
+    /// The lasting state of this address. It is made if there is none.
     pub fn server(&self, address: SocketAddr) -> Arc<Server> {
         self.servers.of(address)
     }
 
-    /// Why its sessions must go; `None`: they may stay.
+    /// Why the server's sessions must go. `None`: they may stay.
     pub fn why_gone(&self, address: SocketAddr) -> Option<Gone> {
         match self.member(address) {
             Some(member) if member.server.is_drained() => Some(Gone::Drained),
@@ -233,7 +230,7 @@ impl Group {
         all.find(|member| member.server.address == address).cloned()
     }
 
-    /// By the operator's word: whatever its health is, or no matter what it was.
+    /// Takes the server out or puts it back on the operator's word, whatever its health is.
     pub fn set_drained(&self, address: SocketAddr, drained: bool) {
         self.server(address).set_drained(drained);
         if let Some(member) = self.member(address) {
@@ -246,7 +243,7 @@ impl Group {
         self.servers.all()
     }
 
-    /// Tells that these servers' sessions are without a server that counts.
+    /// Tells that the sessions of these servers must go.
     pub(super) fn tell(&self, addresses: Vec<SocketAddr>, why: Departure) {
         let wanted = match why {
             Departure::Down => self.config.on_down,
@@ -263,8 +260,8 @@ impl Group {
         }
     }
 
-    /// It has left the configuration: tells that all its servers are gone, and keeps no connection
-    /// to them. Sessions may hold on to the group for days.
+    /// The upstream is no longer in the configuration. Tells that all servers are gone, and closes
+    /// the idle connections. Sessions may hold the group for days.
     pub fn retire(&self) {
         self.connections.retire();
         let all: Vec<_> = self.members().iter().map(|m| m.server.address).collect();
@@ -290,7 +287,7 @@ impl Group {
         }
     }
 
-    /// From now on what it has to tell is told at once, and first what it has kept back.
+    /// From now on news is told at once, and what was held back is told now.
     pub(super) fn set_at_work(&self) {
         self.is_at_work.store(true, Relaxed);
         self.news.release();
@@ -300,18 +297,19 @@ impl Group {
         self.is_at_work.load(Relaxed)
     }
 
-    /// Its first check was made, or is about to be, and its next is an interval away.
+    /// The first check of this server is made before the group begins, so the next one is due an
+    /// interval later.
     pub(super) fn set_just_checked(&self, address: SocketAddr) {
         self.just_checked.lock().insert(address);
     }
 
-    /// Whether the first check of this server was made before the group began; told once.
+    /// Whether the first check of this server was made before the group began. Returns true once.
     pub(super) fn take_just_checked(&self, address: SocketAddr) -> bool {
         self.just_checked.lock().remove(&address)
     }
 }
 
-/// Looks after idle connections, for as long as the group is at work.
+/// Closes idle connections as long as the group is at work.
 pub(super) async fn sweep(group: Weak<Group>) {
     loop {
         tokio::time::sleep(SWEEP).await;

@@ -1,21 +1,21 @@
-//! What became of a server lately: for the operator who comes when it is over.
+//! The recent changes of a server, for an operator who looks when they are over.
 
 use std::collections::VecDeque;
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
-/// So many changes are remembered.
+/// How many changes are kept.
 const KEPT: usize = 20;
 
-/// What a server is worth to those who pick one.
+/// The state of a server as picks see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// No check has had a result yet, or none is made.
+    /// No check has had a result yet, or there are no checks.
     Unchecked,
     Up,
     Down,
-    /// Left alone for a while after failures in live traffic.
+    /// Gets no traffic for a while, after failures in live traffic.
     Ejected,
     /// Taken out by the operator.
     Drained,
@@ -27,20 +27,20 @@ pub struct Change {
     pub standing: Standing,
 }
 
-/// The last changes, the latest last. Standings that last until a time have to be told so, as
-/// nobody is there to tell of their end.
+/// The last changes, the newest last. A standing that ends at a certain time must be given with
+/// that time, as its end is not reported.
 #[derive(Debug, Default)]
 pub struct History(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
     changes: VecDeque<Change>,
-    /// When the latest ends by itself.
+    /// When the newest standing ends by itself.
     until: Option<Timestamp>,
 }
 
 impl History {
-    /// `until`: when it ends by itself.
+    /// `until`: when the standing ends by itself.
     pub fn note(&self, standing: Standing, until: Option<Timestamp>, now: Timestamp) {
         let mut kept = self.0.lock();
         kept.settle(standing, now);
@@ -51,8 +51,8 @@ impl History {
         kept.until = until;
     }
 
-    /// What another process has seen comes first.
-    pub fn go_on_from(&self, before: Vec<Change>) {
+    /// Puts the changes that another process has seen first.
+    pub fn restore(&self, before: Vec<Change>) {
         let mut kept = self.0.lock();
         kept.changes = before.into();
         kept.changes.truncate(KEPT);
@@ -68,7 +68,7 @@ impl History {
 }
 
 impl Kept {
-    /// What was to last until a time that is past became what it is now.
+    /// If the newest standing was to end at a time that is past, notes the present one.
     fn settle(&mut self, standing: Standing, now: Timestamp) {
         if let Some(until) = self.until.filter(|until| *until <= now) {
             self.until = None;
@@ -152,7 +152,7 @@ mod tests {
             since: at(3),
             standing: Standing::Up,
         }];
-        history.go_on_from(before);
+        history.restore(before);
         history.note(Standing::Up, None, at(51));
         history.note(Standing::Down, None, at(60));
         assert_eq!(

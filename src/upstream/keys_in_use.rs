@@ -1,15 +1,15 @@
 //! Which server the keys in use are on, for `load_bound`.
 //!
-//! A bound on the load moves keys to another server. It must not move a key that is being used:
-//! sessions of one chat room would part, and a socket.io client that polls has its session on the
-//! server that answered first. So a key keeps its server while a request or session of it lives
-//! there, and for [`QUIET`] after the last has ended.
+//! A bound on the load moves keys to another server. A key in use must not move: the sessions of
+//! one chat room would be separated, and a polling socket.io client has its session on the server
+//! that answered first. So a key keeps its server while it has a request or session there, and for
+//! [`QUIET`] after the last of them has ended.
 //!
-//! A lease holds the [`KeyUse`] of its key: how many hold it says whether the key is in use, and
-//! nobody has to count. Keys that are not in use are forgotten in their turn, by two generations:
-//! a table that is a minute old, or full, becomes the older one, and what the older one has is
-//! forgotten, but for the keys that are in use. Times are milliseconds of any steady clock, handed
-//! in by the caller.
+//! A lease holds the [`KeyUse`] of its key. The number of holders shows whether the key is in use,
+//! so nothing needs to be counted. Keys that are not in use are forgotten in two generations: a
+//! table that is a minute old, or full, becomes the older one, and the keys of the previous older
+//! one are forgotten, except those in use. Times are milliseconds of any steady clock, passed in by
+//! the caller.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -21,23 +21,23 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 
 /// How long a key keeps its server without a request. A socket.io client polls again within 25 s,
-/// and its server waits another 20 s for it.
+/// and its server waits another 20 s for that.
 pub const QUIET: Duration = Duration::from_secs(60);
 
 const QUIET_MS: u64 = QUIET.as_millis() as u64;
 
-/// Locks, so that picks on many threads seldom wait for each other.
+/// The number of locks, so that picks on many threads seldom wait for each other.
 const SHARDS: usize = 16;
 
-/// Keys of one shard in one generation: all shards together have about 12 MB of keys that are not
-/// in use, whatever clients send.
+/// The most keys of one shard in one generation. Keys that are not in use take at most about 12 MB
+/// in all shards together, whatever clients send.
 const MAX_KEYS: usize = 4096;
 
-/// A key on the server that it is on. Each request and session of the key there holds one.
+/// A key and the server it is on. Each request and session of the key there holds one.
 #[derive(Debug)]
 pub struct KeyUse {
     server: SocketAddr,
-    /// When one was last begun or ended.
+    /// When the last request or session began or ended.
     last_ms: AtomicU64,
 }
 
@@ -53,12 +53,12 @@ impl KeyUse {
         self.server
     }
 
-    /// A request or session of it has begun, or ends.
+    /// Called when a request or session of the key begins or ends.
     pub fn touch(&self, now: u64) {
         self.last_ms.fetch_max(now, Relaxed);
     }
 
-    /// By anybody but the table.
+    /// Whether anything but the table holds the key.
     fn is_held(self: &Arc<Self>) -> bool {
         Arc::strong_count(self) > 1
     }
@@ -68,20 +68,20 @@ impl KeyUse {
     }
 }
 
-/// A key, as the table knows it.
+/// A key in the form in which the table knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyId(u64);
 
 #[derive(Debug, Default)]
 pub struct KeysInUse {
-    /// Seeded anew in each process: nobody can choose keys that are taken for each other.
+    /// Seeded at random in each process, so that nobody can choose keys that collide.
     hasher: RandomState,
     shards: [Mutex<Shard>; SHARDS],
 }
 
 impl KeysInUse {
-    /// Servers and backups have keys of their own: a session that found all servers full and went
-    /// to a backup takes the key's requests along to nobody.
+    /// Keys are kept separately for servers and backups. Else a session that goes to a backup
+    /// because all servers are full would take the key's requests along.
     pub fn id(&self, is_backup: bool, key: &[u8]) -> KeyId {
         KeyId(self.hasher.hash_one((is_backup, key)))
     }
@@ -91,8 +91,8 @@ impl KeysInUse {
         self.shard(key).find(key, now)
     }
 
-    /// Puts a key on a server, unless somebody else has put it on one in the meantime: `before` is
-    /// what [`KeysInUse::find`] said of it.
+    /// Puts a key on a server, unless another pick has put it on one in the meantime. `before` is
+    /// the result of [`KeysInUse::find`].
     pub fn put(
         &self,
         key: KeyId,
@@ -121,7 +121,7 @@ impl KeysInUse {
 struct Shard {
     young: HashMap<u64, Arc<KeyUse>>,
     old: HashMap<u64, Arc<KeyUse>>,
-    /// Keys that `young` has taken in, those apart that were in use when it began.
+    /// How many keys `young` has taken in, without those that were in use when it began.
     taken_in: usize,
     /// When `young` began.
     began: u64,
@@ -152,7 +152,7 @@ impl Shard {
         self.young.insert(key.0, used.clone());
     }
 
-    /// Forgets the older generation but for the keys that `stays` says.
+    /// Forgets the older generation, except the keys for which `stays` returns true.
     fn begin_young(&mut self, now: u64, stays: impl Fn(&Arc<KeyUse>) -> bool) {
         let young = std::mem::take(&mut self.young);
         let old = std::mem::replace(&mut self.old, young);

@@ -1,5 +1,5 @@
-//! The members of a group at one moment, with their balancers, and what of their servers lasts for
-//! longer than the group.
+//! The members of a group at one moment with their balancers, and the state of their servers that
+//! outlives the group.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -12,11 +12,11 @@ use super::keys_in_use::KeysInUse;
 use super::server::{Member, Server};
 use crate::config::{self, ServerAddress, UpstreamServer};
 
-/// Everybody in the group, at one moment.
+/// All members of the group at one moment.
 #[derive(Default)]
 pub(super) struct Members {
     pub all: Vec<Arc<Member>>,
-    /// The servers proper, then the backups.
+    /// First the ordinary servers, then the backups.
     pub tiers: Vec<Balancer>,
 }
 
@@ -33,8 +33,8 @@ impl Members {
     }
 }
 
-/// What the configuration says of the members that its entry of this number stands for. What is
-/// discovered comes behind the file's servers.
+/// The settings of members that come from this entry of the file. Discovered members come after the
+/// servers of the file.
 pub(super) fn entry(config: &config::Upstream, number: usize, at: SocketAddr) -> UpstreamServer {
     let discovered = UpstreamServer {
         address: ServerAddress::Socket(at),
@@ -45,28 +45,28 @@ pub(super) fn entry(config: &config::Upstream, number: usize, at: SocketAddr) ->
     config.servers.get(number).cloned().unwrap_or(discovered)
 }
 
-/// The lasting state of each address of an upstream: one for all the groups that have its name, one
-/// after the other, so that nothing is counted beside it while a reload is under way.
+/// The lasting state of each address of an upstream. All groups of that name share it, so that
+/// counts stay correct during a reload.
 #[derive(Debug, Default)]
 pub struct Servers(Mutex<HashMap<SocketAddr, Arc<Server>>>);
 
 impl Servers {
-    /// Made when there is none.
+    /// The state is made if there is none.
     pub fn of(&self, address: SocketAddr) -> Arc<Server> {
         let made = || Arc::new(Server::new(address));
         self.0.lock().entry(address).or_insert_with(made).clone()
     }
 
-    /// Every server that is a member, or still has sessions.
+    /// Every server that is a member or still has sessions.
     pub fn all(&self) -> Vec<Arc<Server>> {
         self.0.lock().values().cloned().collect()
     }
 
-    /// A server that left is forgotten once its last session is gone: until then its counts must be
-    /// found again should it come back. What operators have drained stays so.
+    /// Forgets a server that is no longer a member once its last session is gone; until then its
+    /// counts are needed if it comes back. A drained server stays drained.
     pub fn forget_unused(&self) {
         self.0.lock().retain(|_, server| {
-            // Nobody but this list has it: it is no group's member.
+            // Only this list holds the server, so it is no member of any group.
             server.load() > 0 || server.is_drained() || Arc::strong_count(server) > 1
         });
     }

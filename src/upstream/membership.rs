@@ -1,6 +1,5 @@
-//! Who belongs to an upstream: the entries of the file, what DNS has answered, and for how long a
-//! server that is missing from answers stays. It has no sockets and no clock: times come in as
-//! values.
+//! Who belongs to an upstream: the servers of the file, the answers of DNS, and how long a server
+//! that is missing from answers stays. Without sockets and clock: the caller passes in the time.
 //!
 //! ```text
 //!  one address of one name:
@@ -12,13 +11,13 @@
 //!                                           answer has it
 //! ```
 //!
-//! A failed lookup changes nothing: only an answer takes a server out. So one wrong answer removes
-//! nobody, because the next look comes when `hold` is over at the latest
+//! A failed lookup changes nothing: only an answer takes a server out. One wrong answer removes no
+//! server, because the next lookup is made when `hold` is over at the latest
 //! ([`Membership::next_look`]).
 //!
-//! A name without any answer yet may mean servers that are members today: the file may only call
-//! them otherwise. So, at a change of entries, members on the name's port that the new entries lack
-//! are its *stand-ins*: they stay until its first answer, for `hold` at most.
+//! A name without an answer may mean servers that are members already, if the file only names them
+//! differently now. So when the entries change, members on the name's port that the new entries
+//! lack become its *stand-ins*: they stay until the first answer, and at most for `hold`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -37,15 +36,15 @@ impl fmt::Display for Name {
     }
 }
 
-/// What the configuration has in one place of its list of servers.
+/// One entry of the list of servers in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {
     Address(SocketAddr),
     Name {
         name: Name,
-        /// Time between two lookups.
+        /// The time between two lookups.
         refresh: Duration,
-        /// How long an address that is missing from answers stays.
+        /// How long an address stays that is missing from answers.
         hold: Duration,
     },
 }
@@ -63,11 +62,11 @@ impl Changes {
     }
 }
 
-/// What came of a lookup.
+/// The result of a lookup.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Heard {
+pub struct LookupOutcome {
     pub changes: Changes,
-    /// Whether the lookup before had another outcome: only then is it worth a line.
+    /// Whether the result differs from that of the last lookup. Only then it is logged.
     pub is_news: bool,
 }
 
@@ -75,7 +74,7 @@ pub struct Heard {
 pub struct Membership {
     entries: Vec<Entry>,
     names: HashMap<Name, Known>,
-    /// With the number of the entry that each is in for.
+    /// Each member with the number of its entry.
     members: Vec<(SocketAddr, usize)>,
 }
 
@@ -93,9 +92,9 @@ struct Known {
 
 #[derive(Debug, Clone)]
 enum Addresses {
-    /// There was no answer yet. Each stand-in stays until its time, at most.
+    /// No answer yet. Each stand-in stays at most until its time.
     Unknown(BTreeMap<SocketAddr, Instant>),
-    /// `Some`: it is missing from answers since then.
+    /// `Some`: missing from answers since then.
     Found(BTreeMap<SocketAddr, Option<Instant>>),
 }
 
@@ -113,7 +112,7 @@ impl Known {
         stand_ins.map(|(address, until)| (*address, *until))
     }
 
-    /// All that belong to the name: also those that are missing, and stand-ins.
+    /// All addresses of the name, including missing ones and stand-ins.
     fn all(&self) -> Vec<SocketAddr> {
         match &self.addresses {
             Addresses::Unknown(stand_ins) => stand_ins.keys().copied().collect(),
@@ -121,7 +120,7 @@ impl Known {
         }
     }
 
-    /// What was found out under the entries before. What is known here stays only where nothing
+    /// Takes over what was found out under the entries before. Own knowledge stays only if nothing
     /// was known there.
     fn follow(&mut self, before: &Self) {
         if before.is_unknown() && !self.is_unknown() {
@@ -136,7 +135,7 @@ impl Known {
         }
     }
 
-    /// Whether the answer is another than the last one.
+    /// Returns whether the answer differs from the last one.
     fn answer(&mut self, answer: &BTreeSet<SocketAddr>, now: Instant) -> bool {
         let before = match &self.addresses {
             Addresses::Unknown(_) => None,
@@ -169,7 +168,7 @@ impl Known {
                 missing.map(|since| *since + self.hold).collect()
             }
         };
-        // One that was over when the last lookup ended waits for an answer like any other.
+        // An address whose time was over at the last lookup waits for the next regular one.
         let ends = ends.into_iter().filter(|end| *end > looked);
         ends.chain([looked + self.refresh])
             .min()
@@ -178,7 +177,7 @@ impl Known {
 }
 
 impl Membership {
-    /// No name is known yet.
+    /// At first no name is resolved.
     pub fn new(entries: Vec<Entry>) -> Self {
         let mut names: HashMap<Name, Known> = HashMap::new();
         for entry in &entries {
@@ -195,7 +194,7 @@ impl Membership {
                     failure: None,
                     addresses: Addresses::Unknown(BTreeMap::new()),
                 });
-                // The same name twice is one name, looked after as its more careful entry says.
+                // A name that is listed twice counts once, with the more careful settings of both.
                 known.refresh = known.refresh.min(*refresh);
                 known.hold = known.hold.max(*hold);
             }
@@ -209,8 +208,8 @@ impl Membership {
         membership
     }
 
-    /// Takes the place of `before`, and may do so again as `before` goes on. The changes are those
-    /// from its members to these.
+    /// Replaces `before`, and may be called again while `before` is still at work. Returns the
+    /// changes from the members of `before` to these.
     pub fn follow(&mut self, before: &Self, now: Instant) -> Changes {
         let mut own_stand_ins: HashMap<SocketAddr, Instant> = HashMap::new();
         for (name, known) in &mut self.names {
@@ -223,7 +222,7 @@ impl Membership {
         }
         for known in before.names.values() {
             for (address, until) in known.stand_ins() {
-                // A reload in between gives nobody more time.
+                // Another reload in between does not extend the time.
                 let ours = own_stand_ins.entry(address).or_insert(until);
                 *ours = (*ours).min(until);
             }
@@ -237,8 +236,8 @@ impl Membership {
         self.settle()
     }
 
-    /// Takes over what the process before knew: the answer for each name, and its members. What is
-    /// missing from an answer of ours is as if that had come after theirs.
+    /// Takes over what the last process knew: the answer for each name, and its members. What is
+    /// missing from our own answers counts as missing since then.
     pub fn inherit(
         &mut self,
         answers: Vec<(Name, Vec<SocketAddr>)>,
@@ -273,22 +272,22 @@ impl Membership {
         later
     }
 
-    /// A lookup has found these.
-    pub fn answered(&mut self, name: &Name, answer: &[SocketAddr], now: Instant) -> Heard {
+    /// Called when a lookup has found these addresses.
+    pub fn answered(&mut self, name: &Name, answer: &[SocketAddr], now: Instant) -> LookupOutcome {
         let answer: BTreeSet<SocketAddr> = answer.iter().copied().collect();
         let is_news = self.names.get_mut(name).is_some_and(|known| {
             known.looked = Some(now);
             let had_failed = known.failure.take().is_some();
             known.answer(&answer, now) || had_failed
         });
-        Heard {
+        LookupOutcome {
             changes: self.settle(),
             is_news,
         }
     }
 
-    /// A lookup has failed. Stand-ins whose time is up go.
-    pub fn failed(&mut self, name: &Name, why: String, now: Instant) -> Heard {
+    /// Called when a lookup has failed. Stand-ins whose time is over are removed.
+    pub fn failed(&mut self, name: &Name, why: String, now: Instant) -> LookupOutcome {
         let is_news = self.names.get_mut(name).is_some_and(|known| {
             known.looked = Some(now);
             if let Addresses::Unknown(stand_ins) = &mut known.addresses {
@@ -296,7 +295,7 @@ impl Membership {
             }
             known.failure.replace(why).is_none()
         });
-        Heard {
+        LookupOutcome {
             changes: self.settle(),
             is_news,
         }
@@ -308,12 +307,12 @@ impl Membership {
         known.map_or(now, |known| known.next_look(now))
     }
 
-    /// In the order of the entries; each address once, for the first entry that has it.
+    /// In the order of the entries. An address is listed once, for its first entry.
     pub fn members(&self) -> &[(SocketAddr, usize)] {
         &self.members
     }
 
-    /// Each once, in the order of the entries.
+    /// Each name once, in the order of the entries.
     pub fn names(&self) -> Vec<Name> {
         let mut seen = HashSet::new();
         let names = self.entries.iter().filter_map(|entry| match entry {
@@ -323,7 +322,7 @@ impl Membership {
         names.filter(|name| seen.insert(*name)).cloned().collect()
     }
 
-    /// Those for which there was no answer yet.
+    /// The names that have no answer yet.
     pub fn unknown(&self) -> Vec<Unknown<'_>> {
         let names = self.names().into_iter().filter_map(|name| {
             let known = self.names.get(&name).filter(|known| known.is_unknown())?;
@@ -338,8 +337,8 @@ impl Membership {
         names.collect()
     }
 
-    /// What stands for the name, and which of it is missing from the last answer; `None`: there was
-    /// no answer yet.
+    /// The addresses of the name, and which of them are missing from the last answer. `None`: no
+    /// answer yet.
     pub fn found(&self, name: &Name) -> Option<Vec<(SocketAddr, Presence)>> {
         let Addresses::Found(found) = &self.names.get(name)?.addresses else {
             return None;
@@ -367,7 +366,7 @@ impl Membership {
         known.map_or(Duration::ZERO, |known| known.refresh)
     }
 
-    /// Lets each of those that leave stand in for every unknown name that may mean it.
+    /// Makes each departing member a stand-in for every unresolved name that may mean it.
     fn add_stand_ins(
         &mut self,
         leaving: &[SocketAddr],
@@ -388,7 +387,7 @@ impl Membership {
         }
     }
 
-    /// Makes the list of members anew, and tells what is different in it.
+    /// Makes the list of members anew, and returns what has changed.
     fn settle(&mut self) -> Changes {
         let mut has: HashSet<SocketAddr> = HashSet::new();
         let mut members = Vec::new();

@@ -1,4 +1,4 @@
-//! Groups of servers: who is in them, who can be used now, and who is next.
+//! Groups of servers: which servers belong to them, can be used now, and are next.
 //!
 //! ```text
 //!  config::Upstream ──► Group ──► Members (swapped whole when addresses change)

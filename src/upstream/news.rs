@@ -1,8 +1,7 @@
-//! What a group has to tell: lines for the log, and which servers are gone, for those who look
-//! after their sessions.
+//! What a group reports: lines for the log, and servers whose sessions must go.
 //!
-//! A group that is not at work yet keeps all of it to itself: a reload may still be given up, and
-//! what a line says must hold when it is read.
+//! A group that is not at work yet holds its news back, because the reload may still fail and a
+//! line must be true when it is read.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,10 +10,10 @@ use log::info;
 use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
 
-/// Where groups tell of servers whose sessions are to go.
+/// The channel on which groups report servers whose sessions must go.
 pub type Departures = UnboundedSender<Departed>;
 
-/// A server whose sessions are to go.
+/// A server whose sessions must go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Departed {
     pub upstream: Arc<str>,
@@ -24,15 +23,15 @@ pub struct Departed {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Departure {
-    /// It fails its checks.
+    /// The server fails its health checks.
     Down,
-    /// It left the file or the discovery.
+    /// The server is gone from the file or from DNS.
     Removed,
 }
 
 pub(super) struct News {
     departures: Departures,
-    /// `None`: the group is at work, and nothing is kept back.
+    /// `None`: the group is at work, and nothing is held back.
     waiting: Mutex<Option<Vec<Item>>>,
 }
 
@@ -49,7 +48,7 @@ impl News {
         }
     }
 
-    /// For the log.
+    /// Logs a line.
     pub fn line(&self, line: String) {
         self.tell(Item::Line(line));
     }
@@ -58,7 +57,7 @@ impl News {
         self.tell(Item::Departed(departed));
     }
 
-    /// From now on everything is told at once.
+    /// From now on all news is told at once.
     pub fn release(&self) {
         let mut waiting = self.waiting.lock();
         for item in waiting.take().into_iter().flatten() {
@@ -70,7 +69,7 @@ impl News {
         let mut waiting = self.waiting.lock();
         match &mut *waiting {
             Some(waiting) => waiting.push(item),
-            // Under the lock: what comes later is told later.
+            // Sent under the lock, so that news stays in order.
             None => self.send(item),
         }
     }
@@ -79,7 +78,7 @@ impl News {
         match item {
             Item::Line(line) => info!("{line}"),
             Item::Departed(departed) => {
-                // Nobody listens when the process is about to end.
+                // There is no receiver when the process is about to end.
                 let _ = self.departures.send(departed);
             }
         }

@@ -1,4 +1,4 @@
-//! A connection to a server, and what waits to be sent on it.
+//! A connection to a server, and the bytes that wait to be sent on it.
 
 use std::io;
 use std::pin::Pin;
@@ -12,9 +12,9 @@ use tokio::time::timeout;
 use super::pool::PooledConnection;
 use crate::transport::Transport;
 
-/// Who is told how the server takes what is sent to it.
+/// Hears how the server takes what is sent to it.
 pub(super) trait Progress {
-    /// The server has taken so much.
+    /// The server has taken this many bytes.
     fn took(&self, bytes: usize, server: &Transport);
 
     /// The server takes nothing now.
@@ -23,22 +23,22 @@ pub(super) trait Progress {
     /// The server takes nothing more.
     fn failed(&self);
 
-    /// Whether bytes wait here that the server has not taken.
+    /// Whether bytes wait that the server has not taken.
     fn set_waits(&self, waits: bool);
 }
 
-/// Takes whatever it is given: its writer must not give it more than it has [room] for.
+/// Takes everything it is given. Its writer must not write more than there is [room] for.
 ///
 /// [room]: super::Flow::request_room
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    /// `None`: it is kept for the next request.
+    /// `None` once the connection is back in the pool for the next request.
     pub open: Option<PooledConnection>,
-    /// Not taken by the socket yet.
+    /// Bytes that the socket has not taken yet.
     pending: BytesMut,
-    /// The writer wants to know that all of it is with the kernel. TLS takes more than its socket.
+    /// The writer waits until the kernel has everything: TLS buffers more than its socket takes.
     wants_flush: bool,
-    /// Why nothing more can be sent, for the writer's next move.
+    /// Why nothing more can be sent. The next call of the writer returns it.
     error: Option<io::Error>,
 }
 
@@ -52,12 +52,12 @@ impl Outgoing {
         }
     }
 
-    /// Whether all that was written is with the kernel, as far as the writer wants to know.
+    /// Whether everything was sent, and flushed if the writer has asked for that.
     pub fn is_done(&self) -> bool {
         self.pending.is_empty() && !self.wants_flush && self.error.is_none()
     }
 
-    /// Sends it, or keeps it until the socket takes it.
+    /// Sends the bytes, or keeps them until the socket takes them.
     pub fn write(
         &mut self,
         bytes: &[u8],
@@ -84,7 +84,7 @@ impl Outgoing {
         Ok(bytes.len())
     }
 
-    /// Begins to flush: [`Outgoing::drive`] goes on with it.
+    /// Begins to flush. [`Outgoing::drive`] continues.
     pub fn flush(&mut self, cx: &mut Context<'_>, progress: &impl Progress) -> io::Result<()> {
         self.check()?;
         self.wants_flush = true;
@@ -93,11 +93,11 @@ impl Outgoing {
         self.check()
     }
 
-    /// Sends what waits, as far as the socket takes it.
+    /// Sends as many of the waiting bytes as the socket takes.
     pub fn drive(&mut self, cx: &mut Context<'_>, progress: &impl Progress) {
         if let Poll::Ready(sent) = self.poll_send(cx, progress) {
             if let Err(error) = sent {
-                // The writer goes on, and is told.
+                // The writer gets the error with its next call.
                 self.error = Some(error);
                 self.wants_flush = false;
                 progress.failed();
@@ -152,7 +152,7 @@ impl Outgoing {
     }
 }
 
-/// What was left to send when nobody waited for the server any more.
+/// The bytes that remain to be sent when nobody waits for the server any more.
 pub(super) struct Rest {
     open: PooledConnection,
     pending: BytesMut,
@@ -179,7 +179,7 @@ impl Rest {
                 _ => return,
             }
         }
-        // The connection ends with it, whatever comes of this.
+        // The connection ends after this, whatever the result is.
         let _ = timeout(stall, self.open.io.flush()).await;
     }
 }

@@ -1,8 +1,8 @@
-//! The connections to servers that are kept between plain requests.
+//! Connections to servers that are kept for further plain requests.
 //!
 //! Pingora's own pool gives each kept connection a task, a timer and three channels after every
-//! request, and asks the kernel before every request who the peer is. Here keeping is a push and
-//! using again a pop. Who connects and who uses them: [`super::pool_connector`].
+//! request, and asks the kernel for the peer before every request. Here keeping is a push and using
+//! again is a pop. [`super::pool_connector`] connects and uses the connections.
 
 use std::collections::HashMap;
 use std::io;
@@ -21,41 +21,41 @@ use crate::limits::descriptors::Descriptor;
 use crate::tls::Connector;
 use crate::transport::Transport;
 
-/// An idle connection is given up after a minute: servers commonly close theirs after 60 to 75 s.
+/// Idle connections are closed before this age: servers commonly close theirs after 60 to 75 s.
 pub(super) const KEPT_IDLE: Duration = Duration::from_secs(55);
 
-/// What cannot be repeated goes over a connection that was used a moment ago, or over a new one:
-/// a server that closes its idle connections may do so while the request is on its way, and the
-/// shortest times in use are a few seconds.
+/// A request that cannot be repeated uses only a connection that was used a moment ago, or a new
+/// one. A server may close an idle connection while the request is on its way, and the shortest
+/// timeouts in use are a few seconds.
 pub(super) const KEPT_FRESH: Duration = Duration::from_secs(1);
 
-/// How often idle connections are looked at: whether they are of use still.
+/// How often idle connections are checked for whether they are still usable.
 pub const SWEEP: Duration = Duration::from_secs(2);
 
-/// What a connection leads to. All that tells two connections apart must be in here, or one would
-/// serve requests that are meant for the other.
+/// The far end of a connection. Everything that tells two connections apart must be in here, or one
+/// would serve requests that are meant for the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Target {
     pub address: SocketAddr,
-    /// Whom the server was told that it is for.
+    /// Whom the server was told the connection is for.
     pub preamble: Option<Preamble>,
-    /// What the server has proved, by whose word, and what it was shown: [`Connector::number`].
+    /// Which certificates and TLS settings were used: [`Connector::number`].
     pub tls: Option<u64>,
 }
 
 /// The connections of one upstream for plain requests, idle or in use.
 #[derive(Debug, Default)]
 pub struct Pool {
-    /// All of them together, for the `keepalive` bound.
+    /// The number of open connections, for the `keepalive` bound.
     open: AtomicUsize,
     idle: Mutex<Idle>,
 }
 
 #[derive(Debug, Default)]
 struct Idle {
-    /// The one used last at the end.
+    /// For each target, the connection that was used last is at the end.
     kept: HashMap<Target, Vec<PoolEntry>>,
-    /// The upstream has left the configuration: no more are kept.
+    /// The upstream is no longer in the configuration, so no more connections are kept.
     retired: bool,
 }
 
@@ -71,8 +71,9 @@ impl Pool {
         self.open.load(Relaxed)
     }
 
-    /// Closes what is of no more use: too old, its server gone from the upstream, closed by it, by
-    /// TLS as a configuration before had it, or more than `bound` allows.
+    /// Closes connections that are no longer usable: too old, closed by the server, of a server
+    /// that is no longer a member, with the TLS settings of another configuration, or more than
+    /// `bound`.
     pub fn sweep(
         &self,
         bound: usize,
@@ -97,13 +98,13 @@ impl Pool {
         });
     }
 
-    /// Closes the idle ones.
+    /// Closes the idle connections.
     pub fn close_idle(&self) {
         let closed = mem::take(&mut self.lock().kept);
         drop(closed);
     }
 
-    /// Closes the idle ones, and keeps none of those in use.
+    /// Closes the idle connections, and keeps none of those in use.
     pub fn retire(&self) {
         self.lock().retired = true;
         self.close_idle();
@@ -111,7 +112,7 @@ impl Pool {
 
     pub(super) fn take(&self, target: Target, max_idle: Duration) -> Option<PooledConnection> {
         loop {
-            // The last is the youngest. The lock is let go before the kernel is asked.
+            // The last one is the youngest. The lock is released before the kernel is asked.
             let kept = self
                 .lock()
                 .kept
@@ -123,7 +124,7 @@ impl Pool {
         }
     }
 
-    pub(super) fn keep(&self, target: Target, open: PooledConnection) {
+    pub(super) fn put(&self, target: Target, open: PooledConnection) {
         let mut idle = self.lock();
         if !idle.retired {
             let since = Instant::now();
@@ -144,7 +145,7 @@ impl Pool {
 #[derive(Debug)]
 pub(super) struct PooledConnection {
     pub io: Transport,
-    /// Weak, as idle connections are themselves in there.
+    /// Weak, because idle connections are in the pool themselves.
     counted_in: Weak<Pool>,
 }
 
@@ -157,19 +158,19 @@ impl PooledConnection {
         }
     }
 
-    /// Gives it back to its pool for another request, if that is there and has no more than
-    /// `bound`.
-    pub fn keep(self, target: Target, bound: usize) {
+    /// Returns it to its pool for another request, if the pool still exists and has at most `bound`
+    /// connections.
+    pub fn return_to_pool(self, target: Target, bound: usize) {
         if let Some(connections) = self.counted_in.upgrade()
             && connections.count() <= bound
         {
-            connections.keep(target, self);
+            connections.put(target, self);
         }
     }
 
-    /// Whether the server has neither closed it nor sent what nobody asked for: the next client
-    /// would take that for its response. Asks the kernel, as tokio only knows what was there when
-    /// it last waited.
+    /// Whether the server has not closed the connection, nor sent anything without a request: the
+    /// next client would take that for its response. Asks the kernel, because tokio knows only the
+    /// state of its last wait.
     fn is_silent(&self) -> bool {
         let peeked = self
             .io
@@ -178,7 +179,7 @@ impl PooledConnection {
         peeked.is_some_and(|peeked| peeked.is_err_and(|error| error == Errno::AGAIN))
     }
 
-    /// The same as far as tokio knows, which costs nothing.
+    /// The same as far as tokio knows, without a system call if nothing has happened.
     fn seems_silent(&self) -> bool {
         let read = self.io.tcp().map(|socket| socket.try_read(&mut [0]));
         read.is_some_and(|read| read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock))
@@ -227,13 +228,13 @@ mod tests {
         }
 
         /// The server's side of one that is idle from now on.
-        async fn keep(&self) -> TcpStream {
+        async fn pool_one(&self) -> TcpStream {
             let io = Dialer::default()
                 .connect(self.target.address)
                 .await
                 .unwrap();
             let open = PooledConnection::new(io, &self.connections);
-            self.connections.keep(self.target, open);
+            self.connections.put(self.target, open);
             self.server.accept().await.unwrap().0
         }
 
@@ -251,8 +252,8 @@ mod tests {
     #[tokio::test]
     async fn the_connection_used_last_is_used_first_and_counts_until_it_closes() {
         let upstream = Upstream::start().await;
-        let _first = upstream.keep().await;
-        let last = upstream.keep().await;
+        let _first = upstream.pool_one().await;
+        let last = upstream.pool_one().await;
         assert_eq!(upstream.connections.count(), 2);
         let taken = upstream.take().unwrap();
         assert_eq!(local(&taken), last.peer_addr().unwrap());
@@ -263,7 +264,7 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_repeated_gets_a_connection_that_was_just_used() {
         let upstream = Upstream::start().await;
-        let _old = upstream.keep().await;
+        let _old = upstream.pool_one().await;
         upstream.age(KEPT_FRESH);
         assert!(
             upstream
@@ -271,7 +272,7 @@ mod tests {
                 .take(upstream.target, KEPT_FRESH)
                 .is_none()
         );
-        let young = upstream.keep().await;
+        let young = upstream.pool_one().await;
         let taken = upstream.connections.take(upstream.target, KEPT_FRESH);
         let taken = local(&taken.unwrap());
         assert_eq!(taken, young.peer_addr().unwrap());
@@ -281,7 +282,7 @@ mod tests {
     #[tokio::test]
     async fn a_sweep_leaves_what_is_of_use_and_within_the_bound() {
         let upstream = Upstream::start().await;
-        let _servers_sides = (upstream.keep().await, upstream.keep().await);
+        let _servers_sides = (upstream.pool_one().await, upstream.pool_one().await);
         let count = |bound, is_member: bool| {
             upstream
                 .connections
@@ -291,10 +292,10 @@ mod tests {
         assert_eq!(count(2, true), 2);
         assert_eq!(count(1, true), 1);
         assert_eq!(count(1, false), 0);
-        let _servers_side = upstream.keep().await;
+        let _servers_side = upstream.pool_one().await;
         upstream.age(KEPT_IDLE);
         assert_eq!(count(1, true), 0);
-        let closed = upstream.keep().await;
+        let closed = upstream.pool_one().await;
         drop(closed);
         let kept = upstream.take();
         assert!(kept.is_none());
@@ -303,9 +304,9 @@ mod tests {
     #[tokio::test]
     async fn a_retired_upstream_keeps_none() {
         let upstream = Upstream::start().await;
-        let _first = upstream.keep().await;
+        let _first = upstream.pool_one().await;
         upstream.connections.retire();
-        let _second = upstream.keep().await;
+        let _second = upstream.pool_one().await;
         assert_eq!(upstream.connections.count(), 0);
     }
 }

@@ -1,8 +1,7 @@
-//! How prusik connects to servers for plain requests: over a connection of the [pool](Pool), or
-//! over a new one.
+//! Connects to servers for plain requests: over a connection of the [pool](Pool), or a new one.
 //!
-//! Pingora connects through [`PoolConnector`] (its `custom_l4` road) and gets a [`PoolStream`],
-//! which takes its socket back when Pingora is done with it.
+//! Pingora connects through [`PoolConnector`] (its `custom_l4` option) and gets a [`PoolStream`],
+//! which takes its socket back when Pingora no longer needs it.
 
 use std::io;
 use std::pin::Pin;
@@ -29,7 +28,7 @@ use crate::net::pages;
 use crate::net::pingora::{is_last_look, set_option};
 use crate::tls::Connector;
 
-/// Whether a request may go out a second time when its connection fails.
+/// Whether a request may be sent again if its connection fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeatable {
     Yes,
@@ -41,7 +40,7 @@ pub enum Repeatable {
 pub struct PoolConnector {
     connections: Arc<Pool>,
     dialer: Dialer,
-    /// How many may be open when one is to be kept.
+    /// A connection is kept only if at most this many are open.
     bound: usize,
     repeatable: Repeatable,
     reused: AtomicBool,
@@ -52,7 +51,7 @@ pub struct PoolConnector {
 }
 
 impl PoolConnector {
-    /// `stall`: how long the server may take nothing of what waits for it.
+    /// `stall`: how long the server may take nothing of the bytes that wait for it.
     pub fn new(
         connections: Arc<Pool>,
         dialer: Dialer,
@@ -72,12 +71,12 @@ impl PoolConnector {
         }
     }
 
-    /// The server closes behind its answer: the connection is not kept.
+    /// The server closes the connection after its answer, so the connection is not kept.
     pub fn mark_as_closing(&self) {
         self.closes.store(true, Relaxed);
     }
 
-    /// Whether it found a kept connection.
+    /// Whether a kept connection was used.
     pub fn has_reused(&self) -> bool {
         self.reused.load(Relaxed)
     }
@@ -85,7 +84,7 @@ impl PoolConnector {
 
 #[async_trait]
 impl Connect for PoolConnector {
-    /// Bounded by the peer's `total_connection_timeout`, which Pingora applies around this.
+    /// Pingora limits this call by the peer's `total_connection_timeout`.
     async fn connect(&self, address: &PeerAddress) -> pingora::Result<Stream> {
         let Some(&address) = address.as_inet() else {
             return Error::e_explain(ErrorType::InternalError, "a server without an IP address");
@@ -103,7 +102,7 @@ impl Connect for PoolConnector {
             Some(open) => (open, false),
             None => {
                 let io = match self.dialer.connect(address).await {
-                    // The idle ones have some.
+                    // The idle connections hold descriptors or ports, so these are closed.
                     Err(error) if Shortage::of_connecting(&error).is_some() => {
                         self.connections.close_idle();
                         self.dialer.connect(address).await?
@@ -131,11 +130,11 @@ impl Connect for PoolConnector {
 
 #[derive(Debug)]
 struct PoolStream {
-    /// The flow has it too.
+    /// Shared with the flow.
     outgoing: Arc<Mutex<Outgoing>>,
     flow: Arc<Flow>,
     drain_deadline: DrainDeadline,
-    /// Its options are not set yet.
+    /// Whether the socket's options are not set yet.
     is_fresh: bool,
     target: Target,
     bound: usize,
@@ -147,22 +146,22 @@ impl PoolStream {
         self.outgoing.lock()
     }
 
-    /// Pingora has no more use for it.
-    fn keep(&self) {
+    /// Pingora no longer needs the connection.
+    fn release(&self) {
         let mut outgoing = self.lock();
-        // The response was there before the request had gone: the rest of that goes without
-        // Pingora, and the connection is of no other use.
+        // The response was complete before the request was sent. The rest of the request is sent
+        // without Pingora, and the connection is not used again.
         if !outgoing.is_done() {
             return self.flow.leave_to_itself(&mut outgoing);
         }
         if let Some(open) = outgoing.open.take()
             && !self.closes.load(Relaxed)
         {
-            open.keep(self.target, self.bound);
+            open.return_to_pool(self.target, self.bound);
         }
     }
 
-    /// An error when nobody waits for the server any more.
+    /// Returns an error when nobody waits for the server any more.
     fn check(&self) -> io::Result<()> {
         self.drain_deadline.check()?;
         self.flow.check_deadline()
@@ -203,8 +202,8 @@ impl AsyncRead for PoolStream {
             return polled;
         }
         if is_last_look {
-            stream.keep();
-            // To Pingora the server has closed it: there is nothing left that it could keep.
+            stream.release();
+            // To Pingora the server has closed the connection, so Pingora does not keep it.
             return Poll::Ready(Ok(()));
         }
         if stream.flow.client_takes_back() {
@@ -215,7 +214,7 @@ impl AsyncRead for PoolStream {
     }
 }
 
-/// Nothing here waits: see [`super::flow`].
+/// No write waits: see [`super::flow`].
 impl AsyncWrite for PoolStream {
     fn poll_write(
         self: Pin<&mut Self>,

@@ -1,8 +1,8 @@
-//! Names to addresses, again and again.
+//! Resolves names to addresses, again and again.
 //!
-//! A name stands for all its addresses. A failed lookup keeps the last answer and is told once;
-//! an answer of no addresses counts as failed, as an empty zone is more often a fault than a wish.
-//! What an answer changes is [`super::membership`]'s matter.
+//! A name stands for all its addresses. After a failed lookup the last answer stays, and the
+//! failure is logged once. An answer without addresses counts as failed, because an empty zone is
+//! more often a mistake than intended. [`super::membership`] decides what an answer changes.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -12,16 +12,16 @@ use hickory_resolver::net::NetError;
 
 use super::membership::Name;
 
-/// How often names among `servers` are looked up.
+/// How often names in `servers` are looked up.
 pub const REFRESH: Duration = Duration::from_secs(10);
 
-/// How long a server stays that is missing from the answers for a name among `servers`.
+/// How long a server stays that is missing from the answers for a name in `servers`.
 pub const HOLD: Duration = Duration::from_secs(30);
 
 /// How long one lookup may take.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What came of one lookup: addresses, or why there are none.
+/// The result of one lookup: addresses, or why there are none.
 pub type Answer = Result<Vec<SocketAddr>, String>;
 
 /// What lookups are made with.
@@ -39,7 +39,7 @@ enum LookupError {
 }
 
 impl Resolver {
-    /// Reads resolv.conf and the hosts file, which may both change while prusik runs.
+    /// Reads resolv.conf and the hosts file. Both may change while prusik runs.
     pub fn new() -> Self {
         let resolver = TokioResolver::builder_tokio().and_then(|builder| builder.build());
         Self(resolver.map_err(|cause| format!("the resolver cannot be set up: {cause}")))

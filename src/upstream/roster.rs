@@ -1,14 +1,14 @@
-//! Who belongs to a group by the file and DNS, and whether that still matters.
+//! Who belongs to a group according to the file and DNS.
 
 use super::membership::{Entry, Membership, Name};
 use super::resolve;
 use crate::config::{self, ServerAddress};
 
-/// Who belongs to the group, and whether that still matters.
+/// Who belongs to the group, and whether this group is still the one that counts.
 pub(super) struct Roster {
     pub membership: Membership,
-    /// A reload has put another group in this one's place, which has taken all of this over: what
-    /// is heard later would be lost.
+    /// A reload has replaced this group by another one, which has taken over all of this. What is
+    /// found out later would be lost.
     pub is_replaced: bool,
 }
 
@@ -21,7 +21,7 @@ impl Roster {
     }
 }
 
-/// What the file calls for, in its order.
+/// The servers of the file, in its order.
 fn entries(config: &config::Upstream) -> Vec<Entry> {
     let servers = config.servers.iter().map(|server| match &server.address {
         ServerAddress::Socket(address) => Entry::Address(*address),

@@ -1,4 +1,4 @@
-//! One server of one upstream: its live load, its health, and what the file says of it.
+//! One server of one upstream: its live load, its health, and its settings in the file.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -15,18 +15,18 @@ use super::keys_in_use::KeyUse;
 use crate::config::{self, Start};
 use crate::limits::descriptors::Descriptor;
 
-/// What a [`Lease`] stands for. A session counts against `max_sessions`, a request doesn't.
+/// What a [`Lease`] counts. A session counts against `max_sessions`, a request does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Load {
     Request,
     Session,
 }
 
-/// Whether a pick takes ejected servers: only when nobody else is left.
+/// Whether a pick takes ejected servers. It does so only if there are no others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ejected {
-    /// Those that are ejected now, in [`now_ms`]: a look at the clock for each server would cost
-    /// more than all the rest of the pick.
+    /// Avoids servers that are ejected at this time, in [`now_ms`]. Reading the clock for each
+    /// server would cost more than the rest of the pick.
     Avoid {
         now: u64,
     },
@@ -39,12 +39,12 @@ impl Ejected {
     }
 }
 
-/// What a server is in the middle of, for the next process.
+/// States of a server that last for a time, for the next process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ServerState {
-    /// How long it stays ejected.
+    /// How long the server stays ejected.
     pub ejected_for: Option<Duration>,
-    /// How long ago its slow start began.
+    /// How long ago the server's slow start began.
     pub starting_since: Option<Duration>,
 }
 
@@ -52,33 +52,33 @@ pub struct ServerState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastCheck {
     pub at: Timestamp,
-    /// Why it failed; `None`: it passed.
+    /// Why the check failed. `None`: it passed.
     pub failure: Option<String>,
 }
 
-/// The lasting state of one address in one upstream. Reloads keep it while the address stays.
+/// The lasting state of one address in one upstream. It survives reloads while the address stays.
 #[derive(Debug)]
 pub struct Server {
     pub address: SocketAddr,
-    /// Requests in flight and live sessions, together.
+    /// Requests in flight and live sessions together.
     load: AtomicUsize,
     sessions: AtomicUsize,
     health: Mutex<Counter>,
-    /// A copy of the counter's state that the hot path reads without the lock.
+    /// A copy of the counter's state, so that picks need no lock.
     health_now: AtomicUsize,
-    /// How often what checks had found was forgotten.
-    era: AtomicUsize,
+    /// How often the results of checks were forgotten.
+    epoch: AtomicUsize,
     ejection: Ejection,
-    /// Taken out by the operator.
+    /// Whether the operator has taken the server out.
     drained: AtomicBool,
     connect_errors: AtomicU64,
-    /// Sessions that began on it in this process.
+    /// Sessions that began on this server in this process.
     handshakes: AtomicU64,
-    /// Messages, both ways, of its sessions that have left. Those that live have their own.
+    /// Messages in both directions of sessions that are gone. Live sessions have their own counts.
     messages: AtomicU64,
     history: History,
     last_check: Mutex<Option<LastCheck>>,
-    /// Where the slow start began, in [`now_ms`]; 0: no slow start.
+    /// When the slow start began, in [`now_ms`]. 0: no slow start.
     started_ms: AtomicU64,
 }
 
@@ -90,7 +90,7 @@ impl Server {
             sessions: AtomicUsize::new(0),
             health: Mutex::new(Counter::default()),
             health_now: AtomicUsize::new(Health::Unchecked as usize),
-            era: AtomicUsize::new(0),
+            epoch: AtomicUsize::new(0),
             ejection: Ejection::default(),
             drained: AtomicBool::new(false),
             connect_errors: AtomicU64::new(0),
@@ -114,7 +114,7 @@ impl Server {
         Health::from_code(self.health_now.load(Relaxed))
     }
 
-    /// Takes in one check's result; a change of health comes back to be told to the operator.
+    /// Counts the result of one check. Returns a change of health, to be logged.
     pub fn observe_check(&self, passed: bool, check: &config::HealthCheck) -> Option<Transition> {
         let mut counter = self.health.lock();
         let transition = counter.observe(passed, check.rise, check.fall);
@@ -125,7 +125,7 @@ impl Server {
         transition
     }
 
-    /// What a check came to: why it failed, if it did.
+    /// Notes the last check. `failure`: why it failed, if it did.
     pub fn note_check(&self, failure: Option<String>) {
         let at = Timestamp::now();
         *self.last_check.lock() = Some(LastCheck { at, failure });
@@ -135,51 +135,52 @@ impl Server {
         self.last_check.lock().clone()
     }
 
-    /// What the process before found of it.
+    /// Takes over what the process before had found.
     pub fn inherit_health(&self, was_up: bool, check: &config::HealthCheck) {
         let mut counter = self.health.lock();
         counter.inherit(was_up, check.fall);
         self.health_now.store(counter.health() as usize, Relaxed);
     }
 
-    /// It has left, or comes from a configuration without checks: it is to be checked before it is
-    /// believed.
+    /// Forgets the results of checks: the server left, or comes from a configuration without
+    /// checks. It must be checked before it gets traffic.
     pub fn forget_health(&self) {
         let mut counter = self.health.lock();
         *counter = Counter::default();
         self.health_now.store(Health::Unchecked as usize, Relaxed);
-        self.era.fetch_add(1, Relaxed);
+        self.epoch.fetch_add(1, Relaxed);
     }
 
-    /// Another one than before: a check is due, whenever the last one was.
-    pub fn era(&self) -> usize {
-        self.era.load(Relaxed)
+    /// If this number has changed, a check is due, whenever the last one was.
+    pub fn epoch(&self) -> usize {
+        self.epoch.load(Relaxed)
     }
 
-    /// A failed connect, handshake or answer. True when that was the one that ejects the server.
+    /// Counts a failed connect, handshake or answer. Returns true if this failure ejects the
+    /// server.
     pub fn record_failure(&self, rule: &config::Eject) -> bool {
         let ejected = self.ejection.record_failure(rule, now_ms());
         if ejected {
-            // Back from ejection the server warms up as after a failed check.
+            // After the ejection the server starts slowly, as after a failed check.
             self.started_ms
                 .store(now_ms() + rule.duration.as_millis() as u64, Relaxed);
         }
         ejected
     }
 
-    /// What it is in the middle of.
+    /// The states that last for a time.
     pub fn state(&self) -> ServerState {
         let (now, started) = (now_ms(), self.started_ms.load(Relaxed));
-        let ejected_for = self.ejection.left(now);
+        let ejected_for = self.ejection.remaining(now);
         ServerState {
             ejected_for: ejected_for.map(Duration::from_millis),
-            // It is in the future while the server is ejected.
+            // `started` is in the future while the server is ejected.
             starting_since: (started > 0 && started <= now)
                 .then(|| Duration::from_millis(now - started)),
         }
     }
 
-    /// Goes on with what another process has left it in the middle of.
+    /// Continues the states that another process has handed over.
     pub fn resume(&self, state: ServerState) {
         let now = now_ms();
         if let Some(since) = state.starting_since {
@@ -187,8 +188,8 @@ impl Server {
             self.started_ms
                 .store(now.saturating_sub(since).max(1), Relaxed);
         }
-        if let Some(left) = state.ejected_for {
-            let until = now + left.as_millis() as u64;
+        if let Some(remaining) = state.ejected_for {
+            let until = now + remaining.as_millis() as u64;
             self.ejection.set_until(until);
             self.started_ms.store(until, Relaxed);
         }
@@ -210,29 +211,29 @@ impl Server {
         self.handshakes.load(Relaxed)
     }
 
-    /// A session has left with these.
+    /// Adds the messages of a session that has ended or left.
     pub fn add_messages(&self, count: u64) {
         self.messages.fetch_add(count, Relaxed);
     }
 
-    /// A session came with these from another process, and will leave with them. Wraps below zero
-    /// until then.
+    /// Takes off the messages that a session brought from another process; it adds them when it
+    /// leaves. The count may wrap below zero until then.
     pub fn take_off_messages(&self, count: u64) {
         self.messages.fetch_sub(count, Relaxed);
     }
 
-    /// Of sessions that have left, less what those that live had brought along: add, wrapping, what
-    /// those have carried.
+    /// The messages of sessions that are gone, minus those that live sessions brought along. Add,
+    /// wrapping, what the live sessions have carried.
     pub fn messages(&self) -> u64 {
         self.messages.load(Relaxed)
     }
 
-    /// Whether the operator has taken it out: then nobody picks it, whoever else is left.
+    /// Whether the operator has taken the server out. Then no pick takes it, even without others.
     pub fn is_drained(&self) -> bool {
         self.drained.load(Relaxed)
     }
 
-    /// Put back, it warms up as after a failed check.
+    /// A server that is put back starts slowly, as after a failed check.
     pub fn set_drained(&self, drained: bool) {
         let was_drained = self.drained.swap(drained, Relaxed);
         if was_drained && !drained {
@@ -244,12 +245,12 @@ impl Server {
         self.ejection.is_active(now_ms())
     }
 
-    /// Begins the slow start: the server is new, or back.
+    /// Begins the slow start, because the server is new or back.
     pub fn start_slowly(&self) {
         self.started_ms.store(now_ms().max(1), Relaxed);
     }
 
-    /// The part of its weight that the server has now: 0.1 to 1.
+    /// The part of its weight that the server has now, from 0.1 to 1.
     fn warmth(&self, slow_start: Duration) -> f64 {
         let started = self.started_ms.load(Relaxed);
         if slow_start.is_zero() || started == 0 {
@@ -258,8 +259,8 @@ impl Server {
         let age = now_ms().saturating_sub(started) as f64 / 1000.0;
         let warmth = age / slow_start.as_secs_f64();
         if warmth >= 1.0 {
-            // It is over: no pick has to look at the clock for it again. If it has begun anew in
-            // this moment, that stands.
+            // The slow start is over, so later picks need not read the clock. A slow start that
+            // begins at this very moment stays.
             let _ = self
                 .started_ms
                 .compare_exchange(started, 0, Relaxed, Relaxed);
@@ -267,7 +268,7 @@ impl Server {
         warmth.clamp(0.1, 1.0)
     }
 
-    /// Adds to the load only if it is still what the caller based its choice on.
+    /// Adds to the load only if the load is still the one on which the caller decided.
     fn add_load_if(&self, seen: usize) -> bool {
         self.load
             .compare_exchange(seen, seen + 1, Relaxed, Relaxed)
@@ -284,10 +285,10 @@ pub struct Member {
     pub max_sessions: Option<usize>,
     pub backup: bool,
     pub slow_start: Duration,
-    /// Whether this configuration checks its servers, and ejects them: state that is left from
-    /// one that did counts for nothing in one that doesn't.
+    /// Whether this configuration checks and ejects servers. If not, the state left by one that did
+    /// is ignored.
     pub checked: bool,
-    /// What it counts as until its first check has had a result.
+    /// How the server counts until its first check has a result.
     pub start: Start,
     pub ejectable: bool,
 }
@@ -303,25 +304,25 @@ impl Member {
         }
     }
 
-    /// Remembers what it is now, if that is news.
+    /// Notes the present standing, if it is new.
     pub fn note(&self) {
         let (standing, now) = (self.standing(), Timestamp::now());
-        let left = self.server.ejection.left(now_ms());
-        let until = left
+        let remaining = self.server.ejection.remaining(now_ms());
+        let until = remaining
             .filter(|_| standing == Standing::Ejected)
-            .and_then(|left| now.checked_add(Duration::from_millis(left)).ok());
+            .and_then(|remaining| now.checked_add(Duration::from_millis(remaining)).ok());
         self.server.history.note(standing, until, now);
     }
 
-    /// The last of them is what it is now.
+    /// The last entry is the present standing.
     pub fn history(&self) -> Vec<Change> {
         let standing = self.standing();
         self.server.history.changes(standing, Timestamp::now())
     }
 
-    /// What the process before has seen of it comes first.
-    pub fn go_on_from(&self, history: Vec<Change>) {
-        self.server.history.go_on_from(history);
+    /// Puts the changes that the process before has seen first.
+    pub fn restore(&self, history: Vec<Change>) {
+        self.server.history.restore(history);
         self.note();
     }
 
@@ -329,7 +330,7 @@ impl Member {
         !self.checked || self.server.health() != Health::Down
     }
 
-    /// What its checks have found; `None`: none had a result yet, or none is made.
+    /// The result of its checks. `None`: no result yet, or no checks.
     pub fn found_up(&self) -> Option<bool> {
         match self.server.health() {
             Health::Up if self.checked => Some(true),
@@ -338,7 +339,7 @@ impl Member {
         }
     }
 
-    /// Whether it gets nothing because its first check has had no result yet.
+    /// Whether the server gets no traffic because its first check has no result yet.
     pub fn is_held_back(&self) -> bool {
         self.start == Start::Down && self.checked && self.server.health() == Health::Unchecked
     }
@@ -351,12 +352,12 @@ impl Member {
         self.is_healthy() && !self.is_held_back() && !self.server.is_drained() && !is_avoided
     }
 
-    /// The weight in hundredths, less while the server starts slowly.
+    /// The weight in hundredths. It is less while the server starts slowly.
     pub fn weight_now(&self) -> u64 {
         ((f64::from(self.weight) * 100.0 * self.warmth()) as u64).max(1)
     }
 
-    /// The part of its weight that it has by now: below 1 only while it starts slowly.
+    /// The part of its weight that the server has now. It is below 1 only during the slow start.
     pub fn warmth(&self) -> f64 {
         self.server.warmth(self.slow_start)
     }
@@ -368,15 +369,15 @@ impl Member {
                 .is_none_or(|max| self.server.sessions() < max)
     }
 
-    /// Counts one more, or `None` when the server is full.
+    /// Counts one more. `None`: the server is full.
     pub fn lease(&self, load: Load) -> Option<Lease> {
         self.take_session(load)?;
         self.server.load.fetch_add(1, Relaxed);
         Some(Lease::new(self.server.clone(), load))
     }
 
-    /// As [`Member::lease`], but `None` also when the load is no longer `seen`: somebody else
-    /// picked the same least loaded server in the meantime, and the choice must be made again.
+    /// Like [`Member::lease`], but returns `None` also if the load is no longer `seen`: another
+    /// pick has taken the same server, so the choice must be made again.
     pub fn lease_if_load_is(&self, seen: usize, load: Load) -> Option<Lease> {
         self.take_session(load)?;
         if !self.server.add_load_if(seen) {
@@ -400,19 +401,20 @@ impl Member {
     }
 }
 
-/// One request or session on a server, counted from the pick until it is dropped.
+/// One request or session on a server, counted from the pick until this is dropped.
 #[derive(Debug)]
 pub struct Lease {
     server: Arc<Server>,
     load: Load,
-    /// With `load_bound`: the hash key, which stays on the server as long as this lives.
+    /// With `load_bound`: the hash key, which stays on the server as long as this lease lives.
     key: Option<Arc<KeyUse>>,
-    /// A session's connection to the server; that of a request is set apart for its client.
+    /// The descriptor of a session's connection to the server. A request's is reserved by its
+    /// client's connection.
     _descriptor: Option<Descriptor>,
 }
 
 impl Lease {
-    /// It is in the server's counts already.
+    /// The caller has already added it to the server's load.
     fn new(server: Arc<Server>, load: Load) -> Self {
         Self {
             server,
@@ -428,7 +430,7 @@ impl Lease {
         lease
     }
 
-    /// For a session that is there already, whatever the server's limits say.
+    /// For a session that is already running, whatever the server's limits are.
     pub fn of_session(server: Arc<Server>) -> Self {
         server.load.fetch_add(1, Relaxed);
         server.sessions.fetch_add(1, Relaxed);
@@ -452,8 +454,8 @@ impl Drop for Lease {
     }
 }
 
-/// Milliseconds since some moment before the process began: what another process has begun has its
-/// time as well.
+/// Milliseconds since a moment before the process began, so that times from another process can be
+/// represented too.
 pub(super) fn now_ms() -> u64 {
     const BEFORE: u64 = 1 << 40;
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);

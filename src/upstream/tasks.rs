@@ -1,9 +1,8 @@
-//! The tasks that keep a group current: health checks, name resolution, care of idle connections.
-//! They begin and end with the group's work ([`Group::begin`], [`Group::stop`]).
+//! The tasks that keep a group current: health checks, name resolution, and closing idle
+//! connections. They run from [`Group::begin`] to [`Group::stop`].
 //!
-//! Each server has a task of its own for its checks: one that takes long to fail keeps nobody else
-//! from being checked. A task of the group gives new servers theirs and ends those of servers that
-//! have left.
+//! Each server is checked by a task of its own, so that one slow check does not delay the others. A
+//! task of the group starts them for new servers and ends them for servers that are gone.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -24,13 +23,13 @@ use super::news::Departure;
 use super::resolve::{Answer, Resolver};
 use super::server::Server;
 use crate::config::HealthCheck;
-use crate::forward::proxy_protocol::Source;
+use crate::forward::proxy_protocol::PreambleClient;
 use crate::observe::repeated::{self, Kind};
 
 impl Group {
-    /// From now on this group is the one at work: starts the checks and the resolution, and tells
-    /// what has become of the servers of the one before. Must run inside the runtime, once, when
-    /// requests are given to it already.
+    /// From now on this group is at work: starts the checks and the resolution, and tells what has
+    /// changed for the servers of the group before. Must be called once, inside the runtime, when
+    /// requests already use this group.
     pub fn begin(self: &Arc<Self>, before: Option<&Group>) {
         self.set_at_work();
         if let Some(before) = before {
@@ -41,22 +40,23 @@ impl Group {
         if let Some(check) = &self.config().health_check {
             tasks.spawn(check_members(Arc::downgrade(self), check.clone()));
         }
-        // With `keepalive: 0` as well: the configuration before may have left some.
+        // Also with `keepalive: 0`, because the configuration before may have left idle
+        // connections.
         tasks.spawn(sweep(Arc::downgrade(self)));
         for name in self.names() {
             tasks.spawn(resolve(Arc::downgrade(self), name));
         }
     }
 
-    /// Ends the checks and the resolution of a group that a reload has replaced: sessions that
-    /// began under it may hold on to it for days.
+    /// Ends the checks and the resolution of a group that was replaced. Sessions that began under
+    /// it may hold the group for days.
     pub fn stop(&self) {
         self.tasks.lock().abort_all();
     }
 }
 
-/// Looks one name up whenever it is due, until the group is gone. Each name has a task of its own:
-/// none waits for another that nobody answers.
+/// Looks one name up whenever it is due, as long as the group lives. Each name has a task of its
+/// own, so that no name waits for the lookup of another.
 async fn resolve(group: Weak<Group>, name: Name) {
     loop {
         let Some(next) = group.upgrade().map(|group| group.next_look(&name)) else {
@@ -69,7 +69,7 @@ async fn resolve(group: Weak<Group>, name: Name) {
     }
 }
 
-/// Balancers may be made anew for it, which is no work for a thread that carries sessions.
+/// This may make balancers anew, which is too slow for a thread that carries sessions.
 pub async fn take_answers(group: Arc<Group>, answers: Vec<(Name, Answer)>) {
     let taken = tokio::task::spawn_blocking(move || group.take_answers(answers)).await;
     if let Err(cause) = taken
@@ -79,39 +79,39 @@ pub async fn take_answers(group: Arc<Group>, answers: Vec<(Name, Answer)>) {
     }
 }
 
-/// Who is checked, until the value is dropped.
+/// The check task of one server. It ends when this value is dropped.
 struct Checked {
-    /// As [`Server::era`] when its task began.
-    era: usize,
+    /// The value of [`Server::epoch`] when the task began.
+    epoch: usize,
     _task: AbortOnDropHandle<()>,
 }
 
-/// Sees to it that each member has a task that checks it, and nobody else.
+/// Makes sure that each member, and no other server, has a task that checks it.
 async fn check_members(group: Weak<Group>, config: HealthCheck) {
     let config = Arc::new(config);
-    // Dropped with this task, and every check with it.
+    // Dropping this map ends every check.
     let mut tasks: HashMap<SocketAddr, Checked> = HashMap::new();
     loop {
         let Some(now) = group.upgrade() else { return };
-        let (members, dialer) = (now.members(), now.dialer(Source::Own));
+        let (members, dialer) = (now.members(), now.dialer(PreambleClient::Own));
         let changed = now.members_changed.clone();
-        // The group would live as long as this waits.
+        // Else the group would live as long as this task waits.
         drop(now);
         let servers: HashMap<SocketAddr, &Arc<Server>> = members
             .iter()
             .map(|member| (member.server.address, &member.server))
             .collect();
-        // One that left and came back in the meantime is to be checked before it is believed.
+        // A server that has left and come back in the meantime is checked anew.
         tasks.retain(|address, checked| {
             let here = servers.get(address);
-            here.is_some_and(|server| checked.era == server.era())
+            here.is_some_and(|server| checked.epoch == server.epoch())
         });
         for (address, server) in servers {
             tasks.entry(address).or_insert_with(|| {
                 let check = Check::new(address, &config, dialer.clone());
                 let task = check_server(group.clone(), server.clone(), check, config.clone());
                 Checked {
-                    era: server.era(),
+                    epoch: server.epoch(),
                     _task: AbortOnDropHandle::new(tokio::spawn(task)),
                 }
             });
@@ -120,7 +120,7 @@ async fn check_members(group: Weak<Group>, config: HealthCheck) {
     }
 }
 
-/// Checks one server at once, unless that was done before the group began, and then each interval.
+/// Checks one server: at once, unless that was done before the group began, and then each interval.
 async fn check_server(
     group: Weak<Group>,
     server: Arc<Server>,
@@ -148,17 +148,16 @@ async fn check_server(
     }
 }
 
-/// One check by itself, now.
+/// Makes one check now.
 pub(super) async fn check_now(group: &Arc<Group>, server: &Server, config: &HealthCheck) {
-    let check = Check::new(server.address, config, group.dialer(Source::Own));
+    let check = Check::new(server.address, config, group.dialer(PreambleClient::Own));
     let shortage = check_once(&Arc::downgrade(group), server, &check, config).await;
     if let Some(shortage) = shortage {
         warn_of(shortage, group.name(), server);
     }
 }
 
-/// One check, and what follows from its result. Nothing does when this machine lacked something
-/// for it.
+/// Makes one check and applies its result. Without effect if this machine lacked a resource for it.
 async fn check_once(
     group: &Weak<Group>,
     server: &Server,
@@ -178,7 +177,7 @@ async fn check_once(
 fn warn_of(shortage: Shortage, upstream: &str, server: &Server) {
     let (address, remedy) = (server.address, shortage.remedy());
     let line = format!("upstream {upstream:?}: {address} was not checked: {remedy}");
-    // What is short is short for all of its servers.
+    // A resource that is short is short for all servers, so there is one line for all.
     let kind = Kind {
         upstream: Some(upstream.to_owned()),
         ..Kind::of(format!("not checked: {remedy}"))
@@ -188,7 +187,7 @@ fn warn_of(shortage: Shortage, upstream: &str, server: &Server) {
 
 fn observe(group: &Group, server: &Server, failure: Option<CheckError>, config: &HealthCheck) {
     let Some(member) = group.member(server.address) else {
-        // It has left meanwhile: should it come back, this counts for nothing.
+        // The server has left meanwhile. If it comes back, this result must not count.
         return;
     };
     server.note_check(failure.as_ref().map(ToString::to_string));
@@ -207,8 +206,8 @@ fn observe(group: &Group, server: &Server, failure: Option<CheckError>, config: 
     }
 }
 
-/// Up to a fifth earlier, so that many proxies don't check in step, and a dead server is never
-/// noticed later than the interval says.
+/// Up to a fifth earlier, so that many proxies do not check at the same time, and a dead server is
+/// never noticed later than the interval says.
 fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(rand::rng().random_range(0.8..=1.0))
 }

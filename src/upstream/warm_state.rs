@@ -1,4 +1,4 @@
-//! What a process has found out of an upstream, for the next.
+//! What a process has found out about an upstream, for the next process.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -12,19 +12,19 @@ use super::server::{Member, ServerState};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WarmState {
-    /// What stands for each name that was ever resolved.
+    /// The addresses of each name that was ever resolved.
     pub names: Vec<(Name, Vec<SocketAddr>)>,
-    /// Whether each server that was checked is up.
+    /// For each server that was checked, whether it is up.
     pub servers: Vec<(SocketAddr, bool)>,
     pub history: Vec<(SocketAddr, Vec<Change>)>,
-    /// What each server is in the middle of.
+    /// The states of servers that last for a time.
     pub states: Vec<(SocketAddr, ServerState)>,
     /// Every server that could be picked.
     pub members: Vec<SocketAddr>,
 }
 
 impl Group {
-    pub fn knowledge(&self) -> WarmState {
+    pub fn warm_state(&self) -> WarmState {
         let members = self.members();
         let health_of = |member: &Arc<Member>| Some((member.server.address, member.found_up()?));
         let names = {
@@ -55,8 +55,8 @@ impl Group {
         }
     }
 
-    /// Takes over what is not known here, or not as surely.
-    pub fn learn(&self, before: WarmState) {
+    /// Takes over what is not known here, or known less surely.
+    pub fn restore(&self, before: WarmState) {
         {
             let mut roster = self.roster.lock();
             let now = Instant::now();
@@ -79,7 +79,7 @@ impl Group {
                 server.inherit_health(*was_up, check);
             }
             if let Some(history) = history.remove(&server.address) {
-                member.go_on_from(history);
+                member.restore(history);
             }
         }
     }

@@ -1,5 +1,5 @@
-//! What must be known of a group before it is picked from: an answer for each of its names, and a
-//! first check of each of its servers.
+//! What must be known of a group before it serves: an answer for each of its names, and a first
+//! check of each of its servers.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -17,14 +17,15 @@ use super::server::Member;
 use super::{resolve, tasks};
 use crate::config;
 
-/// Nobody waits longer, whatever the checks may take.
+/// The longest wait, whatever the checks may take.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// For what is left to do when the last lookup or check is over.
+/// Extra time for the work that follows the last lookup or check.
 const AT_ONCE: Duration = Duration::from_millis(200);
 
 /// Looks up names without an answer and checks servers without a result, of all groups at once and
-/// within a bound. What is known already is not waited for. Dropped, it leaves no task behind.
+/// within a time limit. Does not wait for what is already known. When dropped, it leaves no task
+/// behind.
 pub async fn warm_up(groups: Vec<Arc<Group>>) {
     let cold: Vec<Arc<Group>> = groups
         .into_iter()
@@ -36,7 +37,7 @@ pub async fn warm_up(groups: Vec<Arc<Group>>) {
     let limit = cold.iter().map(|group| group.warms_within()).max();
     let limit = (limit.unwrap_or_default() + AT_ONCE).min(LONGEST);
     let resolver = resolve::Resolver::new();
-    // A task each: thousands of groups must not be one long turn of a worker.
+    // One task for each group, so that thousands of groups do not block a worker.
     let mut tasks = JoinSet::new();
     for group in cold {
         tasks.spawn(warm(group, resolver.clone()));
@@ -48,7 +49,7 @@ pub async fn warm_up(groups: Vec<Arc<Group>>) {
             }
         }
     };
-    // What is not known by then is told by its group.
+    // The group itself reports what is not known by then.
     let _ = timeout(limit, all).await;
 }
 
@@ -65,7 +66,7 @@ async fn warm(group: Arc<Group>, resolver: resolve::Resolver) {
     }
 }
 
-/// First checks of those that had none, all at once.
+/// Makes the first check of all servers without a result, at the same time.
 async fn check_unchecked(group: &Arc<Group>) {
     let Some(check) = &group.config().health_check else {
         return;
@@ -73,7 +74,7 @@ async fn check_unchecked(group: &Arc<Group>) {
     let members = group.members();
     let unchecked = members.iter().filter(|member| is_unchecked(member));
     join_all(unchecked.map(async |member| {
-        // Its history begins with this, however soon the check is over.
+        // The server's history begins with this entry, however soon the check is over.
         member.note();
         tasks::check_now(group, &member.server, check).await;
         if !is_unchecked(member) {
@@ -88,13 +89,13 @@ fn is_unchecked(member: &Member) -> bool {
 }
 
 impl Group {
-    /// Whether every name was resolved and every server checked at least once.
+    /// Whether every name was resolved and every server was checked at least once.
     pub fn is_warm(&self) -> bool {
         self.unknown_names().is_empty() && !self.members().iter().any(|m| is_unchecked(m))
     }
 
-    /// How long until it [is warm](Group::is_warm), at most: lookups and checks have limits of
-    /// their own, and the servers behind a name are checked when it is resolved.
+    /// The longest time until the group [is warm](Group::is_warm): lookups and checks have limits
+    /// of their own, and the servers of a name are checked when it is resolved.
     pub fn warms_within(&self) -> Duration {
         let check = self.config().health_check.as_ref();
         let check = check.map_or(Duration::ZERO, |check: &config::HealthCheck| check.timeout);
@@ -104,7 +105,7 @@ impl Group {
         }
     }
 
-    /// In words, a name or server a line.
+    /// In words, one line for each name or server.
     pub fn what_is_unknown(&self) -> Vec<String> {
         let upstream = self.name();
         let mut lines = {
@@ -116,7 +117,7 @@ impl Group {
                 .collect::<Vec<_>>()
         };
         if self.is_at_work() {
-            // Its checks are under way, and what they say is told elsewhere.
+            // The checks are under way, and their results are logged elsewhere.
             return lines;
         }
         let checked: HashSet<SocketAddr> = self.just_checked.lock().clone();

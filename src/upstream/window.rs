@@ -1,49 +1,49 @@
 //! How far one side of an exchange is read ahead of what the other side has taken.
 //!
-//! A read costs two system calls and a turn through Pingora, so large bodies want large reads. What
-//! is read and not taken costs memory, though, for as long as the taker stands still. So a window
-//! begins small, grows each time that a read has filled it and all of that was taken, and is larger
-//! than at first only while its taker is known to have the room: this *credit* is what the kernel
-//! says of the taker's socket. A taker that stalls has none.
+//! A read costs two system calls and a turn through Pingora, so large bodies need large reads. But
+//! bytes that were read and not taken cost memory as long as the taker takes nothing. So a window
+//! begins small, and grows each time that a read has filled it and all of it was taken. It stays
+//! larger than at first only while its taker is known to have room: this *credit* is what the
+//! kernel reports for the taker's socket. A taker that stalls has no credit.
 //!
-//! Nothing more is read before all is taken: what was read twice Pingora would write together, from
-//! one more buffer.
+//! Nothing more is read before everything is taken: Pingora would write the bytes of two reads
+//! together, from one more buffer.
 
-/// So much of what was read may seem not to be taken, and still does not count: what one side
-/// sends is not to the byte what the other gets, as heads and chunks are written anew.
+/// So many bytes may seem not to be taken without being counted. What one side sends and what the
+/// other side gets differ in length, because heads and chunks are written anew.
 pub(super) const DRIFT: usize = 512;
 
-/// Steps are few, as each is a read: a window is at its largest before Pingora's copy of a request,
-/// which it keeps to repeat it, is so large that it is given up.
+/// Few steps, because each one is a read: a window reaches its full size before Pingora's copy of a
+/// request, which it keeps for a retry, becomes so large that Pingora drops it.
 const GROWTH: usize = 4;
 
-/// A value without sockets: its streams tell it what they did.
+/// A value without sockets. The streams tell it what they did.
 #[derive(Debug)]
 pub(super) struct Window {
-    /// Without credit.
+    /// The size without credit.
     base: usize,
     most: usize,
-    /// So much may be ahead, and more is read by a large window.
+    /// How many bytes may be ahead uncounted. It is larger once the window was narrowed.
     drift: usize,
-    /// With credit: from `base` to `most`.
+    /// The size with credit, from `base` to `most`.
     size: usize,
-    /// Read and not yet taken.
+    /// Bytes that were read and not taken yet.
     ahead: usize,
-    /// What the taker takes without waiting, at the least.
+    /// How many bytes the taker takes without waiting, at least.
     credit: usize,
-    /// There was so much room at the last look.
+    /// How much room there was at the last look.
     offered: usize,
-    /// The last read was as large as it could be: there is more where that came from.
+    /// The last read was as large as it could be, so there is more to read.
     is_filled: bool,
     /// The reader was told to wait.
     is_held: bool,
-    /// The taker has had nothing to take, at one look.
+    /// The taker had nothing to take when it last looked.
     seems_idle: bool,
     is_stalled: bool,
     has_given_back: bool,
 }
 
-/// Whether the reader has waited, and may go on: it is to be polled.
+/// Whether the reader has waited and must be polled, because it may go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reader {
     GoesOn,
@@ -68,19 +68,19 @@ impl Window {
         }
     }
 
-    /// Another exchange begins, or the taker is gone.
+    /// Called when another exchange begins, or the taker is gone.
     pub fn reset(&mut self) {
         *self = Self::new(self.base, self.most, self.drift);
     }
 
-    /// From now on it grows no further than this, and each read drifts.
+    /// From now on the window grows no further than `most`, and [`DRIFT`] bytes do not count.
     pub fn narrow(&mut self, most: usize) {
         self.most = most.max(self.base);
         self.size = self.size.min(self.most);
         self.drift = DRIFT;
     }
 
-    /// How much may be read now. 0: the reader waits, and is polled again when there is room.
+    /// How many bytes may be read now. 0: the reader waits, and is polled when there is room.
     pub fn room(&mut self) -> usize {
         let is_large = self.size > self.base && self.credit >= self.size;
         let (size, most_ahead) = match is_large {
@@ -102,7 +102,7 @@ impl Window {
         self.seems_idle = false;
     }
 
-    /// The taker has taken so much.
+    /// The taker has taken this many bytes.
     pub fn took(&mut self, bytes: usize) -> Reader {
         self.ahead = self.ahead.saturating_sub(bytes);
         self.seems_idle = false;
@@ -117,12 +117,12 @@ impl Window {
         self.took(usize::MAX)
     }
 
-    /// Whether it would be larger if the taker had the room.
+    /// Whether the window would be larger if the taker had room.
     pub fn wants_credit(&self) -> bool {
         self.size > self.base && self.credit < self.size && self.ahead <= DRIFT
     }
 
-    /// The taker takes so much without waiting.
+    /// The taker takes this many bytes without waiting.
     pub fn grant(&mut self, credit: usize) {
         self.credit = credit;
     }
@@ -135,25 +135,25 @@ impl Window {
             true => Reader::AsBefore,
             false => {
                 self.has_given_back = false;
-                // It has a buffer to give back.
+                // The reader has a buffer to give back.
                 Reader::GoesOn
             }
         }
     }
 
-    /// Whether the reader has to give back the memory that it reads to: once in each stall.
+    /// Whether the reader must give back the memory of its buffer: once in each stall.
     pub fn takes_back(&mut self) -> bool {
         self.is_stalled && !std::mem::replace(&mut self.has_given_back, true)
     }
 
-    /// It takes something again, if it did not.
+    /// Whether the taker had stalled. It takes something again now.
     pub fn take_stalled(&mut self) -> bool {
         std::mem::take(&mut self.is_stalled)
     }
 
-    /// The taker looks for something to take. A reader that is held while the taker finds nothing
-    /// at two looks, one after the other, is held by the drift alone. At one look the queue between
-    /// them might not have been looked at yet.
+    /// The taker looks for something to take. If it finds nothing at two looks in a row while the
+    /// reader is held, then only the drift holds the reader. After one look only, the queue between
+    /// them may not have been read yet.
     pub fn look(&mut self) -> Reader {
         if !self.is_held {
             return Reader::AsBefore;
@@ -162,7 +162,7 @@ impl Window {
             return self.took_all();
         }
         self.seems_idle = true;
-        // It is polled for the second look.
+        // The reader is polled for the second look.
         Reader::GoesOn
     }
 

@@ -1,53 +1,53 @@
-//! Reads WebSocket frame headers (RFC 6455 section 5.2) out of a passing byte stream.
+//! Reads WebSocket frame headers (RFC 6455 section 5.2) in a stream of bytes that passes.
 //!
-//! Nothing is copied or unmasked: payloads are skipped by their length. A scanner knows the
-//! messages that began, the code of the Close frame, whether the stream stands at a frame boundary,
-//! where a frame of our own may be put in, and when the framing is broken. The stream ends with its
-//! Close frame: what follows is not read (RFC 6455 section 5.5.1).
+//! Nothing is copied or unmasked: payloads are skipped by their length. A scanner knows how many
+//! messages have begun, the code of the Close frame, whether the stream is at a frame boundary,
+//! where a frame of our own may be inserted, and whether the framing is broken. The stream ends
+//! with its Close frame: what follows is not read (RFC 6455 section 5.5.1).
 
 use std::num::NonZeroU64;
 
-/// Who sends the frames of a stream: clients mask theirs, servers don't (RFC 6455 section 5.1).
+/// Who sends the frames of a stream: clients mask theirs, servers do not (RFC 6455 section 5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sender {
     Client,
     Server,
 }
 
-/// Follows one direction of a session. Feed it every byte, in order, in pieces of any size.
+/// Follows one direction of a session. Must be fed every byte, in order, in pieces of any size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FrameScanner {
     sender: Sender,
-    /// With an extension, the reserved bits and opcodes may mean something.
+    /// With an extension, the reserved bits and opcodes may have a meaning.
     extended: bool,
-    /// The header bytes seen so far: at most 2 + 8 + 4. A Close frame's code is taken for a part of
-    /// its header, so that none passes which must not be sent.
+    /// The header bytes so far, at most 2 + 8 + 4. A Close frame's code is treated as a part of its
+    /// header, so that a forbidden code never passes.
     header: [u8; HEADER_MAX],
     header_len: u8,
     payload_left: u64,
-    /// A message has begun whose last fragment is yet to come.
+    /// Whether a message has begun whose last fragment has not come yet.
     fragmented: bool,
     messages: u64,
     pongs: u64,
-    /// Frames that are no pongs.
+    /// Frames other than pongs.
     others: u64,
     close_code: Option<CloseCode>,
-    /// Framing was broken: nothing more can be known of this stream.
+    /// The framing was broken, so nothing more is known of this stream.
     broken: bool,
-    /// By a message that is larger than `max_message`.
+    /// The framing counts as broken because a message is larger than `max_message`.
     is_over: bool,
     /// `None`: any size.
     max_message: Option<NonZeroU64>,
-    /// Of the message that is passing, with the frame whose header was read last.
+    /// The size of the present message, including the frame whose header was read last.
     message_size: u64,
 }
 
-/// All that a scanner knows, for another process to go on with.
+/// The whole state of a scanner, for another process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScannerState {
     pub sender: Sender,
     pub extended: bool,
-    /// The first `header_len` bytes are those of a header that is not whole yet.
+    /// The first `header_len` bytes belong to a header that is not complete yet.
     pub header: [u8; HEADER_MAX],
     pub header_len: u8,
     pub payload_left: u64,
@@ -62,7 +62,7 @@ pub struct ScannerState {
     pub message_size: u64,
 }
 
-/// The status that a Close frame carries.
+/// The status in a Close frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseCode {
     /// A Close frame without a payload (RFC 6455 calls it 1005).
@@ -70,12 +70,12 @@ pub enum CloseCode {
     Code(u16),
 }
 
-/// What became of the bytes that were fed.
+/// The result of feeding bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fed {
-    /// How many of them belong to frames whose headers are whole and sound. The others are the
-    /// beginning of a header, which is held (see [`FrameScanner::held`]), or broken, or behind the
-    /// Close frame.
+    /// How many of the bytes belong to frames whose headers are whole and sound. The others are the
+    /// beginning of a header, which is held back (see [`FrameScanner::held`]), or broken, or after
+    /// the Close frame.
     pub sound: usize,
 }
 
@@ -94,7 +94,7 @@ const RESERVED: u8 = 0x70;
 const MASKED: u8 = 0x80;
 
 impl FrameScanner {
-    /// `extended`: the handshake agreed on an extension.
+    /// `extended`: whether the handshake agreed on an extension.
     pub fn new(sender: Sender, extended: bool) -> Self {
         Self {
             sender,
@@ -133,7 +133,7 @@ impl FrameScanner {
         }
     }
 
-    /// `None`: feeding cannot lead to this state, so it is none.
+    /// `None`: no sequence of bytes leads to this state.
     pub fn from_state(state: ScannerState) -> Option<Self> {
         let scanner = Self {
             sender: state.sender,
@@ -159,12 +159,12 @@ impl FrameScanner {
         self.max_message = most.and_then(NonZeroU64::new);
     }
 
-    /// Whether a message was larger than it may be.
+    /// Whether a message was larger than allowed.
     pub fn is_over(&self) -> bool {
         self.is_over
     }
 
-    /// Takes in the next bytes of the stream, up to where it is broken or closed.
+    /// Reads the next bytes of the stream, up to where it is broken or closed.
     pub fn feed(&mut self, bytes: &[u8]) -> Fed {
         let mut rest = bytes;
         let mut sound = 0;
@@ -181,28 +181,28 @@ impl FrameScanner {
         Fed { sound }
     }
 
-    /// The first bytes of a header whose others are yet to come.
+    /// The first bytes of a header that is not complete yet.
     pub fn held(&self) -> &[u8] {
         &self.header[..usize::from(self.header_len)]
     }
 
-    /// Whether all that was fed were whole frames: one of our own may be put in here.
+    /// Whether only whole frames were fed, so that a frame of our own may be inserted here.
     pub fn at_boundary(&self) -> bool {
         self.payload_left == 0 && self.header_len == 0 && !self.broken
     }
 
-    /// Whether the last frame that was sound has passed in full. Who passes on no header before
-    /// all of it is there, and sound, may put a frame in here.
+    /// Whether the last sound frame has passed completely. If headers pass only when they are whole
+    /// and sound, a frame may be inserted here.
     pub fn between_frames(&self) -> bool {
         self.payload_left == 0
     }
 
-    /// How many bytes the frame that is passing has left.
+    /// How many bytes remain of the frame that is passing.
     pub fn payload_left(&self) -> u64 {
         self.payload_left
     }
 
-    /// How many of these bytes, which come next, belong to the frame that is passing.
+    /// How many of these next bytes belong to the frame that is passing.
     pub fn left_of_frame(&self, bytes: &[u8]) -> usize {
         let mut ahead = self.clone();
         let mut rest = bytes;
@@ -216,7 +216,7 @@ impl FrameScanner {
         bytes.len() - rest.len()
     }
 
-    /// Messages that have begun (data frames that are no continuations).
+    /// How many messages have begun (data frames that are not continuations).
     pub fn messages(&self) -> u64 {
         self.messages
     }
@@ -225,27 +225,28 @@ impl FrameScanner {
         self.pongs
     }
 
-    /// Frames that are no pongs.
+    /// How many frames other than pongs have come.
     pub fn others(&self) -> u64 {
         self.others
     }
 
-    /// The Close frame's, once it is known.
+    /// The code of the Close frame, once it is known.
     pub fn close_code(&self) -> Option<CloseCode> {
         self.close_code
     }
 
-    /// Whether the Close frame has passed in full.
+    /// Whether the Close frame has passed completely.
     pub fn is_closed(&self) -> bool {
         self.close_code.is_some() && self.payload_left == 0
     }
 
-    /// Whether it broke the protocol: from there on nothing is known.
+    /// Whether the stream broke the protocol, so that nothing is known after that.
     pub fn is_broken(&self) -> bool {
         self.broken
     }
 
-    /// Whether this is a state that feeding can lead to: one that came from elsewhere may not be.
+    /// Whether some sequence of bytes leads to this state. A state from another process may be
+    /// wrong.
     pub fn is_consistent(&self) -> bool {
         let len = usize::from(self.header_len);
         len <= HEADER_MAX
@@ -276,7 +277,7 @@ impl FrameScanner {
         rest
     }
 
-    /// How long this header is, by the bytes of it that are there.
+    /// How long this header is, according to the bytes that have come.
     fn header_needed(&self) -> usize {
         if self.header_len < 2 {
             return 2;
@@ -335,7 +336,7 @@ impl FrameScanner {
         }
     }
 
-    /// For a frame of this length in the message that it begins or goes on with.
+    /// Whether a frame of this length fits into its message.
     fn has_room(&mut self, opcode: u8, length: u64) -> bool {
         let before = match opcode {
             CONTINUATION => self.message_size,
@@ -346,7 +347,7 @@ impl FrameScanner {
         self.message_size <= most
     }
 
-    /// At the end of a whole header of a Close frame, if it has one.
+    /// The code in a complete header of a Close frame, if it has one.
     fn header_close_code(&self) -> Option<u16> {
         let header = &self.header[..usize::from(self.header_len)];
         match *header {
@@ -358,7 +359,7 @@ impl FrameScanner {
         }
     }
 
-    /// What section 5 of RFC 6455 demands of a header.
+    /// Whether the header obeys section 5 of RFC 6455.
     fn is_sound(&self, opcode: u8, length: u64) -> bool {
         let header = &self.header;
         let is_final = header[0] & FIN != 0;
@@ -382,8 +383,8 @@ impl FrameScanner {
             && (self.extended || header[0] & RESERVED == 0)
     }
 
-    /// Whether the Close frame has a code that an endpoint may send, or none. Codes that are not
-    /// defined yet pass: both ends may know more than prusik (RFC 6455 section 7.4).
+    /// Whether the Close frame has no code, or one that an endpoint may send. Codes that are not
+    /// defined yet pass, because both sides may know more than prusik (RFC 6455 section 7.4).
     fn has_sendable_code(&self) -> bool {
         let code = self.header_close_code();
         code.is_none_or(|code| code >= 1000 && !matches!(code, 1005 | 1006 | 1015))

@@ -1,4 +1,4 @@
-//! What a WebSocket handshake must be (RFC 6455 section 4.2.1) before a server hears of it.
+//! Checks a WebSocket handshake (RFC 6455 section 4.2.1) before a server gets it.
 
 use base64::Engine;
 use base64::alphabet::STANDARD;
@@ -14,13 +14,13 @@ use crate::http1::Rejection;
 pub enum Upgrade {
     None,
     WebSocket,
-    /// Anything else (h2c, say): the field is dropped, the request is served as it is
-    /// (RFC 9110 section 7.8 lets a server ignore an upgrade).
+    /// Anything else, such as h2c: the field is removed, and the request is served without it (RFC
+    /// 9110 section 7.8 lets a server ignore an upgrade).
     Other,
 }
 
-/// Of a request. HTTP/1.0 knows no upgrade, and without the option in `Connection` the field was
-/// meant for a proxy before us: it asks for nothing (RFC 9110 section 7.8).
+/// What a request asks for. HTTP/1.0 has no upgrades. If `Connection` lacks the option, the field
+/// was meant for a proxy before us (RFC 9110 section 7.8).
 pub fn asked_upgrade(version: Version, headers: &HeaderMap) -> Upgrade {
     match upgrade_of(headers) {
         Upgrade::WebSocket
@@ -43,13 +43,13 @@ pub fn upgrade_of(headers: &HeaderMap) -> Upgrade {
     }
 }
 
-/// Keys that clients make by hand out of 22 characters have stray low bits in the last one. RFC
-/// 4648 section 3.5 leaves it open whether they are refused; servers take them.
+/// If clients make keys by hand from 22 characters, the last one may have extra low bits. RFC 4648
+/// section 3.5 lets a decoder accept or refuse these; servers accept them.
 const LENIENT: GeneralPurpose =
     GeneralPurpose::new(&STANDARD, PAD.with_decode_allow_trailing_bits(true));
 
-/// The `Sec-WebSocket-Accept` that the server must answer with, or why it is never asked. The
-/// headers are those of one that [asks](asked_upgrade) for it.
+/// The `Sec-WebSocket-Accept` that the server must answer, or why the server is not asked. The
+/// headers must be those of a request that [asks](asked_upgrade) for a WebSocket.
 pub fn expected_accept(
     method: &Method,
     headers: &HeaderMap,
@@ -90,7 +90,7 @@ pub fn expected_accept(
     }
 }
 
-/// Whether one of the comma-separated tokens in any field of the name is this one.
+/// Whether a field of this name contains this token in its comma-separated list.
 pub fn has_token(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> bool {
     headers
         .get_all(name)

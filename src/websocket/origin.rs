@@ -5,24 +5,24 @@ use itertools::Itertools;
 
 use crate::http1::Rejection;
 
-/// Who may open a session by his `Origin`.
+/// A rule for the `Origin` of those who may open a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OriginPattern {
     /// In lower case, as browsers send it: `scheme://host[:port]`, `null`, `file://`.
     Exact(String),
-    /// `https://*.example.com:8443`: the names below it, with the same port.
+    /// `https://*.example.com:8443`: all subdomains, with the same port.
     Below {
         /// `https://`
         scheme: String,
         /// `.example.com:8443`
         suffix: String,
     },
-    /// Who sends none: no browser does that.
+    /// A request without `Origin`, which no browser sends.
     Absent,
 }
 
 impl OriginPattern {
-    /// `origin` in lower case.
+    /// `origin`: in lower case.
     pub fn matches(&self, origin: &str) -> bool {
         match self {
             Self::Exact(exact) => exact == origin,
@@ -35,7 +35,7 @@ impl OriginPattern {
     }
 }
 
-/// One label of a host name, or more.
+/// Whether the text is one or more labels of a host name.
 fn is_labels(text: &str) -> bool {
     text.split('.').all(|label| {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
@@ -43,7 +43,7 @@ fn is_labels(text: &str) -> bool {
     })
 }
 
-/// Whether the route's allow-list admits where the page comes from (RFC 6455 section 10.2).
+/// Whether the route's list of origins allows this request (RFC 6455 section 10.2).
 pub fn check_origin(admitted: &[OriginPattern], headers: &HeaderMap) -> Result<(), Rejection> {
     if admitted.is_empty() {
         return Ok(());

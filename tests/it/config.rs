@@ -433,7 +433,7 @@ fn a_file_that_cannot_be_read_is_an_error_that_names_it() {
         shown.starts_with("/nonexistent/prusik.yaml: cannot read: "),
         "{shown}"
     );
-    assert_eq!(errors.errors()[0].place, None);
+    assert_eq!(errors.errors()[0].position, None);
 }
 
 #[test]

@@ -1,10 +1,10 @@
-//! A cursor on the source that goes along while the decoded file is resolved, so that every error
-//! finds its place.
+//! A cursor on the tree of the file. It moves along while the decoded file is resolved, so that
+//! every error has its position.
 
 use crate::config::error::{ConfigError, Position, closest};
 use crate::config::file::tree::{Content, Node, Step};
 
-/// A position in the file: a value, or where it would be, at the nearest that is there.
+/// A position in the file: that of a value, or if the value is missing, that of its parent.
 #[derive(Debug, Clone, Copy)]
 pub struct Cursor<'a> {
     node: Option<&'a Node>,
@@ -17,8 +17,8 @@ impl<'a> Cursor<'a> {
     pub fn root(root: &'a Node) -> Cursor<'a> {
         Cursor {
             node: Some(root),
-            value: root.place,
-            key: root.place,
+            value: root.position,
+            key: root.position,
             lost: false,
         }
     }
@@ -27,8 +27,8 @@ impl<'a> Cursor<'a> {
         match self.node.and_then(|node| node.entry(key)) {
             Some(entry) => Cursor {
                 node: Some(&entry.value),
-                value: entry.value.place,
-                key: entry.key_place,
+                value: entry.value.position,
+                key: entry.key_position,
                 lost: false,
             },
             None => Cursor {
@@ -39,15 +39,15 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// As [`Cursor::key`], for the entry that stands at this position of the mapping: there is
-    /// nothing to be searched for.
+    /// Like [`Cursor::key`], for the entry at this index of the mapping, so that no search is
+    /// needed.
     pub fn entry(self, position: usize, key: &str) -> Cursor<'a> {
         match self.node.map(|node| &node.content) {
             Some(Content::Mapping(entries)) => match entries.get(position) {
                 Some(entry) if entry.key == key => Cursor {
                     node: Some(&entry.value),
-                    value: entry.value.place,
-                    key: entry.key_place,
+                    value: entry.value.position,
+                    key: entry.key_position,
                     lost: false,
                 },
                 _ => self.key(key),
@@ -60,8 +60,8 @@ impl<'a> Cursor<'a> {
         match self.node.and_then(|node| node.item(index)) {
             Some(item) => Cursor {
                 node: Some(item),
-                value: item.place,
-                key: item.place,
+                value: item.position,
+                key: item.position,
                 lost: false,
             },
             None => Cursor { node: None, ..self },
@@ -72,8 +72,8 @@ impl<'a> Cursor<'a> {
         self.node.is_some_and(|node| node.entry(key).is_some())
     }
 
-    /// Whether `key` is missing. One that was written, but not so that it could be decoded, or with
-    /// a slip in its name, has been reported and is not missing as well.
+    /// Whether `key` is missing. A key that could not be decoded, or that has a spelling mistake,
+    /// was already reported and does not count as missing.
     pub fn lacks(self, key: &str) -> bool {
         let lost = |node: &Node| node.lost_keys().any(|lost| closest(lost, [key]).is_some());
         !self.has(key) && !self.lost && !self.node.is_some_and(lost)
@@ -83,19 +83,19 @@ impl<'a> Cursor<'a> {
         self.node.and_then(Node::text)
     }
 
-    /// Whether elements of this list could not be decoded as a whole.
+    /// Whether elements of this list could not be decoded.
     pub fn lost_items(self) -> bool {
         self.node
             .is_some_and(|node| node.lost_keys().next().is_some())
     }
 
-    /// Whether something in here could not be decoded, which has been reported: what depends on it
-    /// is not an error of its own.
+    /// Whether a part of this value could not be decoded. That was reported, so errors that follow
+    /// from it are not reported too.
     pub fn damaged(self) -> bool {
         self.lost || self.node.is_some_and(Node::damaged)
     }
 
-    /// The keys in here, those that could not be decoded included.
+    /// The keys of this value, including those that could not be decoded.
     pub fn keys(self) -> Vec<&'a str> {
         let Some(node) = self.node else {
             return Vec::new();
@@ -117,13 +117,13 @@ impl<'a> Cursor<'a> {
         ConfigError::new(self.value, message)
     }
 
-    /// An error about the key, or about something that is missing below it.
+    /// An error about the key, or about something that is missing in it.
     pub fn key_error(self, message: impl Into<String>) -> ConfigError {
         ConfigError::new(self.key, message)
     }
 }
 
-/// What the value at `path` belongs to, in words: `health_check of upstream "chat"`. Empty for the
+/// The owner of the value at `path`, in words: `health_check of upstream "chat"`. Empty for the
 /// file itself.
 pub fn owner(root: &Node, path: &[Step]) -> String {
     let (name, rest) = match path {
@@ -151,7 +151,7 @@ pub fn owner(root: &Node, path: &[Step]) -> String {
     }
 }
 
-/// The keys by which the items of a list at the top are named in errors.
+/// The keys by which errors name the items of a list at the top of the file.
 pub fn labelled_by(section: &str) -> &'static [&'static str] {
     match section {
         "routes" => &["name"],
@@ -160,7 +160,7 @@ pub fn labelled_by(section: &str) -> &'static [&'static str] {
     }
 }
 
-/// `route "chat"`, by the first of `keys` that is written; else `this route`.
+/// `route "chat"`, by the first of `keys` that the file has, else `this route`.
 fn label(node: &Node, what: &str, keys: &[&str]) -> String {
     let name = keys
         .iter()

@@ -1,8 +1,8 @@
-//! From the tree to the file's shape, with every error: serde stops at the first, so what is wrong
-//! is recorded, taken out of the tree, and the rest decoded again.
+//! Decodes the tree into the types of the file, and finds every error. Serde stops at the first
+//! one, so what is wrong is recorded and taken out of the tree, and the rest is decoded again.
 //!
-//! [`parts`] keeps that cheap in large files, [`explain`] words the errors, [`elsewhere`]
-//! has what other proxies call it.
+//! [`parts`] makes this fast for large files, [`explain`] words the errors, and [`elsewhere`] knows
+//! the words of other proxies.
 
 mod elsewhere;
 mod explain;
@@ -14,11 +14,11 @@ use crate::config::schema::raw;
 use crate::config::schema::units::Section;
 use explain::subject;
 
-/// Keys at the top that begin so are the operator's own: a place for anchors.
+/// Top-level keys that begin so belong to the operator, for example to hold anchors.
 const OWN_KEYS: &str = "x-";
 
-/// Decodes `root` and takes everything out of it that could not be, so that afterwards the tree
-/// and the result agree. `None`: nothing could be decoded.
+/// Decodes `root`, and takes out what could not be decoded, so that afterwards the tree and the
+/// result agree. `None`: nothing could be decoded.
 pub fn decode(root: &mut Node, errors: &mut Vec<ConfigError>) -> Option<raw::File> {
     if let Content::Mapping(entries) = &mut root.content {
         entries.retain(|entry| !entry.key.starts_with(OWN_KEYS));
@@ -28,8 +28,8 @@ pub fn decode(root: &mut Node, errors: &mut Vec<ConfigError>) -> Option<raw::Fil
         parts::take_out_errors(root, errors)?;
         decoded = attempt(root);
     }
-    // Each part could be decoded by itself, so the whole can be. If it could not, this is slow for
-    // many errors, and right.
+    // Each part could be decoded, so the whole file can be. If it cannot, this loop is slow for
+    // many errors, but correct.
     let file = loop {
         match decoded {
             Ok(file) => break file,
@@ -42,13 +42,13 @@ pub fn decode(root: &mut Node, errors: &mut Vec<ConfigError>) -> Option<raw::Fil
             }
         }
     };
-    // A key without a value decodes like no key at all. Whoever writes one expects it to count.
+    // A key without a value decodes like a missing key. But whoever writes it expects an effect.
     report_valueless(root, errors);
     take_out_valueless(root);
     Some(file)
 }
 
-/// The first thing that serde cannot decode.
+/// The first value that serde could not decode.
 struct Failure {
     path: Vec<Step>,
     message: String,
@@ -82,12 +82,12 @@ fn steps(path: &serde_path_to_error::Path) -> Vec<Step> {
         .collect()
 }
 
-/// Every key and every entry of a list whose value is null.
+/// Reports every key and every list entry whose value is null.
 fn report_valueless(root: &Node, errors: &mut Vec<ConfigError>) {
     fn walk(root: &Node, node: &Node, path: &mut Vec<Step>, errors: &mut Vec<ConfigError>) {
-        let error = |place, path: &[Step]| {
+        let error = |position, path: &[Step]| {
             let message = format!("{} has no value", subject(root, path));
-            ConfigError::new(place, message).hint("write one, or leave the key out")
+            ConfigError::new(position, message).hint("write one, or leave the key out")
         };
         match &node.content {
             Content::Scalar { .. } => {}
@@ -95,7 +95,7 @@ fn report_valueless(root: &Node, errors: &mut Vec<ConfigError>) {
                 for (i, item) in items.iter().enumerate() {
                     path.push(Step::Index(i));
                     if item.is_null() {
-                        errors.push(error(item.place, path));
+                        errors.push(error(item.position, path));
                     }
                     walk(root, item, path, errors);
                     path.pop();
@@ -105,7 +105,7 @@ fn report_valueless(root: &Node, errors: &mut Vec<ConfigError>) {
                 for entry in entries {
                     path.push(Step::Key(entry.key.clone()));
                     if entry.value.is_null() {
-                        errors.push(error(entry.key_place, path));
+                        errors.push(error(entry.key_position, path));
                     }
                     walk(root, &entry.value, path, errors);
                     path.pop();

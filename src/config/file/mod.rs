@@ -1,5 +1,5 @@
-//! From the text to the file's shape: a tree of places, then what serde makes of it, with every
-//! error.
+//! From the text to the types of the file: a tree with positions, then what serde makes of it, with
+//! every error.
 
 pub mod cursor;
 pub mod decode;

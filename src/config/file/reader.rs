@@ -1,7 +1,7 @@
-//! Reads the YAML file into a tree, by the events of `saphyr-parser`, which know their places.
+//! Reads the YAML file into a tree, from the events of `saphyr-parser`, which have positions.
 //!
-//! [`syntax`] explains what is no YAML. Anchors, aliases and merge keys (`<<`) are resolved here;
-//! duplicate keys are found here.
+//! [`syntax`] explains what is not valid YAML. This file resolves anchors, aliases and merge keys
+//! (`<<`), and finds duplicate keys.
 
 mod syntax;
 
@@ -11,21 +11,21 @@ use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
 
 use crate::config::error::{ConfigError, Position};
 use crate::config::file::tree::{Content, Entry, Node, ScalarForm};
-use syntax::place;
+use syntax::position;
 
-/// Nodes that aliases may add to what the file spells out, against a few lines that expand to
-/// gigabytes.
+/// How many nodes aliases may add to the written ones. Without this limit a few lines could expand
+/// to gigabytes.
 const ALIASED_NODES_MAX: usize = 100_000;
 
-/// Levels of nesting; the deepest value of a valid file is at seven. The tree is walked
-/// recursively.
+/// The deepest nesting that is allowed, because the tree is walked recursively. A valid file has at
+/// most seven levels.
 const DEPTH_MAX: usize = 32;
 
-/// Reads the one document of `text`. Without a tree there is at least one error; with one there
-/// may be (duplicate keys).
+/// Reads the one document of `text`. If there is no tree, there is at least one error. Even with a
+/// tree there may be errors (duplicate keys).
 pub fn read(text: &str) -> (Option<Node>, Vec<ConfigError>) {
-    if let Some(place) = syntax::brackets(text) {
-        return (None, vec![too_deep(place)]);
+    if let Some(position) = syntax::brackets(text) {
+        return (None, vec![too_deep(position)]);
     }
     let mut reader = Reader::of(text);
     let document = match reader.document() {
@@ -38,7 +38,7 @@ pub fn read(text: &str) -> (Option<Node>, Vec<ConfigError>) {
     finish(text, document, reader.errors)
 }
 
-/// The text with spaces for tabs, in which all places are the same.
+/// Reads the text with tabs replaced by spaces, which changes no position.
 fn read_spaced(text: &str) -> (Option<Node>, Vec<ConfigError>) {
     let mut reader = Reader::of(text);
     let document = reader.document();
@@ -64,7 +64,7 @@ fn finish(
 
 /// Why the rest of a file cannot be read.
 enum Stop {
-    /// It is no YAML from there on.
+    /// From there on the file is not valid YAML.
     Syntax(ScanError),
     Other(ConfigError),
 }
@@ -95,7 +95,7 @@ impl<'input> Reader<'input> {
     fn document(&mut self) -> Result<Node, Stop> {
         let root = loop {
             match self.next()? {
-                (Event::StreamEnd, span) => return Err(empty(place(span.start)).into()),
+                (Event::StreamEnd, span) => return Err(empty(position(span.start)).into()),
                 (Event::StreamStart | Event::DocumentStart(_), _) => {}
                 (event, span) => break self.node(event, span, 0)?,
             }
@@ -105,16 +105,17 @@ impl<'input> Reader<'input> {
                 (Event::StreamEnd, _) => break,
                 (Event::DocumentStart(_), span) => {
                     let error =
-                        ConfigError::new(place(span.start), "a second YAML document begins").hint(
-                            "keep one document in the file: remove the `---` and what follows",
-                        );
+                        ConfigError::new(position(span.start), "a second YAML document begins")
+                            .hint(
+                                "keep one document in the file: remove the `---` and what follows",
+                            );
                     return Err(error.into());
                 }
                 _ => {}
             }
         }
         match root.is_null() {
-            true => Err(empty(root.place).into()),
+            true => Err(empty(root.position).into()),
             false => Ok(root),
         }
     }
@@ -128,55 +129,55 @@ impl<'input> Reader<'input> {
     }
 
     fn node(&mut self, event: Event<'input>, span: Span, depth: usize) -> Result<Node, Stop> {
-        let place = place(span.start);
+        let position = position(span.start);
         if depth > DEPTH_MAX {
-            return Err(too_deep(place).into());
+            return Err(too_deep(position).into());
         }
         let (content, anchor) = match event {
-            Event::Alias(anchor) => return self.alias(anchor, place, depth),
+            Event::Alias(anchor) => return self.alias(anchor, position, depth),
             Event::Scalar(text, style, anchor, tag) => {
-                let form = scalar_form(style, tag.as_deref(), place)?;
+                let form = scalar_form(style, tag.as_deref(), position)?;
                 let text = text.into_owned();
                 (Content::Scalar { text, form }, anchor)
             }
             Event::SequenceStart(anchor, tag) => {
-                refuse_tag(tag.as_deref(), "seq", place)?;
+                refuse_tag(tag.as_deref(), "seq", position)?;
                 (self.sequence(depth)?, anchor)
             }
             Event::MappingStart(anchor, tag) => {
-                refuse_tag(tag.as_deref(), "map", place)?;
+                refuse_tag(tag.as_deref(), "map", position)?;
                 (self.mapping(depth)?, anchor)
             }
             event => {
                 return Err(ConfigError::new(
-                    place,
+                    position,
                     format!("not valid YAML: expected a value, got {event:?}"),
                 )
                 .into());
             }
         };
-        let node = Node::new(place, content);
-        // Ids count from 1; 0 says that there is no anchor.
+        let node = Node::new(position, content);
+        // Anchors are numbered from 1; 0 means no anchor.
         if anchor != 0 {
             self.anchors.insert(anchor, node.clone());
         }
         Ok(node)
     }
 
-    fn alias(&mut self, anchor: usize, place: Position, depth: usize) -> Result<Node, Stop> {
+    fn alias(&mut self, anchor: usize, position: Position, depth: usize) -> Result<Node, Stop> {
         let Some(target) = self.anchors.get(&anchor) else {
             return Err(
-                ConfigError::new(place, "an alias stands inside of what it refers to").into(),
+                ConfigError::new(position, "an alias stands inside of what it refers to").into(),
             );
         };
         let (nodes, levels) = target.measure();
         if depth + levels > DEPTH_MAX {
-            return Err(too_deep(place).into());
+            return Err(too_deep(position).into());
         }
         self.aliased += nodes;
         if self.aliased > ALIASED_NODES_MAX {
             return Err(ConfigError::new(
-                place,
+                position,
                 format!("the aliases expand to more than {ALIASED_NODES_MAX} values"),
             )
             .into());
@@ -203,13 +204,13 @@ impl<'input> Reader<'input> {
             if event == Event::MappingEnd {
                 break;
             }
-            let key_place = place(span.start);
+            let key_position = position(span.start);
             let key = self.node(event, span, depth + 1)?;
             let (event, span) = self.next()?;
             let value = self.node(event, span, depth + 1)?;
             let Content::Scalar { text: key, form } = key.content else {
                 self.errors
-                    .push(ConfigError::new(key_place, "a key must be a word").hint(
+                    .push(ConfigError::new(key_position, "a key must be a word").hint(
                     "a value that begins with { stands in quotes; a template is filled in first",
                 ));
                 continue;
@@ -218,14 +219,14 @@ impl<'input> Reader<'input> {
                 merged.push(value);
             } else if let Some(first) = by_key.get(&key) {
                 self.errors.push(
-                    ConfigError::new(key_place, format!("duplicate key \"{key}\""))
+                    ConfigError::new(key_position, format!("duplicate key \"{key}\""))
                         .hint(format!("first written on line {}", first.line)),
                 );
             } else {
-                by_key.insert(key.clone(), key_place);
+                by_key.insert(key.clone(), key_position);
                 entries.push(Entry {
                     key,
-                    key_place,
+                    key_position,
                     value,
                 });
             }
@@ -236,7 +237,8 @@ impl<'input> Reader<'input> {
         Ok(Content::Mapping(entries))
     }
 
-    /// Adds what `node` has and the mapping itself has not; of several the earlier wins.
+    /// Adds the keys of `node` that the mapping does not have. An earlier merge wins over a later
+    /// one.
     fn merge(
         &mut self,
         node: Node,
@@ -247,7 +249,7 @@ impl<'input> Reader<'input> {
             Content::Mapping(from) => {
                 for entry in from {
                     if !by_key.contains_key(&entry.key) {
-                        by_key.insert(entry.key.clone(), entry.key_place);
+                        by_key.insert(entry.key.clone(), entry.key_position);
                         entries.push(entry);
                     }
                 }
@@ -258,8 +260,11 @@ impl<'input> Reader<'input> {
                 }
             }
             Content::Scalar { .. } => self.errors.push(
-                ConfigError::new(node.place, "\"<<\" must be a mapping or a list of mappings")
-                    .hint("name an anchor, such as <<: *defaults"),
+                ConfigError::new(
+                    node.position,
+                    "\"<<\" must be a mapping or a list of mappings",
+                )
+                .hint("name an anchor, such as <<: *defaults"),
             ),
         }
     }
@@ -268,7 +273,7 @@ impl<'input> Reader<'input> {
 fn scalar_form(
     style: ScalarStyle,
     tag: Option<&Tag>,
-    place: Position,
+    position: Position,
 ) -> Result<ScalarForm, ConfigError> {
     if let Some(tag) = tag.filter(|tag| tag.is_yaml_core_schema()) {
         match tag.suffix.as_ref() {
@@ -277,30 +282,33 @@ fn scalar_form(
             _ => {}
         }
     }
-    refuse_tag(tag, "str", place)?;
+    refuse_tag(tag, "str", position)?;
     Ok(match style {
         ScalarStyle::Plain => ScalarForm::Plain,
         _ => ScalarForm::Text,
     })
 }
 
-/// A tag changes what a value is; one that is not known cannot be honoured.
-fn refuse_tag(tag: Option<&Tag>, allowed: &str, place: Position) -> Result<(), ConfigError> {
+/// A tag changes the meaning of a value, so an unknown tag must be refused.
+fn refuse_tag(tag: Option<&Tag>, allowed: &str, position: Position) -> Result<(), ConfigError> {
     match tag {
         Some(tag) if !(tag.is_yaml_core_schema() && tag.suffix == allowed) => {
-            Err(ConfigError::new(place, format!("unknown tag \"{tag}\"")).hint("remove the tag"))
+            Err(ConfigError::new(position, format!("unknown tag \"{tag}\"")).hint("remove the tag"))
         }
         _ => Ok(()),
     }
 }
 
-fn empty(place: Position) -> ConfigError {
-    ConfigError::new(place, "the file is empty")
+fn empty(position: Position) -> ConfigError {
+    ConfigError::new(position, "the file is empty")
         .hint("write listeners, upstreams and routes; `prusik schema` describes them")
 }
 
-fn too_deep(place: Position) -> ConfigError {
-    ConfigError::new(place, format!("nested more than {DEPTH_MAX} levels deep"))
+fn too_deep(position: Position) -> ConfigError {
+    ConfigError::new(
+        position,
+        format!("nested more than {DEPTH_MAX} levels deep"),
+    )
 }
 
 #[cfg(test)]
@@ -323,10 +331,10 @@ mod tests {
     fn values_and_keys_know_their_places_in_characters() {
         let root = root("a: 1\nü: { ö: [x, 'y'] }\n");
         let (node, _) = root.find(&[key("ü"), key("ö"), Step::Index(1)]);
-        assert_eq!(node.place, Position { line: 2, col: 13 });
+        assert_eq!(node.position, Position { line: 2, col: 13 });
         let (_, entry) = root.find(&[key("ü"), key("ö")]);
-        let key_place = entry.expect("it is there").key_place;
-        assert_eq!(key_place, Position { line: 2, col: 6 });
+        let key_position = entry.expect("it is there").key_position;
+        assert_eq!(key_position, Position { line: 2, col: 6 });
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! The YAML file as a tree in which every value and key knows its place.
+//! The YAML file as a tree in which every value and key has its position.
 //!
-//! [`super::reader`] makes it. What a plain scalar means (number, boolean, text) is left to
-//! `serde_yaml`, to which the tree converts.
+//! [`super::reader`] makes the tree. `serde_yaml`, to which the tree is converted, decides what a
+//! plain scalar is: number, boolean or text.
 
 use serde_yaml::Value;
 
@@ -9,9 +9,9 @@ use crate::config::error::Position;
 
 #[derive(Debug, Clone)]
 pub struct Node {
-    pub place: Position,
+    pub position: Position,
     pub content: Content,
-    /// Keys, or one empty string for each element, that [`Node::prune`] took out of here.
+    /// Keys that [`Node::prune`] has taken out, or one empty string for each element.
     pruned: Vec<String>,
 }
 
@@ -24,20 +24,20 @@ pub enum Content {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScalarForm {
-    /// Means what its text says: `5` is a number, `false` a boolean, nothing at all is null.
+    /// The text decides the type: `5` is a number, `false` a boolean, and an empty text is null.
     Plain,
-    /// Quoted, a block scalar or tagged `!!str`: text, whatever it says.
+    /// Quoted, a block scalar or tagged `!!str`: always text.
     Text,
 }
 
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub key: String,
-    pub key_place: Position,
+    pub key_position: Position,
     pub value: Node,
 }
 
-/// One step of the way from the root to a node.
+/// One step of the path from the root to a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     Key(String),
@@ -45,9 +45,9 @@ pub enum Step {
 }
 
 impl Node {
-    pub fn new(place: Position, content: Content) -> Node {
+    pub fn new(position: Position, content: Content) -> Node {
         Node {
-            place,
+            position,
             content,
             pruned: Vec::new(),
         }
@@ -66,7 +66,7 @@ impl Node {
         }
     }
 
-    /// Whether nothing is written here, or `null`.
+    /// Whether the value is empty or `null`.
     pub fn is_null(&self) -> bool {
         match &self.content {
             Content::Scalar { text, form } => scalar_value(text, *form).is_null(),
@@ -95,8 +95,8 @@ impl Node {
         }
     }
 
-    /// The node at `path`, and the key that leads to it where its parent is a mapping. Where the
-    /// path leaves the tree, the last node on it.
+    /// The node at `path`, and its key if its parent is a mapping. If the path leads out of the
+    /// tree, the last node on it.
     pub fn find(&self, path: &[Step]) -> (&Node, Option<&Entry>) {
         let mut found = (self, None);
         for step in path {
@@ -114,8 +114,8 @@ impl Node {
         found
     }
 
-    /// Takes the key or element at `path` out of the tree, or the last one on the way that exists.
-    /// False: nothing could be taken out.
+    /// Takes out the key or element at `path`, or the last one on the path that exists. Returns
+    /// false if nothing could be taken out.
     pub fn prune(&mut self, path: &[Step]) -> bool {
         let Some((step, rest)) = path.split_first() else {
             return false;
@@ -145,7 +145,7 @@ impl Node {
         }
     }
 
-    /// Takes those children out, at once.
+    /// Takes out all children that are wrong.
     pub fn take_out(&mut self, is_wrong: impl Fn(&Node) -> bool) {
         let pruned = &mut self.pruned;
         match &mut self.content {
@@ -167,22 +167,22 @@ impl Node {
         }
     }
 
-    /// That these children were taken out of here, as by [`Node::prune`].
+    /// Remembers that these children were taken out, like [`Node::prune`].
     pub fn remember_lost(&mut self, keys: Vec<String>) {
         self.pruned.extend(keys);
     }
 
-    /// Whether `key` was taken out of here.
+    /// Whether `key` was taken out of this node.
     pub fn lost(&self, key: &str) -> bool {
         self.pruned.iter().any(|lost| lost == key)
     }
 
-    /// The keys that were taken out of here.
+    /// The keys that were taken out of this node.
     pub fn lost_keys(&self) -> impl Iterator<Item = &str> {
         self.pruned.iter().map(String::as_str)
     }
 
-    /// Whether anything was taken out of here or from below.
+    /// Whether anything was taken out of this node or below it.
     pub fn damaged(&self) -> bool {
         !self.pruned.is_empty() || self.children().any(Node::damaged)
     }
@@ -196,7 +196,7 @@ impl Node {
         items.iter().chain(entries.iter().map(|entry| &entry.value))
     }
 
-    /// How many nodes there are, and how many levels.
+    /// The number of nodes, and the number of levels.
     pub fn measure(&self) -> (usize, usize) {
         let (nodes, depth) = self
             .children()
@@ -206,8 +206,8 @@ impl Node {
     }
 }
 
-/// `serde_yaml` decides what a plain scalar is, but only among booleans and numbers: of the rest,
-/// some (`---`) would read as YAML syntax once they stand alone.
+/// `serde_yaml` decides the type, but only for booleans and numbers. Some other texts, such as
+/// `---`, would be read as YAML syntax when they stand alone.
 fn scalar_value(text: &str, form: ScalarForm) -> Value {
     if form == ScalarForm::Text {
         return Value::String(text.to_owned());
@@ -215,7 +215,7 @@ fn scalar_value(text: &str, form: ScalarForm) -> Value {
     if matches!(text, "" | "~" | "null" | "Null" | "NULL") {
         return Value::Null;
     }
-    // Nearly all scalars are words; a parser for each would be felt in large files.
+    // Nearly all scalars are words. A parser call for each would slow large files down.
     if !text.starts_with(|c: char| c.is_ascii_digit() || "+-.tTfF".contains(c)) {
         return Value::String(text.to_owned());
     }

@@ -1,4 +1,4 @@
-//! What a route does: hand on to an upstream, redirect, or respond.
+//! What a route does: proxy to an upstream, redirect, or respond.
 
 use super::scope::Scope;
 use super::upstream::template;
@@ -14,7 +14,7 @@ const ACTIONS: [&str; 3] = ["upstream", "redirect", "respond"];
 const REDIRECT_STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
 const REDIRECT_STATUS: u16 = 308;
 
-/// `matcher` is `None` when it could not be made out in full.
+/// `matcher` is `None` if a part of it is not valid.
 pub fn action(
     raw: raw::Route,
     matcher: Option<&Matcher>,
@@ -69,7 +69,7 @@ pub fn action(
     upstream.or(redirect).or(respond).flatten()
 }
 
-/// Keys that only matter on the way to an upstream.
+/// Reports keys that only matter for a route to an upstream.
 fn report_without_effect(scope: Scope<'_>, errors: &mut Errors) {
     let at = scope.at;
     let keys = ["strip_prefix", "forwarded", "timeouts", "websocket"];
@@ -110,7 +110,7 @@ fn upstream(name: &str, scope: Scope<'_>, errors: &mut Errors) -> Option<Upstrea
     known.position(name).map(UpstreamId::new)
 }
 
-/// The prefix without a slash at its end. Each path that the route matches must begin with it.
+/// The prefix without a final slash. Each path that the route matches must begin with it.
 fn strip_prefix(
     prefix: &str,
     matcher: Option<&Matcher>,

@@ -1,4 +1,4 @@
-//! Addresses as the file writes them: of listeners, of servers, of DNS names to discover.
+//! Addresses in the file: of listeners, of servers, and of DNS names to resolve.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -7,10 +7,10 @@ use crate::config::error::ConfigError;
 use crate::config::file::cursor::Cursor;
 use crate::config::{ListenAddress, ServerAddress};
 
-/// What `sockaddr_un` holds, less its terminating zero.
+/// The size of `sockaddr_un`'s path without the final zero.
 const UNIX_PATH_MAX: usize = 107;
 
-/// What is wrong with an address, before it is known where in the file that is.
+/// What is wrong with an address, when its position in the file is not known yet.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Wrong {
     message: String,
@@ -56,8 +56,8 @@ pub fn listen(text: &str) -> Result<ListenAddress, Wrong> {
     ))
 }
 
-/// `80 default_server`, `443 ssl http2`, `[::]:443 ssl`: an address or a port, and words of which
-/// each is a key of its own here.
+/// An address or a port followed by words, such as `80 default_server`, `443 ssl http2` or
+/// `[::]:443 ssl`. In prusik each word is a key of its own.
 fn nginx_listen(text: &str) -> Option<String> {
     let mut words = text.trim_end_matches(';').split_whitespace();
     let first = words.next()?;
@@ -161,7 +161,7 @@ pub fn named(text: &str) -> Result<(String, u16), Wrong> {
 }
 
 fn without_port(text: &str, address: IpAddr) -> Wrong {
-    // `::1:9080` is an address as it stands, but hardly the one that was meant.
+    // `::1:9080` is a valid address, but hardly the one that was meant.
     if let Some((host, port)) = text.rsplit_once(':')
         && host.parse::<Ipv6Addr>().is_ok()
     {
@@ -193,7 +193,7 @@ fn no_such_port(text: &str) -> Wrong {
     )
 }
 
-/// nginx's `address weight=2 max_fails=3` as an entry with keys.
+/// Writes nginx's `address weight=2 max_fails=3` as an entry with keys.
 fn server_table(address: &str, text: &str) -> String {
     let mut keys = vec![format!("address: {address}")];
     let mut beside = "";
@@ -225,8 +225,8 @@ fn with_some_port(text: &str) -> String {
     }
 }
 
-/// RFC 1123, and `_`, which internal names like to have. Digits and dots alone are an IPv4 address
-/// gone wrong.
+/// RFC 1123, and `_`, which is common in internal names. Digits and dots alone are a wrong IPv4
+/// address.
 fn is_host_name(host: &str) -> bool {
     let name = host.strip_suffix('.').unwrap_or(host);
     let is_label = |label: &str| {

@@ -1,4 +1,4 @@
-//! What a header may be called.
+//! Which names a header may have.
 
 use crate::config::error::ConfigError;
 use crate::config::file::cursor::Cursor;

@@ -1,4 +1,4 @@
-//! Rules for headers: names and values that can be sent, and names that are not the operator's to
+//! The rules for headers: names and values that can be sent, and names that the operator must not
 //! change.
 
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use crate::config::schema::units::Ordered;
 use crate::forward::template::Template;
 
 /// Headers of one connection or one handshake (RFC 9110, section 7.6.1; RFC 6455, section 4.1), and
-/// those that frame the message: changing them breaks it.
+/// headers that frame the message, which would break if they were changed.
 const RESERVED: [HeaderName; 11] = [
     header::CONNECTION,
     header::UPGRADE,
@@ -107,7 +107,7 @@ fn fields(
 }
 
 fn value(name: &str, text: &str, at: Cursor<'_>, errors: &mut Errors) -> Option<Template> {
-    // Variables are filled in later; what is written here must be sendable as it stands.
+    // Variables are filled in later. The literal text must be valid in a header.
     if HeaderValue::from_bytes(text.as_bytes()).is_err() {
         errors.push(
             at.error(format!("header \"{name}\" cannot have this value"))
@@ -142,7 +142,7 @@ fn name(written: &str, at: Cursor<'_>, errors: &mut Errors) -> Option<HeaderName
     Some(name)
 }
 
-/// YAML keys differ in case where header names do not.
+/// YAML keys that differ only in case are the same header name.
 fn report_set_twice(
     fields: &[(HeaderName, String, Template)],
     at: Cursor<'_>,

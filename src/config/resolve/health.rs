@@ -1,4 +1,4 @@
-//! Health checks: which keys belong to which type, and the statuses that pass.
+//! Health checks: which keys each type has, and which statuses pass.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -61,12 +61,12 @@ pub fn check(
     })
 }
 
-/// Keys that the check's type does not use.
+/// Reports keys that this type of check does not use.
 fn without_effect(kind: raw::HealthCheckKind, upstream: &str, at: Cursor<'_>, errors: &mut Errors) {
     let (type_name, unused, remedy): (_, &[&str], _) = match kind {
         raw::HealthCheckKind::Tcp => ("tcp", &["path", "host", "expect"], "http"),
         raw::HealthCheckKind::Http => ("http", &[], ""),
-        // Its answer is always 101.
+        // The answer is always 101.
         raw::HealthCheckKind::Websocket => ("websocket", &["expect"], "http"),
     };
     if !at.key("type").damaged() {
@@ -83,7 +83,7 @@ fn without_effect(kind: raw::HealthCheckKind, upstream: &str, at: Cursor<'_>, er
     }
 }
 
-/// Whether path and host can stand in a request.
+/// Whether path and host are valid in a request.
 fn asked_for(path: &str, host: Option<&String>, at: Cursor<'_>, errors: &mut Errors) {
     let is_path = path.starts_with('/')
         && !path.contains('#')
@@ -152,7 +152,7 @@ fn statuses(
         ranges.push(range);
     }
     let ranges: Vec<RangeInclusive<u16>> = ranges.into_iter().collect::<Option<_>>()?;
-    // RFC 9110 section 15.2: they come before the answer. 101 is one.
+    // RFC 9110 section 15.2: interim statuses come before the answer. Only 101 is an answer itself.
     let is_interim = |status: u16| (100..200).contains(&status) && status != 101;
     if !ranges.is_empty() && ranges.iter().cloned().flatten().all(is_interim) {
         errors.push(

@@ -1,4 +1,4 @@
-//! What clients of a listener may take.
+//! The limits of a listener for its clients.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::limits::Bounds;
 /// Pingora waits no longer for a first head.
 const HEADER_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
-/// A browser's head has a kilobyte; Pingora reads at most a megabyte.
+/// The head of a browser has about a kilobyte. Pingora reads at most a megabyte.
 const HEADER_SIZES: std::ops::RangeInclusive<u64> = 1024..=512 * 1024;
 
-/// Each has a window of its own, and memory for it.
+/// Each stream has a window of its own, which takes memory.
 const STREAMS: std::ops::RangeInclusive<u32> = 1..=16_384;
 
 pub fn limits(

@@ -1,4 +1,4 @@
-//! Listeners: each by itself, and that no two of them want the same.
+//! Listeners: each one alone, and that no two have the same address.
 
 use std::collections::HashMap;
 
@@ -9,12 +9,12 @@ use crate::config::schema::raw;
 use crate::config::schema::units::{OffOr, Section};
 use crate::config::{AcceptProxy, ListenAddress, Listener};
 
-/// Port 0 is another one each time.
+/// Port 0 is a different port each time.
 fn is_any_port(address: &ListenAddress) -> bool {
     matches!(address, ListenAddress::Tcp(address) if address.port() == 0)
 }
 
-/// As many as the file has, so that their indices are those of the file.
+/// Returns as many as the file has, so that the indices are the same as in the file.
 pub fn listeners(
     raw: Vec<Section<raw::Listener>>,
     root: Cursor<'_>,
@@ -66,23 +66,23 @@ pub fn listeners(
     listeners
 }
 
-/// Finds two addresses of which one includes the other, without comparing each with each.
+/// Finds two addresses of which one includes the other, without comparing all pairs.
 #[derive(Default)]
 struct Overlaps {
-    /// By port, and whether it is of IPv4.
+    /// By port, and by whether it is IPv4.
     first: HashMap<(u16, bool), First>,
 }
 
 #[derive(Default)]
 struct First {
-    /// The first that stands for all addresses of the machine.
+    /// The first one that means all addresses of the machine.
     wide: Option<ListenAddress>,
-    /// The first that does not.
+    /// The first one that does not.
     narrow: Option<ListenAddress>,
 }
 
 impl Overlaps {
-    /// The first one before this that overlaps it and is not the same.
+    /// The first earlier address that overlaps this one and is not equal to it.
     fn beside(&mut self, address: &ListenAddress) -> Option<ListenAddress> {
         let ListenAddress::Tcp(socket) = address else {
             return None;
@@ -103,7 +103,7 @@ impl Overlaps {
     }
 }
 
-/// The kernel lets nobody listen on both.
+/// The kernel does not allow a process to listen on both.
 pub fn overlapping(at: Cursor<'_>, address: &ListenAddress, other: &ListenAddress) -> ConfigError {
     at.error(format!(
         "\"{address}\" and \"{other}\" cannot both be listened on"
@@ -155,7 +155,8 @@ fn listener(raw: raw::Listener, at: Cursor<'_>, errors: &mut Errors) -> Option<L
     })
 }
 
-/// A PROXY header is believed of trusted proxies alone, and without one nobody gets in.
+/// A PROXY header is accepted from trusted proxies only. Without trusted proxies nobody could
+/// connect.
 pub fn closed_to_all(listeners: &[Option<Listener>], at: Cursor<'_>, errors: &mut Errors) {
     for (i, listener) in listeners.iter().enumerate() {
         if let Some(listener) = listener
@@ -175,7 +176,7 @@ pub fn closed_to_all(listeners: &[Option<Listener>], at: Cursor<'_>, errors: &mu
     }
 }
 
-/// The name of each listener, also of those that are not valid: a route may name them.
+/// The name of each listener, including invalid ones, because a route may use the name.
 pub fn names(listeners: &[Option<Listener>], at: Cursor<'_>) -> Vec<Option<String>> {
     let written = |at: Cursor<'_>, key: &str| at.key(key).text().map(str::to_owned);
     listeners

@@ -1,5 +1,5 @@
-//! Listeners that are servers of their own: a request would go round in circles until all
-//! connections are used up.
+//! Finds listeners that are servers of their own routes: a request would loop until no connections
+//! are left.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,23 +10,24 @@ use crate::config::file::cursor::Cursor;
 use crate::config::{Action, ListenAddress, Listener, Route, ServerAddress, Upstream};
 use crate::route::{Coverage, ListenerId};
 
-/// How often it is asked whether a request comes back. Where thousands of routes could send
-/// requests back to thousands of listeners, the first that do are told.
+/// How often to check whether a request comes back. If thousands of routes could send requests to
+/// thousands of listeners, only the first loops are reported.
 const QUESTIONS: usize = 100_000;
 
-/// Listeners by their address, each with its position in the file.
+/// Listeners by address, each with its index in the file.
 type ByAddress<'a> = HashMap<SocketAddr, (ListenerId, &'a Listener)>;
 
-/// A server that is a listener, and the place where it is written.
-struct Met<'a> {
+/// A server that is a listener, with its position in the file.
+struct Loop<'a> {
     listener: ListenerId,
     name: &'a str,
     server: String,
     at: Cursor<'a>,
 }
 
-/// Each server to which a request comes back that came in on the listener which the server is. What
-/// a name but `localhost` means, and which addresses the machine has, is known to no file.
+/// Reports each server to which a request comes back that came in on the listener with the same
+/// address. A file does not tell the addresses of a name other than `localhost`, or those of the
+/// machine.
 pub fn report(
     listeners: &[Option<Listener>],
     upstreams: &[Upstream],
@@ -43,7 +44,7 @@ pub fn report(
         }
     }
     let upstreams = upstreams.iter().enumerate();
-    let mut met: Vec<Vec<Met<'_>>> = upstreams
+    let mut met: Vec<Vec<Loop<'_>>> = upstreams
         .map(|(position, upstream)| {
             let at = at.entry(position, &upstream.name);
             met_by(upstream, &by_address, at)
@@ -61,7 +62,7 @@ pub fn report(
                 let comes_in = matcher.listener.is_none_or(|number| number == met.listener);
                 matcher.listener = Some(met.listener);
                 questions = questions.saturating_sub(1);
-                // Earlier routes may take everything that comes in there.
+                // Earlier routes may match everything that comes in there.
                 let comes_back =
                     comes_in && questions > 0 && coverage.first_cover(&matcher).is_none();
                 if comes_back {
@@ -74,8 +75,8 @@ pub fn report(
     }
 }
 
-fn circle(route: &Route, met: &Met<'_>) -> ConfigError {
-    let Met {
+fn circle(route: &Route, met: &Loop<'_>) -> ConfigError {
+    let Loop {
         name, server, at, ..
     } = met;
     at.error(format!("{server} is listener {name:?} itself"))
@@ -86,7 +87,7 @@ fn circle(route: &Route, met: &Met<'_>) -> ConfigError {
         ))
 }
 
-fn met_by<'a>(upstream: &Upstream, by_address: &ByAddress<'a>, at: Cursor<'a>) -> Vec<Met<'a>> {
+fn met_by<'a>(upstream: &Upstream, by_address: &ByAddress<'a>, at: Cursor<'a>) -> Vec<Loop<'a>> {
     let servers = upstream.servers.iter().enumerate().map(|(number, server)| {
         let at = at.key("servers").index(number);
         let at = if at.has("address") {
@@ -108,7 +109,7 @@ fn met_by<'a>(upstream: &Upstream, by_address: &ByAddress<'a>, at: Cursor<'a>) -
         let listeners = ends(&server)
             .into_iter()
             .filter_map(|end| by_address.get(&end));
-        met.extend(listeners.map(|(listener, Listener { name, .. })| Met {
+        met.extend(listeners.map(|(listener, Listener { name, .. })| Loop {
             listener: *listener,
             name,
             server: server.to_string(),
@@ -118,7 +119,7 @@ fn met_by<'a>(upstream: &Upstream, by_address: &ByAddress<'a>, at: Cursor<'a>) -
     met
 }
 
-/// The addresses of listeners to which a connection to `server` comes, as far as the file tells.
+/// The addresses of listeners that a connection to `server` reaches, as far as the file tells.
 fn ends(server: &ServerAddress) -> Vec<SocketAddr> {
     let (addresses, port) = match server {
         ServerAddress::Socket(address) => (vec![address.ip()], address.port()),
@@ -130,12 +131,12 @@ fn ends(server: &ServerAddress) -> Vec<SocketAddr> {
     };
     let addresses = addresses.into_iter().flat_map(|address| {
         let address = match address.to_canonical() {
-            // Who connects to no address comes to this machine.
+            // A connection to the unspecified address reaches this machine.
             IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
             address => address,
         };
-        // A listener on [::] takes IPv6 alone.
+        // A listener on [::] accepts only IPv6.
         let any = match address {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -148,7 +149,7 @@ fn ends(server: &ServerAddress) -> Vec<SocketAddr> {
         .collect()
 }
 
-/// `::ffff:127.0.0.1` is `127.0.0.1` by another name.
+/// `::ffff:127.0.0.1` is another notation of `127.0.0.1`.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }

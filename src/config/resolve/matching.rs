@@ -1,4 +1,4 @@
-//! What a request must be like for a route to serve it.
+//! The conditions that a request must meet for a route.
 
 use http::{HeaderName, HeaderValue, Method};
 
@@ -12,7 +12,7 @@ use crate::route::{
     HostPattern, ListenerId, Matcher, PathMatch, PathRegex, Slashes, normalise_with,
 };
 
-/// RFC 9110, RFC 5789 and RFC 4918, less those that no route ever sees.
+/// The methods of RFC 9110, RFC 5789 and RFC 4918, except those that never reach a route.
 const METHODS: [&str; 14] = [
     "GET",
     "HEAD",
@@ -120,76 +120,55 @@ fn path(
 }
 
 fn bad_regex(text: &str, error: &regex::Error) -> String {
-    // The regex crate draws the expression with a pointer at what is wrong; its last line says it.
+    // The regex crate shows the expression with a mark at the error. The last line has the reason.
     let shown = error.to_string();
     let last = shown.lines().last().unwrap_or_default();
     let reason = last.strip_prefix("error: ").unwrap_or(last);
     format!("bad path_regex \"{text}\": {reason}")
 }
 
-/// Whether `path` can be the path of a request.
+/// Whether a request can have this `path`.
 pub fn plain_path(path: &str, slashes: Slashes, at: Cursor<'_>, errors: &mut Errors) -> bool {
+    let wrong = wrong_path(path, slashes);
+    let is_plain = wrong.is_none();
+    errors.extend(wrong.map(|(what, hint)| at.error(format!("path \"{path}\" {what}")).hint(hint)));
+    is_plain
+}
+
+/// What is wrong with `path`, and a hint.
+fn wrong_path(path: &str, slashes: Slashes) -> Option<(String, String)> {
+    const NO_SLASH: &str = "does not begin with /";
     if let Some(pattern) = path.strip_prefix(['~', '^']) {
         let pattern = pattern.trim_start_matches(['*', '~', '^', ' ']);
-        errors.push(
-            at.error(format!("path \"{path}\" does not begin with /"))
-                .hint(format!(
-                    "a regular expression goes into path_regex: ^{pattern}"
-                )),
-        );
-        return false;
+        let hint = format!("a regular expression goes into path_regex: ^{pattern}");
+        return Some((NO_SLASH.into(), hint));
     }
     if let Some(exact) = path.strip_prefix("= ") {
-        errors.push(
-            at.error(format!("path \"{path}\" does not begin with /"))
-                .hint(format!("an exact path is path: {exact}")),
-        );
-        return false;
+        return Some((NO_SLASH.into(), format!("an exact path is path: {exact}")));
     }
     if let Some(prefix) = path.strip_suffix("/*") {
-        errors.push(
-            at.error(format!("path \"{path}\" matches only a * itself"))
-                .hint(format!("a path_prefix needs none: write \"{prefix}/\"")),
-        );
-        return false;
+        let hint = format!("a path_prefix needs none: write \"{prefix}/\"");
+        return Some(("matches only a * itself".into(), hint));
     }
     if !path.starts_with('/') {
-        errors.push(
-            at.error(format!("path \"{path}\" does not begin with /"))
-                .hint(format!("write \"/{path}\"")),
-        );
-        return false;
+        return Some((NO_SLASH.into(), format!("write \"/{path}\"")));
     }
     let stray = path
         .chars()
         .find(|c| matches!(c, '?' | '#') || c.is_whitespace() || c.is_control());
     if let Some(stray) = stray {
-        errors.push(
-            at.error(format!(
-                "path \"{path}\" can never match: it has a {stray:?}"
-            ))
-            .hint("write the path alone, without a query, and blanks as %20"),
-        );
-        return false;
+        let hint = "write the path alone, without a query, and blanks as %20";
+        return Some((format!("can never match: it has a {stray:?}"), hint.into()));
     }
     if !path.is_ascii() {
-        errors.push(
-            at.error(format!("path \"{path}\" can never match: it is not ASCII"))
-                .hint("write it as browsers send it, with %C3%A9 for é"),
-        );
-        return false;
+        let hint = "write it as browsers send it, with %C3%A9 for é";
+        return Some(("can never match: it is not ASCII".into(), hint.into()));
     }
     let normal = normalise_with(path, slashes);
-    if normal != path {
-        errors.push(
-            at.error(format!(
-                "path \"{path}\" can never match: requests are compared in normal form"
-            ))
-            .hint(format!("write \"{normal}\"")),
-        );
-        return false;
-    }
-    true
+    (normal != path).then(|| {
+        let what = "can never match: requests are compared in normal form";
+        (what.into(), format!("write \"{normal}\""))
+    })
 }
 
 fn headers(

@@ -1,8 +1,8 @@
-//! From the file's shape to a [`Config`]: defaults, references and everything that can be wrong
-//! with values that decode.
+//! Turns the decoded file into a [`Config`]: fills in defaults, resolves references, and checks
+//! everything that decoding does not check.
 //!
-//! Each function reports all it finds and gives `None` only when it, or the decoding before it,
-//! has reported an error.
+//! Each function reports all errors that it finds. It returns `None` only if it, or the decoding
+//! before it, has reported an error.
 
 mod action;
 mod address;
@@ -44,7 +44,7 @@ pub use start::missing_at_run_time;
 
 type Errors = Vec<ConfigError>;
 
-/// `root` is the tree that `file` was decoded from.
+/// `root`: the tree from which `file` was decoded.
 pub fn resolve(
     file: raw::File,
     root: &Node,
@@ -125,7 +125,7 @@ pub fn resolve(
     })
 }
 
-/// What routes may refer to.
+/// The names that routes may refer to.
 fn names(listeners: &[Option<Listener>], at: Cursor<'_>) -> scope::Names {
     let not_decoded = |at: Cursor<'_>, key: &str| !at.has(key) && !at.lacks(key);
     let listener_names = listeners::names(listeners, at.key("listeners"));
@@ -145,8 +145,8 @@ fn client_field(raw: Option<raw::ClientField>) -> ClientField {
     }
 }
 
-/// A network of IPv4 addresses that are mapped into IPv6 is one of IPv4: peers are compared as
-/// such. `None`: it begins with such an address, but has others too.
+/// Turns a network of IPv4-mapped IPv6 addresses into one of IPv4, because peers are compared in
+/// that form. `None`: the network also contains other addresses.
 fn canonical(network: IpNet) -> Option<IpNet> {
     const MAPPED: u8 = 96;
     let mapped = match network.addr() {
@@ -161,7 +161,7 @@ fn canonical(network: IpNet) -> Option<IpNet> {
     Some(IpNet::V4(network).trunc())
 }
 
-/// One socket cannot be the operator's and the clients'.
+/// One socket cannot serve both the operator and the clients.
 fn on_a_listener(
     admin: &Admin,
     listeners: &[Option<Listener>],
@@ -188,7 +188,7 @@ fn on_a_listener(
     }
 }
 
-/// The operator's API as a server: whoever can reach a listener could reach it.
+/// The operator's API must not be a server: everybody who can reach a listener could reach it.
 fn exposed(admin: &Admin, upstreams: &[Upstream], at: Cursor<'_>, errors: &mut Errors) {
     let leads_there = |server: &ServerAddress| {
         admin.listen.iter().any(|listen| match listen {
@@ -222,10 +222,10 @@ fn exposure(at: Cursor<'_>, address: &ServerAddress) -> ConfigError {
         .hint("who can reach a listener must not reach the API: take it out")
 }
 
-/// Whether who connects to `server` meets the socket on `listen`; `is_here`: an address of this
-/// machine, or any of them.
+/// Whether a connection to `server` reaches the socket on `listen`. `is_here`: whether an address
+/// belongs to this machine.
 pub fn is_met_at(listen: SocketAddr, server: SocketAddr, is_here: impl Fn(IpAddr) -> bool) -> bool {
-    // `::ffff:127.0.0.1` is `127.0.0.1` by another name.
+    // `::ffff:127.0.0.1` is another notation of `127.0.0.1`.
     let [listen, server] =
         [listen, server].map(|end| SocketAddr::new(end.ip().to_canonical(), end.port()));
     let any = listen.ip().is_unspecified() || server.ip().is_unspecified();
@@ -233,8 +233,8 @@ pub fn is_met_at(listen: SocketAddr, server: SocketAddr, is_here: impl Fn(IpAddr
         || any && server.port() == listen.port() && is_here(server.ip()) && is_here(listen.ip())
 }
 
-/// Whether who connects to `server` meets the socket on `listen`, as far as the file tells: what a
-/// name means is known later.
+/// Whether a connection to `server` reaches the socket on `listen`, as far as the file tells. Names
+/// are resolved later.
 fn leads_to(server: &ServerAddress, listen: SocketAddr) -> bool {
     let is_here = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
     match server {
@@ -311,7 +311,7 @@ fn tracing(raw: raw::Tracing, at: Cursor<'_>, errors: &mut Errors) -> Option<Tra
     })
 }
 
-/// Networks; a plain address stands for itself alone.
+/// Reads networks. A plain address is a network of one address.
 fn networks(raw: Vec<String>, at: Cursor<'_>, errors: &mut Errors) -> Option<Vec<IpNet>> {
     let networks = raw.iter().enumerate().map(|(i, text)| {
         let network = text
@@ -331,12 +331,12 @@ fn networks(raw: Vec<String>, at: Cursor<'_>, errors: &mut Errors) -> Option<Vec
         }
         canonical
     });
-    // Collected in two steps: a short-cut would hide the errors after the first.
+    // Collected in two steps, because a short-circuit would hide the errors after the first.
     let networks: Vec<Option<IpNet>> = networks.collect();
     networks.into_iter().collect()
 }
 
-/// What Pingora's tunnel has passed on cannot be held back, and nothing can be put in.
+/// Pingora's tunnel cannot hold back what has passed, and cannot insert anything.
 fn unwatched(server: &Server, routes: &[Route], at: Cursor<'_>, errors: &mut Errors) {
     if server.tunnel == Tunnel::Relay {
         return;

@@ -1,4 +1,4 @@
-//! Routes: the whole of each, and what holds among them: names, and that each can match.
+//! Routes: each one as a whole, and what concerns all: unique names, and that each can match.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub fn routes(
 ) -> Option<Vec<Route>> {
     let route_names = route_names(&raw, at, errors);
     let mut coverage = Coverage::default();
-    // The line of each route that is filed there.
+    // The line of each route in the index.
     let mut lines: Vec<usize> = Vec::new();
     let mut routes = Vec::new();
     for (i, (Section(mut raw), name)) in raw.into_iter().zip(route_names).enumerate() {
@@ -41,7 +41,7 @@ pub fn routes(
             .matching
             .take()
             .unwrap_or(Section(raw::Match::default()));
-        // Half a match says nothing about what it covers.
+        // An incomplete match cannot be compared with others.
         let slashes = match raw.merge_slashes {
             Some(false) => Slashes::Kept,
             Some(true) | None => Slashes::Merged,
@@ -131,8 +131,7 @@ fn header_rules(
     }
 }
 
-/// The name of each route: as written, else the match in words, with a number where two would be
-/// the same.
+/// The name of each route: the written one, or its match in words. Equal words get a number.
 fn route_names(raw: &[Section<raw::Route>], at: Cursor<'_>, errors: &mut Errors) -> Vec<String> {
     let mut lines: HashMap<&str, usize> = HashMap::new();
     for (i, Section(route)) in raw.iter().enumerate() {
@@ -152,7 +151,7 @@ fn route_names(raw: &[Section<raw::Route>], at: Cursor<'_>, errors: &mut Errors)
         }
     }
     let mut taken: HashSet<String> = lines.into_keys().map(str::to_owned).collect();
-    // Where to go on when many have the same words.
+    // The next number to try for these words.
     let mut next: HashMap<String, usize> = HashMap::new();
     raw.iter()
         .map(|Section(route)| match &route.name {
@@ -171,7 +170,7 @@ fn route_names(raw: &[Section<raw::Route>], at: Cursor<'_>, errors: &mut Errors)
         .collect()
 }
 
-/// The match in words: `chat.example.com/IMS_SVR/websocket`, `path = /x`, `any`.
+/// Writes the match in words: `chat.example.com/IMS_SVR/websocket`, `path = /x`, `any`.
 fn words(matching: Option<&raw::Match>) -> String {
     let Some(matching) = matching else {
         return "any".to_owned();

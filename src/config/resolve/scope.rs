@@ -1,26 +1,26 @@
-//! What is known where one route is examined: its place, and the names that it may refer to.
+//! The context in which one route is checked: its position, and the names that it may refer to.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::file::cursor::Cursor;
 
-/// What routes may refer to.
+/// The names that routes may refer to.
 pub struct Names {
     pub listeners: Known,
     pub upstreams: Known,
 }
 
-/// The names of one kind. Their positions are the indices in the resolved configuration.
+/// The names of one kind, with their indices in the resolved configuration.
 pub struct Known {
     names: Arc<[String]>,
     positions: HashMap<String, usize>,
-    /// Whether there are others beside these, which could not be decoded.
+    /// Whether there are more names, which could not be decoded.
     has_more: bool,
 }
 
 impl Known {
-    /// `None`: this one's name could not be decoded.
+    /// `None`: a name that could not be decoded.
     pub fn new<'n>(names: impl IntoIterator<Item = Option<&'n str>>, has_more: bool) -> Self {
         let mut known = Self {
             names: Arc::default(),
@@ -44,7 +44,7 @@ impl Known {
         self.positions.get(name).copied()
     }
 
-    /// Whether it is certain that there is nothing of this name.
+    /// Whether it is certain that this name does not exist.
     pub fn lacks(&self, name: &str) -> bool {
         !self.has_more && !self.positions.contains_key(name)
     }
@@ -54,11 +54,11 @@ impl Known {
     }
 }
 
-/// One route under examination.
+/// The route that is being checked.
 #[derive(Clone, Copy)]
 pub struct Scope<'a> {
     pub at: Cursor<'a>,
-    /// The route in words.
+    /// The route's name for errors.
     pub label: &'a str,
     pub names: &'a Names,
 }

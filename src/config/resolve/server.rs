@@ -1,4 +1,4 @@
-//! Settings of the process as a whole, and the operator's API.
+//! The settings of the whole process, and the operator's API.
 
 use std::path::PathBuf;
 use std::thread::available_parallelism;
@@ -16,10 +16,10 @@ use crate::websocket::frames::may_be_sent;
 const WINDOW: Duration = Duration::from_secs(30);
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// More worker threads than any machine has cores: a slip that would take all of its memory.
+/// More threads than any machine has cores: a mistake that would use up the memory.
 const THREADS_MAX: usize = 1024;
 
-/// Service restart (IANA's registry of WebSocket close codes).
+/// The close code "service restart" (IANA's registry of WebSocket close codes).
 const SERVICE_RESTART: u16 = 1012;
 
 pub fn server(raw: raw::Server, at: Cursor<'_>, errors: &mut Errors) -> Option<Server> {

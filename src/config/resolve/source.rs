@@ -1,4 +1,4 @@
-//! The addresses that connections to servers are made from.
+//! The addresses of this machine from which servers are connected to.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use super::Errors;
 use crate::config::file::cursor::Cursor;
 use crate::config::{ServerAddress, UpstreamServer};
 
-/// `servers`: `None` when some of them are not valid.
+/// `servers`: `None` if some of them are not valid.
 pub fn source(
     upstream: &str,
     raw: Option<Vec<String>>,
@@ -18,7 +18,7 @@ pub fn source(
     let Some(raw) = raw else {
         return match at.lacks("source") {
             true => Some(Vec::new()),
-            // The decoding has said what is wrong with it.
+            // The decoder has reported the error.
             false => None,
         };
     };

@@ -1,9 +1,10 @@
-//! What a start needs of the machine, said before it is tried: directories for files and sockets,
-//! the admin token.
+//! Checks before a start what it needs of the machine: directories for files and sockets, and the
+//! admin token.
 //!
-//! What depends on the moment or on who asks stays with the start: a port that is in use, an
-//! address that the machine does not have (yet), what the user of the service may write. Nor is
-//! anything below `/run` an error: systemd makes it for the service, and takes it away with it.
+//! What may change, or depends on the user, is left to the start itself: a port in use, an address
+//! that the machine does not have (yet), files that the service's user may not write. Anything
+//! below `/run` is no error either, because systemd makes it for the service and removes it
+//! afterwards.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -16,14 +17,14 @@ use crate::config::file::cursor::Cursor;
 use crate::config::token::{Token, TokenError};
 use crate::config::{AccessLog, Admin, Config, ListenAddress, Listener, LogOutput, Server};
 
-/// Where systemd makes directories for the time that a service runs.
+/// Where systemd makes directories for the run time of a service.
 const RUN_TIME: [&str; 2] = ["/run/", "/var/run/"];
 
-/// What stands in the way of a file or socket.
+/// What prevents a file or socket.
 struct Obstacle {
     message: String,
     hint: String,
-    /// The directory that is missing.
+    /// The missing directory.
     missing: Option<PathBuf>,
 }
 
@@ -33,7 +34,7 @@ impl Obstacle {
     }
 }
 
-/// What of the file could be resolved.
+/// The parts of the file that could be resolved.
 pub struct Parts<'a> {
     pub server: Option<&'a Server>,
     pub admin: Option<&'a Admin>,
@@ -119,7 +120,7 @@ fn admin(admin: &Admin, at: Cursor<'_>, errors: &mut Errors) {
     errors.push(at.key("token_file").error(error.to_string()).hint(hint));
 }
 
-/// Directories that a start will miss unless systemd, or somebody, makes them before.
+/// Directories that a start will need, and that systemd or an operator must make before.
 pub fn missing_at_run_time(config: &Config) -> impl Iterator<Item = String> {
     let admin = config.admin.iter().flat_map(|admin| &admin.listen);
     let listeners = config.listeners.iter().map(|listener| &listener.address);
@@ -188,7 +189,7 @@ fn in_the_way_of_socket(path: &Path) -> Option<Obstacle> {
     missing_directory(path).filter(|_| !is_of_run_time(path))
 }
 
-/// What cannot be looked at, because it is not ours to look at, may be there.
+/// A directory that we may not look into may contain what we look for.
 fn missing_directory(path: &Path) -> Option<Obstacle> {
     let directory = match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),

@@ -1,5 +1,5 @@
-//! TLS of listeners and upstreams: the files are read here, so that `check`, a start and a reload
-//! say the same of them, at their places.
+//! TLS of listeners and upstreams. The files are read here, so that `check`, a start and a reload
+//! report the same errors with positions.
 
 use std::cell::OnceCell;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::tls::{
     system_authorities,
 };
 
-/// The authorities that the machine trusts, read when the first upstream asks for them.
+/// The authorities that the machine trusts, read when the first upstream needs them.
 #[derive(Default)]
 pub struct SystemAuthorities(OnceCell<Option<Authorities>>);
 
@@ -26,7 +26,7 @@ impl SystemAuthorities {
     }
 }
 
-/// A listener's.
+/// The acceptor of a listener.
 pub fn acceptor(
     listener: &str,
     raw: raw::ListenerTls,
@@ -68,7 +68,7 @@ pub fn acceptor(
     }
 }
 
-/// An upstream's. `names`: what its servers are called in the file, each once.
+/// The connector of an upstream. `names`: the names of its servers in the file, each once.
 pub fn connector(
     upstream: &str,
     raw: raw::UpstreamTls,
@@ -113,7 +113,7 @@ pub fn connector(
     }
 }
 
-/// By whose word the servers are believed.
+/// Which authorities are trusted to vouch for the servers.
 fn trust(
     label: &str,
     ca: Option<String>,
@@ -153,7 +153,7 @@ fn trust(
     }
 }
 
-/// A certificate and its key, under the names that they have in the file.
+/// A certificate and its key, with their names in the file.
 fn read_pair(
     label: &str,
     [(cert_key, cert), (key_key, key)]: [(&str, Option<String>); 2],
@@ -178,8 +178,8 @@ fn read_pair(
     let (chain, file) = chain??;
     let pair = Pair::new(Path::new(&file), chain, key??);
     let is_mismatch = matches!(pair, Err(FileError::Mismatch { .. }));
-    let place = if is_mismatch { key_key } else { cert_key };
-    report(label, pair, at.key(place), errors)
+    let key = if is_mismatch { key_key } else { cert_key };
+    report(label, pair, at.key(key), errors)
 }
 
 fn authorities(

@@ -45,7 +45,7 @@ fn upstream(
     at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<Upstream> {
-    // Operators address a server as UPSTREAM/ADDRESS, on the command line and in URLs.
+    // Operators name a server as UPSTREAM/ADDRESS, on the command line and in URLs.
     let unusable = |c: char| c == '/' || c.is_whitespace() || c.is_control();
     if name.is_empty() || name.contains(unusable) {
         errors.push(
@@ -101,7 +101,7 @@ fn upstream(
     })
 }
 
-/// What the servers are called in the file; `None`: some of it could not be made out.
+/// The names of the servers in the file. `None`: some of them are not valid.
 fn names(
     servers: Option<&[UpstreamServer]>,
     discover: Option<&Option<Discover>>,
@@ -181,7 +181,7 @@ fn balance(
     }
 }
 
-/// `what` names the template in the error.
+/// `what`: the template's name in errors.
 pub fn template(text: &str, what: &str, at: Cursor<'_>, errors: &mut Errors) -> Option<Template> {
     match Template::parse(text) {
         Ok(template) => Some(template),

@@ -10,7 +10,7 @@ use crate::config::schema::units::{OffOr, OptionalPeriod, OptionalSize};
 use crate::config::{OriginPattern, WebSocket};
 use crate::limits::Bounds;
 
-/// More than a machine can take.
+/// More than a machine can handle.
 const RATE_MAX: u32 = 1_000_000;
 
 const IDLE: Duration = Duration::from_secs(60 * 60);
@@ -84,7 +84,8 @@ fn origins(list: Vec<String>, at: Cursor<'_>, errors: &mut Errors) -> Option<Vec
 fn pattern(text: &str) -> Option<OriginPattern> {
     match text.to_ascii_lowercase().as_str() {
         "none" => return Some(OriginPattern::Absent),
-        // What browsers send for documents without an origin, and what Electron sends for files.
+        // The origin that browsers send for documents without one, and that Electron sends for
+        // files.
         word @ ("null" | "file://") => return Some(OriginPattern::Exact(word.to_owned())),
         _ => {}
     }
@@ -93,14 +94,14 @@ fn pattern(text: &str) -> Option<OriginPattern> {
     };
     let parent = origin(&format!("{scheme}://{below}"))?;
     let (scheme, suffix) = parent.split_once("://")?;
-    // Addresses have no names below them.
+    // An address has no subdomains.
     (!suffix.starts_with('[')).then(|| OriginPattern::Below {
         scheme: format!("{scheme}://"),
         suffix: format!(".{suffix}"),
     })
 }
 
-/// As browsers send it (RFC 6454, section 6.2): in lower case, without the scheme's own port.
+/// In the form that browsers send (RFC 6454, section 6.2): lower case, without the default port.
 fn origin(text: &str) -> Option<String> {
     let origin = text.to_ascii_lowercase();
     let (scheme, authority) = origin.split_once("://")?;
@@ -114,7 +115,7 @@ fn origin(text: &str) -> Option<String> {
         && host
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"-._[]:".contains(&byte));
-    // What follows the host of an authority is a port; nothing else may, and no user before it.
+    // Only a port may follow the host of an authority, and no user may stand before it.
     let port = authority.as_str().strip_prefix(host)?;
     let port_is_valid = match port.strip_prefix(':') {
         Some(port) => port.parse::<u16>().is_ok_and(|port| port > 0),

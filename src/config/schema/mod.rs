@@ -1,4 +1,4 @@
-//! The file's own shape: what may be written, in which units, and how that is described.
+//! The types of the file: what may be written, in which units, and the description of it.
 
 pub mod raw;
 pub mod reference;
@@ -7,7 +7,7 @@ pub mod units;
 
 use schemars::generate::SchemaSettings;
 
-/// The JSON Schema of the file. Draft 7, the latest that all editors' YAML modes know.
+/// The JSON Schema of the file. Draft 7 is the latest that the YAML modes of all editors know.
 pub fn json_schema() -> serde_json::Value {
     SchemaSettings::draft07()
         .with_transform(schemars::transform::RecursiveTransform(refuse_null))
@@ -16,7 +16,7 @@ pub fn json_schema() -> serde_json::Value {
         .to_value()
 }
 
-/// Keys are optional, but one that is written has a value.
+/// Keys are optional, but a written key needs a value.
 fn refuse_null(schema: &mut schemars::Schema) {
     if let Some(serde_json::Value::Array(types)) = schema.get_mut("type") {
         types.retain(|name| name != "null");

@@ -1,4 +1,5 @@
-//! The reference for people, out of the schema for editors: one source, the types of `raw`.
+//! Makes the reference for people from the schema for editors. The types of `raw` are the only
+//! source.
 
 use std::fmt::Write;
 
@@ -6,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::config::schema::roff::{Roff, escaped};
 
-/// Keys that stand in the file only in words: one of two may be given, or it is not for every
+/// Keys that are only described in the example file: one of two alternatives, or not in every
 /// binary.
 const ALTERNATIVES: [&str; 5] = [
     "tracing",
@@ -16,10 +17,10 @@ const ALTERNATIVES: [&str; 5] = [
     "routes[].respond",
 ];
 
-/// What the examples call an upstream.
+/// The name of the upstream in examples.
 const NAME: &str = "chat";
 
-/// Every key in a table, a section each.
+/// Every key in tables, one for each section.
 pub fn markdown(schema: &Value) -> String {
     let book = Book { schema };
     let mut out = String::from(
@@ -99,7 +100,7 @@ struct Book<'a> {
 }
 
 impl<'a> Book<'a> {
-    /// What a node stands for, behind references and wrappings of one.
+    /// Follows references and wrappers of one value.
     fn resolve(&self, node: &'a Value) -> &'a Value {
         if let Some(name) = node["$ref"].as_str() {
             return self
@@ -211,7 +212,7 @@ impl<'a> Book<'a> {
         }
     }
 
-    /// The mapping whose keys stand at `path`.
+    /// The mapping whose keys are at `path`.
     fn parent(&self, path: &str) -> &'a Value {
         path.split('.')
             .filter(|name| !name.is_empty() && *name != "NAME")
@@ -222,7 +223,7 @@ impl<'a> Book<'a> {
             })
     }
 
-    /// What else than a mapping a value may be.
+    /// What a value may be except a mapping.
     fn words(&self, node: &'a Value) -> String {
         self.options(node)
             .into_iter()
@@ -237,7 +238,7 @@ impl<'a> Book<'a> {
                 return name.to_owned();
             }
             if let Some(word) = option.get("const") {
-                // `off` by another name.
+                // Means the same as `off`.
                 return match word {
                     Value::Bool(_) => String::new(),
                     word => format!("`{}`", plain(word)),
@@ -273,7 +274,7 @@ impl<'a> Book<'a> {
         list(kinds.filter(|kind| !kind.is_empty()))
     }
 
-    /// The description, and what each word means.
+    /// The description, and the meaning of each word.
     fn meaning(&self, node: &'a Value) -> String {
         let mut parts: Vec<String> = Vec::new();
         parts.extend(node["description"].as_str().map(str::to_owned));
@@ -340,7 +341,7 @@ impl<'a> Book<'a> {
     }
 }
 
-/// Markdown's backticks are none of roff's.
+/// Removes Markdown's backticks, which roff does not know.
 fn man_text(text: &str) -> String {
     let lines = text.lines().map(|line| escaped(&line.replace('`', "")));
     lines.collect::<Vec<_>>().join("\n")
@@ -371,7 +372,7 @@ fn join(path: &str, key: &str) -> String {
     }
 }
 
-/// What GitHub makes of a heading.
+/// GitHub's anchor of a heading.
 fn anchor(heading: &str) -> String {
     heading
         .chars()
@@ -409,7 +410,7 @@ fn flow(value: &Value) -> String {
     }
 }
 
-/// Whether YAML reads it as this text without quotes, between brackets too.
+/// Whether YAML reads this text unchanged without quotes, also between brackets.
 fn is_plain(text: &str) -> bool {
     let is_word = |c: char| c.is_ascii_alphanumeric() || "-._/$".contains(c);
     let reads_back = serde_yaml::from_str::<Value>(text).is_ok_and(|read| read == text);
@@ -418,7 +419,7 @@ fn is_plain(text: &str) -> bool {
         && reads_back
 }
 
-/// Lines of keys as one item of a list: the dash stands before the first key.
+/// Turns lines of keys into one item of a list: the dash is put before the first key.
 fn as_item(keys: &str, indent: &str) -> String {
     let mut out = String::new();
     let mut is_first = true;

@@ -1,9 +1,9 @@
-//! The language of man pages, as much of it as is needed.
+//! Writes the language of man pages, as much of it as is needed.
 
 use std::fmt;
 
-/// Plain text as roff: a line that begins with `# ` is a heading, one with `- ` a term whose
-/// explanation follows behind ` : `, an indented one stands as it is.
+/// Plain text to be shown as roff. A line that begins with `# ` is a heading, one with `- ` is a
+/// term with its explanation after ` : `, and an indented line is kept as it is.
 pub struct Roff<'t>(pub &'t str);
 
 impl fmt::Display for Roff<'_> {
@@ -35,7 +35,7 @@ impl fmt::Display for Roff<'_> {
     }
 }
 
-/// A line that begins with a dot or a quote would be a request to roff.
+/// roff would read a line that begins with a dot or a quote as a request.
 pub fn escaped(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
     match text.starts_with(['.', '\'']) {

@@ -1,8 +1,8 @@
 //! The building blocks of the file's shape: durations, sections that can be `off`, mappings that
 //! keep their order. Each knows how it is decoded and how the JSON Schema describes it.
 //!
-//! All of them are visitors written by hand: serde's `untagged` and `flatten` would lose the path
-//! to what is wrong.
+//! All decoders are written as visitors by hand: with serde's `untagged` and `flatten` the path to
+//! an error would be lost.
 
 mod sizes;
 
@@ -22,7 +22,7 @@ const LONGEST: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 
 const LONGER_THAN_ZERO: &str = "a duration longer than zero";
 
-/// What `humantime` reads, so that an editor refuses no duration that prusik takes.
+/// The format that `humantime` reads, so that editors accept every duration that prusik accepts.
 const DURATION_PATTERN: &str = r"^\s*([0-9]+(\.[0-9]+)?\s*[a-zA-Zµ]+\s*)+$";
 
 /// A duration with its unit, longer than zero: `30s`.
@@ -60,7 +60,7 @@ pub enum Switch<T> {
 #[derive(Debug)]
 pub struct Ordered<T>(pub Vec<(String, T)>);
 
-/// Decodes a word of which `off` is one, so that it can also be written `false`.
+/// Decodes a word that can be `off`, which may also be written as `false`.
 pub fn word<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -90,12 +90,12 @@ where
     deserializer.deserialize_any(Word(PhantomData)).map(Some)
 }
 
-/// The schema of what [`word`] decodes.
+/// The schema of [`word`].
 pub fn word_schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({ "oneOf": [generator.subschema_for::<T>(), { "const": false }] })
 }
 
-/// Decodes a boolean that can also be written `off`.
+/// Decodes a boolean that may also be written as `off`.
 pub fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
     struct Switch;
 
@@ -121,7 +121,7 @@ pub fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>
     deserializer.deserialize_any(Switch).map(Some)
 }
 
-/// The schema of what [`switch`] decodes.
+/// The schema of [`switch`].
 pub fn switch_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "enum": [true, false, "off"] })
 }

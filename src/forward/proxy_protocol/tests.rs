@@ -108,21 +108,21 @@ fn what_is_sent_is_what_is_read() {
     let as_v6 = ends("[::ffff:192.0.2.1]:1", "[2001:db8::2]:2");
     let on_v6_socket = ends("[::ffff:192.0.2.1]:4660", "[::ffff:198.51.100.2]:443");
     for version in [Version::V1, Version::V2] {
-        for (source, header) in [
-            (Source::Client(v4), Header::Proxied(v4)),
-            (Source::Client(on_v6_socket), Header::Proxied(v4)),
-            (Source::Client(v6), Header::Proxied(v6)),
-            (Source::Client(mixed), Header::Proxied(as_v6)),
-            (Source::Unknown, Header::Own),
-            (Source::Own, Header::Own),
+        for (client, header) in [
+            (PreambleClient::Client(v4), Header::Proxied(v4)),
+            (PreambleClient::Client(on_v6_socket), Header::Proxied(v4)),
+            (PreambleClient::Client(v6), Header::Proxied(v6)),
+            (PreambleClient::Client(mixed), Header::Proxied(as_v6)),
+            (PreambleClient::Unknown, Header::Own),
+            (PreambleClient::Own, Header::Own),
         ] {
-            let bytes = Preamble { version, source }.to_bytes();
-            assert_eq!(parse(&bytes), Ok(Some((header, bytes.len()))), "{source:?}");
+            let bytes = Preamble { version, client }.to_bytes();
+            assert_eq!(parse(&bytes), Ok(Some((header, bytes.len()))), "{client:?}");
         }
     }
     let own = Preamble {
         version: Version::V2,
-        source: Source::Own,
+        client: PreambleClient::Own,
     };
     assert_eq!(own.to_bytes()[12], 0x20, "LOCAL");
 }

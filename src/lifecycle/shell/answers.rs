@@ -1,4 +1,4 @@
-//! What callers are told of what they asked for, and what is recorded of it.
+//! Answers callers, and records what they have asked for.
 
 use super::Shell;
 
@@ -12,7 +12,7 @@ use crate::lifecycle::systemd;
 use crate::observe::entry::Operation;
 
 impl Shell {
-    /// Who has asked for a change, in words.
+    /// Who has asked for a change, as text.
     pub(super) fn by(&self, change: Change, asker: Asker) -> String {
         let signal = match change {
             Change::Reload => "signal HUP",
@@ -88,7 +88,7 @@ impl Shell {
         match (change, reason) {
             (Change::Upgrade, Reason::Failed) => {
                 error!("upgrade failed, this process goes on: {}", why.error);
-                // The new process may have got as far as that.
+                // The new process may already have written its own id.
                 self.pid_file.claim();
                 systemd::ready();
             }

@@ -1,9 +1,9 @@
-//! What still counts in the old process while its sessions move, told to the new one: or each limit
-//! could be taken up twice.
+//! What still counts in the old process while its sessions move. The new process is told of it, or
+//! each limit could be used twice.
 //!
-//! The old process takes a [`Census`] again and again and says what has changed since the last;
-//! what is underway is left out, as it counts where it arrives. The new one holds a permit or lease
-//! for each ([`HeldCounts`]), and gives it to the session when that comes.
+//! The old process takes a [`Census`] again and again, and sends what has changed since the last. A
+//! session that is on its way is left out, because the new process counts it. The new process holds
+//! a permit or lease for each count ([`HeldCounts`]), and gives it to the session that comes.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use crate::session::live::Identity;
 use crate::transport::Transport;
 use crate::upstream::Lease;
 
-/// Where something counts.
+/// What a count belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum CensusKey {
     /// A connection on a listener.
@@ -40,17 +40,17 @@ pub enum CensusKey {
     },
 }
 
-/// So many counts one message says.
+/// The most counts of one message.
 const MESSAGE_MAX: usize = 2000;
 
-/// The old process's side.
+/// In the old process: the counts that were sent.
 #[derive(Debug, Default)]
 pub struct Census {
     said: HashMap<CensusKey, u64>,
 }
 
 impl Census {
-    /// What has changed since the last time. `underway`: what is with the link already.
+    /// Returns what has changed since the last call. `underway`: what was given to the link.
     pub fn take(
         &mut self,
         app: &App,
@@ -83,7 +83,7 @@ impl Census {
     }
 }
 
-/// Everything that counts in this process.
+/// All counts of this process.
 fn counts_now(app: &App) -> Vec<(CensusKey, usize)> {
     let generation = app.generation();
     let mut counts_now = Vec::new();
@@ -119,7 +119,7 @@ fn counts_now(app: &App) -> Vec<(CensusKey, usize)> {
     counts_now
 }
 
-/// The new process's side: one is held for each that is still to come.
+/// In the new process: one permit or lease for each session or connection that may still come.
 #[derive(Debug, Default)]
 pub struct HeldCounts {
     permits: HashMap<CensusKey, Vec<Permit>>,
@@ -157,7 +157,7 @@ impl HeldCounts {
         }
     }
 
-    /// Of a session that comes; `None`: none is held for it.
+    /// The lease for a session that has come. `None`: there is none for it.
     pub fn lease(&mut self, identity: &Identity) -> Option<Lease> {
         let key = CensusKey::Server {
             upstream: identity.upstream.to_string(),
@@ -166,7 +166,7 @@ impl HeldCounts {
         self.leases.get_mut(&key)?.pop()
     }
 
-    /// On its route.
+    /// The permit of the session's route.
     pub fn route_permit(&mut self, identity: &Identity, generation: &Generation) -> Permit {
         let client = identity.client.parse().ok().map(ClientKey::of);
         let key = CensusKey::Route {
@@ -177,7 +177,7 @@ impl HeldCounts {
         held.unwrap_or_else(|| generation.adopt(&identity.route, client))
     }
 
-    /// `came_in_on`: the listener's name and address as the old process has them.
+    /// `came_in_on`: the name and address of the listener in the old process.
     pub fn admission(
         &mut self,
         app: &App,
@@ -185,7 +185,7 @@ impl HeldCounts {
         came_in_on: Option<(String, String)>,
         (transport, proxied): (&Transport, Option<AddrPair>),
     ) -> Admission {
-        // Counted by this process's rules; the one that was held goes.
+        // Counted by the rules of this process, which replaces the held permit.
         let admission = app.adopt(bound, transport, proxied);
         if let Some((name, address)) = came_in_on {
             let client = admission.permit.as_ref().and_then(Permit::client);
@@ -202,7 +202,7 @@ impl HeldCounts {
     }
 }
 
-/// Makes them as many as there are to be.
+/// Makes or drops permits until there are as many as counted.
 fn hold<T>(
     held: &mut HashMap<CensusKey, Vec<T>>,
     key: CensusKey,
@@ -218,7 +218,7 @@ fn hold<T>(
     while held.len() < count {
         match another() {
             Some(more) => held.push(more),
-            // What it counted on is not in this process's file.
+            // The listener, route or server is not in this process's file.
             None => return,
         }
     }

@@ -1,4 +1,4 @@
-//! Between the shapes that travel and those that the process works with.
+//! Converts between the types that are sent and those that the process works with.
 
 use std::net::SocketAddr;
 
@@ -202,7 +202,7 @@ impl From<Tally> for wire::Tally {
 
 impl From<wire::Tally> for Tally {
     fn from(tally: wire::Tally) -> Self {
-        // Of operations that only another version knows, the counts are enough.
+        // An operation that only another version knows is counted, but not listed.
         let done = |operation: wire::Operation| {
             let mut known = Operation::ALL.into_iter();
             let kind = known.find(|known| known.name() == operation.operation)?;
@@ -293,7 +293,7 @@ impl From<Change> for wire::Change {
     }
 }
 
-/// `None`: only another version knows what it says.
+/// `None`: only another version knows this change.
 fn change(change: wire::Change) -> Option<Change> {
     let since: Timestamp = change.since.parse().ok()?;
     let standing = match &*change.standing {
@@ -307,7 +307,7 @@ fn change(change: wire::Change) -> Option<Change> {
     Some(Change { since, standing })
 }
 
-/// `None`: it is not one for another process.
+/// `None`: the command is not for another process.
 pub fn command(command: Command) -> Option<wire::Command> {
     Some(match command {
         Command::Reload => wire::Command::Reload,
@@ -382,7 +382,7 @@ impl From<wire::Outcome> for Result<serde_json::Value, ControlError> {
     }
 }
 
-/// `None`: it is this process's own.
+/// `None`: the reason concerns only this process.
 pub fn reason(reason: &DrainReason) -> Option<wire::DrainReason> {
     let server = |upstream: &str, server: &SocketAddr| (upstream.to_owned(), *server);
     Some(match reason {

@@ -1,20 +1,20 @@
 //! Starts the process that takes over, with descriptors by the protocol of sd_listen_fds(3), and
 //! finds those that this process was started with.
 //!
-//! `LISTEN_FDS` descriptors from 3 on are for the process `LISTEN_PID`, and `LISTEN_FDNAMES` names
-//! them. systemd starts us so, and so do we start the process that takes over. All of prusik's
-//! `unsafe` is here, but for what `net/pages.rs` has.
+//! The process `LISTEN_PID` gets `LISTEN_FDS` descriptors from number 3 on, with the names in
+//! `LISTEN_FDNAMES`. systemd starts prusik this way, and prusik starts the process that takes over
+//! this way. All `unsafe` code is in this file, except that of `net/pages.rs`.
 //!
 //! ```text
 //!   old process ── fork ── holder ── fork ── new process
 //! ```
 //!
-//! The new process must not be the old one's child when systemd is told that it is the main
-//! process: systemd would wait for neither, and a stop would kill it at once. So a holder stands
-//! between them. It tells how the new process ended, should it end early, and ends itself when it
-//! is let go or the old process dies: then the new process is the child of whoever adopts orphans,
-//! under systemd systemd itself. It waits for the end of its child only when the old process has a
-//! pidfd of that: until then the child's number must not be given to another.
+//! The new process must not be a child of the old one when systemd is told that it is the main
+//! process: systemd could wait for neither, and would kill it at once at a stop. So a holder stands
+//! between them. If the new process ends early, the holder tells how. The holder ends when it is
+//! let go or the old process dies. Then the new process becomes the child of whoever adopts
+//! orphans: of systemd, under systemd. The holder waits for the end of its child only when the old
+//! process has a pidfd of the child: until then the child's number must not be reused.
 
 #![allow(
     unsafe_code,
@@ -47,11 +47,11 @@ use tokio::io::unix::AsyncFd;
 /// The first inherited descriptor: after stdin, stdout and stderr.
 const FIRST: RawFd = 3;
 
-/// What a process was given at its start.
+/// The descriptors that a process got at its start, with their names.
 pub type Named = (String, OwnedFd);
 
-/// The descriptors that whoever started this process meant for it. They are given out once, and
-/// the process's children don't inherit them. Call it before anything opens a file.
+/// The descriptors that this process was given by whoever started it. They are returned once, and
+/// are not inherited by children of the process. Must be called before any file is opened.
 pub fn inherited() -> Vec<Named> {
     static GIVEN: AtomicBool = AtomicBool::new(false);
     let number = |name: &str| env::var(name).ok()?.parse::<u32>().ok();
@@ -68,13 +68,13 @@ pub fn inherited() -> Vec<Named> {
         .take(count as usize)
         .filter_map(|number| {
             let name = names.next().unwrap_or_default().to_owned();
-            // SAFETY: only looked at, for as long as this call lasts.
+            // SAFETY: the descriptor is only examined during this call.
             let is_open = fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) }).is_ok();
             if !is_open {
                 return None;
             }
-            // SAFETY: it is open, the protocol makes it ours, and `GIVEN` sees to it that nobody
-            // else gets it from here.
+            // SAFETY: the descriptor is open, the protocol makes it ours, and `GIVEN` ensures that
+            // it is taken from here only once.
             let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
             let is_private = fcntl_setfd(&descriptor, FdFlags::CLOEXEC).is_ok();
             is_private.then_some((name, descriptor))
@@ -82,7 +82,7 @@ pub fn inherited() -> Vec<Named> {
         .collect()
 }
 
-/// What makes this binary a holder, and the variable with the number of the process that it holds.
+/// The argument that makes this binary a holder, and the variable with the id of the held process.
 pub const HOLD: &str = "--hold";
 const HELD: &str = "PRUSIK_HOLDS";
 
@@ -96,17 +96,17 @@ pub fn own_pidfd() -> Option<OwnedFd> {
 pub struct Pidfd(AsyncFd<OwnedFd>);
 
 impl Pidfd {
-    /// Must run inside the runtime.
+    /// Must be called inside the runtime.
     pub fn watch(pidfd: OwnedFd) -> io::Result<Self> {
-        // SAFETY: the descriptor is owned, and stays open and the same for as long as it is
+        // SAFETY: the descriptor is owned, and stays open and unchanged as long as it is
         // registered.
         let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE)? };
         Ok(Self(pidfd))
     }
 
-    /// Returns when the process is no more.
+    /// Returns when the process has ended.
     pub async fn ended(&self) {
-        // An error is no end: nobody would be told of it then.
+        // An error does not mean that the process has ended, and nobody would report the end later.
         while self.0.ready(Interest::READABLE).await.is_err() {}
     }
 
@@ -125,13 +125,13 @@ impl Pidfd {
 
 /// The process between us and the new one.
 struct Holder {
-    /// `None`: it has ended.
+    /// `None`: the holder has ended.
     process: Option<Child>,
-    /// Dropped: it ends, and whoever adopts orphans has the new process.
+    /// When this is dropped the holder ends, and the new process is adopted as an orphan.
     hold: Option<OwnedFd>,
 }
 
-/// The new process, and the holder between us and it.
+/// The new process, and the holder between it and us.
 pub struct Started {
     holder: Holder,
     pid: Pid,
@@ -143,18 +143,18 @@ impl Started {
         self.pid.as_raw_nonzero().get() as u32
     }
 
-    /// The new process is on its own. Under systemd it is systemd's child when this returns.
+    /// Ends the holder. Under systemd the new process is systemd's child when this returns.
     pub fn let_go(&mut self) {
         self.holder.hold = None;
         self.holder.status();
     }
 
-    /// Returns when the new process is no more.
+    /// Returns when the new process has ended.
     pub async fn ended(&self) {
         self.pidfd.ended().await;
     }
 
-    /// How it ended, if it did before it was [let go](Started::let_go).
+    /// How the new process ended, if it did before it was [let go](Started::let_go).
     pub fn exit_status(&mut self) -> Option<ExitStatus> {
         self.holder.hold.as_ref()?;
         self.holder.status()
@@ -168,7 +168,7 @@ impl Started {
 }
 
 impl Holder {
-    /// It does nothing but wait, and ends at once when there is nothing more to wait for.
+    /// The holder does nothing but wait, and ends at once when there is nothing to wait for.
     fn status(&mut self) -> Option<ExitStatus> {
         let started = Instant::now();
         loop {
@@ -190,7 +190,7 @@ impl Drop for Holder {
     fn drop(&mut self) {
         self.hold = None;
         if let Some(mut process) = self.process.take() {
-            // Nobody else would: it would stay a zombie for as long as this process lives.
+            // Nobody else waits for it: it would remain a zombie as long as this process lives.
             tokio::task::spawn_blocking(move || process.wait());
         }
     }
@@ -198,12 +198,12 @@ impl Drop for Holder {
 
 const LET_GO_WITHIN: Duration = Duration::from_millis(500);
 
-/// The holder's whole life: until the process that started it lets go, or its child ends, as which
-/// it then ends itself.
+/// The holder's whole life. It ends when the process that started it lets go, or as its child
+/// ended.
 pub fn hold() -> ExitCode {
-    // What tells all of a unit, or of a terminal, to stop is not for us.
+    // A signal to stop all processes of a unit or a terminal is not for the holder.
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
-        // SAFETY: no handler is set, so that nothing of ours runs at a signal.
+        // SAFETY: no handler is set, so none of our code runs at a signal.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
     let child = env::var(HELD).ok().and_then(|pid| pid.parse().ok());
@@ -213,7 +213,7 @@ pub fn hold() -> ExitCode {
     let Ok(pidfd) = pidfd_open(child, PidfdFlags::empty()) else {
         return ExitCode::SUCCESS;
     };
-    // A byte: the old process has its pidfd. Else it has given up.
+    // One byte means that the old process has the pidfd. Otherwise it has given up.
     if !matches!(io::stdin().read(&mut [0]), Ok(1)) {
         return ExitCode::SUCCESS;
     }
@@ -230,11 +230,12 @@ pub fn hold() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     if let Some(signal) = status.terminating_signal().and_then(Signal::from_named_raw) {
-        // Whoever waits for us is to see what became of it; its core is enough.
+        // The process that waits for us must see how the child ended. The child's core dump is
+        // enough.
         let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
         // SAFETY: as above.
         unsafe { libc::signal(signal.as_raw(), libc::SIG_DFL) };
-        // The first SIGSEGV and SIGBUS are Rust's, which looks for an overflow of the stack.
+        // The first SIGSEGV and SIGBUS go to Rust's handler, which checks for a stack overflow.
         for _ in 0..2 {
             let _ = kill_process(getpid(), signal);
         }
@@ -242,15 +243,15 @@ pub fn hold() -> ExitCode {
     ExitCode::from(status.exit_status().unwrap_or(1) as u8)
 }
 
-/// Starts a process that finds these descriptors as [`inherited`]; otherwise it has our
-/// environment, our arguments and our standard streams. Must run inside the runtime.
+/// Starts a process that finds these descriptors by [`inherited`]. It has our environment,
+/// arguments and standard streams. Must be called inside the runtime.
 pub fn spawn(
     program: &Path,
     args: &[OsString],
     given: Vec<(&str, OwnedFd)>,
 ) -> io::Result<Started> {
     let last = FIRST + given.len() as RawFd;
-    // Out of the way of the numbers that they are to get.
+    // Moves the descriptors away from the numbers that they will get in the new process.
     let aside =
         |descriptor: BorrowedFd<'_>| Ok::<_, io::Error>(fcntl_dupfd_cloexec(descriptor, last)?);
     let sources = given
@@ -268,11 +269,13 @@ pub fn spawn(
     let (held, hold) = pipe_with(PipeFlags::CLOEXEC)?;
     let (told, tell) = pipe_with(PipeFlags::CLOEXEC)?;
     let (held_aside, tell_aside) = (aside(held.as_fd())?, aside(tell.as_fd())?);
-    // What Command opens to hear of a failed exec must not be at one of the numbers either.
+    // The pipe by which `Command` learns of a failed exec must not have one of these numbers
+    // either.
     let _occupied = occupy(last)?;
     let mut command = Command::new(program);
     // SAFETY: the closure runs between fork and exec. It calls dup2, fork, chdir, write, close,
-    // getpid and execve, all of them async-signal-safe, and neither allocates nor takes a lock.
+    // getpid and execve, which are all async-signal-safe, and it neither allocates nor takes a
+    // lock.
     unsafe {
         command.pre_exec(move || {
             for (number, source) in (FIRST..).zip(&sources) {
@@ -284,8 +287,8 @@ pub fn spawn(
                 told_as(Told::Failed, error.raw_os_error().unwrap_or(0), &tell_aside);
                 libc::_exit(127);
             }
-            // The holder has nothing of ours but the one pipe that it waits at, and keeps no folder
-            // busy.
+            // The holder keeps nothing of ours except the pipe at which it waits, and keeps no
+            // directory in use.
             libc::chdir(c"/".as_ptr());
             told_as(Told::Pid, child, &tell_aside);
             libc::dup2(held_aside.as_raw_fd(), 0);
@@ -293,7 +296,7 @@ pub fn spawn(
                 libc::close(number);
             }
             holder.run(child as u32);
-            // Without it the new process is an orphan at once: nobody is told how it ended.
+            // Without the holder the new process is an orphan at once: nobody learns how it ended.
             libc::_exit(0)
         });
     }
@@ -307,15 +310,16 @@ pub fn spawn(
     drop((command, tell, held));
     let pid = hear(told)?;
     let pidfd = Pidfd::watch(pidfd_open(pid, PidfdFlags::empty())?)?;
-    // It may have been killed already: what there is to know comes from the new process then.
+    // The holder may have been killed already. Then the new process itself tells what there is to
+    // know.
     let _ = holder.hold.as_ref().map(|hold| write(hold, &[1]));
     Ok(Started { holder, pid, pidfd })
 }
 
-/// The new process's number, once both are what they are to be.
+/// Reads the new process's id. Returns when both processes have started their programs.
 fn hear(told: OwnedFd) -> io::Result<Pid> {
     let mut said = Vec::new();
-    // Both have closed it when both are what they are to be.
+    // Both have closed the pipe when they have started their programs.
     File::from(told).read_to_end(&mut said)?;
     if let Some(error) = Told::Failed.find(&said) {
         return Err(io::Error::from_raw_os_error(error));
@@ -324,12 +328,12 @@ fn hear(told: OwnedFd) -> io::Result<Pid> {
     pid.ok_or_else(|| io::Error::other("the process before it was killed"))
 }
 
-/// What is told before the two are other programs: a mark, and a number.
+/// What the two processes send before they start their programs: a mark and a number.
 #[derive(Clone, Copy)]
 enum Told {
-    /// The new process's.
+    /// The id of the new process.
     Pid = 1,
-    /// Its execve(2) has failed with this error.
+    /// execve(2) has failed with this error.
     Failed = 2,
 }
 
@@ -348,7 +352,7 @@ fn told_as(what: Told, number: i32, tell: &OwnedFd) {
     let mut record = [0; TOLD_LEN];
     record[..4].copy_from_slice(&(what as i32).to_ne_bytes());
     record[4..].copy_from_slice(&number.to_ne_bytes());
-    // SAFETY: the buffer is ours, and as long as is said.
+    // SAFETY: the buffer is ours, and has the length that is given.
     unsafe { libc::write(tell.as_raw_fd(), record.as_ptr().cast(), record.len()) };
 }
 
@@ -359,7 +363,7 @@ fn checked(returned: libc::c_int) -> io::Result<libc::c_int> {
     }
 }
 
-/// Holds every number below `end`, so that nothing else is opened there.
+/// Occupies every number below `end`, so that nothing else is opened there.
 fn occupy(end: RawFd) -> io::Result<Vec<File>> {
     let mut held = Vec::new();
     loop {
@@ -375,8 +379,8 @@ fn c_string(bytes: &[u8]) -> io::Result<CString> {
     CString::new(bytes).map_err(io::Error::other)
 }
 
-/// Ours, with the protocol's variables as the new process must have them. The two that hold its
-/// process id come last, with room for it.
+/// Our environment with the protocol's variables for the new process. The two that hold its process
+/// id come last, with room for the id.
 fn environment(count: usize, names: &[&str]) -> io::Result<Vec<Vec<u8>>> {
     let ours = ["LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "WATCHDOG_PID"];
     let mut variables: Vec<Vec<u8>> = env::vars_os()
@@ -398,18 +402,18 @@ fn environment(count: usize, names: &[&str]) -> io::Result<Vec<Vec<u8>>> {
     Ok(variables)
 }
 
-/// How many variables at the environment's end hold the process id.
+/// How many variables at the end of the environment hold the process id.
 const WITH_PID: usize = 2;
 
-/// Digits of the largest process id, and the zero behind.
+/// The digits of the largest process id, and a final zero.
 const PID_ROOM: usize = 11;
 
-/// An execve(2) that is ready to run: nothing is left to allocate.
+/// An execve(2) that is prepared so that it need not allocate.
 struct Exec {
     path: CString,
     arguments: Vec<CString>,
     environment: Vec<Vec<u8>>,
-    /// Addresses within the above, as numbers so that they may cross into the closure; a zero ends
+    /// Addresses in the fields above, as numbers so that the closure may hold them. A zero ends
     /// each list.
     argv: Vec<usize>,
     envp: Vec<usize>,
@@ -434,7 +438,7 @@ impl Exec {
         }
     }
 
-    /// Of this very binary, whatever lies at its path now.
+    /// Runs this very binary, whatever file is at its path now.
     fn of_holder() -> io::Result<Self> {
         let arguments = ["prusik", HOLD].map(|argument| c_string(argument.as_bytes()));
         let arguments = arguments.into_iter().collect::<io::Result<_>>()?;
@@ -443,16 +447,16 @@ impl Exec {
         Ok(Self::new(arguments, variables.into(), path))
     }
 
-    /// Returns only when it failed. `pid`: what the last variables say.
+    /// Returns only if it failed. `pid`: the value of the last variables.
     fn run(&mut self, pid: u32) -> io::Error {
         debug_assert_eq!(self.arguments.len() + 1, self.argv.len());
         let plain = self.environment.len() - WITH_PID;
         for variable in &mut self.environment[plain..] {
             write_pid(variable, pid);
         }
-        // SAFETY: both lists end with a null and point to strings that end with one; they are
-        // owned by `self` and have not moved since their addresses were taken (a Vec that is
-        // neither grown nor dropped stays where it is).
+        // SAFETY: both lists end with a null and point to strings that end with a zero. `self` owns
+        // the strings, and they have not moved since their addresses were taken (a Vec that neither
+        // grows nor is dropped stays where it is).
         unsafe {
             libc::execve(
                 self.path.as_ptr(),
@@ -464,7 +468,7 @@ impl Exec {
     }
 }
 
-/// Behind the `=`; the room behind it is zeros.
+/// Writes after the `=`. The room after the digits is filled with zeros.
 fn write_pid(variable: &mut [u8], mut pid: u32) {
     let mut digits = [0; PID_ROOM];
     let mut count = 0;
@@ -477,11 +481,11 @@ fn write_pid(variable: &mut [u8], mut pid: u32) {
         .iter()
         .position(|&byte| byte == b'=')
         .map_or(0, |at| at + 1);
-    for (place, digit) in variable[start..]
+    for (byte, digit) in variable[start..]
         .iter_mut()
         .zip(digits[..count].iter().rev())
     {
-        *place = *digit;
+        *byte = *digit;
     }
 }
 

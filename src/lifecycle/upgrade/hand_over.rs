@@ -1,7 +1,7 @@
 //! The old process's side of an upgrade, with its sockets and clocks: the shell around [`Old`].
 //!
-//! One task drives it all: the link, the new process's life, the sessions that come to rest, and
-//! what the supervisor orders.
+//! One task does everything: the link, the life of the new process, the sessions that have stopped,
+//! and the supervisor's orders.
 
 mod commands;
 mod parcels;
@@ -44,67 +44,67 @@ use crate::session::Leaving;
 /// How long the new process may take until it is ready to serve.
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
-/// How long it may take to serve once it is told to.
+/// How long it may take to serve after it was told to.
 const SERVING_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long it may leave every session unanswered that it was sent.
+/// How long it may leave all sessions that it was sent unanswered.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long it may keep the link when nothing more comes.
+/// How long it may keep the link open when nothing more comes.
 const CLOSES_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long a new process may take to end that does not serve.
+/// How long a new process that does not serve may take to end.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
 
-/// A process that dies closes its sockets a moment before others see its end.
+/// A process that dies closes its sockets a moment before others see that it has ended.
 const DIES_WITHIN: Duration = Duration::from_secs(2);
 
-/// How long the old process stays for the answer to what it has passed on.
+/// How long the old process waits for the answers to commands that it has passed on.
 const COMMANDS_WITHIN: Duration = Duration::from_secs(30);
 
-/// After a session was refused, it is sent once more.
+/// How long after a refusal a session is sent once more.
 const TRIES_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
-/// How often the new process is told what still counts here: while sessions move, and later, when
-/// they only end.
+/// How often the new process is told what still counts here. The second value is for the time when
+/// sessions only end.
 const CENSUS_EVERY: Duration = Duration::from_millis(50);
 const LATE_CENSUS_EVERY: Duration = Duration::from_secs(1);
 
-/// What the supervisor orders.
+/// The supervisor's orders.
 #[derive(Debug)]
 pub enum Order {
-    /// Nobody is accepted here any more: the new process may serve.
+    /// Nobody is accepted here any more, so the new process may serve.
     MayGo,
-    /// The new process was told to stop: nothing more goes there.
+    /// The new process was told to stop: send nothing more to it.
     Stop,
     CallOff(ControlError),
-    /// For the new process to do.
+    /// A command for the new process.
     Command(u64, Request),
-    /// To the new process.
+    /// A signal for the new process.
     Signal(Signal),
-    /// [`News::Settled`] is noted: nobody waits for it any more.
+    /// [`News::Settled`] was noted: nobody waits for it any more.
     Noted,
 }
 
-/// What the supervisor hears.
+/// What the supervisor is told.
 #[derive(Debug)]
 pub enum News {
     /// The new process could serve.
     Ready,
-    /// It serves.
+    /// The new process serves.
     Serves {
         pid: u32,
     },
     /// All that can move at once has moved.
     Settled(UpgradeReport),
-    /// The new process has done a command, or not.
+    /// The new process has done a command, or could not.
     Outcome(u64, Result<Value, ControlError>),
     Ended(Verdict, Option<UpgradeError>),
-    /// Behind [`News::Ended`]: nobody will say what became of a command.
+    /// After [`News::Ended`]: nobody will tell the result of this command.
     Unanswered(u64),
 }
 
-/// A parcel, and what makes the process wait for it.
+/// A parcel, and the token that makes this process wait for it.
 type InHand = (Arc<Parcel>, TaskTrackerToken);
 
 type WindingDown = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -114,39 +114,39 @@ struct HandOver {
     link: Link,
     successor: Successor,
     machine: Old<Uuid>,
-    /// Heard, and not acted on yet.
+    /// Events that have come and are not handled yet.
     events: VecDeque<Event<Uuid>>,
     is_acting: bool,
-    /// The lower one of both sides.
+    /// The lower protocol version of both sides.
     protocol: u32,
     version: String,
-    /// In hand, or sent and not answered.
+    /// Parcels that are here, or sent and not answered.
     parcels: HashMap<u64, InHand>,
     last_number: u64,
     leave: UnboundedSender<Leaving>,
     census: Census,
     census_due: Option<Instant>,
-    /// Since when what is awaited is awaited.
+    /// What is awaited, and since when.
     awaited: Option<(Awaited, Instant)>,
-    /// Passed on and not answered, with the time when that was.
+    /// Commands that were passed on and not answered, with the time when that was.
     commands: Vec<(u64, Instant)>,
-    /// Nothing else is left here.
+    /// No other connection is left here.
     is_empty: bool,
-    /// Whatever waited here for the upgrade's end has been passed on.
+    /// Everything that waited here for the end of the upgrade was passed on.
     is_noted: bool,
     /// Sessions that the new process has refused once.
     refused: HashSet<Uuid>,
     winding_down: Option<WindingDown>,
-    /// Drains whose sessions the first protocol has to be told by name.
+    /// Drains of which the first protocol must name each session.
     named_drains: Vec<wire::NamedDrain>,
     news: UnboundedSender<News>,
     why: Option<UpgradeError>,
     verdict: Option<Verdict>,
-    /// The new process has said that it has everything.
+    /// The new process has said that it needs nothing more.
     has_all: bool,
     /// It was told to end, or has said that it will.
     is_dismissed: bool,
-    /// The link has nothing more to say.
+    /// Nothing more comes from the link.
     is_closed: bool,
     has_ended: bool,
 }
@@ -269,7 +269,7 @@ impl HandOver {
             }
             self.await_next();
         }
-        // Whoever came to rest in the meantime stays.
+        // A session that has stopped in the meantime stays here.
         leaving.close();
         while let Ok(leaving) = leaving.try_recv() {
             self.leaving(leaving);
@@ -289,14 +289,14 @@ impl HandOver {
         };
         let why = self.why.take();
         self.tell(News::Ended(verdict, why));
-        // It is known now who serves.
+        // Now it is known which process serves.
         for (number, _) in std::mem::take(&mut self.commands) {
             self.tell(News::Unanswered(number));
         }
     }
 
-    /// No connection is left, but those that have come to rest a moment ago and are not in hand
-    /// yet.
+    /// Ends when no connection is left, except those that have just stopped and are not taken in
+    /// hand yet.
     fn wound_down(&mut self, leaving: &mut UnboundedReceiver<Leaving>) {
         while let Ok(one) = leaving.try_recv() {
             self.leaving(one);
@@ -314,7 +314,7 @@ impl HandOver {
         self.winding_down = Some(Box::pin(async move { app.wind_down().await }));
     }
 
-    /// Whoever has asked here for what the new process does gets the answer here.
+    /// A caller that asked here for something the new process does gets its answer here.
     fn end_if_nobody_waits(&mut self) {
         if self.is_empty && self.is_noted && self.commands.is_empty() {
             self.on(Event::Empty);
@@ -326,7 +326,7 @@ impl HandOver {
         let _ = self.news.send(news);
     }
 
-    /// What follows from it, and from what follows.
+    /// Handles an event, and the events that follow from it.
     fn on(&mut self, event: Event<Uuid>) {
         self.events.push_back(event);
         if std::mem::replace(&mut self.is_acting, true) {
@@ -358,7 +358,7 @@ impl HandOver {
             Action::LetGo(number) => {
                 self.parcels.remove(&number);
             }
-            Action::Keep(number) => self.keep(number),
+            Action::TakeBack(number) => self.take_back(number),
             Action::Report => self.report(),
             Action::SayEnd => self.say(&Message::End),
             Action::Sever => {
@@ -373,11 +373,12 @@ impl HandOver {
         }
     }
 
-    /// Killed, it would leave the files of the unix sockets that it has bound.
+    /// It is asked to end: if it were killed, the files of the unix sockets that it has bound would
+    /// stay.
     fn dismiss(&mut self) {
         self.note_its_end();
         self.is_dismissed = true;
-        // One that has refused ends by itself.
+        // A new process that has refused ends by itself.
         if !matches!(self.why, Some(UpgradeError::Refused(_))) {
             self.successor.dismiss();
         }
@@ -388,7 +389,7 @@ impl HandOver {
         self.successor.kill();
     }
 
-    /// Nothing else is wrong with it than that it has closed the link: its end follows.
+    /// It has only closed the link, so its end is about to come.
     fn note_its_end(&mut self) {
         if self.why.is_none() {
             self.why = Some(UpgradeError::Ended(self.exit_status()));
@@ -400,20 +401,20 @@ impl HandOver {
     }
 
     fn report(&mut self) {
-        let (moved, left) = (self.machine.moved(), self.app.sessions().len());
+        let (moved, remaining) = (self.machine.moved(), self.app.sessions().len());
         let drains = std::mem::take(&mut self.named_drains);
         for drain in drains {
             self.say(&Message::Drain(drain));
         }
         self.say(&Message::Moved {
             sessions: moved,
-            told: left as u64,
+            told: remaining as u64,
         });
         self.tell(News::Settled(UpgradeReport {
             pid: self.successor.pid(),
             version: self.version.clone(),
             moved: moved as usize,
-            left,
+            left: remaining,
         }));
     }
 
@@ -423,7 +424,7 @@ impl HandOver {
         }
     }
 
-    /// Notes since when what is awaited now is awaited.
+    /// Notes what is awaited now, and since when.
     fn await_next(&mut self) {
         let awaited = self.machine.awaits();
         if self.awaited.map(|(awaited, _)| awaited) != awaited {

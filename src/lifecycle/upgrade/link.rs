@@ -1,5 +1,5 @@
-//! A socket between two processes, as messages with their descriptors. One task owns it; nothing
-//! here ever blocks a thread.
+//! A socket between two processes that carries messages with descriptors. One task owns it; nothing
+//! here blocks a thread.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -22,22 +22,22 @@ use tokio::time::{Instant, timeout};
 use super::protocol::Message;
 use super::protocol::frame::{Decoded, Framing, Header, decode, encode, read_header};
 
-/// A parcel has two: the client's socket and the server's.
+/// A parcel has at most two: the client's socket and the server's.
 const DESCRIPTORS_MAX: usize = 2;
 
-/// How long the other side may leave what was said to it with the kernel.
+/// How long the other side may leave messages unread in the kernel.
 pub const TAKEN_WITHIN: Duration = Duration::from_secs(5);
 
-/// What goes through the link by its descriptors. It stays where it is.
+/// Something whose descriptors are sent. It stays in this process.
 pub trait Descriptors: Send + Sync {
     fn descriptors(&self) -> io::Result<Vec<BorrowedFd<'_>>>;
 }
 
-/// What comes out of it.
+/// What comes from the link.
 #[derive(Debug)]
 pub enum Heard {
     Message(Decoded, Vec<OwnedFd>),
-    /// All that was said before is heard.
+    /// Everything that was sent before has been read.
     Closed,
 }
 
@@ -46,9 +46,9 @@ pub struct Link {
     framing: Framing,
     incoming: Incoming,
     outgoing: VecDeque<Outgoing>,
-    /// When something was last taken off `outgoing`, or put in front.
+    /// When bytes of `outgoing` were last sent, or the first were put in.
     moved: Instant,
-    /// Nothing more can be said.
+    /// Nothing more can be sent.
     is_deaf: bool,
 }
 
@@ -66,7 +66,7 @@ struct Outgoing {
 }
 
 impl Link {
-    /// Must run inside the runtime.
+    /// Must be called inside the runtime.
     pub fn new(stream: unix::UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         Ok(Self {
@@ -79,18 +79,17 @@ impl Link {
         })
     }
 
-    /// From the next message on, in both directions.
+    /// Takes effect with the next message, in both directions.
     pub fn set_framing(&mut self, framing: Framing) {
         self.framing = framing;
     }
 
-    /// Queues it. It goes out as [`Link::hear`] or [`Link::flush`] are waited for.
+    /// Queues a message. It is sent while [`Link::hear`] or [`Link::flush`] is awaited.
     pub fn say(&mut self, message: &Message) -> io::Result<()> {
         self.say_with(message, [&[], &[]], None, 0)
     }
 
-    /// `waiting`: what is to go to the client and to the server. `count`: of the parcel's
-    /// descriptors.
+    /// `waiting`: the bytes for the client and for the server. `count`: the number of descriptors.
     pub fn say_with(
         &mut self,
         message: &Message,
@@ -128,7 +127,7 @@ impl Link {
         (!self.outgoing.is_empty()).then(|| self.moved + TAKEN_WITHIN)
     }
 
-    /// The next message. May be dropped and asked again at any time.
+    /// Waits for the next message. The future may be dropped and made again at any time.
     pub async fn hear(&mut self) -> io::Result<Heard> {
         loop {
             if let Some(heard) = self.read()? {
@@ -143,8 +142,8 @@ impl Link {
         }
     }
 
-    /// Returns when all that was said is with the kernel: the other side hears it even if this one
-    /// dies. An error: it never will.
+    /// Returns when the kernel has all messages: the other side will read them even if this process
+    /// dies. An error means that it never will.
     pub async fn flush(&mut self) -> io::Result<()> {
         let all = async {
             loop {
@@ -167,16 +166,16 @@ impl Link {
         }
     }
 
-    /// Nothing can be said any more, on either side. What the other one has said before is still
-    /// heard, and then [`Heard::Closed`].
+    /// Ends the link in both directions. Messages that the other side has already sent are still
+    /// read, then [`Heard::Closed`] follows.
     pub fn shut(&mut self) {
-        // It may have been shut from the other side, which is as good.
+        // If the other side has shut it already, that is enough.
         let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
         self.is_deaf = true;
         self.outgoing.clear();
     }
 
-    /// Sends what the kernel takes.
+    /// Sends as much as the kernel takes.
     fn write(&mut self) {
         while let Some(first) = self.outgoing.front_mut() {
             match first.send(&self.stream) {
@@ -195,7 +194,7 @@ impl Link {
         }
     }
 
-    /// `None`: no message is whole yet.
+    /// `None`: no message is complete yet.
     fn read(&mut self) -> io::Result<Option<Heard>> {
         loop {
             let needed = match &self.incoming.header {
@@ -208,11 +207,12 @@ impl Link {
                     Ok(0) if have == 0 && self.incoming.header.is_none() => {
                         return Ok(Some(Heard::Closed));
                     }
-                    // A message that was cut short: whoever said it has died in the middle.
+                    // The message is cut short: its sender has died.
                     Ok(0) => return Ok(Some(Heard::Closed)),
                     Ok(_) => continue,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                    // It has died with something unheard: what it has said is heard by now.
+                    // The sender has died with messages unread. Everything that it has sent was
+                    // read by now.
                     Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                         return Ok(Some(Heard::Closed));
                     }
@@ -233,8 +233,8 @@ impl Link {
 }
 
 impl Incoming {
-    /// Never more than `most`: the descriptors that come along are those of the message whose bytes
-    /// they came with.
+    /// Reads at most `most` bytes, so that the descriptors that come belong to the message whose
+    /// bytes come.
     fn receive(&mut self, stream: &UnixStream, most: usize) -> io::Result<usize> {
         let before = self.bytes.len();
         self.bytes.resize(before + most, 0);
@@ -250,7 +250,7 @@ impl Incoming {
                 }
             }
             if received.flags.contains(ReturnFlags::CTRUNC) {
-                // There was no room for all of them in this process's table.
+                // This process has no room for all of the descriptors.
                 self.descriptors.clear();
             }
             Ok(received.bytes)
@@ -262,7 +262,7 @@ impl Incoming {
 }
 
 impl Outgoing {
-    /// Whether all of it is with the kernel. Descriptors go with the first byte.
+    /// Whether the kernel has the whole message. The descriptors go with the first byte.
     fn send(&mut self, stream: &UnixStream) -> io::Result<bool> {
         let sent = stream.try_io(Interest::WRITABLE, || {
             let mut space =
@@ -278,7 +278,7 @@ impl Outgoing {
             }
             let rest = [IoSlice::new(&self.bytes[self.sent..])];
             match sendmsg(stream.as_fd(), &rest, &mut ancillary, SendFlags::NOSIGNAL) {
-                // So many descriptors are underway that the other side must take some first.
+                // So many descriptors are on their way that the other side must take some first.
                 Err(Errno::TOOMANYREFS) => Err(io::ErrorKind::WouldBlock.into()),
                 sent => Ok(sent?),
             }
@@ -291,7 +291,7 @@ impl Outgoing {
     }
 }
 
-/// Both directions, for a link that nobody drives.
+/// Ends both directions of a link that no task drives.
 pub fn shut(stream: &unix::UnixStream) {
     let _ = stream.shutdown(Shutdown::Both);
 }

@@ -5,7 +5,7 @@
 //!   hand_over ── old: what it does when        new: what it does when ── take_over
 //!       │                                                                    │
 //!       └── link ═══════════════ protocol: the messages ═══════════════ link ┘
-//!     knowledge: of servers and drains · census: what counts where · snapshot: sessions at rest
+//!     warm_state: of servers, drains · census: what counts where · snapshot: sessions at rest
 //! ```
 //!
 //! The two meet in one of two ways: [`exec`] starts the new process, or it was started by somebody

@@ -1,13 +1,13 @@
-//! Both sides of an upgrade and the link between them, small enough to look at every order in which
-//! things can happen: messages under way, either side killed, hanging, out of descriptors, told to
-//! stop, sessions that end or do not come.
+//! Both sides of an upgrade and the link between them, as a model so small that every order of
+//! events can be tried: messages under way, either side killed, hanging, out of descriptors or told
+//! to stop, sessions that end or do not come.
 //!
-//! What must hold in every state: no session is read from by both processes, and none that was
-//! taken over is ever taken back. And where nothing more can happen: each session that has not
-//! ended is carried by a process that lives, unless it died with the process that carried it.
+//! In every state: no session is read by both processes, and a session that was taken over is never
+//! taken back. And when nothing more can happen: each session that has not ended is carried by a
+//! living process, unless it died with the process that carried it.
 //!
-//! The link is as Linux has it (unix(7)): what was sent before a `shutdown` can still be read, what
-//! is sent after it fails at the sender; a process that dies has closed its end.
+//! The link behaves as in Linux (unix(7)): what was sent before a `shutdown` can still be read, and
+//! what is sent after it fails at the sender. A process that dies has closed its end.
 
 mod search;
 
@@ -38,12 +38,12 @@ enum ToOld {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Life {
     Runs,
-    /// Stopped, or swapped out: it may run on.
+    /// Stopped or swapped out: the process may continue later.
     Hangs,
     Dead,
 }
 
-/// Everything there is.
+/// The whole state of the model.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct World {
     old: Old<Session>,
@@ -52,31 +52,31 @@ struct World {
     new_life: Life,
     to_new: VecDeque<ToNew>,
     to_old: VecDeque<ToOld>,
-    /// The old process has shut the link, or the new one has let go of it.
+    /// The old process has shut the link, or the new one has closed its end.
     is_shut: bool,
-    /// Their handshakes are under way in the old process.
+    /// Sessions whose handshakes are under way in the old process.
     late: BTreeSet<Session>,
-    /// Read from by the old process.
+    /// Sessions that the old process reads.
     here: BTreeSet<Session>,
-    /// At rest in the old process's hands.
+    /// Sessions that have stopped and that the old process holds.
     in_hand: BTreeMap<u64, Session>,
-    /// At rest in the new process's hands.
+    /// Sessions that have stopped and that the new process holds.
     held: BTreeMap<u64, Session>,
-    /// Read from by the new process.
+    /// Sessions that the new process reads.
     theirs: BTreeSet<Session>,
-    /// The new process has said that it adopts them.
+    /// Sessions of which the new process has said that it adopts them.
     adopted: BTreeSet<Session>,
     asked: BTreeSet<Session>,
     ended: BTreeSet<Session>,
-    /// In the process that died with them.
+    /// Sessions that died with their process.
     fallen: BTreeSet<Session>,
-    /// Which session a parcel is: both sides have its sockets.
+    /// The session of each parcel. Both sides have its sockets.
     parcels: BTreeMap<u64, Session>,
     verdict: Option<Verdict>,
     may_go: bool,
     new_serves: bool,
     gave_up: bool,
-    /// Things that go wrong, so many at most.
+    /// How many faults may still happen.
     faults_left: u8,
 }
 
@@ -86,10 +86,10 @@ enum Step {
     NewProves,
     OldReads,
     NewReads,
-    /// The parcel that comes next cannot be taken.
+    /// The new process cannot take the next parcel.
     NewHasNoDescriptors,
     MayGo,
-    /// A handshake that was under way is done.
+    /// A handshake that was under way is complete.
     Begins(Session),
     Rests(Session),
     Stays(Session),
@@ -111,7 +111,7 @@ enum Side {
 }
 
 impl World {
-    /// The last session is late.
+    /// The last session is the one whose handshake is under way.
     fn new(sessions: u8, window: usize, faults: u8) -> Self {
         Self {
             old: Old::new(window),
@@ -206,7 +206,7 @@ impl World {
         steps
     }
 
-    /// Whether this side, having read all that there is, would see the end of the link.
+    /// Whether this side would see the end of the link after reading everything.
     fn has_ended(&self, side: Side) -> bool {
         let other = match side {
             Side::Old => self.new_life,
@@ -286,7 +286,8 @@ impl World {
             Side::New => {
                 self.new_life = Life::Dead;
                 self.fallen.append(&mut self.theirs);
-                // What it had adopted and not begun to read falls too, and what nobody else has.
+                // Sessions that it had adopted and not begun to read die too, and those that no
+                // other process has.
                 let is_last = self.old_life == Life::Dead;
                 let held = self.held.values().copied().chain(self.unread_parcels());
                 let fall = held.filter(|session| is_last || self.adopted.contains(session));
@@ -358,7 +359,7 @@ impl World {
                 old::Action::Ask(session) if self.here.contains(&session) => {
                     self.asked.insert(session);
                 }
-                // It has ended in the meantime.
+                // The session has ended in the meantime.
                 old::Action::Ask(session) => self.old_hears(old::Event::Stays(session)),
                 old::Action::Unask(session) => {
                     self.asked.remove(&session);
@@ -367,7 +368,7 @@ impl World {
                 old::Action::LetGo(number) => {
                     self.in_hand.remove(&number);
                 }
-                old::Action::Keep(number) => {
+                old::Action::TakeBack(number) => {
                     if let Some(session) = self.in_hand.remove(&number) {
                         assert!(
                             !self.adopted.contains(&session),
@@ -380,7 +381,7 @@ impl World {
                 old::Action::SayEnd => self.tell_new(ToNew::End),
                 old::Action::Sever => self.is_shut = true,
                 old::Action::Kill if self.new_life != Life::Dead => self.kill(Side::New),
-                // It ends sooner or later, and does not serve until then.
+                // The new process ends sooner or later, and does not serve until then.
                 old::Action::Kill | old::Action::Dismiss => {}
                 old::Action::Finish(verdict) => self.verdict = Some(verdict),
             }
@@ -393,7 +394,7 @@ impl World {
         }
     }
 
-    /// Whether it is with the kernel now.
+    /// Whether the kernel has the message now.
     fn tell_old(&mut self, message: ToOld) -> bool {
         let is_open = !self.is_shut && self.old_life != Life::Dead;
         if is_open {

@@ -1,5 +1,5 @@
-//! The new process's side of an upgrade, as a value: what it has heard comes in, what it is to do
-//! comes out. [`super::take_over`] is the shell around it, [`super::model`] its proof.
+//! The new process's side of an upgrade, as a value: events come in, actions come out.
+//! [`super::take_over`] is the shell around it, and `super::model` tests it in every order.
 //!
 //! ```text
 //!            proved           Go               Accept, or a first protocol
@@ -11,62 +11,64 @@
 //!                              └─────────────── no: give up
 //! ```
 //!
-//! A session is held, at rest, until the word "adopted" is with the kernel; only then it is read
-//! from. When the word cannot be said any more, the old process has either died, and the session is
-//! carried here, or it has shut the link and takes the session back, and it is dropped here.
+//! A session is held without being read until the kernel has the message "adopted"; only then it is
+//! read. If the message cannot be sent any more, there are two cases. The old process has died:
+//! then the session is carried here. Or it has shut the link and takes the session back: then it is
+//! dropped here.
 
 use std::collections::BTreeSet;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct New {
     stage: Stage,
-    /// Held, and it is not known yet whose they are.
+    /// Parcels that are held while it is not known which process has them.
     doubtful: BTreeSet<u64>,
-    /// It was told to stop.
+    /// This process was told to stop.
     stops: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Stage {
     Proving,
-    /// The old process decides.
+    /// The old process decides what follows.
     Ready,
-    /// It says what counts in it.
+    /// The old process sends what counts in it.
     Filling,
     Serving,
     Done,
 }
 
-/// What the shell hears.
+/// What the shell reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Event {
     Proved,
-    /// `true`: [`Event::Accept`] comes behind it.
+    /// `true`: [`Event::Accept`] will follow.
     Go(bool),
     Accept,
-    /// A session or connection has come and could be served: it is held.
+    /// A session or connection has come and can be served, so it is held.
     Parcel(u64),
-    /// One has come that cannot be: not understood, or for want of descriptors.
+    /// A session or connection has come that cannot be served: it is not understood, or descriptors
+    /// are lacking.
     Unfit(u64),
-    /// The word that it is adopted is with the kernel.
+    /// The kernel has the message that the parcel is adopted.
     Said(u64),
-    /// It could not be said: the link has ended.
+    /// That message could not be sent, because the link has ended.
     Unsaid(u64),
     /// This process is told to stop.
     Stop,
     End,
-    /// Nothing more comes.
+    /// Nothing more comes from the link.
     Closed,
-    /// What [`Action::AskWhetherDead`] has found.
+    /// The result of [`Action::AskWhetherDead`].
     OldIsDead,
     OldLives,
 }
 
-/// What the shell is to do.
+/// What the shell must do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
     SayReady,
-    /// From now on clients are served.
+    /// Serve clients from now on.
     Accept,
     SayServing,
     SayAdopted(u64),
@@ -77,7 +79,7 @@ pub enum Action {
     AskWhetherDead,
     /// Nothing more comes from the old process.
     Finish,
-    /// This process never served.
+    /// Give up: this process has never served.
     GiveUp,
 }
 

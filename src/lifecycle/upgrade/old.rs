@@ -1,5 +1,5 @@
-//! The old process's side of an upgrade, as a value: what it has heard comes in, what it is to do
-//! comes out. [`super::hand_over`] is the shell around it, [`super::model`] its proof.
+//! The old process's side of an upgrade, as a value: events come in, actions come out.
+//! [`super::hand_over`] is the shell around it, and `super::model` tests it in every order.
 //!
 //! ```text
 //!            Ready          may go            Serving         all that can has moved
@@ -13,7 +13,7 @@
 //!                             Over: what was not adopted is carried here again    Over
 //! ```
 //!
-//! A session is in one of these places, and is read from in the first alone:
+//! A session is in one of these states. Only in the first is it read:
 //!
 //! ```text
 //!  here ──► asked to rest ──► in hand, at rest ──► underway ──► theirs
@@ -21,16 +21,17 @@
 //!   └────────────┴────────────────────────────────────┘
 //! ```
 //!
-//! The link is shut for both directions before anything is taken back: from then on the new process
-//! cannot say that it adopts, and whatever it said before that is read first. So both always agree.
+//! The link is shut in both directions before anything is taken back. After that the new process
+//! cannot send that it adopts a session, and all that it sent before is read first. So both
+//! processes always agree.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::Hash;
 
-/// So many sessions are asked to rest, or underway, at a time: each of them stands still meanwhile.
+/// How many sessions are asked to stop or are under way at a time. Nobody reads them meanwhile.
 pub const WINDOW: usize = 64;
 
-/// Names a session.
+/// The name of a session.
 pub trait Key: Copy + Ord + Hash {}
 impl<T: Copy + Ord + Hash> Key for T {}
 
@@ -38,15 +39,15 @@ impl<T: Copy + Ord + Hash> Key for T {}
 pub struct Old<K> {
     stage: Stage,
     window: usize,
-    /// Every session that was there when the new process began to serve has been found.
+    /// Every session that existed when the new process began to serve was found.
     is_listed: bool,
-    /// Those in any of the three below.
+    /// The sessions in the three fields below.
     known: BTreeSet<K>,
-    /// Could move, and were not asked yet.
+    /// Sessions that could move and were not asked yet.
     candidates: VecDeque<K>,
-    /// Asked to come to rest.
+    /// Sessions that were asked to stop.
     asked: BTreeSet<K>,
-    /// Sent and not answered; `None`: no session, but a connection between two requests.
+    /// Parcels that were sent and not answered. `None`: a connection between two requests.
     underway: BTreeMap<u64, Option<K>>,
     moved: u64,
     /// The new process was told to stop.
@@ -58,50 +59,50 @@ pub struct Old<K> {
 enum Stage {
     /// The new process has not said yet that it could serve.
     Starting,
-    /// It could, and this process makes ready for it.
+    /// It could serve, and this process prepares for that.
     Asking,
     /// It was told to serve.
     Going,
-    /// It serves.
+    /// It serves, and sessions move.
     Moving,
-    /// What could move at once has moved.
+    /// Everything that could move at once has moved.
     Settled,
-    /// Nothing is left here, and the new process knows.
+    /// Nothing is left here, and the new process was told so.
     Ending,
-    /// The link is shut.
+    /// The link was shut.
     Severed(Verdict),
     Over,
 }
 
-/// How it came out.
+/// The result of the upgrade.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// This process goes on as if nothing had been.
+    /// This process continues as before.
     Failed,
     /// The new process serves, and nothing is left here.
     Finished,
-    /// It served, and is gone.
+    /// The new process served, and is gone.
     Died,
-    /// It serves, and no longer answers: what is left here stays here.
+    /// The new process serves but no longer answers. What is left here stays here.
     Silent,
-    /// It was told to stop: so was this one.
+    /// The new process was told to stop, and this one with it.
     Stopped,
 }
 
-/// What the shell hears.
+/// What the shell reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Event<K> {
     Ready,
     /// This process accepts nothing more.
     MayGo,
     Serving,
-    /// A session lives here that could move.
+    /// A session that could move lives here.
     Found(K),
-    /// Every session that was there has been [`Event::Found`].
+    /// Every session was reported by [`Event::Found`].
     Listed,
-    /// A session (or an idle connection) has come to rest, and is in hand under this number.
+    /// A session (or an idle connection) has stopped, and is in hand under this number.
     AtRest(Option<K>, u64),
-    /// A session that was asked does not come.
+    /// A session that was asked does not move.
     Stays(K),
     Adopted(u64),
     Refused(u64),
@@ -111,7 +112,7 @@ pub enum Event<K> {
     GaveUp,
     /// No connection is left in this process.
     Empty,
-    /// What [`Old::awaits`] says has not come in its time.
+    /// What [`Old::awaits`] returned has not come in time.
     TimeUp,
     /// This process is told to stop.
     CalledOff,
@@ -119,40 +120,40 @@ pub enum Event<K> {
     Closed,
 }
 
-/// What the shell is to do.
+/// What the shell must do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action<K> {
-    /// Stop accepting, then [`Event::MayGo`].
+    /// Stop accepting. [`Event::MayGo`] follows.
     Yield,
     SayGo,
-    /// Find every session that could move, then [`Event::Listed`]; and from then on each new one.
+    /// Report every session that could move, then [`Event::Listed`], and from then on each new one.
     Find,
     Ask(K),
-    /// The question is taken back.
+    /// Take the question to this session back.
     Unask(K),
     Send(u64),
-    /// It is the new process's.
+    /// The parcel belongs to the new process.
     LetGo(u64),
-    /// It is carried here again.
-    Keep(u64),
-    /// The upgrade can be reported.
+    /// Serve the parcel here again.
+    TakeBack(u64),
+    /// The report of the upgrade can be made.
     Report,
     SayEnd,
-    /// Shut the link in both directions; read on until [`Event::Closed`].
+    /// Shut the link in both directions, and read on until [`Event::Closed`].
     Sever,
-    /// It has not been told to serve, and is to end.
+    /// The new process was not told to serve, and must end.
     Dismiss,
-    /// It must not serve beside us for another moment.
+    /// Kill the new process: it must not serve at the same time as this one.
     Kill,
     Finish(Verdict),
 }
 
-/// What is waited for, each for its own time.
+/// What is awaited. Each has its own time limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Awaited {
     Ready,
     Serving,
-    /// To any parcel: the time begins anew with each answer.
+    /// The answer to any parcel. The time begins anew with each answer.
     Answer,
     Close,
 }
@@ -173,7 +174,7 @@ impl<K: Key> Old<K> {
         }
     }
 
-    /// Sessions that the new process has adopted.
+    /// How many sessions the new process has adopted.
     pub fn moved(&self) -> u64 {
         self.moved
     }
@@ -183,7 +184,7 @@ impl<K: Key> Old<K> {
         self.successor_stops
     }
 
-    /// Whether the new process takes commands: it serves, or is about to.
+    /// Whether the new process takes commands, because it serves or is about to.
     pub fn has_handed_over(&self) -> bool {
         matches!(
             self.stage,
@@ -191,7 +192,7 @@ impl<K: Key> Old<K> {
         )
     }
 
-    /// Whether all that could move at once has moved.
+    /// Whether everything that could move at once has moved.
     pub fn has_settled(&self) -> bool {
         matches!(self.stage, Stage::Settled | Stage::Ending)
     }
@@ -231,7 +232,7 @@ impl<K: Key> Old<K> {
             (_, Event::Refused(number)) => self.refused(number),
             (_, Event::AtRest(key, number)) => self.at_rest(key, number),
             (Stage::Moving | Stage::Settled, Event::Found(key)) => {
-                // It may be found in two ways at once.
+                // A session may be found in two ways at the same time.
                 if !self.successor_stops && self.known.insert(key) {
                     self.candidates.push_back(key);
                 }
@@ -279,7 +280,7 @@ impl<K: Key> Old<K> {
                 session.iter().for_each(|key| {
                     self.known.remove(key);
                 });
-                vec![Action::Keep(number)]
+                vec![Action::TakeBack(number)]
             }
             None => Vec::new(),
         }
@@ -294,13 +295,13 @@ impl<K: Key> Old<K> {
             key.iter().for_each(|key| {
                 self.known.remove(key);
             });
-            return vec![Action::Keep(number)];
+            return vec![Action::TakeBack(number)];
         }
         self.underway.insert(number, key);
         vec![Action::Send(number)]
     }
 
-    /// Asks the next ones, as far as there is room.
+    /// Asks the next sessions, as long as the window has room.
     fn fill(&mut self, actions: &mut Vec<Action<K>>) {
         while self.asked.len() + self.underway.len() < self.window
             && let Some(key) = self.candidates.pop_front()
@@ -323,7 +324,7 @@ impl<K: Key> Old<K> {
         }
     }
 
-    /// The new process is of no use, or none of ours any more.
+    /// The new process cannot be used, or is no longer ours.
     fn give_up(&mut self, event: Event<K>) -> Vec<Action<K>> {
         match self.stage {
             Stage::Starting | Stage::Asking | Stage::Going | Stage::Moving => {
@@ -331,7 +332,8 @@ impl<K: Key> Old<K> {
                 actions.extend(self.sever(Verdict::Failed));
                 actions
             }
-            // It serves: slow or not, what it has adopted is alive there.
+            // The new process serves: even if it is slow, the sessions that it has adopted live
+            // there.
             Stage::Settled => self.sever(Verdict::Silent),
             Stage::Ending if event == Event::TimeUp => self.sever(Verdict::Finished),
             Stage::Ending | Stage::Severed(_) | Stage::Over => Vec::new(),
@@ -353,7 +355,7 @@ impl<K: Key> Old<K> {
         unasked.chain([Action::Sever]).collect()
     }
 
-    /// Nothing that the new process has said is unread.
+    /// Everything that the new process has sent was read.
     fn closed(&mut self) -> Vec<Action<K>> {
         let verdict = match self.stage {
             Stage::Severed(verdict) => verdict,
@@ -372,71 +374,12 @@ impl<K: Key> Old<K> {
             actions.extend(self.sever(verdict));
         }
         self.stage = Stage::Over;
-        let left = std::mem::take(&mut self.underway);
-        actions.extend(left.into_keys().map(Action::Keep));
+        let underway = std::mem::take(&mut self.underway);
+        actions.extend(underway.into_keys().map(Action::TakeBack));
         actions.push(Action::Finish(verdict));
         actions
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn moving(window: usize, sessions: u8) -> Old<u8> {
-        let mut old = Old::new(window);
-        for event in [Event::Ready, Event::MayGo, Event::Serving] {
-            assert_eq!(old.on(event).len(), 1, "{event:?}");
-        }
-        for key in 0..sessions {
-            old.on(Event::Found(key));
-        }
-        old.on(Event::Listed);
-        old
-    }
-
-    #[test]
-    fn never_more_than_the_window_stand_still() {
-        let mut old = moving(2, 5);
-        assert_eq!(old.asked.len(), 2);
-        assert_eq!(old.on(Event::AtRest(Some(0), 1)), [Action::Send(1)]);
-        assert_eq!(old.on(Event::AtRest(Some(1), 2)), [Action::Send(2)]);
-        assert_eq!(
-            old.on(Event::Adopted(1)),
-            [Action::LetGo(1), Action::Ask(2)]
-        );
-        assert_eq!(old.on(Event::Refused(2)), [Action::Keep(2), Action::Ask(3)]);
-        assert_eq!(old.on(Event::Stays(2)), [Action::Ask(4)]);
-    }
-
-    #[test]
-    fn it_settles_though_sessions_that_cannot_move_go_on_ending() {
-        let mut old = moving(2, 1);
-        assert_eq!(old.on(Event::Stays(0)), [Action::Report]);
-        // A handshake that was under way still moves, and is reported no more.
-        assert_eq!(old.on(Event::Found(7)), [Action::Ask(7)]);
-        assert_eq!(old.on(Event::AtRest(Some(7), 1)), [Action::Send(1)]);
-        assert_eq!(old.on(Event::Empty), []);
-        assert_eq!(
-            old.on(Event::Adopted(1)),
-            [Action::LetGo(1), Action::SayEnd]
-        );
-        assert_eq!(
-            old.on(Event::Closed).last(),
-            Some(&Action::Finish(Verdict::Finished))
-        );
-    }
-
-    #[test]
-    fn what_was_said_before_the_link_was_shut_counts() {
-        let mut old = moving(2, 2);
-        old.on(Event::AtRest(Some(0), 1));
-        assert_eq!(
-            old.on(Event::TimeUp),
-            [Action::Kill, Action::Unask(1), Action::Sever]
-        );
-        assert_eq!(old.on(Event::AtRest(Some(1), 2)), [Action::Keep(2)]);
-        assert_eq!(old.on(Event::Adopted(1)), [Action::LetGo(1)]);
-        assert_eq!(old.on(Event::Closed), [Action::Finish(Verdict::Failed)]);
-    }
-}
+mod tests;

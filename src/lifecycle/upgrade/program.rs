@@ -1,4 +1,4 @@
-//! The program as this process was started: what lies there now is what takes over.
+//! The path of the program of this process. The file that is there now takes over.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ pub struct Program {
 }
 
 impl Program {
-    /// Call it at the start: paths may be relative to a directory that is left later.
+    /// Must be called at the start: a relative path is lost when the directory is changed later.
     ///
-    /// `/proc/self/exe` would not do: a package manager puts a new file at the path, and the link
-    /// then names the old one, as deleted.
+    /// `/proc/self/exe` cannot be used: when a package manager puts a new file at the path, the
+    /// link names the old file, marked as deleted.
     pub fn of_this_process() -> io::Result<Self> {
         let mut args = env::args_os();
         let name = args.next().map(PathBuf::from).unwrap_or_default();

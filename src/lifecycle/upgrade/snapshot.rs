@@ -1,4 +1,4 @@
-//! A session at rest, or an idle connection, as it goes through the link and comes out of it.
+//! Packs and unpacks a session that has stopped, or an idle connection, for the link.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -23,7 +23,7 @@ use crate::session::{IdleConnection, Session};
 use crate::transport::Transport;
 use crate::websocket::frames::FrameScanner;
 
-/// What is on its way to the new process.
+/// What moves to the new process.
 #[derive(Debug)]
 pub enum Parcel {
     Session(Box<Session>),
@@ -43,7 +43,7 @@ impl Descriptors for Parcel {
 }
 
 impl Parcel {
-    /// What is said of it, and how many descriptors it has.
+    /// Makes the message, and returns how many descriptors belong to it.
     pub fn pack(&self, number: u64, app: &App) -> io::Result<(Message, usize)> {
         match self {
             Self::Session(session) => {
@@ -70,7 +70,7 @@ impl Parcel {
         }
     }
 
-    /// What is to go to its client and to its server.
+    /// The bytes that wait for its client and for its server.
     pub fn waiting(&self) -> [&[u8]; 2] {
         match self {
             Self::Session(session) => {
@@ -81,8 +81,8 @@ impl Parcel {
         }
     }
 
-    /// Where it counts.
-    pub fn places(&self, app: &App) -> Vec<CensusKey> {
+    /// The keys of the counts that it has.
+    pub fn census_keys(&self, app: &App) -> Vec<CensusKey> {
         match self {
             Self::Session(session) => {
                 let identity = &session.live.identity;
@@ -94,7 +94,7 @@ impl Parcel {
                     name: identity.route.to_string(),
                     client: permit.client(),
                 });
-                let listener = listener_place(session.admission.permit.as_ref(), app);
+                let listener = listener_key(session.admission.permit.as_ref(), app);
                 [Some(server), route, listener]
                     .into_iter()
                     .flatten()
@@ -102,13 +102,13 @@ impl Parcel {
             }
             Self::Idle(idle) => {
                 let permit = idle.client.admission.permit.as_ref();
-                listener_place(permit, app).into_iter().collect()
+                listener_key(permit, app).into_iter().collect()
             }
         }
     }
 }
 
-fn listener_place(permit: Option<&Permit>, app: &App) -> Option<CensusKey> {
+fn listener_key(permit: Option<&Permit>, app: &App) -> Option<CensusKey> {
     let permit = permit?;
     let (name, address) = app.listener_of(permit)?;
     Some(CensusKey::Listener {
@@ -125,7 +125,7 @@ fn pack(session: &Session, app: &App) -> io::Result<wire::Session> {
         admission,
         ..
     } = session;
-    // How long a side may take nothing, the new process's own file says.
+    // The new process takes these limits from its own file.
     let Limits {
         idle, end, ping, ..
     } = relay.limits;
@@ -165,29 +165,29 @@ fn pack_leg(leg: &Leg) -> io::Result<wire::Leg> {
 }
 
 /// What came with a message.
-pub struct Baggage {
+pub struct Attachments {
     pub to_client: Vec<u8>,
     pub to_server: Vec<u8>,
     pub descriptors: Vec<OwnedFd>,
 }
 
-/// Must run inside the runtime.
+/// Must be called inside the runtime.
 pub fn unpack(
     state: wire::Session,
-    baggage: Baggage,
+    attachments: Attachments,
     app: &App,
     held: &mut HeldCounts,
 ) -> io::Result<Session> {
-    let Ok([client, server]) = <[OwnedFd; 2]>::try_from(baggage.descriptors) else {
+    let Ok([client, server]) = <[OwnedFd; 2]>::try_from(attachments.descriptors) else {
         return Err(io::Error::other(
             "a session came without its two sockets: this process has no room for more of them",
         ));
     };
-    let client = unpack_leg(state.client, client, &baggage.to_client)?;
-    let server = unpack_leg(state.server, server, &baggage.to_server)?;
+    let client = unpack_leg(state.client, client, &attachments.to_client)?;
+    let server = unpack_leg(state.server, server, &attachments.to_server)?;
     let generation = app.generation();
     let listener = state.listener.or_else(|| {
-        // The first protocol names it as it was called when the session began.
+        // The first protocol sends only the listener's name at the beginning of the session.
         Some((state.identity.listener.clone(), String::new()))
     });
     let mut identity = Identity::from(state.identity);
@@ -263,18 +263,18 @@ fn unpack_leg(state: wire::Leg, descriptor: OwnedFd, waiting: &[u8]) -> io::Resu
     })
 }
 
-/// With the number of its listener. Must run inside the runtime.
+/// Returns the number of its listener too. Must be called inside the runtime.
 pub fn unpack_idle(
     idle: wire::Idle,
-    baggage: Baggage,
+    attachments: Attachments,
     app: &App,
     held: &mut HeldCounts,
 ) -> io::Result<(BoundId, ClientEnd)> {
-    let Ok([descriptor]) = <[OwnedFd; 1]>::try_from(baggage.descriptors) else {
+    let Ok([descriptor]) = <[OwnedFd; 1]>::try_from(attachments.descriptors) else {
         return Err(io::Error::other("a connection came without its socket"));
     };
     let proxied = idle.proxied.map(AddrPair::from);
-    // By its name alone: on another listener it would be served by routes that are not for it.
+    // Only by name: another listener may have other routes.
     let bound = match &idle.name {
         Some(name) => app.find_listener(name, ""),
         None => app.find_listener("", &idle.listener),
@@ -289,7 +289,7 @@ pub fn unpack_idle(
     let admission = held.admission(app, bound, came_in_on, (&transport, proxied));
     let client = ClientEnd {
         transport,
-        early: BytesMut::from(&baggage.to_server[..]),
+        early: BytesMut::from(&attachments.to_server[..]),
         ended: false,
         has_asked: true,
         admission,

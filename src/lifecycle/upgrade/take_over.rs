@@ -22,7 +22,7 @@ use super::link::{Heard, Link, shut};
 use super::new::{Action, Event, New};
 use super::protocol::frame::{Decoded, Framing, encode};
 use super::protocol::{self, Message, wire};
-use super::snapshot::{self, Baggage};
+use super::snapshot::{self, Attachments};
 use crate::admin::{CommandOutcome, Request};
 use crate::app::App;
 use crate::lifecycle::systemd;
@@ -34,31 +34,31 @@ use crate::session::Session;
 use crate::session::drain::{DrainPlan, DrainReason};
 use crate::session::live::LiveSession;
 
-/// A process that dies closes its sockets a moment before others see its end.
+/// A process that dies closes its sockets a moment before others see that it has ended.
 const DEAD_WITHIN: Duration = Duration::from_secs(2);
 
-/// What a process was given at its start.
+/// The descriptors that a process got at its start, with their names.
 pub type Named = (String, OwnedFd);
 
-/// The process that this one takes over from.
+/// The process from which this one takes over.
 #[derive(Debug)]
 pub struct Predecessor {
     stream: UnixStream,
-    /// Opened while the old process lives, as its number may be given to another.
+    /// Opened while the old process lives, because its number may be reused later.
     pidfd: Result<OwnedFd, Errno>,
 }
 
-/// What can be known of the old process's life.
+/// What is known of the old process's life.
 #[derive(Debug)]
 enum Life {
     Known(Pidfd),
-    /// It was dead already.
+    /// It was already dead.
     Dead,
-    /// The kernel does not tell.
+    /// The kernel does not say.
     Unknown,
 }
 
-/// Tells the sockets that were inherited from the link to a predecessor.
+/// Separates the inherited sockets from the link to a predecessor.
 pub fn sort(named: Vec<Named>) -> (Inherited, Option<Predecessor>) {
     let mut predecessor = None;
     let mut sockets: Vec<(OwnedFd, Binder)> = Vec::new();
@@ -71,22 +71,22 @@ pub fn sort(named: Vec<Named>) -> (Inherited, Option<Predecessor>) {
     (Inherited::new(sockets), predecessor)
 }
 
-/// What a command that the old process has passed on is to be answered by.
+/// A command that the old process has passed on, and where its result goes.
 pub type PassedOn = (Request, oneshot::Sender<CommandOutcome>);
 
-/// What the rest of the process hears of it.
+/// What the rest of the process is told.
 pub struct TakingOver {
-    /// `Ok`: this process is to serve from now on, and nothing may fail any more.
+    /// `Ok`: this process must serve from now on, and nothing may fail any more.
     pub may_serve: oneshot::Receiver<Result<(), String>>,
-    /// Commands that the old process was asked for.
+    /// Commands that the old process has received.
     pub commands: UnboundedReceiver<PassedOn>,
-    /// Ends once nothing more comes from the old process.
+    /// Ends when nothing more comes from the old process.
     pub done: oneshot::Receiver<()>,
 }
 
 impl Predecessor {
     fn new(stream: UnixStream) -> Self {
-        // The credentials of the link are those of whoever made the pair.
+        // The link's credentials are those of the process that made it.
         let old = socket_peercred(&stream).map(|old| old.pid);
         let pidfd = old.and_then(|old| pidfd_open(old, PidfdFlags::empty()));
         Self { stream, pidfd }
@@ -111,8 +111,8 @@ impl Predecessor {
         shut(&self.stream);
     }
 
-    /// Asks to serve, and takes over what the old process has. `unused`: inherited addresses that
-    /// the file no longer has. Must run inside the runtime.
+    /// Asks to serve, and takes over the state of the old process. `unused`: inherited addresses
+    /// that are not in the file. Must be called inside the runtime.
     pub fn take_over(self, app: Arc<App>, unused: &[ListenAddress]) -> io::Result<TakingOver> {
         let (tell, may_serve) = oneshot::channel();
         let (pass_on, commands) = unbounded_channel();
@@ -136,7 +136,7 @@ impl Predecessor {
             unused: unused.iter().map(ListenAddress::to_string).collect(),
             may_serve: Some(tell),
             pass_on,
-            homeless: Some(Vec::new()),
+            unplaced: Some(Vec::new()),
             has_closed: false,
             is_over: false,
             app,
@@ -153,7 +153,7 @@ impl Predecessor {
     }
 }
 
-/// Here, and not served yet.
+/// What has come and is not served yet.
 enum Taken {
     Session(Box<Session>),
     Idle(BoundId, Box<ClientEnd>),
@@ -170,14 +170,14 @@ struct TakeOver {
     unused: Vec<String>,
     may_serve: Option<oneshot::Sender<Result<(), String>>>,
     pass_on: UnboundedSender<PassedOn>,
-    /// Sessions that have come and must go, while the first protocol may still say that they are in
-    /// a drain that goes on. `None`: each is told when it comes.
-    homeless: Option<Vec<Arc<LiveSession>>>,
+    /// Sessions that have come and must go, as long as the first protocol may still name the drain
+    /// that they are in. `None`: each one is told when it comes.
+    unplaced: Option<Vec<Arc<LiveSession>>>,
     has_closed: bool,
     is_over: bool,
 }
 
-/// A command's number, and what came of it.
+/// A command's number and its result.
 type Answered = (u64, CommandOutcome);
 
 impl TakeOver {
@@ -188,7 +188,7 @@ impl TakeOver {
         while !self.is_over {
             tokio::select! {
                 biased;
-                // First: what comes from now on is not taken.
+                // First in order: what comes after this is not taken.
                 () = self.phase.until(|phase| phase.is_stopping()), if !has_stopped => {
                     has_stopped = true;
                     self.on(Event::Stop).await;
@@ -200,7 +200,7 @@ impl TakeOver {
                 }
             }
         }
-        self.see_off_homeless();
+        self.drain_unplaced();
         info!("upgrade: done, {} sessions live", self.app.sessions().len());
     }
 
@@ -216,7 +216,7 @@ impl TakeOver {
         }
     }
 
-    /// What it leads to at once.
+    /// Does an action. Returns the event that follows at once.
     async fn act(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::SayReady => {
@@ -229,7 +229,7 @@ impl TakeOver {
                 self.say(&ready).await;
             }
             Action::Accept => {
-                // Before the old process hears that this one serves, and closes its own.
+                // Before the old process learns that this one serves, and closes its own sockets.
                 self.app.listen();
                 // Before the old process can end: systemd would take the unit for stopped.
                 systemd::ready();
@@ -244,7 +244,7 @@ impl TakeOver {
                     false => Event::Unsaid(number),
                 });
             }
-            // The reason is said where it is known.
+            // The reason was sent where it arose.
             Action::SayRefused(_) => {}
             Action::SayStopping => {
                 self.say(&Message::Stopping).await;
@@ -262,8 +262,8 @@ impl TakeOver {
                 });
             }
             Action::Finish => {
-                // A link that is closed without a word is that of a process that has died. The
-                // first protocol knows none, and listens no more.
+                // If the link is closed without this message, the process counts as dead. The first
+                // protocol has no such message, and no longer reads.
                 if !self.has_closed {
                     self.say(&Message::End).await;
                 }
@@ -279,12 +279,12 @@ impl TakeOver {
 
     fn answer(&mut self, answer: Result<(), String>) {
         if let Some(may_serve) = self.may_serve.take() {
-            // Whoever no longer waits has ended the process.
+            // If nobody waits any more, the process is ending.
             let _ = may_serve.send(answer);
         }
     }
 
-    /// Whether it is with the kernel now.
+    /// Returns whether the kernel has the message.
     async fn say(&mut self, message: &Message) -> bool {
         if let Err(error) = self.link.say(message) {
             warn!("upgrade: {message:?} cannot be said: {error}");
@@ -315,12 +315,12 @@ impl TakeOver {
         };
         match decoded {
             Decoded::Frame(frame) => {
-                let baggage = Baggage {
+                let attachments = Attachments {
                     to_client: frame.to_client,
                     to_server: frame.to_server,
                     descriptors,
                 };
-                self.said(frame.message, baggage, answer).await;
+                self.said(frame.message, attachments, answer).await;
             }
             Decoded::Unknown { number, why } => match number {
                 Some(number) => self.refuse(number, why).await,
@@ -332,7 +332,7 @@ impl TakeOver {
     async fn said(
         &mut self,
         message: Message,
-        baggage: Baggage,
+        attachments: Attachments,
         answer: &UnboundedSender<Answered>,
     ) {
         match message {
@@ -340,12 +340,12 @@ impl TakeOver {
             Message::Census(census) => self.held.set(census, &self.app),
             Message::Accept => self.on(Event::Accept).await,
             Message::Session { number, session } => {
-                let unpacked = snapshot::unpack(*session, baggage, &self.app, &mut self.held);
+                let unpacked = snapshot::unpack(*session, attachments, &self.app, &mut self.held);
                 let taken = unpacked.map(|session| Taken::Session(Box::new(session)));
                 self.take(number, taken).await;
             }
             Message::Idle { number, idle } => {
-                let unpacked = snapshot::unpack_idle(idle, baggage, &self.app, &mut self.held);
+                let unpacked = snapshot::unpack_idle(idle, attachments, &self.app, &mut self.held);
                 let taken = unpacked.map(|(bound, client)| Taken::Idle(bound, Box::new(client)));
                 self.take(number, taken).await;
             }
@@ -360,19 +360,19 @@ impl TakeOver {
             Message::Drain(drain) => self.go_on_with(drain),
             Message::Moved { sessions, told } => {
                 self.app.count_moved(sessions, told);
-                self.see_off_homeless();
+                self.drain_unplaced();
             }
             Message::End => self.on(Event::End).await,
             other => warn!("upgrade: the old process said {other:?} out of turn"),
         }
     }
 
-    /// What operators have done, and what was found out of servers.
+    /// Takes over the state of operations and servers.
     async fn go(&mut self, go: wire::Go) {
         let generation = self.app.generation();
         for (upstream, known) in go.known {
             if let Some(group) = generation.find_group(&upstream) {
-                group.learn(known.into());
+                group.restore(known.into());
             }
         }
         for (upstream, address) in go.drained {
@@ -390,14 +390,14 @@ impl TakeOver {
         }
         let operations = self.app.operations();
         let by = go.tally.upgrade_by.clone();
-        operations.go_on_from(go.tally.into());
+        operations.restore(go.tally.into());
         let (pid, version) = (std::process::id(), env!("CARGO_PKG_VERSION"));
         let outcome = format!("version {version} has taken over as {pid}");
         self.app.record(Operation::Upgrade, &by, None, Ok(outcome));
         let speaks_more = go.protocol > wire::FIRST;
         if speaks_more {
             self.link.set_framing(Framing::Second);
-            self.homeless = None;
+            self.unplaced = None;
         }
         self.on(Event::Go(speaks_more)).await;
     }
@@ -421,10 +421,10 @@ impl TakeOver {
         match self.parcels.remove(&number) {
             Some(Taken::Session(session)) => {
                 let live = Arc::clone(&session.live);
-                self.app.runner().carry(*session);
-                match &mut self.homeless {
-                    Some(homeless) => homeless.push(live),
-                    None => self.app.see_off_if_gone(&live),
+                self.app.runner().run(*session);
+                match &mut self.unplaced {
+                    Some(unplaced) => unplaced.push(live),
+                    None => self.app.drain_if_gone(&live),
                 }
             }
             Some(Taken::Idle(bound, client)) => self.app.serve(bound, *client),
@@ -446,7 +446,7 @@ impl TakeOver {
         });
     }
 
-    /// A drain of the first protocol's, with those of its sessions that are here now.
+    /// A drain in the first protocol, with those of its sessions that are here.
     fn go_on_with(&mut self, drain: wire::NamedDrain) {
         let sessions = self.app.sessions();
         let found = |id: &Uuid| sessions.find(*id);
@@ -456,17 +456,17 @@ impl TakeOver {
             window: drain.window,
             deadline: drain.deadline,
         };
-        if let Some(homeless) = &mut self.homeless {
-            homeless.retain(|live| !drain.sessions.contains(&live.identity.id));
+        if let Some(unplaced) = &mut self.unplaced {
+            unplaced.retain(|live| !drain.sessions.contains(&live.identity.id));
         }
         let reason = DrainReason::Other(drain.what);
         self.app.drains().start(reason, &members, plan);
     }
 
-    /// Tells those that have no place here and are in no drain.
-    fn see_off_homeless(&mut self) {
-        for live in self.homeless.iter_mut().flat_map(std::mem::take) {
-            self.app.see_off_if_gone(&live);
+    /// Tells the sessions to go that do not fit this configuration and are in no drain.
+    fn drain_unplaced(&mut self) {
+        for live in self.unplaced.iter_mut().flat_map(std::mem::take) {
+            self.app.drain_if_gone(&live);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What the old process knows and the new one goes on with: what operators have done, what was
-//! found out of servers, which drains go on.
+//! The state with which the new process continues: operations of operators, knowledge about
+//! servers, running drains.
 
 use std::net::SocketAddr;
 
@@ -10,10 +10,10 @@ use super::protocol::wire;
 use crate::app::App;
 use crate::session::drain::DrainPlan;
 
-/// With more servers than these their history would not fit into one message, and stays behind.
+/// With more servers than this their history does not fit into one message, and is not sent.
 const HISTORIES: usize = 1000;
 
-/// How many names of sessions one message of the first protocol carries.
+/// How many session names one message of the first protocol carries.
 const NAMES_MAX: usize = 50_000;
 
 /// Servers that operators have taken out.
@@ -27,12 +27,12 @@ pub fn drained(app: &App) -> Vec<(String, SocketAddr)> {
     drained.collect()
 }
 
-/// What was found out of each upstream.
+/// What was found out about each upstream.
 pub fn known(app: &App) -> Vec<(String, wire::Known)> {
     let generation = app.generation();
     let groups = generation.groups().iter();
     let mut known: Vec<(String, wire::Known)> = groups
-        .map(|group| (group.name().to_owned(), group.knowledge().into()))
+        .map(|group| (group.name().to_owned(), group.warm_state().into()))
         .collect();
     let servers: usize = known.iter().map(|(_, of)| of.history.len()).sum();
     if servers > HISTORIES {
@@ -49,7 +49,7 @@ pub fn running_drains(app: &App) -> Vec<wire::RunningDrain> {
             code,
             window,
             deadline,
-        } = drain.rest();
+        } = drain.remaining_plan();
         Some(wire::RunningDrain {
             reason: convert::reason(&drain.reason)?,
             code,
@@ -60,7 +60,7 @@ pub fn running_drains(app: &App) -> Vec<wire::RunningDrain> {
     drains.collect()
 }
 
-/// The same for a process of the first protocol, which has to be told each session.
+/// The same for the first protocol, in which each session is named.
 pub fn named_drains(app: &App) -> Vec<wire::NamedDrain> {
     let mut named = Vec::new();
     for drain in app.drains().progress() {
@@ -70,7 +70,7 @@ pub fn named_drains(app: &App) -> Vec<wire::NamedDrain> {
             code,
             window,
             deadline,
-        } = drain.rest();
+        } = drain.remaining_plan();
         named.extend(sessions.chunks(NAMES_MAX).map(|part| wire::NamedDrain {
             what: drain.reason.to_string(),
             code,

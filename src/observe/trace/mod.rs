@@ -1,8 +1,8 @@
-//! Distributed tracing: to whose trace a request belongs (W3C Trace Context), and its spans for a
-//! collector of OpenTelemetry, in a binary that is built with the feature `otlp`.
+//! Distributed tracing: the trace of a request (W3C Trace Context), and its spans for a collector
+//! of OpenTelemetry, if the binary is built with the feature `otlp`.
 //!
-//! A span is made of what the access log is told, when it is told: of a request at its end, of a
-//! handshake at its 101, of a session at its end, wherever that was handed over to in between.
+//! A span is made from a line of the access log, at the same moment: for a request at its end, for
+//! a handshake at its 101, for a session at its end, even if it has moved between processes.
 
 #[cfg(not(feature = "otlp"))]
 mod none;
@@ -20,20 +20,20 @@ pub use otlp::Tracer;
 
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The span of a request or a handshake, and its place in a trace.
+/// The span of a request or a handshake, and its position in a trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceContext {
-    /// Sixteen bytes, in no form of RFC 9562.
+    /// Sixteen bytes, not in a form of RFC 9562.
     pub trace: Uuid,
     pub span: u64,
-    /// Whose span it is below; `None`: the trace begins here.
+    /// The parent span. `None`: the trace begins here.
     pub parent: Option<u64>,
     /// Whether spans of this trace are exported.
     pub sampled: bool,
 }
 
 impl TraceContext {
-    /// What the server gets as its `traceparent` (W3C Trace Context section 3.2).
+    /// The `traceparent` for the server (W3C Trace Context section 3.2).
     pub fn to_header(self) -> Option<HeaderValue> {
         let (trace, span) = (self.trace.simple(), self.span);
         let flags = u8::from(self.sampled);
@@ -41,7 +41,7 @@ impl TraceContext {
     }
 }
 
-/// For the access log: under what a trace is found.
+/// For the access log, in the form by which a trace is found.
 pub fn as_trace_id<S: Serializer>(
     context: &Option<TraceContext>,
     serializer: S,

@@ -1,4 +1,4 @@
-//! In a binary that exports nothing.
+//! The tracer of a binary that exports nothing.
 
 use std::convert::Infallible;
 
@@ -9,12 +9,12 @@ use crate::config;
 use crate::forward::Trust;
 use crate::observe::entry::Entry;
 
-/// There is none.
+/// A tracer that does not exist.
 #[derive(Debug)]
 pub struct Tracer(Infallible);
 
 impl Tracer {
-    /// The configuration asks for none: it is refused where it does.
+    /// The configuration contains no tracing, because this binary refuses a file that does.
     pub fn new(_: &config::Tracing) -> Option<Self> {
         None
     }

@@ -1,5 +1,5 @@
-//! Spans to a collector, by OTLP over HTTP. They wait in a queue that a thread of the SDK empties;
-//! what has no room there is dropped, and no request waits.
+//! Sends spans to a collector, by OTLP over HTTP. They wait in a queue that a thread of the SDK
+//! empties. Spans without room there are dropped, and no request waits.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
@@ -31,19 +31,19 @@ use crate::observe::entry::{Entry, Kind};
 /// How long a collector may take for one batch.
 const EXPORT: Duration = Duration::from_secs(10);
 
-/// How long a process that ends waits for it.
+/// How long an ending process waits for the collector.
 const FINISH: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub struct Tracer {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
-    /// The share of traces that are exported, where we decide.
+    /// The share of traces that are exported, if prusik decides.
     sample: f64,
 }
 
 impl Tracer {
-    /// Must run inside the runtime that is to carry the exports.
+    /// Must be called inside the runtime that does the exports.
     pub fn new(config: &config::Tracing) -> Option<Self> {
         let client = Client {
             client: HyperClient::with_default_connector(EXPORT, None),
@@ -71,7 +71,8 @@ impl Tracer {
         let resource = Resource::builder().with_service_name(config.service.clone());
         let provider = SdkTracerProvider::builder()
             .with_batch_exporter(exporter)
-            // What comes here is sampled already: the decision went on to the server.
+            // The spans that come here are already sampled, because the decision was sent to the
+            // server.
             .with_sampler(Sampler::AlwaysOn)
             .with_resource(resource.build())
             .build();
@@ -82,8 +83,8 @@ impl Tracer {
         })
     }
 
-    /// The place of a request that has just come. Anybody may say to which trace it belongs; that
-    /// it is to be exported, only a trusted proxy.
+    /// The position of a new request in a trace. Anybody may say to which trace it belongs, but
+    /// only a trusted proxy may say that it is exported.
     pub fn begin(&self, headers: &HeaderMap, trust: Trust) -> TraceContext {
         let arrived = TraceContextPropagator::new()
             .extract_with_context(&Context::new(), &HeaderExtractor(headers));
@@ -92,7 +93,7 @@ impl Tracer {
             true => arrived.is_sampled(),
             false => rand::random::<f64>() < self.sample,
         };
-        // Zero stands for none.
+        // Zero means none.
         let span = rand::random::<u64>().max(1);
         if !arrived.is_valid() {
             return TraceContext {
@@ -110,9 +111,9 @@ impl Tracer {
         }
     }
 
-    /// Exports what waits, and nothing more. Blocks for a second at most.
+    /// Exports what waits, and nothing after that. Blocks for at most a second.
     pub fn finish(&self) {
-        // A collector that does not answer was told of.
+        // A collector that does not answer was already reported.
         let _ = self.provider.shutdown_with_timeout(FINISH);
     }
 
@@ -139,7 +140,7 @@ impl Tracer {
                 builder.with_status(Status::error(entry.error.unwrap_or_default().to_owned()));
         }
         let parent = match entry.kind {
-            // It is below its handshake.
+            // The session's span is below that of its handshake.
             Kind::SessionClose => Some(context.span),
             Kind::Request | Kind::SessionOpen => {
                 builder = builder.with_span_id(SpanId::from(context.span));
@@ -167,7 +168,7 @@ impl Drop for Tracer {
     }
 }
 
-/// By OpenTelemetry's names where it has them. No query: it may hold secrets.
+/// OpenTelemetry's names are used where they exist. No query, because it may contain secrets.
 fn attributes(entry: &Entry<'_>) -> Vec<KeyValue> {
     let path = entry.path.split('?').next().unwrap_or_default();
     let mut attributes = vec![
@@ -215,8 +216,8 @@ fn attributes(entry: &Entry<'_>) -> Vec<KeyValue> {
     attributes
 }
 
-/// The SDK's thread has no runtime: the exports run on ours. Says when they begin to fail, and when
-/// they are through again.
+/// The SDK's thread has no runtime, so the exports run on ours. Logs when exports begin to fail,
+/// and when they succeed again.
 #[derive(Debug)]
 struct Client {
     client: HyperClient,

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use crate::forward::Trust;
 use crate::forward::client_address::ClientAddress;
-use crate::forward::proxy_protocol::{AddrPair, Source};
+use crate::forward::proxy_protocol::{AddrPair, PreambleClient};
 use crate::listener::Connection;
 
 pub struct Arrival {
     connection: Arc<Connection>,
-    /// As the trust rules have it.
+    /// The client's address according to the trust rules.
     client: ClientAddress,
-    /// Whether the peer is a proxy whose word counts.
+    /// Whether the peer is a trusted proxy.
     trust: Trust,
 }
 
@@ -37,10 +37,10 @@ impl Arrival {
         self.trust
     }
 
-    /// Whom a PROXY header names to the server: the client. Its port is known when it is the peer.
-    pub fn proxy_source(&self) -> Source {
+    /// The client that a PROXY header names to the server. Its port is known if it is the peer.
+    pub fn preamble_client(&self) -> PreambleClient {
         let ClientAddress::Ip(client) = self.client else {
-            return Source::Unknown;
+            return PreambleClient::Unknown;
         };
         let peer = self.connection.peer();
         let port = peer.filter(|peer| peer.ip().to_canonical() == client);
@@ -48,7 +48,7 @@ impl Arrival {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        Source::Client(AddrPair {
+        PreambleClient::Client(AddrPair {
             peer: (client, port.map_or(0, |peer| peer.port())).into(),
             local: self.connection.local().unwrap_or((anywhere, 0).into()),
         })

@@ -1,4 +1,4 @@
-//! A request's way through the servers of its upstream.
+//! The attempts of a request at the servers of its upstream.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,22 +7,22 @@ use crate::config;
 use crate::proxy::retry::{Request, Retry};
 use crate::upstream::{Group, Lease, Load, Pick, PoolConnector};
 
-/// Begun when the route is found to proxy; each pick of a server adds to it.
+/// Made when a route to an upstream is found. Each pick of a server adds to it.
 pub struct Attempts {
     group: Arc<Group>,
-    /// Rendered once for all picks.
+    /// Rendered once, for all picks.
     hash_key: Vec<u8>,
     present: Option<Attempt>,
-    /// Servers picked so far, the present one last.
+    /// The servers that were picked. The present one is last.
     tried: Vec<SocketAddr>,
-    /// Kept connections that turned out to be dead when they were used.
+    /// How many kept connections were dead when they were used.
     stale: usize,
 }
 
-/// One server, counted as long as this is here.
+/// One server, counted as long as this value lives.
 struct Attempt {
     lease: Lease,
-    /// Of a plain request.
+    /// `Some` for a plain request.
     connector: Option<Arc<PoolConnector>>,
 }
 
@@ -50,13 +50,13 @@ impl Attempts {
         self.tried.len()
     }
 
-    /// The server picked last.
+    /// The server that was picked last.
     pub fn server(&self) -> Option<SocketAddr> {
         self.tried.last().copied()
     }
 
-    /// Picks a server that was not tried yet. The one that failed is let go first, so that it does
-    /// not count beside the next.
+    /// Picks a server that was not tried. The failed one is released first, so that it is not
+    /// counted together with the next.
     pub fn pick(&mut self, load: Load) -> Option<Lease> {
         self.present = None;
         self.group.pick(Pick {
@@ -66,7 +66,7 @@ impl Attempts {
         })
     }
 
-    /// The request goes to the server that was picked.
+    /// The request goes to the picked server.
     pub fn begin(&mut self, lease: Lease, connector: Option<Arc<PoolConnector>>) {
         self.tried.push(lease.server().address);
         self.present = Some(Attempt { lease, connector });
@@ -76,7 +76,7 @@ impl Attempts {
         self.present.as_ref().map(|present| &present.lease)
     }
 
-    /// For the session that has come of it.
+    /// Takes the lease for the session that follows.
     pub fn take_lease(&mut self) -> Option<Lease> {
         self.present.take().map(|present| present.lease)
     }
@@ -85,14 +85,14 @@ impl Attempts {
         self.present.as_ref()?.connector.as_ref()
     }
 
-    /// The server closes its connection behind the answer.
+    /// The server closes the connection after its answer.
     pub fn mark_as_closing(&self) {
         if let Some(connector) = self.connector() {
             connector.mark_as_closing();
         }
     }
 
-    /// What [`decide`](crate::proxy::retry::decide) must know.
+    /// What [`decide`](crate::proxy::retry::decide) needs to know.
     pub fn request(&self, is_repeatable: bool) -> Request {
         let connector = self.connector();
         Request {
@@ -104,7 +104,7 @@ impl Attempts {
         }
     }
 
-    /// Makes the present server eligible again, where only its connection was dead.
+    /// Allows the present server again if only its connection was dead.
     pub fn prepare(&mut self, retry: Retry) {
         if retry == Retry::NewConnection {
             self.stale += 1;

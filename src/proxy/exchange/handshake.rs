@@ -1,4 +1,4 @@
-//! A WebSocket handshake on its way, and the session that may come of it.
+//! A WebSocket handshake that is under way, and the parts of its later session.
 
 use std::sync::Arc;
 
@@ -9,9 +9,9 @@ use crate::session::traffic::Traffic;
 pub struct Handshake {
     expected_accept: String,
     traffic: Arc<Traffic>,
-    /// Where the server's socket will be, should it go to the relay.
+    /// Holds the server's socket if it goes to the relay.
     server_end: Arc<ServerEnd>,
-    /// An extension was agreed on.
+    /// Whether an extension was agreed on.
     is_extended: bool,
     /// Counts the session on its route.
     permit: Option<Permit>,
@@ -28,7 +28,7 @@ impl Handshake {
         }
     }
 
-    /// What the server must answer in `Sec-WebSocket-Accept`.
+    /// The value that the server must answer in `Sec-WebSocket-Accept`.
     pub fn expected_accept(&self) -> &str {
         &self.expected_accept
     }
@@ -41,7 +41,7 @@ impl Handshake {
         &self.server_end
     }
 
-    /// The server has answered 101, perhaps with an extension.
+    /// The server has answered 101. `is_extended`: with an extension.
     pub fn succeed(&mut self, is_extended: bool) {
         self.is_extended = is_extended;
     }
@@ -50,12 +50,12 @@ impl Handshake {
         self.is_extended
     }
 
-    /// No session comes of it: who asks again at once must find its place free.
+    /// No session will follow: a client that asks again at once must find the permit free.
     pub fn free_permit(&mut self) {
         self.permit = None;
     }
 
-    /// For the session.
+    /// Takes the permit for the session.
     pub fn take_permit(&mut self) -> Option<Permit> {
         self.permit.take()
     }

@@ -1,4 +1,4 @@
-//! What a request is called, by us and by others.
+//! The names of a request: its id, and those that others gave it.
 
 use http::HeaderValue;
 use uuid::Uuid;
@@ -6,18 +6,18 @@ use uuid::Uuid;
 use crate::forward::request_id;
 use crate::observe::trace::TraceContext;
 
-/// Settled when the request arrives, and the same ever after.
+/// Set when the request arrives, and never changed after that.
 pub struct Names {
-    /// In the log and, of a session, in the registry.
+    /// The name in the log, and of a session also in the registry.
     id: Uuid,
-    /// What server and client know it by: `id`, or what a trusted proxy calls it.
+    /// The name for server and client: `id`, or the one that a trusted proxy gave.
     request_id: HeaderValue,
-    /// Its place in a trace, where tracing is on.
+    /// The position in a trace, if tracing is on.
     trace: Option<TraceContext>,
 }
 
 impl Names {
-    /// Before anything has arrived.
+    /// The state before anything has arrived.
     pub fn new() -> Self {
         Self {
             id: Uuid::now_v7(),
@@ -26,7 +26,7 @@ impl Names {
         }
     }
 
-    /// Takes over what a trusted proxy calls it, and its place in a trace.
+    /// Takes over the name and the trace that a trusted proxy gave.
     pub fn settle(&mut self, theirs: Option<&HeaderValue>, trace: Option<TraceContext>) {
         self.request_id = match theirs {
             Some(theirs) => theirs.clone(),
@@ -46,7 +46,7 @@ impl Names {
         &self.request_id
     }
 
-    /// What a trusted proxy calls it, where that cannot be the id.
+    /// The name that a trusted proxy gave, if it cannot be the id.
     pub fn foreign_id(&self) -> Option<&str> {
         let is_foreign = request_id::as_uuid(&self.request_id) != Some(self.id);
         self.request_id.to_str().ok().filter(|_| is_foreign)

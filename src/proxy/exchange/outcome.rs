@@ -1,4 +1,4 @@
-//! How an exchange ended, where it did not end with a server's answer.
+//! How an exchange ended, if not with a server's answer.
 
 use std::borrow::Cow;
 
@@ -12,19 +12,19 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// It goes to no server.
+    /// The request goes to no server.
     pub fn refuse(&mut self, reason: &'static str) {
         self.reason = Some(reason.into());
     }
 
-    /// A handshake that came when the process was stopping already.
+    /// For a handshake that came when the process was already stopping.
     pub fn refuse_as_too_late(&mut self, reason: &'static str) {
         self.is_too_late = true;
         self.refuse(reason);
     }
 
-    /// Pingora has given it up. `is_cut`: it was under way for longer than a process that stops
-    /// waits; `is_broken`: by a fault, not by one of its sides.
+    /// Pingora has ended the exchange. `is_cut`: it took longer than a stopping process waits.
+    /// `is_broken`: it ended by a fault, not because one of its sides wanted that.
     pub fn fail(&mut self, reason: String, is_cut: bool, is_broken: bool) {
         self.reason = Some(reason.into());
         self.is_cut = is_cut;

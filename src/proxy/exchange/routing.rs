@@ -1,18 +1,18 @@
-//! Which route serves, and what the path is to it.
+//! The route of the request, and the path under that route.
 
 use crate::config::RouteId;
 
 #[derive(Default)]
 pub struct Routing {
     route: Option<RouteId>,
-    /// The path in normal form, where that is another than the client sent.
+    /// The path in normal form, if it differs from the client's.
     path: Option<String>,
-    /// What a route that redirects leaves of the path.
+    /// The rest of the path on a route that redirects.
     redirected: Option<String>,
 }
 
 impl Routing {
-    /// The route was looked for by the path in normal form. `None`: no route matches.
+    /// The route was searched by the path in normal form. `None`: no route matches.
     pub fn new(route: Option<RouteId>, path: Option<String>) -> Self {
         Self {
             route,
@@ -21,7 +21,7 @@ impl Routing {
         }
     }
 
-    /// A route that redirects takes off its `strip_prefix`.
+    /// A route that redirects removes its `strip_prefix`.
     pub fn redirect_to(&mut self, rest: Option<String>) {
         self.redirected = rest;
     }
@@ -30,13 +30,13 @@ impl Routing {
         self.route
     }
 
-    /// The path in normal form, where that is another than the client sent.
+    /// The path in normal form, if it differs from the client's.
     pub fn path(&self) -> Option<&str> {
         self.path.as_deref()
     }
 
-    /// The path as `$uri` has it, where that is another than the client sent: in normal form, and
-    /// on a route that redirects less its `strip_prefix`.
+    /// The path as `$uri` has it, if it differs from the client's: in normal form, and without the
+    /// `strip_prefix` of a route that redirects.
     pub fn uri(&self) -> Option<&str> {
         self.redirected.as_deref().or(self.path.as_deref())
     }

@@ -1,4 +1,5 @@
-//! Who is to be told when. No clock and no task: times come in, what is due comes out.
+//! Which session is told when. No clock and no task: the caller passes in the time and gets what is
+//! due.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use tokio::time::Instant;
 use super::{DrainPlan, DrainReason, Member};
 use crate::session::live::LiveSession;
 
-/// What a session may need between the word and its end.
+/// How much time a session may need between the order and its end.
 const GOODBYE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Default)]
@@ -26,16 +27,16 @@ struct Drain {
     reason: DrainReason,
     plan: DrainPlan,
     started: Instant,
-    /// Everybody who was ever in it, the next to be told last.
+    /// The sessions that are not told yet. The next one to be told is last.
     members: Vec<(Instant, Member)>,
-    /// Those whose moment has been, and whether they were told.
+    /// The sessions whose moment has come, and whether they were told.
     past: Vec<(Member, bool)>,
 }
 
-/// What is due for a session.
+/// What is due for one session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// `index`: where it stands in the drain.
+    /// `index`: the session's position in `past` of the drain.
     Tell {
         drain: u64,
         index: usize,
@@ -52,13 +53,13 @@ pub struct Progress {
     pub age: Duration,
     pub total: usize,
     pub told: usize,
-    /// Sessions of it that live, and were told or are to be.
-    pub left: usize,
+    /// Sessions that are still alive, and were told or will be.
+    pub remaining: usize,
 }
 
 impl Schedule {
-    /// The window is cut into as many parts as there are sessions, and each is told at a random
-    /// moment of its part: as random as it must be, and more even than chance.
+    /// The window is cut into as many parts as there are sessions, and each session is told at a
+    /// random moment of its own part. This is more even than purely random moments.
     pub fn start(
         &mut self,
         now: Instant,
@@ -119,12 +120,12 @@ impl Schedule {
         self.next += 1;
     }
 
-    /// When there is something to do.
+    /// The next moment at which something is due.
     pub fn next_due(&self) -> Option<Instant> {
         self.drains.iter().map(Drain::next_due).min()
     }
 
-    /// What is due now; a drain whose deadline has come is over with it.
+    /// Takes out all that is due now. A drain whose deadline has come is finished and removed.
     pub fn take_due(&mut self, now: Instant) -> Vec<(Member, Step)> {
         let mut due = Vec::new();
         self.drains.retain_mut(|drain| {
@@ -150,7 +151,7 @@ impl Schedule {
         due
     }
 
-    /// One was told that was due: it had to go.
+    /// Notes that a session which was due had to go, and was told.
     pub fn note_told(&mut self, number: u64, index: usize) {
         let mut drains = self.drains.iter_mut();
         let drain = drains.find(|drain| drain.number == number);
@@ -172,13 +173,13 @@ impl Schedule {
     pub fn progress(&self, now: Instant, must_go: impl Fn(&LiveSession) -> bool) -> Vec<Progress> {
         let drains = self.drains.iter();
         let drains = drains.map(|drain| drain.progress(now, &must_go));
-        drains.filter(|progress| progress.left > 0).collect()
+        drains.filter(|progress| progress.remaining > 0).collect()
     }
 }
 
 impl Progress {
-    /// As it is to be gone on with elsewhere.
-    pub fn rest(&self) -> DrainPlan {
+    /// The plan with which another process continues this drain.
+    pub fn remaining_plan(&self) -> DrainPlan {
         DrainPlan {
             code: self.plan.code,
             window: self.plan.window.saturating_sub(self.age),
@@ -188,12 +189,12 @@ impl Progress {
 }
 
 impl Drain {
-    /// Within which one is told that comes now: what is left of the window, or behind it a window
-    /// of its own, as far as there is time for a goodbye before the deadline.
+    /// The time span within which a late session is told: the rest of the window. If the window is
+    /// over, a new window, cut short so that there is time for a goodbye before the deadline.
     fn span_for_late(&self, now: Instant) -> Duration {
-        let left = (self.started + self.plan.window).saturating_duration_since(now);
-        if left > Duration::ZERO {
-            return left;
+        let remaining = (self.started + self.plan.window).saturating_duration_since(now);
+        if remaining > Duration::ZERO {
+            return remaining;
         }
         let until_cut = self.ends().saturating_duration_since(now);
         self.plan.window.min(until_cut.saturating_sub(GOODBYE))
@@ -219,7 +220,7 @@ impl Drain {
             age: now.saturating_duration_since(self.started),
             total: self.members.len() + self.past.len(),
             told: told().count(),
-            left: scheduled.filter(goes).count() + leaving.count(),
+            remaining: scheduled.filter(goes).count() + leaving.count(),
         }
     }
 }

@@ -48,7 +48,7 @@ async fn sessions_are_told_evenly_over_the_window_and_cut_at_the_deadline() {
         assert!(told.abs_diff(second * 100) <= 2, "{told} after {second} s");
         assert_eq!(drains.progress()[0].told, told);
     }
-    assert_eq!(drains.progress()[0].left, 1000);
+    assert_eq!(drains.progress()[0].remaining, 1000);
     pass(6).await;
     assert!(sessions.iter().all(|s| s.traffic.order() == Some(CUT)));
     assert_eq!(drains.progress(), []);
@@ -61,7 +61,7 @@ async fn a_drain_is_shown_until_its_last_session_has_gone() {
     drains.start(DrainReason::Upgrade, &sessions, plan(10));
     sessions.pop();
     let progress = drains.progress();
-    assert_eq!((progress[0].left, progress[0].total), (2, 3));
+    assert_eq!((progress[0].remaining, progress[0].total), (2, 3));
     sessions.clear();
     assert_eq!(drains.progress(), []);
 }
@@ -75,7 +75,7 @@ async fn who_may_stay_by_its_moment_is_neither_told_nor_cut() {
     must_go.store(false, Relaxed);
     let first = told(&sessions);
     assert!(first.abs_diff(50) <= 1);
-    assert_eq!(drains.progress()[0].left, first);
+    assert_eq!(drains.progress()[0].remaining, first);
     pass(60).await;
     assert_eq!(told(&sessions), first);
     assert!(sessions.iter().all(|s| s.traffic.order() != Some(CUT)));
@@ -128,7 +128,7 @@ async fn one_that_no_drain_is_for_has_one_of_its_own() {
     let session = sessions(1);
     let (drains, _) = drains();
     drains.admit(DrainReason::Upgrade, &session[0], plan(10));
-    assert_eq!(drains.progress()[0].left, 1);
+    assert_eq!(drains.progress()[0].remaining, 1);
     pass(10).await;
     assert_eq!(told(&session), 1);
 }
@@ -219,7 +219,7 @@ mod any_schedule {
                 }
                 step(&mut schedule, now);
             }
-            let left: usize = schedule.progress(now, |_| true).iter().map(|drain| drain.left).sum();
+            let left: usize = schedule.progress(now, |_| true).iter().map(|drain| drain.remaining).sum();
             prop_assert!(left <= alive.len());
             step(&mut schedule, now + Duration::from_secs(1000));
             prop_assert_eq!(schedule.progress(now, |_| true), []);

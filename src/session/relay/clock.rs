@@ -1,4 +1,4 @@
-//! What a relay does when nothing happens.
+//! What a relay does when a time is reached.
 
 use std::task::{Context, Poll, ready};
 
@@ -21,7 +21,7 @@ fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
 }
 
 impl Relay {
-    /// When the next thing is due if nothing happens before.
+    /// When the next thing is due if nothing happens before that.
     fn due(&self) -> Option<Instant> {
         if let Some(ending) = &self.ending {
             return Some(ending.due);
@@ -34,7 +34,7 @@ impl Relay {
         earlier(earlier(by_file, amiss), self.settles)
     }
 
-    /// When the session is over because a side of it is. `None`: both are there.
+    /// When the session ends because one of its sides is gone. `None`: both sides are there.
     ///
     /// ```text
     ///   the client takes nothing more    CLIENT_GONE   from then on
@@ -43,7 +43,7 @@ impl Relay {
     ///   the client has ended             HALF_CLOSED   after the last byte that has moved
     /// ```
     ///
-    /// A server has only ended when its client has taken all before that: its end is read behind
+    /// A server counts as ended only after its client has taken everything: its end is read after
     /// its last byte.
     fn gone_due(&self) -> Option<Instant> {
         let (client, server) = (&self.client, &self.server);
@@ -58,9 +58,9 @@ impl Relay {
         Some(self.last_activity + quiet)
     }
 
-    /// Whether the direction's sender may go without anybody noticing: it is not read any more, or
-    /// not now because the receiver has not taken what was read before, and nothing is written to
-    /// it.
+    /// Whether the sender of this direction may go away unnoticed. That is so if nothing is written
+    /// to it and it is not read: either not any more, or not while the receiver has not taken the
+    /// bytes that were read before.
     fn is_unseen(&self, direction: Direction) -> bool {
         let (from, to) = match direction {
             Direction::ToServer => (&self.client, &self.server),
@@ -69,13 +69,13 @@ impl Relay {
         !from.is_shut() && (from.ended || !to.has_sent_all())
     }
 
-    /// `stall`: as [`Relay::stall_due`] has it.
+    /// `stall`: the value of [`Relay::stall_due`].
     fn look_due(&self, stall: Option<Instant>) -> Option<Instant> {
         let is_unseen = || Direction::BOTH.iter().any(|&way| self.is_unseen(way));
         (stall.is_some() || is_unseen()).then(|| self.last_look + LOOK)
     }
 
-    /// Finds out which sides have gone meanwhile.
+    /// Finds out which sides are gone by now.
     fn look(&mut self, now: Instant, cx: &mut Context<'_>) {
         for direction in Direction::BOTH {
             if self.is_unseen(direction) && self.sender(direction).transport.has_broken(cx) {
@@ -86,8 +86,9 @@ impl Relay {
         self.last_look = now;
     }
 
-    /// The direction's sender takes nothing more. One that was not seen all the time was there at
-    /// the last look: counted from then, the end of the session is never late.
+    /// The sender of this direction takes nothing more. A sender that was not watched was still
+    /// there at the last check; the time is counted from then, so that the session does not end too
+    /// late.
     pub(super) fn break_off(&mut self, direction: Direction, now: Instant) {
         let since = match self.is_unseen(direction) {
             true => self.last_look.max(now.checked_sub(LOOK).unwrap_or(now)),
@@ -97,20 +98,20 @@ impl Relay {
         self.last_activity = self.last_activity.max(since);
     }
 
-    /// A client that has ended its side could not answer.
+    /// No ping for a client that has ended its side: it could not answer.
     fn ping_due(&self) -> Option<Instant> {
         let ping = self.limits.ping.filter(|_| !self.client.ended)?;
         Some(self.pinged.unwrap_or(self.last_heard) + ping)
     }
 
-    /// None can be put in within a frame of the server's, nor behind its Close frame.
+    /// No frame can be inserted within a frame of the server, or after its Close frame.
     fn client_takes_a_frame(&self) -> bool {
         let server = &self.server;
         server.scanner.between_frames() && !server.has_closed() && !self.client.is_shut()
     }
 
-    /// What is due is done. True: the session is cut.
-    pub(super) fn strike(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+    /// Does what is due at `now`. Returns true if the session is cut.
+    pub(super) fn do_due(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
         if let Some(ending) = &mut self.ending {
             match ending.goodbye.time_is_up() {
@@ -144,13 +145,13 @@ impl Relay {
                 self.client.waiting.extend_from_slice(&PING_TO_CLIENT);
                 self.pinged = Some(now);
             } else {
-                // Another time.
+                // A ping cannot go out now. Try again after another `ping` interval.
                 self.last_heard = now;
             }
             return false;
         }
         if self.gone_due().is_some() {
-            // Unless the log knows already: the side that broke.
+            // Without effect if the log already knows the side that broke.
             self.traffic.close(
                 match self.client.broken_since() {
                     Some(_) => ClosedBy::Client,
@@ -164,7 +165,7 @@ impl Relay {
         false
     }
 
-    /// Ready when something is due. The timer is moved when it fires, not with each message.
+    /// Ready when something is due. The timer is reset when it fires, not with each message.
     pub(super) fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
         loop {
             let Some(due) = self.due() else {

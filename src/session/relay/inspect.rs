@@ -1,5 +1,5 @@
-//! What a relay does with the bytes that have come: it reads the frames, counts what may pass, and
-//! ends the session where the framing is broken.
+//! What a relay does with bytes that have come: it reads the frames, counts the bytes that may
+//! pass, and ends the session if the framing is broken.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -13,8 +13,8 @@ use crate::session::traffic::ClosedBy;
 use crate::websocket::frames::CloseCode;
 
 impl Relay {
-    /// Finds how much of what has arrived may pass, behind what was held of a header that is now
-    /// whole, and counts that. `None`: nothing of it.
+    /// Returns how much of what has come may pass, and counts it. A held-back part of a header that
+    /// is now whole is put in front. `None`: nothing may pass.
     pub(super) fn inspect(
         &mut self,
         direction: Direction,
@@ -50,7 +50,7 @@ impl Relay {
             self.last_heard = now;
             self.pinged = None;
         }
-        // The answer to our own ping does not make a quiet session a lively one.
+        // The answer to our own ping does not count as activity.
         if !(awaits_pong && only_pongs && direction == Direction::ToServer) {
             self.last_activity = now;
         }
@@ -63,7 +63,7 @@ impl Relay {
         (sound > 0).then_some((held, sound))
     }
 
-    /// Nothing more passes in this direction.
+    /// From now on nothing passes in this direction.
     fn cut_off(&mut self, direction: Direction, by: ClosedBy, code: u16) {
         if let Some(ending) = &mut self.ending {
             ending.goodbye.framing_broke(direction);
@@ -83,7 +83,7 @@ impl Relay {
     }
 }
 
-/// There is one writer: no locked instruction is needed.
+/// Only one task writes the counter, so no atomic addition is needed.
 pub(super) fn add(counter: &AtomicU64, more: u64) {
     counter.store(counter.load(Relaxed) + more, Relaxed);
 }

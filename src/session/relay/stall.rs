@@ -1,11 +1,11 @@
-//! A side that takes nothing of what waits for it ends the session, and the other side is told.
+//! Ends a session of which one side takes nothing of the bytes that wait for it, and tells the
+//! other.
 //!
-//! Who keeps the time depends on what carries the bytes. A socket of TCP, with TLS or without, has
-//! the kernel for it (`TCP_USER_TIMEOUT`), which also sees what has left the relay and was not
+//! Who measures the time depends on what carries the bytes. For TCP, with TLS or without, the
+//! kernel does (`TCP_USER_TIMEOUT`). The kernel also sees what has left the relay and was not
 //! taken: a last message, a Close frame, an end. A unix socket and a stream of HTTP/2 have no such
-//! clock, and their peers have taken what has left the relay: for these it is the relay that notes
-//! when it has to wait ([`Leg::stalled_since`]), and one timer is set, as for everything that is
-//! due by time.
+//! clock, but what has left the relay was taken by their peers. For these the relay notes since
+//! when it has to wait ([`Leg::stalled_since`]), and sets the relay's one timer.
 //!
 //! [`Leg::stalled_since`]: crate::session::leg::Leg::stalled_since
 
@@ -19,8 +19,8 @@ use crate::session::goodbye::Occasion;
 use crate::session::traffic::ClosedBy;
 
 impl Relay {
-    /// When the first side is to be given up that takes nothing. This is asked with each message,
-    /// when nobody stalls.
+    /// When the first side that takes nothing is given up. Called with each message, and then
+    /// usually nobody stalls.
     pub(super) fn stall_due(&self) -> Option<Instant> {
         if self.client.stalled_since.is_none() && self.server.stalled_since.is_none() {
             return None;
@@ -29,7 +29,7 @@ impl Relay {
         dues.into_iter().flatten().min()
     }
 
-    /// The direction whose receiver is to be given up by now.
+    /// The direction whose receiver has stalled for too long.
     pub(super) fn stalled(&self, now: Instant) -> Option<Direction> {
         let is_due = |direction| self.stall_due_of(direction).is_some_and(|due| due <= now);
         Direction::BOTH
@@ -45,7 +45,7 @@ impl Relay {
         Some(to.stalled_since? + stall?)
     }
 
-    /// Finds out who takes a little.
+    /// Finds out which stalled sides take something after all.
     pub(super) fn look_at_stalls(&mut self, now: Instant) {
         for direction in Direction::BOTH {
             let to = self.receiver(direction);
@@ -55,7 +55,7 @@ impl Relay {
         }
     }
 
-    /// True: the session is cut.
+    /// Returns true if the session is cut.
     pub(super) fn give_up_stalled(&mut self, direction: Direction) -> bool {
         self.give_up(
             direction,
@@ -66,7 +66,7 @@ impl Relay {
         )
     }
 
-    /// The same of one that the kernel gives up, and it does not say why.
+    /// The same for a side that the kernel has given up, without saying why.
     pub(super) fn give_up_vanished(&mut self, direction: Direction) -> bool {
         self.give_up(
             direction,
@@ -81,8 +81,8 @@ impl Relay {
         )
     }
 
-    /// Nothing more goes to the direction's receiver. The other side is told, unless the two (or
-    /// we) are saying goodbye already: then nobody waits for a word of ours.
+    /// Nothing more goes to the receiver of this direction. The other side is told, unless the two
+    /// sides (or we) are already saying goodbye.
     fn give_up(&mut self, direction: Direction, why: &'static str) -> bool {
         let now = Instant::now();
         let says_goodbye = self.client.scanner.close_code().is_some()

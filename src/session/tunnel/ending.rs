@@ -1,5 +1,5 @@
-//! The goodbye of a session in Pingora's tunnel: what [`Goodbye`] decides is done here, between
-//! Pingora's reads and writes.
+//! The goodbye of a session in Pingora's tunnel: does what [`Goodbye`] decides, between Pingora's
+//! reads and writes.
 
 use std::io;
 use std::pin::Pin;
@@ -17,8 +17,8 @@ use crate::session::traffic::ClosedBy;
 use crate::websocket::frames::{CloseCode, FrameScanner, close_to_client, close_to_server};
 
 impl TunnelStream {
-    /// The client is told at once when the stream to it stands at a frame boundary; else when the
-    /// frame that is passing has passed, for which it gets as long as a goodbye.
+    /// The client is told at once if the stream to it is at a frame boundary. Else it is told after
+    /// the frame that is passing, which may take as long as a goodbye.
     pub(super) fn begin_close(&mut self, by: ClosedBy, code: u16) {
         let is_cause = self.traffic.close(by, None);
         let [client, server] = self.sides();
@@ -28,8 +28,8 @@ impl TunnelStream {
         self.next_to_client();
     }
 
-    /// Client and server, as the goodbye has to know them. What the server says when the client has
-    /// answered is not waited for: an end is all that Pingora can be told, and it ends both.
+    /// The states of client and server, as the goodbye needs them. After the client's answer the
+    /// server is not waited for: Pingora can only be told of an end, and that ends both sides.
     fn sides(&self) -> [Side; 2] {
         let side = |scanner, takes| Side {
             says: Says::of(scanner),
@@ -52,10 +52,10 @@ impl TunnelStream {
         }
     }
 
-    /// What is done next towards the client. If it is time for our Close frame, that is put in, and
-    /// the server is told in the same moment. There is no later one: we are called for the server
-    /// only when Pingora writes what the client has said, and a client that does not answer says
-    /// nothing.
+    /// What is done next in the direction to the client. A Close frame of ours that is due is
+    /// inserted, and the server is told at the same moment. No later moment is possible: we are
+    /// called for the server only when Pingora writes what the client has said, and a client that
+    /// does not answer says nothing.
     fn next_to_client(&mut self) -> Next {
         let Phase::Ending { goodbye, is_cause } = &mut self.phase else {
             return Next::Discard;
@@ -70,12 +70,12 @@ impl TunnelStream {
         self.heads.behind.extend_from_slice(&close_to_client(code));
         if let Some(code) = goodbye.tell_server_now(position(&self.to_server)) {
             let frame = close_to_server(code, rand::random());
-            // It is 8 bytes. Should only a part of them go, nothing may follow that either.
+            // The frame has 8 bytes. If only a part of them is sent, nothing may follow that part.
             if self.io.send_at_once(&frame) == 0 {
                 goodbye.server_took_nothing();
             }
         }
-        // The client has all of the time for its answer, however long its last frame has taken.
+        // The client has the whole time for its answer, however long its last frame has taken.
         self.timer.as_mut().reset(Instant::now() + CLOSE_WAIT);
         next
     }
@@ -95,7 +95,7 @@ impl TunnelStream {
         if self.heads.deliver_behind(buf) {
             return Poll::Ready(Ok(()));
         }
-        // Asked before each read: a server that goes on and on does not put the end off.
+        // Checked before each read, so that a server which keeps sending does not delay the end.
         if self.is_over() || self.poll_time_up(cx).is_ready() {
             self.phase = Phase::Ended;
             return Poll::Ready(Ok(()));
@@ -104,14 +104,14 @@ impl TunnelStream {
             return Poll::Pending;
         };
         if !ready!(self.poll_pass(cx, buf, limit)) {
-            // The server is gone: in the middle of a frame no Close frame can be put in.
+            // The server is gone. In the middle of a frame no Close frame can be inserted.
             self.phase = Phase::Ended;
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Passes what the server sends, and not a byte more than the goodbye allows. False: the server
-    /// has ended.
+    /// Passes what the server sends, and not a byte more than the goodbye allows. Returns false if
+    /// the server has ended.
     fn poll_pass(
         &mut self,
         cx: &mut Context<'_>,
@@ -132,7 +132,7 @@ impl TunnelStream {
         Poll::Ready(true)
     }
 
-    /// Ready when nobody is waited for any longer.
+    /// Ready when the time of the goodbye is up.
     pub(super) fn poll_time_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             ready!(self.timer.as_mut().poll(cx));
@@ -147,8 +147,8 @@ impl TunnelStream {
     }
 }
 
-/// A header passes here before it is whole: there is no boundary within it, and there is none any
-/// more behind one that is broken.
+/// In the tunnel a header passes before it is whole. No boundary is within a header, and none
+/// follows broken framing.
 pub(super) fn position(scanner: &FrameScanner) -> Position {
     if scanner.at_boundary() {
         Position::Boundary

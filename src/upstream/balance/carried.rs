@@ -1,9 +1,10 @@
-//! A selection of ours, carried by a Pingora `LoadBalancer`.
+//! A selection of our own, carried by a Pingora `LoadBalancer`.
 //!
-//! Pingora hands a selection one key made of bytes, and clones and hashes each backend that the
-//! selection offers. So what a selection has to know of a pick is packed into that key
-//! ([`SelectionKey`]): it passes over whom nobody could take, and offers few. And what it offers
-//! carries no extension, which would be a map on the heap: the member is found by the address.
+//! Pingora gives a selection one key made of bytes, and clones and hashes each backend that the
+//! selection offers. So all that a selection must know of a pick is packed into that key
+//! ([`SelectionKey`]): then it skips servers that cannot be taken, and offers few. An offered
+//! backend carries no extension, which would be a map on the heap: the member is found by its
+//! address.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -19,22 +20,22 @@ use pingora_load_balancing::{Backend, Backends, LoadBalancer, discovery};
 use super::Wanted;
 use crate::upstream::server::{Ejected, Lease, Load, Member};
 
-/// What a selection is told of a pick.
+/// What a selection must know of a pick.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SelectionKey {
     pub load: Load,
     pub ejected: Ejected,
-    /// Of the request's key; 0 where there is none.
+    /// The hash of the request's key, or 0 without a key.
     pub hash: u32,
-    /// The numbers of the members that the request has tried already: few, nearly always none.
+    /// The numbers of the members that the request has tried: few, nearly always none.
     pub tried: Vec<u32>,
 }
 
 impl SelectionKey {
-    /// The length of all but `tried`.
+    /// The length without `tried`.
     const HEAD: usize = 14;
 
-    /// As bytes for Pingora, which [`SelectionKey::from_bytes`] reads.
+    /// Encodes the key for Pingora. [`SelectionKey::from_bytes`] decodes it.
     pub fn with_bytes<T>(&self, then: impl FnOnce(&[u8]) -> T) -> T {
         let (avoids, now) = match self.ejected {
             Ejected::Avoid { now } => (true, now),
@@ -53,7 +54,7 @@ impl SelectionKey {
         then(&bytes)
     }
 
-    /// Nobody else makes such bytes: any others are a request without a key.
+    /// Only `with_bytes` makes such bytes. Any others count as a request without a key.
     pub fn from_bytes(bytes: &[u8]) -> Self {
         let (head, tried) = bytes.split_at_checked(Self::HEAD).unwrap_or_default();
         let head: [u8; Self::HEAD] = head.try_into().unwrap_or_default();
@@ -78,14 +79,14 @@ impl SelectionKey {
     }
 }
 
-/// The members of a selection in the order of their addresses, and what it offers for each.
+/// The members of a selection in the order of their addresses, and the backend of each.
 pub struct Roster {
     pub members: Box<[Arc<Member>]>,
     offers: Box<[Backend]>,
 }
 
 impl Roster {
-    /// Of backends that have their members as extensions.
+    /// `backends` have their members as extensions.
     pub fn new(backends: &BTreeSet<Backend>) -> Self {
         let members: Box<[Arc<Member>]> = backends
             .iter()
@@ -102,8 +103,8 @@ impl Roster {
         &self.offers[member]
     }
 
-    /// The members that this pick could take, with their numbers. Whether it takes one that is
-    /// offered is for the pick to say.
+    /// The members that this pick could take, with their numbers. The pick itself decides whether
+    /// it takes one.
     pub fn candidates(&self, key: &SelectionKey) -> impl Iterator<Item = (usize, &Arc<Member>)> {
         let members = self.members.iter().enumerate();
         members.filter(|(number, _)| self.admits(key, *number))
@@ -116,7 +117,7 @@ impl Roster {
     }
 }
 
-/// A balancer over some members.
+/// A balancer over a set of members.
 pub struct MemberBalancer<S: BackendSelection> {
     balancer: LoadBalancer<S>,
     /// In the order of their addresses.
@@ -141,8 +142,8 @@ where
         Box::new(Self { balancer, members })
     }
 
-    /// A lease of the first member, in the order of the selection, that `lease` grants one of.
-    /// `hash` is that of the request's key.
+    /// The lease of the first member, in the selection's order, for which `lease` returns one.
+    /// `hash`: the hash of the request's key.
     pub fn select(
         &self,
         wanted: &Wanted<'_>,
@@ -157,7 +158,7 @@ where
             tried: tried.map(|number| number as u32).collect(),
         };
         let granted = Cell::new(None);
-        // A selection offers each member once: so many steps are enough.
+        // A selection offers each member once, so more steps are never needed.
         let steps = self.members.len();
         let accept = |backend: &Backend, _| {
             let member = backend.addr.as_inet().and_then(|addr| self.member(*addr));
@@ -174,7 +175,7 @@ where
         self.number(address).map(|number| &self.members[number])
     }
 
-    /// The roster's members have the same numbers.
+    /// Members have the same numbers here and in the roster.
     fn number(&self, address: SocketAddr) -> Option<usize> {
         let found = self
             .members
@@ -187,7 +188,7 @@ where
     }
 }
 
-/// Each has its member as an extension, for the [`Roster`].
+/// Each backend has its member as an extension, for the [`Roster`].
 pub fn backends(members: &[Arc<Member>]) -> BTreeSet<Backend> {
     let carrying = members.iter().map(|member| {
         let mut ext = Extensions::new();

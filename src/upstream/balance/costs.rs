@@ -1,4 +1,4 @@
-//! What a pick costs, in the states in which it could cost most. To see the figures:
+//! What a pick costs in the states in which it could cost most. To see the figures:
 //! `cargo test --release --lib pick_costs -- --nocapture`.
 
 use std::hint::black_box;
@@ -10,7 +10,7 @@ use super::{Balancer, Wanted};
 use crate::config::{self, Balance};
 use crate::upstream::server::{Ejected, Lease, Load, Member};
 
-/// No pick among four servers may take longer than this, whatever their state.
+/// No pick among four servers may take longer than this, whatever their states.
 const BOUND: Duration = Duration::from_micros(10);
 
 const EJECT: config::Eject = config::Eject {
@@ -19,7 +19,7 @@ const EJECT: config::Eject = config::Eject {
     duration: Duration::from_secs(3600),
 };
 
-/// What is done to the servers.
+/// Brings the servers into a state.
 type Prepare = fn(&mut [Arc<Member>]);
 
 const STATES: [(&str, Prepare); 7] = [
@@ -56,7 +56,7 @@ fn eject(all: &mut [Arc<Member>]) {
     }
 }
 
-/// As a group picks.
+/// Picks as a group does.
 fn pick(balancer: &Balancer, key: &str) -> Option<Lease> {
     let by = |ejected| {
         balancer.pick(&Wanted {
@@ -68,7 +68,7 @@ fn pick(balancer: &Balancer, key: &str) -> Option<Lease> {
     [Ejected::avoid(), Ejected::Accept].into_iter().find_map(by)
 }
 
-/// The least of several rounds: others use this machine too.
+/// The shortest of several rounds, because other programs use this machine too.
 fn cost(balancer: &Balancer, keys: &[String]) -> Duration {
     let round = |_| {
         let began = Instant::now();
@@ -110,7 +110,7 @@ fn pick_costs_no_more_than_ten_microseconds_whatever_the_state() {
                 let built = began.elapsed();
                 let cost = cost(&balancer, &keys);
                 println!("{size}, {name}, {state}: a pick {cost:.1?}, made in {built:.1?}");
-                // Debug code is some twenty times slower; many servers have a little more.
+                // Debug code is about twenty times slower. Many servers get a little more time.
                 let slower = if cfg!(debug_assertions) { 20 } else { 1 };
                 let bound = BOUND * slower * (1 + weights.len() as u32 / 100);
                 assert!(cost < bound, "{size}, {name}, {state}: {cost:?}");

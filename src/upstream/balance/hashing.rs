@@ -1,4 +1,4 @@
-//! The same key, the same server: by the ring, within `load_bound`.
+//! The same key gets the same server: by the ring, within `load_bound`.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -12,16 +12,16 @@ use crate::upstream::server::{Lease, Member, now_ms};
 
 pub struct ConsistentHash {
     ring: Box<MemberBalancer<Ring>>,
-    /// For empty keys.
+    /// Used for empty keys.
     in_turn: Box<MemberBalancer<SmoothRoundRobin>>,
     bounded: Option<Bounded>,
 }
 
-/// What `load_bound` needs.
+/// What `load_bound` needs to know.
 struct Bounded {
     bound: f64,
     keys: Arc<KeysInUse>,
-    /// Whether the members are the backups.
+    /// Whether the members are backups.
     is_backup: bool,
 }
 
@@ -42,7 +42,8 @@ impl ConsistentHash {
         if wanted.key.is_empty() {
             return self.in_turn.in_turn(wanted);
         }
-        // With nobody left there is no order to find out: nearly always the first one is fit.
+        // Without an acceptable server no order is needed. Nearly always the first one is
+        // acceptable.
         if !self
             .ring
             .members()
@@ -57,7 +58,7 @@ impl ConsistentHash {
         }
     }
 
-    /// The first one behind the key.
+    /// The first acceptable server after the key on the ring.
     fn pick_by_ring(&self, wanted: &Wanted<'_>, bound: Option<LoadBound>) -> Option<Lease> {
         let hash = crc32fast::hash(wanted.key);
         let first = |may_have: &dyn Fn(&Member) -> bool| {
@@ -71,12 +72,13 @@ impl ConsistentHash {
         };
         let is_within = |member: &Member| bound.as_ref().is_none_or(|bound| bound.allows(member));
         first(&|member| is_within(member) && has_moved_in(wanted.key, member))
-            // All that are left are above the bound, or start slowly: any server beats none.
+            // All acceptable servers are above the bound or start slowly: any server is better than
+            // none.
             .or_else(|| first(&|_| true))
     }
 
-    /// The one that the key is on, while it is in use; if not, the first one that has not its
-    /// share of the load yet.
+    /// The server that the key is on while the key is in use, else the first one below its share of
+    /// the load.
     fn pick_bounded(&self, bounded: &Bounded, wanted: &Wanted<'_>) -> Option<Lease> {
         let key = bounded.keys.id(bounded.is_backup, wanted.key);
         let known = bounded.keys.find(key, now_ms());
@@ -92,7 +94,8 @@ impl ConsistentHash {
             .as_ref()
             .is_some_and(|known| self.can_use(known, wanted))
         {
-            // It is only that this session found it full, or that this request has tried it.
+            // The key stays: its server was full for this session only, or this request has tried
+            // it.
             return Some(lease);
         }
         Some(self.settle(bounded, key, known.as_ref(), lease, wanted))
@@ -108,8 +111,8 @@ impl ConsistentHash {
         member.is_some_and(|member| member.is_usable(wanted.ejected))
     }
 
-    /// The key is on the server of this lease from now on, unless another pick, at this very
-    /// moment, has put it on another.
+    /// From now on the key is on this lease's server, unless another pick has just put it on
+    /// another one.
     fn settle(
         &self,
         bounded: &Bounded,
@@ -127,8 +130,8 @@ impl ConsistentHash {
     }
 }
 
-/// While a server starts slowly its keys move to it one by one, each once: a key's hash says at
-/// which part of the slow start it does.
+/// While a server starts slowly, its keys move to it one by one, and each moves once: the key's
+/// hash says at which part of the slow start.
 fn has_moved_in(key: &[u8], member: &Member) -> bool {
     let warmth = member.warmth();
     warmth >= 1.0 || {
@@ -141,13 +144,14 @@ fn has_moved_in(key: &[u8], member: &Member) -> bool {
 /// "Consistent hashing with bounded loads" (Mirrokni, Thorup, Zadimoghaddam, 2016): no server
 /// gets more than `bound` times its share of the load.
 struct LoadBound {
-    /// Load allowed for each unit of weight.
+    /// The load that is allowed for each unit of weight.
     per_weight: f64,
 }
 
 impl LoadBound {
-    /// The mean is that of the servers which this pick could take: what a server has that is down,
-    /// drained or full says nothing of what the others can bear, and it takes none of the rest.
+    /// The mean of the servers that this pick could take. The load of a server that is down,
+    /// drained or full says nothing of what the others can bear, and such a server takes no part of
+    /// the rest.
     fn now(bound: f64, members: &[Arc<Member>], wanted: &Wanted<'_>) -> Self {
         let fit = members.iter().filter(|member| wanted.accepts(member));
         let (load, weight) = fit.fold((0, 0), |(load, weight), member| {

@@ -1,4 +1,4 @@
-//! Balancing by live load: the least loaded server, or the better of two drawn at random.
+//! Balancing by live load: the least loaded server, or the less loaded of two random ones.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -33,14 +33,15 @@ pub fn least_loaded(members: &[Arc<Member>], turn: &Turn, wanted: &Wanted<'_>) -
                     best
                 }
             })?;
-        // Lost races are made up for by looking again: somebody else got on, so this ends.
+        // If the load has changed since, the search is repeated. It ends because then another pick
+        // has made progress.
         if let Some(lease) = member.lease_if_load_is(load, wanted.load) {
             return Some(lease);
         }
     }
 }
 
-/// "The power of two choices": two members drawn by weight, the less loaded serves.
+/// "The power of two choices": of two members drawn by weight, the less loaded one serves.
 pub fn better_of_two(members: &[Arc<Member>], wanted: &Wanted<'_>) -> Option<Lease> {
     let mut rng = rand::rng();
     loop {
@@ -58,7 +59,7 @@ pub fn better_of_two(members: &[Arc<Member>], wanted: &Wanted<'_>) -> Option<Lea
     }
 }
 
-/// One acceptable member other than `except`, with a chance as large as its weight.
+/// One acceptable member other than `except`, drawn with a probability proportional to its weight.
 fn draw<'m>(
     members: &'m [Arc<Member>],
     wanted: &Wanted<'_>,
@@ -68,22 +69,23 @@ fn draw<'m>(
     let is_candidate = |member: &&Arc<Member>| {
         !except.is_some_and(|except| Arc::ptr_eq(except, member)) && wanted.accepts(member)
     };
-    // Two looks at all of them cost less than a list of the candidates, or than to draw for each.
+    // Two passes over all members cost less than a list of candidates, or than a random number for
+    // each.
     let candidates = || members.iter().filter(is_candidate);
     let total: u64 = candidates().map(|member| member.weight_now()).sum();
     if total == 0 {
         return None;
     }
-    let mut left = rng.random_range(0..total);
+    let mut remaining = rng.random_range(0..total);
     let mut drawn = None;
     for member in candidates() {
         drawn = Some(member);
-        match left.checked_sub(member.weight_now()) {
-            Some(rest) => left = rest,
+        match remaining.checked_sub(member.weight_now()) {
+            Some(rest) => remaining = rest,
             None => break,
         }
     }
-    // Servers may have become full between the two looks: then it is the last one that has not.
+    // If servers became full between the two passes, the last one that is not full is taken.
     drawn
 }
 

@@ -1,4 +1,4 @@
-//! Who is next: the four ways to balance.
+//! The four ways to choose the next server.
 //!
 //! Round robin and consistent hashing are selections of our own ([`smooth`], [`ring`]), each
 //! carried by a Pingora `LoadBalancer` ([`carried`]); `least_sessions` and `two_choices` read the
@@ -28,9 +28,9 @@ use smooth::SmoothRoundRobin;
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
     pub load: Load,
-    /// The rendered hash key; empty: no preference.
+    /// The rendered hash key. Empty: no preference.
     pub key: &'a [u8],
-    /// Servers that this request has tried already.
+    /// Servers that this request has tried.
     pub tried: &'a [SocketAddr],
     pub ejected: Ejected,
 }
@@ -42,7 +42,7 @@ impl Wanted<'_> {
             && !self.tried.contains(&member.server.address)
     }
 
-    /// A lease of this member, if it is acceptable.
+    /// A lease of this member, if the pick may take it.
     fn lease(&self, member: &Member) -> Option<Lease> {
         if self.accepts(member) {
             member.lease(self.load)

@@ -1,4 +1,4 @@
-//! The points of a Ketama ring: where each server stands on it, and how often. Pure.
+//! The points of a Ketama ring: where on it each server has its points, and how many. Pure.
 //!
 //! The points are those of Pingora's `Consistent` and of nginx's `hash … consistent`, so that a
 //! key has the same server behind each of them. Only the number of a server's points may differ:
@@ -9,27 +9,27 @@ use std::net::SocketAddr;
 
 use crc32fast::Hasher;
 
-/// Points for a weight of 1.
+/// How many points a weight of 1 has.
 const POINTS: u64 = 160;
 
-/// The most points of one ring: 12 MiB, and some tens of milliseconds to make it.
+/// The most points of one ring: 12 MiB of memory, and some tens of milliseconds to make it.
 ///
-/// A total weight of 6,553 stays below. Above it each server has its share of so many points, and
-/// at least one. Every server's points are the first ones of one endless sequence: so when a server
-/// comes or goes and the others' shares change with it, they gain or lose a few points each, and
-/// about twice as many keys move as must.
+/// A total weight of up to 6,553 stays below. Above it each server has its share of this number,
+/// and at least one point. The points of a server are always the first ones of one endless
+/// sequence. So when a server comes or goes and the shares of the others change, each of them gains
+/// or loses a few points, and about twice as many keys move as necessary.
 const MAX_POINTS: u64 = 1 << 20;
 
-/// A place on the ring, and the number of the member that has it. Not `Copy`, as Pingora's is not:
-/// the standard library sorts those in another way, and two points of one hash change places.
+/// A position on the ring, and the number of its member. Not `Copy`, because Pingora's type is not:
+/// the standard library sorts `Copy` types in another way, which would swap points of one hash.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Point {
     pub member: u32,
     pub hash: u32,
 }
 
-/// All points in the order of their hashes. A member's number is its place among `servers`, each
-/// of which is an address and a weight.
+/// All points, sorted by their hashes. A member's number is its index in `servers`, each of which
+/// is an address and a weight.
 pub fn points(servers: &[(SocketAddr, u32)]) -> Box<[Point]> {
     let weights: Vec<u32> = servers.iter().map(|(_, weight)| *weight).collect();
     let counts = counts(&weights);
@@ -38,8 +38,8 @@ pub fn points(servers: &[(SocketAddr, u32)]) -> Box<[Point]> {
         let hashes = hashes(*address).take(count);
         points.extend(hashes.map(|hash| Point { member, hash }));
     }
-    // Two members may have the same hash (with 1,000 servers of weight 1 that happens some three
-    // times). Which of them keeps it is left to this sort: it is Pingora's, so it is the same one.
+    // Two members may have the same hash (with 1,000 servers of weight 1 about three times). Which
+    // one keeps it depends on the sort. Pingora uses this sort too, so the result is the same.
     points.sort_unstable_by_key(|point| point.hash);
     points.dedup_by_key(|point| point.hash);
     points.into_boxed_slice()
@@ -64,8 +64,8 @@ fn common_divisor(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { common_divisor(b, a % b) }
 }
 
-/// The places of one server, without an end: each is the checksum of its name and of the place
-/// before, as nginx computes it.
+/// The positions of one server, without an end. Each is the checksum of the server's name and of
+/// the position before, as nginx computes it.
 pub fn hashes(address: SocketAddr) -> impl Iterator<Item = u32> {
     let mut name = Vec::with_capacity(48);
     // Writing to memory cannot fail.

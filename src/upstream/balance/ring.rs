@@ -1,10 +1,10 @@
-//! Consistent hashing on a Ketama ring: a key belongs to the first server at or behind its hash.
+//! Consistent hashing on a Ketama ring: a key belongs to the first server at or after its hash.
 //!
-//! Servers are offered in the order in which they stand behind the key, each once. Nearly always
-//! one of the next few points is of a server that can be taken. When none is (most servers are
-//! down, or one of them has nearly the whole ring), the ring is not walked any further: each server
-//! is asked for its own next point, and the nearest is next. So a pick costs the same whatever the
-//! weights are, and the order is that of the ring all the same.
+//! Servers are offered in the order in which they follow the key on the ring, each once. Nearly
+//! always one of the next few points belongs to a server that can be taken. If none does (most
+//! servers are down, or one server has nearly the whole ring), the walk stops. Then each server is
+//! asked for its own next point, and the nearest one is next. So a pick costs the same whatever the
+//! weights are, and the order is still that of the ring.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -16,13 +16,13 @@ use pingora_load_balancing::selection::{BackendIter, BackendSelection};
 use super::carried::{Roster, SelectionKey};
 use super::points::{Point, points};
 
-/// So many points are walked before servers are asked for theirs.
+/// How many points are walked before servers are asked for their own points.
 const WALK: usize = 32;
 
 pub struct Ring {
     roster: Roster,
     points: Box<[Point]>,
-    /// The points of each member alone, in order.
+    /// The points of each member separately, sorted.
     own: Box<[Box<[u32]>]>,
 }
 
@@ -53,7 +53,7 @@ impl BackendSelection for Ring {
             ring: self.clone(),
             key,
             walked: 0,
-            met: Met::default(),
+            visited: Visited::default(),
             others: None,
         }
     }
@@ -72,8 +72,8 @@ fn own_points(points: &[Point], members: usize) -> Box<[Box<[u32]>]> {
 }
 
 impl Ring {
-    /// How far it is from `hash` to the next point of this member. One that has no point, as
-    /// others have them all, is behind everybody.
+    /// The distance from `hash` to the next point of this member. A member that lost all its points
+    /// to others is last.
     fn distance(&self, member: usize, hash: u32) -> u64 {
         let own = &self.own[member];
         let next = own.partition_point(|point| *point < hash);
@@ -82,29 +82,29 @@ impl Ring {
     }
 }
 
-/// Offers each server that could be taken once, in the order of the ring.
+/// Offers each server that could be taken, once, in the order of the ring.
 pub struct RingIter {
     ring: Arc<Ring>,
     key: SelectionKey,
     /// The index of the next point.
     next: usize,
     walked: usize,
-    /// Who was met on the way, offered or not.
-    met: Met,
-    /// Everybody else who could be taken, the nearest on top: made when the walk is over.
+    /// The members that the walk has visited, offered or not.
+    visited: Visited,
+    /// The other members that could be taken, the nearest on top. Made when the walk is over.
     others: Option<BinaryHeap<Reverse<(u64, usize)>>>,
 }
 
 impl RingIter {
     fn walk(&mut self) -> Option<usize> {
         let ring = &self.ring;
-        while self.walked < WALK && self.met.len < ring.roster.members.len() {
-            // Behind the last point comes the first.
+        while self.walked < WALK && self.visited.len < ring.roster.members.len() {
+            // After the last point the first one follows.
             let point = ring.points.get(self.next).or(ring.points.first())?;
             self.next = (self.next + 1) % ring.points.len().max(1);
             self.walked += 1;
             let member = point.member as usize;
-            if self.met.insert(point.member) && ring.roster.admits(&self.key, member) {
+            if self.visited.insert(point.member) && ring.roster.admits(&self.key, member) {
                 return Some(member);
             }
         }
@@ -112,11 +112,11 @@ impl RingIter {
     }
 
     fn nearest_other(&mut self) -> Option<usize> {
-        let (ring, key, met) = (&self.ring, &self.key, &self.met);
+        let (ring, key, visited) = (&self.ring, &self.key, &self.visited);
         let others = self.others.get_or_insert_with(|| {
             let others = ring.roster.candidates(key).map(|(number, _)| number);
             others
-                .filter(|number| !met.has(*number as u32))
+                .filter(|number| !visited.has(*number as u32))
                 .map(|number| Reverse((ring.distance(number, key.hash), number)))
                 .collect()
         });
@@ -132,19 +132,19 @@ impl BackendIter for RingIter {
     }
 }
 
-/// The members that a walk has met: few enough to be looked through.
+/// The members that a walk has visited: so few that a linear search is fast.
 #[derive(Default)]
-struct Met {
+struct Visited {
     members: [u32; WALK],
     len: usize,
 }
 
-impl Met {
+impl Visited {
     fn has(&self, member: u32) -> bool {
         self.members[..self.len].contains(&member)
     }
 
-    /// False: it was there already.
+    /// Returns false if the member was visited before.
     fn insert(&mut self, member: u32) -> bool {
         if self.has(member) {
             return false;
@@ -189,14 +189,14 @@ mod tests {
     fn walked(members: &[Arc<Member>], keys: &[String]) -> Vec<Vec<SocketAddr>> {
         let ring = Arc::new(Consistent::build(&backends(members)));
         let walk = |key: &String| {
-            let (mut iter, mut met) = (ring.iter(key.as_bytes()), Vec::new());
-            while met.len() < members.len() {
+            let (mut iter, mut visited) = (ring.iter(key.as_bytes()), Vec::new());
+            while visited.len() < members.len() {
                 let address = *iter.next().unwrap().addr.as_inet().unwrap();
-                if !met.contains(&address) {
-                    met.push(address);
+                if !visited.contains(&address) {
+                    visited.push(address);
                 }
             }
-            met
+            visited
         };
         keys.iter().map(walk).collect()
     }

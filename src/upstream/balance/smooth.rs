@@ -1,8 +1,8 @@
-//! Smooth weighted round robin, as nginx orders it: weights 2 and 1 give a b a, not a a b.
+//! Smooth weighted round robin, in nginx's order: weights 2 and 1 give a b a, not a a b.
 //!
-//! At each pick the credit of every server that could be taken grows by its weight; the one with
-//! the most is picked and pays the sum of all weights. Servers that are down or full, or that the
-//! request has tried, take no part, so that those which are left keep an even rhythm.
+//! At each pick the credit of every server that could be taken grows by its weight. The server with
+//! the most credit is picked, and pays the sum of all weights. Servers that are down or full, or
+//! that the request has tried, take no part, so that the others keep an even rhythm.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -16,7 +16,7 @@ use super::carried::{Roster, SelectionKey};
 
 pub struct SmoothRoundRobin {
     roster: Roster,
-    /// As the members; their sum is always zero.
+    /// In the order of the members. The sum is always zero.
     credit: Mutex<Box<[i64]>>,
 }
 
@@ -41,7 +41,7 @@ impl BackendSelection for SmoothRoundRobin {
 }
 
 impl SmoothRoundRobin {
-    /// Whose turn it is, who has paid for it.
+    /// The server whose turn it is. It has paid for it.
     fn next_turn(&self, key: &SelectionKey) -> Option<Turn> {
         let mut credit = self.credit();
         let (mut price, mut best) = (0, None);
@@ -62,7 +62,7 @@ impl SmoothRoundRobin {
         })
     }
 
-    /// Everybody else who could be taken, the one with the most credit on top.
+    /// The other servers that could be taken, the one with the most credit on top.
     fn others(&self, key: &SelectionKey, first: usize) -> BinaryHeap<(i64, Reverse<usize>)> {
         let credit = self.credit();
         let candidates = self.roster.candidates(key);
@@ -72,7 +72,7 @@ impl SmoothRoundRobin {
             .collect()
     }
 
-    /// The turn is another's, who pays for it.
+    /// Gives the turn to another server, which pays for it.
     fn pass_on(&self, turn: &mut Turn, to: usize) {
         let mut credit = self.credit();
         credit[turn.holder] += turn.price;
@@ -87,15 +87,15 @@ impl SmoothRoundRobin {
 
 /// One pick's turn.
 struct Turn {
-    /// Whose it was at first.
+    /// The server that had the turn at first.
     first: usize,
-    /// Who has paid the price for it.
+    /// The server that has paid for the turn.
     holder: usize,
     price: i64,
 }
 
-/// Offers each server that could be taken once, the one whose turn it is first. A server that is
-/// not taken gets back what it paid.
+/// Offers each server that could be taken, once; the one whose turn it is comes first. A server
+/// that is not taken gets back what it paid.
 pub struct SmoothIter {
     selection: Arc<SmoothRoundRobin>,
     key: SelectionKey,
@@ -120,9 +120,9 @@ impl BackendIter for SmoothIter {
                 Some(selection.roster.offer(next))
             }
             None => {
-                // Nobody was taken: the turn counts for the one whose it was at first. Were it
-                // given back, the credit of all would grow with each such pick, and those with the
-                // largest weights would have all the turns for a while when it is over.
+                // No server was taken. The turn counts for the first one. If the payment were given
+                // back, all credits would grow with each such pick, and later the servers with the
+                // largest weights would have all turns for a while.
                 selection.pass_on(turn, turn.first);
                 None
             }

@@ -1,4 +1,4 @@
-//! One check of one server: it accepts a connection, answers a GET, or opens a WebSocket.
+//! One check of one server: connect, GET, or a WebSocket handshake.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -30,7 +30,7 @@ use crate::upstream::{Dialer, Shortage};
 
 const AGENT: &str = concat!("prusik/", env!("CARGO_PKG_VERSION"), " (health check)");
 
-/// As many fields as an answer to a request may have: Pingora's bound.
+/// As many header fields as an answer to a request may have. This is Pingora's limit.
 const MAX_FIELDS: usize = 256;
 
 /// How one server is checked.
@@ -50,12 +50,12 @@ enum Kind {
         expect: Vec<RangeInclusive<u16>>,
     },
     WebSocket {
-        /// Without its key.
+        /// Without its `Sec-WebSocket-Key`.
         request: Request<Empty<Bytes>>,
     },
 }
 
-/// Why a check came to nothing.
+/// Why a check failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
     #[error("{}", in_short(.0))]
@@ -77,7 +77,7 @@ pub enum CheckError {
 }
 
 impl CheckError {
-    /// What this machine lacks: then nothing was learnt of the server.
+    /// What this machine lacked. Then the check says nothing about the server.
     pub fn shortage(&self) -> Option<Shortage> {
         match self {
             Self::Connect(error) => Shortage::of_connecting(error),
@@ -86,7 +86,7 @@ impl CheckError {
     }
 }
 
-/// With its causes, which hyper leaves to the caller.
+/// The error with its causes, which hyper does not print.
 fn in_full(error: &hyper::Error) -> String {
     let mut said = error.to_string();
     let mut cause = std::error::Error::source(error);
@@ -99,7 +99,7 @@ fn in_full(error: &hyper::Error) -> String {
 }
 
 impl Check {
-    /// Of the server at `address`.
+    /// `server`: the address to check.
     pub fn new(server: SocketAddr, config: &config::HealthCheck, dialer: Dialer) -> Self {
         let mut address = server;
         if let Some(port) = config.port {
@@ -130,7 +130,7 @@ impl Check {
         }
     }
 
-    /// One timeout holds for all of it.
+    /// One timeout covers the whole check.
     pub async fn run(&self) -> Result<(), CheckError> {
         let result = timeout(self.timeout, self.within_timeout()).await;
         result.unwrap_or(Err(CheckError::Timeout(self.timeout)))
@@ -171,7 +171,7 @@ fn request(
     request
 }
 
-/// The head of the answer decides; its body may have no end.
+/// Only the head of the answer counts, because the body may have no end.
 async fn ask(
     transport: Transport,
     request: Request<Empty<Bytes>>,
@@ -186,7 +186,7 @@ async fn ask(
     }
 }
 
-/// A whole round: handshake, a ping, its pong, a Close.
+/// A complete round: handshake, ping, pong, Close.
 async fn ping(transport: Transport, mut request: Request<Empty<Bytes>>) -> Result<(), CheckError> {
     let key = generate_key();
     let accept = derive_accept_key(key.as_bytes());
@@ -206,7 +206,7 @@ async fn ping(transport: Transport, mut request: Request<Empty<Bytes>>) -> Resul
     while let Some(message) = socket.next().await {
         match message? {
             Message::Pong(answer) if answer == payload => {
-                // The verdict stands; a server that is slow to say goodbye isn't unhealthy.
+                // The result is known: a server that is slow to say goodbye is not unhealthy.
                 let _ = socket.close(None).await;
                 return Ok(());
             }
@@ -230,8 +230,8 @@ fn verify(headers: &HeaderMap, accept: &str) -> Result<(), CheckError> {
     }
 }
 
-/// The final answer to a request (hyper passes over interim ones), and the connection: when it is
-/// over, or speaks another protocol, its stream is free again.
+/// Returns the final answer (hyper skips interim ones) and the connection, whose stream is free
+/// again when the connection is over or has switched to another protocol.
 async fn exchange(
     transport: Transport,
     request: Request<Empty<Bytes>>,
@@ -239,7 +239,7 @@ async fn exchange(
     Response<Incoming>,
     impl Future<Output = hyper::Result<Parts<TokioIo<Transport>>>>,
 )> {
-    // As lenient as the proxy is with answers to requests, and names spelled as everybody does.
+    // As lenient as the proxy is with answers, and with the usual spelling of header names.
     let (mut sender, connection) = http1::Builder::new()
         .title_case_headers(true)
         .allow_spaces_after_header_name_in_responses(true)

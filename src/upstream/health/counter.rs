@@ -1,10 +1,10 @@
 //! When a server counts as down or up again. Pure: no clock, no sockets.
 
-/// What the checks say of a server.
+/// What the checks have found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(usize)]
 pub enum Health {
-    /// No result yet: whether it gets traffic until the first one is for the configuration to say.
+    /// No result yet. The configuration decides whether such a server gets traffic.
     #[default]
     Unchecked = 0,
     Up = 1,
@@ -22,22 +22,22 @@ impl Health {
     }
 }
 
-/// A change that the operator is told of.
+/// A change that is logged for the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transition {
-    /// The first check passed.
+    /// The first check has passed.
     Up,
-    /// Up again after it was down.
+    /// Up again after being down.
     Recovered,
     Down,
 }
 
-/// Counts results in a row: `fall` failures take a server out, `rise` successes bring it back.
-/// The very first result decides at once.
+/// Counts results in a row: `fall` failures take a server out, `rise` successes bring it back. The
+/// very first result decides alone.
 #[derive(Debug, Default)]
 pub struct Counter {
     health: Health,
-    /// Results in a row that speak against `health`.
+    /// How many results in a row contradict `health`.
     against: u32,
 }
 
@@ -46,8 +46,8 @@ impl Counter {
         self.health
     }
 
-    /// What another process has found in many checks counts as much as the first of our own: while
-    /// there is none it is taken over, and a first failure is one of `fall`.
+    /// Takes over what another process found in many checks, if there is no result of our own yet.
+    /// A failure of the next check then counts as one of `fall`.
     pub fn inherit(&mut self, was_up: bool, fall: u32) {
         match (self.health, was_up) {
             (Health::Unchecked, true) => self.health = Health::Up,

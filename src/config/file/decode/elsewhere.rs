@@ -1,6 +1,6 @@
-//! What other proxies call it: who comes from one of them is told prusik's word.
+//! The words of other proxies, so that operators who use one are told prusik's word.
 
-/// Values of `balance` and the like.
+/// Values of `balance` and similar keys.
 const WORDS: [(&str, &str); 8] = [
     ("least_conn", "least_sessions"),
     ("leastconn", "least_sessions"),
@@ -15,7 +15,7 @@ const WORDS: [(&str, &str); 8] = [
     ("rr", "round_robin"),
 ];
 
-/// Keys, most of them nginx's directives and what stands in their lines.
+/// Keys. Most are nginx's directives and their parameters.
 const KEYS: [(&str, &str); 61] = [
     (
         "access_log_format",
@@ -236,13 +236,13 @@ const KEYS: [(&str, &str); 61] = [
     ("zone", "the counts are the whole process's: leave it out"),
 ];
 
-/// prusik's word for this one.
+/// prusik's word for a value.
 pub fn word(theirs: &str) -> Option<String> {
     let found = WORDS.iter().find(|(word, _)| *word == theirs);
     found.map(|(_, ours)| format!("write {ours}"))
 }
 
-/// What stands in prusik's file where others have this key.
+/// The key in prusik's file for a key of another proxy.
 pub fn key(theirs: &str) -> Option<&'static str> {
     let position = KEYS.binary_search_by_key(&theirs, |(key, _)| key).ok()?;
     Some(KEYS[position].1)

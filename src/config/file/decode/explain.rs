@@ -1,4 +1,4 @@
-//! What serde says of a value that it cannot decode, said so that an operator can mend it.
+//! Turns serde's errors into errors that help an operator to correct the file.
 
 use serde_yaml::Value;
 
@@ -7,16 +7,16 @@ use crate::config::error::{ConfigError, Position};
 use crate::config::file::cursor::owner;
 use crate::config::file::tree::{Node, Step};
 
-/// Serde's wording made into one for operators.
+/// Turns a message of serde into one for operators.
 pub fn explain(root: &Node, path: &[Step], message: &str) -> ConfigError {
     let (node, entry) = root.find(path);
     if let Some(known) = expected_of(message, "unknown field ") {
-        let place = entry.map_or(node.place, |entry| entry.key_place);
-        return unknown_key(root, path, place, &known);
+        let position = entry.map_or(node.position, |entry| entry.key_position);
+        return unknown_key(root, path, position, &known);
     }
     let value = node.to_value();
     if let Some(known) = expected_of(message, "unknown variant ") {
-        // `word` takes `false` for the word `off`: it is the only value that is no text.
+        // `word` reads `false` as the word `off`. No other value that is not text can be a word.
         let word = value.as_str().unwrap_or("false");
         let words = match &known[..] {
             [] => "another word".to_owned(),
@@ -24,7 +24,7 @@ pub fn explain(root: &Node, path: &[Step], message: &str) -> ConfigError {
             [all @ .., last] => format!("one of {} and {last}", all.join(", ")),
         };
         let error = ConfigError::new(
-            node.place,
+            node.position,
             format!("{} must be {words}, not \"{word}\"", subject(root, path)),
         );
         return match elsewhere::word(word) {
@@ -33,10 +33,10 @@ pub fn explain(root: &Node, path: &[Step], message: &str) -> ConfigError {
         };
     }
     let Some((_, expected)) = message.rsplit_once(", expected ") else {
-        return ConfigError::new(node.place, format!("{}: {message}", subject(root, path)));
+        return ConfigError::new(node.position, format!("{}: {message}", subject(root, path)));
     };
     let error = ConfigError::new(
-        node.place,
+        node.position,
         format!(
             "{} must be {}, not {}",
             subject(root, path),
@@ -50,31 +50,31 @@ pub fn explain(root: &Node, path: &[Step], message: &str) -> ConfigError {
     }
 }
 
-fn unknown_key(root: &Node, path: &[Step], place: Position, known: &[String]) -> ConfigError {
+fn unknown_key(root: &Node, path: &[Step], position: Position, known: &[String]) -> ConfigError {
     let Some((Step::Key(key), parent)) = path.split_last() else {
-        return ConfigError::new(place, "unknown key");
+        return ConfigError::new(position, "unknown key");
     };
     let owner = owner(root, parent);
     let error = if owner.is_empty() {
-        ConfigError::new(place, format!("unknown key \"{key}\""))
+        ConfigError::new(position, format!("unknown key \"{key}\""))
     } else {
-        ConfigError::new(place, format!("unknown key \"{key}\" in {owner}"))
+        ConfigError::new(position, format!("unknown key \"{key}\" in {owner}"))
     };
     match elsewhere::key(key) {
-        // `https` may be a slip of `http`, but `http` is what others have.
+        // `https` may be a mistyped `http`, but other proxies have a key `https`.
         Some(hint) => error.hint(hint),
         None => error.hint_one_of(key, "known keys", known.iter().map(String::as_str)),
     }
 }
 
-/// The names in backticks after `expected` in a message that begins with `what`.
+/// The names in backticks after `expected`, if the message begins with `what`.
 fn expected_of(message: &str, what: &str) -> Option<Vec<String>> {
     let (_, expected) = message.strip_prefix(what)?.rsplit_once(", expected ")?;
     let names = expected.split('`').skip(1).step_by(2);
     Some(names.map(str::to_owned).collect())
 }
 
-/// The value at `path` in words: `"idle" in websocket of route "chat"`.
+/// Describes the value at `path`: `"idle" in websocket of route "chat"`.
 pub fn subject(root: &Node, path: &[Step]) -> String {
     let Some(last) = path.iter().rposition(|step| matches!(step, Step::Key(_))) else {
         return "the file".to_owned();
@@ -108,7 +108,7 @@ fn plain_words(expected: &str) -> &str {
     }
 }
 
-/// As many characters of a wrong value are repeated.
+/// How many characters of a wrong value are shown.
 const SHOWN: usize = 80;
 
 fn shown(value: &Value) -> String {
@@ -181,7 +181,7 @@ fn remedy(expected: &str, value: &Value, node: &Node, key: &str) -> Option<Strin
     }
 }
 
-/// 1048576 is 1MiB.
+/// Writes 1048576 as 1MiB.
 fn with_unit(bytes: u64) -> String {
     let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
     let fits = |(_, bits): &(&str, u32)| bytes > 0 && bytes.is_multiple_of(1 << bits);
@@ -191,7 +191,7 @@ fn with_unit(bytes: u64) -> String {
     }
 }
 
-/// nginx's `20m` is 20MiB.
+/// Reads nginx's `20m` as 20MiB.
 fn nginx_size(text: &str) -> Option<String> {
     let text = text.trim();
     let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -214,7 +214,7 @@ fn is_nginx(text: &str) -> bool {
     text.contains(';') && text.contains('{')
 }
 
-/// `listen:80`, which YAML reads as one word.
+/// Splits `listen:80`, which YAML reads as one word.
 fn glued(text: &str) -> Option<(&str, &str)> {
     let (key, value) = text.split_once(':')?;
     let is_key = !key.is_empty()
@@ -224,7 +224,7 @@ fn glued(text: &str) -> Option<(&str, &str)> {
     (is_key && !value.is_empty() && !value.starts_with("//")).then_some((key, value))
 }
 
-/// What a section looks like, for those who wrote something else in its place.
+/// Examples of sections, for operators who wrote something else there.
 const EXAMPLES: [(&str, &str); 12] = [
     ("limits", "limits: { connections_per_client: 1000 }"),
     ("listeners", "listeners: [{ listen: 127.0.0.1:9090 }]"),

@@ -1,50 +1,53 @@
-//! Finds everything in a large file that cannot be decoded, in a time that grows as the file does.
+//! Finds everything that cannot be decoded in a large file, in time linear to its size.
 //!
-//! To decode the whole file again after each error would cost the square of a slip that stands in
-//! every route. So a large tree is taken apart: each of its parts is decoded by itself, in a tree
-//! that has nothing else than the way from the root to it.
+//! If the whole file were decoded again after each error, a mistake that is in every route would
+//! take quadratic time. So a large tree is divided: each part is decoded separately, in a tree that
+//! contains only the path from the root to it.
 //!
 //! ```text
 //!   routes: [ a, b, c, … ]   ─►   routes: [ a ]   routes: [ b ]   routes: [ c ]   …
 //! ```
 //!
-//! That finds the same errors, as no key of the file is required and none is read by the light of
-//! another before all are resolved.
+//! This finds the same errors, because no key of the file is required, and decoding a key never
+//! depends on another key.
 
 use super::attempt;
 use crate::config::error::{ConfigError, Position};
 use crate::config::file::cursor::labelled_by;
 use crate::config::file::tree::{Content, Entry, Node};
 
-/// As many values are decoded together, and again after each error among them.
+/// How many values are decoded together, and again after each error among them.
 const PART: usize = 64;
 
-/// One container on the way from the root to a part, without its other children.
+/// One container on the path from the root to a part, without its other children.
 struct Level {
-    place: Position,
+    position: Position,
     link: Link,
-    /// What errors call this container by.
+    /// The entries by which errors name this container.
     names: Vec<Entry>,
 }
 
-/// How a container leads to its child.
+/// The step from a container to its child.
 enum Link {
     Key(String, Position),
     Item,
 }
 
 enum Outcome {
-    /// What is left of it can be decoded.
+    /// The rest can be decoded.
     Kept(Node),
-    /// The container at this depth cannot have what stands on the way in it.
+    /// The container at this depth has a wrong child on the path.
     LostAt(usize),
-    /// The file is no mapping.
+    /// The file is not a mapping.
     NothingLeft,
 }
 
-/// `None`: nothing is left of the file.
+/// `None`: nothing of the file could be decoded.
 pub fn take_out_errors(root: &mut Node, errors: &mut Vec<ConfigError>) -> Option<()> {
-    let whole = std::mem::replace(root, Node::new(root.place, Content::Sequence(Vec::new())));
+    let whole = std::mem::replace(
+        root,
+        Node::new(root.position, Content::Sequence(Vec::new())),
+    );
     match take_apart(whole, &mut Vec::new(), errors) {
         Outcome::Kept(rest) => {
             *root = rest;
@@ -66,7 +69,7 @@ fn take_apart(mut node: Node, way: &mut Vec<Level>, errors: &mut Vec<ConfigError
         Content::Sequence(items) => items.into_iter().map(|item| (Link::Item, item)).collect(),
         Content::Mapping(entries) => entries
             .into_iter()
-            .map(|entry| (Link::Key(entry.key, entry.key_place), entry.value))
+            .map(|entry| (Link::Key(entry.key, entry.key_position), entry.value))
             .collect(),
     };
     let mut items = Vec::new();
@@ -74,7 +77,7 @@ fn take_apart(mut node: Node, way: &mut Vec<Level>, errors: &mut Vec<ConfigError
     let is_list = matches!(children.first(), Some((Link::Item, _)));
     for (link, child) in children {
         way.push(Level {
-            place: node.place,
+            position: node.position,
             names: match &link {
                 Link::Key(key, _) => names
                     .iter()
@@ -88,9 +91,9 @@ fn take_apart(mut node: Node, way: &mut Vec<Level>, errors: &mut Vec<ConfigError
         let outcome = take_apart(child, way, errors);
         let link = way.pop().map(|level| level.link);
         match (outcome, link) {
-            (Outcome::Kept(value), Some(Link::Key(key, key_place))) => entries.push(Entry {
+            (Outcome::Kept(value), Some(Link::Key(key, key_position))) => entries.push(Entry {
                 key,
-                key_place,
+                key_position,
                 value,
             }),
             (Outcome::Kept(value), _) => items.push(value),
@@ -133,17 +136,17 @@ fn decode_part(part: Node, way: &[Level], errors: &mut Vec<ConfigError>) -> Outc
     let mut tree = way.iter().rev().fold(part, |child, level| {
         let content = match &level.link {
             Link::Item => Content::Sequence(vec![child]),
-            Link::Key(key, key_place) => {
+            Link::Key(key, key_position) => {
                 let mut entries = level.names.clone();
                 entries.push(Entry {
                     key: key.clone(),
-                    key_place: *key_place,
+                    key_position: *key_position,
                     value: child,
                 });
                 Content::Mapping(entries)
             }
         };
-        Node::new(level.place, content)
+        Node::new(level.position, content)
     });
     while let Err(failure) = attempt(&tree) {
         errors.push(failure.explain(&tree));

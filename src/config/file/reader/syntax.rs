@@ -1,30 +1,33 @@
-//! What is no YAML: its place, and what to do about it. The parser tells where it gave up and which
-//! rule was broken; people want to know what they have written wrong.
+//! Explains invalid YAML: where it is, and what to do. The parser reports where it stopped and
+//! which rule was broken; operators need to know what they have written wrong.
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
 
 use crate::config::error::{ConfigError, Position};
 
-/// The parser's words where a tab separates a key from its value.
+/// The parser's message if a tab follows the colon of a key.
 const TAB_AFTER_COLON: &str = "':' must be followed by a valid YAML whitespace";
 
-/// The error in the words of its file.
+/// Explains the error by the text of the file.
 pub fn explain(text: &str, error: &ScanError) -> ConfigError {
     let info = error.info();
-    let place = place(*error.marker());
+    let position = position(*error.marker());
     if info.to_ascii_lowercase().contains("tab") && !info.contains("expected") {
-        return tab(text, place);
+        return tab(text, position);
     }
-    let error = ConfigError::new(place, format!("not valid YAML: {info}"));
-    match hint(text, info, place) {
+    let error = ConfigError::new(position, format!("not valid YAML: {info}"));
+    match hint(text, info, position) {
         Some(hint) => error.hint(hint),
         None => error,
     }
 }
 
-/// At the tab itself: the parser names the line where the value before it begins.
-fn tab(text: &str, place: Position) -> ConfigError {
-    let lines = text.lines().enumerate().skip(place.line.saturating_sub(1));
+/// Reports the tab's own position: the parser reports the line where the value before it begins.
+fn tab(text: &str, position: Position) -> ConfigError {
+    let lines = text
+        .lines()
+        .enumerate()
+        .skip(position.line.saturating_sub(1));
     let indented = lines.filter_map(|(number, line)| {
         let blank = line.len() - line.trim_start_matches([' ', '\t']).len();
         let col = line[..blank].find('\t')? + 1;
@@ -33,35 +36,21 @@ fn tab(text: &str, place: Position) -> ConfigError {
             col,
         })
     });
-    let place = indented.into_iter().next().unwrap_or(place);
-    ConfigError::new(place, "not valid YAML: a tab cannot indent a line")
+    let position = indented.into_iter().next().unwrap_or(position);
+    ConfigError::new(position, "not valid YAML: a tab cannot indent a line")
         .hint("indent with spaces; an editor can convert them (in vim: :set expandtab | retab)")
 }
 
-fn hint(text: &str, info: &str, place: Position) -> Option<String> {
+fn hint(text: &str, info: &str, position: Position) -> Option<String> {
     let line_of = |number: usize| {
         text.lines()
             .nth(number.saturating_sub(1))
             .unwrap_or_default()
     };
-    let line = line_of(place.line);
-    let before = line_of(place.line - 1);
-    let is_conflict = |line: &str| {
-        ["<<<<<<<", "=======", ">>>>>>>"]
-            .iter()
-            .any(|mark| line.starts_with(mark))
-    };
-    if [line, before].into_iter().any(is_conflict) {
-        return Some("a conflict of a merge by git is left in the file: resolve it".to_owned());
-    }
-    if [line, before]
-        .into_iter()
-        .any(|line| line.contains("{{") || line.contains("{%"))
-    {
-        return Some("this is a template: make the file out of it first".to_owned());
-    }
-    if let Some(address) = [line, before].into_iter().find_map(bare_ipv6) {
-        return Some(format!("put the address in quotes: \"{address}\""));
+    let line = line_of(position.line);
+    let before = line_of(position.line - 1);
+    if let Some(hint) = hint_by_lines([line, before]) {
+        return Some(hint);
     }
     if let Some(name) = info.strip_prefix("unexpected character: ") {
         let c = name.trim_matches(['`', '\'']);
@@ -71,12 +60,12 @@ fn hint(text: &str, info: &str, place: Position) -> Option<String> {
         });
     }
     let hint = match info {
-        _ if info.contains("unknown anchor") => return Some(unknown_anchor(line, place)),
+        _ if info.contains("unknown anchor") => return Some(unknown_anchor(line, position)),
         _ if info.contains("expected '-' indicator")
             || info.contains("block mapping, did not find expected key")
             || info == "invalid indentation" =>
         {
-            if !is_open_before(text, place) {
+            if !is_open_before(text, position) {
                 return Some(indentation(line, before));
             }
             NOT_CLOSED
@@ -108,11 +97,31 @@ fn hint(text: &str, info: &str, place: Position) -> Option<String> {
     Some(hint.to_owned())
 }
 
+/// A hint for what the text alone shows, whatever rule of YAML it breaks.
+fn hint_by_lines(lines: [&str; 2]) -> Option<String> {
+    let is_conflict = |line: &str| {
+        ["<<<<<<<", "=======", ">>>>>>>"]
+            .iter()
+            .any(|mark| line.starts_with(mark))
+    };
+    if lines.into_iter().any(is_conflict) {
+        return Some("a conflict of a merge by git is left in the file: resolve it".to_owned());
+    }
+    if lines
+        .into_iter()
+        .any(|line| line.contains("{{") || line.contains("{%"))
+    {
+        return Some("this is a template: make the file out of it first".to_owned());
+    }
+    let address = lines.into_iter().find_map(bare_ipv6)?;
+    Some(format!("put the address in quotes: \"{address}\""))
+}
+
 const NOT_CLOSED: &str = "a { or [ before it is not closed";
 
-/// Whether a bracket is open where this line begins, if none stands in quotes.
-fn is_open_before(text: &str, place: Position) -> bool {
-    let lines = text.lines().take(place.line.saturating_sub(1));
+/// Whether a bracket is open at the beginning of this line, ignoring quotes.
+fn is_open_before(text: &str, position: Position) -> bool {
+    let lines = text.lines().take(position.line.saturating_sub(1));
     let code = lines.map(|line| line.split(" #").next().unwrap_or_default());
     let depth: i64 = code
         .flat_map(str::bytes)
@@ -125,7 +134,7 @@ fn is_open_before(text: &str, place: Position) -> bool {
     depth > 0
 }
 
-/// `[::1]:80` that stands outside of quotes, where YAML takes it for a list.
+/// Finds `[::1]:80` without quotes, which YAML reads as a list.
 fn bare_ipv6(line: &str) -> Option<&str> {
     line.match_indices('[').find_map(|(start, _)| {
         let is_quoted = line[..start].ends_with(['"', '\'']);
@@ -139,10 +148,10 @@ fn bare_ipv6(line: &str) -> Option<&str> {
     })
 }
 
-fn unknown_anchor(line: &str, place: Position) -> String {
+fn unknown_anchor(line: &str, position: Position) -> String {
     let word: String = line
         .chars()
-        .skip(place.col)
+        .skip(position.col)
         .take_while(|c| !c.is_whitespace() && !",]}".contains(*c))
         .collect();
     match word.strip_prefix(':') {
@@ -162,9 +171,9 @@ fn indentation(line: &str, before: &str) -> String {
     )
 }
 
-/// YAML takes a tab between a key's colon and the value (YAML 1.2.2 section 6.2), and the parser
-/// does not. Returns `text` with a space for each such tab, if that is what the error is about.
-/// Tabs in quotes and in block scalars stay: there they are part of the value.
+/// YAML allows a tab between the colon of a key and the value (YAML 1.2.2 section 6.2), and the
+/// parser does not. If the error is about that, returns `text` with a space for each such tab. Tabs
+/// in quotes and in block scalars stay, because they belong to the value.
 pub fn with_spaces_after_colons(text: &str, error: &ScanError) -> Option<String> {
     if error.info() != TAB_AFTER_COLON {
         return None;
@@ -187,7 +196,7 @@ pub fn with_spaces_after_colons(text: &str, error: &ScanError) -> Option<String>
     Some(spaced.into_iter().collect())
 }
 
-/// Where scalars stand that are text as they are written, in characters.
+/// The ranges of quoted and block scalars, counted in characters.
 fn texts(text: &str) -> Vec<(usize, usize)> {
     let parser = Parser::new_from_str(text);
     let events = parser.map_while(Result::ok);
@@ -199,11 +208,11 @@ fn texts(text: &str) -> Vec<(usize, usize)> {
         .collect()
 }
 
-/// Brackets in a row, blanks and line ends aside, that are more than any text has. The parser takes
-/// the square of their number to find that they are too many.
+/// More brackets in a row (ignoring white space) than any file needs. The parser takes quadratic
+/// time to find that there are too many.
 const BRACKETS_MAX: usize = 1000;
 
-/// Where there are too many brackets in a row.
+/// The position where there are too many brackets in a row.
 pub fn brackets(text: &str) -> Option<Position> {
     let mut row = 0;
     for (number, line) in text.lines().enumerate() {
@@ -224,8 +233,8 @@ pub fn brackets(text: &str) -> Option<Position> {
     None
 }
 
-/// Columns from 1.
-pub fn place(marker: Marker) -> Position {
+/// Columns are counted from 1.
+pub fn position(marker: Marker) -> Position {
     Position {
         line: marker.line(),
         col: marker.col() + 1,
@@ -278,8 +287,8 @@ mod tests {
             ("a:\n  - b: 1\n\tc: 2\n", 3, 1),
         ] {
             let (_, errors) = read(text);
-            let place = errors[0].place.expect("it has one");
-            assert_eq!((place.line, place.col), (line, col), "{text:?}");
+            let position = errors[0].position.expect("it has one");
+            assert_eq!((position.line, position.col), (line, col), "{text:?}");
             assert!(errors[0].message.contains("a tab cannot indent"));
         }
     }

@@ -15,7 +15,7 @@ pub struct Size(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OptionalSize(pub Option<u64>);
 
-/// A pebibyte: more is a slip, and sums of what is beyond would overflow.
+/// A pebibyte. A larger size is a mistake, and sums of larger ones could overflow.
 const LARGEST: u64 = 1 << 50;
 
 const PATTERN: &str = r"^\s*[0-9]+(\.[0-9]+)?\s*([kKmMgGtT][iI]?)?[bB]\s*$";

@@ -1,4 +1,4 @@
-//! What the supervisor wants of a hand-over, and what callers want of the new process.
+//! The supervisor's orders to a hand-over, and commands for the new process.
 
 use tokio::time::Instant;
 

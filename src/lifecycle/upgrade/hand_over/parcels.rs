@@ -1,5 +1,5 @@
-//! What is handed over: each connection that has come to rest, until the new process has it or it
-//! is served here again.
+//! The parcels: each session or connection that has stopped, until the new process has it or it is
+//! served here again.
 
 use std::io;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::lifecycle::upgrade::warm_state;
 use crate::session::{Leaving, Session};
 
 impl HandOver {
-    /// The new process serves: all that can goes there, the rest is told to go.
+    /// The new process serves: everything that can move goes there, the rest is told to go.
     pub(super) fn find(&mut self) {
         self.app.shut_unwanted();
         self.app.runner().begin_moving(self.leave.clone());
@@ -76,7 +76,8 @@ impl HandOver {
         }
     }
 
-    /// The first protocol takes an idle connection for another listener's when its own is gone.
+    /// In the first protocol an idle connection whose listener is gone would come to another
+    /// listener.
     fn is_wanted(&self, parcel: &Parcel) -> bool {
         match parcel {
             Parcel::Idle(idle) if self.protocol == wire::FIRST => {
@@ -86,14 +87,14 @@ impl HandOver {
         }
     }
 
-    pub(super) fn keep(&mut self, number: u64) {
+    pub(super) fn take_back(&mut self, number: u64) {
         let in_hand = self.parcels.remove(&number);
         let parcel = in_hand.map(|(parcel, _token)| Arc::into_inner(parcel));
         match parcel {
             Some(Some(Parcel::Session(session))) if self.machine.has_handed_over() => {
-                self.keep_refused(*session);
+                self.offer_again(*session);
             }
-            Some(Some(Parcel::Session(session))) => self.app.runner().keep(*session),
+            Some(Some(Parcel::Session(session))) => self.app.runner().run_again(*session),
             Some(Some(Parcel::Idle(idle))) if self.machine.has_handed_over() => {
                 self.app.serve_last(idle.listener, idle.client);
             }
@@ -103,17 +104,17 @@ impl HandOver {
         }
     }
 
-    /// The new process may have room for it in a moment; if not, it has to go.
-    fn keep_refused(&mut self, session: Session) {
+    /// The new process may have room for the session in a moment. Otherwise it must go.
+    fn offer_again(&mut self, session: Session) {
         let live = Arc::clone(&session.live);
         if !self.refused.insert(live.identity.id) {
-            return self.app.keep_refused(session);
+            return self.app.run_refused(session);
         }
-        self.app.runner().keep(session);
+        self.app.runner().run_again(session);
         let leave = self.leave.clone();
         tokio::spawn(async move {
             tokio::time::sleep(TRIES_AGAIN_AFTER).await;
-            // The hand-over may be over.
+            // The hand-over may be over, which is no error.
             let _ = leave.send(Leaving::Found(live));
         });
     }

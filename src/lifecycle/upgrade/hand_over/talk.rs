@@ -1,4 +1,4 @@
-//! What the two processes say to each other.
+//! The messages between the two processes.
 
 use super::{CENSUS_EVERY, HandOver, LATE_CENSUS_EVERY, News};
 use std::io;
@@ -23,7 +23,7 @@ impl HandOver {
                 return self.closed();
             }
         };
-        // The new process sends none.
+        // The new process never sends descriptors.
         drop(descriptors);
         match decoded {
             Decoded::Frame(frame) => self.said(frame.message),
@@ -35,7 +35,7 @@ impl HandOver {
 
     fn closed(&mut self) {
         self.is_closed = true;
-        // The first protocol has no word for it.
+        // The first protocol has no message for this.
         let is_mute = self.protocol == wire::FIRST && self.machine.has_handed_over();
         if is_mute && self.exit_status().is_some_and(|status| status.success()) {
             self.on(Event::Stopping);
@@ -89,7 +89,7 @@ impl HandOver {
         self.on(Event::Ready);
     }
 
-    /// What the new process goes on with, and what counts here.
+    /// Sends the state with which the new process continues, and what counts here.
     pub(super) fn say_go(&mut self) {
         let go = Message::Go(wire::Go {
             drained: warm_state::drained(&self.app),
@@ -109,7 +109,7 @@ impl HandOver {
 
     pub(super) fn say_census(&mut self) {
         let underway = self.parcels.values();
-        let underway = underway.flat_map(|(parcel, _)| parcel.places(&self.app));
+        let underway = underway.flat_map(|(parcel, _)| parcel.census_keys(&self.app));
         for census in self
             .census
             .take(&self.app, underway.collect::<Vec<_>>().into_iter())

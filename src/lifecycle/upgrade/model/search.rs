@@ -1,4 +1,4 @@
-//! Every order of what can happen in the model, and what must hold in each.
+//! Tries every order of events in the model, and checks each state.
 
 use std::collections::HashSet;
 
@@ -6,7 +6,7 @@ use super::super::old::Verdict;
 use super::{Life, Step, World};
 
 impl World {
-    /// What must hold always.
+    /// The conditions of every state.
     fn check(&self) {
         assert!(
             self.here.is_disjoint(&self.theirs),
@@ -14,7 +14,7 @@ impl World {
         );
     }
 
-    /// What must hold when nothing more can happen but what a fault would bring.
+    /// The conditions of a state in which nothing more can happen without a fault.
     fn check_end(&self, sessions: u8) {
         for session in 0..sessions {
             let is_carried = self.old_life != Life::Dead && self.here.contains(&session)
@@ -32,7 +32,7 @@ impl World {
     }
 }
 
-/// Every state that can be reached; sessions end by themselves only if `ends`.
+/// Visits every reachable state. Sessions end by themselves only if `ends`.
 fn explore(sessions: u8, window: usize, faults: u8, ends: bool) -> usize {
     let first = World::new(sessions, window, faults);
     let mut seen = HashSet::from([first.clone()]);

@@ -1,9 +1,9 @@
 //! The bytes of a message, in both protocols.
 //!
-//! The first (0.1.0): three lengths of 32 bits, big endian, then as many bytes each of JSON, of
-//! what waits to go to the client and of what waits to go to the server.
+//! The first protocol (0.1.0): three lengths of 32 bits, big endian, then so many bytes of JSON, of
+//! bytes for the client and of bytes for the server.
 //!
-//! The second, which begins behind [`Message::Ready`] and [`Message::Go`]:
+//! The second protocol, used after [`Message::Ready`] and [`Message::Go`]:
 //!
 //! ```text
 //!   0        4      6   7   8                16
@@ -13,14 +13,14 @@
 //!   └────────┴──────┴───┴───┴────────────────┴──────────────────────────────┘
 //! ```
 //!
-//! `d` is how many descriptors come along. What is unknown, a kind or a section, is skipped by its
-//! length. Descriptors ride on the header's first byte in both.
+//! `d` is the number of descriptors. An unknown kind or section is skipped by its length. In both
+//! protocols the descriptors come with the first byte of the header.
 
 use std::io;
 
 use super::Message;
 
-/// Behind it a message is broken.
+/// A longer body is an error.
 const BODY_MAX: usize = 8 << 20;
 const FIRST_HEADER: usize = 12;
 const SECOND_HEADER: usize = 16;
@@ -33,7 +33,7 @@ pub enum Framing {
     Second,
 }
 
-/// What a section of the second framing holds.
+/// The content of a section in the second framing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 enum Section {
@@ -42,7 +42,7 @@ enum Section {
     ToServer = 3,
 }
 
-/// A message with the bytes that wait.
+/// A message together with the bytes that wait for the client and the server.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Frame {
     pub message: Message,
@@ -50,26 +50,26 @@ pub struct Frame {
     pub to_server: Vec<u8>,
 }
 
-/// What bytes come to.
+/// What was decoded.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decoded {
     Frame(Box<Frame>),
-    /// It means nothing here. What has a number is to be refused by it.
+    /// This version does not know the message. One with a number is refused by that number.
     Unknown {
         number: Option<u64>,
         why: String,
     },
 }
 
-/// What stands before a message.
+/// The part before the body of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     framing: Framing,
     /// How many bytes follow.
     pub body: usize,
-    /// Of the first framing.
+    /// Used in the first framing.
     lengths: [usize; 3],
-    /// Of the second.
+    /// Used in the second framing.
     kind: u16,
     number: u64,
 }
@@ -93,7 +93,7 @@ impl Framing {
     }
 }
 
-/// `waiting`: what is to go to the client and to the server.
+/// `waiting`: the bytes for the client and for the server.
 pub fn encode(
     framing: Framing,
     message: &Message,
@@ -108,7 +108,7 @@ pub fn encode(
 
 fn encode_first(message: &Message, waiting: [&[u8]; 2]) -> io::Result<Vec<u8>> {
     let json = match message {
-        // There it says nothing more.
+        // In the first framing this message has no content.
         Message::Moved { .. } => b"\"moved\"".to_vec(),
         message => serde_json::to_vec(message)?,
     };
@@ -154,7 +154,7 @@ fn length_of(part: &[u8]) -> io::Result<[u8; 4]> {
     Ok(length.to_be_bytes())
 }
 
-/// `bytes`: as many as [`Framing::header_len`] says.
+/// `bytes`: as many as [`Framing::header_len`] returns.
 pub fn read_header(framing: Framing, bytes: &[u8]) -> io::Result<Header> {
     let word = |at: usize| match bytes.get(at..at + 4) {
         Some(&[a, b, c, d]) => Ok(u32::from_be_bytes([a, b, c, d]) as usize),
@@ -227,14 +227,14 @@ fn message_of(json: &[u8]) -> serde_json::Result<Message> {
     serde_json::from_slice(json)
 }
 
-/// Of a message that is not understood, in the first framing.
+/// The number of a message that is not understood, in the first framing.
 fn number_in(json: &[u8]) -> Option<u64> {
     let value: serde_json::Value = serde_json::from_slice(json).ok()?;
     let inside = value.as_object()?.values().next()?;
     inside.get("number")?.as_u64()
 }
 
-/// JSON, and what waits for client and server.
+/// The JSON, and the bytes for the client and for the server.
 fn sections(mut body: &[u8]) -> io::Result<(&[u8], &[u8], &[u8])> {
     let mut found: [&[u8]; 3] = [&[]; 3];
     while let Some((head, rest)) = body.split_at_checked(SECTION_HEADER) {
@@ -244,9 +244,9 @@ fn sections(mut body: &[u8]) -> io::Result<(&[u8], &[u8], &[u8])> {
             return Err(invalid("a section is longer than its message"));
         };
         let known = [Section::Json, Section::ToClient, Section::ToServer];
-        for (place, section) in found.iter_mut().zip(known) {
+        for (slot, section) in found.iter_mut().zip(known) {
             if tag == section as u16 {
-                *place = content;
+                *slot = content;
             }
         }
         body = behind;
@@ -262,7 +262,7 @@ fn invalid(message: &'static str) -> io::Error {
 }
 
 impl Message {
-    /// What the header of the second framing calls it.
+    /// The code of the message in the header of the second framing.
     fn kind(&self) -> u16 {
         match self {
             Self::Ready(_) => 1,
@@ -287,7 +287,7 @@ impl Message {
         }
     }
 
-    /// Of a parcel or a command, or of the answer to one.
+    /// The number of a parcel or a command, or of the answer to one.
     pub fn number(&self) -> Option<u64> {
         match self {
             Self::Session { number, .. }

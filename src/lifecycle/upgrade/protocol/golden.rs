@@ -1,8 +1,8 @@
-//! What each released version has sent, word for word: `tests/golden/hand_over/VERSION/`. It must
-//! be understood for as long as an upgrade from that version is to work, and what goes to that
-//! version must be what it understands.
+//! The messages that each released version has sent, byte for byte:
+//! `tests/golden/hand_over/VERSION/`. They must be understood as long as upgrades from that version
+//! work, and that version must understand what it is sent.
 //!
-//! The files were recorded on the link of the released binary itself.
+//! The files were recorded from the released binary.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ fn message(name: &str) -> Message {
     understood(Framing::First, &framed(&recorded("0.1.0", name)))
 }
 
-/// Every field that was recorded is in what we would send, with the same value.
+/// Every field of the recording is in our message, with the same value.
 fn assert_says(ours: &Value, theirs: &Value, at: &str) {
     match (ours, theirs) {
         (Value::Object(ours), Value::Object(theirs)) => {
@@ -94,7 +94,7 @@ fn the_frame_of_0_1_0_is_read_byte_for_byte() {
     }
 }
 
-/// Ready and Go are of the first framing in every version: they say which comes next.
+/// In every version Ready and Go use the first framing, and say which framing follows.
 #[test]
 fn what_0_2_0_has_sent_is_understood_and_sent_again_with_all_of_it() {
     let mut seen = 0;
@@ -128,7 +128,7 @@ fn json_of(framing: Framing, bytes: &[u8]) -> Value {
     let body = &bytes[framing.header_len()..];
     let json = match framing {
         Framing::First => body,
-        // It is the first section, behind its tag and its length.
+        // The JSON is the first section, after its tag and length.
         Framing::Second => {
             let length = u32::from_be_bytes(body[4..8].try_into().unwrap());
             &body[8..][..length as usize]

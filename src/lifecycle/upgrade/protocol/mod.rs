@@ -1,4 +1,4 @@
-//! What the old and the new process tell each other at an upgrade, over a socket that only they
+//! What the old and the new process tell each other in an upgrade, over a socket that only they
 //! have.
 //!
 //! ```text
@@ -34,8 +34,8 @@
 //! Stopping, and tells of drains in a message of its own. [`frame`] has the bytes, [`wire`] the
 //! shapes.
 //!
-//! A message or field that one side does not know is skipped by its length; a session that it does
-//! not understand is refused by itself, and stays where it was.
+//! A message or field that one side does not know is skipped by its length. A session that it does
+//! not understand is refused, and stays where it was.
 
 pub mod frame;
 pub mod wire;
@@ -49,10 +49,10 @@ use crate::net::Binder;
 /// The name of the link among the inherited descriptors.
 pub const LINK: &str = "prusik-upgrade";
 
-/// The name of a listening socket that prusik has bound; systemd's have any other.
+/// The name of a listening socket that prusik has bound. A socket of systemd has another name.
 const OURS: &str = "prusik-listener";
 
-/// What a listening socket is called on the way to the new process.
+/// The name of a listening socket on its way to the new process.
 pub fn name_of(binder: Binder) -> &'static str {
     match binder {
         Binder::Us => OURS,
@@ -60,7 +60,7 @@ pub fn name_of(binder: Binder) -> &'static str {
     }
 }
 
-/// Who has bound a listening socket of this name.
+/// Who has bound a listening socket with this name.
 pub fn binder_of(name: &str) -> Binder {
     match name {
         OURS => Binder::Us,
@@ -68,7 +68,7 @@ pub fn binder_of(name: &str) -> Binder {
     }
 }
 
-/// One message, without the bytes and descriptors that come along.
+/// One message without its bytes and descriptors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Message {
@@ -88,7 +88,7 @@ pub enum Message {
     },
     Go(Go),
     Census(Census),
-    /// All that must be known before the first accept has been said.
+    /// Everything that must be known before the first accept was sent.
     Accept,
     Serving,
     /// With two descriptors: the client's, then the server's.
@@ -112,7 +112,7 @@ pub enum Message {
     Command {
         number: u64,
         command: Command,
-        /// Who has given it, in words.
+        /// Who has given the command, as text.
         #[serde(default)]
         by: String,
     },
@@ -120,16 +120,17 @@ pub enum Message {
         number: u64,
         outcome: Outcome,
     },
-    /// The new process was told to stop: whoever did that means the old one too.
+    /// The new process was told to stop, which is meant for the old process too.
     Stopping,
-    /// Sessions that were told to go, or about to be. Of the first protocol alone.
+    /// Sessions that were or will be told to go. Only in the first protocol.
     Drain(NamedDrain),
-    /// All that could move at once has. What comes now is a handshake or request that took longer.
+    /// Everything that could move at once has moved. What follows are handshakes and requests that
+    /// took longer.
     Moved {
         sessions: u64,
         told: u64,
     },
-    /// Nothing more comes; from the new process: nothing more is needed.
+    /// Nothing more comes. From the new process: it needs nothing more.
     End,
 }
 

@@ -1,7 +1,8 @@
-//! The shapes that travel. They are nobody else's: what the process works with may change as it
-//! likes, these may only gain fields, each with a default.
+//! The types that are sent. They are separate from the types that the process works with, which may
+//! change freely. These may only gain fields, each with a default.
 //!
-//! Durations count from or to the moment of sending: the clocks of two processes need not agree.
+//! Durations count from or to the moment of sending, because the clocks of two processes may
+//! differ.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,9 +10,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// Of a binary that does not say which protocol it speaks: 0.1.0.
+/// The protocol of a binary that does not say which one it speaks: 0.1.0.
 pub const FIRST: u32 = 1;
-/// The latest protocol that this binary speaks. Both sides then speak the lower of their two.
+/// The latest protocol that this binary speaks. Both sides speak the lower of their two.
 pub const LATEST: u32 = 2;
 
 fn first() -> u32 {
@@ -31,38 +32,38 @@ pub struct TakeOver {
 pub struct Ready {
     pub pid: u32,
     pub version: String,
-    /// Addresses of inherited sockets that its file no longer has.
+    /// Addresses of inherited sockets that are not in its file.
     #[serde(default)]
     pub unused: Vec<String>,
     #[serde(default = "first")]
     pub protocol: u32,
 }
 
-/// The new process is to serve, and goes on with this.
+/// The new process must serve, and continues with this state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Go {
     /// Servers that operators have taken out: upstream and address.
     pub drained: Vec<(String, SocketAddr)>,
     #[serde(default)]
     pub tally: Tally,
-    /// By the upstream's name.
+    /// By the names of the upstreams.
     #[serde(default)]
     pub known: Vec<(String, Known)>,
-    /// Drains that go on. The first protocol has messages of their own for them.
+    /// Drains that continue. The first protocol has separate messages for them.
     #[serde(default)]
     pub drains: Vec<RunningDrain>,
     #[serde(default = "first")]
     pub protocol: u32,
 }
 
-/// What operators have had done, as it is counted and shown.
+/// The operations of operators, as counts and as a list.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Tally {
-    /// That succeeded, and that failed.
+    /// Successful ones, and failed ones.
     pub reloads: [u64; 2],
     pub upgrades: [u64; 2],
-    /// The last one last.
+    /// The newest is last.
     pub history: Vec<Operation>,
     /// Who has asked for this upgrade.
     pub upgrade_by: String,
@@ -80,13 +81,13 @@ pub struct Operation {
     pub outcome: String,
 }
 
-/// What was found out of an upstream.
+/// What was found out about an upstream.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Known {
     /// The last good answer for each name.
     pub names: Vec<(Name, Vec<SocketAddr>)>,
-    /// Whether each server that was checked is up.
+    /// For each server that was checked, whether it is up.
     pub servers: Vec<(SocketAddr, bool)>,
     pub history: Vec<(SocketAddr, Vec<Change>)>,
     pub states: Vec<(SocketAddr, ServerState)>,
@@ -106,22 +107,22 @@ pub struct Change {
     pub standing: String,
 }
 
-/// What a server is in the middle of.
+/// The states of a server that last for a time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ServerState {
-    /// How long it stays ejected.
+    /// How long the server stays ejected.
     pub ejected_for: Option<Duration>,
-    /// When its slow start began.
+    /// How long ago its slow start began.
     pub starting_since: Option<Duration>,
 }
 
-/// A drain that goes on in the new process, for those of its sessions that come there.
+/// A drain that continues in the new process, for those of its sessions that come there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunningDrain {
     pub reason: DrainReason,
     pub code: u16,
-    /// What is left of both.
+    /// What remains of both times.
     pub window: Duration,
     pub deadline: Duration,
 }
@@ -137,7 +138,7 @@ pub enum DrainReason {
     Other(serde_json::Value),
 }
 
-/// As the first protocol has it: a part of a drain that goes on, one message has room for so many
+/// A part of a running drain in the first protocol: one message has room for a limited number of
 /// sessions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NamedDrain {
@@ -148,8 +149,8 @@ pub struct NamedDrain {
     pub sessions: Vec<Uuid>,
 }
 
-/// Where connections and sessions count that are still in the old process. Each message replaces
-/// what was said of the same place before.
+/// Where the connections and sessions count that are still in the old process. Each message
+/// replaces the earlier counts of the same key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Census {
     pub entries: Vec<(CensusKey, u64)>,
@@ -158,7 +159,7 @@ pub struct Census {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CensusKey {
-    /// Connections on a listener of this name and address, of one client or of nobody in
+    /// Connections on a listener of this name and address, of one client or of no client in
     /// particular.
     Listener {
         name: String,
@@ -174,7 +175,7 @@ pub enum CensusKey {
     },
 }
 
-/// A session at rest.
+/// A session that has stopped to move.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Session {
     pub identity: Identity,
@@ -183,21 +184,21 @@ pub struct Session {
     pub client: Leg,
     pub server: Leg,
     pub idle: Option<Duration>,
-    /// Until `max_session`.
+    /// The time until `max_session`.
     pub left: Option<Duration>,
     pub ping: Option<Duration>,
-    /// Since the last byte.
+    /// The time since the last byte.
     pub quiet: Duration,
-    /// The ends of the client's connection, as a PROXY header has named them.
+    /// The addresses of the client's connection that a PROXY header has named.
     #[serde(default)]
     pub proxied: Option<AddrPair>,
-    /// The name and address that the listener has now on which it came in; `None`: it is gone.
+    /// The present name and address of the session's listener. `None`: the listener is gone.
     #[serde(default)]
     pub listener: Option<(String, String)>,
-    /// Since the client was last heard; matters with `ping`.
+    /// The time since the client's last byte. Used with `ping`.
     #[serde(default)]
     pub unheard: Option<Duration>,
-    /// Since a ping was sent that is not answered yet.
+    /// The time since a ping that is not answered yet.
     #[serde(default)]
     pub pinged: Option<Duration>,
 }
@@ -236,8 +237,8 @@ pub struct Counts {
     pub bytes_out: u64,
     pub messages_in: u64,
     pub messages_out: u64,
-    /// A cause that only another version knows is none. A session may move between its first Close
-    /// frame and the second.
+    /// A cause that only another version knows counts as none. A session may move between the first
+    /// and the second Close frame.
     #[serde(default)]
     pub closed_by: u8,
     #[serde(default)]
@@ -249,14 +250,14 @@ pub struct Leg {
     pub kind: Socket,
     pub scanner: Scanner,
     pub ended: bool,
-    /// Nothing more goes to it.
+    /// Nothing more is sent to this side.
     pub shut: bool,
-    /// For so long it has taken nothing more. An older version does not say.
+    /// How long this side has taken nothing. Older versions do not send it.
     #[serde(default)]
     pub broken: Option<Duration>,
 }
 
-/// What a descriptor is.
+/// What kind of socket a descriptor is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Socket {
@@ -264,12 +265,12 @@ pub enum Socket {
     Unix,
 }
 
-/// Where a stream of frames stands.
+/// The position in a stream of frames.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Scanner {
     pub sender: Sender,
     pub extended: bool,
-    /// The first `header_len` bytes are those of a header that is not whole yet.
+    /// The first `header_len` bytes belong to a header that is not complete yet.
     pub header: [u8; 14],
     pub header_len: u8,
     pub payload_left: u64,
@@ -305,20 +306,20 @@ pub struct AddrPair {
     pub local: SocketAddr,
 }
 
-/// A connection between two requests, or in the middle of a request's head.
+/// A connection between two requests, or in the middle of the head of a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Idle {
-    /// The address that it came in on.
+    /// The address of its listener.
     pub listener: String,
     pub kind: Socket,
     #[serde(default)]
     pub proxied: Option<AddrPair>,
-    /// Of the listener that it came in on; the first protocol does not say.
+    /// The name of its listener. The first protocol does not send it.
     #[serde(default)]
     pub name: Option<String>,
 }
 
-/// What an operator has asked the old process for, and the new one is to do.
+/// A command that an operator gave to the old process, for the new one to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
@@ -339,7 +340,7 @@ pub enum Command {
     },
 }
 
-/// What came of a [`Command`]: the answer as the API gives it, or why there is none.
+/// The result of a [`Command`]: the API's answer, or why there is none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
