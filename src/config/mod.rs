@@ -7,8 +7,9 @@
 //!         of places own shape defaults
 //! ```
 //!
-//! [`schema::raw`] is also the source of the JSON Schema. The types below cannot represent an invalid
-//! configuration. Every error has its position and a hint, and all errors are reported in one run.
+//! [`schema::raw`] is also the source of the JSON Schema. The types below cannot represent an
+//! invalid configuration. Every error has its position and a hint, and all errors are reported in
+//! one run.
 
 mod error;
 mod file;
