@@ -26,7 +26,6 @@ impl PrimaryTasks {
     pub fn begin(process: &Arc<Process>) -> Self {
         let admin = watch::Sender::new(Serving::Serves);
         let servers = process.serve_admin(&admin);
-        systemd::ready();
         let visits = process.hand_over().cloned();
         let visits = visits.map(|socket| tokio::spawn(visits::serve(socket, process.clone())));
         Self {

@@ -77,6 +77,10 @@ pub struct Shell {
 
 impl Shell {
     pub fn new(process: Arc<Process>, pid_file: PidFile, has_predecessor: bool) -> Self {
+        // Where there is a predecessor, systemd has been told before that one could end.
+        if !has_predecessor {
+            systemd::ready();
+        }
         Self {
             tasks: Some(PrimaryTasks::begin(&process)),
             supervisor: Supervisor::new(has_predecessor),
@@ -368,6 +372,7 @@ impl Shell {
         self.process.take_sockets_back();
         self.pid_file.claim();
         let before = self.tasks.replace(PrimaryTasks::begin(&self.process));
+        systemd::ready();
         // Systemd has been told that this is the main process.
         self.fallback.remove_ours();
         if let Some(before) = before {
