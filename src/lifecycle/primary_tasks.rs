@@ -64,7 +64,7 @@ impl PrimaryTasks {
         }
     }
 
-    /// Answers that are on their way are waited for; not for longer than they need.
+    /// Waits for answers that are under way, but not longer than they need.
     pub async fn end(mut self) {
         self.watchdog.abort();
         self.end_visits().await;

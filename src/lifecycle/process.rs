@@ -22,13 +22,13 @@ use crate::admin::{Access, CommandOutcome, ControlError, Request};
 use crate::app::App;
 use crate::net::{Binder, ListeningSocket};
 
-/// What the supervisor is told.
+/// A message to the supervisor.
 pub enum Message {
     Command(Request, oneshot::Sender<CommandOutcome>),
     Event(Event),
     /// Somebody asks to take over.
     Visit(Box<Visit>, oneshot::Sender<CommandOutcome>),
-    /// How a reload went.
+    /// The result of a reload.
     Reloaded(Result<Vec<String>, String>),
 }
 
@@ -122,7 +122,7 @@ impl Process {
         }
     }
 
-    /// This one does again.
+    /// This process answers operators again.
     pub fn take_sockets_back(&self) {
         for socket in self.own_sockets() {
             if let Err(cause) = socket.reopen() {
@@ -132,7 +132,7 @@ impl Process {
         }
     }
 
-    /// Nobody finds them any more, even while something still holds them.
+    /// Removes the sockets from sight, even if something still holds them.
     pub fn close_sockets(&self) {
         self.own_sockets().for_each(|socket| socket.close());
     }

@@ -26,7 +26,7 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Call it before anything else: the descriptors have numbers that are free otherwise.
+    /// Must be called before anything else: other files could take the numbers of the descriptors.
     pub fn find(takes_over: bool) -> std::io::Result<Self> {
         Ok(Self {
             named: exec::inherited(),

@@ -22,7 +22,7 @@ pub struct Started {
     pub admin: Vec<Arc<ListeningSocket>>,
     /// Where another process can ask to take over.
     pub hand_over: Option<Arc<ListeningSocket>>,
-    /// Inherited sockets that the configuration no longer has.
+    /// Inherited sockets that are not in the configuration.
     unused: Vec<ListenAddress>,
 }
 
@@ -67,8 +67,8 @@ impl Started {
         self.admin.iter().chain(&self.hand_over)
     }
 
-    /// It will not serve: the files of the unix sockets that it has bound go, those that it has
-    /// inherited stay. The tasks that know the sockets may outlive everything else.
+    /// This process will not serve. Removes the files of unix sockets that it has bound, but not of
+    /// those it has inherited. The tasks that hold the sockets may outlive everything else.
     pub fn close(&self) {
         close_listeners(&self.app);
         self.own_sockets().for_each(|socket| socket.close());
@@ -138,8 +138,8 @@ async fn ask(config: &Config) -> Result<Option<(Vec<Named>, Predecessor)>, Start
     asked.map_err(|cause| StartError::TakeOver { address, cause })
 }
 
-/// Returns when the process before lets this one serve. Nothing may fail after this: the other one
-/// has begun to let go.
+/// Returns when the process before lets this one serve. Nothing may fail after this, because the
+/// other process has begun to let go.
 pub async fn take_over(
     started: &Started,
     predecessor: Predecessor,

@@ -91,7 +91,7 @@ pub fn own_pidfd() -> Option<OwnedFd> {
     pidfd_open(getpid(), PidfdFlags::empty()).ok()
 }
 
-/// Names a process even when its number has been given to another.
+/// Refers to one process, even when its number is reused.
 #[derive(Debug)]
 pub struct Pidfd(AsyncFd<OwnedFd>);
 

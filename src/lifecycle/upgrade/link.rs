@@ -122,7 +122,7 @@ impl Link {
         Ok(self.stream.peer_cred()?.uid())
     }
 
-    /// When what waits to go out has waited for too long; `None`: nothing waits.
+    /// When the waiting messages have waited for too long. `None`: none waits.
     pub fn due(&self) -> Option<Instant> {
         (!self.outgoing.is_empty()).then(|| self.moved + TAKEN_WITHIN)
     }

@@ -100,7 +100,7 @@ impl Predecessor {
         }
     }
 
-    /// The old process goes on, and tells the operator why.
+    /// Refuses to take over. The old process continues, and tells the operator the reason.
     pub fn refuse(&self, reason: &str) {
         let reason = reason.to_owned();
         let said = encode(Framing::First, &Message::Failed { reason }, [&[], &[]], 0);

@@ -29,10 +29,9 @@
 //!    │  Given                               │  (a pidfd of itself), then as above
 //! ```
 //!
-//! Each side says in its first message ([`Ready`], [`Go`]) which protocol it speaks, and both then
-//! speak the lower one. The first (0.1.0) has neither Accept nor Census, Command, Outcome and
-//! Stopping, and tells of drains in a message of its own. [`frame`] has the bytes, [`wire`] the
-//! shapes.
+//! The first message of each side ([`Ready`], [`Go`]) says which protocol it speaks. Then both
+//! speak the lower of the two. The first protocol (0.1.0) has no Accept, Census, Command, Outcome
+//! and Stopping, and a message of its own for drains. [`frame`] has the bytes, [`wire`] the types.
 //!
 //! A message or field that one side does not know is skipped by its length. A session that it does
 //! not understand is refused, and stays where it was.
