@@ -151,16 +151,16 @@ struct HandOver {
     has_ended: bool,
 }
 
-/// Who takes over.
+/// The process that takes over.
 pub enum To<'a> {
-    /// What lies at the program's path; it is started.
+    /// The program at this path, which must be started.
     Program(&'a Program),
-    /// It was started by somebody else, and has asked.
+    /// A process that something else has started, and that has asked.
     Guest(Box<Visit>),
 }
 
-/// Begins; the rest goes on in a task of its own. `admin`: the operator's sockets. Returns the new
-/// process's number.
+/// Begins the hand-over. A task continues with the rest. `admin`: the operator's sockets. Returns
+/// the new process's id.
 pub fn begin(
     app: Arc<App>,
     to: To<'_>,

@@ -20,7 +20,7 @@
 //!    │                                      │  is that of a process that has died
 //! ```
 //!
-//! A process that was not started by the old one has to be given the listening sockets first:
+//! A process that the old one has not started must get the listening sockets first:
 //!
 //! ```text
 //!   old                                   new
@@ -71,14 +71,13 @@ pub fn binder_of(name: &str) -> Binder {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Message {
-    /// Whoever was not started by the old process asks to take over. With a descriptor that names
-    /// its process.
+    /// A process that the old one has not started asks to take over. With its own pidfd.
     TakeOver(TakeOver),
-    /// With one descriptor: a listening socket. `name`: as [`name_of`] has it.
+    /// With one descriptor, a listening socket. `name`: the result of [`name_of`].
     Listener {
         name: String,
     },
-    /// All listening sockets were given. With a descriptor that names the old process.
+    /// All listening sockets were given. With the pidfd of the old process.
     Given,
     Ready(Ready),
     /// The new process gives up.
