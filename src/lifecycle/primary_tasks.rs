@@ -18,7 +18,7 @@ pub struct PrimaryTasks {
     admin: watch::Sender<Serving>,
     servers: Vec<admin_thread::Server>,
     watchdog: JoinHandle<()>,
-    /// `None`: no other process finds this one.
+    /// `None`: the file has no `server.hand_over`.
     visits: Option<JoinHandle<()>>,
 }
 
@@ -58,12 +58,12 @@ impl PrimaryTasks {
     async fn end_visits(&mut self) {
         if let Some(visits) = self.visits.take() {
             visits.abort();
-            // Its socket is closed then.
+            // The socket is closed when the task has ended.
             let _ = visits.await;
         }
     }
 
-    /// Answers that are on their way are waited for; not for longer than they need.
+    /// Waits for answers that are under way, but not longer than they need.
     pub async fn end(mut self) {
         self.watchdog.abort();
         self.end_visits().await;

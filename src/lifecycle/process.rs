@@ -22,13 +22,13 @@ use crate::admin::{Access, CommandOutcome, ControlError, Request};
 use crate::app::App;
 use crate::net::{Binder, ListeningSocket};
 
-/// What the supervisor is told.
+/// A message to the supervisor.
 pub enum Message {
     Command(Request, oneshot::Sender<CommandOutcome>),
     Event(Event),
-    /// Somebody asks to take over.
+    /// Another process asks to take over.
     Visit(Box<Visit>, oneshot::Sender<CommandOutcome>),
-    /// How a reload went.
+    /// The result of a reload.
     Reloaded(Result<Vec<String>, String>),
 }
 
@@ -40,7 +40,7 @@ pub struct Process {
     pub(super) started: Instant,
     admin: Vec<Arc<ListeningSocket>>,
     pub(super) access: Access,
-    /// Where another process can ask to take over.
+    /// The socket at which another process can ask to take over.
     hand_over: Option<Arc<ListeningSocket>>,
     inbox: UnboundedSender<Message>,
     /// The id of the process that has taken over. 0: none has.
@@ -100,19 +100,19 @@ impl Process {
         self.hand_over.as_ref()
     }
 
-    /// What only the process has open that serves, its listeners apart.
+    /// The sockets that only the serving process has open, without its listeners.
     fn own_sockets(&self) -> impl Iterator<Item = &Arc<ListeningSocket>> {
         self.admin.iter().chain(&self.hand_over)
     }
 
-    /// The same for another process.
+    /// Descriptors of these sockets, for another process.
     pub fn own_descriptors(&self) -> io::Result<Vec<(Binder, OwnedFd)>> {
         self.own_sockets()
             .map(|socket| Ok((socket.binder(), socket.descriptor()?)))
             .collect()
     }
 
-    /// Another process answers there. `unwanted`: on these addresses nobody does.
+    /// Another process answers at these sockets. At the `unwanted` addresses no process does.
     pub fn leave_sockets(&self, unwanted: impl Fn(&str) -> bool) {
         for socket in self.own_sockets() {
             match unwanted(&socket.address().to_string()) {
@@ -122,7 +122,7 @@ impl Process {
         }
     }
 
-    /// This one does again.
+    /// This process answers at these sockets again.
     pub fn take_sockets_back(&self) {
         for socket in self.own_sockets() {
             if let Err(cause) = socket.reopen() {
@@ -132,7 +132,7 @@ impl Process {
         }
     }
 
-    /// Nobody finds them any more, even while something still holds them.
+    /// Removes the sockets from sight, even if something still holds them.
     pub fn close_sockets(&self) {
         self.own_sockets().for_each(|socket| socket.close());
     }

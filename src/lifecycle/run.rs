@@ -21,12 +21,12 @@ use crate::phase::{Phase, Stopping};
 pub struct Origin {
     program: Program,
     named: Vec<take_over::Named>,
-    /// If there is another process at `server.hand_over`, this one takes over from it.
+    /// Whether to take over from a process at `server.hand_over`, if there is one.
     takes_over: bool,
 }
 
 impl Origin {
-    /// Call it before anything else: the descriptors have numbers that are free otherwise.
+    /// Must be called before anything else: other files could take the numbers of the descriptors.
     pub fn find(takes_over: bool) -> std::io::Result<Self> {
         Ok(Self {
             named: exec::inherited(),
@@ -52,7 +52,7 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
     let admin = config.admin.as_ref();
     let access = Access::new(admin.and_then(|admin| admin.token_file.clone()));
     let (inherited, predecessor) = take_over::sort(origin.named);
-    // One that has a predecessor already was started by an upgrade.
+    // A process that already has a predecessor was started by an upgrade.
     let (started, predecessor) = match predecessor {
         None if origin.takes_over => start::taking_over(&config, inherited).await?,
         predecessor => start::with(config, inherited, predecessor)?,

@@ -58,7 +58,7 @@ pub struct Shell {
     fallback: PidFile,
     tasks: Option<PrimaryTasks>,
     waiting: HashMap<Caller, Waiting>,
-    /// Processes that ask to take over, and are neither refused nor let in.
+    /// Processes that have asked to take over, and have no answer yet.
     visits: HashMap<Caller, Box<Visit>>,
     last_caller: Caller,
     reload: Option<(AbortHandle, Asker)>,

@@ -20,9 +20,9 @@ use crate::net::{Inherited, ListenAddress, ListeningSocket};
 pub struct Started {
     pub app: Arc<App>,
     pub admin: Vec<Arc<ListeningSocket>>,
-    /// Where another process can ask to take over.
+    /// The socket at which another process can ask to take over.
     pub hand_over: Option<Arc<ListeningSocket>>,
-    /// Inherited sockets that the configuration no longer has.
+    /// Inherited sockets that are not in the configuration.
     unused: Vec<ListenAddress>,
 }
 
@@ -67,8 +67,8 @@ impl Started {
         self.admin.iter().chain(&self.hand_over)
     }
 
-    /// It will not serve: the files of the unix sockets that it has bound go, those that it has
-    /// inherited stay. The tasks that know the sockets may outlive everything else.
+    /// This process will not serve. Removes the files of unix sockets that it has bound, but not of
+    /// those it has inherited. The tasks that hold the sockets may outlive everything else.
     pub fn close(&self) {
         close_listeners(&self.app);
         self.own_sockets().for_each(|socket| socket.close());
@@ -81,11 +81,11 @@ fn close_listeners(app: &App) {
     }
 }
 
-/// Who has died may have its listeners for a moment more, after nobody is at its socket.
+/// A process that dies may hold its listeners a moment longer than the socket of the hand-over.
 const GONE_WITHIN: Duration = Duration::from_secs(2);
 const LOOKS_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
-/// With what there is of a process that serves already. `inherited`: where there is none.
+/// Starts with the sockets of a process that already serves, or with `inherited` if there is none.
 pub async fn taking_over(
     config: &Config,
     inherited: Inherited,
@@ -107,7 +107,7 @@ pub async fn taking_over(
     }
 }
 
-/// A predecessor is told if it comes to nothing.
+/// Starts with these sockets. If that fails, the predecessor is told.
 pub fn with(
     config: Config,
     inherited: Inherited,
@@ -124,7 +124,7 @@ pub fn with(
     }
 }
 
-/// What another process has that serves already; `None`: there is none.
+/// The sockets of a process that already serves. `None`: there is no such process.
 async fn ask(config: &Config) -> Result<Option<(Vec<Named>, Predecessor)>, StartError> {
     let path = config.server.hand_over.clone();
     let path = path.ok_or(StartError::NowhereToAsk)?;
@@ -138,8 +138,8 @@ async fn ask(config: &Config) -> Result<Option<(Vec<Named>, Predecessor)>, Start
     asked.map_err(|cause| StartError::TakeOver { address, cause })
 }
 
-/// Returns when the process before lets this one serve. Nothing may fail after this: the other one
-/// has begun to let go.
+/// Returns when the process before lets this one serve. Nothing may fail after this, because the
+/// other process has begun to let go.
 pub async fn take_over(
     started: &Started,
     predecessor: Predecessor,

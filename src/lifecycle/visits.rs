@@ -1,4 +1,4 @@
-//! Who asks, at the socket `server.hand_over`, to take over from this process.
+//! Processes that ask, at the socket `server.hand_over`, to take over from this one.
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::upgrade::rendezvous;
 use crate::net::{Accepted, ListeningSocket};
 use tokio::net::UnixStream;
 
-/// Serves the socket for as long as this process is the one that serves.
+/// Serves the socket as long as this process is the one that serves.
 pub async fn serve(socket: Arc<ListeningSocket>, process: Arc<Process>) {
     if let Err(error) = accept_all(&socket, &process).await {
         warn!(
@@ -36,12 +36,12 @@ async fn accept_all(socket: &ListeningSocket, process: &Arc<Process>) -> io::Res
     }
 }
 
-/// Whether it may is for the supervisor to say, as of an upgrade that an operator asks for.
+/// The supervisor decides whether the process may take over, as for an operator's upgrade.
 async fn receive(stream: UnixStream, process: &Process) -> io::Result<()> {
     let visit = rendezvous::greet(stream).await?;
     let (tell, outcome) = oneshot::channel();
     process.send(Message::Visit(Box::new(visit), tell));
-    // What comes of it, the shell says to whoever visits.
+    // The shell tells the visitor the result.
     let _ = outcome.await;
     Ok(())
 }

@@ -55,7 +55,7 @@ pub fn server(raw: raw::Server, at: Cursor<'_>, errors: &mut Errors) -> Option<S
     })
 }
 
-/// The socket of the hand-over is nobody else's.
+/// Checks that the socket of the hand-over is used for nothing else.
 pub fn alone<'a>(
     server: &Server,
     mut others: impl Iterator<Item = &'a ListenAddress>,

@@ -54,7 +54,7 @@ impl Shell {
             });
         }
         if let Some(waiting) = self.waiting.remove(&caller) {
-            // Whoever has hung up hears nothing of it.
+            // A caller that has hung up gets no answer.
             let _ = waiting.tell.send(outcome);
         }
     }

@@ -86,12 +86,12 @@ pub fn inherited() -> Vec<Named> {
 pub const HOLD: &str = "--hold";
 const HELD: &str = "PRUSIK_HOLDS";
 
-/// A descriptor by which another process can watch this one; `None`: the kernel has none.
+/// A descriptor with which another process can watch this one. `None`: the kernel has none.
 pub fn own_pidfd() -> Option<OwnedFd> {
     pidfd_open(getpid(), PidfdFlags::empty()).ok()
 }
 
-/// Names a process even when its number has been given to another.
+/// Refers to one process, even when its number is reused.
 #[derive(Debug)]
 pub struct Pidfd(AsyncFd<OwnedFd>);
 

@@ -151,16 +151,16 @@ struct HandOver {
     has_ended: bool,
 }
 
-/// Who takes over.
+/// The process that takes over.
 pub enum To<'a> {
-    /// What lies at the program's path; it is started.
+    /// The program at this path, which must be started.
     Program(&'a Program),
-    /// It was started by somebody else, and has asked.
+    /// A process that something else has started, and that has asked.
     Guest(Box<Visit>),
 }
 
-/// Begins; the rest goes on in a task of its own. `admin`: the operator's sockets. Returns the new
-/// process's number.
+/// Begins the hand-over. A task continues with the rest. `admin`: the operator's sockets. Returns
+/// the new process's id.
 pub fn begin(
     app: Arc<App>,
     to: To<'_>,
@@ -258,7 +258,8 @@ impl HandOver {
                 Some(leaving) = leaving.recv() => self.leaving(leaving),
                 Some(order) = orders.recv() => self.order(order),
                 () = self.successor.ended(), if !self.has_ended => {
-                    // What it has said is still heard, whoever else has its end of the link.
+                    // What it has sent is still read, even if another process has its end of the
+                    // link.
                     self.has_ended = true;
                     self.link.shut();
                 }
@@ -283,7 +284,7 @@ impl HandOver {
         }
         let verdict = match self.verdict.unwrap_or(Verdict::Failed) {
             Verdict::Finished if self.machine.successor_stops() => Verdict::Stopped,
-            // Nobody would serve.
+            // Otherwise no process would serve.
             Verdict::Finished if !self.has_all && has_died(&self.successor).await => Verdict::Died,
             verdict => verdict,
         };
@@ -453,7 +454,8 @@ impl HandOver {
     }
 }
 
-/// The new process has closed the link without a word: it has died, or it is of the first protocol.
+/// Whether a new process has died that closed the link without a message. If it has not, it speaks
+/// the first protocol.
 async fn has_died(successor: &Successor) -> bool {
     timeout(DIES_WITHIN, successor.ended()).await.is_ok()
 }

@@ -112,17 +112,17 @@ impl Link {
         Ok(())
     }
 
-    /// For another link, once nothing is being said.
+    /// Gives the socket back for another link, when nothing is being sent.
     pub fn into_stream(self) -> io::Result<unix::UnixStream> {
         self.stream.into_std()
     }
 
-    /// Who is at the other end, as the kernel says.
+    /// The process at the other end, according to the kernel.
     pub fn peer_uid(&self) -> io::Result<u32> {
         Ok(self.stream.peer_cred()?.uid())
     }
 
-    /// When what waits to go out has waited for too long; `None`: nothing waits.
+    /// When the waiting messages have waited for too long. `None`: none waits.
     pub fn due(&self) -> Option<Instant> {
         (!self.outgoing.is_empty()).then(|| self.moved + TAKEN_WITHIN)
     }

@@ -8,8 +8,8 @@
 //!     warm_state: of servers, drains · census: what counts where · snapshot: sessions at rest
 //! ```
 //!
-//! The two meet in one of two ways: [`exec`] starts the new process, or it was started by somebody
-//! else and asks at a socket ([`rendezvous`]).
+//! The two processes meet in one of two ways: [`exec`] starts the new process, or something else
+//! has started it and it asks at a socket ([`rendezvous`]).
 //!
 //! [`old`] and [`new`] are values without sockets, and [`model`] looks at every order in which
 //! things can happen to both.

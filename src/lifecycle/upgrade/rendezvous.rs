@@ -1,9 +1,9 @@
-//! How a process that was not started by the old one finds it, at the socket `server.hand_over`,
-//! and is given what an exec would have given it: the listening sockets and a link.
+//! How a process that the old one has not started finds it, at the socket `server.hand_over`, and
+//! gets what an exec would have given it: the listening sockets and a link.
 //!
-//! Each makes sure that the other one is of the same user: whoever may connect could take every
-//! session. What names a process in one container may name none in another, so each sends a pidfd
-//! of itself.
+//! Each side checks that the other one is of the same user, because whoever may connect could take
+//! every session. A process id of one container may be unknown in another, so each side sends a
+//! pidfd of itself.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,18 +22,18 @@ use super::protocol::{Message, wire};
 use super::successor::Guest;
 use super::take_over::{Named, Predecessor};
 
-/// How long the other side may leave unsaid what is its turn to say.
+/// How long the other side may take for its next message.
 const SAID_WITHIN: Duration = Duration::from_secs(5);
 
-/// Somebody who asks to take over, and the way to them.
+/// A process that asks to take over, and the link to it.
 pub struct Visit {
     pub(super) guest: Guest,
     pub(super) link: Link,
-    /// Of the new process, in words.
+    /// The new process, in words.
     pub by: String,
 }
 
-/// One descriptor on its way.
+/// A descriptor to send.
 struct One(OwnedFd);
 
 impl Descriptors for One {
@@ -42,15 +42,15 @@ impl Descriptors for One {
     }
 }
 
-/// All that the process at the socket has.
+/// Everything that the process at the socket has given.
 type Given = (Vec<Named>, Predecessor);
 
-/// One that hangs up without a word has died, or ends: then this one may be alone. So many times it
-/// is asked again.
+/// How often to ask again. A process that closes the link without a message has died or is ending,
+/// and then this one may be alone.
 const TRIES: usize = 3;
 
-/// Asks the process at the socket for all that it has. `None`: nobody is there. An error: somebody
-/// is, and this process is not to take over. Must run inside the runtime.
+/// Asks the process at the socket for all that it has. `None`: no process is there. An error: a
+/// process is there, and this one must not take over. Must be called inside the runtime.
 pub async fn ask(path: &Path) -> io::Result<Option<Given>> {
     let mut tries = TRIES;
     loop {
@@ -94,7 +94,7 @@ async fn ask_once(path: &Path) -> io::Result<Option<Given>> {
     }
 }
 
-/// Hears who it is that has connected. Must run inside the runtime.
+/// Finds out which process has connected. Must be called inside the runtime.
 pub async fn greet(stream: UnixStream) -> io::Result<Visit> {
     let mut link = Link::new(stream.into_std()?)?;
     same_user(&link)?;
@@ -118,7 +118,7 @@ pub(super) fn give(link: &mut Link, sockets: Vec<(&str, OwnedFd)>) -> io::Result
 }
 
 impl Visit {
-    /// Whoever has asked goes on without us.
+    /// Refuses. The process that has asked continues without us.
     pub async fn refuse(mut self, reason: String) -> io::Result<()> {
         say(&mut self.link, &Message::Failed { reason }, None)?;
         self.link.flush().await

@@ -1,5 +1,5 @@
-//! The process that takes over, as the old one sees it: its own child, or a guest that was started
-//! by somebody else, maybe in another container.
+//! The process that takes over, as the old one sees it: its own child, or a guest, which something
+//! else has started, for example in another container.
 
 use std::os::fd::OwnedFd;
 use std::process::ExitStatus;
@@ -17,14 +17,14 @@ pub enum Successor {
 /// A process that has asked to take over.
 #[derive(Debug)]
 pub struct Guest {
-    /// As it sees itself: the number may mean another process here, or none.
+    /// Its own process id. In our container this number may mean another process, or none.
     pid: u32,
-    /// `None`: its life cannot be watched; its end shows in the link alone.
+    /// `None`: the process cannot be watched. Its end shows only by the link.
     pidfd: Option<Pidfd>,
 }
 
 impl Guest {
-    /// `pidfd`: what it has sent as that. Must run inside the runtime.
+    /// `pidfd`: the descriptor that it has sent for this. Must be called inside the runtime.
     pub fn new(pid: u32, pidfd: Option<OwnedFd>) -> Self {
         let pidfd = pidfd.and_then(|pidfd| {
             Pidfd::watch(pidfd)
@@ -53,14 +53,14 @@ impl Successor {
         }
     }
 
-    /// The new process is on its own.
+    /// Lets the new process live without this one.
     pub fn let_go(&mut self) {
         if let Self::Child(child) = self {
             tokio::task::block_in_place(|| child.let_go());
         }
     }
 
-    /// Returns when the new process is no more, as far as that can be seen.
+    /// Returns when the new process has ended, as far as that can be seen.
     pub async fn ended(&self) {
         match self {
             Self::Child(child) => child.ended().await,
@@ -71,7 +71,7 @@ impl Successor {
         }
     }
 
-    /// How it ended, where that is for this process to know.
+    /// How the new process ended, if this process can know.
     pub fn exit_status(&mut self) -> Option<ExitStatus> {
         match self {
             Self::Child(child) => tokio::task::block_in_place(|| child.exit_status()),
@@ -79,15 +79,15 @@ impl Successor {
         }
     }
 
-    /// It does not serve, and is not to any more. A guest sees that by the link; who has started it
-    /// decides what becomes of it.
+    /// The new process does not serve, and must not serve any more. A guest sees that by the link,
+    /// and whoever has started it decides what happens to it.
     pub fn dismiss(&self) {
         if let Self::Child(child) = self {
             child.signal(Signal::TERM);
         }
     }
 
-    /// It hangs, and could serve beside this one when it goes on.
+    /// Kills a process that hangs, because it could later serve at the same time as this one.
     pub fn kill(&self) {
         match self {
             Self::Child(child) => child.signal(Signal::KILL),
@@ -95,8 +95,8 @@ impl Successor {
         }
     }
 
-    /// What this process was told, which the one that serves is to do. A guest is told by its own
-    /// service manager.
+    /// Passes a signal on to the process that serves. A guest gets signals from its own service
+    /// manager.
     pub fn pass_on(&self, signal: Signal) {
         match self {
             Self::Child(child) => child.signal(signal),

@@ -92,7 +92,7 @@ impl Predecessor {
         Self { stream, pidfd }
     }
 
-    /// One that has not started this process; `pidfd`: what it has sent as that.
+    /// A process that has not started this one. `pidfd`: the descriptor that it has sent for this.
     pub(super) fn met(stream: UnixStream, pidfd: Option<OwnedFd>) -> Self {
         Self {
             stream,
@@ -100,7 +100,7 @@ impl Predecessor {
         }
     }
 
-    /// The old process goes on, and tells the operator why.
+    /// Refuses to take over. The old process continues, and tells the operator the reason.
     pub fn refuse(&self, reason: &str) {
         let reason = reason.to_owned();
         let said = encode(Framing::First, &Message::Failed { reason }, [&[], &[]], 0);
@@ -231,7 +231,7 @@ impl TakeOver {
             Action::Accept => {
                 // Before the old process learns that this one serves, and closes its own sockets.
                 self.app.listen();
-                // Before the old process can end: systemd would take the unit for stopped.
+                // Before the old process can end, or systemd would regard the unit as stopped.
                 systemd::ready();
                 self.answer(Ok(()));
             }

@@ -82,8 +82,8 @@ impl HandOver {
         self.version = ready.version;
         self.app.set_unwanted(ready.unused);
         if self.protocol > wire::FIRST {
-            // Before systemd hears of it. The first protocol cannot say that it stops, and is told
-            // by its exit status, which the holder has.
+            // Before systemd is told. The first protocol has no message for a stop: there the exit
+            // status tells it, which the holder has.
             self.successor.let_go();
         }
         self.on(Event::Ready);

@@ -20,7 +20,7 @@
 //!    │                                      │  is that of a process that has died
 //! ```
 //!
-//! A process that was not started by the old one has to be given the listening sockets first:
+//! A process that the old one has not started must get the listening sockets first:
 //!
 //! ```text
 //!   old                                   new
@@ -29,10 +29,9 @@
 //!    │  Given                               │  (a pidfd of itself), then as above
 //! ```
 //!
-//! Each side says in its first message ([`Ready`], [`Go`]) which protocol it speaks, and both then
-//! speak the lower one. The first (0.1.0) has neither Accept nor Census, Command, Outcome and
-//! Stopping, and tells of drains in a message of its own. [`frame`] has the bytes, [`wire`] the
-//! shapes.
+//! The first message of each side ([`Ready`], [`Go`]) says which protocol it speaks. Then both
+//! speak the lower of the two. The first protocol (0.1.0) has no Accept, Census, Command, Outcome
+//! and Stopping, and a message of its own for drains. [`frame`] has the bytes, [`wire`] the types.
 //!
 //! A message or field that one side does not know is skipped by its length. A session that it does
 //! not understand is refused, and stays where it was.
@@ -72,14 +71,13 @@ pub fn binder_of(name: &str) -> Binder {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Message {
-    /// Whoever was not started by the old process asks to take over. With a descriptor that names
-    /// its process.
+    /// A process that the old one has not started asks to take over. With its own pidfd.
     TakeOver(TakeOver),
-    /// With one descriptor: a listening socket. `name`: as [`name_of`] has it.
+    /// With one descriptor, a listening socket. `name`: the result of [`name_of`].
     Listener {
         name: String,
     },
-    /// All listening sockets were given. With a descriptor that names the old process.
+    /// All listening sockets were given. With the pidfd of the old process.
     Given,
     Ready(Ready),
     /// The new process gives up.

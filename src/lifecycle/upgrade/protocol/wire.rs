@@ -19,10 +19,10 @@ fn first() -> u32 {
     FIRST
 }
 
-/// Who asks to take over.
+/// The process that asks to take over.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TakeOver {
-    /// As it sees itself: in a container, mostly 1.
+    /// Its own process id: in a container mostly 1.
     pub pid: u32,
     pub version: String,
 }
