@@ -77,6 +77,7 @@ test-long: build long-tools
 	$(PYTHON) tests/long/move_latency.py target/release/prusik 9000 5
 	$(PYTHON) tests/long/upgrade_kills.py target/release/prusik 600 50
 	$(PYTHON) tests/long/take_overs.py target/release/prusik 1000 20
+	$(PYTHON) tests/long/podman.py target/release/prusik
 	@$(if $(shell git rev-parse --quiet --verify $(RELEASED)^{commit}),\
 		$(MAKE) target/released/release/prusik && \
 		$(PYTHON) tests/long/versions.py target/release/prusik target/released/release/prusik 500 3, \
@@ -141,7 +142,7 @@ long-tools:
 	@command -v chromedriver >/dev/null && command -v npm >/dev/null && command -v tomcat10-instance-create >/dev/null || { \
 		SUDO=$$(test "$$(id -u)" = 0 || echo sudo); \
 		$$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq chromium chromium-driver \
-			haproxy nginx-light iproute2 tomcat10-user tomcat10-examples default-jre-headless python3-venv \
+			haproxy nginx-light iproute2 podman runc tomcat10-user tomcat10-examples default-jre-headless python3-venv \
 			$$(command -v npm >/dev/null || echo npm); }
 	@test -x $(PYTHON) || python3 -m venv target/venv
 	@$(PYTHON) -m pip install -q websockets kosoku
