@@ -36,10 +36,12 @@ const PADDED_HEADER: usize = HEADER + 1;
 
 const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 /// Flags.
+const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const PADDED: u8 = 8;
 
@@ -57,6 +59,7 @@ pub struct ControlFrames {
     got: u64,
     /// Requests that may still end with an empty DATA frame.
     requests: u64,
+    has_acknowledged: bool,
 }
 
 /// The client has sent too many of these frames.
@@ -73,7 +76,13 @@ impl ControlFrames {
             windows: Allowance::new(EACH_WINDOW, now),
             got: 0,
             requests: 0,
+            has_acknowledged: false,
         }
+    }
+
+    /// Whether the client has acknowledged our settings.
+    pub fn has_acknowledged(&self) -> bool {
+        self.has_acknowledged
     }
 
     /// This many bytes were sent to the client.
@@ -98,6 +107,7 @@ impl ControlFrames {
                 continue;
             }
             self.skip = self.length() - (self.seen - HEADER);
+            self.has_acknowledged |= self.header[3] == SETTINGS && self.header[4] & ACK != 0;
             match self.header[3] {
                 HEADERS if self.has_content() => self.requests += 1,
                 DATA | CONTINUATION if self.has_content() => {}

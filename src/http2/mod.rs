@@ -17,6 +17,8 @@ pub mod fragments;
 pub mod hpack;
 pub mod request;
 pub mod response;
+mod settled;
 mod stream;
 
+pub use settled::Settled;
 pub use stream::{Facts, Http2Stream, read_rest};

@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use super::fragments::Found;
 use super::request::Body;
 use super::response::{Part, Reader};
+use super::settled::Settled;
 use crate::limits::{SharedPermit, StreamPermit};
 use crate::tls::Security;
 
@@ -41,6 +42,7 @@ pub struct Facts {
     pub read_on: AtomicUsize,
     /// Streams whose `:path` holds a `#`, which h2 cuts.
     pub fragments: Found,
+    pub settled: Arc<Settled>,
     /// Where the streams are counted. `None`: nowhere.
     pub permits: Option<Arc<SharedPermit>>,
 }
@@ -150,6 +152,18 @@ impl Http2Stream {
         reset.map(|_| io::ErrorKind::ConnectionReset.into())
     }
 
+    /// Lets the client send as much again as was taken.
+    fn release(&mut self, cx: &Context<'_>) {
+        if self.owed == 0 || !self.facts.settled.look(cx) {
+            return;
+        }
+        let owed = std::mem::take(&mut self.owed);
+        if let Some(receive) = &mut self.receive {
+            // If the stream is gone there is nobody who would send.
+            let _ = receive.flow_control().release_capacity(owed);
+        }
+    }
+
     /// Puts the next bytes of the stream into `ready`, or finds the end of the stream.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(receive) = &mut self.receive else {
@@ -166,10 +180,7 @@ impl Http2Stream {
                         self.ready.add(&data);
                         self.ready.add(b"\r\n");
                     }
-                    Body::Chunked | Body::None => {
-                        let owed = std::mem::take(&mut self.owed);
-                        let _ = receive.flow_control().release_capacity(owed);
-                    }
+                    Body::Chunked | Body::None => self.release(cx),
                     Body::Length(left) => {
                         *left = left.saturating_sub(length as u64);
                         self.ready.add(&data);
@@ -229,14 +240,11 @@ impl AsyncRead for Http2Stream {
             if !stream.ready.is_empty() {
                 stream.ready.read(buf);
                 if stream.ready.is_empty() {
-                    let owed = std::mem::take(&mut stream.owed);
-                    if let Some(receive) = &mut stream.receive {
-                        // If the stream is gone there is nobody who would send.
-                        let _ = receive.flow_control().release_capacity(owed);
-                    }
+                    stream.release(cx);
                 }
                 return Poll::Ready(Ok(()));
             }
+            stream.release(cx);
             // An answered request is over. A session's two directions end separately.
             if matches!(stream.send, Sending::Over) && !stream.reader.has_switched() {
                 return Poll::Ready(Ok(()));

@@ -27,7 +27,7 @@ use crate::http1::Rejection;
 use crate::http2::control::ControlFrames;
 use crate::http2::fragments::{Found, Fragments};
 use crate::http2::request::{NotInHttp1, Target, head_of};
-use crate::http2::{Facts, Http2Stream, read_rest};
+use crate::http2::{Facts, Http2Stream, Settled, read_rest};
 use crate::limits::{Full, RETRY_AFTER, SharedPermit, StreamPermit};
 use crate::session::Admission;
 use crate::transport::Transport;
@@ -91,6 +91,7 @@ impl Edge {
             abandoned: AtomicUsize::new(0),
             read_on: AtomicUsize::new(0),
             fragments: Found::default(),
+            settled: Arc::new(Settled::default()),
             permits: admission.permit.take().map(SharedPermit::new),
         });
         let streams = state.limits().streams;
@@ -108,6 +109,7 @@ impl Edge {
             transport: Some(transport),
             edge: self.clone(),
             control: ControlFrames::new(Instant::now()),
+            settled: facts.settled.clone(),
             fragments: Fragments::new(block_max(HEAD_ROOM * size), facts.fragments.clone()),
             flood: flood.clone(),
             is_flooded: false,
@@ -355,6 +357,7 @@ struct Bearer {
     transport: Option<Transport>,
     edge: Arc<Edge>,
     control: ControlFrames,
+    settled: Arc<Settled>,
     fragments: Fragments,
     /// Notified when there were too many frames: then nothing more is read.
     flood: Arc<Notify>,
@@ -386,6 +389,10 @@ impl AsyncRead for Bearer {
         let bearer = self.get_mut();
         if bearer.is_flooded {
             return Poll::Pending;
+        }
+        if bearer.control.has_acknowledged() {
+            // h2 reads on when it has done all that it has read before, so this too.
+            bearer.settled.settle();
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut *bearer).transport()?.poll_read(cx, buf))?;

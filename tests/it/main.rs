@@ -27,6 +27,7 @@ mod health;
 mod http;
 mod http2;
 mod http2_edges;
+mod http2_settings;
 mod interop;
 mod keepalive;
 mod limits;

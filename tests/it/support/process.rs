@@ -268,6 +268,13 @@ impl Prusik {
         serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error} in {said}"))
     }
 
+    /// The same; `None`: whoever is asked does not answer any more, because another one does.
+    pub fn try_status(&self) -> Option<Value> {
+        let said = tokio::task::block_in_place(|| self.operate(&["status", "--json"]));
+        let said = said.status.success().then_some(said.stdout)?;
+        Some(serde_json::from_slice(&said).expect("it is JSON"))
+    }
+
     /// `prusik upgrade`, which must succeed. Returns when only the new process is left.
     pub async fn upgrade(&mut self) -> String {
         let before = self.pid();
