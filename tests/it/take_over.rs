@@ -54,6 +54,7 @@ async fn a_process_in_another_container_takes_everything_over() {
         talk(&mut sessions, &format!("round {round}")).await;
         assert_eq!(client.get("/").await.status(), 200);
         assert_eq!(status_of(address, "/").await, 200);
+        next.wait_stderr("50 sessions moved, 0 told to go").await;
         before.ended().await;
         assert!(before.stderr().contains("replaced by another process"));
         let status = next.status().await;

@@ -359,6 +359,7 @@ impl TakeOver {
             }
             Message::Drain(drain) => self.go_on_with(drain),
             Message::Moved { sessions, told } => {
+                info!("upgrade: {sessions} sessions moved, {told} told to go");
                 self.app.count_moved(sessions, told);
                 self.drain_unplaced();
             }
