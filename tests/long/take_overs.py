@@ -61,7 +61,7 @@ class Containers:
         found = []
         for pid in processes(str(self.folder)):
             try:
-                if pathlib.Path(f"/proc/{pid}/comm").read_text() == "prusik\n":
+                if pathlib.Path(f"/proc/{pid}/comm").read_text() != "unshare\n":
                     found.append(pid)
             except OSError:
                 continue
