@@ -3,7 +3,7 @@
 CARGO ?= cargo
 
 # End-to-end tests mostly wait for a proxy, so more of them run at once than there are cores.
-TEST_THREADS ?= 8
+TEST_THREADS ?= 12
 
 # For test-long: the script that starts four Tomcats, and how long the soak takes.
 TOMCATS ?= ../shared/tomcats.py

@@ -6,8 +6,9 @@
 //! would never hear of what was released before that, and would wait forever. So streams release
 //! nothing before.
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 
@@ -33,13 +34,24 @@ impl Settled {
         self.is_settled()
     }
 
-    pub fn is_settled(&self) -> bool {
+    /// Returns when it is.
+    pub async fn wait(&self) {
+        let look = |cx: &mut Context<'_>| match self.look(cx) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        };
+        poll_fn(look).await;
+    }
+
+    fn is_settled(&self) -> bool {
         self.is_settled.load(SeqCst)
     }
 
     /// The windows are as our settings have them.
     pub fn settle(&self) {
-        if !self.is_settled.swap(true, SeqCst) {
+        // Asked before each read of the connection.
+        if !self.is_settled() {
+            self.is_settled.store(true, SeqCst);
             let waiting = std::mem::take(&mut *self.waiting.lock());
             waiting.into_iter().for_each(Waker::wake);
         }

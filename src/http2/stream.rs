@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::Method;
@@ -78,6 +78,11 @@ impl Pieces {
             .extend(bytes.chunks(PIECE).map(Bytes::copy_from_slice));
     }
 
+    /// What h2 has no part of.
+    fn add_own(&mut self, bytes: Bytes) {
+        self.pieces.push_back(bytes);
+    }
+
     fn is_empty(&self) -> bool {
         self.pieces.is_empty()
     }
@@ -86,7 +91,8 @@ impl Pieces {
     fn read(&mut self, buf: &mut ReadBuf<'_>) {
         while let Some(first) = self.pieces.front_mut() {
             let count = first.len().min(buf.remaining());
-            buf.put_slice(&first.split_to(count));
+            buf.put_slice(&first[..count]);
+            first.advance(count);
             if !first.is_empty() {
                 break;
             }
@@ -176,9 +182,9 @@ impl Http2Stream {
                 match &mut self.body {
                     // An empty chunk would be the last one.
                     Body::Chunked if length > 0 => {
-                        self.ready.add(format!("{length:x}\r\n").as_bytes());
+                        self.ready.add_own(format!("{length:x}\r\n").into());
                         self.ready.add(&data);
-                        self.ready.add(b"\r\n");
+                        self.ready.add_own(Bytes::from_static(b"\r\n"));
                     }
                     Body::Chunked | Body::None => self.release(cx),
                     Body::Length(left) => {
@@ -192,7 +198,7 @@ impl Http2Stream {
             None => {
                 self.ended = true;
                 match self.body {
-                    Body::Chunked => self.ready.add(b"0\r\n\r\n"),
+                    Body::Chunked => self.ready.add_own(Bytes::from_static(b"0\r\n\r\n")),
                     Body::Length(1..) => {
                         return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
                     }
@@ -329,10 +335,9 @@ impl Drop for Http2Stream {
         }
         if matches!(self.send, Sending::Over)
             && !self.ended
-            && let Some(mut receive) = self.receive.take()
+            && let Some(receive) = self.receive.take()
         {
-            let _ = receive.flow_control().release_capacity(self.owed);
-            read_rest(receive, &self.facts);
+            read_rest(receive, self.owed, &self.facts);
         }
     }
 }
@@ -351,18 +356,21 @@ const READ_ON_MAX: usize = 16;
 
 /// Reads the rest of a request that was answered. If the stream were dropped at once, it would be
 /// reset, and some clients then drop the answer (curl until 8.0), although RFC 9113 section 8.1
-/// forbids that. `facts` counts this stream for its connection.
-pub fn read_rest(receive: RecvStream, facts: &Arc<Facts>) {
+/// forbids that. `owed`: how many bytes were read and not released. `facts` counts this stream for
+/// its connection.
+pub fn read_rest(receive: RecvStream, owed: usize, facts: &Arc<Facts>) {
     if receive.is_end_stream() || facts.read_on.load(Relaxed) >= READ_ON_MAX {
         return;
     }
     if let Ok(runtime) = Handle::try_current() {
-        runtime.spawn(read_on(receive, facts.clone()));
+        runtime.spawn(read_on(receive, owed, facts.clone()));
     }
 }
 
-async fn read_on(mut receive: RecvStream, facts: Arc<Facts>) {
+async fn read_on(mut receive: RecvStream, owed: usize, facts: Arc<Facts>) {
     let rest = async {
+        facts.settled.wait().await;
+        let _ = receive.flow_control().release_capacity(owed);
         while let Some(Ok(data)) = receive.data().await {
             // If the stream is gone nobody sends more.
             let _ = receive.flow_control().release_capacity(data.len());

@@ -27,7 +27,7 @@ pub enum Message {
     Command(Request, oneshot::Sender<CommandOutcome>),
     Event(Event),
     /// Another process asks to take over.
-    Visit(Box<Visit>, oneshot::Sender<CommandOutcome>),
+    Visit(Box<Visit>),
     /// The result of a reload.
     Reloaded(Result<Vec<String>, String>),
 }

@@ -55,7 +55,7 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
     // A process that already has a predecessor was started by an upgrade.
     let (started, predecessor) = match predecessor {
         None if origin.takes_over => start::taking_over(&config, inherited).await?,
-        predecessor => start::with(config, inherited, predecessor)?,
+        predecessor => start::bind_all(config, inherited, predecessor)?,
     };
     let Started {
         app,

@@ -152,7 +152,9 @@ impl Shell {
                     self.on(Event::Reloaded).await;
                 }
             }
-            Message::Visit(visit, tell) => {
+            Message::Visit(visit) => {
+                // The visitor hears the outcome by its link.
+                let (tell, _) = oneshot::channel();
                 let command = Command::Upgrade;
                 let by = visit.by.clone();
                 let caller = self.wait(Request { command, by }, tell);

@@ -90,16 +90,18 @@ pub async fn taking_over(
     config: &Config,
     inherited: Inherited,
 ) -> Result<(Started, Option<Predecessor>), StartError> {
-    let mut inherited = Some(inherited);
+    // What is inherited can be taken once.
+    let is_bare = inherited.unused().next().is_none();
+    let mut inherited = inherited;
     let patience = Instant::now() + GONE_WITHIN;
     loop {
         let (given, predecessor) = match ask(config).await? {
             Some((given, old)) => (take_over::sort(given).0, Some(old)),
-            None => (inherited.take().unwrap_or_default(), None),
+            None => (std::mem::take(&mut inherited), None),
         };
-        let was_given = predecessor.is_some();
-        match with(config.clone(), given, predecessor) {
-            Err(StartError::Bind(_)) if !was_given && Instant::now() < patience => {
+        let may_repeat = is_bare && predecessor.is_none() && Instant::now() < patience;
+        match bind_all(config.clone(), given, predecessor) {
+            Err(error) if may_repeat && is_in_use(&error) => {
                 sleep(LOOKS_AGAIN_AFTER).await;
             }
             started => return started,
@@ -107,21 +109,23 @@ pub async fn taking_over(
     }
 }
 
+/// An address of any kind may still be that of a process that is about to be gone.
+fn is_in_use(error: &StartError) -> bool {
+    use StartError::{Admin, Bind, HandOver};
+    matches!(error, Bind(_) | Admin { .. } | HandOver { .. })
+}
+
 /// Starts with these sockets. If that fails, the predecessor is told.
-pub fn with(
+pub fn bind_all(
     config: Config,
     inherited: Inherited,
     predecessor: Option<Predecessor>,
 ) -> Result<(Started, Option<Predecessor>), StartError> {
-    match (Started::new(config, inherited), predecessor) {
-        (Ok(started), predecessor) => Ok((started, predecessor)),
-        (Err(error), predecessor) => {
-            if let Some(predecessor) = predecessor {
-                predecessor.refuse(&error.to_string());
-            }
-            Err(error)
-        }
+    let started = Started::new(config, inherited);
+    if let (Err(error), Some(predecessor)) = (&started, &predecessor) {
+        predecessor.refuse(&error.to_string());
     }
+    Ok((started?, predecessor))
 }
 
 /// The sockets of a process that already serves. `None`: there is no such process.

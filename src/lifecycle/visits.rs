@@ -2,14 +2,19 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use log::warn;
-use tokio::sync::oneshot;
+use tokio::net::UnixStream;
+use tokio::time::sleep;
 
 use super::process::{Message, Process};
 use super::upgrade::rendezvous;
 use crate::net::{Accepted, ListeningSocket};
-use tokio::net::UnixStream;
+use crate::observe::repeated::{self, Kind};
+
+/// How long to wait after an accept that failed, for instance because descriptors ran out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves the socket as long as this process is the one that serves.
 pub async fn serve(socket: Arc<ListeningSocket>, process: Arc<Process>) {
@@ -21,27 +26,30 @@ pub async fn serve(socket: Arc<ListeningSocket>, process: Arc<Process>) {
     }
 }
 
+/// Returns only when the socket cannot be served at all.
 async fn accept_all(socket: &ListeningSocket, process: &Arc<Process>) -> io::Result<()> {
     socket.listen()?;
     let acceptor = socket.acceptor()?;
     loop {
-        if let Accepted::Unix(stream) = acceptor.accept().await? {
-            let process = process.clone();
-            tokio::spawn(async move {
-                if let Err(error) = receive(stream, &process).await {
-                    warn!("hand_over: a take-over was not let in: {error}");
-                }
-            });
+        match acceptor.accept().await {
+            Ok(Accepted::Unix(stream)) => {
+                tokio::spawn(receive(stream, process.clone()));
+            }
+            // The configuration allows unix sockets only.
+            Ok(Accepted::Tcp(..)) => {}
+            Err(error) => {
+                let what = "hand_over: cannot accept";
+                repeated::warn(Kind::of(what), format!("{what}: {error}"));
+                sleep(ACCEPT_PAUSE).await;
+            }
         }
     }
 }
 
 /// The supervisor decides whether the process may take over, as for an operator's upgrade.
-async fn receive(stream: UnixStream, process: &Process) -> io::Result<()> {
-    let visit = rendezvous::greet(stream).await?;
-    let (tell, outcome) = oneshot::channel();
-    process.send(Message::Visit(Box::new(visit), tell));
-    // The shell tells the visitor the result.
-    let _ = outcome.await;
-    Ok(())
+async fn receive(stream: UnixStream, process: Arc<Process>) {
+    match rendezvous::greet(stream).await {
+        Ok(visit) => process.send(Message::Visit(Box::new(visit))),
+        Err(error) => warn!("hand_over: a take-over was not let in: {error}"),
+    }
 }

@@ -337,7 +337,7 @@ fn refuse(
         };
         let _ = send.send_data(words, true);
     }
-    read_rest(request.into_body(), facts);
+    read_rest(request.into_body(), 0, facts);
 }
 
 /// Returns once the listener demands more of clients than this one has shown.

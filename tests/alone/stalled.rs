@@ -43,11 +43,11 @@ async fn bounded(what: &str, prusik: &Prusik, before: u64) {
     let mut looks = 0;
     eventually(format!("{what}: at most {MOST_KIB} KiB each"), async || {
         looks += 1;
-        if looks % 50 == 0 {
+        if looks % 100 == 0 {
             println!("{what}: {} KiB each now", each());
         }
         steady = if each() <= MOST_KIB { steady + 1 } else { 0 };
-        steady > 100
+        steady > 200
     })
     .await;
     println!("{what}: {} KiB each", each());

@@ -112,7 +112,7 @@ async fn drains_at_any_moment_of_an_upgrade_reach_the_new_process() {
         config = config.server(format!("127.9.9.9:{port}"));
     }
     let prusik = Prusik::start(&config).await;
-    let sessions = join_all((0..100).map(|_| async {
+    let sessions = join_all((0..300).map(|_| async {
         // Servers that are not there are passed over.
         loop {
             if let Ok(session) = Session::try_open(prusik.public(), "/").await {

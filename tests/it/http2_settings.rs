@@ -54,6 +54,58 @@ async fn frame(client: &mut TlsStream<TcpStream>) -> (u8, u32, Vec<u8>) {
     (header[3], stream, content)
 }
 
+/// A client that does not acknowledge our settings by itself.
+struct Early {
+    stream: TlsStream<TcpStream>,
+    /// What it may still send on its stream, as far as it has heard.
+    window: i64,
+}
+
+impl Early {
+    /// Posts the beginning of a body at once, as a client may.
+    async fn post(site: &Http2Site, target: &str) -> Self {
+        let mut client = Self {
+            stream: site.tls().await,
+            window: -(EARLY as i64),
+        };
+        let fields = request_fields("POST", target);
+        let mut early = PREFACE.to_vec();
+        early.extend(raw_frame(SETTINGS, 0, 0, &[]));
+        early.extend(raw_frame(HEADERS, END_HEADERS, 1, &fields));
+        early.extend(raw_frame(DATA, 0, 1, &[b'x'; EARLY]));
+        client.say(&early).await;
+        client
+    }
+
+    async fn say(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.expect("it is taken");
+        self.stream.flush().await.expect("it is taken");
+    }
+
+    /// The kind of the next frame.
+    async fn hear(&mut self) -> u8 {
+        let (kind, stream, content) = frame(&mut self.stream).await;
+        let number = |bytes: &[u8]| u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        match (kind, stream) {
+            (SETTINGS, _) => {
+                let initial = content.chunks(6).find(|setting| setting[..2] == [0, 4]);
+                self.window += initial.map_or(0, |setting| i64::from(number(&setting[2..])));
+            }
+            (WINDOW_UPDATE, 1) => self.window += i64::from(number(&content)),
+            _ => {}
+        }
+        kind
+    }
+
+    /// Takes in the settings, and waits until it may send more.
+    async fn go_on(&mut self) {
+        self.say(&raw_frame(SETTINGS, ACK, 0, &[])).await;
+        while self.window <= 0 {
+            self.hear().await;
+        }
+    }
+}
+
 /// Its window is negative once it takes in our settings: only a WINDOW_UPDATE lets it go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_has_sent_more_than_our_settings_allow_is_told_to_go_on() {
@@ -69,42 +121,25 @@ async fn a_client_that_has_sent_more_than_our_settings_allow_is_told_to_go_on() 
             ))
     })
     .await;
-    let mut client = site.tls().await;
-    let fields = request_fields("POST", "/up");
-    let mut early = PREFACE.to_vec();
-    early.extend(raw_frame(SETTINGS, 0, 0, &[]));
-    early.extend(raw_frame(HEADERS, END_HEADERS, 1, &fields));
-    early.extend(raw_frame(DATA, 0, 1, &[b'x'; EARLY]));
-    client.write_all(&early).await.expect("it is taken");
-    client.flush().await.expect("it is taken");
+    let mut client = Early::post(&site, "/up").await;
     eventually("all of it is with the server", async || {
         got.load(SeqCst) > EARLY
     })
     .await;
+    client.go_on().await;
+    client.say(&raw_frame(DATA, END_STREAM, 1, b"last")).await;
+    while client.hear().await != HEADERS {}
+}
 
-    let acknowledged = raw_frame(SETTINGS, ACK, 0, &[]);
-    client.write_all(&acknowledged).await.expect("it is taken");
-    client.flush().await.expect("it is taken");
-    let mut window = -(EARLY as i64);
-    while window <= 0 {
-        let (kind, stream, content) = frame(&mut client).await;
-        match (kind, stream) {
-            (SETTINGS, _) => {
-                for setting in content.chunks(6).filter(|setting| setting[..2] == [0, 4]) {
-                    let initial =
-                        u32::from_be_bytes([setting[2], setting[3], setting[4], setting[5]]);
-                    window += i64::from(initial);
-                }
-            }
-            (WINDOW_UPDATE, 1) => {
-                let more = u32::from_be_bytes([content[0], content[1], content[2], content[3]]);
-                window += i64::from(more);
-            }
-            _ => {}
-        }
-    }
-    let last = raw_frame(DATA, END_STREAM, 1, b"last");
-    client.write_all(&last).await.expect("it is taken");
-    client.flush().await.expect("it is taken");
-    while frame(&mut client).await.0 != HEADERS {}
+/// What nobody wants is read on for a while, so that the client sees its answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_whose_body_nobody_wants_is_told_to_go_on_too() {
+    let origin = Origin::start(|_| Answer::text("unused")).await;
+    let site = Http2Site::start(origin, |config| {
+        config.first("{ match: { path_prefix: /no }, respond: { status: 403 } }")
+    })
+    .await;
+    let mut client = Early::post(&site, "/no").await;
+    while client.hear().await != HEADERS {}
+    client.go_on().await;
 }

@@ -187,7 +187,7 @@ async fn what_a_server_says_unasked_is_nobodys_response() {
     let server = Server::start();
     let prusik = Prusik::start(server.config()).await;
     let mut wire = kept(&prusik, &server).await;
-    for round in 0..20 {
+    for round in 0..60 {
         let said = match round % 4 {
             0 => "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
             1 => "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison",

@@ -13,7 +13,6 @@ import os
 import pathlib
 import random
 import resource
-import select
 import signal
 import subprocess
 import tempfile
@@ -21,7 +20,7 @@ import time
 
 from sessions import CONFIG, Load, Origin, processes
 from tiers import free_port
-from upgrade_kills import PRUSIK, SEED, SESSIONS, UPGRADES, inodes_by_client, sockets, status
+from upgrade_kills import PRUSIK, SEED, SESSIONS, UPGRADES, end, inodes_by_client, sockets, status
 
 CONTAINER = ["unshare", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]
 READY = "lifecycle::run] ready\n"
@@ -130,10 +129,7 @@ def with_kills(containers, load, origin, port, usual, dice):
             by_client = inodes_by_client(port)
             ports = {session.port for session in load.live.values()}
         held = sockets(victim)
-        dead = os.pidfd_open(victim)
-        os.kill(victim, signal.SIGKILL)
-        select.select([dead], [], [])
-        os.close(dead)
+        end(victim)
         patience = time.monotonic() + 30
         while (left := containers.pids()) and left != [other]:
             assert time.monotonic() < patience, f"{left} are there, {other} was expected"

@@ -55,6 +55,14 @@ def inodes_by_client(port):
     return found
 
 
+def end(pid):
+    """Returns when it is no more."""
+    dead = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    select.select([dead], [], [])
+    os.close(dead)
+
+
 def operate(folder, *arguments):
     return subprocess.Popen([PRUSIK, *arguments, "--admin", f"unix:{folder}/admin.sock"],
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -136,10 +144,7 @@ def main():
                 by_client = inodes_by_client(port)
                 ports = {session.port for session in load.live.values()}
             held, elsewhere = sockets(victim), sockets(other)
-            dead = os.pidfd_open(victim)
-            os.kill(victim, signal.SIGKILL)
-            select.select([dead], [], [])
-            os.close(dead)
+            end(victim)
             upgrade.wait(30)
             patience = time.monotonic() + 15
             while (left := processes(folder)) and left != [other]:

@@ -33,9 +33,7 @@ impl Guest {
         });
         Self { pid, pidfd }
     }
-}
 
-impl Guest {
     fn kill(&self) {
         let has_ended = self.pidfd.as_ref().is_some_and(|pidfd| !pidfd.is_alive());
         let kill = |pidfd: &Pidfd| pidfd.signal(Signal::KILL).is_ok();
