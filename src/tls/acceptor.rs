@@ -12,6 +12,8 @@ use rustls::sign::CertifiedKey;
 use rustls::{Error, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
+use super::traffic_secrets::TrafficSecrets;
+use super::whole_records::WholeRecords;
 use super::{Authorities, HTTP_1_1, HTTP_2, PROVIDER, Pair, TlsStream, subject, tickets};
 use crate::net::Socket;
 
@@ -49,6 +51,7 @@ impl Acceptor {
             config.alpn_protocols.insert(0, HTTP_2.to_vec());
         }
         config.ticketer = tickets::for_clients_of(client_ca.as_ref())?;
+        config.enable_secret_extraction = true;
         // Sessions that are remembered by id would be lost at each reload.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Self {
@@ -62,14 +65,17 @@ impl Acceptor {
     /// Does the handshake. The caller limits its time. Failures are common: port scanners, health
     /// checks, old clients.
     pub async fn accept(&self, socket: Socket) -> io::Result<TlsStream> {
-        let acceptor = TlsAcceptor::from(self.config.clone());
-        let stream = acceptor.accept(socket).await?;
+        let traffic = Arc::new(TrafficSecrets::default());
+        let mut config = ServerConfig::clone(&self.config);
+        config.key_log = traffic.clone();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let stream = acceptor.accept(WholeRecords::new(socket)).await?;
         let (_, session) = stream.get_ref();
         let client = session
             .peer_certificates()
             .and_then(|chain| chain.first())
             .map(|certificate| subject::of(certificate).unwrap_or_default());
-        Ok(TlsStream::of_client(stream.into(), client))
+        Ok(TlsStream::of_client(stream.into(), traffic, client))
     }
 
     /// Whether it demands client certificates, and from other authorities than `before`.

@@ -6,15 +6,21 @@
 //!   Acceptor ────┤   a listener's: by name, mTLS, tickets ──► TlsStream
 //!   Connector ───┘   an upstream's: name, authorities       ──► the same
 //! ```
+//!
+//! A [`TlsStream`] that has become a session, or moves to another process, leaves rustls and goes on
+//! with the [record layer](record) alone.
 
 mod acceptor;
 mod connector;
 mod files;
+pub mod record;
 mod revision;
 mod security;
 mod stream;
 mod subject;
 mod tickets;
+mod traffic_secrets;
+mod whole_records;
 
 use std::sync::{Arc, LazyLock};
 
