@@ -12,7 +12,9 @@ use prusik::forward::proxy_protocol::{
 use prusik::forward::template::{RequestVariables, Template};
 use prusik::http1::target;
 use prusik::lifecycle::upgrade::protocol::Message;
-use prusik::lifecycle::upgrade::protocol::frame::{Decoded, Framing, decode, encode, read_header};
+use prusik::lifecycle::upgrade::protocol::frame::{
+    Beside, Decoded, Framing, decode, encode, read_header,
+};
 use prusik::route::{
     Coverage, HostPattern, ListenerId, Matcher, PathMatch, PathRegex, RequestKey, RouteIndex,
     Slashes, first_cover, lenient, normalise, normalise_with,
@@ -48,8 +50,14 @@ pub fn hand_over(bytes: &[u8]) {
         else {
             continue;
         };
-        let waiting = [&frame.to_client[..], &frame.to_server[..]];
-        let again = encode(Framing::Second, &frame.message, waiting, 0).expect("it has been read");
+        let beside = Beside {
+            to_client: &frame.to_client,
+            to_server: &frame.to_server,
+            client_tls: &frame.client_tls.0,
+            server_tls: &frame.server_tls.0,
+            tickets: &frame.tickets.0,
+        };
+        let again = encode(Framing::Second, &frame.message, beside, 0).expect("it has been read");
         let (head, body) = again.split_at(Framing::Second.header_len());
         let header = read_header(Framing::Second, head).expect("our own header");
         let again = decode(&header, body).expect("our own message");

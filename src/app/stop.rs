@@ -56,7 +56,7 @@ impl App {
         let plan = self.current.load().drain_plan();
         let before = *self.winding_down_since.lock();
         let began = before.unwrap_or_else(|| {
-            let stay = self.sessions.select(|live| !live.traffic.moves());
+            let stay = self.sessions.select(|live| !self.runner.moves(live));
             self.drains.start(DrainReason::Upgrade, &stay, plan);
             self.close_idle();
             Instant::now()
@@ -66,7 +66,7 @@ impl App {
         self.wait_for_connections(remaining).await;
         // Sessions that could move wait for a slow new process, and are not cut because of it.
         while !self.connections.is_empty() {
-            self.cut(|live| !live.traffic.moves()).await;
+            self.cut(|live| !self.runner.moves(live)).await;
         }
     }
 

@@ -42,6 +42,7 @@ use crate::listener::{Connection, RejectedRequest};
 use crate::route::ListenerId;
 use crate::session::Upgraded;
 use crate::session::registry::Registered;
+use crate::transport::Mobility;
 use crate::upstream::{Flow, Group};
 use crate::websocket::jitter::jittered;
 
@@ -138,13 +139,18 @@ impl Exchange {
         self.handshake.is_some() && connection.is_some_and(|connection| connection.is_stream())
     }
 
-    /// Whether another process could continue the session.
-    pub fn can_move(&self) -> bool {
-        let client = self.connection();
-        let group = self.group();
-        self.generation.config.server.tunnel == Tunnel::Relay
-            && client.is_some_and(|client| client.can_move())
-            && group.is_some_and(|group| group.config().tls.is_none())
+    /// How another process could continue the session.
+    pub fn mobility(&self) -> Mobility {
+        if self.generation.config.server.tunnel != Tunnel::Relay {
+            return Mobility::Never;
+        }
+        let client = self.connection().map(|client| client.mobility());
+        let server = self.group().map(|group| match group.config().tls {
+            Some(_) => Mobility::WithKeys,
+            None => Mobility::Free,
+        });
+        // `None` is less than both.
+        client.min(server).unwrap_or(Mobility::Never)
     }
 
     /// Called when no session will follow.

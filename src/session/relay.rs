@@ -39,6 +39,7 @@ use super::goodbye::{self, Goodbye, Limit, Next, Occasion};
 use super::leg::{Leg, SendState};
 use super::traffic::{ClosedBy, Order, Traffic};
 use crate::net::TCP_KEEPALIVE;
+use crate::transport::Mobility;
 use crate::websocket::frames::{CloseCode, PING_TO_CLIENT, close_to_client, close_to_server};
 
 /// The most that one read takes, and so the most that can wait in one direction.
@@ -214,9 +215,10 @@ impl Relay {
         }
     }
 
-    /// Whether another process can continue this session.
-    pub fn can_move(&self) -> bool {
-        self.client.transport.can_move() && self.server.transport.can_move()
+    /// How another process can continue this session.
+    pub fn mobility(&self) -> Mobility {
+        let [client, server] = [&self.client, &self.server].map(|leg| leg.transport.mobility());
+        client.min(server)
     }
 
     /// Prepares the relay for another task: drops the timer of the last one.
@@ -440,7 +442,7 @@ impl Future for Relay {
             Some(Order::End { .. }) | None => {}
         }
         if relay.traffic.is_asked_to_move() {
-            let moves = relay.ending.is_none() && relay.can_move();
+            let moves = relay.ending.is_none() && relay.mobility() > Mobility::Never;
             return Poll::Ready(if moves { Outcome::Move } else { Outcome::Stays });
         }
         loop {

@@ -83,6 +83,19 @@ impl Acceptor {
         self.client_ca.is_some() && self.client_ca != before.client_ca
     }
 
+    /// Names the authorities of which a client must have a certificate, the same in each process.
+    /// `None`: it needs none.
+    pub fn authorities(&self) -> Option<String> {
+        self.client_ca.as_ref().map(Authorities::digest)
+    }
+
+    /// Whether a client that has shown a certificate of [these authorities](Self::authorities) in
+    /// another process has shown enough.
+    pub fn asks_no_more_than(&self, shown: Option<&str>) -> bool {
+        let asked = self.authorities();
+        asked.is_none() || asked.as_deref() == shown
+    }
+
     /// The first name of each certificate, and when the certificate expires.
     pub fn expiries(&self) -> impl Iterator<Item = (String, SystemTime)> {
         self.pairs.iter().map(Pair::expiry)

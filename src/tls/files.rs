@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use ring::digest::{Context, SHA256};
 use rustls::pki_types::pem::{PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
@@ -266,6 +269,16 @@ impl Authorities {
             certificates: certificates.into(),
             store: Arc::new(store),
         })
+    }
+
+    /// A name for exactly these certificates.
+    pub(super) fn digest(&self) -> String {
+        let mut context = Context::new(&SHA256);
+        for certificate in self.certificates.iter() {
+            context.update(&(certificate.len() as u64).to_be_bytes());
+            context.update(certificate);
+        }
+        BASE64_STANDARD.encode(context.finish())
     }
 
     pub(super) fn store(&self) -> Arc<RootCertStore> {

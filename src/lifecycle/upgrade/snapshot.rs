@@ -9,17 +9,20 @@ use tokio::time::Instant;
 
 use super::census::{CensusKey, HeldCounts};
 use super::link::Descriptors;
+use super::protocol::frame::{Beside, Secret};
 use super::protocol::{Message, wire};
 use crate::app::App;
 use crate::forward::proxy_protocol::AddrPair;
 use crate::limits::Permit;
-use crate::net::{BoundId, Socket, SocketKind};
+use crate::net::{BoundId, Socket};
 use crate::session::leg::{Leg, SendState};
 use crate::session::live::{Identity, LiveSession};
 use crate::session::relay::{Clocks, Limits, Relay};
 use crate::session::traffic::Traffic;
 use crate::session::{Admission, ClientEnd};
 use crate::session::{IdleConnection, Session};
+use crate::tls::record::Saved;
+use crate::tls::{Security, TlsStream};
 use crate::transport::Transport;
 use crate::websocket::frames::FrameScanner;
 
@@ -42,36 +45,58 @@ impl Descriptors for Parcel {
     }
 }
 
-impl Parcel {
-    /// Makes the message, and returns how many descriptors belong to it.
-    pub fn pack(&self, number: u64, app: &App) -> io::Result<(Message, usize)> {
-        match self {
-            Self::Session(session) => {
-                let session = Box::new(pack(session, app)?);
-                Ok((Message::Session { number, session }, 2))
-            }
-            Self::Idle(idle) => {
-                let gone = || io::Error::other("its listener is gone");
-                let (name, address) = app.listener_now(idle.listener).ok_or_else(gone)?;
-                let idle = wire::Idle {
-                    listener: address,
-                    kind: idle.client.transport.descriptor()?.0.into(),
-                    proxied: idle
-                        .client
-                        .admission
-                        .proxied
-                        .as_deref()
-                        .copied()
-                        .map(Into::into),
-                    name: Some(name),
-                };
-                Ok((Message::Idle { number, idle }, 1))
-            }
+/// A parcel as it is sent.
+#[derive(Debug)]
+pub struct Packed {
+    pub message: Message,
+    /// How many descriptors belong to it.
+    pub descriptors: usize,
+    client_tls: Option<Saved>,
+    server_tls: Option<Saved>,
+}
+
+impl Packed {
+    /// What is sent beside the message of this parcel.
+    pub fn beside<'a>(&'a self, parcel: &'a Parcel) -> Beside<'a> {
+        let [to_client, to_server] = parcel.waiting();
+        Beside {
+            to_client,
+            to_server,
+            client_tls: self.client_tls.as_ref().map_or(&[], Saved::as_bytes),
+            server_tls: self.server_tls.as_ref().map_or(&[], Saved::as_bytes),
+            tickets: &[],
         }
+    }
+}
+
+impl Parcel {
+    /// From now on, nothing of it may be sealed here, unless it is certain that the new process has
+    /// not taken it.
+    pub fn pack(&self, number: u64, app: &App) -> io::Result<Packed> {
+        Ok(match self {
+            Self::Session(session) => Packed {
+                client_tls: session.relay.client.transport.saved_tls()?,
+                server_tls: session.relay.server.transport.saved_tls()?,
+                message: Message::Session {
+                    number,
+                    session: Box::new(pack(session, app)?),
+                },
+                descriptors: 2,
+            },
+            Self::Idle(idle) => Packed {
+                client_tls: idle.client.transport.saved_tls()?,
+                server_tls: None,
+                message: Message::Idle {
+                    number,
+                    idle: pack_idle(idle, app)?,
+                },
+                descriptors: 1,
+            },
+        })
     }
 
     /// The bytes that wait for its client and for its server.
-    pub fn waiting(&self) -> [&[u8]; 2] {
+    fn waiting(&self) -> [&[u8]; 2] {
         match self {
             Self::Session(session) => {
                 let relay = &session.relay;
@@ -154,8 +179,42 @@ fn pack(session: &Session, app: &App) -> io::Result<wire::Session> {
     })
 }
 
+fn pack_idle(idle: &IdleConnection, app: &App) -> io::Result<wire::Idle> {
+    let gone = || io::Error::other("its listener is gone");
+    let (name, address) = app.listener_now(idle.listener).ok_or_else(gone)?;
+    let ClientEnd {
+        transport,
+        admission,
+        ..
+    } = &idle.client;
+    if app.is_outdated(idle.listener, admission.tls_revision) {
+        return Err(io::Error::other(
+            "its listener asks for more than it has shown",
+        ));
+    }
+    let proxied = idle.client.admission.proxied.as_deref().copied();
+    Ok(wire::Idle {
+        listener: address,
+        kind: transport.descriptor()?.0.into(),
+        proxied: proxied.map(Into::into),
+        name: Some(name),
+        tls: pack_tls(transport),
+        vouched_by: app.authorities_of(idle.listener),
+    })
+}
+
+fn pack_tls(transport: &Transport) -> Option<wire::Tls> {
+    match transport.security() {
+        Security::Plain => None,
+        Security::Tls { client } => Some(wire::Tls {
+            client: client.map(|client| client.to_string()),
+        }),
+    }
+}
+
 fn pack_leg(leg: &Leg) -> io::Result<wire::Leg> {
     Ok(wire::Leg {
+        tls: pack_tls(&leg.transport),
         kind: leg.transport.descriptor()?.0.into(),
         scanner: leg.scanner.state().into(),
         ended: leg.ended,
@@ -168,7 +227,31 @@ fn pack_leg(leg: &Leg) -> io::Result<wire::Leg> {
 pub struct Attachments {
     pub to_client: Vec<u8>,
     pub to_server: Vec<u8>,
+    pub client_tls: Secret,
+    pub server_tls: Secret,
     pub descriptors: Vec<OwnedFd>,
+}
+
+/// Must be called inside the runtime.
+fn unpack_transport(
+    kind: wire::Socket,
+    descriptor: OwnedFd,
+    tls: Option<wire::Tls>,
+    keys: &Secret,
+) -> io::Result<Transport> {
+    let socket = Socket::from_descriptor(kind.into(), descriptor)?;
+    let Some(tls) = tls else {
+        return match keys.0.is_empty() {
+            true => Ok(socket.into()),
+            false => Err(io::Error::other(
+                "a connection in plain text came with keys of TLS",
+            )),
+        };
+    };
+    let saved = Saved::from_bytes(&keys.0);
+    let client = tls.client.map(Into::into);
+    let stream = TlsStream::restore(socket, &saved, client).map_err(io::Error::other)?;
+    Ok(stream.into())
 }
 
 /// Must be called inside the runtime.
@@ -183,8 +266,9 @@ pub fn unpack(
             "a session came without its two sockets: this process has no room for more of them",
         ));
     };
-    let client = unpack_leg(state.client, client, &attachments.to_client)?;
-    let server = unpack_leg(state.server, server, &attachments.to_server)?;
+    let keys = [&attachments.client_tls, &attachments.server_tls];
+    let client = unpack_leg(state.client, client, &attachments.to_client, keys[0])?;
+    let server = unpack_leg(state.server, server, &attachments.to_server, keys[1])?;
     let generation = app.generation();
     let listener = state.listener.or_else(|| {
         // The first protocol sends only the listener's name at the beginning of the session.
@@ -239,7 +323,12 @@ pub fn unpack(
     })
 }
 
-fn unpack_leg(state: wire::Leg, descriptor: OwnedFd, waiting: &[u8]) -> io::Result<Leg> {
+fn unpack_leg(
+    state: wire::Leg,
+    descriptor: OwnedFd,
+    waiting: &[u8],
+    keys: &Secret,
+) -> io::Result<Leg> {
     let Some(scanner) = FrameScanner::from_state(state.scanner.into()) else {
         return Err(io::Error::other(
             "a session's parser is in a state that does not exist",
@@ -254,7 +343,7 @@ fn unpack_leg(state: wire::Leg, descriptor: OwnedFd, waiting: &[u8]) -> io::Resu
         None => SendState::Open,
     };
     Ok(Leg {
-        transport: Socket::from_descriptor(state.kind.into(), descriptor)?.into(),
+        transport: unpack_transport(state.kind, descriptor, state.tls, keys)?,
         waiting: BytesMut::from(waiting),
         scanner,
         ended: state.ended,
@@ -279,12 +368,12 @@ pub fn unpack_idle(
         Some(name) => app.find_listener(name, ""),
         None => app.find_listener("", &idle.listener),
     };
-    let bound = bound.filter(|bound| app.serves_plain(*bound, proxied.is_some()));
+    let shown = idle.tls.as_ref().map(|_| idle.vouched_by.as_deref());
+    let bound = bound.filter(|bound| app.serves_moved(*bound, shown, proxied.is_some()));
     let Some(bound) = bound else {
         return Err(io::Error::other("its listener is gone, or is another now"));
     };
-    let kind: SocketKind = idle.kind.into();
-    let transport = Transport::from(Socket::from_descriptor(kind, descriptor)?);
+    let transport = unpack_transport(idle.kind, descriptor, idle.tls, &attachments.client_tls)?;
     let came_in_on = idle.name.map(|name| (name, idle.listener));
     let admission = held.admission(app, bound, came_in_on, (&transport, proxied));
     let client = ClientEnd {

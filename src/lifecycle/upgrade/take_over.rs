@@ -20,7 +20,7 @@ use super::census::HeldCounts;
 use super::exec::Pidfd;
 use super::link::{Heard, Link, shut};
 use super::new::{Action, Event, New};
-use super::protocol::frame::{Decoded, Framing, encode};
+use super::protocol::frame::{Beside, Decoded, Framing, encode};
 use super::protocol::{self, Message, wire};
 use super::snapshot::{self, Attachments};
 use crate::admin::{CommandOutcome, Request};
@@ -103,7 +103,12 @@ impl Predecessor {
     /// Refuses to take over. The old process continues, and tells the operator the reason.
     pub fn refuse(&self, reason: &str) {
         let reason = reason.to_owned();
-        let said = encode(Framing::First, &Message::Failed { reason }, [&[], &[]], 0);
+        let said = encode(
+            Framing::First,
+            &Message::Failed { reason },
+            Beside::default(),
+            0,
+        );
         let said = said.and_then(|bytes| io::Write::write_all(&mut &self.stream, &bytes));
         if let Err(error) = said {
             warn!("cannot tell the old process why this one ends: {error}");
@@ -318,6 +323,8 @@ impl TakeOver {
                 let attachments = Attachments {
                     to_client: frame.to_client,
                     to_server: frame.to_server,
+                    client_tls: frame.client_tls,
+                    server_tls: frame.server_tls,
                     descriptors,
                 };
                 self.said(frame.message, attachments, answer).await;

@@ -22,9 +22,8 @@ pub fn note(key: &[u8], nonce: [u8; NONCE_LEN]) {
     in_memory::note(key, nonce);
     if let Some(mut file) = FILE.as_ref() {
         let key = digest(&SHA256, key);
-        let hex = |bytes: &[u8]| -> String {
-            bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-        };
+        let hex =
+            |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("{byte:02x}")).collect() };
         let line = format!("{} {}\n", hex(&key.as_ref()[..12]), hex(&nonce));
         // One write a line, so that lines of two processes do not mix.
         let _ = file.write_all(line.as_bytes());

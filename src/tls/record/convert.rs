@@ -3,7 +3,8 @@
 use std::io::{Read, Write};
 
 use rustls::{
-    CipherSuite, CommonState, Connection, ConnectionTrafficSecrets, ExtractedSecrets, ProtocolVersion,
+    CipherSuite, CommonState, Connection, ConnectionTrafficSecrets, ExtractedSecrets,
+    ProtocolVersion,
 };
 
 use super::half::Half;
@@ -113,13 +114,10 @@ const UPDATES_MAX: usize = 1 << 16;
 
 /// Returns whether the half has its keys. In TLS 1.3 they must follow from the first secret of the
 /// direction, which proves our derivation for this connection: the next keys will be right too.
-fn fill(
-    half: &mut Half,
-    (seq, keys): (u64, ConnectionTrafficSecrets),
-    secret: &[u8],
-) -> bool {
+fn fill(half: &mut Half, (seq, keys): (u64, ConnectionTrafficSecrets), secret: &[u8]) -> bool {
     use ConnectionTrafficSecrets::*;
-    let (Aes128Gcm { key, iv } | Aes256Gcm { key, iv } | Chacha20Poly1305 { key, iv }) = keys else {
+    let (Aes128Gcm { key, iv } | Aes256Gcm { key, iv } | Chacha20Poly1305 { key, iv }) = keys
+    else {
         return false;
     };
     let (key, iv) = (key.as_ref(), iv.as_ref());

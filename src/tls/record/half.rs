@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use ring::aead::{Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use zeroize::Zeroize;
 
-use super::suite::{
-    ContentType, HEADER, Suite, TAG, Version, additional_data_1_2, header, nonce,
-};
+use super::suite::{ContentType, HEADER, Suite, TAG, Version, additional_data_1_2, header, nonce};
 
 /// The longest key and the longest traffic secret of all suites.
 const KEY_MAX: usize = 32;
@@ -106,7 +104,9 @@ impl Half {
         let length = self.suite.secret_len();
         let mut next = [0; SECRET_MAX];
         let secret = &self.secret[..length];
-        let is_done = self.suite.expand(secret, "traffic upd", &mut next[..length]);
+        let is_done = self
+            .suite
+            .expand(secret, "traffic upd", &mut next[..length]);
         self.secret.copy_from_slice(&next);
         next.zeroize();
         is_done.then_some(()).ok_or(CryptoError)?;

@@ -171,7 +171,11 @@ impl Record {
             Some(ContentType::ApplicationData) => {
                 self.control.data(plain.len())?;
                 let is_empty = plain.is_empty();
-                return Ok(if is_empty { Opened::Nothing } else { Opened::Data(content) });
+                return Ok(if is_empty {
+                    Opened::Nothing
+                } else {
+                    Opened::Data(content)
+                });
             }
             Some(ContentType::Alert) => self.control.alert(self.version, plain)?,
             Some(ContentType::Handshake) => {

@@ -27,6 +27,8 @@ mod layer;
 mod saved;
 mod stream;
 mod suite;
+#[cfg(test)]
+mod tests;
 
 pub use convert::{NotConverted, convert, is_suited};
 pub use layer::{RecordError, Role};

@@ -125,11 +125,7 @@ const UNKNOWN: SavedError = SavedError("its role, version or suite is unknown");
 
 const ROLES: [Role; 2] = [Role::Client, Role::Server];
 const VERSIONS: [Version; 2] = [Version::Tls12, Version::Tls13];
-const SUITES: [Suite; 3] = [
-    Suite::Aes128Gcm,
-    Suite::Aes256Gcm,
-    Suite::ChaCha20Poly1305,
-];
+const SUITES: [Suite; 3] = [Suite::Aes128Gcm, Suite::Aes256Gcm, Suite::ChaCha20Poly1305];
 
 fn position<T: PartialEq>(all: &[T], one: T) -> u8 {
     let found = all.iter().position(|other| *other == one);

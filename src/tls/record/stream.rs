@@ -45,7 +45,7 @@ pub struct Buffers {
 
 #[derive(Debug)]
 pub struct RecordStream<S> {
-    socket: S,
+    pub(super) socket: S,
     record: Box<Record>,
     buffers: Buffers,
     /// The error behind the data that has come. It is told once, and then the connection has ended.

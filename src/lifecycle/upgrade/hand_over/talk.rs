@@ -6,6 +6,7 @@ use std::io;
 use log::{info, warn};
 use tokio::time::Instant;
 
+use crate::config::TlsSessions;
 use crate::lifecycle::upgrade::UpgradeError;
 use crate::lifecycle::upgrade::link::Heard;
 use crate::lifecycle::upgrade::old::Event;
@@ -80,6 +81,9 @@ impl HandOver {
     fn is_ready(&mut self, ready: wire::Ready) {
         self.protocol = ready.protocol.min(wire::LATEST);
         self.version = ready.version;
+        let policy = self.app.generation().config.server.tls_sessions;
+        let holds_back = self.protocol < wire::WITH_TLS || policy == TlsSessions::Tell;
+        self.app.runner().hold_keys_back(holds_back);
         self.app.set_unwanted(ready.unused);
         if self.protocol > wire::FIRST {
             // Before systemd is told. The first protocol has no message for a stop: there the exit

@@ -12,8 +12,11 @@ use uuid::Uuid;
 
 /// The protocol of a binary that does not say which one it speaks: 0.1.0.
 pub const FIRST: u32 = 1;
+/// Connections by TLS move from this protocol on. A process that speaks an earlier one would write
+/// plain text into their sockets.
+pub const WITH_TLS: u32 = 3;
 /// The latest protocol that this binary speaks. Both sides speak the lower of their two.
-pub const LATEST: u32 = 2;
+pub const LATEST: u32 = 3;
 
 fn first() -> u32 {
     FIRST
@@ -255,6 +258,17 @@ pub struct Leg {
     /// How long this side has taken nothing. Older versions do not send it.
     #[serde(default)]
     pub broken: Option<Duration>,
+    /// `None`: plain text. Its keys are in a section of their own.
+    #[serde(default)]
+    pub tls: Option<Tls>,
+}
+
+/// What is known of a connection's TLS, besides its keys.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tls {
+    /// The subject of the client's certificate.
+    pub client: Option<String>,
 }
 
 /// What kind of socket a descriptor is.
@@ -317,6 +331,13 @@ pub struct Idle {
     /// The name of its listener. The first protocol does not send it.
     #[serde(default)]
     pub name: Option<String>,
+    /// `None`: plain text. Its keys are in a section of their own.
+    #[serde(default)]
+    pub tls: Option<Tls>,
+    /// Names the authorities of which one has vouched for the client. `None`: the client was asked
+    /// for no certificate.
+    #[serde(default)]
+    pub vouched_by: Option<String>,
 }
 
 /// A command that an operator gave to the old process, for the new one to do.
