@@ -116,8 +116,10 @@ impl Edge {
 
     /// The other process does not take the connection. A client that has asked nothing yet still
     /// gets an answer.
-    pub fn serve_last(self: &Arc<Self>, listener: BoundId, client: ClientEnd) {
-        if !client.has_asked || !client.early.is_empty() {
+    pub fn serve_last(self: &Arc<Self>, listener: BoundId, mut client: ClientEnd) {
+        if client.has_asked && client.early.is_empty() {
+            client.transport.part();
+        } else {
             self.serve_as(listener, client, Arrival::Stays);
         }
     }

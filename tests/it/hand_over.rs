@@ -104,6 +104,25 @@ fn new_process() {
             link.serve();
             hang();
         }
+        "is_of_the_second_version" => {
+            const SECOND: u32 = 2;
+            assert_eq!(link.get_ready(SECOND).protocol, SECOND);
+            link.serve();
+            let mut adopted = Vec::new();
+            while let Some(heard) = link.hear() {
+                match heard.message {
+                    Message::Session { number, session } => {
+                        assert!(session.client.tls.is_none() && session.server.tls.is_none());
+                        link.say(&Message::Adopted { number });
+                        adopted.push(heard.descriptors);
+                    }
+                    Message::Idle { idle, .. } => assert!(idle.tls.is_none()),
+                    Message::End => break,
+                    _ => {}
+                }
+            }
+            hang();
+        }
         "is_of_the_first_version" => {
             assert_eq!(link.get_ready(wire::FIRST).protocol, wire::FIRST);
             link.serve();

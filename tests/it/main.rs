@@ -54,6 +54,7 @@ mod systemd;
 mod take_over;
 mod tidy;
 mod tls;
+mod tls_moves;
 mod tls_reload;
 mod tls_sessions;
 mod tls_upstream;

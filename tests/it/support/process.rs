@@ -61,6 +61,20 @@ impl Prusik {
         Self::start_by(command, &config.to_string(), &[]).await
     }
 
+    /// As [`Prusik::start_own`], and each nonce that seals is noted in a file.
+    pub async fn start_noting_nonces(config: impl Display) -> Self {
+        let mut command = Command::new("sh");
+        let script = "ln \"$0\" program || cp \"$0\" program; \
+                      export PRUSIK_NONCE_AUDIT=\"$PWD/nonces\"; exec ./program run --config \"$1\"";
+        command.args(["-c", script, env!("CARGO_BIN_EXE_prusik"), FILE]);
+        Self::start_by(command, &config.to_string(), &[]).await
+    }
+
+    /// The file in which [`Prusik::start_noting_nonces`] notes them.
+    pub fn nonces(&self) -> PathBuf {
+        self.folder.path().join("nonces")
+    }
+
     /// What [`Prusik::start_own`] was started from is now this; `None`: it is gone.
     pub fn replace_program(&self, script: Option<&str>) {
         let program = self.folder.path().join("program");
