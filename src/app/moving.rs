@@ -70,8 +70,8 @@ impl App {
         revision < self.listener_states()[bound.index()].tls_revision.get()
     }
 
-    /// Names the authorities that the listener's clients must have a certificate of. `None`: it asks
-    /// for none.
+    /// Names the authorities that the listener's clients must have a certificate of. `None`: it
+    /// asks for none.
     pub fn authorities_of(&self, bound: BoundId) -> Option<String> {
         let generation = self.current.load();
         let tls = generation.listener(bound).tls.as_deref()?;

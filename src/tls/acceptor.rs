@@ -12,7 +12,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{Error, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
-use super::traffic_secrets::TrafficSecrets;
+use super::record::TrafficSecrets;
 use super::whole_records::WholeRecords;
 use super::{Authorities, HTTP_1_1, HTTP_2, PROVIDER, Pair, TlsStream, subject, tickets};
 use crate::net::Socket;

@@ -13,7 +13,7 @@ use rustls::sign::SingleCertAndKey;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use tokio_rustls::TlsConnector;
 
-use super::traffic_secrets::TrafficSecrets;
+use super::record::TrafficSecrets;
 use super::whole_records::WholeRecords;
 use super::{Authorities, HTTP_1_1, PROVIDER, Pair, TlsStream};
 use crate::net::Socket;

@@ -7,8 +7,8 @@
 //!   Connector ───┘   an upstream's: name, authorities       ──► the same
 //! ```
 //!
-//! A [`TlsStream`] that has become a session, or moves to another process, leaves rustls and goes on
-//! with the [record layer](record) alone.
+//! A [`TlsStream`] that has become a session, or moves to another process, leaves rustls and goes
+//! on with the [record layer](record) alone.
 
 mod acceptor;
 mod connector;
@@ -19,7 +19,6 @@ mod security;
 mod stream;
 mod subject;
 mod tickets;
-mod traffic_secrets;
 mod whole_records;
 
 use std::sync::{Arc, LazyLock};

@@ -10,8 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::HTTP_2;
 use super::connector::with_remedy;
-use super::record::{self, RecordStream, Saved, SavedError};
-use super::traffic_secrets::TrafficSecrets;
+use super::record::{self, RecordStream, Saved, SavedError, TrafficSecrets};
 use super::whole_records::WholeRecords;
 use crate::net::Socket;
 

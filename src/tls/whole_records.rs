@@ -1,5 +1,5 @@
-//! A socket that gives rustls whole records only. Then rustls never holds a part of one, which would
-//! be lost when its [keys are taken out](super::record::convert).
+//! A socket that gives rustls whole records only. Then rustls never holds a part of one, which
+//! would be lost when its [keys are taken out](super::record::convert).
 
 use std::cell::RefCell;
 use std::io;
@@ -58,8 +58,8 @@ impl<S> WholeRecords<S> {
     }
 }
 
-/// How long the record at the front is, if it is there as a whole. What cannot be a record counts as
-/// one: rustls says what is wrong with it.
+/// How long the record at the front is, if it is there as a whole. What cannot be a record counts
+/// as one: rustls says what is wrong with it.
 fn whole_record(bytes: &[u8]) -> usize {
     let Some(&[kind, major, _, high, low]) = bytes.first_chunk::<HEADER>() else {
         return 0;

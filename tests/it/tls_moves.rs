@@ -147,7 +147,7 @@ async fn everything_by_tls_moves_while_it_talks() {
     site.judge_nonces(24);
 }
 
-/// A connection with a request in flight moves behind its answer, one with half a request with that.
+/// A connection with a request in flight moves behind its answer, one with half a request with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_by_tls_moves_between_two_requests() {
     let authority = Authority::new();
@@ -225,7 +225,7 @@ async fn an_older_binary_gets_no_session_by_tls() {
     site.prusik.ended().await;
 }
 
-/// Whether it refuses, hangs or ends: what it has not adopted is sealed on here, with no nonce twice.
+/// Whether it refuses or hangs: what it has not adopted is sealed on here, with no nonce twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_new_process_does_not_take_goes_on_in_the_old_one() {
     for (role, is_done) in [("refuses_all", true), ("takes_nothing", false)] {
@@ -260,15 +260,19 @@ impl Keyed {
         keyed.send(handshake(path).as_bytes()).await;
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
-            head.push(within("a head", keyed.0.read_u8()).await.unwrap());
+            head.push(
+                within("a head", keyed.0.read_u8())
+                    .await
+                    .expect("it is open"),
+            );
         }
         assert!(head.starts_with(b"HTTP/1.1 101"));
         keyed
     }
 
     async fn send(&mut self, bytes: &[u8]) {
-        self.0.write_all(bytes).await.unwrap();
-        self.0.flush().await.unwrap();
+        self.0.write_all(bytes).await.expect("it is open");
+        self.0.flush().await.expect("it is open");
     }
 
     async fn asks(&mut self, text: &str) {
@@ -276,13 +280,17 @@ impl Keyed {
         let mut answer = vec![0; text.len() + 2];
         within("an echo", self.0.read_exact(&mut answer))
             .await
-            .unwrap();
+            .expect("it is open");
         assert_eq!(&answer[2..], text.as_bytes());
     }
 
     /// A KeyUpdate that asks for one.
     fn updates_key(&mut self) {
-        self.0.get_mut().1.refresh_traffic_keys().unwrap();
+        self.0
+            .get_mut()
+            .1
+            .refresh_traffic_keys()
+            .expect("it is open");
     }
 }
 

@@ -1,8 +1,8 @@
 //! What comes in records besides data, once the handshake is over: alerts (RFC 8446 section 6) and
 //! the few messages that are allowed then (section 4.6, RFC 5246 section 7.4.1.1).
 
-use super::layer::{Alert, RecordError, Role};
-use super::suite::Version;
+use super::alert::{Alert, RecordError};
+use super::suite::{Role, Version};
 
 /// What the record layer must do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,9 +8,9 @@ use rustls::{
 };
 
 use super::half::Half;
-use super::layer::{Record, Role};
-use super::suite::{Suite, Version};
-use crate::tls::traffic_secrets::TrafficSecrets;
+use super::layer::Record;
+use super::suite::{Role, Suite, Version};
+use super::traffic_secrets::TrafficSecrets;
 
 /// A connection after its conversion.
 #[derive(Debug)]
@@ -33,7 +33,8 @@ pub fn is_suited(connection: &CommonState) -> bool {
 }
 
 /// Takes the connection out of rustls. It must be [suited](is_suited), and rustls must hold no part
-/// of a record: [`crate::tls::whole_records`]. `traffic`: what rustls has told of this connection's traffic secrets.
+/// of a record (see `tls/whole_records.rs`). `traffic`: what rustls has told of this connection's
+/// traffic secrets.
 pub fn convert(
     mut connection: Connection,
     traffic: &TrafficSecrets,

@@ -12,12 +12,22 @@ use zeroize::Zeroizing;
 
 use super::control::Control;
 use super::half::Half;
-use super::layer::{Record, Role};
-use super::stream::Buffers;
-use super::suite::{Suite, Version};
+use super::layer::Record;
+use super::suite::{Role, Suite, Version};
 
 /// The only format so far.
 const FORMAT: u8 = 1;
+
+/// What waits. All are empty nearly always.
+#[derive(Debug, Default, PartialEq, Eq, Clone)]
+pub struct Buffers {
+    /// Data that was opened and not read yet.
+    pub plain: Vec<u8>,
+    /// The part of a record that has come.
+    pub sealed_in: Vec<u8>,
+    /// Records that the socket has not taken.
+    pub sealed_out: Vec<u8>,
+}
 
 /// Keys are in it, so it is overwritten when it is dropped, and never printed.
 #[derive(Clone, PartialEq, Eq, Default)]

@@ -12,9 +12,10 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::alert::RecordError;
 use super::convert::Converted;
-use super::layer::{Opened, Record, RecordError};
-use super::saved::{Saved, SavedError};
+use super::layer::{Opened, Record};
+use super::saved::{Buffers, Saved, SavedError};
 use super::suite::{HEADER, PLAIN_MAX};
 
 /// The most that is sealed at a time.
@@ -30,17 +31,6 @@ thread_local! {
     /// They hold nothing between two polls. Empty until the thread has a connection of TLS.
     static OPENING: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     static SEALING: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// What waits. All are empty nearly always.
-#[derive(Debug, Default, PartialEq, Eq, Clone)]
-pub struct Buffers {
-    /// Data that was opened and not read yet.
-    pub plain: Vec<u8>,
-    /// The part of a record that has come.
-    pub sealed_in: Vec<u8>,
-    /// Records that the socket has not taken.
-    pub sealed_out: Vec<u8>,
 }
 
 #[derive(Debug)]

@@ -1,5 +1,5 @@
-//! The cipher suites, as the record layer needs them: which AEAD and which hash, how a nonce and the
-//! additional data are made, and how keys are derived.
+//! The cipher suites, as the record layer needs them: which AEAD and which hash, how a nonce and
+//! the additional data are made, and how keys are derived.
 
 use ring::aead::{AES_128_GCM, AES_256_GCM, Algorithm, CHACHA20_POLY1305, NONCE_LEN};
 use ring::hkdf::{HKDF_SHA256, HKDF_SHA384, KeyType, Prk};
@@ -15,6 +15,12 @@ pub const HEADER: usize = 5;
 const EXPLICIT: usize = 8;
 
 pub const TAG: usize = 16;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Client,
+    Server,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {

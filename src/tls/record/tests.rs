@@ -1,5 +1,5 @@
-//! The record layer against rustls, in memory: every version, suite and role, cut and moved at every
-//! place. Every nonce is [noted](super::audit), so a test fails that uses one twice.
+//! The record layer against rustls, in memory: every version, suite and role, cut and moved at
+//! every place. Every nonce is [noted](super::audit), so a test fails that uses one twice.
 
 mod misuse;
 mod peer;
@@ -9,6 +9,7 @@ use std::io::Write;
 use proptest::prelude::*;
 
 use super::layer::Record;
+use super::suite::Role;
 use super::*;
 use peer::{Memory, Peer, VARIANTS};
 

@@ -3,7 +3,7 @@
 use ring::aead::{Aad, LessSafeKey, Nonce, UnboundKey};
 use rustls::AlertDescription;
 
-use super::super::layer::Alert;
+use super::super::alert::Alert;
 use super::super::suite::{ContentType, TAG, header, nonce};
 use super::*;
 

@@ -15,7 +15,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::super::*;
 use crate::tls::PROVIDER;
-use crate::tls::traffic_secrets::TrafficSecrets;
 
 /// What both sides agree on, and which of them is ours.
 #[derive(Debug, Clone, Copy)]

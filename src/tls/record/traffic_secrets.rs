@@ -5,7 +5,7 @@ use parking_lot::Mutex;
 use rustls::KeyLog;
 use zeroize::Zeroizing;
 
-use super::record::Role;
+use super::suite::Role;
 
 /// The names of the two secrets that count, among those of NSS's key log.
 const CLIENT: &str = "CLIENT_TRAFFIC_SECRET_0";
