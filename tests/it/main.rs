@@ -56,6 +56,7 @@ mod tidy;
 mod tls;
 mod tls_reload;
 mod tls_sessions;
+mod tls_tickets;
 mod tls_upstream;
 mod tracing;
 mod upgrade;
