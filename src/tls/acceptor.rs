@@ -13,24 +13,29 @@ use rustls::{Error, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
 use super::record::TrafficSecrets;
+use super::tickets::{self, TicketSecret, TrustId};
 use super::whole_records::WholeRecords;
-use super::{Authorities, HTTP_1_1, HTTP_2, PROVIDER, Pair, TlsStream, subject, tickets};
+use super::{Authorities, HTTP_1_1, HTTP_2, PROVIDER, Pair, TlsStream, subject};
 use crate::net::Socket;
 
-/// The TLS settings of a listener, complete and checked. Equal ones have the same certificates.
+/// The TLS settings of a listener, complete and checked. Equal ones have the same certificates
+/// and the same keys for tickets.
 pub struct Acceptor {
     config: Arc<ServerConfig>,
     pairs: Vec<Pair>,
     client_ca: Option<Authorities>,
+    ticket_keys: Vec<TicketSecret>,
     http2: bool,
 }
 
 impl Acceptor {
     /// The first of the pairs, of which at least one is needed, is for clients that name none of
     /// the others. With `client_ca`, a client must have a certificate issued by one of them.
+    /// Without `ticket_keys` the keys of tickets are the process's own.
     pub fn new(
         pairs: Vec<Pair>,
         client_ca: Option<Authorities>,
+        ticket_keys: Vec<TicketSecret>,
         http2: bool,
     ) -> Result<Self, Error> {
         let builder = ServerConfig::builder_with_provider(PROVIDER.clone())
@@ -50,7 +55,7 @@ impl Acceptor {
         if http2 {
             config.alpn_protocols.insert(0, HTTP_2.to_vec());
         }
-        config.ticketer = tickets::for_clients_of(client_ca.as_ref())?;
+        config.ticketer = tickets::sealer(&ticket_keys, client_ca.as_ref());
         config.enable_secret_extraction = true;
         // Sessions that are remembered by id would be lost at each reload.
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -58,6 +63,7 @@ impl Acceptor {
             config: Arc::new(config),
             pairs,
             client_ca,
+            ticket_keys,
             http2,
         })
     }
@@ -86,7 +92,8 @@ impl Acceptor {
     /// Names the authorities of which a client must have a certificate, the same in each process.
     /// `None`: it needs none.
     pub fn authorities(&self) -> Option<String> {
-        self.client_ca.as_ref().map(Authorities::digest)
+        let authorities = self.client_ca.as_ref()?;
+        Some(TrustId::of(Some(authorities)).to_string())
     }
 
     /// Whether a client that has shown a certificate of [these authorities](Self::authorities) in
@@ -109,7 +116,10 @@ impl Acceptor {
 
 impl PartialEq for Acceptor {
     fn eq(&self, other: &Self) -> bool {
-        self.pairs == other.pairs && self.client_ca == other.client_ca && self.http2 == other.http2
+        self.pairs == other.pairs
+            && self.client_ca == other.client_ca
+            && self.ticket_keys == other.ticket_keys
+            && self.http2 == other.http2
     }
 }
 

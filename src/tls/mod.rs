@@ -1,7 +1,7 @@
 //! TLS to clients and servers: rustls on our own sockets. Pingora and the relay see plain text.
 //!
 //! ```text
-//!   files ──► Pair, Authorities      read and checked with the configuration
+//!   files ──► Pair, Authorities, TicketSecret      read and checked with the configuration
 //!                │
 //!   Acceptor ────┤   a listener's: by name, mTLS, tickets ──► TlsStream
 //!   Connector ───┘   an upstream's: name, authorities       ──► the same
@@ -18,7 +18,7 @@ mod revision;
 mod security;
 mod stream;
 mod subject;
-mod tickets;
+pub mod tickets;
 mod whole_records;
 
 use std::sync::{Arc, LazyLock};

@@ -57,6 +57,7 @@ mod tls;
 mod tls_moves;
 mod tls_reload;
 mod tls_sessions;
+mod tls_tickets;
 mod tls_upstream;
 mod tracing;
 mod upgrade;

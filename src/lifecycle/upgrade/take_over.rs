@@ -33,6 +33,7 @@ use crate::session::ClientEnd;
 use crate::session::Session;
 use crate::session::drain::{DrainPlan, DrainReason};
 use crate::session::live::LiveSession;
+use crate::tls::tickets;
 
 /// A process that dies closes its sockets a moment before others see that it has ended.
 const DEAD_WITHIN: Duration = Duration::from_secs(2);
@@ -320,6 +321,9 @@ impl TakeOver {
         };
         match decoded {
             Decoded::Frame(frame) => {
+                if !frame.tickets.0.is_empty() {
+                    tickets::import(&frame.tickets.0);
+                }
                 let attachments = Attachments {
                     to_client: frame.to_client,
                     to_server: frame.to_server,

@@ -18,6 +18,8 @@ pub const PURE: &[&str] = &[
     "src/session/direction.rs",
     "src/session/drain/schedule.rs",
     "src/session/goodbye.rs",
+    "src/tls/tickets/key.rs",
+    "src/tls/tickets/rotation.rs",
     "src/upstream/balance/points.rs",
     "src/upstream/eject.rs",
     "src/upstream/health/counter.rs",

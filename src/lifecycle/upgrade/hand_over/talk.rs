@@ -5,14 +5,16 @@ use std::io;
 
 use log::{info, warn};
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
 use crate::config::TlsSessions;
 use crate::lifecycle::upgrade::UpgradeError;
 use crate::lifecycle::upgrade::link::Heard;
 use crate::lifecycle::upgrade::old::Event;
-use crate::lifecycle::upgrade::protocol::frame::{Decoded, Framing};
+use crate::lifecycle::upgrade::protocol::frame::{Beside, Decoded, Framing};
 use crate::lifecycle::upgrade::protocol::{Message, wire};
 use crate::lifecycle::upgrade::warm_state;
+use crate::tls::tickets;
 
 impl HandOver {
     pub(super) fn heard(&mut self, heard: io::Result<Heard>) {
@@ -108,7 +110,23 @@ impl HandOver {
         }
         self.link.set_framing(Framing::Second);
         self.say_census();
-        self.say(&Message::Accept);
+        self.say_accept();
+    }
+
+    /// The keys of tickets go along with it, if keys may leave the process: so clients resume their
+    /// sessions in the new process from the first one on.
+    fn say_accept(&mut self) {
+        let keys = match self.app.generation().config.server.tls_sessions {
+            TlsSessions::Move if self.protocol >= wire::WITH_TLS => tickets::export(),
+            TlsSessions::Move | TlsSessions::Tell => Zeroizing::default(),
+        };
+        let beside = Beside {
+            tickets: &keys,
+            ..Beside::default()
+        };
+        if let Err(cause) = self.link.say_with(&Message::Accept, beside, None, 0) {
+            warn!("upgrade: the new process cannot be told to accept: {cause}");
+        }
     }
 
     pub(super) fn say_census(&mut self) {
