@@ -14,8 +14,6 @@ pub enum Opened {
     Data(Range<usize>),
     /// Nothing for whom reads.
     Nothing,
-    /// The peer sends nothing more.
-    Closed,
 }
 
 /// Lives in a box, because its halves must not be moved.
@@ -144,10 +142,7 @@ impl Record {
                 self.owes_update |= answer;
             }
             Demand::RefuseRenegotiation => self.owes_warning = true,
-            Demand::Closed => {
-                self.received_close = true;
-                return Ok(Opened::Closed);
-            }
+            Demand::Closed => self.received_close = true,
         }
         Ok(Opened::Nothing)
     }

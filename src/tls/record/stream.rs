@@ -40,8 +40,8 @@ pub struct RecordStream<S> {
     buffers: Buffers,
     /// The error behind the data that has come. It is told once, and then the connection has ended.
     broken: Option<RecordError>,
-    /// Nothing more can be read.
-    is_over: bool,
+    /// The peer or the socket has ended it with an error.
+    has_failed: bool,
 }
 
 impl<S> RecordStream<S> {
@@ -56,7 +56,7 @@ impl<S> RecordStream<S> {
                 sealed_out: converted.sealed_out,
             },
             broken: None,
-            is_over: false,
+            has_failed: false,
         }
     }
 
@@ -68,7 +68,7 @@ impl<S> RecordStream<S> {
             record,
             buffers,
             broken: None,
-            is_over: false,
+            has_failed: false,
         })
     }
 
@@ -80,11 +80,16 @@ impl<S> RecordStream<S> {
 
     /// Whether it can be saved: one that has failed only ends here.
     pub fn can_be_saved(&self) -> bool {
-        self.broken.is_none() && !self.is_over && !self.record.has_sent_close()
+        self.broken.is_none() && !self.has_failed
     }
 
     pub fn socket(&self) -> &S {
         &self.socket
+    }
+
+    /// Whether nothing more can be read.
+    fn is_over(&self) -> bool {
+        self.has_failed || self.record.has_received_close()
     }
 
     /// Whether the socket has all that was written.
@@ -102,7 +107,7 @@ impl<S> RecordStream<S> {
     fn open_some(&mut self, bytes: &mut [u8], buf: &mut ReadBuf<'_>) -> usize {
         let mut done = 0;
         let before = buf.filled().len();
-        while self.broken.is_none() && !self.is_over && self.buffers.plain.is_empty() {
+        while self.broken.is_none() && !self.is_over() && self.buffers.plain.is_empty() {
             let rest = &mut bytes[done..];
             let length = match self.record.length_of(rest) {
                 Ok(Some(length)) if length <= rest.len() => length,
@@ -126,7 +131,6 @@ impl<S> RecordStream<S> {
                     self.buffers.plain.extend_from_slice(later);
                 }
                 Ok(Opened::Nothing) => {}
-                Ok(Opened::Closed) => self.is_over = true,
                 Err(error) => self.broken = Some(error),
             }
         }
@@ -187,7 +191,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RecordStream<S> {
 
     /// Ends with the error that has come, and tells the peer what it has done.
     fn end_broken(&mut self, cx: &mut Context<'_>, error: RecordError) -> io::Error {
-        self.is_over = true;
+        self.has_failed = true;
         if let RecordError::Fatal(alert) = error {
             // A peer that does not hear this sees the end all the same.
             let _ = self.send_sealed(cx, |record, out| record.fail(alert, out));
@@ -210,7 +214,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RecordStream<S> {
             let before = buf.filled().len();
             let mut done = self.open_some(&mut scratch[..had], buf);
             let mut end = had;
-            if done == 0 && self.broken.is_none() && !self.is_over {
+            if done == 0 && self.broken.is_none() && !self.is_over() {
                 let most = buf.remaining().clamp(RECORD_MAX, SEAL_MAX);
                 // What was there is less than a record.
                 let mut room = ReadBuf::new(&mut scratch[had..most]);
@@ -249,7 +253,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for RecordStream<S> {
             if let Some(error) = stream.broken.take() {
                 return Poll::Ready(Err(stream.end_broken(cx, error)));
             }
-            if stream.is_over {
+            if stream.is_over() {
                 return Poll::Ready(Ok(()));
             }
             if ready!(stream.poll_read_some(cx, buf))? {

@@ -141,6 +141,8 @@ fn each_side_can_end_and_the_other_still_be_heard() {
         peer.closes(&mut ours);
         assert_eq!(ours.hears(), b"bye");
         assert!(ours.is_at_end(), "a clean end");
+        ours = ours.moved();
+        assert!(ours.is_at_end());
         ours.says(b"bye bye");
         assert_eq!(peer.hears(&mut ours), b"bye bye", "{variant:?}");
         ours.closes();
@@ -149,7 +151,8 @@ fn each_side_can_end_and_the_other_still_be_heard() {
         let (mut peer, mut ours) = Peer::pair(variant);
         ours.closes();
         assert!(peer.has_heard_close(&mut ours));
-        assert!(!ours.can_be_saved());
+        ours = ours.moved();
+        assert!(ours.refuses_more(), "it stays closed");
         peer.says(&mut ours, b"and one more thing");
         assert_eq!(ours.hears(), b"and one more thing");
     }

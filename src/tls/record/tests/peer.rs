@@ -188,7 +188,8 @@ impl RecordStream<Memory> {
     }
 
     pub fn refuses_more(&mut self) -> bool {
-        self.offers(b"x") == 0
+        let polled = Pin::new(self).poll_write(&mut nobody(), b"x");
+        !matches!(polled, Poll::Ready(Ok(_)))
     }
 
     pub fn flushes(&mut self) {
