@@ -27,6 +27,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod event_stream;
 pub mod forward;
 pub mod generation;
 pub mod http1;

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::answer::Problem;
 use super::{DrainOrder, SessionFilter, SessionOrder};
+use crate::session::live::SessionKind;
 use crate::websocket::frames::may_be_sent;
 
 const DEFAULT_LIMIT: usize = 1000;
@@ -45,6 +46,7 @@ pub fn filter(query: Option<&str>) -> Result<SessionFilter, Problem> {
         "route",
         "path",
         "id",
+        "kind",
         "search",
         "older_than",
         "limit",
@@ -62,6 +64,7 @@ pub fn filter(query: Option<&str>) -> Result<SessionFilter, Problem> {
         route: query.value("route").map(str::to_owned),
         path: query.value("path").map(str::to_owned),
         id: query.parsed("id", "take it from the list of sessions, or the log")?,
+        kind: query.read("kind", kind)?,
         search: query.value("search").map(str::to_lowercase),
         older_than: query.read("older_than", duration)?,
         after: query.parsed("after", "take it from \"next\" of the page before")?,
@@ -69,6 +72,11 @@ pub fn filter(query: Option<&str>) -> Result<SessionFilter, Problem> {
         order: query.read("order", order)?.unwrap_or_default(),
     };
     Ok(filter)
+}
+
+/// The name of a kind of session.
+pub fn kind(text: &str) -> Result<SessionKind, &'static str> {
+    SessionKind::of_name(text).ok_or("write websocket or stream")
 }
 
 /// The only parameter of a call that ends a session.

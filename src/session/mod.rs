@@ -16,17 +16,21 @@
 mod client_end;
 mod direction;
 pub mod drain;
+pub mod event_relay;
 pub mod goodbye;
 pub mod handshake;
+mod lazy_timer;
 pub mod leg;
 pub mod live;
 pub mod log;
 pub mod registry;
 pub mod relay;
+mod relaying;
 pub mod runner;
 pub mod stats;
 pub mod traffic;
 pub mod tunnel;
 
 pub use client_end::{Admission, ClientEnd};
-pub use runner::{IdleConnection, Leaving, MoveWatch, Runner, Session, Upgraded};
+pub use relaying::Relaying;
+pub use runner::{IdleConnection, Leaving, MoveWatch, Runner, Session, Talk, Upgraded};

@@ -184,10 +184,12 @@ impl Drop for Registered {
 pub mod tests {
     use super::super::live::Identity;
     use super::*;
+    use crate::session::live::SessionKind;
     use crate::upstream::Server;
 
     pub fn live() -> LiveSession {
         LiveSession {
+            kind: SessionKind::WebSocket,
             identity: Identity {
                 id: Uuid::now_v7(),
                 request_id: None,

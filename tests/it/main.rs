@@ -49,6 +49,7 @@ mod sessions;
 mod source;
 mod status_page;
 mod stop;
+mod streams;
 mod support;
 mod systemd;
 mod take_over;

@@ -4,6 +4,7 @@ use crate::admin::view::{Listener, Route};
 fn session() -> Session {
     Session {
         id: "0190aaaa-0000-7000-8000-000000000001".to_owned(),
+        kind: "websocket".to_owned(),
         listener: "public".to_owned(),
         route: "chat".to_owned(),
         upstream: "ims_svr".to_owned(),

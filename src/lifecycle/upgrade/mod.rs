@@ -27,6 +27,7 @@ mod program;
 pub mod protocol;
 pub mod rendezvous;
 mod snapshot;
+mod stream_snapshot;
 mod successor;
 pub mod take_over;
 mod warm_state;

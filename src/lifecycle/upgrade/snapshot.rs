@@ -10,17 +10,19 @@ use tokio::time::Instant;
 use super::census::{CensusKey, HeldCounts};
 use super::link::Descriptors;
 use super::protocol::{Message, wire};
+use super::stream_snapshot;
 use crate::app::App;
 use crate::forward::proxy_protocol::AddrPair;
 use crate::limits::Permit;
 use crate::net::{BoundId, Socket, SocketKind};
 use crate::session::leg::{Leg, SendState};
-use crate::session::live::{Identity, LiveSession};
+use crate::session::live::{Identity, LiveSession, SessionKind};
 use crate::session::relay::{Clocks, Limits, Relay};
 use crate::session::traffic::Traffic;
 use crate::session::{Admission, ClientEnd};
-use crate::session::{IdleConnection, Session};
+use crate::session::{IdleConnection, Relaying, Session};
 use crate::transport::Transport;
+use crate::upstream::Lease;
 use crate::websocket::frames::FrameScanner;
 
 /// What moves to the new process.
@@ -33,10 +35,10 @@ pub enum Parcel {
 impl Descriptors for Parcel {
     fn descriptors(&self) -> io::Result<Vec<BorrowedFd<'_>>> {
         match self {
-            Self::Session(session) => Ok(vec![
-                session.relay.client.transport.descriptor()?.1,
-                session.relay.server.transport.descriptor()?.1,
-            ]),
+            Self::Session(session) => {
+                let transports = session.relay.transports().into_iter();
+                transports.map(|one| Ok(one.descriptor()?.1)).collect()
+            }
             Self::Idle(idle) => Ok(vec![idle.client.transport.descriptor()?.1]),
         }
     }
@@ -47,8 +49,18 @@ impl Parcel {
     pub fn pack(&self, number: u64, app: &App) -> io::Result<(Message, usize)> {
         match self {
             Self::Session(session) => {
-                let session = Box::new(pack(session, app)?);
-                Ok((Message::Session { number, session }, 2))
+                let about = about(session, app);
+                let message = match &session.relay {
+                    Relaying::Frames(relay) => Message::Session {
+                        number,
+                        session: Box::new(pack(about, relay)?),
+                    },
+                    Relaying::Events(relay) => Message::Stream {
+                        number,
+                        stream: Box::new(stream_snapshot::pack(about, relay)?),
+                    },
+                };
+                Ok((message, 2))
             }
             Self::Idle(idle) => {
                 let gone = || io::Error::other("its listener is gone");
@@ -73,10 +85,7 @@ impl Parcel {
     /// The bytes that wait for its client and for its server.
     pub fn waiting(&self) -> [&[u8]; 2] {
         match self {
-            Self::Session(session) => {
-                let relay = &session.relay;
-                [&relay.client.waiting, &relay.server.waiting]
-            }
+            Self::Session(session) => session.relay.waiting(),
             Self::Idle(idle) => [&[], &idle.client.early],
         }
     }
@@ -90,9 +99,8 @@ impl Parcel {
                     upstream: identity.upstream.to_string(),
                     address: identity.server,
                 };
-                let route = session.permit.as_ref().map(|permit| CensusKey::Route {
-                    name: identity.route.to_string(),
-                    client: permit.client(),
+                let route = session.permit.as_ref().map(|permit| {
+                    CensusKey::of_session(session.live.kind, identity, permit.client())
                 });
                 let listener = listener_key(session.admission.permit.as_ref(), app);
                 [Some(server), route, listener]
@@ -118,28 +126,27 @@ fn listener_key(permit: Option<&Permit>, app: &App) -> Option<CensusKey> {
     })
 }
 
-fn pack(session: &Session, app: &App) -> io::Result<wire::Session> {
+/// What is known of a session, whatever its sides speak.
+fn about(session: &Session, app: &App) -> wire::About {
     let Session {
         relay,
         live,
         admission,
         ..
     } = session;
-    // The new process takes these limits from its own file.
+    // The new process takes the other limits from its own file.
     let Limits {
         idle, end, ping, ..
-    } = relay.limits;
+    } = relay.limits();
     let Clocks {
         quiet,
         unheard,
         pinged,
     } = relay.clocks();
-    Ok(wire::Session {
+    wire::About {
         identity: (&live.identity).into(),
         age: live.age(),
         counts: live.traffic.counts().into(),
-        client: pack_leg(&relay.client)?,
-        server: pack_leg(&relay.server)?,
         idle,
         left: end.map(|end| end.saturating_duration_since(Instant::now())),
         ping,
@@ -151,6 +158,24 @@ fn pack(session: &Session, app: &App) -> io::Result<wire::Session> {
             .and_then(|permit| app.listener_of(permit)),
         unheard: Some(unheard),
         pinged,
+    }
+}
+
+fn pack(about: wire::About, relay: &Relay) -> io::Result<wire::Session> {
+    Ok(wire::Session {
+        identity: about.identity,
+        age: about.age,
+        counts: about.counts,
+        client: pack_leg(&relay.client)?,
+        server: pack_leg(&relay.server)?,
+        idle: about.idle,
+        left: about.left,
+        ping: about.ping,
+        quiet: about.quiet,
+        proxied: about.proxied,
+        listener: about.listener,
+        unheard: about.unheard,
+        pinged: about.pinged,
     })
 }
 
@@ -171,6 +196,15 @@ pub struct Attachments {
     pub descriptors: Vec<OwnedFd>,
 }
 
+/// The two sockets of a session, the client's first.
+pub fn sockets(attachments: Vec<OwnedFd>) -> io::Result<[OwnedFd; 2]> {
+    <[OwnedFd; 2]>::try_from(attachments).map_err(|_| {
+        io::Error::other(
+            "a session came without its two sockets: this process has no room for more of them",
+        )
+    })
+}
+
 /// Must be called inside the runtime.
 pub fn unpack(
     state: wire::Session,
@@ -178,65 +212,111 @@ pub fn unpack(
     app: &App,
     held: &mut HeldCounts,
 ) -> io::Result<Session> {
-    let Ok([client, server]) = <[OwnedFd; 2]>::try_from(attachments.descriptors) else {
-        return Err(io::Error::other(
-            "a session came without its two sockets: this process has no room for more of them",
-        ));
-    };
+    let [client, server] = sockets(attachments.descriptors)?;
     let client = unpack_leg(state.client, client, &attachments.to_client)?;
     let server = unpack_leg(state.server, server, &attachments.to_server)?;
-    let generation = app.generation();
     let listener = state.listener.or_else(|| {
         // The first protocol sends only the listener's name at the beginning of the session.
         Some((state.identity.listener.clone(), String::new()))
     });
-    let mut identity = Identity::from(state.identity);
+    let about = wire::About {
+        identity: state.identity,
+        age: state.age,
+        counts: state.counts,
+        idle: state.idle,
+        left: state.left,
+        ping: state.ping,
+        quiet: state.quiet,
+        proxied: state.proxied,
+        listener,
+        unheard: state.unheard,
+        pinged: state.pinged,
+    };
+    let arrived = arrive(SessionKind::WebSocket, about, &client.transport, app, held);
+    let (traffic, limits, clocks) = (arrived.traffic.clone(), arrived.limits, arrived.clocks);
+    let relay = Relay::continued(client, server, traffic, limits, clocks);
+    Ok(arrived.begin(Relaying::Frames(relay), app))
+}
+
+/// A session that has come, but for its relay.
+pub struct Arrived {
+    kind: SessionKind,
+    identity: Identity,
+    lease: Lease,
+    admission: Admission,
+    permit: Permit,
+    pub traffic: Arc<Traffic>,
+    pub limits: Limits,
+    pub clocks: Clocks,
+}
+
+/// Counts the session here.
+pub fn arrive(
+    kind: SessionKind,
+    about: wire::About,
+    client: &Transport,
+    app: &App,
+    held: &mut HeldCounts,
+) -> Arrived {
+    let generation = app.generation();
+    let mut identity = Identity::from(about.identity);
     app.share_labels(&mut identity);
     let lease = held
         .lease(&identity)
         .unwrap_or_else(|| generation.adopt_on(&identity.upstream, identity.server));
-    let proxied = state.proxied.map(AddrPair::from);
-    let bound = match &listener {
+    let proxied = about.proxied.map(AddrPair::from);
+    let bound = match &about.listener {
         Some((name, address)) => app.find_listener(name, address),
         None => None,
     };
     let admission = match bound {
-        Some(bound) => held.admission(app, bound, listener, (&client.transport, proxied)),
+        Some(bound) => held.admission(app, bound, about.listener, (client, proxied)),
         None => Admission {
             permit: None,
             proxied: proxied.map(Box::new),
             ..Admission::default()
         },
     };
-    let permit = Some(held.route_permit(&identity, &generation));
-    let traffic = Arc::new(Traffic::continued(state.age, state.counts.into()));
-    let limits = Limits {
-        idle: state.idle,
-        end: state.left.map(|left| Instant::now() + left),
-        ping: state.ping,
-        client_stall: bound.map(|bound| app.listener_states()[bound.index()].limits().stall),
-        server_stall: generation
-            .find_group(&identity.upstream)
-            .map(|group| group.config().stall),
-    };
-    let clocks = Clocks {
-        quiet: state.quiet,
-        unheard: state.unheard.unwrap_or(state.quiet),
-        pinged: state.pinged,
-    };
-    let relay = Relay::continued(client, server, traffic.clone(), limits, clocks);
-    let live = app.sessions().adopt(LiveSession {
+    Arrived {
+        kind,
+        permit: held.route_permit(kind, &identity, &generation),
+        traffic: Arc::new(Traffic::continued(about.age, about.counts.into())),
+        limits: Limits {
+            idle: about.idle,
+            end: about.left.map(|left| Instant::now() + left),
+            ping: about.ping,
+            client_stall: bound.map(|bound| app.listener_states()[bound.index()].limits().stall),
+            server_stall: generation
+                .find_group(&identity.upstream)
+                .map(|group| group.config().stall),
+        },
+        clocks: Clocks {
+            quiet: about.quiet,
+            unheard: about.unheard.unwrap_or(about.quiet),
+            pinged: about.pinged,
+        },
         identity,
-        traffic,
-        server: lease.server().clone(),
-    });
-    Ok(Session {
-        relay,
-        live,
         lease,
         admission,
-        permit,
-    })
+    }
+}
+
+impl Arrived {
+    pub fn begin(self, relay: Relaying, app: &App) -> Session {
+        let live = app.sessions().adopt(LiveSession {
+            kind: self.kind,
+            identity: self.identity,
+            traffic: self.traffic,
+            server: self.lease.server().clone(),
+        });
+        Session {
+            relay,
+            live,
+            lease: self.lease,
+            admission: self.admission,
+            permit: Some(self.permit),
+        }
+    }
 }
 
 fn unpack_leg(state: wire::Leg, descriptor: OwnedFd, waiting: &[u8]) -> io::Result<Leg> {

@@ -23,6 +23,7 @@ use super::new::{Action, Event, New};
 use super::protocol::frame::{Decoded, Framing, encode};
 use super::protocol::{self, Message, wire};
 use super::snapshot::{self, Attachments};
+use super::stream_snapshot;
 use crate::admin::{CommandOutcome, Request};
 use crate::app::App;
 use crate::lifecycle::systemd;
@@ -341,6 +342,12 @@ impl TakeOver {
             Message::Accept => self.on(Event::Accept).await,
             Message::Session { number, session } => {
                 let unpacked = snapshot::unpack(*session, attachments, &self.app, &mut self.held);
+                let taken = unpacked.map(|session| Taken::Session(Box::new(session)));
+                self.take(number, taken).await;
+            }
+            Message::Stream { number, stream } => {
+                let unpacked =
+                    stream_snapshot::unpack(*stream, attachments, &self.app, &mut self.held);
                 let taken = unpacked.map(|session| Taken::Session(Box::new(session)));
                 self.take(number, taken).await;
             }

@@ -112,7 +112,7 @@ impl HandOver {
         let underway = underway.flat_map(|(parcel, _)| parcel.census_keys(&self.app));
         for census in self
             .census
-            .take(&self.app, underway.collect::<Vec<_>>().into_iter())
+            .take(&self.app, self.protocol, underway.collect::<Vec<_>>().into_iter())
         {
             self.say(&Message::Census(census));
         }
