@@ -228,7 +228,7 @@ mod tests {
     fn every_parameter_of_the_filter_is_read() {
         let query = "upstream=chat%20a&server=%5B::1%5D:9080&client=192.0.2.7&older_than=1h+30m\
                      &route=c%3Ad&path=%3Fa%3D1&id=0190aaaa-0000-7000-8000-000000000002&search=Chat\
-                     &limit=10000&after=0190aaaa-0000-7000-8000-000000000001&order=newest";
+                     &kind=stream&limit=10000&after=0190aaaa-0000-7000-8000-000000000001&order=newest";
         let expected = SessionFilter {
             upstream: Some("chat a".to_owned()),
             server: Some("[::1]:9080".parse().unwrap()),
@@ -236,6 +236,7 @@ mod tests {
             route: Some("c:d".to_owned()),
             path: Some("?a=1".to_owned()),
             id: Some("0190aaaa-0000-7000-8000-000000000002".parse().unwrap()),
+            kind: Some(SessionKind::Stream),
             search: Some("chat".to_owned()),
             older_than: Some(Duration::from_secs(90 * 60)),
             after: Some("0190aaaa-0000-7000-8000-000000000001".parse().unwrap()),

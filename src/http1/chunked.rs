@@ -262,10 +262,22 @@ mod tests {
         }
         let state = ChunkScanner::default().state();
         for wrong in [
-            ScannerState { position: 13, ..state },
-            ScannerState { position: 4, ..state },
-            ScannerState { digits: 16, ..state },
-            ScannerState { size: u64::MAX, ..state },
+            ScannerState {
+                position: 13,
+                ..state
+            },
+            ScannerState {
+                position: 4,
+                ..state
+            },
+            ScannerState {
+                digits: 16,
+                ..state
+            },
+            ScannerState {
+                size: u64::MAX,
+                ..state
+            },
         ] {
             assert_eq!(ChunkScanner::from_state(wrong), None, "{wrong:?}");
         }

@@ -43,8 +43,8 @@ use crate::http1::Rejection;
 use crate::limits::DrainDeadline;
 use crate::listener::{Connection, RejectedRequest};
 use crate::route::ListenerId;
-use crate::session::{Talk, Upgraded};
 use crate::session::registry::Registered;
+use crate::session::{Talk, Upgraded};
 use crate::upstream::{Flow, Group};
 use crate::websocket::jitter::jittered;
 

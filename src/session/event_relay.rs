@@ -242,7 +242,8 @@ impl EventRelay {
     /// The client takes nothing more.
     fn client_broke(&mut self, error: &io::Error) -> Over {
         if error.kind() == io::ErrorKind::TimedOut {
-            let why = "the client answered nothing any more, or took nothing for as long as its stall";
+            let why =
+                "the client answered nothing any more, or took nothing for as long as its stall";
             return self.fail(ClosedBy::Error, why);
         }
         self.client.send_state = SendState::Broken {
@@ -386,7 +387,8 @@ impl EventRelay {
 const BROKE_OFF: &str = "the server broke off in the middle of its stream";
 
 /// How much one read takes: around it there is room for the framing.
-const SCRATCH_ROOM: usize = super::relay::CHUNK - SIZE_LINE_MAX - CHUNK_END.len() - LAST_CHUNK.len();
+const SCRATCH_ROOM: usize =
+    super::relay::CHUNK - SIZE_LINE_MAX - CHUNK_END.len() - LAST_CHUNK.len();
 
 /// Puts the framing around the content. An empty chunk would be the last one.
 fn framed(scratch: &mut [u8], length: usize, framing: ClientFraming, ends: bool) -> &[u8] {

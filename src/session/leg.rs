@@ -133,7 +133,6 @@ impl<S> Leg<S> {
     pub fn has_sent_all(&self) -> bool {
         self.waiting.is_empty() && (self.is_shut() || self.transport.is_flushed())
     }
-
 }
 
 /// A side that sends frames.

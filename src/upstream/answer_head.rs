@@ -130,7 +130,11 @@ mod tests {
             "\r\n\r\n",
         ] {
             for size in 1..=head.len() {
-                assert_eq!(read(head.as_bytes(), size), None, "{head:?} in pieces of {size}");
+                assert_eq!(
+                    read(head.as_bytes(), size),
+                    None,
+                    "{head:?} in pieces of {size}"
+                );
             }
         }
     }

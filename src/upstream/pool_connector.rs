@@ -248,7 +248,11 @@ impl PoolStream {
     /// Pingora no longer needs the connection.
     fn release(&self) {
         let mut outgoing = self.lock();
-        if self.watch.as_ref().is_some_and(|watch| !watch.early.is_empty()) {
+        if self
+            .watch
+            .as_ref()
+            .is_some_and(|watch| !watch.early.is_empty())
+        {
             // The server has sent more than its response.
             return;
         }

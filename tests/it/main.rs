@@ -50,6 +50,8 @@ mod source;
 mod status_page;
 mod stop;
 mod streams;
+mod streams_end;
+mod streams_move;
 mod support;
 mod systemd;
 mod take_over;

@@ -83,7 +83,9 @@ proptest! {
     fn what_ends_between_events_is_whole(stream in stream()) {
         for cut in 0..=stream.len() {
             let (first, second) = stream.split_at(cut);
-            if scanned(first).is_between_events() {
+            // A byte order mark counts only at the very beginning.
+            let is_marked = second.starts_with(BYTE_ORDER_MARK);
+            if scanned(first).is_between_events() && !is_marked {
                 let parts = [dispatched(first), dispatched(second)].concat();
                 prop_assert_eq!(parts.len(), dispatched(&stream).len());
             }

@@ -33,9 +33,9 @@ impl EventRelay {
     /// Nothing can be put into a stream whose events cannot be seen.
     fn ping_due(&self) -> Option<Instant> {
         self.server.scanner.events.as_ref()?;
-        let last = self.pinged.map_or(self.last_activity, |pinged| {
-            pinged.max(self.last_activity)
-        });
+        let last = self
+            .pinged
+            .map_or(self.last_activity, |pinged| pinged.max(self.last_activity));
         Some(last + self.limits.ping?)
     }
 

@@ -21,7 +21,9 @@ impl HandOver {
         if !wire::takes_streams(self.protocol) {
             let is_stream = |live: &LiveSession| live.kind == SessionKind::Stream;
             let streams = self.app.sessions().select(is_stream);
-            streams.iter().for_each(|live| live.traffic.set_refused(true));
+            streams
+                .iter()
+                .for_each(|live| live.traffic.set_refused(true));
         }
         self.app.runner().begin_moving(self.leave.clone());
         if self.protocol == wire::FIRST {

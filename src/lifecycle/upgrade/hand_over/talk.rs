@@ -110,10 +110,11 @@ impl HandOver {
     pub(super) fn say_census(&mut self) {
         let underway = self.parcels.values();
         let underway = underway.flat_map(|(parcel, _)| parcel.census_keys(&self.app));
-        for census in self
-            .census
-            .take(&self.app, self.protocol, underway.collect::<Vec<_>>().into_iter())
-        {
+        for census in self.census.take(
+            &self.app,
+            self.protocol,
+            underway.collect::<Vec<_>>().into_iter(),
+        ) {
             self.say(&Message::Census(census));
         }
         let every = match self.machine.has_settled() {
