@@ -70,27 +70,15 @@ impl Gateway {
     pub(super) fn open_stream(&self, session: &mut Session, exchange: &mut Exchange) {
         // Nothing follows the stream on the client's connection.
         session.set_keepalive(None);
-        let (Some(connection), Some(identity), Some(stream), Some(attempts)) = (
-            exchange.connection(),
-            record::identity(session, exchange),
-            &exchange.stream,
-            &exchange.attempts,
-        ) else {
+        let Some(live) = stream_session(session, exchange) else {
+            exchange.attempts.iter().for_each(Attempts::decline_stream);
             return;
         };
-        let (Some(offer), Some(lease)) = (attempts.stream_offer(), attempts.lease()) else {
-            return;
-        };
-        offer.take_up();
-        connection.clear_deadline();
-        connection.needs_no_server();
-        connection.set_reading(Reading::Leave);
-        let live = LiveSession {
-            kind: SessionKind::Stream,
-            identity,
-            traffic: stream.traffic.clone(),
-            server: lease.server().clone(),
-        };
+        if let Some(connection) = exchange.connection() {
+            connection.clear_deadline();
+            connection.needs_no_server();
+            connection.set_reading(Reading::Leave);
+        }
         self.register(live, exchange);
     }
 
@@ -107,6 +95,21 @@ impl Gateway {
         session_open(&self.log, &live);
         exchange.live = Some(live);
     }
+}
+
+/// The session that an event stream becomes, whose server's connection is to leave.
+fn stream_session(session: &Session, exchange: &Exchange) -> Option<LiveSession> {
+    let identity = record::identity(session, exchange)?;
+    let attempts = exchange.attempts.as_ref()?;
+    let server = attempts.lease()?.server().clone();
+    let traffic = exchange.stream.as_ref()?.traffic.clone();
+    attempts.stream_offer()?.take_up();
+    Some(LiveSession {
+        kind: SessionKind::Stream,
+        identity,
+        traffic,
+        server,
+    })
 }
 
 impl Gateway {

@@ -10,8 +10,8 @@
 //! every event passes at once, and what waits is always whole chunks.
 //!
 //! ```text
-//!   Passing ──┬── an order, or a limit ──► Ending ── between two events ──┬──► Said ── sent ──► over
-//!             └── the server has ended its answer ────────────────────────┘
+//!   Passing ──┬─ an order, or a limit ──► Ending ─ between two events ─┬─► Said ─ sent ─► over
+//!             └─ the server has ended its answer ──────────────────────┘
 //! ```
 //!
 //! `Ending` and `Said` have a time limit, after which the stream is cut: then no last chunk tells

@@ -1,10 +1,11 @@
-//! Upgraded sessions: from the server's 101 to the end of both connections.
+//! Sessions: from the server's 101, or the head of its event stream, to the end of both
+//! connections.
 //!
 //! ```text
 //!   101 ──► handshake: the server's socket leaves Pingora
 //!           listener::client_stream: so does the client's
 //!              │
-//!           runner ─► relay: moves the bytes
+//!           runner ─► relay: moves the bytes (event_relay: those of an event stream)
 //!              │         ├─ leg: one side, its socket and the frames that it sends
 //!              │         └─ goodbye: which side is told what, and until when it is waited for
 //!   registry ──┘ live, traffic: who it is and what it has carried; drain tells sessions to go;

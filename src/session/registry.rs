@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use parking_lot::{Mutex, MutexGuard};
 use uuid::Uuid;
 
-use super::live::LiveSession;
+use super::live::{LiveSession, SessionKind};
 use super::stats::EndedSessions;
 use super::traffic::Totals;
 
@@ -51,7 +51,9 @@ pub struct Registered {
 
 impl Registry {
     pub fn register(self: &Arc<Self>, live: LiveSession) -> Registered {
-        live.server.count_handshake();
+        if live.kind == SessionKind::WebSocket {
+            live.server.count_handshake();
+        }
         self.admit(live, Totals::default())
     }
 
@@ -184,7 +186,6 @@ impl Drop for Registered {
 pub mod tests {
     use super::super::live::Identity;
     use super::*;
-    use crate::session::live::SessionKind;
     use crate::upstream::Server;
 
     pub fn live() -> LiveSession {

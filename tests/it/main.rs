@@ -31,6 +31,7 @@ mod http2_settings;
 mod interop;
 mod keepalive;
 mod limits;
+mod long_answers;
 mod metrics;
 mod names;
 mod names_reload;

@@ -391,6 +391,31 @@ async fn with_stream_off_a_stream_is_an_answer_as_any() {
     assert!(!prusik.access_log().iter().any(is("session_open")));
 }
 
+/// Anonymous memory; a debug build has the same buffers as a release.
+#[tokio::test]
+async fn an_idle_stream_costs_at_most_3_kib() {
+    const STREAMS: u64 = 1000;
+    let (mut server, prusik) = start(|config| config).await;
+    let mut streams = Vec::new();
+    let mut open_one = async || {
+        let (mut asked, mut client) = open(&mut server, &prusik).await;
+        // Large enough to leave a buffer behind that is not given back.
+        let data = "x".repeat(20_000);
+        asked.chunk(format!("data: {data}\n\n")).await;
+        client.next().await.expect("the event");
+        streams.push((asked, client));
+    };
+    for _ in 0..100 {
+        open_one().await;
+    }
+    let before = prusik.anonymous_kib();
+    for _ in 0..STREAMS {
+        open_one().await;
+    }
+    let more = prusik.anonymous_kib() - before;
+    assert!(more <= 3 * STREAMS, "{} B a stream", more * 1024 / STREAMS);
+}
+
 #[tokio::test]
 async fn streams_pass_by_tls() {
     let authority = Authority::new();

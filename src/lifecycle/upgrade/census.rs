@@ -55,8 +55,8 @@ pub struct Census {
 }
 
 impl Census {
-    /// Returns what has changed since the last call. `protocol`: that of both processes. `underway`:
-    /// what was given to the link.
+    /// Returns what has changed since the last call. `protocol`: that of both processes.
+    /// `underway`: what was given to the link.
     pub fn take(
         &mut self,
         app: &App,

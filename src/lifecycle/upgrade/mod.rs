@@ -14,6 +14,7 @@
 //! [`old`] and [`new`] are values without sockets, and [`model`] looks at every order in which
 //! things can happen to both.
 
+mod about;
 mod census;
 mod convert;
 pub mod exec;

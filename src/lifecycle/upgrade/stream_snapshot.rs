@@ -4,9 +4,10 @@ use std::io;
 
 use bytes::BytesMut;
 
+use super::about::{Attachments, arrive, sockets};
 use super::census::HeldCounts;
 use super::protocol::wire;
-use super::snapshot::{Attachments, arrive, sockets};
+
 use crate::app::App;
 use crate::event_stream::{self, EventScanner};
 use crate::http1::body::Body;

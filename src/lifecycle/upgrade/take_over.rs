@@ -16,13 +16,14 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::about::Attachments;
 use super::census::HeldCounts;
 use super::exec::Pidfd;
 use super::link::{Heard, Link, shut};
 use super::new::{Action, Event, New};
 use super::protocol::frame::{Decoded, Framing, encode};
 use super::protocol::{self, Message, wire};
-use super::snapshot::{self, Attachments};
+use super::snapshot;
 use super::stream_snapshot;
 use crate::admin::{CommandOutcome, Request};
 use crate::app::App;
