@@ -74,8 +74,8 @@ class Origin(Load):
         after = self.ask("count")
         fresh = {name: after[name] - self.before[name] for name in after}
         self.before = after
-        expected = {"handshakes": 0, "messages": 0, "gets": 0, **expected}
-        expected["forwarded"] = 0 if who == NoProxy.kind.name else expected["handshakes"] + expected["gets"]
+        expected = {"handshakes": 0, "messages": 0, "gets": 0, "streams": 0, **expected}
+        expected["forwarded"] = 0 if who == NoProxy.kind.name else sum(expected[what] for what in ("handshakes", "gets", "streams"))
         if fresh != expected:
             raise SystemExit(f"{who}: the origin saw {fresh}, the client did {expected}")
 
@@ -165,12 +165,35 @@ def idle(proxy, origin, seconds, by_tls=False):
             "idle_cpu_ms_s": cpu}
 
 
+def stream_idle(proxy, origin, seconds):
+    """The same of event streams, each with an event; then one more, as idle() has its echo."""
+    with Load("client", proxy.port) as load:
+        fail_unless_all(load.ask(f"streams {WARM_SESSIONS}"), WARM_SESSIONS, "streams opened")
+        fail_unless_all(load.ask("leave"), WARM_SESSIONS, "streams left")
+        time.sleep(1)
+        before = proxy.memory_kib()
+        fail_unless_all(load.ask(f"streams {IDLE_SESSIONS}"), IDLE_SESSIONS, "streams opened")
+        time.sleep(1)
+        plain = proxy.memory_kib()
+        cpu, began = proxy.cpu_ns(), time.monotonic()
+        time.sleep(seconds)
+        cpu = (proxy.cpu_ns() - cpu) / 1e6 / (time.monotonic() - began)
+        origin.ask("tell")
+        fail_unless_all(load.ask("events 2"), IDLE_SESSIONS, "events")
+        time.sleep(2)
+        talked = proxy.memory_kib()
+        fail_unless_all(load.ask("leave"), IDLE_SESSIONS, "streams left")
+    origin.must_have_seen(proxy.kind.name, streams=WARM_SESSIONS + IDLE_SESSIONS)
+    return {"idle_kib": (plain - before) / IDLE_SESSIONS, "talked_kib": (talked - before) / IDLE_SESSIONS,
+            "idle_cpu_ms_s": cpu}
+
+
 def wss_idle(proxy, origin, seconds):
     return idle(proxy, origin, seconds, by_tls=True)
 
 
 WORKLOADS = {"echo64": echo(64), "echo16k": echo(16384), "handshakes": handshakes, "get": get, "idle": idle,
-             "wss_echo64": echo(64, by_tls=True), "wss_idle": wss_idle}
+             "wss_echo64": echo(64, by_tls=True), "wss_idle": wss_idle, "stream_idle": stream_idle}
 IDLE = [workload for workload in WORKLOADS if workload.endswith("idle")]
 BY_TLS = [workload for workload in WORKLOADS if workload.startswith("wss")]
 

@@ -1,7 +1,7 @@
 // The origin and the load of compare.py, in C so that what it shows is the proxy and not its client.
 //
-//   load origin        echoes WebSocket messages and answers GETs. Prints its port, then its counts
-//                      at each line on stdin.
+//   load origin        echoes WebSocket messages, answers GETs, and streams events. Prints its port,
+//                      then its counts at each line on stdin; at `tell` each stream gets an event first.
 //   load client PORT [tls]   does what the lines on stdin say and answers each with one line of JSON:
 //
 //     open N             opens N sessions, 64 at a time
@@ -10,6 +10,9 @@
 //     close              ends every session with a Close frame that must be answered
 //     handshakes N SECONDS   N workers: connect, handshake, Close, and again
 //     get N SECONDS      N connections: GET, and again
+//     streams N          opens N event streams, 64 at a time, each with its first event
+//     events N           waits until each stream has had so many events
+//     leave              closes the connections of the streams
 //
 // Every byte of every answer is checked but the proxy's own header fields. What is wrong is said
 // on stderr and ends the program with status 1. Both end when stdin does.
@@ -52,11 +55,16 @@ enum { LARGEST_MESSAGE = 16384, BUFFER = LARGEST_MESSAGE + 2048, AT_A_TIME = 64,
              "fedcba9876543210fedcba9876543210FEDCBA9876543210fedcba987654321\n"
 #define PAGE "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 128\r\n\r\n" BODY
 _Static_assert(sizeof BODY - 1 == 128, "PAGE says 128");
+#define LISTEN "GET /events HTTP/1.1\r\nHost: bench.test\r\nAccept: text/event-stream\r\n\r\n"
+#define EVENT "data: 0123456789abcdef0123456789\n\n"
+#define EVENT_CHUNK "22\r\n" EVENT "\r\n"
+#define STREAM "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n" EVENT_CHUNK
+_Static_assert(sizeof EVENT - 1 == 0x22, "EVENT_CHUNK says so");
 
 static const uint8_t MASK[4] = {0x37, 0xfa, 0x21, 0x3d};
 static const uint8_t CLOSE_1000[4] = {0x88, 0x02, 0x03, 0xe8};
 
-enum step { IDLE, HELLO, ECHO, PAGE_DUE, BYE };
+enum step { IDLE, HELLO, ECHO, PAGE_DUE, STREAM_DUE, EVENTS, BYE };
 
 struct connection {
     int fd;
@@ -69,6 +77,7 @@ struct connection {
     uint8_t *in, *frame;
     uint64_t begun;
     SSL *tls;                   // client: NULL is plain text
+    struct connection *earlier, *later; // origin: the other streams
 };
 
 static int poller;
@@ -216,9 +225,11 @@ static int epoll_ready(struct epoll_event *events, int most, int timeout) {
 
 // ---------------------------------------------------------------------------------------- origin
 
-static struct { unsigned long handshakes, messages, gets, forwarded; } seen;
+static struct { unsigned long handshakes, messages, gets, forwarded, streams; } seen;
+static struct connection streaming;     // the head of a ring
 
 static void drop(struct connection *c) {
+    if (c->later) c->later->earlier = c->earlier, c->earlier->later = c->later;
     close(c->fd);
     free(c->in);
     free(c);
@@ -241,6 +252,11 @@ static void answer_head(struct connection *c, size_t length) {
     } else if (!strncmp(head, "GET /page ", 10)) {
         seen.gets++;
         answer(c, PAGE, sizeof PAGE - 1);
+    } else if (!strncmp(head, "GET /events ", 12)) {
+        seen.streams++;
+        c->later = &streaming, c->earlier = streaming.earlier;
+        c->earlier->later = streaming.earlier = c;
+        answer(c, STREAM, sizeof STREAM - 1);
     } else {
         fail("origin: a request that nobody sent: %.200s", head);
     }
@@ -305,6 +321,15 @@ static bool serve(struct connection *c) {
     }
 }
 
+// An event for each stream.
+static void tell(void) {
+    for (struct connection *c = streaming.later; c != &streaming; c = c->later) {
+        if (c->out_left) fail("origin: a stream takes nothing");
+        answer(c, EVENT_CHUNK, sizeof EVENT_CHUNK - 1);
+        if (!flush_out(c)) fail("origin: a stream is gone");
+    }
+}
+
 static void accept_all(int listener) {
     for (;;) {
         int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
@@ -324,6 +349,7 @@ static void origin(void) {
     socklen_t size = sizeof address;
     struct connection listener = {.fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0)};
     struct connection commands = {.fd = STDIN_FILENO};
+    streaming.later = streaming.earlier = &streaming;
     if (bind(listener.fd, (void *)&address, size) || listen(listener.fd, 4096) ||
         getsockname(listener.fd, (void *)&address, &size))
         fail("origin: listen: %s", strerror(errno));
@@ -341,8 +367,10 @@ static void origin(void) {
                 accept_all(listener.fd);
             } else if (c == &commands) {
                 if (read(STDIN_FILENO, line, sizeof line) <= 0) exit(0);
-                printf("{\"handshakes\": %lu, \"messages\": %lu, \"gets\": %lu, \"forwarded\": %lu}\n",
-                       seen.handshakes, seen.messages, seen.gets, seen.forwarded);
+                if (!strncmp(line, "tell\n", 5)) tell();
+                printf("{\"handshakes\": %lu, \"messages\": %lu, \"gets\": %lu, \"forwarded\": %lu, "
+                       "\"streams\": %lu}\n",
+                       seen.handshakes, seen.messages, seen.gets, seen.forwarded, seen.streams);
             } else if (!serve(c)) {
                 drop(c);
             }
@@ -352,7 +380,7 @@ static void origin(void) {
 
 // ---------------------------------------------------------------------------------------- client
 
-enum job { OPEN, ECHOES, CLOSE, HANDSHAKES, GETS };
+enum job { OPEN, ECHOES, CLOSE, HANDSHAKES, GETS, STREAMS };
 
 static struct sockaddr_in proxy = {.sin_family = AF_INET};
 static struct connection *connections;
@@ -427,6 +455,10 @@ static void begin(struct connection *c) {
         if (c->fd < 0) connect_to_proxy(c);
         say(c, PAGE_DUE, GET, sizeof GET - 1);
         break;
+    case STREAMS:
+        connect_to_proxy(c);
+        say(c, STREAM_DUE, LISTEN, sizeof LISTEN - 1);
+        break;
     }
 }
 
@@ -485,6 +517,27 @@ static void check_page(struct connection *c) {
     finish(c);
 }
 
+static void check_stream(struct connection *c) {
+    size_t head = head_length(c->in, c->in_len);
+    if (!head || !memmem(c->in + head, c->in_len - head, EVENT, sizeof EVENT - 1)) return;
+    char *text = (char *)c->in;
+    text[head - 1] = 0;
+    if (strncmp(text, "HTTP/1.1 200 ", 13) || !has_field(text, "\nContent-Type:", "text/event-stream"))
+        fail("stream %u: no stream: %.300s", c->number, text);
+    clock_in(c);
+    finish(c);
+    c->step = EVENTS;
+    c->sequence = 1;
+    c->in_len = 0;
+}
+
+// Whatever the chunks, each event is there once.
+static void check_event(struct connection *c) {
+    if (!memmem(c->in, c->in_len, EVENT, sizeof EVENT - 1)) return;
+    c->sequence++;
+    c->in_len = 0;
+}
+
 static void ended(struct connection *c) {
     if (c->step != BYE || c->in_len != sizeof CLOSE_1000 || memcmp(c->in, CLOSE_1000, sizeof CLOSE_1000))
         fail("connection %u: ended by the proxy in step %d after %zu bytes", c->number, c->step, c->in_len);
@@ -515,6 +568,8 @@ static void handle(struct connection *c) {
     case HELLO: check_handshake(c); break;
     case ECHO: check_echo(c); break;
     case PAGE_DUE: check_page(c); break;
+    case STREAM_DUE: check_stream(c); break;
+    case EVENTS: check_event(c); break;
     case BYE: break; // checked at the end of the stream
     case IDLE: break;
     }
@@ -552,6 +607,31 @@ static void work(enum job what, uint32_t first, uint32_t count, uint32_t at_once
     }
     printf("{\"ops\": %lu, \"seconds\": %.6f, \"p50_us\": %.0f, \"p99_us\": %.0f}\n",
            done, (latest - start) / 1e9, percentile(0.50), percentile(0.99));
+}
+
+static void await_events(uint32_t wanted) {
+    for (uint32_t i = 0; i < sessions;) {
+        if (connections[i].sequence >= wanted) {
+            i++;
+            continue;
+        }
+        struct epoll_event events[256];
+        int ready = epoll_ready(events, 256, SILENCE_MS);
+        if (!ready) fail("client: stream %u waits for an event for %d s", i, SILENCE_MS / 1000);
+        for (int n = 0; n < ready; n++) handle(events[n].data.ptr);
+    }
+    printf("{\"ops\": %u}\n", sessions);
+}
+
+static void leave(void) {
+    for (uint32_t i = 0; i < sessions; i++) {
+        close(connections[i].fd);
+        free(connections[i].in);
+    }
+    free(connections);
+    connections = NULL;
+    printf("{\"ops\": %u}\n", sessions);
+    sessions = 0;
 }
 
 static void add_connections(uint32_t count) {
@@ -595,6 +675,14 @@ static void client(int port, bool by_tls) {
             // The connections of a warm-up are the ones that are measured.
             if (!connections) add_connections(count);
             work(GETS, 0, count, count, seconds);
+        } else if (sscanf(line, "streams %u", &count) == 1 && !sessions) {
+            add_connections(count);
+            work(STREAMS, 0, count, AT_A_TIME, 0);
+            sessions = count;
+        } else if (sscanf(line, "events %u", &count) == 1) {
+            await_events(count);
+        } else if (!strncmp(line, "leave", 5)) {
+            leave();
         } else {
             fail("client: what is %s", line);
         }

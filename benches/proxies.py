@@ -191,7 +191,7 @@ def kinds(prusik, plain, directory, say):
         ("caddy", CADDY, "/usr/bin/caddy", ["run", "--adapter", "caddyfile", "--config", "CONFIG"], ["version"],
          {"echo64", "get"}),
         ("envoy", ENVOY, envoy_binary(), ["--concurrency", "1", "--disable-hot-restart", "-l", "warn", "-c", "CONFIG"],
-         ["--version"], {"echo64", "get", "idle"}),
+         ["--version"], {"echo64", "get", "idle", "stream_idle"}),
     ):
         if not os.access(binary, os.X_OK):
             say(f"{name} is left out: there is no {binary}")

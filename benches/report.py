@@ -15,6 +15,8 @@ TARGETS = [
     ("idle", "idle_cpu_ms_s", 1.0, False),
     ("wss_echo64", "cpu_us", 1.10, True),
     ("wss_idle", "idle_kib", 12, False),
+    ("stream_idle", "idle_kib", 3.0, False),
+    ("stream_idle", "idle_cpu_ms_s", 1.0, False),
 ]
 
 ROWS = [
@@ -26,7 +28,7 @@ ROWS = [
 ]
 IDLE_ROWS = [
     ("idle_kib", "memory, KiB a session"),
-    ("talked_kib", "after each echoed 16 KiB, KiB a session"),
+    ("talked_kib", "after each echoed 16 KiB (a stream: got an event), KiB a session"),
     ("idle_cpu_ms_s", "CPU while idle, ms a second"),
 ]
 
@@ -85,7 +87,8 @@ def table(results, names):
                          verdict(workload, "cpu_us") if name == OURS else ""])
     if len(rows) > 1:
         parts.append(markdown(rows))
-    for workload, heading in (("idle", "5,000 idle sessions"), ("wss_idle", "5,000 idle sessions by wss")):
+    for workload, heading in (("idle", "5,000 idle sessions"), ("wss_idle", "5,000 idle sessions by wss"),
+                              ("stream_idle", "5,000 idle event streams")):
         if results.get(workload):
             measured = [name for name in names if name in results[workload]]
             rows = [[heading, *measured, "target"]]

@@ -40,6 +40,8 @@ pub struct Generation {
     counts: Arc<Counts>,
     /// In the order of `config.routes`: the limiter of each route's sessions.
     limiters: Vec<Arc<Limiter>>,
+    /// The same for its event streams.
+    stream_limiters: Vec<Arc<Limiter>>,
     pub labels: Labels,
     /// In the order of `config.routes`.
     metrics: Vec<Arc<RouteMetrics>>,
@@ -159,8 +161,11 @@ impl Generation {
             .map(|route| counted(route).unwrap_or_default())
             .collect();
         let unrouted = before.map(|before| before.unrouted.clone());
-        let routes = config.routes.iter();
-        let limiters = routes.map(|route| counts.limiter(&route.name)).collect();
+        let routes = || config.routes.iter();
+        let limiters = routes().map(|route| counts.limiter(&route.name)).collect();
+        let stream_limiters = routes()
+            .map(|route| counts.stream_limiter(&route.name))
+            .collect();
         let index = RouteIndex::build(config.routes.iter().map(|route| &route.matcher));
         let trusted = TrustedProxies(config.trusted_proxies.clone());
         let labels = Labels {
@@ -194,6 +199,7 @@ impl Generation {
             departures,
             counts,
             limiters,
+            stream_limiters,
         }
     }
 
@@ -265,15 +271,31 @@ impl Generation {
         &self.limiters[route.index()]
     }
 
+    /// The limiter of a route's event streams.
+    pub fn stream_limiter(&self, route: RouteId) -> &Arc<Limiter> {
+        &self.stream_limiters[route.index()]
+    }
+
     /// In the order of `config.routes`: each route's name and limiter.
     pub fn limiters(&self) -> impl Iterator<Item = (&str, &Arc<Limiter>)> {
         let names = self.config.routes.iter().map(|route| route.name.as_str());
         names.zip(&self.limiters)
     }
 
+    /// The same for event streams.
+    pub fn stream_limiters(&self) -> impl Iterator<Item = (&str, &Arc<Limiter>)> {
+        let names = self.config.routes.iter().map(|route| route.name.as_str());
+        names.zip(&self.stream_limiters)
+    }
+
     /// Counts a session that is already running. Its route may be gone from the file.
     pub fn adopt(&self, route: &str, client: Option<ClientKey>) -> Permit {
         self.counts.limiter(route).adopt(client)
+    }
+
+    /// The same for an event stream.
+    pub fn adopt_stream(&self, route: &str, client: Option<ClientKey>) -> Permit {
+        self.counts.stream_limiter(route).adopt(client)
     }
 
     /// Counts such a session on its server.

@@ -12,7 +12,8 @@
 //!     │  ├─ [upstream]  route → server: balancing, health, counts, connections
 //!     │  └─ [forward]   headers: templates, client address, hop-by-hop
 //!     │
-//!  [session]    after the 101: a relay; [websocket] frames counted, limits watched, goodbyes said
+//!  [session]    after the 101: a relay; [websocket] frames counted, limits watched, goodbyes said;
+//!     │         an [event_stream] is a session too
 //!     │
 //!  [observe]    one line in the access log when it opens, one when it closes
 //!     │
@@ -27,6 +28,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod event_stream;
 pub mod forward;
 pub mod generation;
 pub mod http1;

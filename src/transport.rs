@@ -106,6 +106,11 @@ impl Transport {
         }
     }
 
+    /// Whether its end is a cut if TLS does not say that it is an end.
+    pub fn needs_close_notify(&self) -> bool {
+        matches!(self, Self::Tls(tls) if tls.needs_close_notify())
+    }
+
     /// The state of its TLS, for another process. `None`: it is plain text. Nothing may be read or
     /// written here any more, unless it is certain that the other process has not used it.
     pub fn saved_tls(&self) -> io::Result<Option<Saved>> {

@@ -96,6 +96,7 @@ impl Control for Fake {
         Ok(SessionPage {
             sessions: vec![Session {
                 id: SESSION.to_owned(),
+                kind: "websocket".to_owned(),
                 listener: "public".to_owned(),
                 route: "chat".to_owned(),
                 upstream: "chat".to_owned(),

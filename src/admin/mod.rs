@@ -29,6 +29,8 @@ use uuid::Uuid;
 
 use view::{SessionPage, Status, Upstream};
 
+use crate::session::live::SessionKind;
+
 pub use guard::Access;
 pub use server::{Serving, serve};
 pub use socket::bind;
@@ -127,6 +129,7 @@ pub struct SessionFilter {
     /// A part of the path, the query included.
     pub path: Option<String>,
     pub id: Option<Uuid>,
+    pub kind: Option<SessionKind>,
     /// Parts of the id, the client, the path or one of the names, separated by white space and in
     /// lower case.
     pub search: Option<String>,

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::answer::Problem;
 use super::{DrainOrder, SessionFilter, SessionOrder};
+use crate::session::live::SessionKind;
 use crate::websocket::frames::may_be_sent;
 
 const DEFAULT_LIMIT: usize = 1000;
@@ -45,6 +46,7 @@ pub fn filter(query: Option<&str>) -> Result<SessionFilter, Problem> {
         "route",
         "path",
         "id",
+        "kind",
         "search",
         "older_than",
         "limit",
@@ -62,6 +64,7 @@ pub fn filter(query: Option<&str>) -> Result<SessionFilter, Problem> {
         route: query.value("route").map(str::to_owned),
         path: query.value("path").map(str::to_owned),
         id: query.parsed("id", "take it from the list of sessions, or the log")?,
+        kind: query.read("kind", kind)?,
         search: query.value("search").map(str::to_lowercase),
         older_than: query.read("older_than", duration)?,
         after: query.parsed("after", "take it from \"next\" of the page before")?,
@@ -69,6 +72,11 @@ pub fn filter(query: Option<&str>) -> Result<SessionFilter, Problem> {
         order: query.read("order", order)?.unwrap_or_default(),
     };
     Ok(filter)
+}
+
+/// The name of a kind of session.
+pub fn kind(text: &str) -> Result<SessionKind, &'static str> {
+    SessionKind::of_name(text).ok_or("write websocket or stream")
 }
 
 /// The only parameter of a call that ends a session.
@@ -220,7 +228,7 @@ mod tests {
     fn every_parameter_of_the_filter_is_read() {
         let query = "upstream=chat%20a&server=%5B::1%5D:9080&client=192.0.2.7&older_than=1h+30m\
                      &route=c%3Ad&path=%3Fa%3D1&id=0190aaaa-0000-7000-8000-000000000002&search=Chat\
-                     &limit=10000&after=0190aaaa-0000-7000-8000-000000000001&order=newest";
+                     &kind=stream&limit=10000&after=0190aaaa-0000-7000-8000-000000000001&order=newest";
         let expected = SessionFilter {
             upstream: Some("chat a".to_owned()),
             server: Some("[::1]:9080".parse().unwrap()),
@@ -228,6 +236,7 @@ mod tests {
             route: Some("c:d".to_owned()),
             path: Some("?a=1".to_owned()),
             id: Some("0190aaaa-0000-7000-8000-000000000002".parse().unwrap()),
+            kind: Some(SessionKind::Stream),
             search: Some("chat".to_owned()),
             older_than: Some(Duration::from_secs(90 * 60)),
             after: Some("0190aaaa-0000-7000-8000-000000000001".parse().unwrap()),

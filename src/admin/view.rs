@@ -174,6 +174,9 @@ pub struct SessionPage {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Session {
     pub id: String,
+    /// `websocket` or `stream`. An older process does not say.
+    #[serde(default = "websocket")]
+    pub kind: String,
     pub listener: String,
     pub route: String,
     pub upstream: String,
@@ -186,7 +189,12 @@ pub struct Session {
     pub bytes_in: u64,
     pub bytes_out: u64,
     pub messages_in: u64,
+    /// Of an event stream: its events.
     pub messages_out: u64,
+}
+
+fn websocket() -> String {
+    "websocket".to_owned()
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -184,6 +184,7 @@ impl Route {
             ("forwarded", self.forwarded == new.forwarded),
             ("timeouts", self.timeouts == new.timeouts),
             ("websocket", self.websocket == new.websocket),
+            ("stream", self.stream == new.stream),
         ];
         changed(keys).collect()
     }

@@ -197,9 +197,12 @@ fn session_labels(generation: &Generation) -> HashSet<SessionLabels> {
         if places.len() >= FROM_THE_START && !metrics.is_used() {
             continue;
         }
-        let (Action::Proxy { upstream, .. }, Some(_)) = (&route.action, &route.websocket) else {
+        let Action::Proxy { upstream, .. } = &route.action else {
             continue;
         };
+        if route.websocket.is_none() && route.stream.is_none() {
+            continue;
+        }
         let group = generation.group(*upstream);
         places.extend(group.members().iter().map(|member| SessionLabels {
             route: name.clone(),

@@ -131,10 +131,15 @@ impl App {
 
     /// Runs a session that the new process has refused, while others go on moving.
     pub fn run_refused(&self, session: Session) {
-        session.live.traffic.set_refused(true);
-        let plan = self.current.load().drain_plan();
-        self.drains.admit(DrainReason::Upgrade, &session.live, plan);
+        self.tell_refused(&session.live);
         self.runner.run_again(session);
+    }
+
+    /// Tells a session to go that the new process does not take.
+    pub fn tell_refused(&self, live: &Arc<LiveSession>) {
+        live.traffic.set_refused(true);
+        let plan = self.current.load().drain_plan();
+        self.drains.admit(DrainReason::Upgrade, live, plan);
     }
 
     /// Sets the addresses on which the new process does not listen.

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::reach::Reach;
 use crate::admin::{ServerName, params};
+use crate::session::live::SessionKind;
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
@@ -60,6 +61,9 @@ pub struct SessionsArgs {
     /// Only the one with this id, as the log names it
     #[arg(long, value_name = "ID")]
     pub id: Option<Uuid>,
+    /// Only those of this kind: websocket or stream
+    #[arg(long, value_name = "K", value_parser = params::kind)]
+    pub kind: Option<SessionKind>,
     /// Only those that have lasted for longer, such as 12h
     #[arg(long, value_name = "D", value_parser = params::duration)]
     pub older_than: Option<Duration>,
@@ -138,6 +142,9 @@ impl SessionsArgs {
         }
         if let Some(id) = &self.id {
             query.append_pair("id", &id.to_string());
+        }
+        if let Some(kind) = self.kind {
+            query.append_pair("kind", kind.name());
         }
         if let Some(older_than) = self.older_than {
             let older_than = humantime::format_duration(older_than).to_string();

@@ -110,6 +110,7 @@ pub fn sessions(sessions: &[Session], screen: Screen) -> String {
         vec![
             text(&session.id),
             text(&session.client),
+            text(&session.kind),
             text(&session.route),
             text(&format!("{}/{}", session.upstream, session.server)),
             age(session.age_ms).into(),
@@ -121,6 +122,7 @@ pub fn sessions(sessions: &[Session], screen: Screen) -> String {
         &[
             whole("ID"),
             whole("CLIENT"),
+            whole("KIND"),
             words("ROUTE"),
             whole("SERVER"),
             number("AGE"),

@@ -323,6 +323,8 @@ pub struct Route {
     pub timeouts: Timeouts,
     /// `None`: upgrades get 403.
     pub websocket: Option<WebSocket>,
+    /// `None`: event streams are answers as any other.
+    pub stream: Option<Stream>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -350,6 +352,17 @@ pub struct Timeouts {
     pub response: Duration,
     /// The longest time between two reads or writes of a plain HTTP exchange.
     pub idle: Duration,
+}
+
+/// Limits of the event streams of a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stream {
+    /// `None`: a stream may be quiet for ever.
+    pub idle: Option<Duration>,
+    pub max_session: Option<Duration>,
+    /// `None`: nothing is put in when the server is silent.
+    pub ping: Option<Duration>,
+    pub bounds: Bounds,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,6 +13,8 @@ use crate::upstream::Servers;
 pub(super) struct Counts {
     /// By route.
     limiters: Mutex<HashMap<String, Arc<Limiter>>>,
+    /// The same for event streams.
+    streams: Mutex<HashMap<String, Arc<Limiter>>>,
     /// By upstream.
     servers: Mutex<HashMap<String, Arc<Servers>>>,
 }
@@ -23,6 +25,11 @@ impl Counts {
         made_of(&mut self.limiters.lock(), route)
     }
 
+    /// The same for the event streams of a route.
+    pub fn stream_limiter(&self, route: &str) -> Arc<Limiter> {
+        made_of(&mut self.streams.lock(), route)
+    }
+
     /// The servers are made if there are none.
     pub fn servers(&self, upstream: &str) -> Arc<Servers> {
         made_of(&mut self.servers.lock(), upstream)
@@ -30,9 +37,11 @@ impl Counts {
 
     /// Forgets what no configuration has, once the last session is gone.
     pub fn forget_unused(&self) {
-        self.limiters
-            .lock()
-            .retain(|_, limiter| Arc::strong_count(limiter) > 1 || limiter.taken() > 0);
+        for limiters in [&self.limiters, &self.streams] {
+            limiters
+                .lock()
+                .retain(|_, limiter| Arc::strong_count(limiter) > 1 || limiter.taken() > 0);
+        }
         self.servers.lock().retain(|_, servers| {
             servers.forget_unused();
             Arc::strong_count(servers) > 1 || !servers.all().is_empty()

@@ -44,6 +44,18 @@ enum At {
     End,
 }
 
+/// A scanner's state, as it moves to another process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScannerState {
+    /// The number of the [`At`], in the order of that type.
+    pub position: u8,
+    /// How many digits of the size were read.
+    pub digits: u8,
+    pub size: u64,
+    pub length: u64,
+    pub content: u64,
+}
+
 /// The framing of the body is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Broken;
@@ -114,6 +126,60 @@ impl ChunkScanner {
         Ok(index)
     }
 
+    /// The state, as it moves to another process.
+    pub fn state(&self) -> ScannerState {
+        let (position, digits) = match self.at {
+            At::Size(digits) => (0, digits),
+            At::Space => (1, 0),
+            At::Extension => (2, 0),
+            At::SizeEnd => (3, 0),
+            At::Data => (4, 0),
+            At::DataEnd => (5, 0),
+            At::DataLineFeed => (6, 0),
+            At::Line => (7, 0),
+            At::Name => (8, 0),
+            At::Value => (9, 0),
+            At::LineFeed => (10, 0),
+            At::LastLineFeed => (11, 0),
+            At::End => (12, 0),
+        };
+        ScannerState {
+            position,
+            digits,
+            size: self.size,
+            length: self.length as u64,
+            content: self.content,
+        }
+    }
+
+    /// `None`: no scanner has this state.
+    pub fn from_state(state: ScannerState) -> Option<Self> {
+        let at = match state.position {
+            0 if state.digits <= SIZE_DIGITS => At::Size(state.digits),
+            1 => At::Space,
+            2 => At::Extension,
+            3 => At::SizeEnd,
+            4 if state.size > 0 => At::Data,
+            5 => At::DataEnd,
+            6 => At::DataLineFeed,
+            7 => At::Line,
+            8 => At::Name,
+            9 => At::Value,
+            10 => At::LineFeed,
+            11 => At::LastLineFeed,
+            12 => At::End,
+            _ => return None,
+        };
+        // As large as fifteen digits can make it.
+        let is_possible = state.size < 1 << (4 * u32::from(SIZE_DIGITS));
+        is_possible.then_some(Self {
+            at,
+            size: state.size,
+            length: usize::try_from(state.length).unwrap_or(usize::MAX / 2),
+            content: state.content,
+        })
+    }
+
     fn step(&mut self, byte: u8) -> Result<At, Broken> {
         self.length += 1;
         let limit = match self.at {
@@ -179,6 +245,41 @@ mod tests {
                 assert!(scanner.is_done(), "{body:?} cut at {cut}");
                 assert_eq!(taken, body.len(), "{body:?} cut at {cut}");
             }
+        }
+    }
+
+    #[test]
+    fn a_scanner_goes_on_elsewhere_from_every_byte_of_a_body() {
+        for body in SOUND {
+            for cut in 0..=body.len() {
+                let (first, rest) = body.as_bytes().split_at(cut);
+                let mut scanner = ChunkScanner::default();
+                scanner.feed(first).unwrap();
+                let moved = ChunkScanner::from_state(scanner.state());
+                assert_eq!(moved, Some(scanner), "{body:?} cut at {cut}");
+                moved.unwrap().feed(rest).unwrap();
+            }
+        }
+        let state = ChunkScanner::default().state();
+        for wrong in [
+            ScannerState {
+                position: 13,
+                ..state
+            },
+            ScannerState {
+                position: 4,
+                ..state
+            },
+            ScannerState {
+                digits: 16,
+                ..state
+            },
+            ScannerState {
+                size: u64::MAX,
+                ..state
+            },
+        ] {
+            assert_eq!(ChunkScanner::from_state(wrong), None, "{wrong:?}");
         }
     }
 

@@ -7,12 +7,13 @@
 //!
 //! - [`head`]: a request's head, line by line, and the [`framing`] of its body;
 //! - [`target`] and [`authority`]: what the request asks for, and from which host;
-//! - [`chunked`]: the framing of a chunked body;
+//! - [`chunked`]: the framing of a chunked body; [`body`]: its content;
 //! - [`response`]: the answer of a server.
 //!
 //! `docs/security.md` maps each known attack to the place here that stops it.
 
 pub mod authority;
+pub mod body;
 pub mod chunked;
 pub mod framing;
 pub mod head;

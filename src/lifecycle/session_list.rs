@@ -95,6 +95,7 @@ pub fn is_wanted(live: &LiveSession, filter: &SessionFilter) -> bool {
         && filter.server.is_none_or(|server| identity.server == server)
         && filter.client.is_none_or(|wanted| client() == Some(wanted))
         && filter.older_than.is_none_or(|age| live.age() > age)
+        && filter.kind.is_none_or(|kind| live.kind == kind)
         && filter.id.is_none_or(|id| identity.id == id)
         && filter
             .route
@@ -132,6 +133,7 @@ pub fn session(live: &LiveSession) -> view::Session {
     let traffic = &live.traffic;
     view::Session {
         id: identity.id.to_string(),
+        kind: live.kind.name().to_owned(),
         listener: identity.listener.to_string(),
         route: identity.route.to_string(),
         upstream: identity.upstream.to_string(),

@@ -170,6 +170,7 @@ impl Edge {
             bytes_out: 0,
             messages_in: None,
             messages_out: None,
+            events_out: None,
             close_code: None,
             closed_by: None,
             attempts: 0,

@@ -1,6 +1,7 @@
 //! The `combined` format of nginx and Apache, for tools that read it.
 //!
-//! A session has one line, at its end. Its status is 101, and its bytes are those to the client.
+//! A session has one line, at its end. Its status is 101, or 200 if it is an event stream, and its
+//! bytes are those to the client.
 
 use std::io::{self, Write};
 

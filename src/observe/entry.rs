@@ -12,7 +12,7 @@ use super::trace::{TraceContext, as_trace_id};
 pub enum Kind {
     /// An exchange ended.
     Request,
-    /// The 101 is sent.
+    /// The 101, or the head of an event stream, is sent.
     SessionOpen,
     SessionClose,
 }
@@ -48,7 +48,7 @@ pub struct Entry<'a> {
     /// The status for the client, or 499 if it left before it got anything.
     pub status: u16,
     pub duration_ms: f64,
-    /// The time from the request's head to the 101.
+    /// The time from the request's head to the 101, or to the head of an event stream.
     pub handshake_ms: Option<f64>,
     /// From the client.
     pub bytes_in: u64,
@@ -56,6 +56,9 @@ pub struct Entry<'a> {
     pub bytes_out: u64,
     pub messages_in: Option<u64>,
     pub messages_out: Option<u64>,
+    /// Only of event streams: how many events went to the client, 0 if they cannot be seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events_out: Option<u64>,
     pub close_code: Option<u32>,
     pub closed_by: Option<&'static str>,
     /// How many servers were tried.

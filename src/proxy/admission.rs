@@ -8,7 +8,7 @@ use pingora_proxy::Session;
 
 use super::exchange::{Exchange, Handshake, Routing};
 use super::fields::path_length;
-use crate::config::Route;
+use crate::config::{Route, RouteId};
 use crate::forward::client_address::ClientAddress;
 use crate::generation::Generation;
 use crate::http1::Rejection;
@@ -122,12 +122,27 @@ fn enter(exchange: &Exchange, bounds: &Bounds) -> Result<Option<Permit>, Rejecti
     let Some(route) = exchange.route_id() else {
         return Ok(None);
     };
-    let client = match exchange.client() {
-        ClientAddress::Ip(address) => Some(ClientKey::of(address)),
-        ClientAddress::Unix => None,
-    };
+    let client = client_key(exchange);
     let entered = exchange.generation.limiter(route).enter(client, bounds);
     entered.map(Some).map_err(rejection_of)
+}
+
+/// Counts an event stream that has begun, if the route has room for it.
+pub fn enter_stream(
+    exchange: &Exchange,
+    route: RouteId,
+    bounds: &Bounds,
+) -> Result<Permit, Rejection> {
+    let limiter = exchange.generation.stream_limiter(route);
+    let client = client_key(exchange);
+    limiter.enter(client, bounds).map_err(rejection_of)
+}
+
+fn client_key(exchange: &Exchange) -> Option<ClientKey> {
+    match exchange.client() {
+        ClientAddress::Ip(address) => Some(ClientKey::of(address)),
+        ClientAddress::Unix => None,
+    }
 }
 
 fn rejection_of(full: Full) -> Rejection {

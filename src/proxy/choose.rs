@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::{Method, StatusCode, header};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
@@ -19,7 +19,7 @@ use crate::config::{Action, Balance, UpstreamId};
 use crate::forward::proxy_protocol::PreambleClient;
 use crate::generation::Generation;
 use crate::http1::Rejection;
-use crate::upstream::{Dialer, Lease, Load, Repeatable};
+use crate::upstream::{Dialer, Lease, Load, Repeatable, RequestBody};
 
 const NO_ROUTE: Rejection = Rejection::new(StatusCode::NOT_FOUND, "no route matches");
 
@@ -161,9 +161,12 @@ fn connect_request(
     };
     let client = named_client(exchange, attempts);
     let (deadline, flow) = (exchange.drain_deadline(), exchange.flow());
+    let is_head = session.req_header().method == Method::HEAD;
+    let may_stream = route.stream.is_some() && !is_head;
+    let stream = may_stream.then(|| body_of(session));
     let connector = attempts
         .group()
-        .connector(repeatable, client, deadline, flow);
+        .connector(repeatable, client, deadline, flow, stream);
     let connector = Arc::new(connector);
     let address = lease.server().address;
     let peer = peer::for_request(connector.clone(), address, &route.timeouts);
@@ -171,6 +174,16 @@ fn connect_request(
         attempts.begin(lease, Some(connector));
     }
     Ok(peer)
+}
+
+/// What follows the head of the request, as Pingora sends it.
+fn body_of(session: &mut Session) -> RequestBody {
+    if session.is_body_empty() {
+        return RequestBody::None;
+    }
+    let length = session.req_header().headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    length.map_or(RequestBody::Chunked, RequestBody::Length)
 }
 
 /// The client to name in a PROXY header, if the upstream has one.

@@ -7,7 +7,7 @@
 //!  request_filter         routing, handshake, attempts (begun)
 //!  upstream_peer          attempts (one more)
 //!  connected, bodies,
-//!  responses              answering
+//!  responses              answering, stream
 //!  response_filter        live
 //!  fail_to_proxy          outcome
 //! ```
@@ -19,6 +19,7 @@ mod handshake;
 mod names;
 mod outcome;
 mod routing;
+mod stream;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,6 +31,7 @@ pub use handshake::Handshake;
 pub use names::Names;
 pub use outcome::Outcome;
 pub use routing::Routing;
+pub use stream::StreamAnswer;
 
 use super::retry::Stage;
 use crate::config::{Route, RouteId, Tunnel};
@@ -37,11 +39,12 @@ use crate::forward::Trust;
 use crate::forward::client_address::ClientAddress;
 use crate::forward::proxy_protocol::PreambleClient;
 use crate::generation::Generation;
+use crate::http1::Rejection;
 use crate::limits::DrainDeadline;
 use crate::listener::{Connection, RejectedRequest};
 use crate::route::ListenerId;
-use crate::session::Upgraded;
 use crate::session::registry::Registered;
+use crate::session::{Talk, Upgraded};
 use crate::transport::Mobility;
 use crate::upstream::{Flow, Group};
 use crate::websocket::jitter::jittered;
@@ -60,6 +63,10 @@ pub struct Exchange {
     pub(super) answering: Answering,
     /// `None`: the request is a plain one.
     pub(super) handshake: Option<Handshake>,
+    /// The answer is an event stream, and the route has no room for it.
+    pub(super) refused_stream: Option<Rejection>,
+    /// `Some`: the answer is an event stream, and becomes a session.
+    pub(super) stream: Option<StreamAnswer>,
     /// `Some` while the exchange is a session.
     pub(super) live: Option<Registered>,
     pub(super) outcome: Outcome,
@@ -77,6 +84,8 @@ impl Exchange {
             attempts: None,
             answering: Answering::default(),
             handshake: None,
+            refused_stream: None,
+            stream: None,
             live: None,
             outcome: Outcome::default(),
         }
@@ -141,7 +150,9 @@ impl Exchange {
 
     /// How another process could continue the session.
     pub fn mobility(&self) -> Mobility {
-        if self.generation.config.server.tunnel != Tunnel::Relay {
+        let is_relayed =
+            self.stream.is_some() || self.generation.config.server.tunnel == Tunnel::Relay;
+        if !is_relayed {
             return Mobility::Never;
         }
         let client = self.connection().map(|client| client.mobility());
@@ -167,8 +178,50 @@ impl Exchange {
         }
     }
 
-    /// The parts that the relay needs, of a handshake whose client has left Pingora.
+    /// Whether the client has left Pingora with an event stream, so that the end of the exchange is
+    /// no failure.
+    pub fn has_left_with_stream(&self) -> bool {
+        let connection = self.connection();
+        self.stream.is_some() && connection.is_some_and(|connection| connection.has_departed())
+    }
+
+    /// The parts that the relay needs, of a session whose client has left Pingora.
     pub fn take_upgraded(&mut self) -> Option<Upgraded> {
+        match self.stream {
+            Some(_) => self.take_stream(),
+            None => self.take_switched(),
+        }
+    }
+
+    fn take_stream(&mut self) -> Option<Upgraded> {
+        let limits = self.route()?.stream.clone()?;
+        let attempts = self.attempts.as_mut()?;
+        let server = attempts.stream_offer()?.take()?;
+        let StreamAnswer {
+            permit,
+            stream,
+            framing,
+            ..
+        } = self.stream.take()?;
+        Some(Upgraded {
+            live: self.live.take()?,
+            lease: attempts.take_lease()?.into_session(),
+            permit: Some(permit),
+            server: server.transport,
+            early: server.early,
+            idle: limits.idle,
+            max_session: limits.max_session.map(jittered),
+            ping: limits.ping,
+            talk: Talk::Events {
+                stream,
+                framing,
+                unsent: server.unsent,
+            },
+            server_stall: attempts.upstream().stall,
+        })
+    }
+
+    fn take_switched(&mut self) -> Option<Upgraded> {
         let handshake = self.handshake.as_ref()?;
         let (server, early) = handshake.server_end().take()?;
         let extended = handshake.is_extended();
@@ -183,8 +236,10 @@ impl Exchange {
             idle: limits.idle,
             max_session: limits.max_session.map(jittered),
             ping: limits.ping,
-            max_message: limits.max_message,
-            extended,
+            talk: Talk::Frames {
+                max_message: limits.max_message,
+                extended,
+            },
             server_stall: attempts.upstream().stall,
         })
     }

@@ -170,6 +170,10 @@ impl ProxyHttp for Gateway {
         _reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("server {}", peer._address));
+        if exchange.refused_stream.is_some() || exchange.has_left_with_stream() {
+            error.set_retry(false);
+            return error;
+        }
         let failure = failure::in_exchange(&error, exchange);
         retry_if_useful(session, &mut error, failure, During::Exchange, exchange);
         error

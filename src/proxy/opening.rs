@@ -1,4 +1,4 @@
-//! The moment of the 101: an exchange becomes a session.
+//! The moment of the 101, or of the head of an event stream: an exchange becomes a session.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::config::Tunnel;
 use crate::listener::Reading;
 use crate::session::drain::DrainReason;
 use crate::session::goodbye::CLOSE_WAIT;
-use crate::session::live::{Identity, LiveSession};
+use crate::session::live::{Identity, LiveSession, SessionKind};
 use crate::session::log::session_open;
 
 impl Gateway {
@@ -57,22 +57,59 @@ impl Gateway {
         let Some(lease) = exchange.attempts.as_ref().and_then(Attempts::lease) else {
             return;
         };
-        let live = self.sessions.register(LiveSession {
+        let live = LiveSession {
+            kind: SessionKind::WebSocket,
             identity,
             traffic: handshake.traffic().clone(),
             server: lease.server().clone(),
-        });
+        };
+        self.register(live, exchange);
+    }
+
+    /// The server has begun an event stream, so a session begins.
+    pub(super) fn open_stream(&self, session: &mut Session, exchange: &mut Exchange) {
+        // Nothing follows the stream on the client's connection.
+        session.set_keepalive(None);
+        let Some(live) = stream_session(session, exchange) else {
+            exchange.attempts.iter().for_each(Attempts::decline_stream);
+            return;
+        };
+        if let Some(connection) = exchange.connection() {
+            connection.clear_deadline();
+            connection.needs_no_server();
+            connection.set_reading(Reading::Leave);
+        }
+        self.register(live, exchange);
+    }
+
+    fn register(&self, live: LiveSession, exchange: &mut Exchange) {
+        let live = self.sessions.register(live);
         if let Some(reason) = self.why_late(&live, exchange) {
             let current = self.current.load();
             self.drains.admit(reason, &live, current.drain_plan());
         }
-        exchange
-            .generation
-            .metrics_of(exchange.route_id())
-            .count_handshake(live.identity.handshake);
+        if live.kind == SessionKind::WebSocket {
+            let metrics = exchange.generation.metrics_of(exchange.route_id());
+            metrics.count_handshake(live.identity.handshake);
+        }
         session_open(&self.log, &live);
         exchange.live = Some(live);
     }
+}
+
+/// The session that an event stream becomes, whose server's connection is to leave.
+fn stream_session(session: &Session, exchange: &Exchange) -> Option<LiveSession> {
+    let identity = record::identity(session, exchange)?;
+    let attempts = exchange.attempts.as_ref()?;
+    let server = attempts.lease()?.server().clone();
+    let traffic = exchange.stream.as_ref()?.traffic.clone();
+    attempts.stream_offer()?.take_up();
+    Some(LiveSession {
+        kind: SessionKind::Stream,
+        identity,
+        traffic,
+        server,
+    })
 }
 
 impl Gateway {

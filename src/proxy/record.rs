@@ -23,7 +23,7 @@ pub fn ended(log: &AccessLog, session: &Session, exchange: &Exchange) {
         return;
     }
     match &exchange.live {
-        Some(live) if session.was_upgraded() => {
+        Some(live) if session.was_upgraded() || exchange.stream.is_some() => {
             if let Some(by) = closed_by(exchange, &live.traffic) {
                 live.traffic.close(by, None);
             }
@@ -159,6 +159,7 @@ fn entry<'a>(session: &'a Session, exchange: &'a Exchange) -> Entry<'a> {
         bytes_out: session.body_bytes_sent() as u64,
         messages_in: None,
         messages_out: None,
+        events_out: None,
         close_code: None,
         closed_by: None,
         attempts: attempts.map_or(0, Attempts::count),

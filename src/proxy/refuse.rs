@@ -22,15 +22,20 @@ pub fn refuse(exchange: &mut Exchange, rejection: Rejection) -> Answer {
 
 /// Answers if the client can still get an answer.
 pub async fn end(session: &mut Session, error: &Error, exchange: &mut Exchange) -> FailToProxy {
+    if exchange.has_left_with_stream() {
+        return FailToProxy {
+            error_code: 200,
+            can_reuse_downstream: false,
+        };
+    }
     let failure = in_exchange(error, exchange);
     let is_cut = failure == Failure::Cut;
     let connection = exchange.connection();
-    // The request was accepted before its body broke.
-    let (status, reason, words) = match connection.and_then(|c| c.take_refused()) {
-        Some(refused) => {
-            let Rejection { status, reason } = refused.rejection;
-            (status.as_u16(), reason, reason.to_owned())
-        }
+    // The request was accepted before its body broke, or before its answer was a stream too many.
+    let refused = connection.and_then(|connection| connection.take_refused());
+    let refused = refused.map(|refused| refused.rejection);
+    let (status, reason, words) = match refused.or(exchange.refused_stream) {
+        Some(Rejection { status, reason }) => (status.as_u16(), reason, reason.to_owned()),
         None => {
             let status = status(failure, exchange.stage());
             let client_stalled = exchange.client_has_stalled();
@@ -51,7 +56,8 @@ pub async fn end(session: &mut Session, error: &Error, exchange: &mut Exchange) 
             log::debug!("the client is gone before it could be told {status}: {failed}");
         }
     }
-    if status >= 500 && !session.was_upgraded() && !is_cut {
+    let is_refusal = exchange.refused_stream.is_some();
+    if status >= 500 && !session.was_upgraded() && !is_cut && !is_refusal {
         warn(session, exchange, status, &words);
     }
     exchange.outcome.fail(words, is_cut, is_broken(error));

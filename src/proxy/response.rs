@@ -6,11 +6,13 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
-use super::exchange::{Exchange, Handshake};
+use super::admission::enter_stream;
+use super::exchange::{Attempts, Exchange, Handshake, StreamAnswer};
 use super::fields::{ResponseFields, variables};
 use super::shared::Gateway;
 use crate::forward;
 use crate::http1::response;
+use crate::upstream::StreamOffer;
 use crate::websocket::handshake::{self, Upgrade};
 
 /// Checks the head that a server sent, and changes it into the one that the client gets.
@@ -34,6 +36,7 @@ pub fn take(
         let may_pass = may_pass(response.status, session.req_header());
         session.set_ignore_info_resp(exchange.answering.hold_interim(may_pass));
     }
+    begin_stream(session, response, exchange)?;
     let Some(route) = exchange.route() else {
         return Ok(());
     };
@@ -45,6 +48,41 @@ pub fn take(
         &route.response_headers,
     );
     Ok(())
+}
+
+/// Decides whether an event stream becomes a session, or refuses it because there are too many.
+fn begin_stream(
+    session: &Session,
+    response: &ResponseHeader,
+    exchange: &mut Exchange,
+) -> Result<()> {
+    let offer = exchange.attempts.as_ref().and_then(Attempts::stream_offer);
+    if !offer.is_some_and(StreamOffer::is_made) {
+        return Ok(());
+    }
+    // A stream of a given length is a download.
+    let is_endless = !response.headers.contains_key(header::CONTENT_LENGTH);
+    let limits = exchange.route().and_then(|route| route.stream.as_ref());
+    let (Some(limits), Some(id), true, true) = (
+        limits,
+        exchange.route_id(),
+        is_endless,
+        exchange.stage().request_sent,
+    ) else {
+        exchange.attempts.iter().for_each(Attempts::decline_stream);
+        return Ok(());
+    };
+    match enter_stream(exchange, id, &limits.bounds) {
+        Ok(permit) => {
+            exchange.stream = Some(StreamAnswer::new(session, &response.headers, permit));
+            Ok(())
+        }
+        Err(rejection) => {
+            let status = ErrorType::HTTPStatus(rejection.status.as_u16());
+            exchange.refused_stream = Some(rejection);
+            Error::e_explain(status, rejection.reason)
+        }
+    }
 }
 
 impl Gateway {
@@ -65,6 +103,9 @@ impl Gateway {
         }
         let is_final = !response.status.is_informational();
         exchange.answering.begin(is_final);
+        if is_final && exchange.stream.is_some() {
+            return self.open_stream(session, exchange);
+        }
         if is_final {
             exchange.free_permit();
         }

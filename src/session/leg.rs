@@ -12,14 +12,13 @@ use super::goodbye::{Position, Says, Side, Takes};
 use crate::transport::Transport;
 use crate::websocket::frames::{FrameScanner, Sender};
 
-/// One side of the session.
+/// One side of the session. `S` reads what this side sends.
 #[derive(Debug)]
-pub struct Leg {
+pub struct Leg<S = FrameScanner> {
     pub transport: Transport,
     /// Bytes that this side has not taken yet.
     pub waiting: BytesMut,
-    /// Reads the frames that this side sends.
-    pub scanner: FrameScanner,
+    pub scanner: S,
     /// Whether this side has ended its data.
     pub ended: bool,
     pub send_state: SendState,
@@ -40,12 +39,12 @@ pub enum SendState {
     },
 }
 
-impl Leg {
-    pub fn new(transport: Transport, sender: Sender, extended: bool) -> Self {
+impl<S> Leg<S> {
+    pub fn with(transport: Transport, scanner: S) -> Self {
         Self {
             transport,
             waiting: BytesMut::new(),
-            scanner: FrameScanner::new(sender, extended),
+            scanner,
             ended: false,
             send_state: SendState::Open,
             stalled_since: None,
@@ -133,6 +132,13 @@ impl Leg {
     /// Whether no data waits here to be sent to this side.
     pub fn has_sent_all(&self) -> bool {
         self.waiting.is_empty() && (self.is_shut() || self.transport.is_flushed())
+    }
+}
+
+/// A side that sends frames.
+impl Leg {
+    pub fn new(transport: Transport, sender: Sender, extended: bool) -> Self {
+        Self::with(transport, FrameScanner::new(sender, extended))
     }
 
     /// The state of this side, as a goodbye needs it.

@@ -35,8 +35,33 @@ pub struct Identity {
     pub attempts: usize,
 }
 
+/// What the two sides of a session speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SessionKind {
+    WebSocket,
+    /// An event stream.
+    Stream,
+}
+
+impl SessionKind {
+    pub const ALL: [Self; 2] = [Self::WebSocket, Self::Stream];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::WebSocket => "websocket",
+            Self::Stream => "stream",
+        }
+    }
+
+    /// The inverse of [`SessionKind::name`].
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
 #[derive(Debug)]
 pub struct LiveSession {
+    pub kind: SessionKind,
     pub identity: Identity,
     pub traffic: Arc<Traffic>,
     /// The server on which the session's messages stay counted after its end.
@@ -44,7 +69,7 @@ pub struct LiveSession {
 }
 
 impl LiveSession {
-    /// The time since the server's 101.
+    /// The time since the server's 101, or since the head of its stream.
     pub fn age(&self) -> Duration {
         self.since().elapsed()
     }

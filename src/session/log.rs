@@ -7,10 +7,10 @@ use http::Version;
 
 use crate::observe::access_log::AccessLog;
 use crate::observe::entry::{Entry, Kind};
-use crate::session::live::LiveSession;
+use crate::session::live::{LiveSession, SessionKind};
 use crate::session::registry::Registered;
 
-/// Called when the 101 is sent.
+/// Called when the 101, or the head of an event stream, is sent.
 pub fn session_open(log: &AccessLog, live: &LiveSession) {
     if log.is_on() {
         let handshake = live.identity.handshake;
@@ -25,12 +25,18 @@ pub fn session_close(log: &AccessLog, live: &Registered, error: Option<&str>) {
         return;
     }
     let traffic = &live.traffic;
+    let out = traffic.messages_out.load(Relaxed);
+    let (messages_in, messages_out, events_out) = match live.kind {
+        SessionKind::WebSocket => (Some(traffic.messages_in.load(Relaxed)), Some(out), None),
+        SessionKind::Stream => (None, None, Some(out)),
+    };
     log.write(&Entry {
         kind: Kind::SessionClose,
         bytes_in: traffic.bytes_in.load(Relaxed),
         bytes_out: traffic.bytes_out.load(Relaxed),
-        messages_in: Some(traffic.messages_in.load(Relaxed)),
-        messages_out: Some(traffic.messages_out.load(Relaxed)),
+        messages_in,
+        messages_out,
+        events_out,
         close_code: traffic.close_code(),
         closed_by: Some(traffic.ended_by().name()),
         error,
@@ -55,13 +61,17 @@ fn entry(live: &LiveSession, duration: Duration) -> Entry<'_> {
         referer: None,
         host: (!identity.host.is_empty()).then_some(&identity.host),
         path: &identity.path,
-        status: 101,
+        status: match live.kind {
+            SessionKind::WebSocket => 101,
+            SessionKind::Stream => 200,
+        },
         duration_ms: millis(duration),
         handshake_ms: Some(millis(identity.handshake)),
         bytes_in: 0,
         bytes_out: 0,
         messages_in: None,
         messages_out: None,
+        events_out: None,
         close_code: None,
         closed_by: None,
         attempts: identity.attempts,

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use parking_lot::{Mutex, MutexGuard};
 use uuid::Uuid;
 
-use super::live::LiveSession;
+use super::live::{LiveSession, SessionKind};
 use super::stats::EndedSessions;
 use super::traffic::Totals;
 
@@ -51,7 +51,9 @@ pub struct Registered {
 
 impl Registry {
     pub fn register(self: &Arc<Self>, live: LiveSession) -> Registered {
-        live.server.count_handshake();
+        if live.kind == SessionKind::WebSocket {
+            live.server.count_handshake();
+        }
         self.admit(live, Totals::default())
     }
 
@@ -188,6 +190,7 @@ pub mod tests {
 
     pub fn live() -> LiveSession {
         LiveSession {
+            kind: SessionKind::WebSocket,
             identity: Identity {
                 id: Uuid::now_v7(),
                 request_id: None,

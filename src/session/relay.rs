@@ -32,25 +32,25 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::direction::Direction;
 use super::goodbye::{self, Goodbye, Limit, Next, Occasion};
+use super::lazy_timer::LazyTimer;
 use super::leg::{Leg, SendState};
 use super::traffic::{ClosedBy, Order, Traffic};
 use crate::net::TCP_KEEPALIVE;
-use crate::transport::Mobility;
 use crate::websocket::frames::{CloseCode, PING_TO_CLIENT, close_to_client, close_to_server};
 
 /// The most that one read takes, and so the most that can wait in one direction.
-const CHUNK: usize = 64 * 1024;
+pub(super) const CHUNK: usize = 64 * 1024;
 
 /// How often one direction is read before the other direction has its turn.
-const TURNS: usize = 8;
+pub(super) const TURNS: usize = 8;
 
 /// How long a session goes on without a byte of the server after its client has ended its side.
 /// Also if its server is gone but the client has not taken all that the server said before.
-const HALF_CLOSED: Duration = Duration::from_secs(60);
+pub(super) const HALF_CLOSED: Duration = Duration::from_secs(60);
 
 /// The same without a byte of the client after the server has ended: servers end by closing, and
 /// rarely wait for an answer then.
@@ -77,7 +77,7 @@ pub const TOO_BIG: u16 = 1009;
 
 thread_local! {
     /// Every read of the sessions of a thread uses this buffer. It holds nothing between two polls.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
+    pub(super) static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
 }
 
 /// The time limits of the session. `None`: no limit.
@@ -122,7 +122,7 @@ pub struct Relay {
     ending: Option<Ending>,
     /// When the server's socket gets its keep-alive and stall options. `None`: it has them.
     settles: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: LazyTimer,
 }
 
 /// How a relay ends.
@@ -173,7 +173,7 @@ impl Relay {
             pinged: None,
             ending: None,
             settles: Some(now + settled),
-            timer: None,
+            timer: LazyTimer::default(),
         };
         for (direction, early) in [
             (Direction::ToServer, client.1),
@@ -215,15 +215,9 @@ impl Relay {
         }
     }
 
-    /// How another process can continue this session.
-    pub fn mobility(&self) -> Mobility {
-        let [client, server] = [&self.client, &self.server].map(|leg| leg.transport.mobility());
-        client.min(server)
-    }
-
     /// Prepares the relay for another task: drops the timer of the last one.
     pub fn suspend(&mut self) {
-        self.timer = None;
+        self.timer = LazyTimer::default();
     }
 
     fn sender(&mut self, direction: Direction) -> &mut Leg {
@@ -442,7 +436,7 @@ impl Future for Relay {
             Some(Order::End { .. }) | None => {}
         }
         if relay.traffic.is_asked_to_move() {
-            let moves = relay.ending.is_none() && relay.mobility() > Mobility::Never;
+            let moves = relay.ending.is_none();
             return Poll::Ready(if moves { Outcome::Move } else { Outcome::Stays });
         }
         loop {
@@ -460,7 +454,7 @@ impl Future for Relay {
                 // The direction that was polled first may now have something to do.
                 continue;
             }
-            let now = ready!(relay.poll_due(cx));
+            let now = ready!(relay.timer.poll(relay.due(), cx));
             if relay.do_due(now, cx) {
                 return Poll::Ready(Outcome::Ended);
             }

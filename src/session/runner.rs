@@ -15,10 +15,12 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::client_end::{Admission, ClientEnd};
+use super::event_relay::{ClientFraming, EventRelay, ServerStream};
 use super::leg::Leg;
 use super::live::LiveSession;
 use super::registry::Registered;
 use super::relay::{Limits, Outcome, Relay};
+use super::relaying::Relaying;
 use crate::limits::Permit;
 use crate::net::BoundId;
 use crate::observe::access_log::AccessLog;
@@ -30,7 +32,7 @@ use crate::websocket::frames::Sender;
 /// A session on the relay, with everything that is counted as long as it lives.
 #[derive(Debug)]
 pub struct Session {
-    pub relay: Relay,
+    pub relay: Relaying,
     pub live: Registered,
     pub lease: Lease,
     /// The client's admission on the listener.
@@ -39,23 +41,37 @@ pub struct Session {
     pub permit: Option<Permit>,
 }
 
-/// What remains of a handshake when it leaves Pingora, except the client's socket.
+/// What remains of an exchange when it leaves Pingora as a session, except the client's socket.
 #[derive(Debug)]
 pub struct Upgraded {
     pub live: Registered,
     pub lease: Lease,
     pub permit: Option<Permit>,
     pub server: Transport,
-    /// Bytes that came after the 101.
+    /// Bytes that came after the head of the answer.
     pub early: BytesMut,
     pub idle: Option<Duration>,
     pub max_session: Option<Duration>,
     pub ping: Option<Duration>,
-    pub max_message: Option<u64>,
-    /// Whether the handshake agreed on an extension.
-    pub extended: bool,
+    pub talk: Talk,
     /// How long the server may take nothing of the bytes that wait for it.
     pub server_stall: Duration,
+}
+
+/// What the two sides of a session speak.
+#[derive(Debug)]
+pub enum Talk {
+    Frames {
+        max_message: Option<u64>,
+        /// Whether the handshake agreed on an extension.
+        extended: bool,
+    },
+    Events {
+        stream: ServerStream,
+        framing: ClientFraming,
+        /// Bytes of the request that the server has not taken yet.
+        unsent: BytesMut,
+    },
 }
 
 /// A connection between two requests that moves to another process.
@@ -170,17 +186,18 @@ impl Session {
             idle,
             max_session,
             ping,
-            max_message,
-            extended,
+            talk,
             server_stall,
         } = upgraded;
-        let mut server = server.leave_rustls();
-        server.carry_frames();
-        let client_side = client.transport.leave_rustls();
-        let mut from_client = Leg::new(client_side, Sender::Client, extended);
-        let mut from_server = Leg::new(server, Sender::Server, extended);
-        from_client.scanner.set_max_message(max_message);
-        from_server.scanner.set_max_message(max_message);
+        let server = server.leave_rustls();
+        let ClientEnd {
+            transport,
+            early: asked,
+            ended,
+            admission,
+            ..
+        } = client;
+        let transport = transport.leave_rustls();
         let limits = Limits {
             idle,
             end: max_session.map(|limit| Instant::now() + limit),
@@ -188,20 +205,44 @@ impl Session {
             client_stall: Some(client_stall),
             server_stall: Some(server_stall),
         };
-        let mut relay = Relay::new(
-            (from_client, &client.early),
-            (from_server, &early),
-            live.traffic.clone(),
-            limits,
-        );
-        if client.ended {
-            relay.client_has_ended();
-        }
+        let traffic = live.traffic.clone();
+        let relay = match talk {
+            Talk::Frames {
+                max_message,
+                extended,
+            } => {
+                let leg = |transport, sender| {
+                    let mut leg = Leg::new(transport, sender, extended);
+                    leg.scanner.set_max_message(max_message);
+                    leg
+                };
+                let mut server = leg(server, Sender::Server);
+                server.transport.carry_frames();
+                let client = (leg(transport, Sender::Client), &asked[..]);
+                let mut relay = Relay::new(client, (server, &early), traffic, limits);
+                if ended {
+                    relay.client_has_ended();
+                }
+                Relaying::Frames(relay)
+            }
+            Talk::Events {
+                stream,
+                framing,
+                unsent,
+            } => {
+                let mut client = Leg::with(transport, ());
+                client.ended = ended;
+                let mut server = Leg::with(server, stream);
+                server.waiting = unsent;
+                let server = (server, early);
+                Relaying::Events(EventRelay::new(client, server, framing, traffic, limits))
+            }
+        };
         Self {
             relay,
             live,
             lease,
-            admission: client.admission,
+            admission,
             permit,
         }
     }
@@ -250,9 +291,8 @@ impl Runner {
                 if was_asked {
                     self.tell(Leaving::Stays(session.live.identity.id));
                 }
-                session.relay.client.transport.part();
-                session.relay.server.transport.part();
-                log::session_close(&self.log, &session.live, session.relay.failure);
+                session.relay.part();
+                log::session_close(&self.log, &session.live, session.relay.failure());
                 None
             }
         }

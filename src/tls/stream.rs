@@ -60,18 +60,23 @@ impl TlsStream {
         }
     }
 
-    /// Continues what another process has begun: a connection to a client, or one to a server that
-    /// carries frames.
+    /// Continues what another process has begun.
     pub fn restore(
         socket: Socket,
         saved: &Saved,
         client: Option<Arc<str>>,
+        needs_close_notify: bool,
     ) -> Result<Self, SavedError> {
         Ok(Self {
             inner: Inner::Record(RecordStream::restore(socket, saved)?),
             client,
-            forgives_truncation: true,
+            forgives_truncation: !needs_close_notify,
         })
+    }
+
+    /// Whether an end without close_notify is a cut.
+    pub fn needs_close_notify(&self) -> bool {
+        !self.forgives_truncation
     }
 
     /// From now on it carries frames, which have their own lengths.

@@ -209,6 +209,11 @@ impl Flow {
         }
     }
 
+    /// The reader of the response may go on, which was told to wait.
+    pub(super) fn server_goes_on(&self) {
+        self.tell(Reader::GoesOn);
+    }
+
     /// Whether a reader that was held back may go on since the last call. Then everything in the
     /// exchange must be polled once more. (A wake-up would do the same through the scheduler.)
     pub fn take_goes_on(&self) -> bool {

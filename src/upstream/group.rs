@@ -16,6 +16,7 @@ use super::flow::Flow;
 use super::keys_in_use::KeysInUse;
 use super::members::{Members, Servers};
 use super::news::{Departed, Departure, Departures, News};
+use super::request_end::RequestBody;
 use super::roster::Roster;
 use super::server::{Ejected, Lease, Load, Member, Server};
 use crate::config::{self, OnGone};
@@ -167,13 +168,15 @@ impl Group {
         })
     }
 
-    /// Makes the connector for one attempt of a plain request.
+    /// Makes the connector for one attempt of a plain request. `stream`: what follows its head, if
+    /// the answer may be an event stream that leaves.
     pub fn connector(
         &self,
         repeatable: Repeatable,
         client: PreambleClient,
         drain_deadline: DrainDeadline,
         flow: Arc<Flow>,
+        stream: Option<RequestBody>,
     ) -> PoolConnector {
         PoolConnector::new(
             self.connections.clone(),
@@ -184,6 +187,7 @@ impl Group {
             self.config.keepalive,
             repeatable,
             (flow, self.config.stall),
+            stream,
         )
     }
 

@@ -10,6 +10,7 @@
 //! A [`Server`] is the lasting part: its counts and its health outlive reloads as long as the
 //! address stays in the upstream. A [`Member`] is what one configuration says of it.
 
+mod answer_head;
 pub mod balance;
 mod dial;
 mod eject;
@@ -25,9 +26,11 @@ mod news;
 mod outgoing;
 mod pool;
 mod pool_connector;
+mod request_end;
 mod resolve;
 mod roster;
 mod server;
+mod stream_offer;
 mod tasks;
 mod warm_state;
 mod warm_up;
@@ -40,6 +43,8 @@ pub use members::Servers;
 pub use membership::Name;
 pub use news::{Departed, Departure, Departures};
 pub use pool_connector::{PoolConnector, Repeatable};
+pub use request_end::RequestBody;
 pub use server::{Ejected, Lease, Load, Member, Server, ServerState};
+pub use stream_offer::{ServerSide, StreamOffer};
 pub use warm_state::WarmState;
 pub use warm_up::warm_up;

@@ -52,6 +52,24 @@ impl Outgoing {
         }
     }
 
+    /// The connection, as long as it is here.
+    pub fn io(&self) -> Option<&Transport> {
+        self.open.as_ref().and_then(PooledConnection::io)
+    }
+
+    pub fn io_mut(&mut self) -> Option<&mut Transport> {
+        self.open.as_mut().and_then(PooledConnection::io_mut)
+    }
+
+    /// Takes the connection out, with the bytes that it has not taken yet. `None`: it has failed.
+    pub fn leave(&mut self) -> Option<(Transport, BytesMut)> {
+        if self.error.is_some() {
+            return None;
+        }
+        let io = self.open.take()?.into_io()?;
+        Some((io, std::mem::take(&mut self.pending)))
+    }
+
     /// Whether everything was sent, and flushed if the writer has asked for that.
     pub fn is_done(&self) -> bool {
         self.pending.is_empty() && !self.wants_flush && self.error.is_none()
@@ -71,8 +89,8 @@ impl Outgoing {
                     return Err(io::ErrorKind::WriteZero.into());
                 }
                 Poll::Ready(sent) => {
-                    if let (Ok(sent), Some(open)) = (&sent, &self.open) {
-                        progress.took(*sent, &open.io);
+                    if let (Ok(sent), Some(io)) = (&sent, self.io()) {
+                        progress.took(*sent, io);
                     }
                     return sent;
                 }
@@ -113,14 +131,14 @@ impl Outgoing {
         progress: &impl Progress,
     ) -> Poll<io::Result<()>> {
         while !self.pending.is_empty() {
-            let Some(open) = &mut self.open else {
+            let Some(io) = self.open.as_mut().and_then(PooledConnection::io_mut) else {
                 return Poll::Ready(Ok(()));
             };
-            match Pin::new(&mut open.io).poll_write(cx, &self.pending) {
+            match Pin::new(&mut *io).poll_write(cx, &self.pending) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(sent)) => {
                     self.pending.advance(sent);
-                    progress.took(sent, &open.io);
+                    progress.took(sent, io);
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
@@ -130,9 +148,9 @@ impl Outgoing {
             }
         }
         if self.wants_flush
-            && let Some(open) = &mut self.open
+            && let Some(io) = self.io_mut()
         {
-            match Pin::new(&mut open.io).poll_flush(cx) {
+            match Pin::new(io).poll_flush(cx) {
                 Poll::Ready(Ok(())) => self.wants_flush = false,
                 unfinished => return unfinished,
             }
@@ -141,8 +159,8 @@ impl Outgoing {
     }
 
     fn poll_socket(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.open {
-            Some(open) => Pin::new(&mut open.io).poll_write(cx, bytes),
+        match self.io_mut() {
+            Some(io) => Pin::new(io).poll_write(cx, bytes),
             None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
@@ -173,13 +191,17 @@ impl Outgoing {
 impl Rest {
     pub async fn send(mut self, stall: Duration) {
         while !self.pending.is_empty() {
-            let sending = self.open.io.write(&self.pending);
-            match timeout(stall, sending).await {
+            let Some(io) = self.open.io_mut() else {
+                return;
+            };
+            match timeout(stall, io.write(&self.pending)).await {
                 Ok(Ok(sent)) if sent > 0 => self.pending.advance(sent),
                 _ => return,
             }
         }
         // The connection ends after this, whatever the result is.
-        let _ = timeout(stall, self.open.io.flush()).await;
+        if let Some(io) = self.open.io_mut() {
+            let _ = timeout(stall, io.flush()).await;
+        }
     }
 }

@@ -144,7 +144,8 @@ impl Pool {
 /// A connection, counted while it is open.
 #[derive(Debug)]
 pub(super) struct PooledConnection {
-    pub io: Transport,
+    /// `None` only while the value is dropped.
+    io: Option<Transport>,
     /// Weak, because idle connections are in the pool themselves.
     counted_in: Weak<Pool>,
 }
@@ -153,9 +154,22 @@ impl PooledConnection {
     pub fn new(io: Transport, connections: &Arc<Pool>) -> Self {
         connections.open.fetch_add(1, Relaxed);
         Self {
-            io,
+            io: Some(io),
             counted_in: Arc::downgrade(connections),
         }
+    }
+
+    pub fn io(&self) -> Option<&Transport> {
+        self.io.as_ref()
+    }
+
+    pub fn io_mut(&mut self) -> Option<&mut Transport> {
+        self.io.as_mut()
+    }
+
+    /// Takes the connection out: it serves no further request.
+    pub fn into_io(mut self) -> Option<Transport> {
+        self.io.take()
     }
 
     /// Returns it to its pool for another request, if the pool still exists and has at most `bound`
@@ -173,22 +187,23 @@ impl PooledConnection {
     /// state of its last wait.
     fn is_silent(&self) -> bool {
         let peeked = self
-            .io
-            .tcp()
+            .io()
+            .and_then(Transport::tcp)
             .map(|socket| recv(socket, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT));
         peeked.is_some_and(|peeked| peeked.is_err_and(|error| error == Errno::AGAIN))
     }
 
     /// The same as far as tokio knows, without a system call if nothing has happened.
     fn seems_silent(&self) -> bool {
-        let read = self.io.tcp().map(|socket| socket.try_read(&mut [0]));
+        let read = self.io().and_then(Transport::tcp);
+        let read = read.map(|socket| socket.try_read(&mut [0]));
         read.is_some_and(|read| read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock))
     }
 }
 
 impl Drop for PooledConnection {
     fn drop(&mut self) {
-        self.io.part();
+        self.io.as_mut().map(Transport::part);
         if let Some(connections) = self.counted_in.upgrade() {
             connections.open.fetch_sub(1, Relaxed);
         }
@@ -203,7 +218,7 @@ mod tests {
     use crate::upstream::dial::Dialer;
 
     fn local(taken: &PooledConnection) -> SocketAddr {
-        taken.io.local().unwrap()
+        taken.io().and_then(Transport::local).unwrap()
     }
 
     struct Upstream {

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::BytesMut;
 use parking_lot::{Mutex, MutexGuard};
 use pingora::connectors::l4::Connect;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddress;
@@ -19,10 +20,13 @@ use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketS
 use pingora::{Error, ErrorType};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
+use super::answer_head::{AnswerHead, Found};
 use super::dial::{Dialer, Shortage};
 use super::flow::Flow;
 use super::outgoing::Outgoing;
 use super::pool::{KEPT_FRESH, KEPT_IDLE, Pool, PooledConnection, Target};
+use super::request_end::{RequestBody, RequestEnd};
+use super::stream_offer::{ServerSide, StreamOffer};
 use crate::limits::DrainDeadline;
 use crate::net::pages;
 use crate::net::pingora::{is_last_look, set_option};
@@ -44,20 +48,31 @@ pub struct PoolConnector {
     bound: usize,
     repeatable: Repeatable,
     reused: AtomicBool,
-    /// The server has said that it closes the connection.
-    closes: Arc<AtomicBool>,
+    terms: Arc<Terms>,
     flow: Arc<Flow>,
     stall: Duration,
+    /// `Some` if the answer may be an event stream: what follows the head of the request.
+    stream: Option<RequestBody>,
+}
+
+/// What the exchange and its connection tell each other.
+#[derive(Debug, Default)]
+struct Terms {
+    /// The server has said that it closes the connection.
+    closes: AtomicBool,
+    stream: StreamOffer,
 }
 
 impl PoolConnector {
-    /// `stall`: how long the server may take nothing of the bytes that wait for it.
+    /// `stall`: how long the server may take nothing of the bytes that wait for it. `stream`: what
+    /// follows the head of a request whose answer may be an event stream.
     pub fn new(
         connections: Arc<Pool>,
         dialer: Dialer,
         bound: usize,
         repeatable: Repeatable,
         (flow, stall): (Arc<Flow>, Duration),
+        stream: Option<RequestBody>,
     ) -> Self {
         Self {
             connections,
@@ -65,15 +80,29 @@ impl PoolConnector {
             bound,
             repeatable,
             reused: AtomicBool::new(false),
-            closes: Arc::default(),
+            terms: Arc::default(),
             flow,
             stall,
+            stream,
+        }
+    }
+
+    /// The connection that may leave with an event stream.
+    pub fn stream_offer(&self) -> &StreamOffer {
+        &self.terms.stream
+    }
+
+    /// The answer goes on as any other, if it was an event stream.
+    pub fn decline_stream(&self) {
+        if self.terms.stream.is_made() {
+            self.terms.stream.decline();
+            self.flow.server_goes_on();
         }
     }
 
     /// The server closes the connection after its answer, so the connection is not kept.
     pub fn mark_as_closing(&self) {
-        self.closes.store(true, Relaxed);
+        self.terms.closes.store(true, Relaxed);
     }
 
     /// Whether a kept connection was used.
@@ -122,7 +151,12 @@ impl Connect for PoolConnector {
             is_fresh,
             target,
             bound: self.bound,
-            closes: self.closes.clone(),
+            terms: self.terms.clone(),
+            watch: self.stream.map(|body| StreamWatch {
+                request: RequestEnd::new(body),
+                answer: Answer::Head(AnswerHead::default()),
+                early: BytesMut::new(),
+            }),
         };
         Ok(VirtualSocketStream::new(Box::new(stream)).into())
     }
@@ -138,10 +172,75 @@ struct PoolStream {
     is_fresh: bool,
     target: Target,
     bound: usize,
-    closes: Arc<AtomicBool>,
+    terms: Arc<Terms>,
+    /// `Some` if the connection may leave with an event stream.
+    watch: Option<StreamWatch>,
+}
+
+/// Watches for an event stream.
+#[derive(Debug)]
+struct StreamWatch {
+    request: RequestEnd,
+    answer: Answer,
+    /// Bytes that came after the head of a stream.
+    early: BytesMut,
+}
+
+#[derive(Debug)]
+enum Answer {
+    Head(AnswerHead),
+    /// The head of a stream was given to Pingora, and nothing behind it.
+    Offered,
+    /// Everything passes.
+    Passes,
+}
+
+impl StreamWatch {
+    /// Returns what the read results in without the socket. `None`: the socket must be read.
+    fn read_without_socket(
+        &mut self,
+        offer: &StreamOffer,
+        buf: &mut ReadBuf<'_>,
+    ) -> Option<Poll<io::Result<()>>> {
+        if matches!(self.answer, Answer::Offered) {
+            if !offer.is_declined() {
+                return Some(Poll::Pending);
+            }
+            self.answer = Answer::Passes;
+        }
+        if self.early.is_empty() {
+            return None;
+        }
+        let part = self.early.len().min(buf.remaining());
+        buf.put_slice(&self.early.split_to(part));
+        Some(Poll::Ready(Ok(())))
+    }
+
+    /// Looks at what was read, and keeps what follows the head of a stream.
+    fn look(&mut self, offer: &StreamOffer, buf: &mut ReadBuf<'_>, before: usize) {
+        let Answer::Head(head) = &mut self.answer else {
+            return;
+        };
+        let read = &buf.filled()[before..];
+        match head.read(read) {
+            Found::NotYet => {}
+            Found::Stream(end) if self.request.is_written() => {
+                self.early = BytesMut::from(&read[end..]);
+                buf.set_filled(before + end);
+                offer.make();
+                self.answer = Answer::Offered;
+            }
+            Found::Stream(_) | Found::Other => self.answer = Answer::Passes,
+        }
+    }
 }
 
 impl PoolStream {
+    /// Whether the connection is no longer Pingora's.
+    fn is_taken_up(&self) -> bool {
+        self.terms.stream.is_taken_up()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Outgoing> {
         self.outgoing.lock()
     }
@@ -149,13 +248,21 @@ impl PoolStream {
     /// Pingora no longer needs the connection.
     fn release(&self) {
         let mut outgoing = self.lock();
+        if self
+            .watch
+            .as_ref()
+            .is_some_and(|watch| !watch.early.is_empty())
+        {
+            // The server has sent more than its response.
+            return;
+        }
         // The response was complete before the request was sent. The rest of the request is sent
         // without Pingora, and the connection is not used again.
         if !outgoing.is_done() {
             return self.flow.leave_to_itself(&mut outgoing);
         }
         if let Some(open) = outgoing.open.take()
-            && !self.closes.load(Relaxed)
+            && !self.terms.closes.load(Relaxed)
         {
             open.return_to_pool(self.target, self.bound);
         }
@@ -177,6 +284,15 @@ impl AsyncRead for PoolStream {
         let stream = self.get_mut();
         stream.drain_deadline.check()?;
         let is_last_look = is_last_look(cx, buf);
+        if let Some(watch) = &mut stream.watch
+            && let Some(polled) = watch.read_without_socket(&stream.terms.stream, buf)
+        {
+            return match polled {
+                Poll::Pending if is_last_look => Poll::Ready(Ok(())),
+                Poll::Pending => Poll::Pending,
+                read => read,
+            };
+        }
         let room = match is_last_look {
             true => 1,
             false => stream.flow.response_room(),
@@ -184,7 +300,7 @@ impl AsyncRead for PoolStream {
         let polled = {
             let mut outgoing = stream.lock();
             let is_done = outgoing.is_done();
-            let Some(open) = &mut outgoing.open else {
+            let Some(io) = outgoing.io_mut() else {
                 return Poll::Ready(Ok(()));
             };
             if is_done && !is_last_look {
@@ -193,9 +309,13 @@ impl AsyncRead for PoolStream {
             let before = buf.filled().len();
             let polled = match room {
                 0 => Poll::Pending,
-                room => Pin::new(&mut (&mut open.io).take(room as u64)).poll_read(cx, buf),
+                room => Pin::new(&mut io.take(room as u64)).poll_read(cx, buf),
             };
             stream.flow.read_of_response(buf.filled().len() - before);
+            drop(outgoing);
+            if let Some(watch) = &mut stream.watch {
+                watch.look(&stream.terms.stream, buf, before);
+            }
             polled
         };
         if polled.is_ready() {
@@ -222,17 +342,29 @@ impl AsyncWrite for PoolStream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.check()?;
-        Poll::Ready(self.lock().write(buf, cx, self.flow.as_ref()))
+        let stream = self.get_mut();
+        let written = stream.lock().write(buf, cx, stream.flow.as_ref());
+        if let (Ok(count), Some(watch)) = (&written, &mut stream.watch) {
+            watch.request.wrote(&buf[..*count]);
+        }
+        Poll::Ready(written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check()?;
-        Poll::Ready(self.lock().flush(cx, self.flow.as_ref()))
+        let stream = self.get_mut();
+        if let Some(watch) = &mut stream.watch {
+            watch.request.flushed();
+        }
+        Poll::Ready(stream.lock().flush(cx, stream.flow.as_ref()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.lock().open {
-            Some(open) => Pin::new(&mut open.io).poll_shutdown(cx),
+        if self.is_taken_up() {
+            return Poll::Ready(Ok(()));
+        }
+        match self.lock().io_mut() {
+            Some(io) => Pin::new(io).poll_shutdown(cx),
             None => Poll::Ready(Ok(())),
         }
     }
@@ -241,13 +373,23 @@ impl AsyncWrite for PoolStream {
 impl Drop for PoolStream {
     fn drop(&mut self) {
         self.flow.detach();
+        if self.is_taken_up()
+            && let Some(watch) = self.watch.take()
+            && let Some((transport, unsent)) = self.lock().leave()
+        {
+            self.terms.stream.leave(ServerSide {
+                transport,
+                early: watch.early,
+                unsent,
+            });
+        }
     }
 }
 
 impl VirtualSocket for PoolStream {
     fn set_socket_option(&self, option: VirtualSockOpt) -> io::Result<()> {
-        match &self.lock().open {
-            Some(open) if self.is_fresh => set_option(open.io.tcp(), option),
+        match self.lock().io() {
+            Some(io) if self.is_fresh => set_option(io.tcp(), option),
             _ => Ok(()),
         }
     }

@@ -437,6 +437,16 @@ impl Lease {
         Self::new(server, Load::Session)
     }
 
+    /// The request has become a session, whatever the server's limits are.
+    pub fn into_session(mut self) -> Self {
+        if self.load == Load::Request {
+            self.server.sessions.fetch_add(1, Relaxed);
+            self.load = Load::Session;
+            self._descriptor = Some(Descriptor::hold());
+        }
+        self
+    }
+
     pub fn server(&self) -> &Arc<Server> {
         &self.server
     }

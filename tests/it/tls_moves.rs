@@ -5,9 +5,10 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
+use crate::support::events::{EventClient, EventServer, StreamEnd};
 use crate::support::{
     Answer, Authority, Client, Config, Ended, Origin, Prusik, Received, Session, certificates,
-    client_frame, eventually, fake_new, handshake, tls_connect, within,
+    client_frame, eventually, fake_new, free_address, handshake, tls_connect, within,
 };
 use futures_util::future::join_all;
 use rustls::SupportedProtocolVersion;
@@ -91,16 +92,16 @@ impl Site {
         let address = self.prusik.address("secure");
         client.connect(address, "chat.test").await
     }
+}
 
-    /// No key has sealed two records with one nonce, in whichever process.
-    fn judge_nonces(&self, at_least: usize) {
-        let noted = fs::read_to_string(self.prusik.nonces()).expect("some were noted");
-        let mut seen = HashSet::new();
-        for line in noted.lines() {
-            assert!(seen.insert(line), "{line} was used twice");
-        }
-        assert!(seen.len() >= at_least, "{} are noted", seen.len());
+/// No key has sealed two records with one nonce, in whichever process.
+fn judge_nonces(prusik: &Prusik, at_least: usize) {
+    let noted = fs::read_to_string(prusik.nonces()).expect("some were noted");
+    let mut seen = HashSet::new();
+    for line in noted.lines() {
+        assert!(seen.insert(line), "{line} was used twice");
     }
+    assert!(seen.len() >= at_least, "{} are noted", seen.len());
 }
 
 const SERVER: &str = "drain: { window: 500ms, deadline: 20s }";
@@ -144,7 +145,7 @@ async fn everything_by_tls_moves_while_it_talks() {
         assert!(session.is_alive().await);
         assert_eq!(session.close(1000).await, Ended::Close(1000));
     }
-    site.judge_nonces(24);
+    judge_nonces(&site.prusik, 24);
 }
 
 /// A connection with a request in flight moves behind its answer, one with half a request with it.
@@ -243,7 +244,7 @@ async fn what_a_new_process_does_not_take_goes_on_in_the_old_one() {
         if !is_done {
             assert_eq!(client.get("/").await.text(), "hello");
         }
-        site.judge_nonces(6);
+        judge_nonces(&site.prusik, 6);
         site.prusik.signal_all("INT");
         site.prusik.ended().await;
     }
@@ -319,7 +320,7 @@ async fn keys_change_before_and_after_a_move() {
             session.asks("moved").await;
         }
     }
-    site.judge_nonces(24);
+    judge_nonces(&site.prusik, 24);
 }
 
 /// What a client has shown is known after a move, and counts only for who asks the same.
@@ -361,4 +362,43 @@ async fn a_client_certificate_is_still_known_and_other_authorities_count_anew() 
     prusik.upgrade().await;
     let rest = within("the end", kept.wire.some()).await.unwrap();
     assert!(rest.is_empty());
+}
+
+/// Through two listeners by TLS of one process: four sides by TLS, of two sessions.
+#[tokio::test(flavor = "multi_thread")]
+async fn event_streams_by_tls_move_too() {
+    let mut server = EventServer::start();
+    let authority = Authority::new();
+    let pair = authority.issue("chat", &["chat.test"]);
+    let inner = free_address();
+    let tls = certificates(&[&pair]);
+    let yaml = format!(
+        "server: {{ {SERVER} }}\nadmin: {{ listen: \"127.0.0.1:0\" }}\n\
+         listeners:\n  - {{ listen: \"127.0.0.1:0\", name: outer, tls: {{ {tls} }} }}\n  \
+         - {{ listen: \"{inner}\", name: inner, tls: {{ {tls} }} }}\n\
+         upstreams:\n  server: {{ servers: [\"{}\"] }}\n  \
+         inner: {{ servers: [\"{inner}\"], tls: {{ sni: chat.test, ca: \"{}\" }} }}\n\
+         routes:\n  - {{ match: {{ listener: outer, path_prefix: / }}, upstream: inner }}\n  \
+         - {{ match: {{ listener: inner, path_prefix: / }}, upstream: server }}\n",
+        server.address(),
+        authority.file().display(),
+    );
+    let mut prusik = Prusik::start_noting_nonces(yaml).await;
+    let client = authority.client();
+    let mut client = client.connect(prusik.address("outer"), "chat.test").await;
+    client
+        .send("GET /events HTTP/1.1\r\nHost: chat.test\r\n\r\n")
+        .await;
+    let (mut asked, mut client) = tokio::join!(server.stream(), EventClient::of(client));
+    for number in 0..9 {
+        asked.event(number).await;
+        client.expect(number).await;
+        if number % 3 == 2 {
+            let said = prusik.upgrade().await;
+            assert!(said.contains("2 sessions moved, 0 told to go"), "{said}");
+        }
+    }
+    asked.end().await;
+    assert_eq!(client.ended().await, StreamEnd::InOrder);
+    judge_nonces(&prusik, 12);
 }

@@ -101,7 +101,9 @@ async fn sessions_are_listed_to_the_last_page() {
     process.fake.has_two_pages.store(true, Ordering::Relaxed);
     let words = ["--json", "--upstream", "a b", "--server", "[::1]:9080"];
     let more = ["--client", "192.0.2.7", "--older-than", "1h 30m"];
-    let rest = ["--route", "r", "--path", "userId=7", "--id", SESSION];
+    let rest = [
+        "--route", "r", "--path", "userId=7", "--id", SESSION, "--kind", "stream",
+    ];
     let said = sessions(process.line(&[&words[..], &more, &rest].concat())).await;
     let value: Value = serde_json::from_str(&said.unwrap()).unwrap();
     assert_eq!(value["sessions"].as_array().unwrap().len(), 2);
@@ -110,8 +112,8 @@ async fn sessions_are_listed_to_the_last_page() {
     assert_eq!(asked.len(), 2);
     let filter = "upstream: Some(\"a b\"), server: Some([::1]:9080), \
                       client: Some(192.0.2.7), route: Some(\"r\"), path: Some(\"userId=7\"), id: \
-                      Some(0190aaaa-0000-7000-8000-000000000001), search: None, older_than: \
-                      Some(5400s)";
+                      Some(0190aaaa-0000-7000-8000-000000000001), kind: Some(Stream), search: None, \
+                      older_than: Some(5400s)";
     assert!(asked[0].contains(filter), "{asked:?}");
     assert!(
         asked[1].contains(filter) && asked[1].contains(SESSION),

@@ -4,6 +4,7 @@ use crate::admin::view::{Listener, Route};
 fn session() -> Session {
     Session {
         id: "0190aaaa-0000-7000-8000-000000000001".to_owned(),
+        kind: "websocket".to_owned(),
         listener: "public".to_owned(),
         route: "chat".to_owned(),
         upstream: "ims_svr".to_owned(),
@@ -158,8 +159,8 @@ fn the_last_reloads_and_upgrades_are_shown_with_their_outcome() {
 #[test]
 fn sessions_show_what_the_commands_take() {
     let expected = "\
-ID                                    CLIENT     ROUTE  SERVER                  AGE     IN     OUT
-0190aaaa-0000-7000-8000-000000000001  192.0.2.7  chat   ims_svr/127.0.0.1:9080  3h 12m  512 B  1.5 KiB
+ID                                    CLIENT     KIND       ROUTE  SERVER                  AGE     IN     OUT
+0190aaaa-0000-7000-8000-000000000001  192.0.2.7  websocket  chat   ims_svr/127.0.0.1:9080  3h 12m  512 B  1.5 KiB
 1 session
 ";
     assert_eq!(sessions(&[session()], Screen::default()), expected);

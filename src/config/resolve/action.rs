@@ -72,7 +72,13 @@ pub fn action(
 /// Reports keys that only matter for a route to an upstream.
 fn report_without_effect(scope: Scope<'_>, errors: &mut Errors) {
     let at = scope.at;
-    let keys = ["strip_prefix", "forwarded", "timeouts", "websocket"];
+    let keys = [
+        "strip_prefix",
+        "forwarded",
+        "timeouts",
+        "websocket",
+        "stream",
+    ];
     let is_used = |key: &str| key == "strip_prefix" && at.has("redirect");
     let keys = keys.into_iter().filter(|key| !is_used(key));
     let keys = keys.map(|key| (at.key(key), key, at.has(key)));

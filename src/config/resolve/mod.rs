@@ -18,6 +18,7 @@ mod scope;
 mod server;
 mod source;
 mod start;
+mod stream;
 mod tls;
 mod upstream;
 mod websocket;

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::scope::{Names, Scope};
-use super::{Errors, action, headers, matching, websocket};
+use super::{Errors, action, headers, matching, stream, websocket};
 use crate::config::error::ConfigError;
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
@@ -88,6 +88,7 @@ fn route(
     let request_headers = header_rules(rules.request, headers::Side::Request, at, errors);
     let response_headers = header_rules(rules.response, headers::Side::Response, at, errors);
     let websocket = websocket::websocket(raw.websocket.take(), scope.at.key("websocket"), errors);
+    let stream = stream::stream(raw.stream.take());
     let Section(timeouts) = raw
         .timeouts
         .take()
@@ -116,6 +117,7 @@ fn route(
             idle: timeouts.idle.map_or(IDLE_TIMEOUT, |Period(idle)| idle),
         },
         websocket: websocket?,
+        stream,
     })
 }
 

@@ -15,7 +15,7 @@ use crate::generation::Generation;
 use crate::limits::{ClientKey, Permit};
 use crate::net::BoundId;
 use crate::session::Admission;
-use crate::session::live::Identity;
+use crate::session::live::{Identity, SessionKind};
 use crate::transport::Transport;
 use crate::upstream::Lease;
 
@@ -30,6 +30,11 @@ pub enum CensusKey {
     },
     /// A session on a route.
     Route {
+        name: String,
+        client: Option<ClientKey>,
+    },
+    /// An event stream on a route.
+    Stream {
         name: String,
         client: Option<ClientKey>,
     },
@@ -50,14 +55,20 @@ pub struct Census {
 }
 
 impl Census {
-    /// Returns what has changed since the last call. `underway`: what was given to the link.
+    /// Returns what has changed since the last call. `protocol`: that of both processes.
+    /// `underway`: what was given to the link.
     pub fn take(
         &mut self,
         app: &App,
+        protocol: u32,
         underway: impl Iterator<Item = CensusKey>,
     ) -> Vec<wire::Census> {
         let mut now: HashMap<CensusKey, u64> = HashMap::new();
-        for (key, count) in counts_now(app) {
+        let is_known = |key: &CensusKey| match key {
+            CensusKey::Stream { .. } => wire::takes_streams(protocol),
+            _ => true,
+        };
+        for (key, count) in counts_now(app).into_iter().filter(|(key, _)| is_known(key)) {
             *now.entry(key).or_default() += count as u64;
         }
         for key in underway {
@@ -107,6 +118,12 @@ fn counts_now(app: &App) -> Vec<(CensusKey, usize)> {
             counts_now.push((CensusKey::Route { name, client }, count));
         }
     }
+    for (route, limiter) in generation.stream_limiters() {
+        for (client, count) in limiter.counts() {
+            let name = route.to_owned();
+            counts_now.push((CensusKey::Stream { name, client }, count));
+        }
+    }
     for group in generation.groups() {
         for server in group.servers() {
             let key = CensusKey::Server {
@@ -143,6 +160,10 @@ impl HeldCounts {
                     let permit = || Some(generation.adopt(name, *client));
                     hold(&mut self.permits, key.clone(), count, permit);
                 }
+                CensusKey::Stream { name, client } => {
+                    let permit = || Some(generation.adopt_stream(name, *client));
+                    hold(&mut self.permits, key.clone(), count, permit);
+                }
                 CensusKey::Listener {
                     name,
                     address,
@@ -167,14 +188,19 @@ impl HeldCounts {
     }
 
     /// The permit of the session's route.
-    pub fn route_permit(&mut self, identity: &Identity, generation: &Generation) -> Permit {
+    pub fn route_permit(
+        &mut self,
+        kind: SessionKind,
+        identity: &Identity,
+        generation: &Generation,
+    ) -> Permit {
         let client = identity.client.parse().ok().map(ClientKey::of);
-        let key = CensusKey::Route {
-            name: identity.route.to_string(),
-            client,
-        };
+        let key = CensusKey::of_session(kind, identity, client);
         let held = self.permits.get_mut(&key).and_then(Vec::pop);
-        held.unwrap_or_else(|| generation.adopt(&identity.route, client))
+        held.unwrap_or_else(|| match kind {
+            SessionKind::WebSocket => generation.adopt(&identity.route, client),
+            SessionKind::Stream => generation.adopt_stream(&identity.route, client),
+        })
     }
 
     /// `came_in_on`: the name and address of the listener in the old process.
@@ -225,6 +251,15 @@ fn hold<T>(
 }
 
 impl CensusKey {
+    /// A session on its route.
+    pub fn of_session(kind: SessionKind, identity: &Identity, client: Option<ClientKey>) -> Self {
+        let name = identity.route.to_string();
+        match kind {
+            SessionKind::WebSocket => Self::Route { name, client },
+            SessionKind::Stream => Self::Stream { name, client },
+        }
+    }
+
     fn of(key: wire::CensusKey) -> Option<Self> {
         let client_key = |client: Option<u64>| match client {
             None => Some(None),
@@ -241,6 +276,10 @@ impl CensusKey {
                 client: client_key(client)?,
             },
             wire::CensusKey::Route { name, client } => Self::Route {
+                name,
+                client: client_key(client)?,
+            },
+            wire::CensusKey::Stream { name, client } => Self::Stream {
                 name,
                 client: client_key(client)?,
             },
@@ -262,6 +301,10 @@ impl From<CensusKey> for wire::CensusKey {
                 client: client.map(ClientKey::to_number),
             },
             CensusKey::Route { name, client } => Self::Route {
+                name,
+                client: client.map(ClientKey::to_number),
+            },
+            CensusKey::Stream { name, client } => Self::Stream {
                 name,
                 client: client.map(ClientKey::to_number),
             },

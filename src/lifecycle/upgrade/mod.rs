@@ -14,6 +14,7 @@
 //! [`old`] and [`new`] are values without sockets, and [`model`] looks at every order in which
 //! things can happen to both.
 
+mod about;
 mod census;
 mod convert;
 pub mod exec;
@@ -27,6 +28,7 @@ mod program;
 pub mod protocol;
 pub mod rendezvous;
 mod snapshot;
+mod stream_snapshot;
 mod successor;
 pub mod take_over;
 mod warm_state;

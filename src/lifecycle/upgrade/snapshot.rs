@@ -2,28 +2,25 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::Arc;
 
 use bytes::BytesMut;
 use tokio::time::Instant;
 
+use super::about::{self, Attachments, about, arrive, sockets};
 use super::census::{CensusKey, HeldCounts};
 use super::link::Descriptors;
 use super::protocol::frame::{Beside, Secret};
 use super::protocol::{Message, wire};
+use super::stream_snapshot;
 use crate::app::App;
 use crate::forward::proxy_protocol::AddrPair;
 use crate::limits::Permit;
-use crate::net::{BoundId, Socket};
+use crate::net::BoundId;
 use crate::session::leg::{Leg, SendState};
-use crate::session::live::{Identity, LiveSession};
-use crate::session::relay::{Clocks, Limits, Relay};
-use crate::session::traffic::Traffic;
-use crate::session::{Admission, ClientEnd};
-use crate::session::{IdleConnection, Session};
+use crate::session::live::SessionKind;
+use crate::session::relay::Relay;
+use crate::session::{ClientEnd, IdleConnection, Relaying, Session};
 use crate::tls::record::Saved;
-use crate::tls::{Security, TlsStream};
-use crate::transport::Transport;
 use crate::websocket::frames::FrameScanner;
 
 /// What moves to the new process.
@@ -36,10 +33,10 @@ pub enum Parcel {
 impl Descriptors for Parcel {
     fn descriptors(&self) -> io::Result<Vec<BorrowedFd<'_>>> {
         match self {
-            Self::Session(session) => Ok(vec![
-                session.relay.client.transport.descriptor()?.1,
-                session.relay.server.transport.descriptor()?.1,
-            ]),
+            Self::Session(session) => {
+                let transports = session.relay.transports().into_iter();
+                transports.map(|one| Ok(one.descriptor()?.1)).collect()
+            }
             Self::Idle(idle) => Ok(vec![idle.client.transport.descriptor()?.1]),
         }
     }
@@ -74,15 +71,25 @@ impl Parcel {
     /// not taken it.
     pub fn pack(&self, number: u64, app: &App) -> io::Result<Packed> {
         Ok(match self {
-            Self::Session(session) => Packed {
-                client_tls: session.relay.client.transport.saved_tls()?,
-                server_tls: session.relay.server.transport.saved_tls()?,
-                message: Message::Session {
-                    number,
-                    session: Box::new(pack(session, app)?),
-                },
-                descriptors: 2,
-            },
+            Self::Session(session) => {
+                let about = about(session, app);
+                let [client, server] = session.relay.transports();
+                Packed {
+                    client_tls: client.saved_tls()?,
+                    server_tls: server.saved_tls()?,
+                    message: match &session.relay {
+                        Relaying::Frames(relay) => Message::Session {
+                            number,
+                            session: Box::new(pack(about, relay)?),
+                        },
+                        Relaying::Events(relay) => Message::Stream {
+                            number,
+                            stream: Box::new(stream_snapshot::pack(about, relay)?),
+                        },
+                    },
+                    descriptors: 2,
+                }
+            }
             Self::Idle(idle) => Packed {
                 client_tls: idle.client.transport.saved_tls()?,
                 server_tls: None,
@@ -98,10 +105,7 @@ impl Parcel {
     /// The bytes that wait for its client and for its server.
     fn waiting(&self) -> [&[u8]; 2] {
         match self {
-            Self::Session(session) => {
-                let relay = &session.relay;
-                [&relay.client.waiting, &relay.server.waiting]
-            }
+            Self::Session(session) => session.relay.waiting(),
             Self::Idle(idle) => [&[], &idle.client.early],
         }
     }
@@ -115,9 +119,8 @@ impl Parcel {
                     upstream: identity.upstream.to_string(),
                     address: identity.server,
                 };
-                let route = session.permit.as_ref().map(|permit| CensusKey::Route {
-                    name: identity.route.to_string(),
-                    client: permit.client(),
+                let route = session.permit.as_ref().map(|permit| {
+                    CensusKey::of_session(session.live.kind, identity, permit.client())
                 });
                 let listener = listener_key(session.admission.permit.as_ref(), app);
                 [Some(server), route, listener]
@@ -143,39 +146,21 @@ fn listener_key(permit: Option<&Permit>, app: &App) -> Option<CensusKey> {
     })
 }
 
-fn pack(session: &Session, app: &App) -> io::Result<wire::Session> {
-    let Session {
-        relay,
-        live,
-        admission,
-        ..
-    } = session;
-    // The new process takes these limits from its own file.
-    let Limits {
-        idle, end, ping, ..
-    } = relay.limits;
-    let Clocks {
-        quiet,
-        unheard,
-        pinged,
-    } = relay.clocks();
+fn pack(about: wire::About, relay: &Relay) -> io::Result<wire::Session> {
     Ok(wire::Session {
-        identity: (&live.identity).into(),
-        age: live.age(),
-        counts: live.traffic.counts().into(),
+        identity: about.identity,
+        age: about.age,
+        counts: about.counts,
         client: pack_leg(&relay.client)?,
         server: pack_leg(&relay.server)?,
-        idle,
-        left: end.map(|end| end.saturating_duration_since(Instant::now())),
-        ping,
-        quiet,
-        proxied: admission.proxied.as_deref().copied().map(Into::into),
-        listener: admission
-            .permit
-            .as_ref()
-            .and_then(|permit| app.listener_of(permit)),
-        unheard: Some(unheard),
-        pinged,
+        idle: about.idle,
+        left: about.left,
+        ping: about.ping,
+        quiet: about.quiet,
+        proxied: about.proxied,
+        listener: about.listener,
+        unheard: about.unheard,
+        pinged: about.pinged,
     })
 }
 
@@ -198,60 +183,20 @@ fn pack_idle(idle: &IdleConnection, app: &App) -> io::Result<wire::Idle> {
         kind: transport.descriptor()?.0.into(),
         proxied: proxied.map(Into::into),
         name: Some(name),
-        tls: pack_tls(transport),
+        tls: about::tls(transport),
         vouched_by: app.authorities_of(idle.listener),
     })
 }
 
-fn pack_tls(transport: &Transport) -> Option<wire::Tls> {
-    match transport.security() {
-        Security::Plain => None,
-        Security::Tls { client } => Some(wire::Tls {
-            client: client.map(|client| client.to_string()),
-        }),
-    }
-}
-
 fn pack_leg(leg: &Leg) -> io::Result<wire::Leg> {
     Ok(wire::Leg {
-        tls: pack_tls(&leg.transport),
+        tls: about::tls(&leg.transport),
         kind: leg.transport.descriptor()?.0.into(),
         scanner: leg.scanner.state().into(),
         ended: leg.ended,
         shut: leg.is_shut(),
         broken: leg.broken_since().map(|since| since.elapsed()),
     })
-}
-
-/// What came with a message.
-pub struct Attachments {
-    pub to_client: Vec<u8>,
-    pub to_server: Vec<u8>,
-    pub client_tls: Secret,
-    pub server_tls: Secret,
-    pub descriptors: Vec<OwnedFd>,
-}
-
-/// Must be called inside the runtime.
-fn unpack_transport(
-    kind: wire::Socket,
-    descriptor: OwnedFd,
-    tls: Option<wire::Tls>,
-    keys: &Secret,
-) -> io::Result<Transport> {
-    let socket = Socket::from_descriptor(kind.into(), descriptor)?;
-    let Some(tls) = tls else {
-        return match keys.0.is_empty() {
-            true => Ok(socket.into()),
-            false => Err(io::Error::other(
-                "a connection in plain text came with keys of TLS",
-            )),
-        };
-    };
-    let saved = Saved::from_bytes(&keys.0);
-    let client = tls.client.map(Into::into);
-    let stream = TlsStream::restore(socket, &saved, client).map_err(io::Error::other)?;
-    Ok(stream.into())
 }
 
 /// Must be called inside the runtime.
@@ -261,66 +206,31 @@ pub fn unpack(
     app: &App,
     held: &mut HeldCounts,
 ) -> io::Result<Session> {
-    let Ok([client, server]) = <[OwnedFd; 2]>::try_from(attachments.descriptors) else {
-        return Err(io::Error::other(
-            "a session came without its two sockets: this process has no room for more of them",
-        ));
-    };
     let keys = [&attachments.client_tls, &attachments.server_tls];
+    let [client, server] = sockets(attachments.descriptors)?;
     let client = unpack_leg(state.client, client, &attachments.to_client, keys[0])?;
     let server = unpack_leg(state.server, server, &attachments.to_server, keys[1])?;
-    let generation = app.generation();
     let listener = state.listener.or_else(|| {
         // The first protocol sends only the listener's name at the beginning of the session.
         Some((state.identity.listener.clone(), String::new()))
     });
-    let mut identity = Identity::from(state.identity);
-    app.share_labels(&mut identity);
-    let lease = held
-        .lease(&identity)
-        .unwrap_or_else(|| generation.adopt_on(&identity.upstream, identity.server));
-    let proxied = state.proxied.map(AddrPair::from);
-    let bound = match &listener {
-        Some((name, address)) => app.find_listener(name, address),
-        None => None,
-    };
-    let admission = match bound {
-        Some(bound) => held.admission(app, bound, listener, (&client.transport, proxied)),
-        None => Admission {
-            permit: None,
-            proxied: proxied.map(Box::new),
-            ..Admission::default()
-        },
-    };
-    let permit = Some(held.route_permit(&identity, &generation));
-    let traffic = Arc::new(Traffic::continued(state.age, state.counts.into()));
-    let limits = Limits {
+    let about = wire::About {
+        identity: state.identity,
+        age: state.age,
+        counts: state.counts,
         idle: state.idle,
-        end: state.left.map(|left| Instant::now() + left),
+        left: state.left,
         ping: state.ping,
-        client_stall: bound.map(|bound| app.listener_states()[bound.index()].limits().stall),
-        server_stall: generation
-            .find_group(&identity.upstream)
-            .map(|group| group.config().stall),
-    };
-    let clocks = Clocks {
         quiet: state.quiet,
-        unheard: state.unheard.unwrap_or(state.quiet),
+        proxied: state.proxied,
+        listener,
+        unheard: state.unheard,
         pinged: state.pinged,
     };
-    let relay = Relay::continued(client, server, traffic.clone(), limits, clocks);
-    let live = app.sessions().adopt(LiveSession {
-        identity,
-        traffic,
-        server: lease.server().clone(),
-    });
-    Ok(Session {
-        relay,
-        live,
-        lease,
-        admission,
-        permit,
-    })
+    let arrived = arrive(SessionKind::WebSocket, about, &client.transport, app, held);
+    let (traffic, limits, clocks) = (arrived.traffic.clone(), arrived.limits, arrived.clocks);
+    let relay = Relay::continued(client, server, traffic, limits, clocks);
+    Ok(arrived.begin(Relaying::Frames(relay), app))
 }
 
 fn unpack_leg(
@@ -343,7 +253,7 @@ fn unpack_leg(
         None => SendState::Open,
     };
     Ok(Leg {
-        transport: unpack_transport(state.kind, descriptor, state.tls, keys)?,
+        transport: about::transport(state.kind, descriptor, state.tls, keys)?,
         waiting: BytesMut::from(waiting),
         scanner,
         ended: state.ended,
@@ -373,7 +283,7 @@ pub fn unpack_idle(
     let Some(bound) = bound else {
         return Err(io::Error::other("its listener is gone, or is another now"));
     };
-    let transport = unpack_transport(idle.kind, descriptor, idle.tls, &attachments.client_tls)?;
+    let transport = about::transport(idle.kind, descriptor, idle.tls, &attachments.client_tls)?;
     let came_in_on = idle.name.map(|name| (name, idle.listener));
     let admission = held.admission(app, bound, came_in_on, (&transport, proxied));
     let client = ClientEnd {

@@ -16,13 +16,15 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::about::Attachments;
 use super::census::HeldCounts;
 use super::exec::Pidfd;
 use super::link::{Heard, Link, shut};
 use super::new::{Action, Event, New};
 use super::protocol::frame::{Beside, Decoded, Framing, encode};
 use super::protocol::{self, Message, wire};
-use super::snapshot::{self, Attachments};
+use super::snapshot;
+use super::stream_snapshot;
 use crate::admin::{CommandOutcome, Request};
 use crate::app::App;
 use crate::lifecycle::systemd;
@@ -352,6 +354,12 @@ impl TakeOver {
             Message::Accept => self.on(Event::Accept).await,
             Message::Session { number, session } => {
                 let unpacked = snapshot::unpack(*session, attachments, &self.app, &mut self.held);
+                let taken = unpacked.map(|session| Taken::Session(Box::new(session)));
+                self.take(number, taken).await;
+            }
+            Message::Stream { number, stream } => {
+                let unpacked =
+                    stream_snapshot::unpack(*stream, attachments, &self.app, &mut self.held);
                 let taken = unpacked.map(|session| Taken::Session(Box::new(session)));
                 self.take(number, taken).await;
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::config;
 use crate::proxy::retry::{Request, Retry};
-use crate::upstream::{Group, Lease, Load, Pick, PoolConnector};
+use crate::upstream::{Group, Lease, Load, Pick, PoolConnector, StreamOffer};
 
 /// Made when a route to an upstream is found. Each pick of a server adds to it.
 pub struct Attempts {
@@ -83,6 +83,18 @@ impl Attempts {
 
     fn connector(&self) -> Option<&Arc<PoolConnector>> {
         self.present.as_ref()?.connector.as_ref()
+    }
+
+    /// The server's connection, which may leave with an event stream.
+    pub fn stream_offer(&self) -> Option<&StreamOffer> {
+        self.connector().map(|connector| connector.stream_offer())
+    }
+
+    /// The answer goes on as any other, if it was an event stream that could leave.
+    pub fn decline_stream(&self) {
+        if let Some(connector) = self.connector() {
+            connector.decline_stream();
+        }
     }
 
     /// The server closes the connection after its answer.

@@ -1,6 +1,6 @@
 //! What a relay does when a time is reached.
 
-use std::task::{Context, Poll, ready};
+use std::task::Context;
 
 use tokio::time::Instant;
 
@@ -22,7 +22,7 @@ fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
 
 impl Relay {
     /// When the next thing is due if nothing happens before that.
-    fn due(&self) -> Option<Instant> {
+    pub(super) fn due(&self) -> Option<Instant> {
         if let Some(ending) = &self.ending {
             return Some(ending.due);
         }
@@ -163,28 +163,5 @@ impl Relay {
         }
         self.begin_ending(ClosedBy::Idle, GOING_AWAY, Occasion::Asked);
         false
-    }
-
-    /// Ready when something is due. The timer is reset when it fires, not with each message.
-    pub(super) fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
-        loop {
-            let Some(due) = self.due() else {
-                return Poll::Pending;
-            };
-            match &mut self.timer {
-                Some(timer) if timer.deadline() <= due && !timer.is_elapsed() => {
-                    return Poll::Pending;
-                }
-                Some(timer) => timer.as_mut().reset(due),
-                None => self.timer = Some(Box::pin(tokio::time::sleep_until(due))),
-            }
-            if let Some(timer) = &mut self.timer {
-                ready!(timer.as_mut().poll(cx));
-            }
-            let now = Instant::now();
-            if self.due().is_some_and(|due| due <= now) {
-                return Poll::Ready(now);
-            }
-        }
     }
 }

@@ -2,6 +2,7 @@
 //! test is about.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use super::Origin;
 
@@ -25,6 +26,14 @@ impl Config {
                 .iter()
                 .map(|origin| origin.address().to_string())
                 .collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Everything goes to these addresses.
+    pub fn to_addresses(addresses: &[SocketAddr]) -> Self {
+        Self {
+            servers: addresses.iter().map(SocketAddr::to_string).collect(),
             ..Self::default()
         }
     }

@@ -11,6 +11,7 @@ mod answer;
 mod client;
 mod config;
 mod dns;
+pub mod events;
 pub mod fake_new;
 pub mod http2;
 mod origin;

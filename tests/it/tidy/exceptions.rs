@@ -3,6 +3,7 @@
 /// Files and folders without sockets and without Pingora.
 pub const PURE: &[&str] = &[
     "src/config",
+    "src/event_stream",
     "src/forward",
     "src/http1",
     "src/http2/control.rs",
@@ -20,11 +21,13 @@ pub const PURE: &[&str] = &[
     "src/session/goodbye.rs",
     "src/tls/tickets/key.rs",
     "src/tls/tickets/rotation.rs",
+    "src/upstream/answer_head.rs",
     "src/upstream/balance/points.rs",
     "src/upstream/eject.rs",
     "src/upstream/health/counter.rs",
     "src/upstream/keys_in_use.rs",
     "src/upstream/membership.rs",
+    "src/upstream/request_end.rs",
     "src/upstream/window.rs",
     "src/websocket",
 ];
@@ -47,7 +50,15 @@ pub const LAYERS: &[&[&str]] = &[
     &["transport"],
     &["http2"],
     &["tls"],
-    &["net", "forward", "limits", "phase", "route", "websocket"],
+    &[
+        "net",
+        "forward",
+        "limits",
+        "phase",
+        "route",
+        "websocket",
+        "event_stream",
+    ],
     &["http1"],
 ];
 

@@ -225,7 +225,7 @@ fn glued(text: &str) -> Option<(&str, &str)> {
 }
 
 /// Examples of sections, for operators who wrote something else there.
-const EXAMPLES: [(&str, &str); 12] = [
+const EXAMPLES: [(&str, &str); 13] = [
     ("limits", "limits: { connections_per_client: 1000 }"),
     ("listeners", "listeners: [{ listen: 127.0.0.1:9090 }]"),
     (
@@ -239,6 +239,10 @@ const EXAMPLES: [(&str, &str); 12] = [
     (
         "websocket",
         "websocket: { idle: 1h }; without the key sessions are allowed",
+    ),
+    (
+        "stream",
+        "stream: { idle: 1h }; without the key event streams are sessions",
     ),
     ("discover", "discover: { dns: chat.internal:9080 }"),
     ("eject", "eject: { failures: 5, within: 10s, for: 30s }"),

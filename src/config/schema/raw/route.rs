@@ -43,6 +43,9 @@ pub struct Route {
     pub respond: Option<Section<Respond>>,
     /// Limits of WebSocket sessions; `off` refuses upgrades with 403. Default: allowed.
     pub websocket: Option<OffOr<WebSocket>>,
+    /// Limits of event streams, which are sessions too: answers of 200 with `text/event-stream` and
+    /// without a Content-Length. `off`: they are answers as any other. Default: sessions.
+    pub stream: Option<OffOr<Stream>>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -149,6 +152,27 @@ pub struct Respond {
     /// Text of the answer. Default: empty.
     #[schemars(extend("examples" = ["gone"]))]
     pub body: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Stream {
+    /// A stream in which the server sends nothing for this long ends. `off`: never.
+    #[schemars(extend("default" = "1h"))]
+    pub idle: Option<OptionalPeriod>,
+    /// A stream that is this old ends between two events, give or take a tenth. `off`: never.
+    #[schemars(extend("default" = "0s", "examples" = ["24h"]))]
+    pub max_session: Option<OptionalPeriod>,
+    /// When the server sends nothing for this long, the client is sent the comment `: ping`. Not in
+    /// a stream with a Content-Encoding. `off`: never.
+    #[schemars(extend("default" = "0s", "examples" = ["30s"]))]
+    pub ping: Option<OptionalPeriod>,
+    /// Live streams of the route: over it a client gets 503 instead. 0: no limit.
+    #[schemars(extend("default" = 0))]
+    pub max_sessions: Option<usize>,
+    /// The same for each client address, an IPv6 one with its whole /64: over it 429. 0: no limit.
+    #[schemars(extend("default" = 0))]
+    pub max_sessions_per_client: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

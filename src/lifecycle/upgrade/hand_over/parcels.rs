@@ -11,12 +11,20 @@ use crate::lifecycle::upgrade::old::Event;
 use crate::lifecycle::upgrade::protocol::wire;
 use crate::lifecycle::upgrade::snapshot::Parcel;
 use crate::lifecycle::upgrade::warm_state;
+use crate::session::live::{LiveSession, SessionKind};
 use crate::session::{Leaving, Session};
 
 impl HandOver {
     /// The new process serves: everything that can move goes there, the rest is told to go.
     pub(super) fn find(&mut self) {
         self.app.shut_unwanted();
+        if !wire::takes_streams(self.protocol) {
+            let is_stream = |live: &LiveSession| live.kind == SessionKind::Stream;
+            let streams = self.app.sessions().select(is_stream);
+            streams
+                .iter()
+                .for_each(|live| live.traffic.set_refused(true));
+        }
         self.app.runner().begin_moving(self.leave.clone());
         if self.protocol == wire::FIRST {
             self.named_drains = warm_state::named_drains(&self.app);
@@ -31,6 +39,11 @@ impl HandOver {
 
     pub(super) fn leaving(&mut self, leaving: Leaving) {
         match leaving {
+            Leaving::Found(live)
+                if live.kind == SessionKind::Stream && !wire::takes_streams(self.protocol) =>
+            {
+                self.app.tell_refused(&live);
+            }
             Leaving::Found(live) => self.on(Event::Found(live.identity.id)),
             Leaving::Stays(id) => self.on(Event::Stays(id)),
             Leaving::Session(session) => {

@@ -84,7 +84,7 @@ impl HandOver {
         self.protocol = ready.protocol.min(wire::LATEST);
         self.version = ready.version;
         let policy = self.app.generation().config.server.tls_sessions;
-        let holds_back = self.protocol < wire::WITH_TLS || policy == TlsSessions::Tell;
+        let holds_back = !wire::takes_keys(self.protocol) || policy == TlsSessions::Tell;
         self.app.runner().hold_keys_back(holds_back);
         self.app.set_unwanted(ready.unused);
         if self.protocol > wire::FIRST {
@@ -117,7 +117,7 @@ impl HandOver {
     /// sessions in the new process from the first one on.
     fn say_accept(&mut self) {
         let keys = match self.app.generation().config.server.tls_sessions {
-            TlsSessions::Move if self.protocol >= wire::WITH_TLS => tickets::export(),
+            TlsSessions::Move if wire::takes_keys(self.protocol) => tickets::export(),
             TlsSessions::Move | TlsSessions::Tell => Zeroizing::default(),
         };
         let beside = Beside {
@@ -132,10 +132,11 @@ impl HandOver {
     pub(super) fn say_census(&mut self) {
         let underway = self.parcels.values();
         let underway = underway.flat_map(|(parcel, _)| parcel.census_keys(&self.app));
-        for census in self
-            .census
-            .take(&self.app, underway.collect::<Vec<_>>().into_iter())
-        {
+        for census in self.census.take(
+            &self.app,
+            self.protocol,
+            underway.collect::<Vec<_>>().into_iter(),
+        ) {
             self.say(&Message::Census(census));
         }
         let every = match self.machine.has_settled() {

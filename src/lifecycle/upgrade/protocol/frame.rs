@@ -350,6 +350,7 @@ impl Message {
             Self::TakeOver(_) => 17,
             Self::Listener { .. } => 18,
             Self::Given => 19,
+            Self::Stream { .. } => 20,
         }
     }
 
@@ -357,6 +358,7 @@ impl Message {
     pub fn number(&self) -> Option<u64> {
         match self {
             Self::Session { number, .. }
+            | Self::Stream { number, .. }
             | Self::Idle { number, .. }
             | Self::Adopted { number }
             | Self::Refused { number, .. }

@@ -8,7 +8,8 @@
 //!    │  Go, Census …                        │  what operators have done, what counts in the old one
 //!    │  Accept                              │
 //!    │                              Serving │  accepts; the old one no longer does
-//!    │  Session, Idle … (descriptors)       │
+//!    │  Session, Stream, Idle … (and their  │
+//!    │  descriptors)                        │
 //!    │                   Adopted, Refused … │  said before a byte of it is read there
 //!    │  Census …                            │  as sessions end in the old one
 //!    │  Command …                           │
@@ -30,7 +31,7 @@
 //! ```
 //!
 //! The first message of each side ([`Ready`], [`Go`]) says which protocol it speaks. Then both
-//! speak the lower of the two. The first protocol (0.1.0) has no Accept, Census, Command, Outcome
+//! speak the lower of the two. The third protocol has Stream. The first (0.1.0) has no Accept, Census, Command, Outcome
 //! and Stopping, and a message of its own for drains. [`frame`] has the bytes, [`wire`] the types.
 //!
 //! A message or field that one side does not know is skipped by its length. A session that it does
@@ -41,7 +42,7 @@ pub mod wire;
 
 use serde::{Deserialize, Serialize};
 
-use wire::{Census, Command, Go, Idle, NamedDrain, Outcome, Ready, Session, TakeOver};
+use wire::{Census, Command, Go, Idle, NamedDrain, Outcome, Ready, Session, Stream, TakeOver};
 
 use crate::net::Binder;
 
@@ -93,6 +94,12 @@ pub enum Message {
     Session {
         number: u64,
         session: Box<Session>,
+    },
+    /// With two descriptors, as [`Message::Session`]. Only for a process that
+    /// [takes them](wire::takes_streams).
+    Stream {
+        number: u64,
+        stream: Box<Stream>,
     },
     /// With one descriptor.
     Idle {

@@ -12,11 +12,19 @@ use uuid::Uuid;
 
 /// The protocol of a binary that does not say which one it speaks: 0.1.0.
 pub const FIRST: u32 = 1;
-/// Connections by TLS move from this protocol on. A process that speaks an earlier one would write
-/// plain text into their sockets.
-pub const WITH_TLS: u32 = 3;
 /// The latest protocol that this binary speaks. Both sides speak the lower of their two.
 pub const LATEST: u32 = 3;
+
+/// Whether a process of this protocol takes event streams.
+pub fn takes_streams(protocol: u32) -> bool {
+    protocol >= 3
+}
+
+/// Whether a process of this protocol takes connections by TLS, with their keys. Others would write
+/// plain text into their sockets.
+pub fn takes_keys(protocol: u32) -> bool {
+    protocol >= 3
+}
 
 fn first() -> u32 {
     FIRST
@@ -171,6 +179,8 @@ pub enum CensusKey {
     },
     /// Sessions on a route.
     Route { name: String, client: Option<u64> },
+    /// Event streams on a route. Only for a process that takes them.
+    Stream { name: String, client: Option<u64> },
     /// Sessions on a server.
     Server {
         upstream: String,
@@ -269,6 +279,68 @@ pub struct Leg {
 pub struct Tls {
     /// The subject of the client's certificate.
     pub client: Option<String>,
+    /// An end without close_notify is a cut, because nothing else says where the content ends.
+    pub needs_close_notify: bool,
+}
+
+/// An event stream that has stopped to move.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stream {
+    pub about: About,
+    pub client: Socket,
+    pub server: Socket,
+    /// `None`: plain text. The keys are in sections of their own.
+    #[serde(default)]
+    pub client_tls: Option<Tls>,
+    #[serde(default)]
+    pub server_tls: Option<Tls>,
+    /// The client has ended its side.
+    #[serde(default)]
+    pub client_ended: bool,
+    /// Whether the client gets chunks. Else its stream ends with its connection.
+    pub to_chunks: bool,
+    /// The position in the server's chunks. `None`: its stream ends with its connection.
+    pub chunks: Option<Chunks>,
+    /// The position in the events. `None`: they cannot be seen.
+    pub events: Option<Events>,
+}
+
+/// What is known of every session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct About {
+    pub identity: Identity,
+    pub age: Duration,
+    pub counts: Counts,
+    pub idle: Option<Duration>,
+    /// The time until `max_session`.
+    pub left: Option<Duration>,
+    pub ping: Option<Duration>,
+    /// The time since the last byte.
+    pub quiet: Duration,
+    pub proxied: Option<AddrPair>,
+    /// The present name and address of the session's listener. `None`: the listener is gone.
+    pub listener: Option<(String, String)>,
+    /// The time since the client's last byte.
+    pub unheard: Option<Duration>,
+    /// The time since the last ping.
+    pub pinged: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Chunks {
+    pub position: u8,
+    pub digits: u8,
+    pub size: u64,
+    pub length: u64,
+    pub content: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Events {
+    pub position: u8,
+    pub has_crlf: bool,
+    pub has_data: bool,
+    pub events: u64,
 }
 
 /// What kind of socket a descriptor is.
