@@ -70,6 +70,48 @@ impl App {
         }
     }
 
+    /// Ends everything but the sessions that can move, and returns how many sessions that were. Like
+    /// [`App::wind_down`], but nobody serves meanwhile who is not here already.
+    pub async fn end_others(&self) -> usize {
+        let plan = self.current.load().drain_plan();
+        let stay = self.sessions.select(|live| !live.traffic.moves());
+        self.drains.start(DrainReason::Upgrade, &stay, plan);
+        self.close_idle();
+        // A stop that follows has only the rest of this time.
+        *self.winding_down_since.lock() = Some(Instant::now());
+        let ended = async {
+            while self.others() > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if tokio::time::timeout(plan.deadline, ended).await.is_err() {
+            self.cut(|live| !live.traffic.moves()).await;
+        }
+        stay.len()
+    }
+
+    /// The number of connections that are no session that can move.
+    fn others(&self) -> usize {
+        let stay = self.sessions.select(|live| !live.traffic.moves());
+        let move_on = self.sessions.len().saturating_sub(stay.len());
+        self.connections.len().saturating_sub(move_on)
+    }
+
+    /// Treats sessions as ones that cannot move if there are more than so many.
+    pub fn hold_back(&self, above: usize) {
+        let can_move = self.sessions.select(|live| live.traffic.moves());
+        for live in can_move.iter().skip(above) {
+            live.traffic.set_refused(true);
+        }
+    }
+
+    /// Ends every connection that is still served here.
+    pub async fn cut_all(&self) {
+        if !self.connections.is_empty() {
+            self.cut(|_| true).await;
+        }
+    }
+
     /// Writes the rest of the log. Nothing is logged after this.
     pub async fn close_log(&self) {
         repeated::tell_all();
@@ -102,13 +144,18 @@ impl App {
         };
         must_go.iter().for_each(|live| live.traffic.ask(cut));
         let _cutting = self.edge.cut();
-        self.wait_for_connections(LAST_LINES).await;
+        self.wait_until_left(stay, LAST_LINES).await;
     }
 
     /// Waits until no connections are left, or the time is up.
     async fn wait_for_connections(&self, limit: Duration) {
+        self.wait_until_left(0, limit).await;
+    }
+
+    /// Waits until only so many connections are left, or the time is up.
+    async fn wait_until_left(&self, count: usize, limit: Duration) {
         let done = async {
-            while !self.connections.is_empty() {
+            while self.connections.len() > count {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
