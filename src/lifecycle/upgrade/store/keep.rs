@@ -28,7 +28,7 @@ use crate::session::Leaving;
 /// How long sessions may take to come to rest. Nobody reads the others meanwhile.
 const RESTS_WITHIN: Duration = Duration::from_secs(2);
 
-/// A session has two descriptors.
+/// A session has two descriptors. Idle connections get what is left.
 const SESSIONS_MAX: usize = ROOM / 2 - 5_000;
 
 /// Sockets that wait for clients and operators.
