@@ -19,6 +19,7 @@ pub fn keep(file: &Path, unit: &str) -> ExitCode {
     let Some(pid) = pid else {
         return ExitCode::SUCCESS;
     };
+    mark::remove();
     match will_start_again(unit) {
         Ok(true) => {}
         Ok(false) => return ExitCode::SUCCESS,
@@ -38,7 +39,9 @@ pub fn keep(file: &Path, unit: &str) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let Err(error) = mark::leave_for(pid) {
-        eprintln!("prusik: sessions are told to go, as the process cannot be told otherwise: {error}");
+        eprintln!(
+            "prusik: sessions are told to go, as the process cannot be told otherwise: {error}"
+        );
     }
     ExitCode::SUCCESS
 }

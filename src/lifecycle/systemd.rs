@@ -59,7 +59,10 @@ const HANDLES_WITHIN: Duration = Duration::from_secs(5);
 /// systemd does not answer. It would also drop one whose other end is gone, unless it is told not to
 /// look.
 pub fn store(name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-    send(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), Some(descriptor))
+    send(
+        &format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"),
+        Some(descriptor),
+    )
 }
 
 /// Removes all descriptors of this name from the unit's store.

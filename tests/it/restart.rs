@@ -43,7 +43,9 @@ async fn sessions_listeners_and_connections_live_through_restarts() {
         }
         stop_to_restart(&manager, &mut prusik).await;
         assert_eq!(manager.stored(), [LISTENER, LISTENER, BUNDLE]);
-        prusik.wait_stderr("50 sessions kept for the next process").await;
+        prusik
+            .wait_stderr("50 sessions kept for the next process")
+            .await;
 
         // Nobody serves now, and nobody notices.
         for session in &mut sessions {
@@ -116,7 +118,9 @@ async fn without_a_store_sessions_are_told_to_go() {
     manager.begin_restart(&prusik);
     assert_eq!(session.ended().await, Ended::Close(1012));
     assert_eq!(prusik.exit_code().await, Some(0));
-    prusik.wait_stderr("FileDescriptorStoreMax= of the unit is missing").await;
+    prusik
+        .wait_stderr("FileDescriptorStoreMax= of the unit is missing")
+        .await;
 }
 
 /// What the first process that fails has not used is there for the second.
@@ -148,12 +152,13 @@ async fn a_request_is_answered_while_sessions_go_on() {
     let slowly = |_: &_| Answer::text("slow").after(Duration::from_secs(1));
     let (slow, chat) = (Origin::start(slowly).await, Origin::chat().await);
     let manager = ServiceManager::new();
-    let config = config(&chat, &manager)
-        .first("{ match: { path: /slow }, upstream: slow }")
-        .top(format!("x-none: 0"));
+    let config = config(&chat, &manager).first("{ match: { path: /slow }, upstream: slow }");
     let text = config.to_string().replace(
         "upstreams:\n",
-        &format!("upstreams:\n  slow: {{ servers: [\"{}\"] }}\n", slow.address()),
+        &format!(
+            "upstreams:\n  slow: {{ servers: [\"{}\"] }}\n",
+            slow.address()
+        ),
     );
     let mut prusik = manager.start(&text).await;
     let address = prusik.public();
@@ -185,7 +190,9 @@ async fn a_stop_now_ends_a_restart_that_waits() {
     manager.begin_restart(&prusik);
     prusik.wait_stderr("restart: what can be kept").await;
     prusik.signal("HUP");
-    prusik.wait_stderr("reload declined: this process is stopping").await;
+    prusik
+        .wait_stderr("reload declined: this process is stopping")
+        .await;
     prusik.signal("INT");
     assert_eq!(prusik.exit_code().await, Some(0));
     assert_eq!(manager.stored(), [""; 0]);
@@ -197,9 +204,14 @@ async fn junk_in_the_store_is_closed() {
     let config = config(&origin, &manager);
     let (_other, empty) = UnixStream::pair().expect("a pair");
     manager.put(BUNDLE, empty);
-    manager.put("unknown", File::open("/dev/null").expect("every system has it"));
+    manager.put(
+        "unknown",
+        File::open("/dev/null").expect("every system has it"),
+    );
     let prusik = manager.start(&config).await;
-    prusik.wait_stderr("the sessions that were kept cannot be used, and are closed: it is empty").await;
+    prusik
+        .wait_stderr("the sessions that were kept cannot be used, and are closed: it is empty")
+        .await;
     assert_eq!(status_of(prusik.public(), "/").await, 200);
     assert!(!manager.stored().contains(&BUNDLE.to_owned()));
 }

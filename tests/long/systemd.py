@@ -599,10 +599,12 @@ async def socket_activation(machine, port):
         await call(machine.run, COMMAND, "upgrade", *ADMIN)
         assert await call(machine.pid) != before
         await session.goes_on()
+        await call(machine.run, "systemctl", "restart", "prusik.service")
+        await session.goes_on()
     assert set(callers.counts) == {200}, callers.counts
     await session.close()
     took, counts = await kill_without_a_refusal(machine, port, "3")
-    shown(f"upgrade with prusik.socket ({callers.counts}), and kill -9 of the new process: "
+    shown(f"upgrade and restart with prusik.socket ({callers.counts}), and kill -9 of the new process: "
           f"restarted after {took:.1f} s; connects: {counts}")
 
 

@@ -169,7 +169,9 @@ impl Prusik {
         let made = Command::new("mkfifo").args(&pipes).status();
         assert!(made.is_ok_and(|status| status.success()), "mkfifo");
         let [stdout, stderr] = pipes.map(|pipe| collect(Later(pipe, None)));
-        let mut streams = named.into_iter().map(|(_, descriptor)| Stdio::from(descriptor));
+        let mut streams = named
+            .into_iter()
+            .map(|(_, descriptor)| Stdio::from(descriptor));
         let mut next = || streams.next().unwrap_or_else(Stdio::null);
         let child = command
             .current_dir(folder.path())

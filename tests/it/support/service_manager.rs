@@ -38,7 +38,9 @@ impl ServiceManager {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let socket = UnixDatagram::bind(folder.path().join("notify")).expect("a socket");
         let often = Duration::from_millis(50);
-        socket.set_read_timeout(Some(often)).expect("it is a socket");
+        socket
+            .set_read_timeout(Some(often))
+            .expect("it is a socket");
         let state = Arc::new(State::default());
         let heard = state.clone();
         thread::spawn(move || {

@@ -112,10 +112,17 @@ fn put(to: &UnixStream, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     if !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(io::Error::other("too many descriptors in one message"));
     }
-    let sent = sendmsg(to, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::NOSIGNAL);
+    let sent = sendmsg(
+        to,
+        &[IoSlice::new(&[0])],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    );
     match sent {
         Ok(_) => Ok(()),
-        Err(Errno::AGAIN) => Err(io::Error::other("a socket's queue has no room for all of it")),
+        Err(Errno::AGAIN) => Err(io::Error::other(
+            "a socket's queue has no room for all of it",
+        )),
         Err(Errno::TOOMANYREFS) => Err(io::Error::other(
             "this user has too many descriptors on their way: raise LimitNOFILE= of the unit",
         )),
@@ -165,7 +172,9 @@ mod tests {
             .collect();
         let given: Vec<_> = pairs.iter().map(|(given, _)| given.as_fd()).collect();
         let bundle = Bundle::fill(b"words", &given).expect("there is room");
-        let queue = bundle.queue().and_then(|queue| queue.try_clone_to_owned().ok());
+        let queue = bundle
+            .queue()
+            .and_then(|queue| queue.try_clone_to_owned().ok());
         let queue = queue.expect("the queue");
         drop(bundle);
         let (bytes, descriptors) = empty(&queue).expect("it can be read");
@@ -187,7 +196,9 @@ mod tests {
         let mut lost = Bundle::fill(b"", &[null.as_fd()]).expect("there is room");
         assert!(!lost.is_held());
         let mut held = Bundle::fill(b"", &[null.as_fd()]).expect("there is room");
-        let other = held.queue().and_then(|queue| queue.try_clone_to_owned().ok());
+        let other = held
+            .queue()
+            .and_then(|queue| queue.try_clone_to_owned().ok());
         assert!(held.is_held());
         drop(other);
         assert!(!held.is_held());

@@ -87,7 +87,15 @@ impl Keep {
                     self.app.cut_all().await;
                     return true;
                 }
-                Some(false) => return false,
+                Some(false) => {
+                    // A session may have stopped before it heard that it need not.
+                    leaving.close();
+                    while let Ok(late) = leaving.try_recv() {
+                        self.leaving(late);
+                    }
+                    self.give_back();
+                    return false;
+                }
                 None => {}
             }
             tokio::select! {
@@ -151,9 +159,7 @@ impl Keep {
             Action::Store => self.must_store = true,
             Action::GiveBack => {
                 self.app.runner().stop_moving();
-                for (_, parcel) in std::mem::take(&mut self.parcels) {
-                    self.serve_again(parcel);
-                }
+                self.give_back();
             }
             Action::Finish(is_kept) => self.is_kept = Some(is_kept),
         }
@@ -182,6 +188,12 @@ impl Keep {
         self.last_number += 1;
         self.parcels.insert(self.last_number, parcel);
         self.last_number
+    }
+
+    fn give_back(&mut self) {
+        for (_, parcel) in std::mem::take(&mut self.parcels) {
+            self.serve_again(parcel);
+        }
     }
 
     fn serve_again(&self, parcel: Parcel) {

@@ -18,6 +18,14 @@ fn path() -> Option<PathBuf> {
     Some(folder.join("restart.pid"))
 }
 
+/// A mark that was left for a process and not taken must not be taken by a later one.
+pub fn remove() {
+    if let Some(path) = path() {
+        // Mostly there is none.
+        let _ = fs::remove_file(path);
+    }
+}
+
 /// Marks the stop of this process as part of a restart.
 pub fn leave_for(pid: u32) -> io::Result<()> {
     let path = path().ok_or_else(|| io::Error::other("the unit has no RuntimeDirectory="))?;

@@ -118,7 +118,9 @@ mod tests {
         let two = Given(vec![null(), null()]);
         let adopted = Message::Adopted { number: 7 };
         let mut record = Record::begin(go()).expect("it can be encoded");
-        record.say_with(&adopted, [b"a", b"b"], &two).expect("so can this");
+        record
+            .say_with(&adopted, [b"a", b"b"], &two)
+            .expect("so can this");
         record.say(&moved(1)).expect("and this");
         assert_eq!(record.descriptors.len(), 2);
         let read = messages(&record.bytes, vec![null(), null()]).expect("it is whole");
@@ -127,7 +129,10 @@ mod tests {
             .map(|spoken| spoken.with.as_ref().map_or(0, |given| given.0.len()))
             .collect();
         assert_eq!(counts, [0, 0, 2, 0]);
-        let bytes: Vec<u8> = read.iter().flat_map(|spoken| spoken.bytes.clone()).collect();
+        let bytes: Vec<u8> = read
+            .iter()
+            .flat_map(|spoken| spoken.bytes.clone())
+            .collect();
         assert_eq!(bytes, record.bytes);
 
         assert!(messages(&record.bytes, vec![null()]).is_err());
