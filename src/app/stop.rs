@@ -70,8 +70,8 @@ impl App {
         }
     }
 
-    /// Ends everything but the sessions that can move, and returns how many sessions that were. Like
-    /// [`App::wind_down`], but nobody serves meanwhile who is not here already.
+    /// Ends everything but the sessions that can move, and returns how many sessions that were.
+    /// Like [`App::wind_down`], but nobody serves meanwhile who is not here already.
     pub async fn end_others(&self) -> usize {
         let plan = self.current.load().drain_plan();
         let stay = self.sessions.select(|live| !live.traffic.moves());

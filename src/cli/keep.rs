@@ -1,6 +1,6 @@
-//! What `ExecStop=` of the systemd unit runs before the process is stopped. systemd tells nobody why
-//! it stops a unit, so this asks for its jobs: if the unit is to start again at once, the process is
-//! told to keep its sessions for the next one.
+//! What `ExecStop=` of the systemd unit runs before the process is stopped. systemd tells nobody
+//! why it stops a unit, so this asks for its jobs: if the unit is to start again at once, the
+//! process is told to keep its sessions for the next one.
 //!
 //! Whatever is wrong here, the stop goes on, and then sessions are told to go as at any stop.
 

@@ -56,8 +56,8 @@ pub async fn feed_watchdog() {
 const HANDLES_WITHIN: Duration = Duration::from_secs(5);
 
 /// Puts a descriptor into the unit's store, from which the next process gets it under this name.
-/// systemd does not answer. It would also drop one whose other end is gone, unless it is told not to
-/// look.
+/// systemd does not answer. It would also drop one whose other end is gone, unless it is told not
+/// to look.
 pub fn store(name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
     send(
         &format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"),

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The two processes meet in one of two ways: [`exec`] starts the new process, or something else
-//! has started it and it asks at a socket ([`rendezvous`]). If systemd ends the old process before it
-//! starts the new one, they do not meet, and what the old one would say waits in a [`store`].
+//! has started it and it asks at a socket ([`rendezvous`]). If systemd ends the old process before
+//! it starts the new one, they do not meet, and what the old one would say waits in a [`store`].
 //!
 //! [`old`] and [`new`] are values without sockets, and [`model`] looks at every order in which
 //! things can happen to both.

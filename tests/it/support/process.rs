@@ -150,8 +150,8 @@ impl Prusik {
         Self::start_from(command, &config.to_string(), &[], socket.into()).await
     }
 
-    /// As systemd does: with these descriptors, at most three, under these names. Does not wait until
-    /// it is ready.
+    /// As systemd does: with these descriptors, at most three, under these names. Does not wait
+    /// until it is ready.
     pub fn start_with(config: impl Display, named: Vec<(String, OwnedFd)>, notify: &Path) -> Self {
         let mut command = Command::new("sh");
         let names: Vec<&str> = named.iter().map(|(name, _)| &**name).collect();

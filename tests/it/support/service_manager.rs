@@ -1,5 +1,5 @@
-//! What systemd is for a service: it listens to what the service says, holds the descriptors that it
-//! is given, and gives them to the next process.
+//! What systemd is for a service: it listens to what the service says, holds the descriptors that
+//! it is given, and gives them to the next process.
 
 use std::fs;
 use std::io::IoSliceMut;

@@ -49,9 +49,9 @@ struct Keep {
     is_kept: Option<bool>,
 }
 
-/// Gives everything that can move to systemd. Returns whether systemd has it; otherwise this process
-/// has it again. `own`: the operator's sockets. `call_off`: to give up before that. The phase must be
-/// one in which nothing is accepted, and sessions move.
+/// Gives everything that can move to systemd. Returns whether systemd has it; otherwise this
+/// process has it again. `own`: the operator's sockets. `call_off`: to give up before that. The
+/// phase must be one in which nothing is accepted, and sessions move.
 pub async fn keep(app: Arc<App>, own: Listening, call_off: oneshot::Receiver<()>) -> bool {
     let (leave, leaving) = unbounded_channel();
     app.runner().begin_moving(leave);

@@ -12,8 +12,8 @@
 //! While requests and sessions that cannot move come to their end, all others are served as before.
 //! Only from Resting on nobody reads them, which takes as long as the start of a process.
 //!
-//! What has come to rest is stored as a whole or not at all. So a session is always in one place: in
-//! the store, or carried here again.
+//! What has come to rest is stored as a whole or not at all. So a session is always in one place:
+//! in the store, or carried here again.
 
 use std::collections::BTreeSet;
 

@@ -9,10 +9,10 @@
 //! ```
 //!
 //! systemd stops the old process before it starts the new one, so the two never meet. The old one
-//! writes down ([`record`]) what it would say in an upgrade, and puts that with all descriptors into
-//! the queue of a socket ([`bundle`]). systemd holds that one socket, and the listening sockets, and
-//! gives them to the new process. There a [`player`] says what was written to the side of an upgrade
-//! that takes over, so both roads have the same parcels.
+//! writes down ([`record`]) what it would say in an upgrade, and puts that with all descriptors
+//! into the queue of a socket ([`bundle`]). systemd holds that one socket, and the listening
+//! sockets, and gives them to the new process. There a [`player`] says what was written to the side
+//! of an upgrade that takes over, so both roads have the same parcels.
 //!
 //! The kernel takes what clients and servers send meanwhile, and the new process reads it.
 //!
