@@ -80,8 +80,12 @@ impl App {
         // A stop that follows has only the rest of this time.
         *self.winding_down_since.lock() = Some(Instant::now());
         let ended = async {
-            while self.others() > 0 {
+            // Once at least: an accept loop may not have seen yet that it accepts no more.
+            loop {
                 tokio::time::sleep(Duration::from_millis(10)).await;
+                if self.others() == 0 {
+                    break;
+                }
             }
         };
         if tokio::time::timeout(plan.deadline, ended).await.is_err() {
@@ -100,13 +104,21 @@ impl App {
     /// Treats sessions as ones that cannot move if there are more than so many.
     pub fn hold_back(&self, above: usize) {
         let can_move = self.sessions.select(|live| live.traffic.moves());
+        if can_move.len() > above {
+            let more = can_move.len() - above;
+            warn!(
+                "{more} of {} sessions are told to go: no more can be kept",
+                can_move.len()
+            );
+        }
         for live in can_move.iter().skip(above) {
             live.traffic.set_refused(true);
         }
     }
 
-    /// Ends every connection that is still served here.
+    /// Ends every connection that is still served here. A moment is for those that are ending.
     pub async fn cut_all(&self) {
+        self.wait_for_connections(AT_ONCE).await;
         if !self.connections.is_empty() {
             self.cut(|_| true).await;
         }

@@ -304,6 +304,10 @@ impl Shell {
             Action::StopMoving => self.order(Order::Stop),
             Action::Stop(stop) => self.stop(stop),
             Action::Keep => return self.keep(),
+            Action::SayNotKept(reason) => {
+                let why = self.why_not(reason).error;
+                warn!("restart: sessions are told to go: {why}");
+            }
             // Dropping the sender is the order.
             Action::CallKeepOff => self.keeping = None,
             Action::Exit => self.is_over = true,

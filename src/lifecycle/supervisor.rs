@@ -139,6 +139,8 @@ pub enum Action {
     Stop(Stop),
     /// Give the sessions to systemd, for the next process. [`Event::Kept`] follows.
     Keep,
+    /// Say why a restart is a stop as any other.
+    SayNotKept(Reason),
     /// Give up what [`Action::Keep`] has begun. [`Event::Kept`] still follows.
     CallKeepOff,
     Exit,
@@ -168,8 +170,9 @@ pub struct Supervisor {
     awaits_predecessor: bool,
     /// A stop was passed on to the process that has taken over. It holds for this process too.
     successor_stops: bool,
-    /// The sessions are being given to systemd. The signal says how to stop otherwise.
-    keeps: Option<Signal>,
+    /// This stop is part of a restart: in the phase Serving the process before is awaited, in
+    /// HandingOver the sessions are given to systemd. The signal says how to stop otherwise.
+    restart: Option<Signal>,
 }
 
 impl Supervisor {
@@ -181,7 +184,7 @@ impl Supervisor {
             has_predecessor,
             awaits_predecessor: false,
             successor_stops: false,
-            keeps: None,
+            restart: None,
         }
     }
 
@@ -214,7 +217,12 @@ impl Supervisor {
             Event::Yielded => {}
             Event::Settled => self.settled(&mut actions),
             Event::HandedOver(how) => self.handed_over(how, &mut actions),
-            Event::PredecessorGone => self.has_predecessor = false,
+            Event::PredecessorGone => {
+                self.has_predecessor = false;
+                if self.restart.is_some() {
+                    self.keep(&mut actions);
+                }
+            }
             Event::PredecessorStays => self.predecessor_stays(&mut actions),
             Event::Announced => {
                 if self.phase == Phase::Stopping(Stopping::Announced) {
@@ -229,7 +237,7 @@ impl Supervisor {
 
     /// Whether operators mean another process.
     fn has_successor(&self) -> bool {
-        self.phase.moves() && self.keeps.is_none()
+        self.phase.moves() && self.restart.is_none()
     }
 
     fn enter(&mut self, phase: Phase, actions: &mut Vec<Action>) {
@@ -255,7 +263,7 @@ impl Supervisor {
         let upgrades = matches!(self.change, Some((Change::Upgrade, _)));
         let refused = match (self.phase, change) {
             (Phase::Stopping(_), _) => Some(Reason::Stopping),
-            _ if self.keeps.is_some() => Some(Reason::Stopping),
+            _ if self.restart.is_some() => Some(Reason::Stopping),
             (Phase::WindingDown, Change::Upgrade) => Some(Reason::Replaced),
             (_, Change::Upgrade) if upgrades => Some(Reason::UpgradeUnderWay),
             _ => None,
@@ -310,6 +318,10 @@ impl Supervisor {
         self.awaits_predecessor = false;
         if self.has_predecessor {
             self.refuse_waiting(Change::Upgrade, Reason::PredecessorStays, actions);
+            if let Some(signal) = self.restart.take() {
+                actions.push(Action::SayNotKept(Reason::PredecessorStays));
+                self.stop(signal, actions);
+            }
         }
     }
 
@@ -367,20 +379,34 @@ impl Supervisor {
     }
 
     /// A process before this one that still ends its sessions would keep systemd from starting the
-    /// next one, and the sessions would wait that long. So then this is a stop as any other.
+    /// next one, and the sessions would wait that long. So its end is awaited first.
     fn restart(&mut self, signal: Signal, actions: &mut Vec<Action>) {
-        let upgrades = matches!(self.change, Some((Change::Upgrade, _)));
-        if self.phase != Phase::Serving || upgrades || self.has_predecessor {
+        let reason = match self.change {
+            _ if self.phase.is_stopping() => Some(Reason::Stopping),
+            _ if self.phase != Phase::Serving => Some(Reason::Replaced),
+            Some((Change::Upgrade, _)) => Some(Reason::UpgradeUnderWay),
+            _ => None,
+        };
+        if let Some(reason) = reason {
+            actions.push(Action::SayNotKept(reason));
             return self.stop(signal, actions);
         }
         self.abandon_changes(actions);
-        self.keeps = Some(signal);
+        self.restart = Some(signal);
+        if !self.has_predecessor {
+            self.keep(actions);
+        } else if !std::mem::replace(&mut self.awaits_predecessor, true) {
+            actions.push(Action::AwaitPredecessor);
+        }
+    }
+
+    fn keep(&mut self, actions: &mut Vec<Action>) {
         self.enter(Phase::HandingOver, actions);
         actions.push(Action::Keep);
     }
 
     fn kept(&mut self, is_kept: bool, actions: &mut Vec<Action>) {
-        let Some(signal) = self.keeps.take() else {
+        let Some(signal) = self.restart.take() else {
             return;
         };
         match (is_kept, signal) {
@@ -399,7 +425,7 @@ impl Supervisor {
     fn stop(&mut self, signal: Signal, actions: &mut Vec<Action>) {
         match self.phase {
             Phase::Stopping(_) => {}
-            _ if self.keeps.is_some() => {}
+            _ if self.restart.is_some() => {}
             // The new process serves, and the sessions that are left here are already told to go.
             Phase::WindingDown => {
                 self.successor_stops = true;
@@ -422,8 +448,8 @@ impl Supervisor {
     fn stop_now(&mut self, actions: &mut Vec<Action>) {
         match self.phase {
             Phase::Stopping(_) => {}
-            _ if self.keeps.is_some() => {
-                self.keeps = Some(Signal::Interrupt);
+            Phase::HandingOver if self.restart.is_some() => {
+                self.restart = Some(Signal::Interrupt);
                 return actions.push(Action::CallKeepOff);
             }
             Phase::HandingOver | Phase::WindingDown => {
@@ -432,6 +458,7 @@ impl Supervisor {
             }
             Phase::Starting | Phase::Serving => self.abandon_changes(actions),
         }
+        self.restart = None;
         self.drain(Stop::Now, actions);
     }
 

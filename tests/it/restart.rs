@@ -2,10 +2,11 @@
 //! process. `tests/long/systemd.py` has the shipped unit under a real one.
 
 use std::fs::File;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::net::UnixStream;
 
 use crate::support::{
     Answer, Client, Config, Ended, Origin, Prusik, ServiceManager, Session, status_of,
@@ -73,6 +74,23 @@ async fn sessions_listeners_and_connections_live_through_restarts() {
     }
     for session in sessions {
         assert_eq!(session.close(1000).await, Ended::Close(1000));
+    }
+}
+
+/// The next one begins while sessions are still on their way from the last one.
+#[tokio::test(flavor = "multi_thread")]
+async fn restarts_may_follow_each_other_at_once() {
+    let (origin, manager) = (Origin::chat().await, ServiceManager::new());
+    let config = config(&origin, &manager);
+    let mut prusik = manager.start(&config).await;
+    let address = prusik.public();
+    let mut sessions = join_all((0..100).map(|_| Session::open(address, "/"))).await;
+    for _ in 0..5 {
+        stop_to_restart(&manager, &mut prusik).await;
+        prusik = manager.start(&config).await;
+    }
+    for session in &mut sessions {
+        assert!(session.is_alive().await);
     }
 }
 
@@ -146,6 +164,48 @@ async fn a_process_that_fails_at_its_start_leaves_the_sessions_to_the_next() {
     drop(next);
 }
 
+/// The restart comes in the middle of it, and so do bytes that nobody has read yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_message_comes_whole_through_a_restart() {
+    let (origin, manager) = (Origin::chat().await, ServiceManager::new());
+    let config = config(&origin, &manager);
+    let mut prusik = manager.start(&config).await;
+    let long = "0123456789abcdef".repeat(1 << 18);
+    let mut session = Session::open(prusik.public(), "/").await;
+    let (said, next) = tokio::join!(session.say(&long), async {
+        stop_to_restart(&manager, &mut prusik).await;
+        manager.start(&config).await
+    });
+    let () = said;
+    assert!(session.hear().await == long);
+    assert!(session.is_alive().await);
+    drop(next);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unix_sockets_are_kept_with_their_files() {
+    let (origin, manager) = (Origin::chat().await, ServiceManager::new());
+    let path = manager.folder().join("web.sock");
+    let listener = format!("{{ listen: \"unix:{}\", name: inside }}", path.display());
+    let config = Config::to(&[&origin]).top("server: { drain: { window: 0s } }");
+    let config = config
+        .to_string()
+        .replace("name: public }]", &format!("name: public }}, {listener}]"));
+    let mut prusik = manager.start(&config).await;
+    let stream = UnixStream::connect(&path).await.expect("it listens");
+    let mut session = Session::over(stream, "/").await.expect("it is let in");
+    stop_to_restart(&manager, &mut prusik).await;
+    let newcomer = UnixStream::connect(&path).await.expect("the file is there");
+    let mut next = manager.start(&config).await;
+    assert!(session.is_alive().await);
+    let mut newcomer = Session::over(newcomer, "/").await.expect("it is let in");
+    assert!(newcomer.is_alive().await);
+    next.signal("TERM");
+    assert_eq!(next.exit_code().await, Some(0));
+    assert_eq!(session.ended().await, Ended::Close(1012));
+    assert!(!path.exists(), "the file goes with the last process");
+}
+
 /// Requests come to their end first, and sessions do not stand still for them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_is_answered_while_sessions_go_on() {
@@ -202,7 +262,7 @@ async fn a_stop_now_ends_a_restart_that_waits() {
 async fn junk_in_the_store_is_closed() {
     let (origin, manager) = (Origin::chat().await, ServiceManager::new());
     let config = config(&origin, &manager);
-    let (_other, empty) = UnixStream::pair().expect("a pair");
+    let (_other, empty) = net::UnixStream::pair().expect("a pair");
     manager.put(BUNDLE, empty);
     manager.put(
         "unknown",

@@ -203,7 +203,17 @@ fn a_stop_that_is_part_of_a_restart_keeps_the_sessions_if_it_can() {
 fn with_another_process_around_a_restart_is_a_stop() {
     let announced = Action::Announce(Signal::Terminate);
     let restart = Event::Restart(Signal::Terminate);
-    assert!(Supervisor::new(true).on(restart).contains(&announced));
+    let mut waiting = Supervisor::new(true);
+    assert_eq!(waiting.on(restart), [Action::AwaitPredecessor]);
+    // The process before passes its own signal on.
+    assert_eq!(waiting.on(Event::Signal(Signal::Terminate)), []);
+    let kept = waiting.clone().on(Event::PredecessorGone);
+    assert_eq!(kept, [Action::Enter(Phase::HandingOver), Action::Keep]);
+    let interrupted = waiting.clone().on(Event::Signal(Signal::Interrupt));
+    assert_eq!(interrupted.last(), Some(&Action::Stop(Stop::Now)));
+    let actions = waiting.on(Event::PredecessorStays);
+    assert_eq!(actions[0], Action::SayNotKept(Reason::PredecessorStays));
+    assert!(actions.contains(&announced));
     let mut starting = Supervisor::new(false);
     starting.on(Event::Asked(Change::Upgrade, 1));
     assert!(starting.on(restart).contains(&announced));

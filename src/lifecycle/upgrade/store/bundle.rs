@@ -88,7 +88,11 @@ pub fn empty(queue: &OwnedFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut descriptors = descriptors.into_iter();
     let file = descriptors.next();
     let file = file.ok_or_else(|| io::Error::other("it is empty"))?;
-    if fcntl_get_seals(&file).map_err(|_| io::Error::other("it has no file in memory"))? != SEALS {
+    let seals = fcntl_get_seals(&file);
+    if !seals
+        .map_err(|_| io::Error::other("it has no file in memory"))?
+        .contains(SEALS)
+    {
         return Err(io::Error::other("its file could still be changed"));
     }
     let mut file = File::from(file);
