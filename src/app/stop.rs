@@ -19,6 +19,9 @@ pub enum Stop {
 /// How long a client that has just connected has for its request.
 const FIRST_REQUESTS: Duration = Duration::from_millis(100);
 
+/// How long work takes that was begun before the phase changed.
+const SETTLES_WITHIN: Duration = Duration::from_millis(20);
+
 impl App {
     /// Tells every session to go. Returns when the last connection has ended, and at the latest
     /// after the drain's deadline. The phase must be one that drains. The log stays open; close it
@@ -73,6 +76,9 @@ impl App {
     /// Ends everything but the sessions that can move, and returns how many sessions that were.
     /// Like [`App::wind_down`], but nobody serves meanwhile who is not here already.
     pub async fn end_others(&self) -> usize {
+        // An accept loop may not have seen yet that it accepts no more, and a session that has just
+        // begun may still be with Pingora.
+        tokio::time::sleep(SETTLES_WITHIN).await;
         let plan = self.current.load().drain_plan();
         let stay = self.sessions.select(|live| !live.traffic.moves());
         self.drains.start(DrainReason::Upgrade, &stay, plan);
@@ -80,12 +86,8 @@ impl App {
         // A stop that follows has only the rest of this time.
         *self.winding_down_since.lock() = Some(Instant::now());
         let ended = async {
-            // Once at least: an accept loop may not have seen yet that it accepts no more.
-            loop {
+            while self.others() > 0 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
-                if self.others() == 0 {
-                    break;
-                }
             }
         };
         if tokio::time::timeout(plan.deadline, ended).await.is_err() {

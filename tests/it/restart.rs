@@ -17,7 +17,7 @@ const LISTENER: &str = "prusik-listener";
 
 fn config(origin: &Origin, manager: &ServiceManager) -> Config {
     Config::to(&[origin]).top(format!(
-        "server: {{ drain: {{ window: 0s, deadline: 20s }} }}\n\
+        "server: {{ drain: {{ window: 200ms, deadline: 20s }} }}\n\
          admin: {{ listen: \"unix:{}/admin.sock\" }}",
         manager.folder().display()
     ))
@@ -85,9 +85,12 @@ async fn restarts_may_follow_each_other_at_once() {
     let mut prusik = manager.start(&config).await;
     let address = prusik.public();
     let mut sessions = join_all((0..100).map(|_| Session::open(address, "/"))).await;
+    // All of them are shown if one fails.
+    let mut before = Vec::new();
     for _ in 0..5 {
         stop_to_restart(&manager, &mut prusik).await;
-        prusik = manager.start(&config).await;
+        let next = manager.start(&config).await;
+        before.push(std::mem::replace(&mut prusik, next));
     }
     for session in &mut sessions {
         assert!(session.is_alive().await);
@@ -187,7 +190,7 @@ async fn unix_sockets_are_kept_with_their_files() {
     let (origin, manager) = (Origin::chat().await, ServiceManager::new());
     let path = manager.folder().join("web.sock");
     let listener = format!("{{ listen: \"unix:{}\", name: inside }}", path.display());
-    let config = Config::to(&[&origin]).top("server: { drain: { window: 0s } }");
+    let config = Config::to(&[&origin]).top("server: { drain: { window: 200ms } }");
     let config = config
         .to_string()
         .replace("name: public }]", &format!("name: public }}, {listener}]"));
