@@ -173,6 +173,13 @@ impl App {
         }
     }
 
+    /// Another process will listen on the same sockets, and owns their files.
+    pub fn leave_files(&self) {
+        for listener in &self.listeners {
+            listener.socket.leave_file();
+        }
+    }
+
     /// The new process is gone, and this one serves again as before.
     pub fn serve_again(&self) {
         self.set_unwanted(Vec::new());

@@ -52,7 +52,7 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
     let admin = config.admin.as_ref();
     let access = Access::new(admin.and_then(|admin| admin.token_file.clone()));
     let (inherited, predecessor) = take_over::sort(origin.named);
-    // A process that already has a predecessor was started by an upgrade.
+    // A process that already has a predecessor was started by an upgrade, or in a restart.
     let (started, predecessor) = match predecessor {
         None if origin.takes_over => start::taking_over(&config, inherited).await?,
         predecessor => start::bind_all(config, inherited, predecessor)?,

@@ -43,6 +43,7 @@ mod relay;
 mod relay_ends;
 mod reload;
 mod request_id;
+mod restart;
 mod routes;
 mod scenario;
 mod session_stall;

@@ -98,9 +98,14 @@ impl Link {
         parcel: Option<Arc<dyn Descriptors>>,
         count: usize,
     ) -> io::Result<()> {
-        let bytes = encode(self.framing, message, beside, count)?;
+        self.pass(encode(self.framing, message, beside, count)?, parcel);
+        Ok(())
+    }
+
+    /// Queues a message that is encoded already.
+    pub fn pass(&mut self, bytes: Zeroizing<Vec<u8>>, parcel: Option<Arc<dyn Descriptors>>) {
         if self.is_deaf {
-            return Ok(());
+            return;
         }
         if self.outgoing.is_empty() {
             self.moved = Instant::now();
@@ -110,7 +115,6 @@ impl Link {
             sent: 0,
             parcel,
         });
-        Ok(())
     }
 
     /// Gives the socket back for another link, when nothing is being sent.

@@ -24,6 +24,7 @@ use super::new::{Action, Event, New};
 use super::protocol::frame::{Beside, Decoded, Framing, encode};
 use super::protocol::{self, Message, wire};
 use super::snapshot;
+use super::store::{self, player::Player};
 use super::stream_snapshot;
 use crate::admin::{CommandOutcome, Request};
 use crate::app::App;
@@ -49,6 +50,8 @@ pub struct Predecessor {
     stream: UnixStream,
     /// Opened while the old process lives, because its number may be reused later.
     pidfd: Result<OwnedFd, Errno>,
+    /// For a process that is gone: says what it has left behind.
+    player: Option<Player>,
 }
 
 /// What is known of the old process's life.
@@ -68,6 +71,10 @@ pub fn sort(named: Vec<Named>) -> (Inherited, Option<Predecessor>) {
     for (name, descriptor) in named {
         match name.as_str() {
             protocol::LINK => predecessor = Some(Predecessor::new(descriptor.into())),
+            store::BUNDLE => match Predecessor::gone(descriptor) {
+                Ok(gone) => predecessor = Some(gone),
+                Err(error) => warn!("restart: what was kept cannot be read: {error}"),
+            },
             name => sockets.push((descriptor, protocol::binder_of(name))),
         }
     }
@@ -92,7 +99,21 @@ impl Predecessor {
         // The link's credentials are those of the process that made it.
         let old = socket_peercred(&stream).map(|old| old.pid);
         let pidfd = old.and_then(|old| pidfd_open(old, PidfdFlags::empty()));
-        Self { stream, pidfd }
+        Self {
+            stream,
+            pidfd,
+            player: None,
+        }
+    }
+
+    /// A process that has ended and has left this bundle behind.
+    fn gone(bundle: OwnedFd) -> io::Result<Self> {
+        let (player, stream) = Player::new(bundle)?;
+        Ok(Self {
+            stream,
+            pidfd: Err(Errno::SRCH),
+            player: Some(player),
+        })
     }
 
     /// A process that has not started this one. `pidfd`: the descriptor that it has sent for this.
@@ -100,6 +121,7 @@ impl Predecessor {
         Self {
             stream,
             pidfd: pidfd.ok_or(Errno::NOSYS),
+            player: None,
         }
     }
 
@@ -133,6 +155,9 @@ impl Predecessor {
                 Life::Unknown
             }
         };
+        if let Some(player) = self.player {
+            tokio::spawn(player.play());
+        }
         let phase = app.phases().watch();
         let task = TakeOver {
             link: Link::new(self.stream)?,

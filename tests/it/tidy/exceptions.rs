@@ -12,6 +12,7 @@ pub const PURE: &[&str] = &[
     "src/lifecycle/supervisor.rs",
     "src/lifecycle/upgrade/new.rs",
     "src/lifecycle/upgrade/old.rs",
+    "src/lifecycle/upgrade/store/keeper.rs",
     "src/limits",
     "src/listener/body_rate.rs",
     "src/proxy/retry.rs",

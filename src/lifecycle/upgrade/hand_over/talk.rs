@@ -97,14 +97,7 @@ impl HandOver {
 
     /// Sends the state with which the new process continues, and what counts here.
     pub(super) fn say_go(&mut self) {
-        let go = Message::Go(wire::Go {
-            drained: warm_state::drained(&self.app),
-            tally: self.app.operations().tally().into(),
-            known: warm_state::known(&self.app),
-            drains: warm_state::running_drains(&self.app),
-            protocol: self.protocol,
-        });
-        self.say(&go);
+        self.say(&Message::Go(warm_state::go(&self.app, self.protocol)));
         if self.protocol == wire::FIRST {
             return;
         }

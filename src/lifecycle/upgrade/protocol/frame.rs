@@ -104,6 +104,8 @@ pub struct Header {
     framing: Framing,
     /// How many bytes follow.
     pub body: usize,
+    /// How many descriptors come with it. Used in the second framing.
+    pub descriptors: usize,
     /// Used in the first framing.
     lengths: [usize; 3],
     /// Used in the second framing.
@@ -216,6 +218,7 @@ pub fn read_header(framing: Framing, bytes: &[u8]) -> io::Result<Header> {
             Header {
                 framing,
                 body: lengths.iter().sum(),
+                descriptors: 0,
                 lengths,
                 kind: 0,
                 number: 0,
@@ -224,6 +227,7 @@ pub fn read_header(framing: Framing, bytes: &[u8]) -> io::Result<Header> {
         Framing::Second => Header {
             framing,
             body: word(0)?,
+            descriptors: word(4)? >> 8 & 0xff,
             lengths: [0; 3],
             kind: (word(4)? >> 16) as u16,
             number: (word(8)? as u64) << 32 | word(12)? as u64,

@@ -67,6 +67,19 @@ pub struct Go {
     pub protocol: u32,
 }
 
+impl Go {
+    /// Nothing is known.
+    pub fn empty() -> Self {
+        Self {
+            drained: Vec::new(),
+            tally: Tally::default(),
+            known: Vec::new(),
+            drains: Vec::new(),
+            protocol: LATEST,
+        }
+    }
+}
+
 /// The operations of operators, as counts and as a list.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
