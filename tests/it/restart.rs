@@ -6,10 +6,12 @@ use std::os::unix::net;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use rustls::HandshakeKind;
 use tokio::net::UnixStream;
 
 use crate::support::{
-    Answer, Client, Config, Ended, Origin, Prusik, ServiceManager, Session, status_of,
+    Answer, Authority, Client, Config, Ended, Origin, Prusik, ServiceManager, Session,
+    certificates, status_of, tls_connect,
 };
 
 const BUNDLE: &str = "prusik-sessions";
@@ -74,6 +76,45 @@ async fn sessions_listeners_and_connections_live_through_restarts() {
     }
     for session in sessions {
         assert_eq!(session.close(1000).await, Ended::Close(1000));
+    }
+}
+
+/// With their keys, and those of tickets.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_by_tls_live_through_restarts() {
+    let (origin, manager) = (Origin::chat().await, ServiceManager::new());
+    let authority = Authority::new();
+    let pair = authority.issue("chat", &["chat.test"]);
+    let config = config(&origin, &manager).tls(certificates(&[&pair]));
+    let mut prusik = manager.start(&config).await;
+    let address = prusik.public();
+    let tls = authority.client().config();
+    let mut sessions = Vec::new();
+    for _ in 0..20 {
+        let stream = tls_connect(&tls, address, "chat.test").await;
+        let session = Session::over(stream.expect("a handshake"), "/").await;
+        sessions.push(session.expect("a session"));
+    }
+    let mut client = authority.client().connect(address, "chat.test").await;
+    assert_eq!(client.get("/").await.status(), 200);
+    for round in 0..3 {
+        for session in &mut sessions {
+            session.say(&format!("{round} before")).await;
+        }
+        stop_to_restart(&manager, &mut prusik).await;
+        for session in &mut sessions {
+            session.say(&format!("{round} meanwhile")).await;
+        }
+        prusik = manager.start(&config).await;
+        for session in &mut sessions {
+            assert_eq!(session.hear().await, format!("{round} before"));
+            assert_eq!(session.hear().await, format!("{round} meanwhile"));
+        }
+        assert_eq!(client.get("/").await.status(), 200);
+        prusik.wait_stderr("20 sessions moved, 0 told to go").await;
+        let again = tls_connect(&tls, address, "chat.test").await;
+        let kind = again.expect("a handshake").get_ref().1.handshake_kind();
+        assert_eq!(kind, Some(HandshakeKind::Resumed));
     }
 }
 

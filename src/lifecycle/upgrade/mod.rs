@@ -25,6 +25,7 @@ mod link;
 mod model;
 mod new;
 pub mod old;
+pub mod predecessor;
 mod program;
 pub mod protocol;
 pub mod rendezvous;

@@ -17,10 +17,10 @@ use tokio::time::timeout;
 
 use super::exec::own_pidfd;
 use super::link::{Descriptors, Heard, Link};
+use super::predecessor::{Named, Predecessor};
 use super::protocol::frame::{Beside, Decoded};
 use super::protocol::{Message, wire};
 use super::successor::Guest;
-use super::take_over::{Named, Predecessor};
 
 /// How long the other side may take for its next message.
 const SAID_WITHIN: Duration = Duration::from_secs(5);
