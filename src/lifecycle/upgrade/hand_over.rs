@@ -32,6 +32,7 @@ use super::old::{Action, Awaited, Event, Old, Verdict, WINDOW};
 use super::program::Program;
 use super::protocol::{self, Message, wire};
 use super::rendezvous::{self, Visit};
+use super::severed::SeveredFlag;
 use super::snapshot::Parcel;
 use super::successor::Successor;
 use crate::admin::view::UpgradeReport;
@@ -112,6 +113,7 @@ type WindingDown = Pin<Box<dyn Future<Output = ()> + Send>>;
 struct HandOver {
     app: Arc<App>,
     link: Link,
+    severed: Arc<SeveredFlag>,
     successor: Successor,
     machine: Old<Uuid>,
     /// Events that have come and are not handled yet.
@@ -188,11 +190,12 @@ pub fn begin(
             (link, Successor::Guest(guest))
         }
     };
-    let pid = successor.pid();
+    let (pid, severed) = (successor.pid(), SeveredFlag::new()?);
     let (leave, leaving) = unbounded_channel();
     let hand_over = HandOver {
         app,
         link,
+        severed: Arc::new(severed),
         successor,
         machine: Old::new(WINDOW),
         events: VecDeque::new(),
@@ -363,6 +366,7 @@ impl HandOver {
             Action::Report => self.report(),
             Action::SayEnd => self.say(&Message::End),
             Action::Sever => {
+                self.severed.set();
                 self.app.runner().stop_moving();
                 self.census_due = None;
                 self.winding_down = None;

@@ -29,6 +29,7 @@ pub mod predecessor;
 mod program;
 pub mod protocol;
 pub mod rendezvous;
+mod severed;
 mod snapshot;
 pub mod store;
 mod stream_snapshot;

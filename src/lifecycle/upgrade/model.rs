@@ -2,9 +2,10 @@
 //! events can be tried: messages under way, either side killed, hanging, out of descriptors or told
 //! to stop, sessions that end or do not come.
 //!
-//! In every state: no session is read by both processes, and a session that was taken over is never
-//! taken back. And when nothing more can happen: each session that has not ended is carried by a
-//! living process, unless it died with the process that carried it.
+//! In every state: no session is read by both processes, a session that was taken over is never
+//! taken back, and one that was taken back is never gone on with from where it was before. And when
+//! nothing more can happen: each session that has not ended is carried by a living process, unless
+//! it died with the process that carried it.
 //!
 //! The link behaves as in Linux (unix(7)): what was sent before a `shutdown` can still be read, and
 //! what is sent after it fails at the sender. A process that dies has closed its end.
@@ -70,6 +71,10 @@ struct World {
     ended: BTreeSet<Session>,
     /// Sessions that died with their process.
     fallen: BTreeSet<Session>,
+    /// Sessions that the old process has taken back and not sent again.
+    taken_back: BTreeSet<Session>,
+    /// The old process has severed the link. Its flag says so even when it is dead.
+    has_severed: bool,
     /// The session of each parcel. Both sides have its sockets.
     parcels: BTreeMap<u64, Session>,
     verdict: Option<Verdict>,
@@ -130,6 +135,8 @@ impl World {
             asked: BTreeSet::new(),
             ended: BTreeSet::new(),
             fallen: BTreeSet::new(),
+            taken_back: BTreeSet::new(),
+            has_severed: false,
             parcels: BTreeMap::new(),
             verdict: None,
             may_go: false,
@@ -364,7 +371,10 @@ impl World {
                 old::Action::Unask(session) => {
                     self.asked.remove(&session);
                 }
-                old::Action::Send(number) => self.tell_new(ToNew::Parcel(number)),
+                old::Action::Send(number) => {
+                    self.taken_back.remove(&self.parcels[&number]);
+                    self.tell_new(ToNew::Parcel(number));
+                }
                 old::Action::LetGo(number) => {
                     self.in_hand.remove(&number);
                 }
@@ -375,11 +385,15 @@ impl World {
                             "taken back from the new one"
                         );
                         self.here.insert(session);
+                        self.taken_back.insert(session);
                     }
                 }
                 old::Action::Report => {}
                 old::Action::SayEnd => self.tell_new(ToNew::End),
-                old::Action::Sever => self.is_shut = true,
+                old::Action::Sever => {
+                    self.is_shut = true;
+                    self.has_severed = true;
+                }
                 old::Action::Kill if self.new_life != Life::Dead => self.kill(Side::New),
                 // The new process ends sooner or later, and does not serve until then.
                 old::Action::Kill | old::Action::Dismiss => {}
@@ -433,16 +447,25 @@ impl World {
                 }
                 new::Action::Carry(number) => {
                     if let Some(session) = self.held.remove(&number) {
+                        assert!(
+                            !self.taken_back.contains(&session),
+                            "read from where it was before the old one went on with it"
+                        );
                         self.adopted.insert(session);
                         self.theirs.insert(session);
                     }
                 }
                 new::Action::Drop(number) => {
-                    self.held.remove(&number);
+                    let session = self.held.remove(&number);
+                    if self.old_life == Life::Dead {
+                        self.fallen.extend(session);
+                    }
                 }
                 new::Action::AskWhetherDead => {
                     let event = match self.old_life {
-                        Life::Dead => new::Event::OldIsDead,
+                        Life::Dead => new::Event::OldIsDead {
+                            has_severed: self.has_severed,
+                        },
                         Life::Runs | Life::Hangs => new::Event::OldLives,
                     };
                     self.new_hears(event);

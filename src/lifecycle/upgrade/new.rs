@@ -12,9 +12,9 @@
 //! ```
 //!
 //! A session is held without being read until the kernel has the message "adopted"; only then it is
-//! read. If the message cannot be sent any more, there are two cases. The old process has died:
-//! then the session is carried here. Or it has shut the link and takes the session back: then it is
-//! dropped here.
+//! read. If the message cannot be sent any more, there are two cases. The old process has shut the
+//! link, and takes the session back: then it is dropped here, even if the old process has died
+//! since. Or it has died without that: then the session is carried here.
 
 use std::collections::BTreeSet;
 
@@ -59,8 +59,11 @@ pub enum Event {
     End,
     /// Nothing more comes from the link.
     Closed,
-    /// The result of [`Action::AskWhetherDead`].
-    OldIsDead,
+    /// The result of [`Action::AskWhetherDead`]. If it has severed the link before it died, it has
+    /// taken back what was under way, and may have read it.
+    OldIsDead {
+        has_severed: bool,
+    },
     OldLives,
 }
 
@@ -127,7 +130,7 @@ impl New {
             (Stage::Ready | Stage::Filling | Stage::Serving, Event::Closed) => {
                 vec![Action::AskWhetherDead]
             }
-            (_, Event::OldIsDead) => self.old_is_dead(),
+            (_, Event::OldIsDead { has_severed }) => self.old_is_dead(has_severed),
             (_, Event::OldLives) => self.old_lives(),
             _ => Vec::new(),
         }
@@ -138,9 +141,12 @@ impl New {
         vec![Action::Finish]
     }
 
-    fn old_is_dead(&mut self) -> Vec<Action> {
-        let doubtful = std::mem::take(&mut self.doubtful);
-        let mut actions: Vec<Action> = doubtful.into_iter().map(Action::Carry).collect();
+    fn old_is_dead(&mut self, has_severed: bool) -> Vec<Action> {
+        let doubtful = std::mem::take(&mut self.doubtful).into_iter();
+        let mut actions: Vec<Action> = match has_severed {
+            true => doubtful.map(Action::Drop).collect(),
+            false => doubtful.map(Action::Carry).collect(),
+        };
         if matches!(self.stage, Stage::Ready | Stage::Filling) {
             actions.push(Action::Accept);
         }
@@ -183,8 +189,10 @@ mod tests {
 
     #[test]
     fn one_whose_adoption_cannot_be_said_is_carried_only_if_nobody_else_can() {
+        let died = |has_severed| Event::OldIsDead { has_severed };
         for (event, action) in [
-            (Event::OldIsDead, Action::Carry(1)),
+            (died(false), Action::Carry(1)),
+            (died(true), Action::Drop(1)),
             (Event::OldLives, Action::Drop(1)),
         ] {
             let mut new = serving();
@@ -204,7 +212,8 @@ mod tests {
         let mut new = New::default();
         new.on(Event::Proved);
         assert_eq!(new.on(Event::Closed), [Action::AskWhetherDead]);
-        assert_eq!(new.on(Event::OldIsDead), [Action::Accept, Action::Finish]);
+        let died = Event::OldIsDead { has_severed: true };
+        assert_eq!(new.on(died), [Action::Accept, Action::Finish]);
         let mut given_up = New::default();
         given_up.on(Event::Proved);
         given_up.on(Event::Closed);

@@ -22,8 +22,9 @@
 //! ```
 //!
 //! The link is shut in both directions before anything is taken back. After that the new process
-//! cannot send that it adopts a session, and all that it sent before is read first. So both
-//! processes always agree.
+//! cannot send that it adopts a session, and all that it sent before is read first. A flag that
+//! outlives this process says that it has shut the link. So both processes always agree, even if
+//! this one dies later.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::Hash;
@@ -116,8 +117,10 @@ pub enum Event<K> {
     TimeUp,
     /// This process is told to stop.
     CalledOff,
-    /// Nothing more can be read from the link.
+    /// Everything that the new process has sent was read, and nothing more comes.
     Closed,
+    /// What the new process sends cannot be read any more, so nobody knows what it has adopted.
+    Unreadable,
 }
 
 /// What the shell must do.
@@ -139,7 +142,7 @@ pub enum Action<K> {
     /// The report of the upgrade can be made.
     Report,
     SayEnd,
-    /// Shut the link in both directions, and read on until [`Event::Closed`].
+    /// Set the flag and shut the link in both directions, and read on until [`Event::Closed`].
     Sever,
     /// The new process was not told to serve, and must end.
     Dismiss,
@@ -252,7 +255,9 @@ impl<K: Key> Old<K> {
                 self.is_empty = true;
                 Vec::new()
             }
-            (_, Event::Closed) => return self.closed(),
+            (_, Event::Closed) => return self.closed(Action::TakeBack),
+            // Two processes that read one session would do more harm than its end.
+            (_, Event::Unreadable) => return self.closed(Action::LetGo),
             (_, Event::GaveUp | Event::TimeUp | Event::CalledOff) => return self.give_up(event),
             _ => Vec::new(),
         };
@@ -355,8 +360,8 @@ impl<K: Key> Old<K> {
         unasked.chain([Action::Sever]).collect()
     }
 
-    /// Everything that the new process has sent was read.
-    fn closed(&mut self) -> Vec<Action<K>> {
+    /// Nothing more comes. `underway`: what becomes of each parcel that is under way.
+    fn closed(&mut self, underway: fn(u64) -> Action<K>) -> Vec<Action<K>> {
         let verdict = match self.stage {
             Stage::Severed(verdict) => verdict,
             Stage::Starting | Stage::Asking | Stage::Going => Verdict::Failed,
@@ -374,8 +379,8 @@ impl<K: Key> Old<K> {
             actions.extend(self.sever(verdict));
         }
         self.stage = Stage::Over;
-        let underway = std::mem::take(&mut self.underway);
-        actions.extend(underway.into_keys().map(Action::TakeBack));
+        let parcels = std::mem::take(&mut self.underway);
+        actions.extend(parcels.into_keys().map(underway));
         actions.push(Action::Finish(verdict));
         actions
     }

@@ -18,6 +18,7 @@ use super::new::{Action, Event, New};
 use super::predecessor::{Life, Predecessor};
 use super::protocol::frame::{Decoded, Framing};
 use super::protocol::{Message, wire};
+use super::severed::SeveredFlag;
 use super::snapshot;
 use super::stream_snapshot;
 use crate::admin::{CommandOutcome, Request};
@@ -63,6 +64,7 @@ impl Predecessor {
             held: HeldCounts::default(),
             parcels: HashMap::new(),
             life,
+            severed: None,
             phase,
             unused: unused.iter().map(ListenAddress::to_string).collect(),
             may_serve: Some(tell),
@@ -97,6 +99,8 @@ struct TakeOver {
     held: HeldCounts,
     parcels: HashMap<u64, Taken>,
     life: Life,
+    /// Whether the old process has severed the link. `None`: it speaks a protocol without this.
+    severed: Option<SeveredFlag>,
     phase: PhaseWatch,
     unused: Vec<String>,
     may_serve: Option<oneshot::Sender<Result<(), String>>>,
@@ -188,7 +192,10 @@ impl TakeOver {
             }
             Action::AskWhetherDead => {
                 return Some(match self.old_is_dead().await {
-                    true => Event::OldIsDead,
+                    // A dead process sets no flag any more.
+                    true => Event::OldIsDead {
+                        has_severed: self.severed.as_ref().is_some_and(SeveredFlag::is_set),
+                    },
                     false => Event::OldLives,
                 });
             }
@@ -274,7 +281,11 @@ impl TakeOver {
         match message {
             Message::Go(go) => self.go(go).await,
             Message::Census(census) => self.held.set(census, &self.app),
-            Message::Accept => self.on(Event::Accept).await,
+            Message::Accept => {
+                let flag = attachments.descriptors.into_iter().next();
+                self.severed = flag.map(SeveredFlag::received);
+                self.on(Event::Accept).await;
+            }
             Message::Session { number, session } => {
                 let unpacked = snapshot::unpack(*session, attachments, &self.app, &mut self.held);
                 let taken = unpacked.map(|session| Taken::Session(Box::new(session)));

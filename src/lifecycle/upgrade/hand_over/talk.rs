@@ -23,7 +23,8 @@ impl HandOver {
             Ok(Heard::Closed) => return self.closed(),
             Err(cause) => {
                 warn!("upgrade: the link to the new process is broken: {cause}");
-                return self.closed();
+                self.is_closed = true;
+                return self.on(Event::Unreadable);
             }
         };
         // The new process never sends descriptors.
@@ -117,7 +118,11 @@ impl HandOver {
             tickets: &keys,
             ..Beside::default()
         };
-        if let Err(cause) = self.link.say_with(&Message::Accept, beside, None, 0) {
+        // Others would take the descriptor for one of a listener.
+        let flag = wire::takes_keys(self.protocol).then(|| self.severed.clone());
+        let count = flag.iter().len();
+        let flag = flag.map(|flag| flag as _);
+        if let Err(cause) = self.link.say_with(&Message::Accept, beside, flag, count) {
             warn!("upgrade: the new process cannot be told to accept: {cause}");
         }
     }
