@@ -319,13 +319,6 @@ impl Generation {
         })
     }
 
-    /// Whether a bound listener accepts connections with a PROXY header, or without one.
-    pub fn takes(&self, bound: BoundId, is_proxied: bool) -> bool {
-        // A connection whose header named no client moves without an address, so it is accepted
-        // here.
-        self.listener(bound).proxy_protocol == AcceptProxy::Required || !is_proxied
-    }
-
     /// The drain settings of the file.
     pub fn drain_plan(&self) -> DrainPlan {
         let drain = &self.config.server.drain;

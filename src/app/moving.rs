@@ -4,13 +4,14 @@ use log::error;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::*;
+use crate::config::AcceptProxy;
 use crate::forward::proxy_protocol::AddrPair;
 use crate::limits::Permit;
 use crate::listener::ListenerState;
 use crate::session::Session;
 use crate::session::live::{Identity, LiveSession};
 use crate::session::{Admission, ClientEnd};
-use crate::tls::TlsRevision;
+use crate::tls::{Acceptor, TlsRevision};
 use crate::transport::Transport;
 
 impl App {
@@ -48,34 +49,36 @@ impl App {
         })
     }
 
-    /// Whether a connection that began elsewhere may be served on this listener. `shown`: what the
-    /// client has shown in its TLS, as [`App::authorities_of`] names it; `None` for plain text.
+    /// Whether a connection that began elsewhere may be served on this listener, and as what it
+    /// counts. `shown`: what the client has shown in its TLS, as [`App::vouched_by`] names it; `None`
+    /// for plain text. One state of the settings answers both, because a reload may be under way.
     pub fn serves_moved(
         &self,
         bound: BoundId,
         shown: Option<Option<&str>>,
         is_proxied: bool,
-    ) -> bool {
-        let generation = self.current.load();
-        let suits = match (&generation.listener(bound).tls, shown) {
+    ) -> Option<TlsRevision> {
+        let settings = self.listener_states()[bound.index()].settings();
+        let suits = match (&settings.tls, shown) {
             (None, None) => true,
             (Some(tls), Some(shown)) => tls.asks_no_more_than(shown),
             (None, Some(_)) | (Some(_), None) => false,
         };
-        suits && generation.takes(bound, is_proxied)
+        // One whose header named no client moves without an address, so it is accepted here.
+        let takes = settings.proxy_protocol == AcceptProxy::Required || !is_proxied;
+        (suits && takes).then_some(settings.tls_revision)
     }
 
-    /// Whether the listener now demands more of clients than one with this revision has shown.
-    pub fn is_outdated(&self, bound: BoundId, revision: TlsRevision) -> bool {
-        revision < self.listener_states()[bound.index()].tls_revision.get()
-    }
-
-    /// Names the authorities that the listener's clients must have a certificate of. `None`: it
-    /// asks for none.
-    pub fn authorities_of(&self, bound: BoundId) -> Option<String> {
-        let generation = self.current.load();
-        let tls = generation.listener(bound).tls.as_deref()?;
-        tls.authorities()
+    /// Names the authorities of which one has vouched for a client with this revision. `None`: it was
+    /// asked for no certificate. An error: its listener now asks for more than it has shown.
+    pub fn vouched_by(&self, bound: BoundId, revision: TlsRevision) -> io::Result<Option<String>> {
+        let settings = self.listener_states()[bound.index()].settings();
+        if revision < settings.tls_revision {
+            return Err(io::Error::other(
+                "its listener asks for more than it has shown",
+            ));
+        }
+        Ok(settings.tls.as_deref().and_then(Acceptor::authorities))
     }
 
     /// Serves a connection that had left Pingora, in this process or another.

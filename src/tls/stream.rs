@@ -43,6 +43,10 @@ impl TlsStream {
         traffic: Arc<TrafficSecrets>,
         client: Option<Arc<str>>,
     ) -> Self {
+        if stream.get_ref().1.alpn_protocol() == Some(HTTP_2) {
+            // It never leaves rustls.
+            traffic.clear();
+        }
         Self {
             inner: Inner::Rustls(Box::new(stream), traffic),
             client,

@@ -19,7 +19,7 @@ use crate::net::BoundId;
 use crate::session::leg::{Leg, SendState};
 use crate::session::live::SessionKind;
 use crate::session::relay::Relay;
-use crate::session::{ClientEnd, IdleConnection, Relaying, Session};
+use crate::session::{Admission, ClientEnd, IdleConnection, Relaying, Session};
 use crate::tls::record::Saved;
 use crate::websocket::frames::FrameScanner;
 
@@ -53,6 +53,11 @@ pub struct Packed {
 }
 
 impl Packed {
+    /// Whether keys of TLS belong to it.
+    pub fn has_keys(&self) -> bool {
+        self.client_tls.is_some() || self.server_tls.is_some()
+    }
+
     /// What is sent beside the message of this parcel.
     pub fn beside<'a>(&'a self, parcel: &'a Parcel) -> Beside<'a> {
         let [to_client, to_server] = parcel.waiting();
@@ -172,11 +177,6 @@ fn pack_idle(idle: &IdleConnection, app: &App) -> io::Result<wire::Idle> {
         admission,
         ..
     } = &idle.client;
-    if app.is_outdated(idle.listener, admission.tls_revision) {
-        return Err(io::Error::other(
-            "its listener asks for more than it has shown",
-        ));
-    }
     let proxied = idle.client.admission.proxied.as_deref().copied();
     Ok(wire::Idle {
         listener: address,
@@ -184,7 +184,7 @@ fn pack_idle(idle: &IdleConnection, app: &App) -> io::Result<wire::Idle> {
         proxied: proxied.map(Into::into),
         name: Some(name),
         tls: about::tls(transport),
-        vouched_by: app.authorities_of(idle.listener),
+        vouched_by: app.vouched_by(idle.listener, admission.tls_revision)?,
     })
 }
 
@@ -279,8 +279,11 @@ pub fn unpack_idle(
         None => app.find_listener("", &idle.listener),
     };
     let shown = idle.tls.as_ref().map(|_| idle.vouched_by.as_deref());
-    let bound = bound.filter(|bound| app.serves_moved(*bound, shown, proxied.is_some()));
-    let Some(bound) = bound else {
+    let served = bound.and_then(|bound| {
+        let revision = app.serves_moved(bound, shown, proxied.is_some())?;
+        Some((bound, revision))
+    });
+    let Some((bound, tls_revision)) = served else {
         return Err(io::Error::other("its listener is gone, or is another now"));
     };
     let transport = about::transport(idle.kind, descriptor, idle.tls, &attachments.client_tls)?;
@@ -291,7 +294,10 @@ pub fn unpack_idle(
         early: BytesMut::from(&attachments.to_server[..]),
         ended: false,
         has_asked: true,
-        admission,
+        admission: Admission {
+            tls_revision,
+            ..admission
+        },
     };
     Ok((bound, client))
 }

@@ -33,7 +33,8 @@ pub fn is_suited(connection: &CommonState) -> bool {
 }
 
 /// Takes the connection out of rustls. It must be [suited](is_suited), and rustls must hold no part
-/// of a record (see `tls/whole_records.rs`). `traffic`: what rustls has told of this connection's
+/// of a record (see `tls/whole_records.rs`) or of a message that goes over several records: nobody
+/// is known to send a ticket in such parts. `traffic`: what rustls has told of this connection's
 /// traffic secrets.
 pub fn convert(
     mut connection: Connection,

@@ -95,6 +95,7 @@ impl Half {
         let is_done = suite.expand(secret, "key", &mut self.key[..key_len])
             && suite.expand(secret, "iv", &mut self.iv);
         self.seq = 0;
+        forget_expanded(self.id);
         self.id = next_id();
         is_done.then_some(()).ok_or(CryptoError)
     }
@@ -129,6 +130,7 @@ impl Half {
             kind
         };
         let header = header(outer, explicit + plain.len() + usize::from(is_1_3) + TAG);
+        let before = out.len();
         out.extend_from_slice(&header);
         out.extend_from_slice(&nonce[NONCE_LEN - explicit..]);
         let start = out.len();
@@ -148,8 +150,12 @@ impl Half {
         };
         // Even after a failure, the number is not used again.
         self.seq += 1;
-        out.extend_from_slice(tag?.as_ref());
-        Ok(())
+        match tag {
+            Ok(tag) => out.extend_from_slice(tag.as_ref()),
+            // Nothing may leave that is not sealed.
+            Err(_) => out.truncate(before),
+        }
+        tag.map(drop)
     }
 
     /// Opens a whole record in place. Returns where in it the content is: in TLS 1.3 with its type
@@ -223,16 +229,21 @@ impl Drop for Half {
         self.key.zeroize();
         self.iv.zeroize();
         self.secret.zeroize();
-        // An expanded key is of no more use to this thread. Other threads replace theirs in time.
-        let _ = EXPANDED.try_with(|slots| {
-            if let Ok(mut slots) = slots.try_borrow_mut()
-                && let Some(slot) = slots.get_mut(self.id as usize % SLOTS)
-                && slot.as_ref().is_some_and(|(id, _)| *id == self.id)
-            {
-                *slot = None;
-            }
-        });
+        forget_expanded(self.id);
     }
+}
+
+/// The key is of no more use to this thread. Other threads replace theirs in time.
+fn forget_expanded(key: u64) {
+    // A thread that ends has none any more.
+    let _ = EXPANDED.try_with(|slots| {
+        if let Ok(mut slots) = slots.try_borrow_mut()
+            && let Some(slot) = slots.get_mut(key as usize % SLOTS)
+            && slot.as_ref().is_some_and(|(id, _)| *id == key)
+        {
+            *slot = None;
+        }
+    });
 }
 
 impl std::fmt::Debug for Half {

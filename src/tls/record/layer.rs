@@ -153,8 +153,20 @@ impl Record {
         for part in plain.chunks(PLAIN_MAX) {
             self.make_room(out)?;
             self.tx.seal(ContentType::ApplicationData, part, out)?;
+            // A peer that only listens may change its key for what it hears.
+            self.control.updates = 0;
         }
         Ok(())
+    }
+
+    /// Whether the peer waits for an answer that data of ours need not come for.
+    pub fn owes_refusal(&self) -> bool {
+        self.owes_warning && !self.sent_close
+    }
+
+    /// Seals what [`Record::owes_refusal`] tells.
+    pub fn refuse(&mut self, out: &mut Vec<u8>) -> Result<(), RecordError> {
+        self.seal_owed(out)
     }
 
     /// Seals the answers that the peer waits for.
@@ -165,7 +177,7 @@ impl Record {
             self.tx.seal(ContentType::Alert, &refusal, out)?;
         }
         if std::mem::take(&mut self.owes_update) {
-            self.update_key(false, out)?;
+            self.update_key(out)?;
         }
         Ok(())
     }
@@ -176,7 +188,7 @@ impl Record {
             return Ok(());
         }
         match self.version {
-            Version::Tls13 => self.update_key(true, out),
+            Version::Tls13 => self.update_key(out),
             Version::Tls12 => {
                 self.close(out);
                 Err(RecordError::Exhausted)
@@ -184,9 +196,11 @@ impl Record {
         }
     }
 
-    /// Tells the peer that our next key follows, and takes it. `ask`: the peer shall do the same.
-    fn update_key(&mut self, ask: bool, out: &mut Vec<u8>) -> Result<(), RecordError> {
-        let message = [24, 0, 0, 1, u8::from(ask)];
+    /// Tells the peer that our next key follows, and takes it. The peer is not asked for its own: how
+    /// long that lasts is for the peer to know, and one that only listens would have to answer.
+    fn update_key(&mut self, out: &mut Vec<u8>) -> Result<(), RecordError> {
+        const NOT_REQUESTED: u8 = 0;
+        let message = [24, 0, 0, 1, NOT_REQUESTED];
         self.tx.seal(ContentType::Handshake, &message, out)?;
         self.tx.step()?;
         Ok(())

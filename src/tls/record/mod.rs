@@ -35,6 +35,6 @@ mod traffic_secrets;
 pub use alert::RecordError;
 pub use convert::{NotConverted, convert, is_suited};
 pub use saved::{Saved, SavedError};
-pub use stream::{RECORD_MAX, RecordStream};
-pub use suite::{HEADER, Role};
+pub use stream::RecordStream;
+pub use suite::{HEADER, RECORD_MAX, Role};
 pub use traffic_secrets::TrafficSecrets;

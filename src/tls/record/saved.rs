@@ -13,7 +13,10 @@ use zeroize::Zeroizing;
 use super::control::Control;
 use super::half::Half;
 use super::layer::Record;
-use super::suite::{Role, Suite, Version};
+use super::suite::{READ_MAX, Role, Suite, Version};
+
+/// More cannot wait in a connection of this version.
+const WAITING_MAX: usize = 1 << 20;
 
 /// The only format so far.
 const FORMAT: u8 = 1;
@@ -112,11 +115,14 @@ impl Saved {
         record.control = from.control()?;
         from.half(&mut record.tx)?;
         from.half(&mut record.rx)?;
-        let mut part = || Ok(from.part()?.to_vec());
+        let mut part = |most: usize| match from.part()? {
+            part if part.len() <= most => Ok(part.to_vec()),
+            _ => Err(SavedError("more waits than can wait")),
+        };
         let buffers = Buffers {
-            plain: part()?,
-            sealed_in: part()?,
-            sealed_out: part()?,
+            plain: part(WAITING_MAX)?,
+            sealed_in: part(READ_MAX)?,
+            sealed_out: part(WAITING_MAX)?,
         };
         if !from.0.is_empty() {
             return Err(SavedError("something stands behind it"));
@@ -163,8 +169,9 @@ impl<'a> Reader<'a> {
         let header = *self.array()?;
         let body_left = u32::from_be_bytes(*self.array()?);
         let [header_len, updates, warnings, renegotiations, empties] = *self.array()?;
-        if header_len > 4 {
-            return Err(SavedError("a header of five bytes and more"));
+        // The length of a body is known with the whole header.
+        if header_len > 4 || header_len < 4 && body_left > 0x00ff_ffff {
+            return Err(SavedError("the header of a message cannot be so"));
         }
         Ok(Control {
             header,

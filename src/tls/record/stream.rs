@@ -16,19 +16,11 @@ use super::alert::RecordError;
 use super::convert::Converted;
 use super::layer::{Opened, Record};
 use super::saved::{Buffers, Saved, SavedError};
-use super::suite::{HEADER, PLAIN_MAX};
-
-/// The most that is sealed at a time.
-const SEAL_MAX: usize = 4 * PLAIN_MAX;
-
-/// The longest record of all versions (RFC 5246 section 6.2.3).
-pub const RECORD_MAX: usize = HEADER + PLAIN_MAX + 2048;
-
-/// The most that is read at a time, with the part of a record that was there.
-const READ_MAX: usize = SEAL_MAX + RECORD_MAX;
+use super::suite::{READ_MAX, RECORD_MAX, SEAL_MAX};
 
 thread_local! {
-    /// They hold nothing between two polls. Empty until the thread has a connection of TLS.
+    /// They hold nothing that is needed between two polls. Empty until the thread has a connection
+    /// of TLS.
     static OPENING: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     static SEALING: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
@@ -256,7 +248,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for RecordStream<S> {
             if stream.is_over() {
                 return Poll::Ready(Ok(()));
             }
-            if ready!(stream.poll_read_some(cx, buf))? {
+            let has_some = ready!(stream.poll_read_some(cx, buf))?;
+            if stream.record.owes_refusal() {
+                stream.send_sealed(cx, |record, out| record.refuse(out))??;
+            }
+            if has_some {
                 return Poll::Ready(Ok(()));
             }
         }

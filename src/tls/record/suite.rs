@@ -16,6 +16,15 @@ const EXPLICIT: usize = 8;
 
 pub const TAG: usize = 16;
 
+/// The most that is sealed at a time.
+pub const SEAL_MAX: usize = 4 * PLAIN_MAX;
+
+/// The longest record of all versions (RFC 5246 section 6.2.3).
+pub const RECORD_MAX: usize = HEADER + PLAIN_MAX + 2048;
+
+/// The most that is read at a time, with the part of a record that was there.
+pub const READ_MAX: usize = SEAL_MAX + RECORD_MAX;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     Client,

@@ -22,6 +22,11 @@ struct Both {
 }
 
 impl TrafficSecrets {
+    /// Overwrites them: they open everything from the first byte on.
+    pub fn clear(&self) {
+        *self.0.lock() = Both::default();
+    }
+
     /// Calls `use_them` with the secret of what this role sends, and of what it receives.
     pub fn with<T>(&self, role: Role, use_them: impl FnOnce(&[u8], &[u8]) -> T) -> T {
         let both = self.0.lock();

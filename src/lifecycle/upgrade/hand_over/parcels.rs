@@ -74,6 +74,9 @@ impl HandOver {
         let said = match self.is_wanted(&parcel) {
             false => Err(io::Error::other("its listener is gone")),
             true => parcel.pack(number, &self.app).and_then(|packed| {
+                if packed.has_keys() && !wire::takes_keys(self.protocol) {
+                    return Err(io::Error::other("the new process knows no keys of TLS"));
+                }
                 let (beside, count) = (packed.beside(&parcel), packed.descriptors);
                 self.link
                     .say_with(&packed.message, beside, Some(parcel.clone()), count)

@@ -59,3 +59,12 @@ fn what_was_said_before_the_link_was_shut_counts() {
     assert_eq!(old.on(Event::Adopted(1)), [Action::LetGo(1)]);
     assert_eq!(old.on(Event::Closed), [Action::Finish(Verdict::Failed)]);
 }
+
+#[test]
+fn what_may_have_been_adopted_is_not_taken_back_if_nobody_can_read_whether_it_was() {
+    let mut old = moving(2, 2);
+    old.on(Event::AtRest(Some(0), 1));
+    let actions = old.on(Event::Unreadable);
+    assert!(actions.contains(&Action::LetGo(1)), "{actions:?}");
+    assert!(actions.contains(&Action::Sever), "{actions:?}");
+}

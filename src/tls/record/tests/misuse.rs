@@ -142,6 +142,20 @@ fn messages_may_be_cut_over_records_and_moves() {
     }
 }
 
+/// As Java's does for what it receives, if its limit is small.
+#[test]
+fn a_peer_that_only_listens_may_change_its_key_again_and_again() {
+    for variant in VARIANTS.into_iter().filter(|variant| variant.is_1_3()) {
+        let (mut peer, mut ours) = Peer::pair(variant);
+        for _ in 0..100 {
+            peer.updates_key(&mut ours);
+            assert!(ours.hears().is_empty());
+            ours.says(WORDS);
+            assert_eq!(peer.hears(&mut ours), WORDS);
+        }
+    }
+}
+
 #[test]
 fn what_a_peer_may_do_a_few_times_it_may_not_do_for_ever() {
     for variant in VARIANTS.into_iter().filter(|variant| variant.is_1_3()) {
@@ -180,6 +194,10 @@ fn another_handshake_is_refused_once_and_then_it_is_over() {
         };
         liar.sends(&mut ours, ContentType::Handshake, hello);
         assert!(ours.hears().is_empty());
+        assert!(
+            !ours.socket_mut().outbound.is_empty(),
+            "it hears so at once"
+        );
         ours = ours.moved();
         ours.says(WORDS);
         // rustls takes the warning, and what follows.
