@@ -74,7 +74,7 @@ impl App {
     }
 
     /// Ends everything but the sessions that can move, and returns how many sessions that were.
-    /// Like [`App::wind_down`], but nobody serves meanwhile who is not here already.
+    /// Like [`App::wind_down`], but no other process serves meanwhile.
     pub async fn end_others(&self) -> usize {
         // An accept loop may not have seen yet that it accepts no more, and a session that has just
         // begun may still be with Pingora.

@@ -116,7 +116,10 @@ impl Keep {
                     self.rests_until = Some(Instant::now() + RESTS_WITHIN);
                     self.on(Event::OthersEnded);
                 }
-                () = at(self.rests_until), if self.keeper.rests() => self.on(Event::TimeUp),
+                () = at(self.rests_until), if self.keeper.rests() => {
+                    warn!("restart: sessions that do not rest within {RESTS_WITHIN:?} are cut");
+                    self.on(Event::TimeUp);
+                }
             }
             if std::mem::take(&mut self.must_store) {
                 let stored = tokio::task::block_in_place(|| self.store());
