@@ -1,5 +1,5 @@
-//! What every session has that moves, whatever its two sides speak: packs it, and counts the session
-//! in the new process.
+//! What every session has that moves, whatever its two sides speak: packs it, and counts the
+//! session in the new process.
 
 use std::io;
 use std::os::fd::OwnedFd;
