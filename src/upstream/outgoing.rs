@@ -61,8 +61,8 @@ impl Outgoing {
         self.open.as_mut().and_then(PooledConnection::io_mut)
     }
 
-    /// Takes the connection out, with the bytes that it has not taken yet. One that has failed shows
-    /// it again when it is read.
+    /// Takes the connection out, with the bytes that it has not taken yet. One that has failed
+    /// shows it again when it is read.
     pub fn leave(&mut self) -> Option<(Transport, BytesMut)> {
         let io = self.open.take()?.into_io()?;
         Some((io, std::mem::take(&mut self.pending)))
