@@ -2,6 +2,8 @@
 //! `tests/it/corpora.rs`, which replays `fuzz/seeds/`.
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 
 use http::{HeaderMap, HeaderValue, Method};
 use prusik::config;
@@ -12,12 +14,17 @@ use prusik::forward::proxy_protocol::{
 use prusik::forward::template::{RequestVariables, Template};
 use prusik::http1::target;
 use prusik::lifecycle::upgrade::protocol::Message;
-use prusik::lifecycle::upgrade::protocol::frame::{Decoded, Framing, decode, encode, read_header};
+use prusik::lifecycle::upgrade::protocol::frame::{
+    Beside, Decoded, Framing, decode, encode, read_header,
+};
 use prusik::route::{
     Coverage, HostPattern, ListenerId, Matcher, PathMatch, PathRegex, RequestKey, RouteIndex,
     Slashes, first_cover, lenient, normalise, normalise_with,
 };
+use prusik::tls::record::{RecordStream, Saved};
 use prusik::websocket::frames::FrameScanner;
+use ring::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use tokio::io::{AsyncRead, ReadBuf};
 
 /// A file is taken or refused, and each refusal names a place in it.
 pub fn config(bytes: &[u8]) {
@@ -48,8 +55,14 @@ pub fn hand_over(bytes: &[u8]) {
         else {
             continue;
         };
-        let waiting = [&frame.to_client[..], &frame.to_server[..]];
-        let again = encode(Framing::Second, &frame.message, waiting, 0).expect("it has been read");
+        let beside = Beside {
+            to_client: &frame.to_client,
+            to_server: &frame.to_server,
+            client_tls: &frame.client_tls.0,
+            server_tls: &frame.server_tls.0,
+            tickets: &frame.tickets.0,
+        };
+        let again = encode(Framing::Second, &frame.message, beside, 0).expect("it has been read");
         let (head, body) = again.split_at(Framing::Second.header_len());
         let header = read_header(Framing::Second, head).expect("our own header");
         let again = decode(&header, body).expect("our own message");
@@ -267,4 +280,72 @@ fn fields<'b>(lines: impl Iterator<Item = &'b [u8]>) -> HeaderMap {
 
 fn is_value(bytes: &[u8]) -> bool {
     HeaderValue::from_bytes(bytes).is_ok()
+}
+
+/// A TLS connection that has left rustls, and a peer that seals whatever it likes. The bytes are
+/// taken for the state that another process sends, and then for records: a length, and what is
+/// inside, content type and padding included. Nothing panics, and a state that is saved comes out
+/// as it was.
+pub fn tls_record(bytes: &[u8]) {
+    let _ = RecordStream::restore(tokio::io::empty(), &Saved::from_bytes(bytes));
+    let mut records = Vec::new();
+    let (mut rest, mut number) = (bytes, 0_u64);
+    while let Some((&length, more)) = rest.split_first() {
+        let (inner, behind) = more.split_at(usize::from(length).min(more.len()));
+        records.extend(sealed(inner, number));
+        (rest, number) = (behind, number + 1);
+    }
+    let io = tokio::io::join(&records[..], tokio::io::sink());
+    let mut stream = RecordStream::restore(io, &fresh_state()).expect("a sound state");
+    let mut context = Context::from_waker(Waker::noop());
+    let mut room = [0; 100];
+    let mut heard = 0;
+    loop {
+        let mut buf = ReadBuf::new(&mut room);
+        match Pin::new(&mut stream).poll_read(&mut context, &mut buf) {
+            Poll::Ready(Ok(())) if !buf.filled().is_empty() => heard += buf.filled().len(),
+            _ => break,
+        }
+        let saved = stream.save();
+        assert_eq!(
+            RecordStream::restore((), &saved).expect("our own").save(),
+            saved
+        );
+    }
+    assert!(heard <= bytes.len());
+}
+
+const KEY: [u8; 16] = [7; 16];
+const IV: [u8; 12] = [9; 12];
+
+/// TLS 1.3 with AES-128-GCM as a server, by the format in `tls/record/saved.rs`.
+fn fresh_state() -> Saved {
+    let mut state = vec![1, 1, 1, 0, 0];
+    state.extend([0; 13]);
+    for _ in 0..2 {
+        state.extend([0; 8]);
+        state.extend(IV);
+        state.extend(KEY);
+        state.extend([5; 32]);
+    }
+    state.extend([0; 12]);
+    Saved::from_bytes(&state)
+}
+
+fn sealed(inner: &[u8], number: u64) -> Vec<u8> {
+    let mut nonce = IV;
+    for (byte, number) in nonce[4..].iter_mut().zip(number.to_be_bytes()) {
+        *byte ^= number;
+    }
+    let [high, low] = (inner.len() as u16 + 16).to_be_bytes();
+    let header = [23, 3, 3, high, low];
+    let key = LessSafeKey::new(UnboundKey::new(&AES_128_GCM, &KEY).expect("16 bytes"));
+    let mut sealed = inner.to_vec();
+    key.seal_in_place_append_tag(
+        Nonce::assume_unique_for_key(nonce),
+        Aad::from(header),
+        &mut sealed,
+    )
+    .expect("it is short");
+    [&header[..], &sealed].concat()
 }

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 
 use crate::http2::Http2Stream;
 use crate::net::{Socket, SocketKind};
+use crate::tls::record::Saved;
 use crate::tls::{Security, TlsStream};
 
 #[derive(Debug)]
@@ -22,6 +23,17 @@ pub enum Transport {
     Tls(Box<TlsStream>),
     /// A stream of a connection with several streams.
     Http2(Box<Http2Stream>),
+}
+
+/// How another process can continue a connection. The greater, the easier it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mobility {
+    /// Not at all.
+    Never,
+    /// With the keys of its TLS, which are a secret.
+    WithKeys,
+    /// With its socket alone.
+    Free,
 }
 
 impl From<Socket> for Transport {
@@ -77,16 +89,50 @@ impl Transport {
         }
     }
 
-    /// Whether another process can continue it. The keys of TLS are only in this process's memory.
-    pub fn can_move(&self) -> bool {
-        matches!(self, Self::Plain(_))
+    /// How another process can continue it.
+    pub fn mobility(&self) -> Mobility {
+        match self {
+            Self::Plain(_) => Mobility::Free,
+            Self::Tls(tls) if !tls.is_http2() => Mobility::WithKeys,
+            Self::Tls(_) | Self::Http2(_) => Mobility::Never,
+        }
     }
 
-    /// What another process needs to continue it, if it [can](Transport::can_move).
+    /// What another process needs to continue it, besides its [TLS](Transport::saved_tls).
     pub fn descriptor(&self) -> io::Result<(SocketKind, BorrowedFd<'_>)> {
+        match self.socket() {
+            Some(socket) => Ok(socket.descriptor()),
+            None => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Whether its end is a cut if TLS does not say that it is an end.
+    pub fn needs_close_notify(&self) -> bool {
+        matches!(self, Self::Tls(tls) if tls.needs_close_notify())
+    }
+
+    /// The state of its TLS, for another process. `None`: it is plain text. Nothing may be read or
+    /// written here any more, unless it is certain that the other process has not used it.
+    pub fn saved_tls(&self) -> io::Result<Option<Saved>> {
         match self {
-            Self::Plain(socket) => Ok(socket.descriptor()),
-            Self::Tls(_) | Self::Http2(_) => Err(io::ErrorKind::Unsupported.into()),
+            Self::Plain(_) => Ok(None),
+            Self::Tls(tls) => match tls.save() {
+                Some(saved) => Ok(Some(saved)),
+                None => Err(io::Error::other(
+                    "its TLS has ended, or cannot leave rustls",
+                )),
+            },
+            Self::Http2(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// From now on, only HTTP/1.1 or a session is on it, and TLS needs less memory for that. Then
+    /// its [TLS can be saved](Transport::saved_tls).
+    #[must_use]
+    pub fn leave_rustls(self) -> Self {
+        match self {
+            Self::Tls(tls) => Self::Tls(tls.leave_rustls()),
+            other => other,
         }
     }
 

@@ -21,7 +21,7 @@ done
 for file in "$scratch"/*.yaml; do
   [ -e "$file" ] || continue
   # The certificates and the token of tests/shipped stand in for the operator's.
-  sed -i 's|/etc/prusik/tls/|tests/shipped/tls/|; s|/etc/prusik/admin.token|tests/shipped/admin.token|' "$file"
+  sed -i 's|/etc/prusik/tls/|tests/shipped/tls/|g; s|/etc/prusik/admin.token|tests/shipped/admin.token|' "$file"
   "$prusik" check --config "$file"
   checked=$((checked + 1))
 done

@@ -122,15 +122,16 @@ impl App {
         let (departures, departed) = unbounded_channel();
         let current = Arc::new(ArcSwap::from_pointee(Generation::new(config, departures)));
         let phases = Arc::new(Phases::default());
-        let drains = Arc::new(Drains::new(must_go(current.clone(), phases.clone())));
         let connections = TaskTracker::new();
         let runner = Runner::new(log.clone(), connections.clone());
+        let must_go = must_go(current.clone(), phases.clone(), runner.clone());
+        let drains = Arc::new(Drains::new(must_go));
         let gateway = Gateway::new(
             current.clone(),
             log.clone(),
             sessions.clone(),
             drains.clone(),
-            phases.watch(),
+            (phases.watch(), runner.watch_moves()),
         );
         let edge = Arc::new(Edge::new(
             current.load().listener_settings(),
@@ -270,10 +271,10 @@ impl App {
 }
 
 /// Whether a session in a drain must go. Asked at the moment when the session would be told.
-fn must_go(current: Arc<ArcSwap<Generation>>, phases: Arc<Phases>) -> MustGo {
+fn must_go(current: Arc<ArcSwap<Generation>>, phases: Arc<Phases>, runner: Arc<Runner>) -> MustGo {
     Arc::new(move |live| match phases.now() {
         phase if phase.is_draining() => true,
-        phase if phase.moves() && !live.traffic.moves() => true,
+        phase if phase.moves() && !runner.moves(live) => true,
         _ => current.load().why_gone(&live.identity).is_some(),
     })
 }

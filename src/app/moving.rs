@@ -10,6 +10,7 @@ use crate::listener::ListenerState;
 use crate::session::Session;
 use crate::session::live::{Identity, LiveSession};
 use crate::session::{Admission, ClientEnd};
+use crate::tls::TlsRevision;
 use crate::transport::Transport;
 
 impl App {
@@ -47,10 +48,34 @@ impl App {
         })
     }
 
-    /// Whether a plain-text connection that began elsewhere may be served on this listener.
-    pub fn serves_plain(&self, bound: BoundId, is_proxied: bool) -> bool {
+    /// Whether a connection that began elsewhere may be served on this listener. `shown`: what the
+    /// client has shown in its TLS, as [`App::authorities_of`] names it; `None` for plain text.
+    pub fn serves_moved(
+        &self,
+        bound: BoundId,
+        shown: Option<Option<&str>>,
+        is_proxied: bool,
+    ) -> bool {
         let generation = self.current.load();
-        generation.listener(bound).tls.is_none() && generation.takes(bound, is_proxied)
+        let suits = match (&generation.listener(bound).tls, shown) {
+            (None, None) => true,
+            (Some(tls), Some(shown)) => tls.asks_no_more_than(shown),
+            (None, Some(_)) | (Some(_), None) => false,
+        };
+        suits && generation.takes(bound, is_proxied)
+    }
+
+    /// Whether the listener now demands more of clients than one with this revision has shown.
+    pub fn is_outdated(&self, bound: BoundId, revision: TlsRevision) -> bool {
+        revision < self.listener_states()[bound.index()].tls_revision.get()
+    }
+
+    /// Names the authorities that the listener's clients must have a certificate of. `None`: it
+    /// asks for none.
+    pub fn authorities_of(&self, bound: BoundId) -> Option<String> {
+        let generation = self.current.load();
+        let tls = generation.listener(bound).tls.as_deref()?;
+        tls.authorities()
     }
 
     /// Serves a connection that had left Pingora, in this process or another.
@@ -145,6 +170,13 @@ impl App {
             } else {
                 listener.socket.leave_file();
             }
+        }
+    }
+
+    /// Another process will listen on the same sockets, and owns their files.
+    pub fn leave_files(&self) {
+        for listener in &self.listeners {
+            listener.socket.leave_file();
         }
     }
 

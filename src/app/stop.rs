@@ -19,6 +19,9 @@ pub enum Stop {
 /// How long a client that has just connected has for its request.
 const FIRST_REQUESTS: Duration = Duration::from_millis(100);
 
+/// How long work takes that was begun before the phase changed.
+const SETTLES_WITHIN: Duration = Duration::from_millis(20);
+
 impl App {
     /// Tells every session to go. Returns when the last connection has ended, and at the latest
     /// after the drain's deadline. The phase must be one that drains. The log stays open; close it
@@ -56,7 +59,7 @@ impl App {
         let plan = self.current.load().drain_plan();
         let before = *self.winding_down_since.lock();
         let began = before.unwrap_or_else(|| {
-            let stay = self.sessions.select(|live| !live.traffic.moves());
+            let stay = self.sessions.select(|live| !self.runner.moves(live));
             self.drains.start(DrainReason::Upgrade, &stay, plan);
             self.close_idle();
             Instant::now()
@@ -66,7 +69,60 @@ impl App {
         self.wait_for_connections(remaining).await;
         // Sessions that could move wait for a slow new process, and are not cut because of it.
         while !self.connections.is_empty() {
-            self.cut(|live| !live.traffic.moves()).await;
+            self.cut(|live| !self.runner.moves(live)).await;
+        }
+    }
+
+    /// Ends everything but the sessions that can move, and returns how many sessions that were.
+    /// Like [`App::wind_down`], but nobody serves meanwhile who is not here already.
+    pub async fn end_others(&self) -> usize {
+        // An accept loop may not have seen yet that it accepts no more, and a session that has just
+        // begun may still be with Pingora.
+        tokio::time::sleep(SETTLES_WITHIN).await;
+        let plan = self.current.load().drain_plan();
+        let stay = self.sessions.select(|live| !self.runner.moves(live));
+        self.drains.start(DrainReason::Upgrade, &stay, plan);
+        self.close_idle();
+        // A stop that follows has only the rest of this time.
+        *self.winding_down_since.lock() = Some(Instant::now());
+        let ended = async {
+            while self.others() > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if tokio::time::timeout(plan.deadline, ended).await.is_err() {
+            self.cut(|live| !self.runner.moves(live)).await;
+        }
+        stay.len()
+    }
+
+    /// The number of connections that are no session that can move.
+    fn others(&self) -> usize {
+        let stay = self.sessions.select(|live| !self.runner.moves(live));
+        let move_on = self.sessions.len().saturating_sub(stay.len());
+        self.connections.len().saturating_sub(move_on)
+    }
+
+    /// Treats sessions as ones that cannot move if there are more than so many.
+    pub fn hold_back(&self, above: usize) {
+        let can_move = self.sessions.select(|live| self.runner.moves(live));
+        if can_move.len() > above {
+            let more = can_move.len() - above;
+            warn!(
+                "{more} of {} sessions are told to go: no more can be kept",
+                can_move.len()
+            );
+        }
+        for live in can_move.iter().skip(above) {
+            live.traffic.set_refused(true);
+        }
+    }
+
+    /// Ends every connection that is still served here. A moment is for those that are ending.
+    pub async fn cut_all(&self) {
+        self.wait_for_connections(AT_ONCE).await;
+        if !self.connections.is_empty() {
+            self.cut(|_| true).await;
         }
     }
 
@@ -102,13 +158,18 @@ impl App {
         };
         must_go.iter().for_each(|live| live.traffic.ask(cut));
         let _cutting = self.edge.cut();
-        self.wait_for_connections(LAST_LINES).await;
+        self.wait_until_left(stay, LAST_LINES).await;
     }
 
     /// Waits until no connections are left, or the time is up.
     async fn wait_for_connections(&self, limit: Duration) {
+        self.wait_until_left(0, limit).await;
+    }
+
+    /// Waits until only so many connections are left, or the time is up.
+    async fn wait_until_left(&self, count: usize, limit: Duration) {
         let done = async {
-            while !self.connections.is_empty() {
+            while self.connections.len() > count {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };

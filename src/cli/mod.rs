@@ -2,13 +2,14 @@
 //!
 //! [`operate`] has the commands that talk to a running process, [`reach`] finds the process,
 //! [`client`] makes the calls, [`table`] and [`progress`] show results, [`completions`] and
-//! [`candidates`] serve shells, and [`man`] writes the manual pages.
+//! [`candidates`] serve shells, [`man`] writes the manual pages, and [`keep`] is for systemd.
 
 mod address;
 mod arguments;
 mod candidates;
 mod client;
 mod completions;
+mod keep;
 mod layout;
 mod man;
 mod operate;
@@ -77,6 +78,9 @@ enum Command {
     Enable(EnableArgs),
     /// End one session with a Close frame
     Close(CloseArgs),
+    /// What the systemd unit runs before it stops the process: in a restart, the sessions are kept
+    /// for the next process
+    Keep(KeepArgs),
     /// Print what makes a shell complete prusik's commands
     Completions { shell: clap_complete::Shell },
     /// Write the man pages into a folder
@@ -112,6 +116,15 @@ struct RunArgs {
     /// first: it may be in another container, or of another path
     #[arg(long)]
     take_over: bool,
+}
+
+#[derive(Debug, Args)]
+struct KeepArgs {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// The unit that is stopped: %n in its file
+    #[arg(long, value_name = "UNIT")]
+    unit: String,
 }
 
 #[derive(Debug, Args)]
@@ -157,6 +170,7 @@ pub fn main() -> ExitCode {
         Command::Drain(args) => ask(operate::drain(args, progress::is_watched())),
         Command::Enable(args) => ask(operate::enable(args)),
         Command::Close(args) => ask(operate::close(args)),
+        Command::Keep(args) => keep::keep(&args.file.config, &args.unit),
         Command::Completions { shell } => print(&completions::script(shell, Cli::command())),
         Command::Man { folder } => write_man(&folder),
         Command::Candidates { words } => ask(async { Ok(candidates::candidates(&words).await) }),

@@ -102,8 +102,18 @@ pub struct Server {
     pub pid_file: Option<PathBuf>,
     /// The socket at which a process that takes over finds this one.
     pub hand_over: Option<PathBuf>,
+    pub tls_sessions: TlsSessions,
     pub tunnel: Tunnel,
     pub drain: Drain,
+}
+
+/// What becomes of sessions and idle connections by TLS when a new process takes over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TlsSessions {
+    #[default]
+    Move,
+    /// No key leaves the process: sessions are told to go, and idle connections end.
+    Tell,
 }
 
 /// What carries a session after its 101.

@@ -30,4 +30,4 @@ mod visits;
 
 pub use process::Process;
 pub use run::{Origin, run, supervise};
-pub use upgrade::exec;
+pub use upgrade::{exec, store::mark};

@@ -10,7 +10,7 @@ use super::process::{Inbox, Process};
 use super::shell::Shell;
 use super::signals::Signals;
 use super::start::{self, Started};
-use super::upgrade::{Program, exec, take_over};
+use super::upgrade::{Program, exec, predecessor};
 use crate::admin::Access;
 use crate::app::{StartError, Stop};
 use crate::config::Config;
@@ -20,7 +20,7 @@ use crate::phase::{Phase, Stopping};
 #[derive(Debug)]
 pub struct Origin {
     program: Program,
-    named: Vec<take_over::Named>,
+    named: Vec<predecessor::Named>,
     /// Whether to take over from a process at `server.hand_over`, if there is one.
     takes_over: bool,
 }
@@ -37,7 +37,7 @@ impl Origin {
 
     /// This process cannot serve. Tells the reason to an old process that waits for it.
     pub fn refuse(self, reason: &str) {
-        let (_, predecessor) = take_over::sort(self.named);
+        let (_, predecessor) = predecessor::sort(self.named);
         if let Some(predecessor) = predecessor {
             predecessor.refuse(reason);
         }
@@ -51,8 +51,8 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
     let pid_file = PidFile::new(config.server.pid_file.clone());
     let admin = config.admin.as_ref();
     let access = Access::new(admin.and_then(|admin| admin.token_file.clone()));
-    let (inherited, predecessor) = take_over::sort(origin.named);
-    // A process that already has a predecessor was started by an upgrade.
+    let (inherited, predecessor) = predecessor::sort(origin.named);
+    // A process that already has a predecessor was started by an upgrade, or in a restart.
     let (started, predecessor) = match predecessor {
         None if origin.takes_over => start::taking_over(&config, inherited).await?,
         predecessor => start::bind_all(config, inherited, predecessor)?,

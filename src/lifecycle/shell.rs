@@ -1,6 +1,7 @@
 //! The shell around the [`Supervisor`]: tells it what happens, and does what it decides.
 
 mod answers;
+mod stopping;
 
 use std::collections::HashMap;
 use std::future;
@@ -26,10 +27,11 @@ use super::upgrade::UpgradeError;
 use super::upgrade::hand_over::{self, News, Order, To};
 use super::upgrade::old::Verdict;
 use super::upgrade::rendezvous::Visit;
+use super::upgrade::store::mark;
 use super::upgrade::take_over::PassedOn;
 use crate::admin::view::UpgradeReport;
 use crate::admin::{Command, CommandOutcome, ControlError, Request};
-use crate::app::{self, ReloadError, Stop};
+use crate::app::{self, ReloadError};
 use crate::observe::entry::Operation;
 
 /// How long an upgrade waits for the process before this one to end.
@@ -70,6 +72,8 @@ pub struct Shell {
     report: Option<UpgradeReport>,
     why: Option<ControlError>,
     stop: Option<AbortHandle>,
+    /// Ends the keeping that is under way. Dropped when that has ended.
+    keeping: Option<oneshot::Sender<()>>,
     /// The signal that has ended this process.
     stopped_by: Option<&'static str>,
     is_over: bool,
@@ -97,6 +101,7 @@ impl Shell {
             report: None,
             why: None,
             stop: None,
+            keeping: None,
             stopped_by: None,
             is_over: false,
         }
@@ -114,7 +119,7 @@ impl Shell {
         while !self.is_over {
             tokio::select! {
                 biased;
-                signal = next(&mut signals) => self.on(Event::Signal(signal)).await,
+                signal = next(&mut signals) => self.on(meant_by(signal)).await,
                 Some(news) = heard(&mut self.news) => self.hear(news).await,
                 Some(message) = inbox.recv() => self.take(message).await,
                 passed_on = passed_on(&mut predecessor) => match passed_on {
@@ -298,6 +303,13 @@ impl Shell {
             Action::Announce(signal) => return self.announce(signal),
             Action::StopMoving => self.order(Order::Stop),
             Action::Stop(stop) => self.stop(stop),
+            Action::Keep => return self.keep(),
+            Action::SayNotKept(reason) => {
+                let why = self.why_not(reason).error;
+                warn!("restart: sessions are told to go: {why}");
+            }
+            // Dropping the sender is the order.
+            Action::CallKeepOff => self.keeping = None,
             Action::Exit => self.is_over = true,
         }
         None
@@ -397,55 +409,6 @@ impl Shell {
         }
         None
     }
-
-    fn announce(&mut self, signal: Signal) -> Option<Event> {
-        let drain = self.process.app.generation().config.server.drain;
-        let name = signal.name();
-        self.record(
-            Operation::Stop,
-            &format!("signal {name}"),
-            Ok("begun".to_owned()),
-        );
-        self.stopped_by = Some(name);
-        systemd::stopping();
-        match drain.delay {
-            Duration::ZERO => Some(Event::Announced),
-            delay => {
-                info!("{name}: not ready any more; new clients are still taken for {delay:?}");
-                self.later(delay, Event::Announced);
-                None
-            }
-        }
-    }
-
-    fn stop(&mut self, stop: Stop) {
-        let drain = self.process.app.generation().config.server.drain;
-        match stop {
-            Stop::Gracefully => info!(
-                "accepting no more; sessions are told to go within {:?}, and cut after {:?}",
-                drain.window, drain.deadline
-            ),
-            Stop::Now => {
-                info!("INT: stopping now");
-                let begun = "begun, at once".to_owned();
-                self.record(Operation::Stop, "signal INT", Ok(begun));
-                self.stopped_by = Some("INT");
-                systemd::stopping();
-            }
-        }
-        if let Some(tasks) = &mut self.tasks {
-            tasks.feed_watchdog();
-        }
-        if let Some(before) = self.stop.take() {
-            before.abort();
-        }
-        let process = self.process.clone();
-        let task = tokio::spawn(async move {
-            process.app.stop(stop).await;
-            process.send(Message::Event(Event::Drained));
-        });
-        self.stop = Some(task.abort_handle());
-    }
 }
 
 /// Reloads all of the file or nothing of it. Returns what changed and what is not known yet, one
@@ -458,6 +421,14 @@ async fn reload(process: &Process) -> Result<Vec<String>, ReloadError> {
     let lines = process.app.reload(config).await?;
     process.access.set_token_file(token_file);
     Ok(lines)
+}
+
+/// What a signal asks for.
+fn meant_by(signal: Signal) -> Event {
+    match signal {
+        Signal::Terminate if mark::take() => Event::Restart(signal),
+        signal => Event::Signal(signal),
+    }
 }
 
 fn posix(signal: Signal) -> Posix {

@@ -9,8 +9,9 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use super::pid_file::PidFile;
+use super::upgrade::predecessor::{self, Named, Predecessor};
 use super::upgrade::rendezvous;
-use super::upgrade::take_over::{self, Named, PassedOn, Predecessor, TakingOver};
+use super::upgrade::take_over::{PassedOn, TakingOver};
 use crate::admin;
 use crate::app::{App, StartError};
 use crate::config::Config;
@@ -96,7 +97,7 @@ pub async fn taking_over(
     let patience = Instant::now() + GONE_WITHIN;
     loop {
         let (given, predecessor) = match ask(config).await? {
-            Some((given, old)) => (take_over::sort(given).0, Some(old)),
+            Some((given, old)) => (predecessor::sort(given).0, Some(old)),
             None => (std::mem::take(&mut inherited), None),
         };
         let may_repeat = is_bare && predecessor.is_none() && Instant::now() < patience;

@@ -17,6 +17,9 @@
 //!     ▼           ▼                       └─────────────┘
 //!  Stopping ──► exit
 //! ```
+//!
+//! A stop that is part of a restart goes from Serving to HandingOver too: the sessions are given to
+//! systemd, and then the process ends. If systemd does not take them, it stops as at any stop.
 
 use std::collections::VecDeque;
 
@@ -80,6 +83,8 @@ pub enum HandedOver {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Event {
     Signal(Signal),
+    /// By this signal systemd stops the process, to start another one at once.
+    Restart(Signal),
     Asked(Change, Caller),
     /// A command that takes only a moment, such as a drain.
     Command(Caller),
@@ -97,6 +102,8 @@ pub enum Event {
     /// The time of `server.drain.delay` is over.
     Announced,
     Drained,
+    /// The result of [`Action::Keep`].
+    Kept(bool),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -130,6 +137,12 @@ pub enum Action {
     StopMoving,
     /// Stop. [`Event::Drained`] follows.
     Stop(Stop),
+    /// Give the sessions to systemd, for the next process. [`Event::Kept`] follows.
+    Keep,
+    /// Say why a restart is a stop as any other.
+    SayNotKept(Reason),
+    /// Give up what [`Action::Keep`] has begun. [`Event::Kept`] still follows.
+    CallKeepOff,
     Exit,
 }
 
@@ -157,6 +170,9 @@ pub struct Supervisor {
     awaits_predecessor: bool,
     /// A stop was passed on to the process that has taken over. It holds for this process too.
     successor_stops: bool,
+    /// This stop is part of a restart: in the phase Serving the process before is awaited, in
+    /// HandingOver the sessions are given to systemd. The signal says how to stop otherwise.
+    restart: Option<Signal>,
 }
 
 impl Supervisor {
@@ -168,6 +184,7 @@ impl Supervisor {
             has_predecessor,
             awaits_predecessor: false,
             successor_stops: false,
+            restart: None,
         }
     }
 
@@ -183,7 +200,9 @@ impl Supervisor {
             Event::Asked(change, caller) => {
                 self.ask(change, Asker::Caller(caller), &mut actions);
             }
-            Event::Command(caller) => actions.push(match self.phase.moves() {
+            Event::Restart(signal) => self.restart(signal, &mut actions),
+            Event::Kept(is_kept) => self.kept(is_kept, &mut actions),
+            Event::Command(caller) => actions.push(match self.has_successor() {
                 true => Action::PassOn(caller),
                 false => Action::Do(caller),
             }),
@@ -198,7 +217,12 @@ impl Supervisor {
             Event::Yielded => {}
             Event::Settled => self.settled(&mut actions),
             Event::HandedOver(how) => self.handed_over(how, &mut actions),
-            Event::PredecessorGone => self.has_predecessor = false,
+            Event::PredecessorGone => {
+                self.has_predecessor = false;
+                if self.restart.is_some() {
+                    self.keep(&mut actions);
+                }
+            }
             Event::PredecessorStays => self.predecessor_stays(&mut actions),
             Event::Announced => {
                 if self.phase == Phase::Stopping(Stopping::Announced) {
@@ -209,6 +233,11 @@ impl Supervisor {
         }
         self.go_on(&mut actions);
         actions
+    }
+
+    /// Whether operators mean another process.
+    fn has_successor(&self) -> bool {
+        self.phase.moves() && self.restart.is_none()
     }
 
     fn enter(&mut self, phase: Phase, actions: &mut Vec<Action>) {
@@ -223,7 +252,7 @@ impl Supervisor {
             Signal::Terminate | Signal::Quit => return self.stop(signal, actions),
             Signal::Interrupt => return self.stop_now(actions),
         };
-        match self.phase.moves() {
+        match self.has_successor() {
             // The sender of the signal means the process that serves.
             true => actions.push(Action::PassSignalOn(signal)),
             false => self.ask(change, Asker::Signal, actions),
@@ -234,6 +263,7 @@ impl Supervisor {
         let upgrades = matches!(self.change, Some((Change::Upgrade, _)));
         let refused = match (self.phase, change) {
             (Phase::Stopping(_), _) => Some(Reason::Stopping),
+            _ if self.restart.is_some() => Some(Reason::Stopping),
             (Phase::WindingDown, Change::Upgrade) => Some(Reason::Replaced),
             (_, Change::Upgrade) if upgrades => Some(Reason::UpgradeUnderWay),
             _ => None,
@@ -288,6 +318,10 @@ impl Supervisor {
         self.awaits_predecessor = false;
         if self.has_predecessor {
             self.refuse_waiting(Change::Upgrade, Reason::PredecessorStays, actions);
+            if let Some(signal) = self.restart.take() {
+                actions.push(Action::SayNotKept(Reason::PredecessorStays));
+                self.stop(signal, actions);
+            }
         }
     }
 
@@ -344,9 +378,54 @@ impl Supervisor {
         }
     }
 
+    /// A process before this one that still ends its sessions would keep systemd from starting the
+    /// next one, and the sessions would wait that long. So its end is awaited first.
+    fn restart(&mut self, signal: Signal, actions: &mut Vec<Action>) {
+        let reason = match self.change {
+            _ if self.phase.is_stopping() => Some(Reason::Stopping),
+            _ if self.phase != Phase::Serving => Some(Reason::Replaced),
+            Some((Change::Upgrade, _)) => Some(Reason::UpgradeUnderWay),
+            _ => None,
+        };
+        if let Some(reason) = reason {
+            actions.push(Action::SayNotKept(reason));
+            return self.stop(signal, actions);
+        }
+        self.abandon_changes(actions);
+        self.restart = Some(signal);
+        if !self.has_predecessor {
+            self.keep(actions);
+        } else if !std::mem::replace(&mut self.awaits_predecessor, true) {
+            actions.push(Action::AwaitPredecessor);
+        }
+    }
+
+    fn keep(&mut self, actions: &mut Vec<Action>) {
+        self.enter(Phase::HandingOver, actions);
+        actions.push(Action::Keep);
+    }
+
+    fn kept(&mut self, is_kept: bool, actions: &mut Vec<Action>) {
+        let Some(signal) = self.restart.take() else {
+            return;
+        };
+        match (is_kept, signal) {
+            (true, _) => actions.push(Action::Exit),
+            (false, Signal::Interrupt) => {
+                self.enter(Phase::Serving, actions);
+                self.stop_now(actions);
+            }
+            (false, signal) => {
+                self.enter(Phase::Serving, actions);
+                self.stop(signal, actions);
+            }
+        }
+    }
+
     fn stop(&mut self, signal: Signal, actions: &mut Vec<Action>) {
         match self.phase {
             Phase::Stopping(_) => {}
+            _ if self.restart.is_some() => {}
             // The new process serves, and the sessions that are left here are already told to go.
             Phase::WindingDown => {
                 self.successor_stops = true;
@@ -369,12 +448,17 @@ impl Supervisor {
     fn stop_now(&mut self, actions: &mut Vec<Action>) {
         match self.phase {
             Phase::Stopping(_) => {}
+            Phase::HandingOver if self.restart.is_some() => {
+                self.restart = Some(Signal::Interrupt);
+                return actions.push(Action::CallKeepOff);
+            }
             Phase::HandingOver | Phase::WindingDown => {
                 actions.push(Action::PassSignalOn(Signal::Interrupt));
                 self.abandon_changes(actions);
             }
             Phase::Starting | Phase::Serving => self.abandon_changes(actions),
         }
+        self.restart = None;
         self.drain(Stop::Now, actions);
     }
 

@@ -183,7 +183,7 @@ fn origin(transport: &Transport, ends: Option<AddrPair>, admission: &Admission) 
         security: transport.security(),
         tls_revision: admission.tls_revision,
         is_proxied: admission.proxied.is_some(),
-        can_move: transport.can_move(),
+        mobility: transport.mobility(),
         is_stream: transport.serves_one(),
     }
 }

@@ -26,6 +26,7 @@ use crate::net::BoundId;
 use crate::session::traffic::Traffic;
 use crate::session::{ClientEnd, Upgraded};
 use crate::tls::{Security, TlsRevision};
+use crate::transport::Mobility;
 use crate::upstream::Flow;
 
 /// How Pingora's next reads are to be answered.
@@ -57,10 +58,21 @@ pub(super) struct Origin {
     pub tls_revision: TlsRevision,
     /// Whether the addresses are those of a PROXY header.
     pub is_proxied: bool,
-    /// Whether another process can continue the connection.
-    pub can_move: bool,
+    /// How another process can continue the connection.
+    pub mobility: Mobility,
     /// Whether this is a stream of HTTP/2, which serves only one request.
     pub is_stream: bool,
+}
+
+/// What a connection does between two requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenIdle {
+    /// It waits for the next one.
+    Waits = 0,
+    /// Its socket leaves, for another process.
+    Leaves = 1,
+    /// It ends, because no other process takes it.
+    Ends = 2,
 }
 
 /// How the connection is to be read.
@@ -68,7 +80,8 @@ pub(super) struct Origin {
 struct Steering {
     /// A [`Reading`]. The first is [`Reading::Head`].
     reading: AtomicU8,
-    leaves_when_idle: AtomicBool,
+    /// A [`WhenIdle`].
+    when_idle: AtomicU8,
     /// Whether a request has come.
     has_asked: AtomicBool,
 }
@@ -200,25 +213,29 @@ impl Connection {
         self.for_server.lock().take();
     }
 
-    /// From now on the socket leaves when it is between two requests. If it cannot move to another
-    /// process, the connection ends instead. The stream must be polled after this call.
-    pub fn leave_when_idle(&self, leaves: bool) {
-        self.steering.leaves_when_idle.store(leaves, Relaxed);
+    /// Sets what happens from now on between two requests. The stream must be polled after this
+    /// call.
+    pub fn set_when_idle(&self, what: WhenIdle) {
+        self.steering.when_idle.store(what as u8, Relaxed);
     }
 
-    /// Whether another process can continue the connection.
-    pub fn can_move(&self) -> bool {
-        self.origin.can_move
+    fn does_when_idle(&self, what: WhenIdle) -> bool {
+        self.steering.when_idle.load(Relaxed) == what as u8
+    }
+
+    /// How another process can continue the connection.
+    pub fn mobility(&self) -> Mobility {
+        self.origin.mobility
     }
 
     /// No other process takes the connection.
     pub(super) fn stay(&mut self) {
-        self.origin.can_move = false;
+        self.origin.mobility = Mobility::Never;
     }
 
     /// Whether the connection is to move to another process as soon as it is between two requests.
     pub(super) fn leaves_when_idle(&self) -> bool {
-        self.origin.can_move && self.steering.leaves_when_idle.load(Relaxed)
+        self.does_when_idle(WhenIdle::Leaves)
     }
 
     /// Whether no further request is served, even if a part of its head has come. A stream of
@@ -257,9 +274,7 @@ impl Connection {
 
     /// Whether the present request is the last one.
     pub fn is_to_end(&self) -> bool {
-        let leaves = self.steering.leaves_when_idle.load(Relaxed);
-        let moves_away = !self.origin.can_move && leaves;
-        self.is_stream() || moves_away || self.is_outdated()
+        self.is_stream() || self.does_when_idle(WhenIdle::Ends) || self.is_outdated()
     }
 
     /// Whether the listener now demands more of clients than this one has shown.

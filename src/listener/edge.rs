@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use super::client_stream::{Arrival, ClientStream};
-use super::connection::Connection;
+use super::connection::{Connection, WhenIdle};
 use super::deadlines::Watch;
 use super::state::ListenerSettings;
 use super::state::ListenerState;
@@ -116,8 +116,10 @@ impl Edge {
 
     /// The other process does not take the connection. A client that has asked nothing yet still
     /// gets an answer.
-    pub fn serve_last(self: &Arc<Self>, listener: BoundId, client: ClientEnd) {
-        if !client.has_asked || !client.early.is_empty() {
+    pub fn serve_last(self: &Arc<Self>, listener: BoundId, mut client: ClientEnd) {
+        if client.has_asked && client.early.is_empty() {
+            client.transport.part();
+        } else {
             self.serve_as(listener, client, Arrival::Stays);
         }
     }
@@ -178,6 +180,10 @@ impl Edge {
                 .runner
                 .run(Session::begin(client, connection.stall(), upgraded)),
             None => {
+                let client = ClientEnd {
+                    transport: client.transport.leave_rustls(),
+                    ..client
+                };
                 let idle = IdleConnection {
                     listener,
                     client,
@@ -210,8 +216,13 @@ impl Edge {
             let is_open = moves.is_open();
             is_led_out &= is_open;
             // A connection that cannot move ends instead, so that the upgrade need not wait for it.
-            connection.leave_when_idle(is_led_out || is_open && !connection.can_move());
-            let waits = is_open && !is_led_out && connection.can_move();
+            let can_move = moves.takes(connection.mobility());
+            connection.set_when_idle(match is_led_out {
+                true => WhenIdle::Leaves,
+                false if is_open && !can_move => WhenIdle::Ends,
+                false => WhenIdle::Waits,
+            });
+            let waits = is_open && !is_led_out && can_move;
             // The settings above take effect because Pingora is polled after them.
             tokio::select! {
                 biased;
@@ -221,7 +232,7 @@ impl Edge {
                 () = &mut last_moment => return None,
                 permit = self.leaving.clone().acquire_owned(), if waits => {
                     is_led_out = true;
-                    connection.leave_when_idle(true);
+                    connection.set_when_idle(WhenIdle::Leaves);
                     let look = poll_fn(|cx| Poll::Ready(http.as_mut().poll(cx).is_ready()));
                     let is_done = look.await;
                     if connection.has_departed() {

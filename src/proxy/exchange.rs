@@ -45,6 +45,7 @@ use crate::listener::{Connection, RejectedRequest};
 use crate::route::ListenerId;
 use crate::session::registry::Registered;
 use crate::session::{Talk, Upgraded};
+use crate::transport::Mobility;
 use crate::upstream::{Flow, Group};
 use crate::websocket::jitter::jittered;
 
@@ -147,15 +148,20 @@ impl Exchange {
         self.handshake.is_some() && connection.is_some_and(|connection| connection.is_stream())
     }
 
-    /// Whether another process could continue the session.
-    pub fn can_move(&self) -> bool {
-        let client = self.connection();
-        let group = self.group();
+    /// How another process could continue the session.
+    pub fn mobility(&self) -> Mobility {
         let is_relayed =
             self.stream.is_some() || self.generation.config.server.tunnel == Tunnel::Relay;
-        is_relayed
-            && client.is_some_and(|client| client.can_move())
-            && group.is_some_and(|group| group.config().tls.is_none())
+        if !is_relayed {
+            return Mobility::Never;
+        }
+        let client = self.connection().map(|client| client.mobility());
+        let server = self.group().map(|group| match group.config().tls {
+            Some(_) => Mobility::WithKeys,
+            None => Mobility::Free,
+        });
+        // `None` is less than both.
+        client.min(server).unwrap_or(Mobility::Never)
     }
 
     /// Called when no session will follow.

@@ -120,7 +120,7 @@ impl Gateway {
         if phase.is_draining() {
             return Some(DrainReason::Stop);
         }
-        if phase.moves() && !exchange.can_move() {
+        if phase.moves() && !self.moves.takes(exchange.mobility()) {
             return Some(DrainReason::Upgrade);
         }
         let group = exchange.group()?;

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use crate::generation::Generation;
 use crate::observe::access_log::AccessLog;
 use crate::phase::PhaseWatch;
+use crate::session::MoveWatch;
 use crate::session::drain::Drains;
 use crate::session::registry::Registry;
 
@@ -17,6 +18,7 @@ pub struct Gateway {
     pub(super) sessions: Arc<Registry>,
     pub(super) drains: Arc<Drains>,
     pub(super) phase: PhaseWatch,
+    pub(super) moves: MoveWatch,
 }
 
 impl Gateway {
@@ -25,7 +27,7 @@ impl Gateway {
         log: Arc<AccessLog>,
         sessions: Arc<Registry>,
         drains: Arc<Drains>,
-        phase: PhaseWatch,
+        (phase, moves): (PhaseWatch, MoveWatch),
     ) -> Self {
         Self {
             current,
@@ -33,6 +35,7 @@ impl Gateway {
             sessions,
             drains,
             phase,
+            moves,
         }
     }
 

@@ -177,11 +177,6 @@ impl EventRelay {
         }
     }
 
-    /// Whether another process can continue this stream.
-    pub fn can_move(&self) -> bool {
-        self.client.transport.can_move() && self.server.transport.can_move()
-    }
-
     /// Prepares the relay for another task: drops the timer of the last one.
     pub fn suspend(&mut self) {
         self.timer = LazyTimer::default();
@@ -376,7 +371,7 @@ impl EventRelay {
             Some(Order::End { .. }) | None => {}
         }
         let is_asked = self.traffic.is_asked_to_move();
-        is_asked.then(|| match self.state == State::Passing && self.can_move() {
+        is_asked.then(|| match self.state == State::Passing {
             true => Outcome::Move,
             false => Outcome::Stays,
         })

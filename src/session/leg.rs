@@ -201,7 +201,7 @@ mod tests {
         let chain = folder.join("chat.example.com.pem");
         let key = read_key(&folder.join("chat.example.com.key")).unwrap();
         let pair = Pair::new(&chain, read_chain(&chain).unwrap(), key).unwrap();
-        let acceptor = Acceptor::new(vec![pair], None, false).unwrap();
+        let acceptor = Acceptor::new(vec![pair], None, Vec::new(), false).unwrap();
         let connector = Arc::new(Connector::new(None, ServerTrust::Anyone, None).unwrap());
         let (client, server) = UnixStream::pair().unwrap();
         let address = ([127, 0, 0, 1], 1).into();

@@ -215,11 +215,6 @@ impl Relay {
         }
     }
 
-    /// Whether another process can continue this session.
-    pub fn can_move(&self) -> bool {
-        self.client.transport.can_move() && self.server.transport.can_move()
-    }
-
     /// Prepares the relay for another task: drops the timer of the last one.
     pub fn suspend(&mut self) {
         self.timer = LazyTimer::default();
@@ -441,7 +436,7 @@ impl Future for Relay {
             Some(Order::End { .. }) | None => {}
         }
         if relay.traffic.is_asked_to_move() {
-            let moves = relay.ending.is_none() && relay.can_move();
+            let moves = relay.ending.is_none();
             return Poll::Ready(if moves { Outcome::Move } else { Outcome::Stays });
         }
         loop {

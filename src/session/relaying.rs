@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use super::event_relay::EventRelay;
 use super::relay::{Clocks, Limits, Outcome, Relay};
-use crate::transport::Transport;
+use crate::transport::{Mobility, Transport};
 
 #[derive(Debug)]
 pub enum Relaying {
@@ -16,12 +16,10 @@ pub enum Relaying {
 }
 
 impl Relaying {
-    /// Whether another process can continue the session.
-    pub fn can_move(&self) -> bool {
-        match self {
-            Self::Frames(relay) => relay.can_move(),
-            Self::Events(relay) => relay.can_move(),
-        }
+    /// How another process can continue the session.
+    pub fn mobility(&self) -> Mobility {
+        let [client, server] = self.transports().map(Transport::mobility);
+        client.min(server)
     }
 
     /// The connections of the client and of the server.

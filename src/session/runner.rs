@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use crate::limits::Permit;
 use crate::net::BoundId;
 use crate::observe::access_log::AccessLog;
 use crate::session::log;
-use crate::transport::Transport;
+use crate::transport::{Mobility, Transport};
 use crate::upstream::Lease;
 use crate::websocket::frames::Sender;
 
@@ -102,31 +103,49 @@ pub struct Runner {
     log: Arc<AccessLog>,
     tasks: TaskTracker,
     leaving: watch::Sender<Destination>,
+    /// Whether connections whose keys would have to go along stay here.
+    holds_keys_back: Arc<AtomicBool>,
 }
 
 /// The channel to the hand-over, while there is one.
 type Destination = Option<UnboundedSender<Leaving>>;
 
-/// Tells whether connections can move to another process at the moment.
+/// Tells whether connections can move to another process at the moment, and which.
 #[derive(Debug, Clone)]
-pub struct MoveWatch(watch::Receiver<Destination>);
+pub struct MoveWatch {
+    destination: watch::Receiver<Destination>,
+    holds_keys_back: Arc<AtomicBool>,
+}
+
+fn takes(mobility: Mobility, holds_keys_back: &AtomicBool) -> bool {
+    match mobility {
+        Mobility::Never => false,
+        Mobility::WithKeys => !holds_keys_back.load(Relaxed),
+        Mobility::Free => true,
+    }
+}
 
 impl MoveWatch {
     pub fn is_open(&self) -> bool {
-        self.0.borrow().is_some()
+        self.destination.borrow().is_some()
+    }
+
+    /// Whether the other process continues, or would continue, such connections.
+    pub fn takes(&self, mobility: Mobility) -> bool {
+        takes(mobility, &self.holds_keys_back)
     }
 
     /// Waits for the next change. Returns whether connections can move now.
     pub async fn changed(&mut self) -> bool {
-        match self.0.changed().await {
-            Ok(()) => self.0.borrow_and_update().is_some(),
+        match self.destination.changed().await {
+            Ok(()) => self.destination.borrow_and_update().is_some(),
             Err(_) => std::future::pending().await,
         }
     }
 
     /// Waits until connections can move.
     pub async fn opened(&mut self) {
-        if self.0.wait_for(Option::is_some).await.is_err() {
+        if self.destination.wait_for(Option::is_some).await.is_err() {
             std::future::pending().await
         }
     }
@@ -185,8 +204,9 @@ impl Session {
             admission,
             ..
         } = client;
-        let client = (transport, asked, ended);
-        let relay = talk.begin(client, (server, early), live.traffic.clone(), limits);
+        let client = (transport.leave_rustls(), asked, ended);
+        let server = (server.leave_rustls(), early);
+        let relay = talk.begin(client, server, live.traffic.clone(), limits);
         Self {
             relay,
             live,
@@ -249,13 +269,15 @@ impl Runner {
             log,
             tasks,
             leaving: watch::Sender::new(None),
+            holds_keys_back: Arc::default(),
         })
     }
 
     /// Runs a new session until it ends or has moved. A running hand-over is told of it.
     pub fn run(self: &Arc<Self>, session: Session) {
-        session.live.traffic.set_can_move(session.relay.can_move());
-        if session.relay.can_move() {
+        let mobility = session.relay.mobility();
+        session.live.traffic.set_mobility(mobility);
+        if takes(mobility, &self.holds_keys_back) {
             self.tell(Leaving::Found(Arc::clone(&session.live)));
         }
         self.run_again(session);
@@ -291,6 +313,17 @@ impl Runner {
         }
     }
 
+    /// Whether connections whose keys would have to go along stay here in the hand-over that is
+    /// about to begin.
+    pub fn hold_keys_back(&self, holds: bool) {
+        self.holds_keys_back.store(holds, Relaxed);
+    }
+
+    /// Whether the session can move to another process.
+    pub fn moves(&self, live: &LiveSession) -> bool {
+        takes(live.traffic.mobility(), &self.holds_keys_back)
+    }
+
     /// From now on, `to` is told of each session and connection that can move.
     pub fn begin_moving(&self, to: UnboundedSender<Leaving>) {
         self.leaving.send_replace(Some(to));
@@ -301,7 +334,10 @@ impl Runner {
     }
 
     pub fn watch_moves(&self) -> MoveWatch {
-        MoveWatch(self.leaving.subscribe())
+        MoveWatch {
+            destination: self.leaving.subscribe(),
+            holds_keys_back: self.holds_keys_back.clone(),
+        }
     }
 
     /// Sends an idle connection that has left Pingora. Returns it if there is no hand-over.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
 
+use crate::transport::Mobility;
 use crate::websocket::frames::CloseCode;
 
 /// Why a session ended: `closed_by` in the log.
@@ -114,8 +115,8 @@ pub struct Traffic {
     order: AtomicU32,
     /// The session is asked to stop and move to the new process.
     is_to_move: AtomicBool,
-    /// A relay carries the session, and another process can continue on its sockets.
-    can_move: AtomicBool,
+    /// A [`Mobility`]. Only a relay's session can move.
+    mobility: AtomicU8,
     /// The new process did not take the session.
     was_refused: AtomicBool,
     session: AtomicWaker,
@@ -256,8 +257,8 @@ impl Traffic {
         self.is_to_move.swap(false, Relaxed)
     }
 
-    pub fn set_can_move(&self, can_move: bool) {
-        self.can_move.store(can_move, Relaxed);
+    pub fn set_mobility(&self, mobility: Mobility) {
+        self.mobility.store(mobility as u8, Relaxed);
     }
 
     /// Set when the new process did not take the session, and reset when the hand-over is over.
@@ -265,9 +266,15 @@ impl Traffic {
         self.was_refused.store(was_refused, Relaxed);
     }
 
-    /// Whether the session can move to the new process, as far as is known.
-    pub fn moves(&self) -> bool {
-        self.can_move.load(Relaxed) && !self.was_refused.load(Relaxed)
+    /// How the session can move to the new process, as far as is known.
+    pub fn mobility(&self) -> Mobility {
+        if self.was_refused.load(Relaxed) {
+            return Mobility::Never;
+        }
+        let can = [Mobility::WithKeys, Mobility::Free];
+        let known = self.mobility.load(Relaxed);
+        let found = can.into_iter().find(|can| *can as u8 == known);
+        found.unwrap_or(Mobility::Never)
     }
 
     /// Registers the task to wake when something is asked. Must be called in each poll, because a

@@ -12,23 +12,30 @@ use rustls::sign::CertifiedKey;
 use rustls::{Error, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
-use super::{Authorities, HTTP_1_1, HTTP_2, PROVIDER, Pair, TlsStream, subject, tickets};
+use super::record::TrafficSecrets;
+use super::tickets::{self, TicketSecret, TrustId};
+use super::whole_records::WholeRecords;
+use super::{Authorities, HTTP_1_1, HTTP_2, PROVIDER, Pair, TlsStream, subject};
 use crate::net::Socket;
 
-/// The TLS settings of a listener, complete and checked. Equal ones have the same certificates.
+/// The TLS settings of a listener, complete and checked. Equal ones have the same certificates
+/// and the same keys for tickets.
 pub struct Acceptor {
     config: Arc<ServerConfig>,
     pairs: Vec<Pair>,
     client_ca: Option<Authorities>,
+    ticket_keys: Vec<TicketSecret>,
     http2: bool,
 }
 
 impl Acceptor {
     /// The first of the pairs, of which at least one is needed, is for clients that name none of
     /// the others. With `client_ca`, a client must have a certificate issued by one of them.
+    /// Without `ticket_keys` the keys of tickets are the process's own.
     pub fn new(
         pairs: Vec<Pair>,
         client_ca: Option<Authorities>,
+        ticket_keys: Vec<TicketSecret>,
         http2: bool,
     ) -> Result<Self, Error> {
         let builder = ServerConfig::builder_with_provider(PROVIDER.clone())
@@ -48,13 +55,15 @@ impl Acceptor {
         if http2 {
             config.alpn_protocols.insert(0, HTTP_2.to_vec());
         }
-        config.ticketer = tickets::for_clients_of(client_ca.as_ref())?;
+        config.ticketer = tickets::sealer(&ticket_keys, client_ca.as_ref());
+        config.enable_secret_extraction = true;
         // Sessions that are remembered by id would be lost at each reload.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Self {
             config: Arc::new(config),
             pairs,
             client_ca,
+            ticket_keys,
             http2,
         })
     }
@@ -62,19 +71,36 @@ impl Acceptor {
     /// Does the handshake. The caller limits its time. Failures are common: port scanners, health
     /// checks, old clients.
     pub async fn accept(&self, socket: Socket) -> io::Result<TlsStream> {
-        let acceptor = TlsAcceptor::from(self.config.clone());
-        let stream = acceptor.accept(socket).await?;
+        let traffic = Arc::new(TrafficSecrets::default());
+        let mut config = ServerConfig::clone(&self.config);
+        config.key_log = traffic.clone();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let stream = acceptor.accept(WholeRecords::new(socket)).await?;
         let (_, session) = stream.get_ref();
         let client = session
             .peer_certificates()
             .and_then(|chain| chain.first())
             .map(|certificate| subject::of(certificate).unwrap_or_default());
-        Ok(TlsStream::of_client(stream.into(), client))
+        Ok(TlsStream::of_client(stream.into(), traffic, client))
     }
 
     /// Whether it demands client certificates, and from other authorities than `before`.
     pub fn asks_other_certificates_than(&self, before: &Self) -> bool {
         self.client_ca.is_some() && self.client_ca != before.client_ca
+    }
+
+    /// Names the authorities of which a client must have a certificate, the same in each process.
+    /// `None`: it needs none.
+    pub fn authorities(&self) -> Option<String> {
+        let authorities = self.client_ca.as_ref()?;
+        Some(TrustId::of(Some(authorities)).to_string())
+    }
+
+    /// Whether a client that has shown a certificate of [these authorities](Self::authorities) in
+    /// another process has shown enough.
+    pub fn asks_no_more_than(&self, shown: Option<&str>) -> bool {
+        let asked = self.authorities();
+        asked.is_none() || asked.as_deref() == shown
     }
 
     /// The first name of each certificate, and when the certificate expires.
@@ -90,7 +116,10 @@ impl Acceptor {
 
 impl PartialEq for Acceptor {
     fn eq(&self, other: &Self) -> bool {
-        self.pairs == other.pairs && self.client_ca == other.client_ca && self.http2 == other.http2
+        self.pairs == other.pairs
+            && self.client_ca == other.client_ca
+            && self.ticket_keys == other.ticket_keys
+            && self.http2 == other.http2
     }
 }
 

@@ -13,6 +13,8 @@ use rustls::sign::SingleCertAndKey;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use tokio_rustls::TlsConnector;
 
+use super::record::TrafficSecrets;
+use super::whole_records::WholeRecords;
 use super::{Authorities, HTTP_1_1, PROVIDER, Pair, TlsStream};
 use crate::net::Socket;
 
@@ -58,6 +60,7 @@ impl Connector {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![HTTP_1_1.to_vec()];
+        config.enable_secret_extraction = true;
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Ok(Self {
             number: NEXT.fetch_add(1, Relaxed),
@@ -80,9 +83,12 @@ impl Connector {
             Some(name) => name.clone(),
             None => ServerName::IpAddress(address.ip().to_canonical().into()),
         };
-        let connector = TlsConnector::from(self.config.clone());
-        match connector.connect(name, socket).await {
-            Ok(stream) => Ok(TlsStream::to_server(stream.into())),
+        let traffic = Arc::new(TrafficSecrets::default());
+        let mut config = ClientConfig::clone(&self.config);
+        config.key_log = traffic.clone();
+        let connector = TlsConnector::from(Arc::new(config));
+        match connector.connect(name, WholeRecords::new(socket)).await {
+            Ok(stream) => Ok(TlsStream::to_server(stream.into(), traffic)),
             Err(error) => Err(with_remedy(error)),
         }
     }

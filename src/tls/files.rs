@@ -33,6 +33,12 @@ pub enum FileError {
     Broken { file: PathBuf, cause: String },
     #[error("the key does not match the certificate in {}", file.display())]
     Mismatch { file: PathBuf, matches_other: bool },
+    #[error("{} holds {length} bytes, and a ticket key has at least {least}", file.display())]
+    ShortSecret {
+        file: PathBuf,
+        length: usize,
+        least: usize,
+    },
 }
 
 /// What a file contains instead of a key.
@@ -74,13 +80,16 @@ impl FileError {
                 true => "it matches another one in there: the server's own must be the first",
                 false => "name the key that the certificate was made for",
             }),
+            Self::ShortSecret { .. } => {
+                Some("make one of random bytes, for all nodes: openssl rand -out FILE 48")
+            }
         }
     }
 }
 
 /// The certificates of a file in its order, at least one.
 pub fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, FileError> {
-    let pem = read(file)?;
+    let pem = read_pem(file)?;
     let broken = |cause: String| FileError::Broken {
         file: file.to_owned(),
         cause,
@@ -101,7 +110,7 @@ pub fn read_chain(file: &Path) -> Result<Vec<CertificateDer<'static>>, FileError
 }
 
 pub fn read_key(file: &Path) -> Result<Arc<dyn SigningKey>, FileError> {
-    let pem = read(file)?;
+    let pem = read_pem(file)?;
     let Ok(key) = PrivateKeyDer::from_pem_slice(&pem) else {
         let mut sections = <(SectionKind, Vec<u8>)>::pem_slice_iter(&pem);
         let has = match () {
@@ -129,23 +138,28 @@ fn is_encrypted(pem: &[u8]) -> bool {
     pem.contains("BEGIN ENCRYPTED PRIVATE KEY") || pem.contains("Proc-Type: 4,ENCRYPTED")
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, FileError> {
-    let read = match fs::metadata(file) {
-        // Opening a pipe without a writer would block.
-        Ok(meta) if !meta.is_file() => Err(io::Error::other("not a regular file")),
-        Ok(_) => fs::read(file),
-        Err(error) => Err(error),
-    };
-    let mut pem = read.map_err(|cause| FileError::Unreadable {
-        file: file.to_owned(),
-        cause,
-    })?;
+fn read_pem(file: &Path) -> Result<Vec<u8>, FileError> {
+    let mut pem = read(file)?;
     // Editors on Windows put a byte order mark before the first line, which makes that line invalid
     // PEM.
     if pem.starts_with(BYTE_ORDER_MARK) {
         pem.drain(..BYTE_ORDER_MARK.len());
     }
     Ok(pem)
+}
+
+/// As it stands.
+pub(super) fn read(file: &Path) -> Result<Vec<u8>, FileError> {
+    let read = match fs::metadata(file) {
+        // Opening a pipe without a writer would block.
+        Ok(meta) if !meta.is_file() => Err(io::Error::other("not a regular file")),
+        Ok(_) => fs::read(file),
+        Err(error) => Err(error),
+    };
+    read.map_err(|cause| FileError::Unreadable {
+        file: file.to_owned(),
+        cause,
+    })
 }
 
 /// A certificate with its chain and its matching key.
@@ -266,6 +280,10 @@ impl Authorities {
             certificates: certificates.into(),
             store: Arc::new(store),
         })
+    }
+
+    pub(super) fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.certificates
     }
 
     pub(super) fn store(&self) -> Arc<RootCertStore> {

@@ -1,20 +1,25 @@
 //! TLS to clients and servers: rustls on our own sockets. Pingora and the relay see plain text.
 //!
 //! ```text
-//!   files ──► Pair, Authorities      read and checked with the configuration
+//!   files ──► Pair, Authorities, TicketSecret      read and checked with the configuration
 //!                │
 //!   Acceptor ────┤   a listener's: by name, mTLS, tickets ──► TlsStream
 //!   Connector ───┘   an upstream's: name, authorities       ──► the same
 //! ```
+//!
+//! A [`TlsStream`] that has become a session, or moves to another process, leaves rustls and goes
+//! on with the [record layer](record) alone.
 
 mod acceptor;
 mod connector;
 mod files;
+pub mod record;
 mod revision;
 mod security;
 mod stream;
 mod subject;
-mod tickets;
+pub mod tickets;
+mod whole_records;
 
 use std::sync::{Arc, LazyLock};
 

@@ -1,52 +1,175 @@
-//! Session tickets. Their keys live as long as the process and change every few hours, so that
-//! tickets stay valid after a reload.
+//! Session tickets, which are sealed with keys from the listener's `ticket_keys`, or with those
+//! that the process makes itself. Both outlast a reload; the process's own can go to another
+//! process by [`export`] and [`import`].
 //!
-//! rustls resumes a session of mTLS without checking the client's certificate again. So listeners
-//! share keys only if they trust the same authorities: a ticket from a listener without client
-//! certificates is useless on one with them, and tickets of a removed authority become invalid.
+//! rustls resumes a session of mTLS without checking the client's certificate again. So the keys of
+//! a listener depend on the authorities that it trusts for clients, wherever they come from: a
+//! ticket from a listener without client certificates is useless on one with them, and tickets of
+//! a removed authority become invalid.
 
+mod key;
+mod rotation;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-use rustls::Error;
-use rustls::crypto::ring::Ticketer;
+use rustls::pki_types::UnixTime;
 use rustls::server::ProducesTickets;
+use zeroize::Zeroizing;
 
-use super::Authorities;
+use super::{Authorities, FileError, files};
+use key::{LIFETIME, TicketKey};
+use rotation::Rotation;
 
-type Known = (Option<Authorities>, Arc<dyn ProducesTickets>);
+pub use key::TrustId;
 
-static KNOWN: Mutex<Vec<Known>> = Mutex::new(Vec::new());
+/// As many as nginx asks for, and more than any key that is derived from them needs.
+const SECRET_MIN: usize = 48;
 
-/// The keys of listeners that trust these authorities for clients.
-pub fn for_clients_of(
-    authorities: Option<&Authorities>,
-) -> Result<Arc<dyn ProducesTickets>, Error> {
-    let mut known = KNOWN.lock();
-    let same = known
-        .iter()
-        .find(|(others, _)| others.as_ref() == authorities);
-    if let Some((_, tickets)) = same {
-        return Ok(tickets.clone());
+/// The keys that this process makes itself.
+static OWN: Rotation = Rotation::new();
+
+/// The content of a file of `ticket_keys`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TicketSecret(Arc<Zeroizing<Vec<u8>>>);
+
+impl TicketSecret {
+    /// Every byte counts, also a line's end at the end: the files of all nodes must be the same.
+    pub fn read(file: &Path) -> Result<Self, FileError> {
+        let content = Zeroizing::new(files::read(file)?);
+        if content.len() < SECRET_MIN {
+            return Err(FileError::ShortSecret {
+                file: file.to_owned(),
+                length: content.len(),
+                least: SECRET_MIN,
+            });
+        }
+        Ok(Self(Arc::new(content)))
     }
-    let tickets = Ticketer::new()?;
-    known.push((authorities.cloned(), tickets.clone()));
-    Ok(tickets)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_who_trusts_the_same_authorities_has_the_same_keys() {
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/tls/subject.pem");
-        let read = || Authorities::read(file.as_ref()).unwrap();
-        let ticket = for_clients_of(Some(&read())).unwrap();
-        let sealed = ticket.encrypt(b"session").unwrap();
-        let same = for_clients_of(Some(&read())).unwrap();
-        assert_eq!(same.decrypt(&sealed).as_deref(), Some(&b"session"[..]));
-        let nobodys = for_clients_of(None).unwrap();
-        assert_eq!(nobodys.decrypt(&sealed), None);
+/// Hides the secret, because `Debug` output goes to logs.
+impl fmt::Debug for TicketSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TicketSecret(…)")
     }
+}
+
+/// The secrets of the process's own keys, for the process that takes over. They are secret: they
+/// open every ticket that this process has sealed.
+pub fn export() -> Zeroizing<Vec<u8>> {
+    OWN.export(UnixTime::now())
+}
+
+/// Goes on with the keys of the process that this one takes over from. What does not come from an
+/// [`export`] is ignored: the clients of then need a full handshake, nothing else.
+pub fn import(bytes: &[u8]) {
+    if let Err(error) = OWN.import(UnixTime::now(), bytes) {
+        log::debug!("the ticket keys of the old process are not taken: {error}");
+    }
+}
+
+/// For a listener that trusts these authorities for clients. Without `secrets`: keys of the
+/// process's own.
+pub(super) fn sealer(
+    secrets: &[TicketSecret],
+    client_ca: Option<&Authorities>,
+) -> Arc<dyn ProducesTickets> {
+    let trust = TrustId::of(client_ca);
+    match secrets {
+        [] => Arc::new(OwnKeys {
+            rotation: &OWN,
+            trust,
+        }),
+        secrets => Arc::new(FileKeys::new(secrets, trust)),
+    }
+}
+
+/// Derived from files. The first one seals.
+#[derive(Debug)]
+struct FileKeys(Vec<TicketKey>);
+
+impl FileKeys {
+    fn new(secrets: &[TicketSecret], trust: TrustId) -> Self {
+        let derive = |secret: &TicketSecret| TicketKey::derive(&secret.0, trust);
+        Self(secrets.iter().map(derive).collect())
+    }
+
+    fn seal(&self, now: UnixTime, session: &[u8]) -> Option<Vec<u8>> {
+        self.0.first()?.seal(now, session)
+    }
+
+    fn open(&self, now: UnixTime, ticket: &[u8]) -> Option<Vec<u8>> {
+        let named = self.0.iter().find(|key| key.is_named_by(ticket))?;
+        named.open(now, ticket)
+    }
+}
+
+impl ProducesTickets for FileKeys {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    fn lifetime(&self) -> u32 {
+        lifetime()
+    }
+
+    fn encrypt(&self, session: &[u8]) -> Option<Vec<u8>> {
+        self.seal(UnixTime::now(), session)
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        self.open(UnixTime::now(), ticket)
+    }
+}
+
+/// Made by a process, and changed every few hours.
+struct OwnKeys<'a> {
+    rotation: &'a Rotation,
+    trust: TrustId,
+}
+
+impl OwnKeys<'_> {
+    fn seal(&self, now: UnixTime, session: &[u8]) -> Option<Vec<u8>> {
+        self.rotation
+            .sealing_key(now, self.trust)?
+            .seal(now, session)
+    }
+
+    fn open(&self, now: UnixTime, ticket: &[u8]) -> Option<Vec<u8>> {
+        let key = self.rotation.opening_key(now, self.trust, ticket)?;
+        key.open(now, ticket)
+    }
+}
+
+impl ProducesTickets for OwnKeys<'static> {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    fn lifetime(&self) -> u32 {
+        lifetime()
+    }
+
+    fn encrypt(&self, session: &[u8]) -> Option<Vec<u8>> {
+        self.seal(UnixTime::now(), session)
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        self.open(UnixTime::now(), ticket)
+    }
+}
+
+impl fmt::Debug for OwnKeys<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OwnKeys(…)")
+    }
+}
+
+/// In seconds, as clients are told.
+fn lifetime() -> u32 {
+    u32::try_from(LIFETIME.as_secs()).unwrap_or(u32::MAX)
 }

@@ -35,6 +35,11 @@ fn messages_of_the_hand_over() {
 }
 
 #[test]
+fn records_of_tls() {
+    replay("tls_record", 10, checks::tls_record);
+}
+
+#[test]
 fn templates() {
     replay("template", 10, checks::template);
 }

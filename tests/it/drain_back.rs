@@ -97,7 +97,7 @@ async fn a_session_that_begins_while_the_old_process_winds_down_is_told() {
         _ => Answer::upgrade(request),
     })
     .await;
-    let server = "server: { drain: { window: 500ms, deadline: 20s } }";
+    let server = "server: { tls_sessions: tell, drain: { window: 500ms, deadline: 20s } }";
     let config = Config::to(&[&late]).top(server).top(ADMIN);
     let config = config.tls(certificates(&[&pair]));
     let prusik = Prusik::start(config).await;

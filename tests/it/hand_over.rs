@@ -104,6 +104,23 @@ fn new_process() {
             link.serve();
             hang();
         }
+        "is_of_the_second_version" => {
+            assert_eq!(link.get_ready(2).protocol, 2);
+            link.serve();
+            let mut adopted = Vec::new();
+            while let Some(heard) = link.hear() {
+                match heard.message {
+                    Message::Session { number, session } => {
+                        assert!(session.client.tls.is_none() && session.server.tls.is_none());
+                        link.say(&Message::Adopted { number });
+                        adopted.push(heard.descriptors);
+                    }
+                    Message::End => break,
+                    _ => {}
+                }
+            }
+            hang();
+        }
         "is_of_the_first_version" => {
             assert_eq!(link.get_ready(wire::FIRST).protocol, wire::FIRST);
             link.serve();

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The shipped units under a real systemd: start, reload, upgrade, kill -9, watchdog, stop.
+"""The shipped units under a real systemd: start, reload, upgrade, restart, kill -9, watchdog, stop.
 
 usage: systemd.py PRUSIK [WORKDIR] [RELEASE]
 WORKDIR keeps the Debian that is booted (default target/systemd); RELEASE: which (default bookworm).
@@ -163,6 +163,17 @@ def one_request(port, path="/", timeout=30):
         return repr(error)
 
 
+def ask_again(kept):
+    """One more request on a connection that is kept."""
+    kept.sendall(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+    answer = b""
+    while not answer.endswith(b"served\n"):
+        some = kept.recv(4096)
+        assert some, f"the connection ended after {answer}"
+        answer += some
+    assert answer.startswith(b"HTTP/1.1 200 "), answer
+
+
 class Session:
     """A WebSocket that echoes all the time."""
 
@@ -170,7 +181,7 @@ class Session:
     async def open(cls, port):
         session = cls()
         session.ws = await websockets.connect(f"ws://127.0.0.1:{port}/ws", ping_interval=None)
-        session.echoes, session.fault = 0, None
+        session.echoes, session.fault, session.longest = 0, None, 0
         session.task = asyncio.create_task(session.talk())
         return session
 
@@ -178,16 +189,22 @@ class Session:
         try:
             while True:
                 text = f"message {self.echoes}"
+                began = time.monotonic()
                 await self.ws.send(text)
                 assert await asyncio.wait_for(self.ws.recv(), 10) == text
+                self.longest = max(self.longest, time.monotonic() - began)
                 self.echoes += 1
                 await asyncio.sleep(0.005)
         except Exception as error:
             self.fault = error
 
+    async def told_to_go(self):
+        await asyncio.wait_for(self.task, 10)
+        return self.ws.close_code
+
     async def goes_on(self):
         before = self.echoes
-        end = time.monotonic() + 5
+        end = time.monotonic() + 20
         while self.echoes < before + 20:
             assert self.fault is None and time.monotonic() < end, f"the session: {self.fault!r}"
             await asyncio.sleep(0.01)
@@ -265,6 +282,10 @@ async def main():
         await reloads(machine, port)
         await upgrades(machine, port)
         await fails_to_upgrade(machine, port)
+        await restarts(machine, port)
+        await restarts_with_a_wrong_file(machine, port)
+        await restarts_into_a_program_that_crashes(machine, port)
+        await restarts_without_a_store(machine, port)
         await watchdog(machine, port)
         await stops(machine, port)
         await refuses_a_wrong_file(machine, port)
@@ -403,6 +424,99 @@ async def fails_to_upgrade(machine, port):
     await session.close()
 
 
+async def restarts(machine, port):
+    sessions = await asyncio.gather(*(Session.open(port) for _ in range(200)))
+    idle = socket.create_connection(("127.0.0.1", port), 30)
+    with Callers(port) as callers:
+        for turn in (1, 2, 3):
+            before = await call(machine.pid)
+            await call(ask_again, idle)
+            for session in sessions:
+                session.longest = 0
+            started = time.monotonic()
+            await call(machine.run, "systemctl", "restart", "prusik")
+            took = time.monotonic() - started
+            await asyncio.gather(*(session.goes_on() for session in sessions))
+            await call(ask_again, idle)
+            now = await call(machine.show)
+            assert int(now["MainPID"]) not in (0, before), (now["MainPID"], before)
+            assert (now["ActiveState"], now["NRestarts"]) == ("active", "0"), now
+            assert now["NFileDescriptorStore"] == "0", now["NFileDescriptorStore"]
+            pause = max(session.longest for session in sessions)
+            shown(f"restart {turn}: {len(sessions)} sessions and a keep-alive connection go on; it took "
+                  f"{took:.2f} s, the longest echo {pause:.2f} s")
+    assert set(callers.counts) == {200}, callers.counts
+    shown(f"{callers.counts[200]} connects during the restarts, none refused or cut")
+    report = await call(machine.run, COMMAND, "status", *ADMIN)
+    assert "200" in report.stdout, report.stdout
+    started = time.monotonic()
+    await call(machine.run, "systemctl", "stop", "prusik")
+    took = time.monotonic() - started
+    codes = {await session.told_to_go() for session in sessions}
+    assert codes == {1012}, codes
+    now = await call(machine.show)
+    assert (now["Result"], now["ActiveState"]) == ("success", "inactive"), now
+    assert now["NFileDescriptorStore"] == "0", now["NFileDescriptorStore"]
+    shown(f"a stop after that still drains: each got Close 1012 within {took:.1f} s")
+    await call(machine.run, "systemctl", "start", "prusik")
+
+
+async def restarts_with_a_wrong_file(machine, port):
+    session = await Session.open(port)
+    good = (MACHINE / CONFIG).read_text()
+    machine.put(CONFIG, good.replace("upstream: app", "upstream: ap"))
+    failed = await call(machine.run, "systemctl", "restart", "prusik", check=False)
+    assert failed.returncode == 1, failed
+    assert await session.told_to_go() == 1012
+    said = await call(machine.journal)
+    assert "with this file no process would start, so sessions are told to go" in said, said
+    assert "did you mean" in said, said
+    machine.put(CONFIG, good)
+    await call(machine.run, "systemctl", "reset-failed", "prusik")
+    await call(machine.run, "systemctl", "start", "prusik")
+    shown("a restart with a wrong file: the session got Close 1012, and the journal says why")
+
+
+async def restarts_into_a_program_that_crashes(machine, port):
+    session = await Session.open(port)
+    path = MACHINE / BINARY
+    crashes = path.with_suffix(".crashes")
+    crashes.write_text(f"#!/bin/sh\n[ $1 = keep ] && exec {COMMAND}.good \"$@\"\nkill -SEGV $$\n")
+    crashes.chmod(0o755)
+    path.rename(path.with_suffix(".good"))
+    crashes.rename(path)
+    restarting = asyncio.create_task(
+        call(machine.run, "systemctl", "restart", "prusik", check=False))
+    await call(wait_for, "two crashes", lambda: int(machine.show()["NRestarts"]) >= 2, 20)
+    stored = (await call(machine.show))["NFileDescriptorStore"]
+    path.with_suffix(".good").rename(path)
+    await call(wait_for, "a process that serves", lambda:
+               machine.show()["ActiveState"] == "active", 20)
+    await restarting
+    await session.goes_on()
+    await session.close()
+    now = await call(machine.show)
+    assert now["NFileDescriptorStore"] == "0", now["NFileDescriptorStore"]
+    shown(f"a program that crashes at each start: systemd held {stored} descriptors over "
+          f"{now['NRestarts']} restarts, and the session goes on with the mended program")
+    await call(machine.run, "systemctl", "reset-failed", "prusik")
+
+
+async def restarts_without_a_store(machine, port):
+    """Of a unit of one's own, or where systemd has no room."""
+    drop_in = MACHINE / "etc/systemd/system/prusik.service.d/store.conf"
+    machine.put(drop_in.relative_to(MACHINE), "[Service]\nFileDescriptorStoreMax=0\n")
+    await call(machine.run, "systemctl", "daemon-reload")
+    session = await Session.open(port)
+    await call(machine.run, "systemctl", "restart", "prusik")
+    assert await session.told_to_go() == 1012
+    assert "FileDescriptorStoreMax= of the unit is missing" in await call(machine.journal)
+    drop_in.unlink()
+    await call(machine.run, "systemctl", "daemon-reload")
+    assert await call(one_request, port) == 200
+    shown("without FileDescriptorStoreMax= a restart tells the session to go, and the journal says why")
+
+
 async def watchdog(machine, port):
     now = await call(machine.show)
     assert now["WatchdogUSec"] == f"{WATCHDOG}s", now["WatchdogUSec"]
@@ -485,10 +599,13 @@ async def socket_activation(machine, port):
         await call(machine.run, COMMAND, "upgrade", *ADMIN)
         assert await call(machine.pid) != before
         await session.goes_on()
+        await call(machine.run, "systemctl", "restart", "prusik.service")
+        await session.goes_on()
     assert set(callers.counts) == {200}, callers.counts
     await session.close()
-    took, counts = await kill_without_a_refusal(machine, port, "3")
-    shown(f"upgrade with prusik.socket ({callers.counts}), and kill -9 of the new process: "
+    # The restart has set the count back.
+    took, counts = await kill_without_a_refusal(machine, port, "1")
+    shown(f"upgrade and restart with prusik.socket ({callers.counts}), and kill -9 of the new process: "
           f"restarted after {took:.1f} s; connects: {counts}")
 
 
@@ -558,26 +675,22 @@ async def holds_sessions_after_upgrades(machine, port, count):
     assert await call(machine.pid) == main
     for session in sessions:
         await session.goes_on()
-    took = []
-    for act in ("restart", "stop"):
-        started = time.monotonic()
-        await call(machine.run, "systemctl", act, "prusik.service")
-        took.append(time.monotonic() - started)
-        await asyncio.wait_for(asyncio.gather(*(session.task for session in sessions)), 5)
-        codes = [session.ws.close_code for session in sessions]
-        assert codes == [1012] * 20, codes
-        assert not await call(machine.is_there, main)
-        now = await call(machine.show)
-        if act == "restart":
-            assert now["ActiveState"] == "active" and now["NRestarts"] == "0", now
-            main = int(now["MainPID"])
-            sessions = [await Session.open(port) for _ in range(20)]
-            await call(machine.run, COMMAND, "upgrade", *ADMIN)
-            main = await call(machine.pid)
-        else:
-            assert (now["Result"], now["ActiveState"]) == ("success", "inactive"), now
+    await call(machine.run, "systemctl", "restart", "prusik.service")
+    for session in sessions:
+        await session.goes_on()
+    assert not await call(machine.is_there, main)
+    await call(machine.run, COMMAND, "upgrade", *ADMIN)
+    main = await call(machine.pid)
+    started = time.monotonic()
+    await call(machine.run, "systemctl", "stop", "prusik.service")
+    took = time.monotonic() - started
+    codes = [await session.told_to_go() for session in sessions]
+    assert codes == [1012] * 20, codes
+    assert not await call(machine.is_there, main)
+    now = await call(machine.show)
+    assert (now["Result"], now["ActiveState"]) == ("success", "inactive"), now
     shown(f"after {count} upgrades the main process is systemd's own child; 20 sessions go on through "
-          f"a reload, and each gets Close 1012 at a restart ({took[0]:.1f} s) and a stop ({took[1]:.1f} s)")
+          f"a reload, a restart and one more upgrade, and each gets Close 1012 at a stop ({took:.1f} s)")
 
 
 async def leaves_systemd_its_files(machine, port):

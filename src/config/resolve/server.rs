@@ -9,7 +9,7 @@ use super::{Errors, address};
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::{OptionalPeriod, Period, Section, Texts};
-use crate::config::{Admin, Drain, ListenAddress, Server, Tunnel};
+use crate::config::{Admin, Drain, ListenAddress, Server, TlsSessions, Tunnel};
 use crate::net::overlap;
 use crate::websocket::frames::may_be_sent;
 
@@ -47,6 +47,10 @@ pub fn server(raw: raw::Server, at: Cursor<'_>, errors: &mut Errors) -> Option<S
         },
         pid_file: raw.pid_file.map(PathBuf::from),
         hand_over: hand_over?,
+        tls_sessions: match raw.tls_sessions {
+            Some(raw::TlsSessions::Tell) => TlsSessions::Tell,
+            Some(raw::TlsSessions::Move) | None => TlsSessions::Move,
+        },
         tunnel: match raw.tunnel {
             Some(raw::Tunnel::Pingora) => Tunnel::Pingora,
             Some(raw::Tunnel::Relay) | None => Tunnel::Relay,

@@ -11,6 +11,7 @@ use super::Errors;
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::Section;
+use crate::tls::tickets::TicketSecret;
 use crate::tls::{
     Acceptor, Authorities, Connector, FileError, Pair, ServerTrust, read_chain, read_key,
     system_authorities,
@@ -55,17 +56,60 @@ pub fn acceptor(
         Some(file) => authorities(&label, &file, at.key("client_ca"), errors).map(Some),
         None => (!at.key("client_ca").damaged()).then_some(None),
     };
+    let ticket_keys = ticket_keys(&label, raw.ticket_keys, at, errors);
     let pairs: Vec<Pair> = pairs.into_iter().collect::<Option<_>>()?;
     if pairs.is_empty() {
         return None;
     }
-    match Acceptor::new(pairs, client_ca?, raw.http2.unwrap_or(false)) {
+    match Acceptor::new(pairs, client_ca?, ticket_keys?, raw.http2.unwrap_or(false)) {
         Ok(acceptor) => Some(Arc::new(acceptor)),
         Err(error) => {
             errors.push(at.key_error(format!("the tls of {label} cannot be used: {error}")));
             None
         }
     }
+}
+
+/// Empty if the key is not there.
+fn ticket_keys(
+    label: &str,
+    raw: Option<Vec<String>>,
+    at: Cursor<'_>,
+    errors: &mut Errors,
+) -> Option<Vec<TicketSecret>> {
+    let Some(files) = raw else {
+        // If there is one that could not be decoded, that was reported.
+        return at.lacks("ticket_keys").then(Vec::new);
+    };
+    let list = at.key("ticket_keys");
+    if files.is_empty() && !list.damaged() {
+        errors.push(
+            list.error(format!("\"ticket_keys\" of {label} is empty"))
+                .hint("name a file, or leave the key out: prusik makes keys of its own"),
+        );
+    }
+    let mut is_whole = !files.is_empty() && !list.damaged();
+    let mut secrets: Vec<TicketSecret> = Vec::new();
+    let mut read: Vec<&str> = Vec::new();
+    for (i, file) in files.iter().enumerate() {
+        let secret = TicketSecret::read(Path::new(file));
+        let Some(secret) = report(label, secret, list.index(i), errors) else {
+            is_whole = false;
+            continue;
+        };
+        if let Some(same) = secrets.iter().position(|other| *other == secret) {
+            is_whole = false;
+            let what = match read[same] {
+                twice if twice == file => format!("{label} names {file} twice"),
+                other => format!("{label}: {file} holds the same key as {other}"),
+            };
+            let error = list.index(i).error(what);
+            errors.push(error.hint("remove one of them: each opens its own tickets"));
+        }
+        secrets.push(secret);
+        read.push(file);
+    }
+    is_whole.then_some(secrets)
 }
 
 /// The connector of an upstream. `names`: the names of its servers in the file, each once.

@@ -21,7 +21,7 @@ pub use listener::{CertificatePair, Listener, ListenerTls};
 pub use route::{
     Forwarded, HeaderRules, Headers, Match, Redirect, Respond, Route, Stream, Timeouts, WebSocket,
 };
-pub use server::{AccessLog, Admin, Drain, LogFormat, Server, Tracing, Tunnel};
+pub use server::{AccessLog, Admin, Drain, LogFormat, Server, TlsSessions, Tracing, Tunnel};
 pub use upstream::{
     Balance, Discover, Eject, HealthCheck, HealthCheckKind, OnGone, ServerTable, Start, Upstream,
     UpstreamTls,

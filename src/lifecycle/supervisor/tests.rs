@@ -160,6 +160,67 @@ fn a_stop_that_was_passed_on_is_not_lost_with_the_new_process() {
     );
 }
 
+#[test]
+fn a_stop_that_is_part_of_a_restart_keeps_the_sessions_if_it_can() {
+    let begun = || {
+        let mut supervisor = Supervisor::new(false);
+        assert_eq!(
+            supervisor.on(Event::Restart(Signal::Terminate)),
+            [Action::Enter(Phase::HandingOver), Action::Keep]
+        );
+        supervisor
+    };
+    let mut kept = begun();
+    assert_eq!(kept.on(Event::Signal(Signal::Terminate)), []);
+    assert_eq!(kept.on(Event::Command(1)), [Action::Do(1)]);
+    let refused = |change, asker| [Action::Refuse(change, asker, Reason::Stopping)];
+    assert_eq!(
+        kept.on(Event::Asked(Change::Upgrade, 2)),
+        refused(Change::Upgrade, Asker::Caller(2))
+    );
+    assert_eq!(
+        kept.on(Event::Signal(Signal::Hangup)),
+        refused(Change::Reload, Asker::Signal)
+    );
+    assert_eq!(kept.on(Event::Kept(true)), [Action::Exit]);
+
+    assert_eq!(
+        begun().on(Event::Kept(false)),
+        [
+            Action::Enter(Phase::Serving),
+            Action::Enter(Phase::Stopping(Stopping::Announced)),
+            Action::Announce(Signal::Terminate)
+        ]
+    );
+    let mut interrupted = begun();
+    let interrupt = Event::Signal(Signal::Interrupt);
+    assert_eq!(interrupted.on(interrupt), [Action::CallKeepOff]);
+    let actions = interrupted.on(Event::Kept(false));
+    assert_eq!(actions.last(), Some(&Action::Stop(Stop::Now)));
+}
+
+#[test]
+fn with_another_process_around_a_restart_is_a_stop() {
+    let announced = Action::Announce(Signal::Terminate);
+    let restart = Event::Restart(Signal::Terminate);
+    let mut waiting = Supervisor::new(true);
+    assert_eq!(waiting.on(restart), [Action::AwaitPredecessor]);
+    // The process before passes its own signal on.
+    assert_eq!(waiting.on(Event::Signal(Signal::Terminate)), []);
+    let kept = waiting.clone().on(Event::PredecessorGone);
+    assert_eq!(kept, [Action::Enter(Phase::HandingOver), Action::Keep]);
+    let interrupted = waiting.clone().on(Event::Signal(Signal::Interrupt));
+    assert_eq!(interrupted.last(), Some(&Action::Stop(Stop::Now)));
+    let actions = waiting.on(Event::PredecessorStays);
+    assert_eq!(actions[0], Action::SayNotKept(Reason::PredecessorStays));
+    assert!(actions.contains(&announced));
+    let mut starting = Supervisor::new(false);
+    starting.on(Event::Asked(Change::Upgrade, 1));
+    assert!(starting.on(restart).contains(&announced));
+    let passed_on = Action::PassSignalOn(Signal::Terminate);
+    assert!(handing_over().on(restart).contains(&passed_on));
+}
+
 fn event() -> impl Strategy<Value = Event> {
     let signal = prop_oneof![
         Just(Signal::Hangup),
@@ -187,6 +248,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::PredecessorGone),
         1 => Just(Event::PredecessorStays),
         1 => Just(Event::Announced),
+        1 => Just(Event::Restart(Signal::Terminate)),
+        1 => prop_oneof![Just(true), Just(false)].prop_map(Event::Kept),
     ]
 }
 
@@ -198,6 +261,8 @@ struct World {
     reloads: bool,
     /// A new process is there.
     starts: bool,
+    /// The sessions are being given to systemd.
+    keeps: bool,
     stops: u32,
     phase: Option<Phase>,
     is_over: bool,
@@ -213,6 +278,7 @@ impl World {
             Event::HandedOver(HandedOver::Failed) => self.starts && phase != Phase::WindingDown,
             Event::HandedOver(HandedOver::Stopped) => self.starts && phase.moves(),
             Event::HandedOver(_) => self.starts && phase == Phase::WindingDown,
+            Event::Kept(_) => self.keeps,
             Event::Announced => phase == Phase::Stopping(Stopping::Announced),
             _ => true,
         }
@@ -235,6 +301,11 @@ impl World {
             Action::Start(_) => {
                 assert!(!self.reloads && !self.starts, "two changes at a time");
                 self.starts = true;
+                None
+            }
+            Action::Keep => {
+                assert!(!self.reloads && !self.starts, "two changes at a time");
+                self.keeps = true;
                 None
             }
             Action::AbortReload => {
@@ -296,6 +367,7 @@ proptest! {
             match event {
                 Event::Reloaded => world.reloads = false,
                 Event::HandedOver(_) => world.starts = false,
+                Event::Kept(_) => world.keeps = false,
                 _ => {}
             }
             for action in supervisor.on(event) {

@@ -8,14 +8,18 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::census::HeldCounts;
+use super::protocol::frame::Secret;
 use super::protocol::wire;
 use crate::app::App;
 use crate::forward::proxy_protocol::AddrPair;
 use crate::limits::Permit;
+use crate::net::Socket;
 use crate::session::live::{Identity, LiveSession, SessionKind};
 use crate::session::relay::{Clocks, Limits};
 use crate::session::traffic::Traffic;
 use crate::session::{Admission, Relaying, Session};
+use crate::tls::record::Saved;
+use crate::tls::{Security, TlsStream};
 use crate::transport::Transport;
 use crate::upstream::Lease;
 
@@ -54,11 +58,44 @@ pub fn about(session: &Session, app: &App) -> wire::About {
     }
 }
 
+/// What is known of a connection's TLS, but for its keys. `None`: it is plain text.
+pub fn tls(transport: &Transport) -> Option<wire::Tls> {
+    match transport.security() {
+        Security::Plain => None,
+        Security::Tls { client } => Some(wire::Tls {
+            client: client.map(|client| client.to_string()),
+            needs_close_notify: transport.needs_close_notify(),
+        }),
+    }
+}
+
 /// What came with a message.
 pub struct Attachments {
     pub to_client: Vec<u8>,
     pub to_server: Vec<u8>,
+    pub client_tls: Secret,
+    pub server_tls: Secret,
     pub descriptors: Vec<OwnedFd>,
+}
+
+/// Must be called inside the runtime.
+pub fn transport(
+    kind: wire::Socket,
+    descriptor: OwnedFd,
+    tls: Option<wire::Tls>,
+    keys: &Secret,
+) -> io::Result<Transport> {
+    let socket = Socket::from_descriptor(kind.into(), descriptor)?;
+    let Some(tls) = tls else {
+        return match keys.0.is_empty() {
+            true => Ok(socket.into()),
+            false => Err(io::Error::other("plain text came with keys of TLS")),
+        };
+    };
+    let saved = Saved::from_bytes(&keys.0);
+    let client = tls.client.map(Into::into);
+    let stream = TlsStream::restore(socket, &saved, client, tls.needs_close_notify);
+    Ok(stream.map_err(io::Error::other)?.into())
 }
 
 /// The two sockets of a session, the client's first.

@@ -18,9 +18,10 @@ use rustix::net::{
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout};
+use zeroize::Zeroizing;
 
 use super::protocol::Message;
-use super::protocol::frame::{Decoded, Framing, Header, decode, encode, read_header};
+use super::protocol::frame::{Beside, Decoded, Framing, Header, decode, encode, read_header};
 
 /// A parcel has at most two: the client's socket and the server's.
 const DESCRIPTORS_MAX: usize = 2;
@@ -55,12 +56,12 @@ pub struct Link {
 #[derive(Default)]
 struct Incoming {
     header: Option<Header>,
-    bytes: Vec<u8>,
+    bytes: Zeroizing<Vec<u8>>,
     descriptors: Vec<OwnedFd>,
 }
 
 struct Outgoing {
-    bytes: Vec<u8>,
+    bytes: Zeroizing<Vec<u8>>,
     sent: usize,
     parcel: Option<Arc<dyn Descriptors>>,
 }
@@ -86,20 +87,25 @@ impl Link {
 
     /// Queues a message. It is sent while [`Link::hear`] or [`Link::flush`] is awaited.
     pub fn say(&mut self, message: &Message) -> io::Result<()> {
-        self.say_with(message, [&[], &[]], None, 0)
+        self.say_with(message, Beside::default(), None, 0)
     }
 
-    /// `waiting`: the bytes for the client and for the server. `count`: the number of descriptors.
+    /// `count`: the number of descriptors.
     pub fn say_with(
         &mut self,
         message: &Message,
-        waiting: [&[u8]; 2],
+        beside: Beside<'_>,
         parcel: Option<Arc<dyn Descriptors>>,
         count: usize,
     ) -> io::Result<()> {
-        let bytes = encode(self.framing, message, waiting, count)?;
+        self.pass(encode(self.framing, message, beside, count)?, parcel);
+        Ok(())
+    }
+
+    /// Queues a message that is encoded already.
+    pub fn pass(&mut self, bytes: Zeroizing<Vec<u8>>, parcel: Option<Arc<dyn Descriptors>>) {
         if self.is_deaf {
-            return Ok(());
+            return;
         }
         if self.outgoing.is_empty() {
             self.moved = Instant::now();
@@ -109,7 +115,6 @@ impl Link {
             sent: 0,
             parcel,
         });
-        Ok(())
     }
 
     /// Gives the socket back for another link, when nothing is being sent.

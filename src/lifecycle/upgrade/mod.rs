@@ -9,7 +9,8 @@
 //! ```
 //!
 //! The two processes meet in one of two ways: [`exec`] starts the new process, or something else
-//! has started it and it asks at a socket ([`rendezvous`]).
+//! has started it and it asks at a socket ([`rendezvous`]). If systemd ends the old process before
+//! it starts the new one, they do not meet, and what the old one would say waits in a [`store`].
 //!
 //! [`old`] and [`new`] are values without sockets, and [`model`] looks at every order in which
 //! things can happen to both.
@@ -24,10 +25,12 @@ mod link;
 mod model;
 mod new;
 pub mod old;
+pub mod predecessor;
 mod program;
 pub mod protocol;
 pub mod rendezvous;
 mod snapshot;
+pub mod store;
 mod stream_snapshot;
 mod successor;
 pub mod take_over;

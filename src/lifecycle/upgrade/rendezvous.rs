@@ -17,10 +17,10 @@ use tokio::time::timeout;
 
 use super::exec::own_pidfd;
 use super::link::{Descriptors, Heard, Link};
-use super::protocol::frame::Decoded;
+use super::predecessor::{Named, Predecessor};
+use super::protocol::frame::{Beside, Decoded};
 use super::protocol::{Message, wire};
 use super::successor::Guest;
-use super::take_over::{Named, Predecessor};
 
 /// How long the other side may take for its next message.
 const SAID_WITHIN: Duration = Duration::from_secs(5);
@@ -128,7 +128,7 @@ impl Visit {
 fn say(link: &mut Link, message: &Message, descriptor: Option<OwnedFd>) -> io::Result<()> {
     let count = usize::from(descriptor.is_some());
     let parcel = descriptor.map(|descriptor| Arc::new(One(descriptor)) as Arc<dyn Descriptors>);
-    link.say_with(message, [&[], &[]], parcel, count)
+    link.say_with(message, Beside::default(), parcel, count)
 }
 
 async fn hear(link: &mut Link) -> io::Result<(Message, Option<OwnedFd>)> {

@@ -6,20 +6,21 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use bytes::BytesMut;
 use tokio::time::Instant;
 
-use super::about::{Attachments, about, arrive, sockets};
+use super::about::{self, Attachments, about, arrive, sockets};
 use super::census::{CensusKey, HeldCounts};
 use super::link::Descriptors;
+use super::protocol::frame::{Beside, Secret};
 use super::protocol::{Message, wire};
 use super::stream_snapshot;
 use crate::app::App;
 use crate::forward::proxy_protocol::AddrPair;
 use crate::limits::Permit;
-use crate::net::{BoundId, Socket, SocketKind};
+use crate::net::BoundId;
 use crate::session::leg::{Leg, SendState};
 use crate::session::live::SessionKind;
 use crate::session::relay::Relay;
 use crate::session::{ClientEnd, IdleConnection, Relaying, Session};
-use crate::transport::Transport;
+use crate::tls::record::Saved;
 use crate::websocket::frames::FrameScanner;
 
 /// What moves to the new process.
@@ -41,46 +42,68 @@ impl Descriptors for Parcel {
     }
 }
 
+/// A parcel as it is sent.
+#[derive(Debug)]
+pub struct Packed {
+    pub message: Message,
+    /// How many descriptors belong to it.
+    pub descriptors: usize,
+    client_tls: Option<Saved>,
+    server_tls: Option<Saved>,
+}
+
+impl Packed {
+    /// What is sent beside the message of this parcel.
+    pub fn beside<'a>(&'a self, parcel: &'a Parcel) -> Beside<'a> {
+        let [to_client, to_server] = parcel.waiting();
+        Beside {
+            to_client,
+            to_server,
+            client_tls: self.client_tls.as_ref().map_or(&[], Saved::as_bytes),
+            server_tls: self.server_tls.as_ref().map_or(&[], Saved::as_bytes),
+            tickets: &[],
+        }
+    }
+}
+
 impl Parcel {
-    /// Makes the message, and returns how many descriptors belong to it.
-    pub fn pack(&self, number: u64, app: &App) -> io::Result<(Message, usize)> {
-        match self {
+    /// From now on, nothing of it may be sealed here, unless it is certain that the new process has
+    /// not taken it.
+    pub fn pack(&self, number: u64, app: &App) -> io::Result<Packed> {
+        Ok(match self {
             Self::Session(session) => {
                 let about = about(session, app);
-                let message = match &session.relay {
-                    Relaying::Frames(relay) => Message::Session {
-                        number,
-                        session: Box::new(pack(about, relay)?),
+                let [client, server] = session.relay.transports();
+                Packed {
+                    client_tls: client.saved_tls()?,
+                    server_tls: server.saved_tls()?,
+                    message: match &session.relay {
+                        Relaying::Frames(relay) => Message::Session {
+                            number,
+                            session: Box::new(pack(about, relay)?),
+                        },
+                        Relaying::Events(relay) => Message::Stream {
+                            number,
+                            stream: Box::new(stream_snapshot::pack(about, relay)?),
+                        },
                     },
-                    Relaying::Events(relay) => Message::Stream {
-                        number,
-                        stream: Box::new(stream_snapshot::pack(about, relay)?),
-                    },
-                };
-                Ok((message, 2))
+                    descriptors: 2,
+                }
             }
-            Self::Idle(idle) => {
-                let gone = || io::Error::other("its listener is gone");
-                let (name, address) = app.listener_now(idle.listener).ok_or_else(gone)?;
-                let idle = wire::Idle {
-                    listener: address,
-                    kind: idle.client.transport.descriptor()?.0.into(),
-                    proxied: idle
-                        .client
-                        .admission
-                        .proxied
-                        .as_deref()
-                        .copied()
-                        .map(Into::into),
-                    name: Some(name),
-                };
-                Ok((Message::Idle { number, idle }, 1))
-            }
-        }
+            Self::Idle(idle) => Packed {
+                client_tls: idle.client.transport.saved_tls()?,
+                server_tls: None,
+                message: Message::Idle {
+                    number,
+                    idle: pack_idle(idle, app)?,
+                },
+                descriptors: 1,
+            },
+        })
     }
 
     /// The bytes that wait for its client and for its server.
-    pub fn waiting(&self) -> [&[u8]; 2] {
+    fn waiting(&self) -> [&[u8]; 2] {
         match self {
             Self::Session(session) => session.relay.waiting(),
             Self::Idle(idle) => [&[], &idle.client.early],
@@ -141,8 +164,33 @@ fn pack(about: wire::About, relay: &Relay) -> io::Result<wire::Session> {
     })
 }
 
+fn pack_idle(idle: &IdleConnection, app: &App) -> io::Result<wire::Idle> {
+    let gone = || io::Error::other("its listener is gone");
+    let (name, address) = app.listener_now(idle.listener).ok_or_else(gone)?;
+    let ClientEnd {
+        transport,
+        admission,
+        ..
+    } = &idle.client;
+    if app.is_outdated(idle.listener, admission.tls_revision) {
+        return Err(io::Error::other(
+            "its listener asks for more than it has shown",
+        ));
+    }
+    let proxied = idle.client.admission.proxied.as_deref().copied();
+    Ok(wire::Idle {
+        listener: address,
+        kind: transport.descriptor()?.0.into(),
+        proxied: proxied.map(Into::into),
+        name: Some(name),
+        tls: about::tls(transport),
+        vouched_by: app.authorities_of(idle.listener),
+    })
+}
+
 fn pack_leg(leg: &Leg) -> io::Result<wire::Leg> {
     Ok(wire::Leg {
+        tls: about::tls(&leg.transport),
         kind: leg.transport.descriptor()?.0.into(),
         scanner: leg.scanner.state().into(),
         ended: leg.ended,
@@ -158,9 +206,10 @@ pub fn unpack(
     app: &App,
     held: &mut HeldCounts,
 ) -> io::Result<Session> {
+    let keys = [&attachments.client_tls, &attachments.server_tls];
     let [client, server] = sockets(attachments.descriptors)?;
-    let client = unpack_leg(state.client, client, &attachments.to_client)?;
-    let server = unpack_leg(state.server, server, &attachments.to_server)?;
+    let client = unpack_leg(state.client, client, &attachments.to_client, keys[0])?;
+    let server = unpack_leg(state.server, server, &attachments.to_server, keys[1])?;
     let listener = state.listener.or_else(|| {
         // The first protocol sends only the listener's name at the beginning of the session.
         Some((state.identity.listener.clone(), String::new()))
@@ -184,7 +233,12 @@ pub fn unpack(
     Ok(arrived.begin(Relaying::Frames(relay), app))
 }
 
-fn unpack_leg(state: wire::Leg, descriptor: OwnedFd, waiting: &[u8]) -> io::Result<Leg> {
+fn unpack_leg(
+    state: wire::Leg,
+    descriptor: OwnedFd,
+    waiting: &[u8],
+    keys: &Secret,
+) -> io::Result<Leg> {
     let Some(scanner) = FrameScanner::from_state(state.scanner.into()) else {
         return Err(io::Error::other(
             "a session's parser is in a state that does not exist",
@@ -199,7 +253,7 @@ fn unpack_leg(state: wire::Leg, descriptor: OwnedFd, waiting: &[u8]) -> io::Resu
         None => SendState::Open,
     };
     Ok(Leg {
-        transport: Socket::from_descriptor(state.kind.into(), descriptor)?.into(),
+        transport: about::transport(state.kind, descriptor, state.tls, keys)?,
         waiting: BytesMut::from(waiting),
         scanner,
         ended: state.ended,
@@ -224,12 +278,12 @@ pub fn unpack_idle(
         Some(name) => app.find_listener(name, ""),
         None => app.find_listener("", &idle.listener),
     };
-    let bound = bound.filter(|bound| app.serves_plain(*bound, proxied.is_some()));
+    let shown = idle.tls.as_ref().map(|_| idle.vouched_by.as_deref());
+    let bound = bound.filter(|bound| app.serves_moved(*bound, shown, proxied.is_some()));
     let Some(bound) = bound else {
         return Err(io::Error::other("its listener is gone, or is another now"));
     };
-    let kind: SocketKind = idle.kind.into();
-    let transport = Transport::from(Socket::from_descriptor(kind, descriptor)?);
+    let transport = about::transport(idle.kind, descriptor, idle.tls, &attachments.client_tls)?;
     let came_in_on = idle.name.map(|name| (name, idle.listener));
     let admission = held.admission(app, bound, came_in_on, (&transport, proxied));
     let client = ClientEnd {

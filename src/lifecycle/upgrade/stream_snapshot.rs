@@ -4,15 +4,13 @@ use std::io;
 
 use bytes::BytesMut;
 
-use super::about::{Attachments, arrive, sockets};
+use super::about::{self, Attachments, arrive, sockets};
 use super::census::HeldCounts;
 use super::protocol::wire;
-
 use crate::app::App;
 use crate::event_stream::{self, EventScanner};
 use crate::http1::body::Body;
 use crate::http1::chunked::{self, ChunkScanner};
-use crate::net::Socket;
 use crate::session::event_relay::{ClientFraming, EventRelay, ServerStream};
 use crate::session::leg::Leg;
 use crate::session::live::SessionKind;
@@ -24,6 +22,8 @@ pub fn pack(about: wire::About, relay: &EventRelay) -> io::Result<wire::Stream> 
         about,
         client: relay.client.transport.descriptor()?.0.into(),
         server: relay.server.transport.descriptor()?.0.into(),
+        client_tls: about::tls(&relay.client.transport),
+        server_tls: about::tls(&relay.server.transport),
         client_ended: relay.client.ended,
         to_chunks: relay.framing == ClientFraming::Chunked,
         chunks: match body {
@@ -44,12 +44,14 @@ pub fn unpack(
     let [client, server] = sockets(attachments.descriptors)?;
     let stream = unpack_position(state.chunks, state.events)
         .ok_or_else(|| io::Error::other("a stream is in a state that does not exist"))?;
-    let client = Socket::from_descriptor(state.client.into(), client)?;
-    let mut client = Leg::with(client.into(), ());
+    let keys = &attachments.client_tls;
+    let client = about::transport(state.client, client, state.client_tls, keys)?;
+    let mut client = Leg::with(client, ());
     client.ended = state.client_ended;
     client.waiting = BytesMut::from(&attachments.to_client[..]);
-    let server = Socket::from_descriptor(state.server.into(), server)?;
-    let mut server = Leg::with(server.into(), stream);
+    let keys = &attachments.server_tls;
+    let server = about::transport(state.server, server, state.server_tls, keys)?;
+    let mut server = Leg::with(server, stream);
     server.waiting = BytesMut::from(&attachments.to_server[..]);
     let framing = match state.to_chunks {
         true => ClientFraming::Chunked,

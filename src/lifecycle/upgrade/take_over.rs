@@ -2,15 +2,10 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use log::{info, warn};
-use rustix::io::Errno;
-use rustix::net::sockopt::socket_peercred;
-use rustix::process::{PidfdFlags, pidfd_open};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -18,60 +13,27 @@ use uuid::Uuid;
 
 use super::about::Attachments;
 use super::census::HeldCounts;
-use super::exec::Pidfd;
-use super::link::{Heard, Link, shut};
+use super::link::{Heard, Link};
 use super::new::{Action, Event, New};
-use super::protocol::frame::{Decoded, Framing, encode};
-use super::protocol::{self, Message, wire};
+use super::predecessor::{Life, Predecessor};
+use super::protocol::frame::{Decoded, Framing};
+use super::protocol::{Message, wire};
 use super::snapshot;
 use super::stream_snapshot;
 use crate::admin::{CommandOutcome, Request};
 use crate::app::App;
 use crate::lifecycle::systemd;
-use crate::net::{Binder, BoundId, Inherited, ListenAddress};
+use crate::net::{BoundId, ListenAddress};
 use crate::observe::entry::Operation;
 use crate::phase::PhaseWatch;
 use crate::session::ClientEnd;
 use crate::session::Session;
 use crate::session::drain::{DrainPlan, DrainReason};
 use crate::session::live::LiveSession;
+use crate::tls::tickets;
 
 /// A process that dies closes its sockets a moment before others see that it has ended.
 const DEAD_WITHIN: Duration = Duration::from_secs(2);
-
-/// The descriptors that a process got at its start, with their names.
-pub type Named = (String, OwnedFd);
-
-/// The process from which this one takes over.
-#[derive(Debug)]
-pub struct Predecessor {
-    stream: UnixStream,
-    /// Opened while the old process lives, because its number may be reused later.
-    pidfd: Result<OwnedFd, Errno>,
-}
-
-/// What is known of the old process's life.
-#[derive(Debug)]
-enum Life {
-    Known(Pidfd),
-    /// It was already dead.
-    Dead,
-    /// The kernel does not say.
-    Unknown,
-}
-
-/// Separates the inherited sockets from the link to a predecessor.
-pub fn sort(named: Vec<Named>) -> (Inherited, Option<Predecessor>) {
-    let mut predecessor = None;
-    let mut sockets: Vec<(OwnedFd, Binder)> = Vec::new();
-    for (name, descriptor) in named {
-        match name.as_str() {
-            protocol::LINK => predecessor = Some(Predecessor::new(descriptor.into())),
-            name => sockets.push((descriptor, protocol::binder_of(name))),
-        }
-    }
-    (Inherited::new(sockets), predecessor)
-}
 
 /// A command that the old process has passed on, and where its result goes.
 pub type PassedOn = (Request, oneshot::Sender<CommandOutcome>);
@@ -87,49 +49,16 @@ pub struct TakingOver {
 }
 
 impl Predecessor {
-    fn new(stream: UnixStream) -> Self {
-        // The link's credentials are those of the process that made it.
-        let old = socket_peercred(&stream).map(|old| old.pid);
-        let pidfd = old.and_then(|old| pidfd_open(old, PidfdFlags::empty()));
-        Self { stream, pidfd }
-    }
-
-    /// A process that has not started this one. `pidfd`: the descriptor that it has sent for this.
-    pub(super) fn met(stream: UnixStream, pidfd: Option<OwnedFd>) -> Self {
-        Self {
-            stream,
-            pidfd: pidfd.ok_or(Errno::NOSYS),
-        }
-    }
-
-    /// Refuses to take over. The old process continues, and tells the operator the reason.
-    pub fn refuse(&self, reason: &str) {
-        let reason = reason.to_owned();
-        let said = encode(Framing::First, &Message::Failed { reason }, [&[], &[]], 0);
-        let said = said.and_then(|bytes| io::Write::write_all(&mut &self.stream, &bytes));
-        if let Err(error) = said {
-            warn!("cannot tell the old process why this one ends: {error}");
-        }
-        shut(&self.stream);
-    }
-
     /// Asks to serve, and takes over the state of the old process. `unused`: inherited addresses
     /// that are not in the file. Must be called inside the runtime.
     pub fn take_over(self, app: Arc<App>, unused: &[ListenAddress]) -> io::Result<TakingOver> {
         let (tell, may_serve) = oneshot::channel();
         let (pass_on, commands) = unbounded_channel();
         let (ends, done) = oneshot::channel();
-        let life = match self.pidfd {
-            Ok(pidfd) => Life::Known(Pidfd::watch(pidfd)?),
-            Err(Errno::SRCH) => Life::Dead,
-            Err(error) => {
-                warn!("upgrade: it cannot be seen whether the old process lives: {error}");
-                Life::Unknown
-            }
-        };
+        let (stream, life) = self.meet()?;
         let phase = app.phases().watch();
         let task = TakeOver {
-            link: Link::new(self.stream)?,
+            link: Link::new(stream)?,
             machine: New::default(),
             held: HeldCounts::default(),
             parcels: HashMap::new(),
@@ -317,9 +246,14 @@ impl TakeOver {
         };
         match decoded {
             Decoded::Frame(frame) => {
+                if !frame.tickets.0.is_empty() {
+                    tickets::import(&frame.tickets.0);
+                }
                 let attachments = Attachments {
                     to_client: frame.to_client,
                     to_server: frame.to_server,
+                    client_tls: frame.client_tls,
+                    server_tls: frame.server_tls,
                     descriptors,
                 };
                 self.said(frame.message, attachments, answer).await;

@@ -16,8 +16,19 @@ const HISTORIES: usize = 1000;
 /// How many session names one message of the first protocol carries.
 const NAMES_MAX: usize = 50_000;
 
+/// All of it.
+pub fn go(app: &App, protocol: u32) -> wire::Go {
+    wire::Go {
+        drained: drained(app),
+        tally: app.operations().tally().into(),
+        known: known(app),
+        drains: running_drains(app),
+        protocol,
+    }
+}
+
 /// Servers that operators have taken out.
-pub fn drained(app: &App) -> Vec<(String, SocketAddr)> {
+fn drained(app: &App) -> Vec<(String, SocketAddr)> {
     let generation = app.generation();
     let drained = generation.groups().iter().flat_map(|group| {
         let servers = group.servers();
@@ -28,7 +39,7 @@ pub fn drained(app: &App) -> Vec<(String, SocketAddr)> {
 }
 
 /// What was found out about each upstream.
-pub fn known(app: &App) -> Vec<(String, wire::Known)> {
+fn known(app: &App) -> Vec<(String, wire::Known)> {
     let generation = app.generation();
     let groups = generation.groups().iter();
     let mut known: Vec<(String, wire::Known)> = groups
@@ -42,7 +53,7 @@ pub fn known(app: &App) -> Vec<(String, wire::Known)> {
 }
 
 /// Drains whose sessions may come to the new process.
-pub fn running_drains(app: &App) -> Vec<wire::RunningDrain> {
+fn running_drains(app: &App) -> Vec<wire::RunningDrain> {
     let progress = app.drains().progress().into_iter();
     let drains = progress.filter_map(|drain| {
         let DrainPlan {

@@ -13,6 +13,7 @@ use crate::listener::connection::Origin;
 use crate::listener::{ListenerSettings, ListenerState};
 use crate::net::BoundId;
 use crate::tls::{Security, TlsRevision};
+use crate::transport::Mobility;
 
 const HEAD: &[u8] = b"GET /a HTTP/1.1\r\nHost: a.test\r\n\r\n";
 
@@ -71,7 +72,7 @@ impl Client {
             security: Security::Plain,
             tls_revision: TlsRevision::default(),
             is_proxied: false,
-            can_move: true,
+            mobility: Mobility::Free,
             is_stream: false,
         };
         Self {

@@ -8,7 +8,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use prusik::lifecycle::upgrade::protocol::frame::{Decoded, Framing, decode, encode, read_header};
+use prusik::lifecycle::upgrade::protocol::frame::{
+    Beside, Decoded, Framing, decode, encode, read_header,
+};
 use prusik::lifecycle::upgrade::protocol::{Message, wire};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
@@ -97,7 +99,7 @@ impl Link {
     }
 
     pub fn say(&mut self, message: &Message) {
-        let bytes = encode(self.framing, message, [&[], &[]], 0).expect("it can be written");
+        let bytes = encode(self.framing, message, Beside::default(), 0).expect("it can be written");
         // The old process may be gone.
         let _ = self.stream.write_all(&bytes);
     }

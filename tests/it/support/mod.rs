@@ -17,6 +17,7 @@ pub mod http2;
 mod origin;
 mod pattern;
 mod process;
+mod service_manager;
 mod tls;
 mod wire;
 mod ws;
@@ -33,6 +34,7 @@ pub use dns::Dns;
 pub use origin::{Origin, Received, free_address, free_port_on, is_free, listen};
 pub use pattern::{Pattern, PatternCheck};
 pub use process::{Outcome, Prusik, check, prusik, signal};
+pub use service_manager::ServiceManager;
 pub use tls::{Authority, Pair, SecureChat, TlsClient, certificates, connect as tls_connect};
 pub use wire::{Duplex, Framing, Head, Wire};
 pub use ws::{

@@ -45,7 +45,7 @@ impl Deref for Received {
 }
 
 impl Received {
-    fn wants_upgrade(&self) -> bool {
+    pub fn wants_upgrade(&self) -> bool {
         self.field("upgrade").is_some()
     }
 }

@@ -61,6 +61,20 @@ impl Prusik {
         Self::start_by(command, &config.to_string(), &[]).await
     }
 
+    /// As [`Prusik::start_own`], and each nonce that seals is noted in a file.
+    pub async fn start_noting_nonces(config: impl Display) -> Self {
+        let mut command = Command::new("sh");
+        let script = "ln \"$0\" program || cp \"$0\" program; \
+                      export PRUSIK_NONCE_AUDIT=\"$PWD/nonces\"; exec ./program run --config \"$1\"";
+        command.args(["-c", script, env!("CARGO_BIN_EXE_prusik"), FILE]);
+        Self::start_by(command, &config.to_string(), &[]).await
+    }
+
+    /// The file in which [`Prusik::start_noting_nonces`] notes them.
+    pub fn nonces(&self) -> PathBuf {
+        self.folder.path().join("nonces")
+    }
+
     /// What [`Prusik::start_own`] was started from is now this; `None`: it is gone.
     pub fn replace_program(&self, script: Option<&str>) {
         let program = self.folder.path().join("program");
@@ -150,6 +164,47 @@ impl Prusik {
         Self::start_from(command, &config.to_string(), &[], socket.into()).await
     }
 
+    /// As systemd does: with these descriptors, at most three, under these names. Does not wait
+    /// until it is ready.
+    pub fn start_with(config: impl Display, named: Vec<(String, OwnedFd)>, notify: &Path) -> Self {
+        let mut command = Command::new("sh");
+        let names: Vec<&str> = named.iter().map(|(name, _)| &**name).collect();
+        // Its standard streams are taken by descriptors, so its output goes by way of two pipes.
+        let script = "export LISTEN_PID=$$; \
+                      exec \"$0\" run --config \"$1\" 3<&0 4<&1 5<&2 </dev/null >out 2>err";
+        command.args(["-c", script, env!("CARGO_BIN_EXE_prusik"), FILE]);
+        command.env("LISTEN_FDS", names.len().to_string());
+        command.env("LISTEN_FDNAMES", names.join(":"));
+        command.env("NOTIFY_SOCKET", notify);
+        command.env("RUNTIME_DIRECTORY", notify.parent().expect("its folder"));
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        fs::write(folder.path().join(FILE), config.to_string()).expect("the file can be written");
+        let pipes = ["out", "err"].map(|name| folder.path().join(name));
+        let made = Command::new("mkfifo").args(&pipes).status();
+        assert!(made.is_ok_and(|status| status.success()), "mkfifo");
+        let [stdout, stderr] = pipes.map(|pipe| collect(Later(pipe, None)));
+        let mut streams = named
+            .into_iter()
+            .map(|(_, descriptor)| Stdio::from(descriptor));
+        let mut next = || streams.next().unwrap_or_else(Stdio::null);
+        let child = command
+            .current_dir(folder.path())
+            .env_remove("RUST_LOG")
+            .stdin(next())
+            .stdout(next())
+            .stderr(next())
+            .spawn()
+            .expect("the binary runs");
+        Self {
+            child,
+            folder,
+            stderr,
+            stdout,
+            successors: Mutex::default(),
+            met: Mutex::default(),
+        }
+    }
+
     /// As [`Prusik::start`], by this command, in a folder with these files.
     pub(super) async fn start_by(command: Command, yaml: &str, files: &[(&str, &str)]) -> Self {
         Self::start_from(command, yaml, files, Stdio::null()).await
@@ -183,13 +238,17 @@ impl Prusik {
             successors: Mutex::default(),
             met: Mutex::default(),
         };
+        prusik.is_ready().await;
+        prusik
+    }
+
+    pub async fn is_ready(&mut self) {
         eventually("prusik is ready", async || {
-            let ended = prusik.child.try_wait().expect("a child can be asked");
-            assert!(ended.is_none(), "prusik ended: {}", prusik.stderr());
-            prusik.lines().any(|line| line == "ready")
+            let ended = self.child.try_wait().expect("a child can be asked");
+            assert!(ended.is_none(), "prusik ended: {}", self.stderr());
+            self.lines().any(|line| line == "ready")
         })
         .await;
-        prusik
     }
 
     /// Where the listener of this name is.
@@ -512,6 +571,19 @@ pub fn check(yaml: &str) -> Output {
 
 fn lock(text: &Text) -> String {
     text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// A named pipe that is opened at the first read, which waits for a writer.
+struct Later(PathBuf, Option<fs::File>);
+
+impl Read for Later {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let file = match self.1.take() {
+            Some(file) => file,
+            None => fs::File::open(&self.0)?,
+        };
+        self.1.insert(file).read(into)
+    }
 }
 
 /// Reads on a thread of its own, so that a full pipe never holds the process up.

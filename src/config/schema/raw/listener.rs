@@ -27,7 +27,7 @@ pub struct Listener {
     pub limits: Option<Section<Limits>>,
 }
 
-/// Files are PEM, and are read again at each reload.
+/// Files are read again at each reload; certificates and private keys are PEM.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListenerTls {
@@ -38,6 +38,12 @@ pub struct ListenerTls {
     /// certificate is asked for.
     #[schemars(extend("examples" = ["/etc/prusik/tls/clients.pem"]))]
     pub client_ca: Option<String>,
+    /// Files of at least 48 random bytes each, for session tickets: the first seals new ones, each
+    /// opens its own. With the same files on all nodes a client resumes its TLS session on any of
+    /// them. Default: keys that the process makes itself, and changes every six hours.
+    #[schemars(length(min = 1))]
+    #[schemars(extend("examples" = [["/etc/prusik/tls/tickets/new.key", "/etc/prusik/tls/tickets/old.key"]]))]
+    pub ticket_keys: Option<Vec<String>>,
     /// HTTP/2 with clients that offer it, WebSocket over it (RFC 8441) included.
     #[serde(default, deserialize_with = "switch")]
     #[schemars(schema_with = "switch_schema", extend("default" = false, "examples" = [true]))]

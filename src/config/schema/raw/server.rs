@@ -21,12 +21,26 @@ pub struct Server {
     /// exec. Default: none.
     #[schemars(extend("examples" = ["unix:/run/prusik/hand-over.sock"]))]
     pub hand_over: Option<String>,
+    /// Whether sessions and idle connections by TLS move to a new process too, at an upgrade or a
+    /// take-over. Their keys go along then, over the socket pair that only the two processes have.
+    #[serde(default, deserialize_with = "word")]
+    #[schemars(extend("default" = "move"))]
+    pub tls_sessions: Option<TlsSessions>,
     /// Who carries a session after its 101.
     #[serde(default, deserialize_with = "word")]
     #[schemars(extend("default" = "relay"))]
     pub tunnel: Option<Tunnel>,
     /// How sessions that must go are told so.
     pub drain: Option<Section<Drain>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TlsSessions {
+    /// They move.
+    Move,
+    /// No key leaves the process: sessions are told to go, and idle connections end.
+    Tell,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]

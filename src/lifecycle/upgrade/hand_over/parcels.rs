@@ -30,7 +30,8 @@ impl HandOver {
             self.named_drains = warm_state::named_drains(&self.app);
         }
         self.wind_down();
-        for live in self.app.sessions().select(|live| live.traffic.moves()) {
+        let runner = self.app.runner();
+        for live in self.app.sessions().select(|live| runner.moves(live)) {
             self.on(Event::Found(live.identity.id));
         }
         self.on(Event::Listed);
@@ -72,10 +73,10 @@ impl HandOver {
         let is_answerless = self.awaited.is_none();
         let said = match self.is_wanted(&parcel) {
             false => Err(io::Error::other("its listener is gone")),
-            true => parcel.pack(number, &self.app).and_then(|(message, count)| {
-                let waiting = parcel.waiting();
+            true => parcel.pack(number, &self.app).and_then(|packed| {
+                let (beside, count) = (packed.beside(&parcel), packed.descriptors);
                 self.link
-                    .say_with(&message, waiting, Some(parcel.clone()), count)
+                    .say_with(&packed.message, beside, Some(parcel.clone()), count)
             }),
         };
         match said {

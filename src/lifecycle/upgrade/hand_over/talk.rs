@@ -5,13 +5,16 @@ use std::io;
 
 use log::{info, warn};
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
+use crate::config::TlsSessions;
 use crate::lifecycle::upgrade::UpgradeError;
 use crate::lifecycle::upgrade::link::Heard;
 use crate::lifecycle::upgrade::old::Event;
-use crate::lifecycle::upgrade::protocol::frame::{Decoded, Framing};
+use crate::lifecycle::upgrade::protocol::frame::{Beside, Decoded, Framing};
 use crate::lifecycle::upgrade::protocol::{Message, wire};
 use crate::lifecycle::upgrade::warm_state;
+use crate::tls::tickets;
 
 impl HandOver {
     pub(super) fn heard(&mut self, heard: io::Result<Heard>) {
@@ -80,6 +83,9 @@ impl HandOver {
     fn is_ready(&mut self, ready: wire::Ready) {
         self.protocol = ready.protocol.min(wire::LATEST);
         self.version = ready.version;
+        let policy = self.app.generation().config.server.tls_sessions;
+        let holds_back = !wire::takes_keys(self.protocol) || policy == TlsSessions::Tell;
+        self.app.runner().hold_keys_back(holds_back);
         self.app.set_unwanted(ready.unused);
         if self.protocol > wire::FIRST {
             // Before systemd is told. The first protocol has no message for a stop: there the exit
@@ -91,20 +97,29 @@ impl HandOver {
 
     /// Sends the state with which the new process continues, and what counts here.
     pub(super) fn say_go(&mut self) {
-        let go = Message::Go(wire::Go {
-            drained: warm_state::drained(&self.app),
-            tally: self.app.operations().tally().into(),
-            known: warm_state::known(&self.app),
-            drains: warm_state::running_drains(&self.app),
-            protocol: self.protocol,
-        });
-        self.say(&go);
+        self.say(&Message::Go(warm_state::go(&self.app, self.protocol)));
         if self.protocol == wire::FIRST {
             return;
         }
         self.link.set_framing(Framing::Second);
         self.say_census();
-        self.say(&Message::Accept);
+        self.say_accept();
+    }
+
+    /// The keys of tickets go along with it, if keys may leave the process: so clients resume their
+    /// sessions in the new process from the first one on.
+    fn say_accept(&mut self) {
+        let keys = match self.app.generation().config.server.tls_sessions {
+            TlsSessions::Move if wire::takes_keys(self.protocol) => tickets::export(),
+            TlsSessions::Move | TlsSessions::Tell => Zeroizing::default(),
+        };
+        let beside = Beside {
+            tickets: &keys,
+            ..Beside::default()
+        };
+        if let Err(cause) = self.link.say_with(&Message::Accept, beside, None, 0) {
+            warn!("upgrade: the new process cannot be told to accept: {cause}");
+        }
     }
 
     pub(super) fn say_census(&mut self) {

@@ -18,6 +18,8 @@
 
 use std::io;
 
+use zeroize::Zeroizing;
+
 use super::Message;
 
 /// A longer body is an error.
@@ -40,14 +42,49 @@ enum Section {
     Json = 1,
     ToClient = 2,
     ToServer = 3,
+    ClientTls = 4,
+    ServerTls = 5,
+    Tickets = 6,
 }
 
-/// A message together with the bytes that wait for the client and the server.
+/// The bytes that are sent beside a message.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Beside<'a> {
+    /// What waits for the client and for the server.
+    pub to_client: &'a [u8],
+    pub to_server: &'a [u8],
+    /// Secrets: the states of TLS of both connections, and the keys of tickets. They never stand in
+    /// the message itself, which may be printed.
+    pub client_tls: &'a [u8],
+    pub server_tls: &'a [u8],
+    pub tickets: &'a [u8],
+}
+
+/// A message together with what came beside it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Frame {
     pub message: Message,
     pub to_client: Vec<u8>,
     pub to_server: Vec<u8>,
+    pub client_tls: Secret,
+    pub server_tls: Secret,
+    pub tickets: Secret,
+}
+
+/// Bytes that are overwritten when they are dropped, and never printed.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secret(pub Zeroizing<Vec<u8>>);
+
+impl Secret {
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Zeroizing::new(bytes.to_vec()))
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Secret({} bytes)", self.0.len())
+    }
 }
 
 /// What was decoded.
@@ -67,6 +104,8 @@ pub struct Header {
     framing: Framing,
     /// How many bytes follow.
     pub body: usize,
+    /// How many descriptors come with it. Used in the second framing.
+    pub descriptors: usize,
     /// Used in the first framing.
     lengths: [usize; 3],
     /// Used in the second framing.
@@ -80,6 +119,9 @@ impl From<Message> for Frame {
             message,
             to_client: Vec::new(),
             to_server: Vec::new(),
+            client_tls: Secret::default(),
+            server_tls: Secret::default(),
+            tickets: Secret::default(),
         }
     }
 }
@@ -93,26 +135,31 @@ impl Framing {
     }
 }
 
-/// `waiting`: the bytes for the client and for the server.
+/// The bytes of a message, with secrets in them perhaps.
 pub fn encode(
     framing: Framing,
     message: &Message,
-    waiting: [&[u8]; 2],
+    beside: Beside<'_>,
     descriptors: usize,
-) -> io::Result<Vec<u8>> {
-    match framing {
-        Framing::First => encode_first(message, waiting),
-        Framing::Second => encode_second(message, waiting, descriptors),
-    }
+) -> io::Result<Zeroizing<Vec<u8>>> {
+    let bytes = match framing {
+        Framing::First => encode_first(message, beside)?,
+        Framing::Second => encode_second(message, beside, descriptors)?,
+    };
+    Ok(Zeroizing::new(bytes))
 }
 
-fn encode_first(message: &Message, waiting: [&[u8]; 2]) -> io::Result<Vec<u8>> {
+fn encode_first(message: &Message, beside: Beside<'_>) -> io::Result<Vec<u8>> {
+    let secrets = [beside.client_tls, beside.server_tls, beside.tickets];
+    if secrets.iter().any(|secret| !secret.is_empty()) {
+        return Err(invalid("the first protocol has no place for secrets"));
+    }
     let json = match message {
         // In the first framing this message has no content.
         Message::Moved { .. } => b"\"moved\"".to_vec(),
         message => serde_json::to_vec(message)?,
     };
-    let parts = [&json[..], waiting[0], waiting[1]];
+    let parts = [&json[..], beside.to_client, beside.to_server];
     let mut bytes = Vec::with_capacity(FIRST_HEADER + parts.iter().map(|p| p.len()).sum::<usize>());
     for part in parts {
         bytes.extend_from_slice(&length_of(part)?);
@@ -121,18 +168,23 @@ fn encode_first(message: &Message, waiting: [&[u8]; 2]) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn encode_second(
-    message: &Message,
-    waiting: [&[u8]; 2],
-    descriptors: usize,
-) -> io::Result<Vec<u8>> {
+fn encode_second(message: &Message, beside: Beside<'_>, descriptors: usize) -> io::Result<Vec<u8>> {
     let json = serde_json::to_vec(message)?;
     let sections = [
         (Section::Json, &json[..]),
-        (Section::ToClient, waiting[0]),
-        (Section::ToServer, waiting[1]),
+        (Section::ToClient, beside.to_client),
+        (Section::ToServer, beside.to_server),
+        (Section::ClientTls, beside.client_tls),
+        (Section::ServerTls, beside.server_tls),
+        (Section::Tickets, beside.tickets),
     ];
-    let mut bytes = vec![0; SECOND_HEADER];
+    let length: usize = sections
+        .iter()
+        .map(|(_, part)| SECTION_HEADER + part.len())
+        .sum();
+    // Reserved at once: a buffer that grows would leave copies of secrets behind.
+    let mut bytes = Vec::with_capacity(SECOND_HEADER + length);
+    bytes.extend_from_slice(&[0; SECOND_HEADER]);
     for (tag, content) in sections {
         if !content.is_empty() {
             bytes.extend_from_slice(&(tag as u16).to_be_bytes());
@@ -166,6 +218,7 @@ pub fn read_header(framing: Framing, bytes: &[u8]) -> io::Result<Header> {
             Header {
                 framing,
                 body: lengths.iter().sum(),
+                descriptors: 0,
                 lengths,
                 kind: 0,
                 number: 0,
@@ -174,6 +227,7 @@ pub fn read_header(framing: Framing, bytes: &[u8]) -> io::Result<Header> {
         Framing::Second => Header {
             framing,
             body: word(0)?,
+            descriptors: word(4)? >> 8 & 0xff,
             lengths: [0; 3],
             kind: (word(4)? >> 16) as u16,
             number: (word(8)? as u64) << 32 | word(12)? as u64,
@@ -190,19 +244,27 @@ pub fn decode(header: &Header, body: &[u8]) -> io::Result<Decoded> {
     if body.len() != header.body {
         return Err(invalid("a message of the upgrade is cut short"));
     }
-    let (json, to_client, to_server) = match header.framing {
+    let (json, beside) = match header.framing {
         Framing::First => {
             let (json, waiting) = body.split_at(header.lengths[0]);
             let (to_client, to_server) = waiting.split_at(header.lengths[1]);
-            (json, to_client, to_server)
+            let beside = Beside {
+                to_client,
+                to_server,
+                ..Beside::default()
+            };
+            (json, beside)
         }
         Framing::Second => sections(body)?,
     };
     Ok(match message_of(json) {
         Ok(message) => Decoded::Frame(Box::new(Frame {
             message,
-            to_client: to_client.to_vec(),
-            to_server: to_server.to_vec(),
+            to_client: beside.to_client.to_vec(),
+            to_server: beside.to_server.to_vec(),
+            client_tls: Secret::of(beside.client_tls),
+            server_tls: Secret::of(beside.server_tls),
+            tickets: Secret::of(beside.tickets),
         })),
         Err(error) => Decoded::Unknown {
             number: match header.framing {
@@ -234,17 +296,25 @@ fn number_in(json: &[u8]) -> Option<u64> {
     inside.get("number")?.as_u64()
 }
 
-/// The JSON, and the bytes for the client and for the server.
-fn sections(mut body: &[u8]) -> io::Result<(&[u8], &[u8], &[u8])> {
-    let mut found: [&[u8]; 3] = [&[]; 3];
+/// The JSON, and what stands beside it.
+fn sections(mut body: &[u8]) -> io::Result<(&[u8], Beside<'_>)> {
+    let mut json: &[u8] = &[];
+    let mut beside = Beside::default();
     while let Some((head, rest)) = body.split_at_checked(SECTION_HEADER) {
         let tag = u16::from_be_bytes([head[0], head[1]]);
         let length = u32::from_be_bytes([head[4], head[5], head[6], head[7]]) as usize;
         let Some((content, behind)) = rest.split_at_checked(length) else {
             return Err(invalid("a section is longer than its message"));
         };
-        let known = [Section::Json, Section::ToClient, Section::ToServer];
-        for (slot, section) in found.iter_mut().zip(known) {
+        let known = [
+            (Section::Json, &mut json),
+            (Section::ToClient, &mut beside.to_client),
+            (Section::ToServer, &mut beside.to_server),
+            (Section::ClientTls, &mut beside.client_tls),
+            (Section::ServerTls, &mut beside.server_tls),
+            (Section::Tickets, &mut beside.tickets),
+        ];
+        for (section, slot) in known {
             if tag == section as u16 {
                 *slot = content;
             }
@@ -252,7 +322,7 @@ fn sections(mut body: &[u8]) -> io::Result<(&[u8], &[u8], &[u8])> {
         body = behind;
     }
     match body {
-        [] => Ok((found[0], found[1], found[2])),
+        [] => Ok((json, beside)),
         _ => Err(invalid("bytes stand behind a message's last section")),
     }
 }
@@ -323,7 +393,12 @@ mod tests {
                 reason: "no".to_owned(),
             };
             for message in [refused, Message::Serving, Message::End] {
-                let bytes = encode(framing, &message, [b"out", b"in"], 2).unwrap();
+                let beside = Beside {
+                    to_client: b"out",
+                    to_server: b"in",
+                    ..Beside::default()
+                };
+                let bytes = encode(framing, &message, beside, 2).unwrap();
                 let Decoded::Frame(frame) = read(framing, &bytes).unwrap() else {
                     panic!("{message:?}");
                 };
@@ -338,13 +413,8 @@ mod tests {
 
     #[test]
     fn what_is_unknown_is_skipped_and_a_parcel_of_it_is_refused_by_its_number() {
-        let mut bytes = encode(
-            Framing::Second,
-            &Message::Adopted { number: 9 },
-            [b"", b""],
-            0,
-        )
-        .unwrap();
+        let adopted = Message::Adopted { number: 9 };
+        let mut bytes = encode(Framing::Second, &adopted, Beside::default(), 0).unwrap();
         // Another section in front, of a kind from days to come.
         let section = [0, 99, 0, 0, 0, 0, 0, 3, 1, 2, 3];
         let length = u32::from_be_bytes(bytes[..4].try_into().unwrap()) + section.len() as u32;

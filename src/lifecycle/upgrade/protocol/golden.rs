@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::frame::{Decoded, Frame, Framing, decode, encode, read_header};
+use super::frame::{Beside, Decoded, Frame, Framing, decode, encode, read_header};
 use super::*;
 
 fn folder(version: &str) -> PathBuf {
@@ -78,7 +78,7 @@ fn what_0_1_0_has_sent_is_understood_and_sent_back_to_it_as_it_was() {
         }
         let name = path.file_stem().unwrap().to_str().unwrap();
         let theirs = recorded("0.1.0", name);
-        let sent = encode(Framing::First, &message(name), [&[], &[]], 0).unwrap();
+        let sent = encode(Framing::First, &message(name), Beside::default(), 0).unwrap();
         let ours: Value = serde_json::from_slice(&sent[Framing::First.header_len()..]).unwrap();
         assert_says(&ours, &theirs, name);
         seen += 1;
@@ -112,8 +112,12 @@ fn what_0_2_0_has_sent_is_understood_and_sent_again_with_all_of_it() {
             Message::Idle { .. } => 1,
             _ => 0,
         };
-        let waiting = [&sent.to_client[..], &sent.to_server[..]];
-        let ours = encode(framing, &sent.message, waiting, descriptors).unwrap();
+        let beside = Beside {
+            to_client: &sent.to_client,
+            to_server: &sent.to_server,
+            ..Beside::default()
+        };
+        let ours = encode(framing, &sent.message, beside, descriptors).unwrap();
         assert_eq!(read(framing, &ours), sent, "{name}");
         assert_says(&json_of(framing, &ours), &json_of(framing, &theirs), name);
         if framing == Framing::Second {

@@ -20,6 +20,12 @@ pub fn takes_streams(protocol: u32) -> bool {
     protocol >= 3
 }
 
+/// Whether a process of this protocol takes connections by TLS, with their keys. Others would write
+/// plain text into their sockets.
+pub fn takes_keys(protocol: u32) -> bool {
+    protocol >= 3
+}
+
 fn first() -> u32 {
     FIRST
 }
@@ -59,6 +65,19 @@ pub struct Go {
     pub drains: Vec<RunningDrain>,
     #[serde(default = "first")]
     pub protocol: u32,
+}
+
+impl Go {
+    /// Nothing is known.
+    pub fn empty() -> Self {
+        Self {
+            drained: Vec::new(),
+            tally: Tally::default(),
+            known: Vec::new(),
+            drains: Vec::new(),
+            protocol: LATEST,
+        }
+    }
 }
 
 /// The operations of operators, as counts and as a list.
@@ -262,6 +281,19 @@ pub struct Leg {
     /// How long this side has taken nothing. Older versions do not send it.
     #[serde(default)]
     pub broken: Option<Duration>,
+    /// `None`: plain text. Its keys are in a section of their own.
+    #[serde(default)]
+    pub tls: Option<Tls>,
+}
+
+/// What is known of a connection's TLS, besides its keys.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tls {
+    /// The subject of the client's certificate.
+    pub client: Option<String>,
+    /// An end without close_notify is a cut, because nothing else says where the content ends.
+    pub needs_close_notify: bool,
 }
 
 /// An event stream that has stopped to move.
@@ -270,6 +302,11 @@ pub struct Stream {
     pub about: About,
     pub client: Socket,
     pub server: Socket,
+    /// `None`: plain text. The keys are in sections of their own.
+    #[serde(default)]
+    pub client_tls: Option<Tls>,
+    #[serde(default)]
+    pub server_tls: Option<Tls>,
     /// The client has ended its side.
     #[serde(default)]
     pub client_ended: bool,
@@ -379,6 +416,13 @@ pub struct Idle {
     /// The name of its listener. The first protocol does not send it.
     #[serde(default)]
     pub name: Option<String>,
+    /// `None`: plain text. Its keys are in a section of their own.
+    #[serde(default)]
+    pub tls: Option<Tls>,
+    /// Names the authorities of which one has vouched for the client. `None`: the client was asked
+    /// for no certificate.
+    #[serde(default)]
+    pub vouched_by: Option<String>,
 }
 
 /// A command that an operator gave to the old process, for the new one to do.

@@ -1,0 +1,95 @@
+//! How the process stops: sessions are told to go, or are given to systemd for the next process.
+
+use std::time::Duration;
+
+use log::{info, warn};
+use tokio::sync::oneshot;
+
+use super::Shell;
+use crate::app::Stop;
+use crate::lifecycle::process::Message;
+use crate::lifecycle::supervisor::{Event, Signal};
+use crate::lifecycle::systemd;
+use crate::lifecycle::upgrade::store::keep::keep;
+use crate::observe::entry::Operation;
+
+/// Who has asked for a change that systemd makes.
+const RESTART: &str = "systemctl restart";
+
+impl Shell {
+    pub(super) fn announce(&mut self, signal: Signal) -> Option<Event> {
+        let drain = self.process.app.generation().config.server.drain;
+        let name = signal.name();
+        self.record(
+            Operation::Stop,
+            &format!("signal {name}"),
+            Ok("begun".to_owned()),
+        );
+        self.stopped_by = Some(name);
+        systemd::stopping();
+        match drain.delay {
+            Duration::ZERO => Some(Event::Announced),
+            delay => {
+                info!("{name}: not ready any more; new clients are still taken for {delay:?}");
+                self.later(delay, Event::Announced);
+                None
+            }
+        }
+    }
+
+    /// Gives everything to systemd.
+    pub(super) fn keep(&mut self) -> Option<Event> {
+        info!("restart: what can be kept waits in systemd for the next process");
+        systemd::stopping();
+        self.process.app.operations().set_upgrade_by(RESTART);
+        let own = match self.process.own_descriptors() {
+            Ok(own) => own,
+            Err(error) => {
+                warn!("restart: sessions are not kept: {error}");
+                return Some(Event::Kept(false));
+            }
+        };
+        let (keeping, call_off) = oneshot::channel();
+        self.keeping = Some(keeping);
+        let process = self.process.clone();
+        tokio::spawn(async move {
+            let is_kept = keep(process.app.clone(), own, call_off).await;
+            if is_kept {
+                // The next process has the same sockets.
+                process.app.leave_files();
+                process.leave_sockets(|_| false);
+            }
+            process.send(Message::Event(Event::Kept(is_kept)));
+        });
+        None
+    }
+
+    pub(super) fn stop(&mut self, stop: Stop) {
+        let drain = self.process.app.generation().config.server.drain;
+        match stop {
+            Stop::Gracefully => info!(
+                "accepting no more; sessions are told to go within {:?}, and cut after {:?}",
+                drain.window, drain.deadline
+            ),
+            Stop::Now => {
+                info!("INT: stopping now");
+                let begun = "begun, at once".to_owned();
+                self.record(Operation::Stop, "signal INT", Ok(begun));
+                self.stopped_by = Some("INT");
+                systemd::stopping();
+            }
+        }
+        if let Some(tasks) = &mut self.tasks {
+            tasks.feed_watchdog();
+        }
+        if let Some(before) = self.stop.take() {
+            before.abort();
+        }
+        let process = self.process.clone();
+        let task = tokio::spawn(async move {
+            process.app.stop(stop).await;
+            process.send(Message::Event(Event::Drained));
+        });
+        self.stop = Some(task.abort_handle());
+    }
+}
