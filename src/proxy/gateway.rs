@@ -193,10 +193,12 @@ impl ProxyHttp for Gateway {
         if let Some(connection) = &connection
             && exchange.live.is_some()
             && connection.has_departed()
-            && let Some(upgraded) = exchange.take_upgraded()
         {
-            connection.set_upgraded(upgraded);
-            return;
+            match exchange.take_upgraded() {
+                Some(upgraded) => return connection.set_upgraded(upgraded),
+                // Nobody may read a request from it any more.
+                None => drop(connection.take_departed()),
+            }
         }
         record::ended(&self.log, session, exchange);
         if let Some(connection) = connection {

@@ -21,6 +21,7 @@ use super::live::LiveSession;
 use super::registry::Registered;
 use super::relay::{Limits, Outcome, Relay};
 use super::relaying::Relaying;
+use super::traffic::Traffic;
 use crate::limits::Permit;
 use crate::net::BoundId;
 use crate::observe::access_log::AccessLog;
@@ -189,15 +190,6 @@ impl Session {
             talk,
             server_stall,
         } = upgraded;
-        let server = server.leave_rustls();
-        let ClientEnd {
-            transport,
-            early: asked,
-            ended,
-            admission,
-            ..
-        } = client;
-        let transport = transport.leave_rustls();
         let limits = Limits {
             idle,
             end: max_session.map(|limit| Instant::now() + limit),
@@ -205,9 +197,39 @@ impl Session {
             client_stall: Some(client_stall),
             server_stall: Some(server_stall),
         };
-        let traffic = live.traffic.clone();
-        let relay = match talk {
-            Talk::Frames {
+        let ClientEnd {
+            transport,
+            early: asked,
+            ended,
+            admission,
+            ..
+        } = client;
+        let client = (transport.leave_rustls(), asked, ended);
+        let server = (server.leave_rustls(), early);
+        let relay = talk.begin(client, server, live.traffic.clone(), limits);
+        Self {
+            relay,
+            live,
+            lease,
+            admission,
+            permit,
+        }
+    }
+}
+
+impl Talk {
+    /// `client`: its connection, the bytes that were read of it, and whether it has ended its side.
+    fn begin(
+        self,
+        client: (Transport, BytesMut, bool),
+        server: (Transport, BytesMut),
+        traffic: Arc<Traffic>,
+        limits: Limits,
+    ) -> Relaying {
+        let (client, asked, ended) = client;
+        let (server, early) = server;
+        match self {
+            Self::Frames {
                 max_message,
                 extended,
             } => {
@@ -218,32 +240,25 @@ impl Session {
                 };
                 let mut server = leg(server, Sender::Server);
                 server.transport.carry_frames();
-                let client = (leg(transport, Sender::Client), &asked[..]);
+                let client = (leg(client, Sender::Client), &asked[..]);
                 let mut relay = Relay::new(client, (server, &early), traffic, limits);
                 if ended {
                     relay.client_has_ended();
                 }
                 Relaying::Frames(relay)
             }
-            Talk::Events {
+            Self::Events {
                 stream,
                 framing,
                 unsent,
             } => {
-                let mut client = Leg::with(transport, ());
+                let mut client = Leg::with(client, ());
                 client.ended = ended;
                 let mut server = Leg::with(server, stream);
                 server.waiting = unsent;
                 let server = (server, early);
                 Relaying::Events(EventRelay::new(client, server, framing, traffic, limits))
             }
-        };
-        Self {
-            relay,
-            live,
-            lease,
-            admission,
-            permit,
         }
     }
 }

@@ -61,11 +61,9 @@ impl Outgoing {
         self.open.as_mut().and_then(PooledConnection::io_mut)
     }
 
-    /// Takes the connection out, with the bytes that it has not taken yet. `None`: it has failed.
+    /// Takes the connection out, with the bytes that it has not taken yet. One that has failed
+    /// shows it again when it is read.
     pub fn leave(&mut self) -> Option<(Transport, BytesMut)> {
-        if self.error.is_some() {
-            return None;
-        }
         let io = self.open.take()?.into_io()?;
         Some((io, std::mem::take(&mut self.pending)))
     }

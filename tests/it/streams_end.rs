@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::support::events::{Asked, EventClient, EventServer, STREAM, StreamEnd, event};
 use crate::support::http2::{Http2Site, NAME, ended};
-use crate::support::{Answer, Config, Origin, Prusik, eventually, get, within};
+use crate::support::{Answer, Authority, Config, Origin, Prusik, eventually, get, within};
 
 const ADMIN: &str = "admin: { listen: \"127.0.0.1:0\" }";
 const AT_ONCE: &str = "server: { drain: { window: 0s, deadline: 20s } }";
@@ -322,4 +322,28 @@ async fn streams_by_http_2_are_sessions_too() {
         site.origin.open() == 0
     })
     .await;
+}
+
+/// Without chunks only TLS's own end says that nothing is missing.
+#[tokio::test]
+async fn a_stream_that_ends_with_its_connection_by_tls_must_end_as_tls_ends() {
+    let authority = Authority::new();
+    let pair = authority.issue("chat", &["chat.test"]);
+    let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/event-stream\r\n\r\n";
+    // It drops its connection without a close_notify.
+    let origin = Origin::secure(authority.server(&pair, false), move |_| {
+        Answer::raw(head).send(event(1)).close()
+    })
+    .await;
+    let ca = authority.file().display().to_string();
+    let keys = format!("tls: {{ sni: chat.test, ca: \"{ca}\" }}");
+    let prusik = Prusik::start(Config::to(&[&origin]).upstream(keys)).await;
+    let mut client = EventClient::open(prusik.public(), "/events").await;
+    client.expect(1).await;
+    assert_eq!(client.ended().await, StreamEnd::Cut);
+    let close = closed_by(&prusik, "server").await;
+    assert_eq!(
+        close["error"],
+        "the server broke off in the middle of its stream"
+    );
 }
