@@ -192,3 +192,35 @@ async fn a_new_process_that_does_not_know_streams_gets_none_and_they_are_told() 
     let mut late = (&mut late).await.unwrap();
     assert_eq!(late.ended().await, StreamEnd::InOrder);
 }
+
+/// Each process is PID 1 of its own; they share the network and a folder.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_go_along_with_a_process_of_another_container() {
+    let mut server = EventServer::start();
+    let shared = tempfile::tempdir().expect("a temporary folder");
+    let config = Config::to_addresses(&[server.address()]).top(ADMIN).top(format!(
+        "server: {{ hand_over: \"unix:{}/hand-over.sock\", drain: {{ window: 0s, deadline: 20s }} }}",
+        shared.path().display()
+    ));
+    let Some(mut before) = Prusik::start_as_pid_1(config.clone()).await else {
+        return;
+    };
+    let is_over = Arc::new(AtomicBool::new(false));
+    let (mut sent, mut read) = (Vec::new(), Vec::new());
+    for _ in 0..20 {
+        let (asked, client) = open(&mut server, &before).await;
+        sent.push(tokio::spawn(number(asked, is_over.clone())));
+        read.push(tokio::spawn(count(client)));
+    }
+    for _ in 0..2 {
+        let next = Prusik::start_taking_over(config.clone()).await;
+        let next = next.expect("there was the right to make namespaces before");
+        next.wait_stderr("20 sessions moved, 0 told to go").await;
+        before.ended().await;
+        before = next;
+    }
+    is_over.store(true, SeqCst);
+    for (sent, read) in join_all(sent).await.into_iter().zip(join_all(read).await) {
+        assert_eq!(sent.unwrap(), read.unwrap());
+    }
+}
