@@ -50,8 +50,9 @@ impl App {
     }
 
     /// Whether a connection that began elsewhere may be served on this listener, and as what it
-    /// counts. `shown`: what the client has shown in its TLS, as [`App::vouched_by`] names it; `None`
-    /// for plain text. One state of the settings answers both, because a reload may be under way.
+    /// counts. `shown`: what the client has shown in its TLS, as [`App::vouched_by`] names it;
+    /// `None` for plain text. One state of the settings answers both, because a reload may be under
+    /// way.
     pub fn serves_moved(
         &self,
         bound: BoundId,
@@ -69,8 +70,8 @@ impl App {
         (suits && takes).then_some(settings.tls_revision)
     }
 
-    /// Names the authorities of which one has vouched for a client with this revision. `None`: it was
-    /// asked for no certificate. An error: its listener now asks for more than it has shown.
+    /// Names the authorities of which one has vouched for a client with this revision. `None`: it
+    /// was asked for no certificate. An error: its listener now asks for more than it has shown.
     pub fn vouched_by(&self, bound: BoundId, revision: TlsRevision) -> io::Result<Option<String>> {
         let settings = self.listener_states()[bound.index()].settings();
         if revision < settings.tls_revision {

@@ -196,8 +196,8 @@ impl Record {
         }
     }
 
-    /// Tells the peer that our next key follows, and takes it. The peer is not asked for its own: how
-    /// long that lasts is for the peer to know, and one that only listens would have to answer.
+    /// Tells the peer that our next key follows, and takes it. The peer is not asked for its own:
+    /// how long that lasts is for the peer to know, and one that only listens would have to answer.
     fn update_key(&mut self, out: &mut Vec<u8>) -> Result<(), RecordError> {
         const NOT_REQUESTED: u8 = 0;
         let message = [24, 0, 0, 1, NOT_REQUESTED];
