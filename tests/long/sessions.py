@@ -10,6 +10,7 @@ import pathlib
 import random
 import select
 import socket
+import ssl
 import threading
 import time
 
@@ -41,8 +42,8 @@ def message(session, number, is_masked):
     return bytes([0x81, mask | 126]) + len(said).to_bytes(2, "big") + zeros + said
 
 
-def origin(listener, wrong):
-    """Echoes, and looks that each session's bytes are those which must come next."""
+def origin(listener, wrong, context=None):
+    """Echoes, and looks that each session's bytes are those which must come next. By TLS with a context."""
     epoll = select.epoll()
     epoll.register(listener, select.EPOLLIN)
     sessions = {}
@@ -50,6 +51,12 @@ def origin(listener, wrong):
         for place, _ in epoll.poll():
             if place == listener.fileno():
                 accepted, _ = listener.accept()
+                if context:
+                    try:
+                        accepted = context.wrap_socket(accepted, server_side=True)
+                    except OSError:
+                        continue
+                    accepted.setblocking(False)
                 epoll.register(accepted, select.EPOLLIN)
                 # Socket, session, next message, bytes of it that are there.
                 sessions[accepted.fileno()] = [accepted, None, 0, b""]
@@ -57,7 +64,10 @@ def origin(listener, wrong):
             state = sessions[place]
             try:
                 said = state[0].recv(65536)
-            except ConnectionError:
+            except ssl.SSLWantReadError:
+                # No data, but a part of a record, or a message of TLS itself.
+                continue
+            except OSError:
                 said = b""
             if not said:
                 sessions.pop(place)[0].close()
@@ -89,13 +99,13 @@ def origin(listener, wrong):
 class Origin:
     """In a process of its own."""
 
-    def __init__(self):
+    def __init__(self, context=None):
         listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self.port = listener.getsockname()[1]
         self.heard, wrong = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            origin(listener, wrong)
+            origin(listener, wrong, context)
         listener.close()
         os.close(wrong)
 
@@ -110,15 +120,17 @@ class Origin:
 
 
 class Session:
-    def __init__(self, port, number):
+    def __init__(self, port, number, context=None):
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.number, self.port = number, self.socket.getsockname()[1]
+        if context:
+            self.socket = context.wrap_socket(self.socket, server_hostname="chat.example.com")
         self.sent, self.heard = 0, 0
         # What is left of a message that was sent in two parts, and what is due from the server.
         self.rest, self.due = b"", b""
 
-    def open(self):
-        self.socket.sendall(HANDSHAKE.format(number=self.number).encode())
+    def open(self, handshake=HANDSHAKE):
+        self.socket.sendall(handshake.format(number=self.number).encode())
         head = b""
         while b"\r\n\r\n" not in head:
             more = self.socket.recv(4096)
@@ -141,14 +153,18 @@ class Load(threading.Thread):
 
     def refill(self):
         while len(self.live) < self.count:
-            session = Session(self.address, self.next)
+            session = self.another()
             self.next += 1
-            session.open()
             session.socket.setblocking(False)
             with self.lock:
                 self.live[session.socket.fileno()] = session
                 self.ticks.append((time.monotonic(), session))
                 self.epoll.register(session.socket, select.EPOLLIN)
+
+    def another(self):
+        session = Session(self.address, self.next)
+        session.open()
+        return session
 
     def run(self):
         while True:
@@ -180,13 +196,15 @@ class Load(threading.Thread):
                 whole, session.rest = whole[:cut], whole[cut:]
         try:
             session.socket.send(whole)
-        except ConnectionError:
+        except OSError:
             self.lose(session)
 
     def hear(self, session):
         try:
             heard = session.socket.recv(65536)
-        except ConnectionError:
+        except ssl.SSLWantReadError:
+            return
+        except OSError:
             heard = b""
         if not heard:
             self.lose(session)

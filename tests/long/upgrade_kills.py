@@ -59,7 +59,10 @@ def end(pid):
     """Returns when it is no more."""
     dead = os.pidfd_open(pid)
     os.kill(pid, signal.SIGKILL)
-    select.select([dead], [], [])
+    # Its number may be too great for select.
+    ended = select.poll()
+    ended.register(dead, select.POLLIN)
+    ended.poll()
     os.close(dead)
 
 
