@@ -64,7 +64,7 @@ test: tools
 	$(CARGO) test --locked --all-features --test alone -- --test-threads=1
 	$(MAKE) check-conf
 
-# Proofs that take minutes: quiet sessions, dead peers, a browser, real Tomcats with the shipped files, a soak.
+# Proofs that take minutes: quiet sessions, dead peers, browsers, real Tomcats with the shipped files, a soak.
 test-long: build long-tools
 	$(CARGO) clippy --all-targets --all-features --locked -- -D warnings
 	$(CARGO) test --locked --test it tracing::
@@ -94,6 +94,7 @@ test-long: build long-tools
 	$(PYTHON) tests/long/systemd.py target/release/prusik target/systemd trixie
 	$(PYTHON) tests/long/demo_page.py target/release/prusik target/screenshots
 	$(PYTHON) tests/long/status_page.py target/release/prusik target/screenshots
+	$(PYTHON) tests/long/browsers.py target/release/prusik
 	@$(if $(wildcard $(TOMCATS)),\
 		$(PYTHON) $(TOMCATS) start target/tomcats && \
 		$(PYTHON) tests/long/scenario.py target/release/prusik $(TOMCATS) target/tomcats; \
@@ -143,9 +144,9 @@ tools:
 
 long-tools:
 	@# npm only where there is none: other sources' Node.js has one, and conflicts with Debian's.
-	@command -v chromedriver >/dev/null && command -v npm >/dev/null && command -v tomcat10-instance-create >/dev/null || { \
+	@command -v chromedriver >/dev/null && command -v firefox-esr >/dev/null && command -v npm >/dev/null && command -v tomcat10-instance-create >/dev/null || { \
 		SUDO=$$(test "$$(id -u)" = 0 || echo sudo); \
-		$$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq chromium chromium-driver \
+		$$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq chromium chromium-driver firefox-esr \
 			haproxy nginx-light iproute2 podman runc tomcat10-user tomcat10-examples default-jre-headless python3-venv \
 			$$(command -v npm >/dev/null || echo npm); }
 	@test -x $(PYTHON) || python3 -m venv target/venv

@@ -40,7 +40,7 @@ def say(when, took):
 def main():
     prepare()
     admin, port = free_port(), free_port()
-    with tempfile.TemporaryDirectory() as folder, Origin() as origin:
+    with tempfile.TemporaryDirectory() as folder, Origin(has_tls=False) as origin:
         config = Path(folder) / "prusik.yaml"
         config.write_text(CONFIG.format(admin=admin, port=port, origin=origin.port))
         prusik = subprocess.Popen([sys.argv[1], "run", "--config", config], stderr=subprocess.DEVNULL)

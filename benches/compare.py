@@ -27,6 +27,7 @@ from proxies import Proxy, kinds, pin, write_certificate
 HERE = Path(__file__).resolve().parent
 SCRATCH = HERE.parent / "target" / "bench"
 ECHO_SESSIONS, HANDSHAKE_WORKERS, GET_CONNECTIONS, IDLE_SESSIONS, WARM_SESSIONS = 50, 16, 50, 5000, 300
+PLAIN, TLS, TLS_TWICE = (), ("tls",), ("tls-tls",)
 
 cores = sorted(os.sched_getaffinity(0))
 LOAD_CORE, PROXY_CORE = (cores[0], cores[1]) if len(cores) > 1 else (None, None)
@@ -64,9 +65,11 @@ class Load:
 class Origin(Load):
     """The one origin behind all the proxies, which counts what really reaches it."""
 
-    def __init__(self):
-        super().__init__("origin")
-        self.port = self.line()
+    def __init__(self, has_tls):
+        super().__init__("origin", *([SCRATCH / "bench.pem", SCRATCH / "bench.key"] if has_tls else []))
+        ports = self.line()
+        # Without TLS nobody asks for the other one; the configurations need some number.
+        self.port, self.tls_port = ports["port"], ports["tls_port"] or 9
         self.before = self.ask("count")
 
     def must_have_seen(self, who, **expected):
@@ -75,7 +78,8 @@ class Origin(Load):
         fresh = {name: after[name] - self.before[name] for name in after}
         self.before = after
         expected = {"handshakes": 0, "messages": 0, "gets": 0, "streams": 0, **expected}
-        expected["forwarded"] = 0 if who == NoProxy.kind.name else sum(expected[what] for what in ("handshakes", "gets", "streams"))
+        requests = expected["handshakes"] + expected["gets"] + expected["streams"]
+        expected["forwarded"] = 0 if who == NoProxy.kind.name else requests
         if fresh != expected:
             raise SystemExit(f"{who}: the origin saw {fresh}, the client did {expected}")
 
@@ -87,7 +91,7 @@ class NoProxy:
         name = report.NO_PROXY
 
     def __init__(self, origin):
-        self.port = origin.port
+        self.port, self.tls_port = origin.port, origin.tls_port
 
     def cpu_ns(self):
         return 0
@@ -109,13 +113,13 @@ def measured(proxy, load, command):
                            "p50_us": result["p50_us"], "p99_us": result["p99_us"]}
 
 
-def client(proxy, by_tls):
-    return Load("client", proxy.tls_port, "tls") if by_tls else Load("client", proxy.port)
+def client(proxy, transport):
+    return Load("client", proxy.tls_port if transport else proxy.port, *transport)
 
 
-def echo(size, by_tls=False):
+def echo(size, transport=PLAIN):
     def run(proxy, origin, seconds):
-        with client(proxy, by_tls) as load:
+        with client(proxy, transport) as load:
             fail_unless_all(load.ask(f"open {ECHO_SESSIONS}"), ECHO_SESSIONS, "sessions opened")
             warm = load.ask(f"echo {size} {max(0.15, seconds / 8)}")["ops"]
             messages, figures = measured(proxy, load, f"echo {size} {seconds}")
@@ -141,9 +145,16 @@ def get(proxy, origin, seconds):
     return figures
 
 
-def idle(proxy, origin, seconds, by_tls=False):
+def cpu_while_idle(proxy, seconds):
+    """In milliseconds a second."""
+    cpu, began = proxy.cpu_ns(), time.monotonic()
+    time.sleep(seconds)
+    return (proxy.cpu_ns() - cpu) / 1e6 / (time.monotonic() - began)
+
+
+def idle(proxy, origin, seconds, transport=PLAIN):
     """Memory a session and CPU of many idle sessions. Wants a proxy that has done nothing yet."""
-    with client(proxy, by_tls) as load:
+    with client(proxy, transport) as load:
         fail_unless_all(load.ask(f"open {WARM_SESSIONS}"), WARM_SESSIONS, "sessions opened")
         fail_unless_all(load.ask("close"), WARM_SESSIONS, "sessions closed")
         time.sleep(1)
@@ -151,9 +162,7 @@ def idle(proxy, origin, seconds, by_tls=False):
         fail_unless_all(load.ask(f"open {IDLE_SESSIONS}"), IDLE_SESSIONS, "sessions opened")
         time.sleep(1)
         plain = proxy.memory_kib()
-        cpu, began = proxy.cpu_ns(), time.monotonic()
-        time.sleep(seconds)
-        cpu = (proxy.cpu_ns() - cpu) / 1e6 / (time.monotonic() - began)
+        cpu = cpu_while_idle(proxy, seconds)
         fail_unless_all(load.ask("once 16384"), IDLE_SESSIONS, "echoes")
         time.sleep(2)
         talked = proxy.memory_kib()
@@ -165,35 +174,30 @@ def idle(proxy, origin, seconds, by_tls=False):
             "idle_cpu_ms_s": cpu}
 
 
+def wss_idle(proxy, origin, seconds):
+    return idle(proxy, origin, seconds, TLS)
+
+
 def stream_idle(proxy, origin, seconds):
-    """The same of event streams, each with an event; then one more, as idle() has its echo."""
-    with Load("client", proxy.port) as load:
-        fail_unless_all(load.ask(f"streams {WARM_SESSIONS}"), WARM_SESSIONS, "streams opened")
+    """As `idle`, of event streams after their first event."""
+    with client(proxy, PLAIN) as load:
+        fail_unless_all(load.ask(f"stream {WARM_SESSIONS}"), WARM_SESSIONS, "streams begun")
         fail_unless_all(load.ask("leave"), WARM_SESSIONS, "streams left")
         time.sleep(1)
         before = proxy.memory_kib()
-        fail_unless_all(load.ask(f"streams {IDLE_SESSIONS}"), IDLE_SESSIONS, "streams opened")
+        # The load fails if one of them ends by itself, or has more than its event.
+        fail_unless_all(load.ask(f"stream {IDLE_SESSIONS}"), IDLE_SESSIONS, "streams begun")
         time.sleep(1)
-        plain = proxy.memory_kib()
-        cpu, began = proxy.cpu_ns(), time.monotonic()
-        time.sleep(seconds)
-        cpu = (proxy.cpu_ns() - cpu) / 1e6 / (time.monotonic() - began)
-        origin.ask("tell")
-        fail_unless_all(load.ask("events 2"), IDLE_SESSIONS, "events")
-        time.sleep(2)
-        talked = proxy.memory_kib()
+        begun = proxy.memory_kib()
+        cpu = cpu_while_idle(proxy, seconds)
         fail_unless_all(load.ask("leave"), IDLE_SESSIONS, "streams left")
     origin.must_have_seen(proxy.kind.name, streams=WARM_SESSIONS + IDLE_SESSIONS)
-    return {"idle_kib": (plain - before) / IDLE_SESSIONS, "talked_kib": (talked - before) / IDLE_SESSIONS,
-            "idle_cpu_ms_s": cpu}
-
-
-def wss_idle(proxy, origin, seconds):
-    return idle(proxy, origin, seconds, by_tls=True)
+    return {"idle_kib": (begun - before) / IDLE_SESSIONS, "idle_cpu_ms_s": cpu}
 
 
 WORKLOADS = {"echo64": echo(64), "echo16k": echo(16384), "handshakes": handshakes, "get": get, "idle": idle,
-             "wss_echo64": echo(64, by_tls=True), "wss_idle": wss_idle, "stream_idle": stream_idle}
+             "wss_echo64": echo(64, TLS), "wss_echo16k": echo(16384, TLS), "wss_wss_echo64": echo(64, TLS_TWICE),
+             "wss_idle": wss_idle, "stream_idle": stream_idle}
 IDLE = [workload for workload in WORKLOADS if workload.endswith("idle")]
 BY_TLS = [workload for workload in WORKLOADS if workload.startswith("wss")]
 
@@ -224,21 +228,19 @@ class Noise:
         return max(0.0, 100 * (busy - own) / everything)
 
 
-def run(columns, workloads, plan, noise):
+def run(columns, workloads, plan, noise, has_tls):
     """Figures of each round: results[workload][proxy] is a list of one dictionary a round."""
     results = defaultdict(lambda: defaultdict(list))
 
     def note(workload, kind, proxy, figures):
         noise.own_ns += proxy.cpu_ns()
         results[workload][kind.name].append(figures)
-        print(f"  {workload:11}{kind.name:15}" + "  ".join(f"{key} {value:.2f}" for key, value in figures.items()),
+        print(f"  {workload:15}{kind.name:15}" + "  ".join(f"{key} {value:.2f}" for key, value in figures.items()),
               file=sys.stderr)
 
     timed = [workload for workload in workloads if workload not in IDLE]
-    with Origin() as origin:
+    with Origin(has_tls) as origin:
         for workload in timed:
-            if workload in BY_TLS:
-                continue  # the origin speaks none
             bare = NoProxy(origin)
             note(workload, bare.kind, bare, tried(workload, bare, origin, plan.seconds))
         for turn in range(plan.rounds if timed else 0):
@@ -248,7 +250,7 @@ def run(columns, workloads, plan, noise):
             started = {}
             try:
                 for kind in order:
-                    started[kind.name] = Proxy(kind, origin.port, SCRATCH, PROXY_CORE)
+                    started[kind.name] = Proxy(kind, origin, SCRATCH, PROXY_CORE)
                 spent = dict.fromkeys(started, 0)
                 for workload in timed:
                     # Short ones in turn: what the machine does meanwhile, it does to all of them.
@@ -266,7 +268,7 @@ def run(columns, workloads, plan, noise):
             for _ in range(plan.idle_rounds):
                 for kind in columns:
                     if kind.does(workload):
-                        with Proxy(kind, origin.port, SCRATCH, PROXY_CORE) as proxy:
+                        with Proxy(kind, origin, SCRATCH, PROXY_CORE) as proxy:
                             note(workload, kind, proxy, tried(workload, proxy, origin, plan.idle_seconds))
     return results
 
@@ -353,7 +355,7 @@ def main():
         print(line, file=sys.stderr)
 
     plan, noise, began = Plan(options.quick), Noise(), time.monotonic()
-    results = run(columns, workloads, plan, noise)
+    results = run(columns, workloads, plan, noise, has_tls)
     facts = {"plan": plan.words, "took": f"{time.monotonic() - began:.0f} s", "quick": options.quick,
              "noise": noise.percent(), "left_out": left_out, "given": options.prusik,
              "pinned": "no" if PROXY_CORE is None else f"proxies to core {PROXY_CORE}, load and origin to core {LOAD_CORE}"}

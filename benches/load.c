@@ -1,8 +1,10 @@
 // The origin and the load of compare.py, in C so that what it shows is the proxy and not its client.
 //
-//   load origin        echoes WebSocket messages, answers GETs, and streams events. Prints its port,
-//                      then its counts at each line on stdin; at `tell` each stream gets an event first.
-//   load client PORT [tls]   does what the lines on stdin say and answers each with one line of JSON:
+//   load origin [CERTIFICATE KEY]   echoes WebSocket messages, answers GETs, and begins event streams
+//                      that it leaves at their first event. Prints its ports, that for TLS among
+//                      them if there is a certificate, then its counts at each line on stdin.
+//   load client PORT [tls | tls-tls]   does what the lines on stdin say and answers each with one line
+//                      of JSON. With tls-tls it asks for what the proxy gets from the origin by TLS.
 //
 //     open N             opens N sessions, 64 at a time
 //     echo SIZE SECONDS  every session sends a message, waits for its echo, and again
@@ -10,9 +12,8 @@
 //     close              ends every session with a Close frame that must be answered
 //     handshakes N SECONDS   N workers: connect, handshake, Close, and again
 //     get N SECONDS      N connections: GET, and again
-//     streams N          opens N event streams, 64 at a time, each with its first event
-//     events N           waits until each stream has had so many events
-//     leave              closes the connections of the streams
+//     stream N           begins N event streams, 64 at a time, and waits for the first event of each
+//     leave              ends every event stream by closing its connection
 //
 // Every byte of every answer is checked but the proxy's own header fields. What is wrong is said
 // on stderr and ends the program with status 1. Both end when stdin does.
@@ -34,6 +35,7 @@
 #include <time.h>
 #include <unistd.h>
 #ifdef WITH_TLS
+#include <openssl/err.h>
 #include <openssl/ssl.h>
 #else
 typedef void SSL;
@@ -44,8 +46,8 @@ enum { LARGEST_MESSAGE = 16384, BUFFER = LARGEST_MESSAGE + 2048, AT_A_TIME = 64,
 // The example of RFC 6455, section 1.3: saves both sides the SHA-1.
 #define KEY "dGhlIHNhbXBsZSBub25jZQ=="
 #define ACCEPT "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-#define UPGRADE \
-    "GET /echo HTTP/1.1\r\nHost: bench.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" \
+#define UPGRADE(path) \
+    "GET " path " HTTP/1.1\r\nHost: bench.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" \
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " KEY "\r\n\r\n"
 #define SWITCHING \
     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" \
@@ -55,16 +57,18 @@ enum { LARGEST_MESSAGE = 16384, BUFFER = LARGEST_MESSAGE + 2048, AT_A_TIME = 64,
              "fedcba9876543210fedcba9876543210FEDCBA9876543210fedcba987654321\n"
 #define PAGE "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 128\r\n\r\n" BODY
 _Static_assert(sizeof BODY - 1 == 128, "PAGE says 128");
-#define LISTEN "GET /events HTTP/1.1\r\nHost: bench.test\r\nAccept: text/event-stream\r\n\r\n"
-#define EVENT "data: 0123456789abcdef0123456789\n\n"
-#define EVENT_CHUNK "22\r\n" EVENT "\r\n"
-#define STREAM "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n" EVENT_CHUNK
-_Static_assert(sizeof EVENT - 1 == 0x22, "EVENT_CHUNK says so");
+
+#define EVENTS "GET /events HTTP/1.1\r\nHost: bench.test\r\nAccept: text/event-stream\r\n\r\n"
+#define EVENT "id: 1\ndata: the first event of them\n\n"
+#define STREAM \
+    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n" \
+    "Transfer-Encoding: chunked\r\n\r\n25\r\n" EVENT "\r\n"
+_Static_assert(sizeof EVENT - 1 == 0x25, "STREAM says 25");
 
 static const uint8_t MASK[4] = {0x37, 0xfa, 0x21, 0x3d};
 static const uint8_t CLOSE_1000[4] = {0x88, 0x02, 0x03, 0xe8};
 
-enum step { IDLE, HELLO, ECHO, PAGE_DUE, STREAM_DUE, EVENTS, BYE };
+enum step { IDLE, HELLO, ECHO, PAGE_DUE, EVENT_DUE, BYE };
 
 struct connection {
     int fd;
@@ -76,8 +80,7 @@ struct connection {
     size_t out_left, in_len, consumed;
     uint8_t *in, *frame;
     uint64_t begun;
-    SSL *tls;                   // client: NULL is plain text
-    struct connection *earlier, *later; // origin: the other streams
+    SSL *tls;                   // NULL is plain text
 };
 
 static int poller;
@@ -117,11 +120,35 @@ static void set_nodelay(int fd) {
 #ifdef WITH_TLS
 static SSL_CTX *tls_context;
 
-static void speak_tls(void) {
-    tls_context = SSL_CTX_new(TLS_client_method());
-    if (!tls_context) fail("client: no TLS");
+static void speak_tls(const SSL_METHOD *method) {
+    tls_context = SSL_CTX_new(method);
+    if (!tls_context) fail("no TLS");
     // Thousands of them are idle.
     SSL_CTX_set_mode(tls_context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE);
+}
+
+static void speak_tls_as_client(void) {
+    speak_tls(TLS_client_method());
+}
+
+static void speak_tls_as_server(const char *certificate, const char *key) {
+    speak_tls(TLS_server_method());
+    if (SSL_CTX_use_certificate_chain_file(tls_context, certificate) != 1 ||
+        SSL_CTX_use_PrivateKey_file(tls_context, key, SSL_FILETYPE_PEM) != 1)
+        fail("origin: no certificate in %s with the key in %s", certificate, key);
+}
+
+static void accept_tls(struct connection *c) {
+    c->tls = SSL_new(tls_context);
+    if (!c->tls || !SSL_set_fd(c->tls, c->fd)) fail("origin: no TLS");
+    SSL_set_accept_state(c->tls);
+}
+
+static void say_end_of_tls(struct connection *c) {
+    if (!c->tls) return;
+    if (SSL_is_init_finished(c->tls)) SSL_shutdown(c->tls);
+    // What fails for this connection must not be taken for a failure of the next one.
+    ERR_clear_error();
 }
 
 static void begin_tls(struct connection *c) {
@@ -143,6 +170,7 @@ static ssize_t of_tls(struct connection *c, int result) {
     if (why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE) errno = EAGAIN;
     else if (why == SSL_ERROR_ZERO_RETURN || c->step == BYE) return 0;
     else if (why == SSL_ERROR_SSL) errno = EPROTO;
+    ERR_clear_error();
     return -1;
 }
 
@@ -158,8 +186,20 @@ static bool has_more(struct connection *c) {
     return c->tls && SSL_pending(c->tls) > 0;
 }
 #else
-static void speak_tls(void) {
+static void speak_tls_as_client(void) {
     fail("client: built without TLS");
+}
+
+static void speak_tls_as_server(const char *certificate, const char *key) {
+    fail("origin: built without TLS, no use for %s and %s", certificate, key);
+}
+
+static void accept_tls(struct connection *c) {
+    c->tls = NULL;
+}
+
+static void say_end_of_tls(struct connection *c) {
+    c->tls = NULL;
 }
 
 static void begin_tls(struct connection *c) {
@@ -225,11 +265,11 @@ static int epoll_ready(struct epoll_event *events, int most, int timeout) {
 
 // ---------------------------------------------------------------------------------------- origin
 
-static struct { unsigned long handshakes, messages, gets, forwarded, streams; } seen;
-static struct connection streaming;     // the head of a ring
+static struct { unsigned long handshakes, messages, gets, streams, forwarded; } seen;
 
 static void drop(struct connection *c) {
-    if (c->later) c->later->earlier = c->earlier, c->earlier->later = c->later;
+    say_end_of_tls(c);
+    end_tls(c);
     close(c->fd);
     free(c->in);
     free(c);
@@ -254,8 +294,6 @@ static void answer_head(struct connection *c, size_t length) {
         answer(c, PAGE, sizeof PAGE - 1);
     } else if (!strncmp(head, "GET /events ", 12)) {
         seen.streams++;
-        c->later = &streaming, c->earlier = streaming.earlier;
-        c->earlier->later = streaming.earlier = c;
         answer(c, STREAM, sizeof STREAM - 1);
     } else {
         fail("origin: a request that nobody sent: %.200s", head);
@@ -314,23 +352,14 @@ static bool serve(struct connection *c) {
             continue;
         }
         if (c->in_len == BUFFER) fail("origin: a request without end");
-        ssize_t got = recv(c->fd, c->in + c->in_len, BUFFER - c->in_len, 0);
+        ssize_t got = receive(c, c->in + c->in_len, BUFFER - c->in_len);
         if (got < 0 && errno == EAGAIN) return true;
         if (got <= 0) return false;
         c->in_len += got;
     }
 }
 
-// An event for each stream.
-static void tell(void) {
-    for (struct connection *c = streaming.later; c != &streaming; c = c->later) {
-        if (c->out_left) fail("origin: a stream takes nothing");
-        answer(c, EVENT_CHUNK, sizeof EVENT_CHUNK - 1);
-        if (!flush_out(c)) fail("origin: a stream is gone");
-    }
-}
-
-static void accept_all(int listener) {
+static void accept_all(int listener, bool by_tls) {
     for (;;) {
         int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
         if (fd < 0 && errno == EAGAIN) return;
@@ -340,22 +369,28 @@ static void accept_all(int listener) {
         if (!c) fail("out of memory");
         c->fd = fd;
         c->in = buffer();
+        if (by_tls) accept_tls(c);
         watch(EPOLL_CTL_ADD, c, EPOLLIN);
     }
 }
 
-static void origin(void) {
+// Returns the port.
+static int listen_on(struct connection *listener) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof address;
-    struct connection listener = {.fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0)};
-    struct connection commands = {.fd = STDIN_FILENO};
-    streaming.later = streaming.earlier = &streaming;
-    if (bind(listener.fd, (void *)&address, size) || listen(listener.fd, 4096) ||
-        getsockname(listener.fd, (void *)&address, &size))
+    listener->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    if (bind(listener->fd, (void *)&address, size) || listen(listener->fd, 4096) ||
+        getsockname(listener->fd, (void *)&address, &size))
         fail("origin: listen: %s", strerror(errno));
-    watch(EPOLL_CTL_ADD, &listener, EPOLLIN);
+    watch(EPOLL_CTL_ADD, listener, EPOLLIN);
+    return ntohs(address.sin_port);
+}
+
+static void origin(bool has_tls) {
+    struct connection listener = {0}, tls_listener = {0}, commands = {.fd = STDIN_FILENO};
+    int port = listen_on(&listener), tls_port = has_tls ? listen_on(&tls_listener) : 0;
     watch(EPOLL_CTL_ADD, &commands, EPOLLIN);
-    printf("%d\n", ntohs(address.sin_port));
+    printf("{\"port\": %d, \"tls_port\": %d}\n", port, tls_port);
 
     for (;;) {
         struct epoll_event events[256];
@@ -363,14 +398,13 @@ static void origin(void) {
         for (int i = 0; i < ready; i++) {
             struct connection *c = events[i].data.ptr;
             char line[64];
-            if (c == &listener) {
-                accept_all(listener.fd);
+            if (c == &listener || c == &tls_listener) {
+                accept_all(c->fd, c == &tls_listener);
             } else if (c == &commands) {
                 if (read(STDIN_FILENO, line, sizeof line) <= 0) exit(0);
-                if (!strncmp(line, "tell\n", 5)) tell();
-                printf("{\"handshakes\": %lu, \"messages\": %lu, \"gets\": %lu, \"forwarded\": %lu, "
-                       "\"streams\": %lu}\n",
-                       seen.handshakes, seen.messages, seen.gets, seen.forwarded, seen.streams);
+                printf("{\"handshakes\": %lu, \"messages\": %lu, \"gets\": %lu, \"streams\": %lu, "
+                       "\"forwarded\": %lu}\n",
+                       seen.handshakes, seen.messages, seen.gets, seen.streams, seen.forwarded);
             } else if (!serve(c)) {
                 drop(c);
             }
@@ -380,11 +414,12 @@ static void origin(void) {
 
 // ---------------------------------------------------------------------------------------- client
 
-enum job { OPEN, ECHOES, CLOSE, HANDSHAKES, GETS, STREAMS };
+enum job { OPEN, ECHOES, CLOSE, HANDSHAKES, GETS, STREAMS, LEAVE };
 
 static struct sockaddr_in proxy = {.sin_family = AF_INET};
 static struct connection *connections;
-static uint32_t sessions;           // that are open
+static uint32_t sessions;           // that are open, or event streams
+static const char *upgrade = UPGRADE("/echo");
 static uint8_t pattern[LARGEST_MESSAGE];
 
 static enum job job;
@@ -439,6 +474,15 @@ static void prepare_message(struct connection *c) {
     for (size_t i = 8; i < message_size; i++) c->frame[head + i] = pattern[i] ^ MASK[i & 3];
 }
 
+static void finish(struct connection *c);
+
+static void hang_up(struct connection *c) {
+    end_tls(c);
+    close(c->fd);
+    c->fd = -1;
+    finish(c);
+}
+
 static void begin(struct connection *c) {
     active++;
     c->begun = now_ns();
@@ -447,7 +491,7 @@ static void begin(struct connection *c) {
     case OPEN:
     case HANDSHAKES:
         connect_to_proxy(c);
-        say(c, HELLO, UPGRADE, sizeof UPGRADE - 1);
+        say(c, HELLO, upgrade, strlen(upgrade));
         break;
     case ECHOES: say_message(c); break;
     case CLOSE: say(c, BYE, SESSION_END, sizeof SESSION_END); break;
@@ -457,8 +501,9 @@ static void begin(struct connection *c) {
         break;
     case STREAMS:
         connect_to_proxy(c);
-        say(c, STREAM_DUE, LISTEN, sizeof LISTEN - 1);
+        say(c, EVENT_DUE, EVENTS, sizeof EVENTS - 1);
         break;
+    case LEAVE: hang_up(c); break;
     }
 }
 
@@ -517,34 +562,29 @@ static void check_page(struct connection *c) {
     finish(c);
 }
 
-static void check_stream(struct connection *c) {
-    size_t head = head_length(c->in, c->in_len);
-    if (!head || !memmem(c->in + head, c->in_len - head, EVENT, sizeof EVENT - 1)) return;
-    char *text = (char *)c->in;
+static void check_event(struct connection *c) {
+    size_t head = head_length(c->in, c->in_len), event = sizeof EVENT - 1;
+    if (!head || !memmem(c->in + head, c->in_len - head, EVENT, event)) return;
+    char *text = (char *)c->in, *body = text + head;
     text[head - 1] = 0;
     if (strncmp(text, "HTTP/1.1 200 ", 13) || !has_field(text, "\nContent-Type:", "text/event-stream"))
-        fail("stream %u: no stream: %.300s", c->number, text);
+        fail("stream %u: no event stream: %.300s", c->number, text);
+    // One chunk as the origin's, but for how its length is written; or no chunks.
+    bool in_chunks = has_field(text, "\nTransfer-Encoding:", "chunked");
+    if (in_chunks && (strtoul(body, &body, 16) != event || memcmp(body, "\r\n", 2)))
+        fail("stream %u: another chunk than the origin's", c->number);
+    body += in_chunks ? 2 : 0;
+    size_t left = (char *)c->in + c->in_len - body, due = event + (in_chunks ? 2 : 0);
+    if (left < due) return;
+    if (left > due || memcmp(body, EVENT, event)) fail("stream %u: more than the event", c->number);
     clock_in(c);
     finish(c);
-    c->step = EVENTS;
-    c->sequence = 1;
-    c->in_len = 0;
-}
-
-// Whatever the chunks, each event is there once.
-static void check_event(struct connection *c) {
-    if (!memmem(c->in, c->in_len, EVENT, sizeof EVENT - 1)) return;
-    c->sequence++;
-    c->in_len = 0;
 }
 
 static void ended(struct connection *c) {
     if (c->step != BYE || c->in_len != sizeof CLOSE_1000 || memcmp(c->in, CLOSE_1000, sizeof CLOSE_1000))
         fail("connection %u: ended by the proxy in step %d after %zu bytes", c->number, c->step, c->in_len);
-    end_tls(c);
-    close(c->fd);
-    c->fd = -1;
-    finish(c);
+    hang_up(c);
 }
 
 static void handle(struct connection *c) {
@@ -568,8 +608,7 @@ static void handle(struct connection *c) {
     case HELLO: check_handshake(c); break;
     case ECHO: check_echo(c); break;
     case PAGE_DUE: check_page(c); break;
-    case STREAM_DUE: check_stream(c); break;
-    case EVENTS: check_event(c); break;
+    case EVENT_DUE: check_event(c); break;
     case BYE: break; // checked at the end of the stream
     case IDLE: break;
     }
@@ -609,31 +648,6 @@ static void work(enum job what, uint32_t first, uint32_t count, uint32_t at_once
            done, (latest - start) / 1e9, percentile(0.50), percentile(0.99));
 }
 
-static void await_events(uint32_t wanted) {
-    for (uint32_t i = 0; i < sessions;) {
-        if (connections[i].sequence >= wanted) {
-            i++;
-            continue;
-        }
-        struct epoll_event events[256];
-        int ready = epoll_ready(events, 256, SILENCE_MS);
-        if (!ready) fail("client: stream %u waits for an event for %d s", i, SILENCE_MS / 1000);
-        for (int n = 0; n < ready; n++) handle(events[n].data.ptr);
-    }
-    printf("{\"ops\": %u}\n", sessions);
-}
-
-static void leave(void) {
-    for (uint32_t i = 0; i < sessions; i++) {
-        close(connections[i].fd);
-        free(connections[i].in);
-    }
-    free(connections);
-    connections = NULL;
-    printf("{\"ops\": %u}\n", sessions);
-    sessions = 0;
-}
-
 static void add_connections(uint32_t count) {
     connections = calloc(count, sizeof *connections);
     if (!connections) fail("out of memory");
@@ -646,8 +660,7 @@ static void set_message(size_t size) {
     for (uint32_t i = 0; i < sessions; i++) prepare_message(&connections[i]);
 }
 
-static void client(int port, bool by_tls) {
-    if (by_tls) speak_tls();
+static void client(int port) {
     proxy.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     proxy.sin_port = htons(port);
     for (size_t i = 0; i < sizeof pattern; i++) pattern[i] = i * 7 + (i >> 8);
@@ -675,14 +688,13 @@ static void client(int port, bool by_tls) {
             // The connections of a warm-up are the ones that are measured.
             if (!connections) add_connections(count);
             work(GETS, 0, count, count, seconds);
-        } else if (sscanf(line, "streams %u", &count) == 1 && !sessions) {
+        } else if (sscanf(line, "stream %u", &count) == 1 && !sessions) {
             add_connections(count);
             work(STREAMS, 0, count, AT_A_TIME, 0);
             sessions = count;
-        } else if (sscanf(line, "events %u", &count) == 1) {
-            await_events(count);
         } else if (!strncmp(line, "leave", 5)) {
-            leave();
+            work(LEAVE, 0, sessions, AT_A_TIME, 0);
+            sessions = 0;
         } else {
             fail("client: what is %s", line);
         }
@@ -693,8 +705,15 @@ int main(int count, char **arguments) {
     signal(SIGPIPE, SIG_IGN);
     setvbuf(stdout, NULL, _IOLBF, 0);
     poller = epoll_create1(0);
-    if (count == 2 && !strcmp(arguments[1], "origin")) origin();
-    else if (count == 3 && !strcmp(arguments[1], "client")) client(atoi(arguments[2]), false);
-    else if (count == 4 && !strcmp(arguments[3], "tls")) client(atoi(arguments[2]), true);
-    else fail("usage: load origin | load client PORT [tls]");
+    const char *what = count > 1 ? arguments[1] : "", *transport = count == 4 ? arguments[3] : "";
+    if (!strcmp(what, "origin") && (count == 2 || count == 4)) {
+        if (count == 4) speak_tls_as_server(arguments[2], arguments[3]);
+        origin(count == 4);
+    } else if (!strcmp(what, "client") && (count == 3 || !strcmp(transport, "tls") || !strcmp(transport, "tls-tls"))) {
+        if (*transport) speak_tls_as_client();
+        if (!strcmp(transport, "tls-tls")) upgrade = UPGRADE("/tls/echo");
+        client(atoi(arguments[2]));
+    } else {
+        fail("usage: load origin [CERTIFICATE KEY] | load client PORT [tls | tls-tls]");
+    }
 }

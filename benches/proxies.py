@@ -12,7 +12,12 @@ listeners:
 upstreams:
   origin:
     servers: [127.0.0.1:{origin}]
+  origin-tls:
+    servers: [127.0.0.1:{origin_tls}]
+    tls: {{ verify: false }}
 routes:
+  - match: {{ path_prefix: /tls/ }}
+    upstream: origin-tls
   - match: {{ path_prefix: / }}
     upstream: origin
 """
@@ -45,18 +50,25 @@ http {{
     ssl_certificate {dir}/bench.pem;
     ssl_certificate_key {dir}/bench.key;
     ssl_protocols TLSv1.2 TLSv1.3;
+    proxy_http_version 1.1;
+    proxy_read_timeout 1h;
+    proxy_set_header Upgrade $http_upgrade;
+    proxy_set_header Connection $connection_upgrade;
+    proxy_set_header Host $http_host;
+    proxy_set_header X-Real-IP $remote_addr;
+    proxy_set_header X-Forwarded-For $remote_addr;
+    proxy_set_header X-Forwarded-Proto $scheme;
+    proxy_set_header X-Forwarded-Host $http_host;
+    proxy_set_header X-Forwarded-Port $server_port;
     location / {{
       proxy_pass http://origin;
-      proxy_http_version 1.1;
-      proxy_read_timeout 1h;
-      proxy_set_header Upgrade $http_upgrade;
-      proxy_set_header Connection $connection_upgrade;
-      proxy_set_header Host $http_host;
-      proxy_set_header X-Real-IP $remote_addr;
-      proxy_set_header X-Forwarded-For $remote_addr;
-      proxy_set_header X-Forwarded-Proto $scheme;
-      proxy_set_header X-Forwarded-Host $http_host;
-      proxy_set_header X-Forwarded-Port $server_port;
+    }}
+    location /tls/ {{
+      proxy_pass https://127.0.0.1:{origin_tls};
+    }}
+    location /events {{
+      proxy_pass http://origin;
+      proxy_buffering off;
     }}
   }}
 }}
@@ -76,9 +88,12 @@ defaults
 frontend public
   bind 127.0.0.1:{port}
   bind 127.0.0.1:{tls_port} ssl crt {dir}/bench-both.pem
+  use_backend origin-tls if {{ path_beg /tls/ }}
   default_backend origin
 backend origin
   server origin 127.0.0.1:{origin}
+backend origin-tls
+  server origin 127.0.0.1:{origin_tls} ssl verify none
 """
 
 CADDY = """\
@@ -86,9 +101,21 @@ CADDY = """\
   admin off
   auto_https off
 }}
-http://127.0.0.1:{port}, http://bench.test:{port} {{
+(both) {{
   bind 127.0.0.1
+  reverse_proxy /tls/* https://127.0.0.1:{origin_tls} {{
+    transport http {{
+      tls_insecure_skip_verify
+    }}
+  }}
   reverse_proxy 127.0.0.1:{origin}
+}}
+http://127.0.0.1:{port}, http://bench.test:{port} {{
+  import both
+}}
+https://127.0.0.1:{tls_port}, https://bench.test:{tls_port} {{
+  tls {dir}/bench.pem {dir}/bench.key
+  import both
 }}
 """
 
@@ -98,7 +125,7 @@ static_resources:
   listeners:
   - address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}
     filter_chains:
-    - filters:
+    - filters: &filters
       - name: envoy.filters.network.http_connection_manager
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
@@ -117,19 +144,45 @@ static_resources:
             - name: all
               domains: ["*"]
               routes:
+              - match: {{ prefix: /tls/ }}
+                route: {{ cluster: origin-tls, timeout: 0s }}
               - match: {{ prefix: / }}
                 route: {{ cluster: origin, timeout: 0s }}
+  - address: {{ socket_address: {{ address: 127.0.0.1, port_value: {tls_port} }} }}
+    filter_chains:
+    - filters: *filters
+      transport_socket:
+        name: envoy.transport_sockets.tls
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          common_tls_context:
+            tls_certificates:
+            - certificate_chain: {{ filename: {dir}/bench.pem }}
+              private_key: {{ filename: {dir}/bench.key }}
   clusters:
   - name: origin
     type: STATIC
     connect_timeout: 5s
-    circuit_breakers:
+    circuit_breakers: &breakers
       thresholds: [{{ max_connections: 100000, max_pending_requests: 100000, max_requests: 100000 }}]
     load_assignment:
       cluster_name: origin
       endpoints:
       - lb_endpoints:
         - endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {origin} }} }} }}
+  - name: origin-tls
+    type: STATIC
+    connect_timeout: 5s
+    circuit_breakers: *breakers
+    transport_socket:
+      name: envoy.transport_sockets.tls
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+    load_assignment:
+      cluster_name: origin-tls
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {origin_tls} }} }} }}
 """
 
 
@@ -145,8 +198,8 @@ class Kind:
     def does(self, workload):
         return self.workloads is None or workload in self.workloads
 
-    def config(self, port, tls_port, origin, directory):
-        return self.template.format(port=port, tls_port=tls_port, origin=origin, dir=directory)
+    def config(self, port, tls_port, origin, origin_tls, directory):
+        return self.template.format(port=port, tls_port=tls_port, origin=origin, origin_tls=origin_tls, dir=directory)
 
     def command(self, path):
         return [argument.replace("CONFIG", str(path)) for argument in self.arguments]
@@ -176,7 +229,7 @@ def kinds(prusik, plain, directory, say):
         found.append(prusik_kind("prusik-plain", "", plain, {"echo64", "handshakes", "get"}))
     other = prusik_kind("prusik-pingora", ", tunnel: pingora")
     trial = directory / "trial.yaml"
-    trial.write_text(other.config(1, 2, 3, directory))
+    trial.write_text(other.config(1, 2, 3, 4, directory))
     checked = subprocess.run([prusik, "check", "--config", trial], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     if checked.returncode == 0:
         found.append(other)
@@ -189,9 +242,9 @@ def kinds(prusik, plain, directory, say):
         ("nginx", NGINX, "/usr/sbin/nginx", ["-p", str(directory), "-c", "CONFIG"], ["-v"], None),
         ("haproxy", HAPROXY, "/usr/sbin/haproxy", ["-db", "-q", "-f", "CONFIG"], ["-v"], None),
         ("caddy", CADDY, "/usr/bin/caddy", ["run", "--adapter", "caddyfile", "--config", "CONFIG"], ["version"],
-         {"echo64", "get"}),
+         {"echo64", "get", "wss_echo64", "wss_wss_echo64", "stream_idle"}),
         ("envoy", ENVOY, envoy_binary(), ["--concurrency", "1", "--disable-hot-restart", "-l", "warn", "-c", "CONFIG"],
-         ["--version"], {"echo64", "get", "idle", "stream_idle"}),
+         ["--version"], {"echo64", "get", "idle", "wss_echo64", "wss_echo16k", "wss_wss_echo64", "wss_idle", "stream_idle"}),
     ):
         if not os.access(binary, os.X_OK):
             say(f"{name} is left out: there is no {binary}")
@@ -222,10 +275,10 @@ def accepts(port):
 class Proxy:
     """A running proxy, pinned to `core`. Its figures are those of all its processes."""
 
-    def __init__(self, kind, origin_port, directory, core):
+    def __init__(self, kind, origin, directory, core):
         self.kind, self.port, self.tls_port = kind, free_port(), free_port()
         path = Path(directory) / f"{kind.name}.{kind.suffix}"
-        path.write_text(kind.config(self.port, self.tls_port, origin_port, directory))
+        path.write_text(kind.config(self.port, self.tls_port, origin.port, origin.tls_port, directory))
         self.log = Path(directory) / f"{kind.name}.log"
         environment = {**os.environ, "GOMAXPROCS": "1", "HOME": str(directory),
                        "XDG_DATA_HOME": str(directory), "XDG_CONFIG_HOME": str(directory)}

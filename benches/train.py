@@ -3,7 +3,7 @@
 
 usage: train.py PRUSIK
 
-Echoes of several sizes, handshakes and GETs, plain and by TLS, over a configuration with what
+Echoes of several sizes, handshakes and GETs, plain and by TLS on one side or both, over a configuration with what
 operators have in theirs: several routes, header rules, an access log, two servers with checks.
 """
 import sys
@@ -26,7 +26,12 @@ upstreams:
     balance: least_sessions
     servers: [127.0.0.1:{origin}, "localhost:{origin}"]
     health_check: {{ type: tcp }}
+  chat-tls:
+    servers: [127.0.0.1:{origin_tls}]
+    tls: {{ verify: false }}
 routes:
+  - match: {{ path_prefix: /tls/ }}
+    upstream: chat-tls
   - match: {{ host: chat.example.com, path_prefix: /chat }}
     upstream: chat
   - match: {{ path_prefix: /echo }}
@@ -38,11 +43,11 @@ routes:
 SECONDS = 3
 
 
-def steps(by_tls):
+def steps(transport):
     """What each client of its own does, a list of commands each."""
     for size in (64, 1024, 16384):
         yield ["open 50", f"echo {size} {SECONDS}", "close"]
-    seconds = 1 if by_tls else SECONDS
+    seconds = 1 if transport else SECONDS
     yield [f"handshakes {compare.HANDSHAKE_WORKERS} {seconds}"]
     yield [f"get {compare.GET_CONNECTIONS} {seconds}"]
 
@@ -51,10 +56,11 @@ def main():
     prusik = Path(sys.argv[1]).resolve()
     has_tls = compare.prepare()
     kind = Kind("train", CONFIG, [str(prusik), "run", "--config", "CONFIG"], "")
-    with compare.Origin() as origin, Proxy(kind, origin.port, compare.SCRATCH, compare.PROXY_CORE) as proxy:
-        for by_tls in (False, True) if has_tls else (False,):
-            for commands in steps(by_tls):
-                with compare.client(proxy, by_tls) as load:
+    transports = [compare.PLAIN, compare.TLS, compare.TLS_TWICE] if has_tls else [compare.PLAIN]
+    with compare.Origin(has_tls) as origin, Proxy(kind, origin, compare.SCRATCH, compare.PROXY_CORE) as proxy:
+        for transport in transports:
+            for commands in steps(transport):
+                with compare.client(proxy, transport) as load:
                     for command in commands:
                         load.ask(command)
     (compare.SCRATCH / "train.log").unlink()

@@ -10,14 +10,14 @@ ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "-
 class Browser:
     """As much of WebDriver (https://www.w3.org/TR/webdriver2/) as this needs."""
 
-    def __init__(self, width, height, shots=None):
+    def __init__(self, width, height, shots=None, more_arguments=()):
         self.shots = shots
         self.port = free_port()
         self.driver = subprocess.Popen(["chromedriver", f"--port={self.port}"],
                                        stdout=subprocess.DEVNULL)
         self.profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        arguments = ARGUMENTS + [f"--user-data-dir={self.profile.name}",
-                                 f"--window-size={width},{height}"]
+        arguments = [*ARGUMENTS, *more_arguments, f"--user-data-dir={self.profile.name}",
+                     f"--window-size={width},{height}"]
         options = {"args": arguments, "binary": "/usr/bin/chromium"}
         wait_for("chromedriver", self.is_ready, 20)
         answer = self.call("POST", "", {"capabilities": {"alwaysMatch": {
