@@ -147,7 +147,7 @@ long-tools:
 	@command -v chromedriver >/dev/null && command -v firefox-esr >/dev/null && command -v npm >/dev/null && command -v tomcat10-instance-create >/dev/null || { \
 		SUDO=$$(test "$$(id -u)" = 0 || echo sudo); \
 		$$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq chromium chromium-driver firefox-esr \
-			haproxy nginx-light iproute2 podman runc tomcat10-user tomcat10-examples default-jre-headless python3-venv \
+			haproxy nginx-light iproute2 podman runc tomcat10-user tomcat10-examples default-jdk-headless python3-venv \
 			$$(command -v npm >/dev/null || echo npm); }
 	@test -x $(PYTHON) || python3 -m venv target/venv
 	@$(PYTHON) -m pip install -q websockets kosoku

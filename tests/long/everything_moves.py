@@ -27,7 +27,7 @@ import time
 
 from sessions import Load, Origin, Session, processes
 from tiers import free_port
-from upgrade_kills import end, inodes_by_client, sockets, status
+from upgrade_kills import end, inodes_by_client, sockets, status, stop
 
 PRUSIK = os.path.abspath(sys.argv[1])
 SESSIONS = int(sys.argv[2]) if len(sys.argv) > 2 else 1500
@@ -164,8 +164,8 @@ class Streams(threading.Thread):
             heard = stream.socket.recv(65536)
         except (ssl.SSLWantReadError, BlockingIOError):
             return
-        except OSError:
-            heard = b""
+        except OSError as error:
+            heard, stream.why = b"", repr(error)
         if not heard:
             return self.lose(stream)
         stream.raw += heard
@@ -363,7 +363,7 @@ def with_kills(site, load, streams, kept, dice, usual):
         [new] = set(there) - {old}
         side = dice.choice(["old", "new"])
         victim, other = (old, new) if side == "old" else (new, old)
-        os.kill(victim, signal.SIGSTOP)
+        stop(victim)
         with load.lock, streams.lock:
             by_client = {**inodes_by_client(site.plain), **inodes_by_client(site.secure)}
             all_live = [*load.live.values(), *streams.live.values()]
@@ -384,15 +384,23 @@ def with_kills(site, load, streams, kept, dice, usual):
             continue
         judge(site, load, streams)
         time.sleep(2 * PACE)
-        lost = {session.port for one in (load, streams) for session in one.lost}
+        lost = [session for one in (load, streams) for session in one.lost]
         may_go = {client for client in ports if by_client.get(client) in held}
         counts[side] += 1
         print(f"{counts.total()}: {side} killed with {len(may_go)}: {len(lost)} lost", flush=True)
-        assert lost <= may_go, f"{len(lost - may_go)} were lost that the other one carried"
+        wrong = [one for all_lost in (load.lost, streams.lost) for one in all_lost if one.port not in may_go]
+        assert not wrong, (len(wrong), collections.Counter((kind_of(one), one.why) for one in wrong))
         for one in (load, streams):
             one.lost.clear()
             one.refill()
     print(f"{site.road()} with kills: {dict(counts)}, seed {SEED}")
+
+
+def kind_of(session):
+    if hasattr(session, "raw"):
+        return f"stream, {'wss' if session.number % 2 else 'plain'}"
+    sides = ("plain", "TLS 1.3", "plain", "TLS 1.2")
+    return f"{sides[session.number // 2 % 4]} to {'wss' if session.number % 2 else 'plain'}"
 
 
 def judge_nonces(site):

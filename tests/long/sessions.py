@@ -125,7 +125,7 @@ class Session:
         self.number, self.port = number, self.socket.getsockname()[1]
         if context:
             self.socket = context.wrap_socket(self.socket, server_hostname="chat.example.com")
-        self.sent, self.heard = 0, 0
+        self.sent, self.heard, self.why = 0, 0, "it has ended"
         # What is left of a message that was sent in two parts, and what is due from the server.
         self.rest, self.due = b"", b""
 
@@ -196,7 +196,8 @@ class Load(threading.Thread):
                 whole, session.rest = whole[:cut], whole[cut:]
         try:
             session.socket.send(whole)
-        except OSError:
+        except OSError as error:
+            session.why = repr(error)
             self.lose(session)
 
     def hear(self, session):
@@ -204,8 +205,8 @@ class Load(threading.Thread):
             heard = session.socket.recv(65536)
         except ssl.SSLWantReadError:
             return
-        except OSError:
-            heard = b""
+        except OSError as error:
+            heard, session.why = b"", repr(error)
         if not heard:
             self.lose(session)
             return

@@ -20,7 +20,7 @@ import time
 
 from sessions import CONFIG, Load, Origin, processes
 from tiers import free_port
-from upgrade_kills import PRUSIK, SEED, SESSIONS, UPGRADES, end, inodes_by_client, sockets, status
+from upgrade_kills import PRUSIK, SEED, SESSIONS, UPGRADES, end, inodes_by_client, sockets, status, stop
 
 CONTAINER = ["unshare", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]
 READY = "lifecycle::run] ready\n"
@@ -124,7 +124,7 @@ def with_kills(containers, load, origin, port, usual, dice):
         [new] = set(there) - {old}
         side = dice.choice(["old", "new"])
         victim, other = (old, new) if side == "old" else (new, old)
-        os.kill(victim, signal.SIGSTOP)
+        stop(victim)
         with load.lock:
             by_client = inodes_by_client(port)
             ports = {session.port for session in load.live.values()}

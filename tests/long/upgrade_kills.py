@@ -44,6 +44,21 @@ def sockets(pid):
     return found
 
 
+def stop(pid):
+    """Returns when none of its threads runs any more: until then it goes on taking sessions."""
+    os.kill(pid, signal.SIGSTOP)
+    while True:
+        states = []
+        for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+            try:
+                states.append((task / "stat").read_text().rsplit(")", 1)[1].split()[0])
+            except OSError:
+                continue
+        if set(states) <= {"T", "Z", "X"}:
+            return
+        time.sleep(0.001)
+
+
 def inodes_by_client(port):
     """Which socket of a prusik each client's port is connected to."""
     found = {}
@@ -142,7 +157,7 @@ def main():
                 continue
             side = dice.choice(["old", "new"])
             victim, other = (pid, new) if side == "old" else (new, pid)
-            os.kill(victim, signal.SIGSTOP)
+            stop(victim)
             with load.lock:
                 by_client = inodes_by_client(port)
                 ports = {session.port for session in load.live.values()}
