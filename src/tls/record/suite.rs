@@ -98,13 +98,23 @@ impl Suite {
         }
     }
 
-    /// The next secret, or a key or an IV from one: HKDF-Expand-Label without a context (RFC 8446
-    /// section 7.1). False: the length does not suit the hash.
-    pub fn expand(self, secret: &[u8], label: &str, out: &mut [u8]) -> bool {
+    /// A traffic secret, ready for what follows from it.
+    pub fn expander(self, secret: &[u8]) -> Expander {
         let hash = match self {
             Self::Aes256Gcm => HKDF_SHA384,
             Self::Aes128Gcm | Self::ChaCha20Poly1305 => HKDF_SHA256,
         };
+        Expander(Prk::new_less_safe(hash, secret))
+    }
+}
+
+/// Makes the next secret, or a key and an IV, from a traffic secret.
+pub struct Expander(Prk);
+
+impl Expander {
+    /// HKDF-Expand-Label without a context (RFC 8446 section 7.1). False: the length does not suit
+    /// the hash.
+    pub fn expand(&self, label: &str, out: &mut [u8]) -> bool {
         let length = (out.len() as u16).to_be_bytes();
         let label_len = [(LABEL_PREFIX.len() + label.len()) as u8];
         let info: [&[u8]; 5] = [
@@ -115,8 +125,7 @@ impl Suite {
             // The context, which is empty.
             &[0],
         ];
-        let secret = Prk::new_less_safe(hash, secret);
-        let expanded = secret.expand(&info, Length(out.len()));
+        let expanded = self.0.expand(&info, Length(out.len()));
         expanded.and_then(|expanded| expanded.fill(out)).is_ok()
     }
 }
