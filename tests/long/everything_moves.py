@@ -42,7 +42,7 @@ server:
   hand_over: "unix:{folder}/hand-over.sock"
   drain: {{ window: 1s, deadline: 20s }}
 admin: {{ listen: "unix:{folder}/admin.sock" }}
-access_log: off
+access_log: {{ path: "{folder}/access.log", format: json }}
 listeners:
   - {{ listen: "127.0.0.1:{plain}" }}
   - {{ listen: "127.0.0.1:{secure}", tls: {{ certificates: [{{ cert: "{cert}", key: "{key}" }}] }} }}
@@ -306,6 +306,13 @@ class Site:
             time.sleep(0.02)
         return self.pids()[0]
 
+    def story(self, session, by_ends):
+        """What is known of a session that should live."""
+        log = (self.folder / "access.log").read_text().splitlines()
+        lines = [line for line in log if f'"path":"/{session.number}"' in line]
+        was_there = session.ends in by_ends
+        return f"{kind_of(session)} {session.number}: {session.why}; a connection then: {was_there}; {lines}"
+
     def kill(self):
         for pid in self.pids():
             os.kill(pid, signal.SIGKILL)
@@ -365,9 +372,9 @@ def with_kills(site, load, streams, kept, dice, usual):
         victim, other = (old, new) if side == "old" else (new, old)
         stop(victim)
         with load.lock, streams.lock:
-            by_client = {**inodes_by_client(site.plain), **inodes_by_client(site.secure)}
-            all_live = [*load.live.values(), *streams.live.values()]
-            ports = {session.port for session in all_live}
+            by_ends = {(port, client): inode for port in (site.plain, site.secure)
+                       for client, inode in inodes_by_client(port).items()}
+            ends = {session.ends for one in (load, streams) for session in one.live.values()}
         held = sockets(victim)
         end(victim)
         patience = time.monotonic() + 30
@@ -385,11 +392,11 @@ def with_kills(site, load, streams, kept, dice, usual):
         judge(site, load, streams)
         time.sleep(2 * PACE)
         lost = [session for one in (load, streams) for session in one.lost]
-        may_go = {client for client in ports if by_client.get(client) in held}
+        may_go = {one for one in ends if by_ends.get(one) in held}
         counts[side] += 1
         print(f"{counts.total()}: {side} killed with {len(may_go)}: {len(lost)} lost", flush=True)
-        wrong = [one for all_lost in (load.lost, streams.lost) for one in all_lost if one.port not in may_go]
-        assert not wrong, (len(wrong), collections.Counter((kind_of(one), one.why) for one in wrong))
+        wrong = [one for all_lost in (load.lost, streams.lost) for one in all_lost if one.ends not in may_go]
+        assert not wrong, "\n".join(site.story(one, by_ends) for one in wrong[:20])
         for one in (load, streams):
             one.lost.clear()
             one.refill()

@@ -123,6 +123,8 @@ class Session:
     def __init__(self, port, number, context=None):
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.number, self.port = number, self.socket.getsockname()[1]
+        # Two connections to different ports may come from the same port.
+        self.ends = (port, self.port)
         if context:
             self.socket = context.wrap_socket(self.socket, server_hostname="chat.example.com")
         self.sent, self.heard, self.why = 0, 0, "it has ended"
