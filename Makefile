@@ -77,7 +77,7 @@ test-long: build long-tools
 	$(PYTHON) tests/long/move_latency.py target/release/prusik 9000 5
 	$(PYTHON) tests/long/upgrade_kills.py target/release/prusik 600 50
 	$(PYTHON) tests/long/take_overs.py target/release/prusik 1000 20
-	$(PYTHON) tests/long/everything_moves.py target/release/prusik 1500 20
+	$(PYTHON) tests/long/everything_moves.py target/release/prusik 2000 20
 	$(CARGO) build
 	$(PYTHON) tests/long/everything_moves.py target/debug/prusik 200 4
 	$(PYTHON) tests/long/tls_matrix.py target/debug/prusik

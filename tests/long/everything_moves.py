@@ -30,7 +30,7 @@ from tiers import free_port
 from upgrade_kills import end, inodes_by_client, sockets, status, stop
 
 PRUSIK = os.path.abspath(sys.argv[1])
-SESSIONS = int(sys.argv[2]) if len(sys.argv) > 2 else 1500
+SESSIONS = int(sys.argv[2]) if len(sys.argv) > 2 else 2000
 ROUNDS = int(sys.argv[3]) if len(sys.argv) > 3 else 20
 SEED = int(sys.argv[4]) if len(sys.argv) > 4 else random.randrange(1 << 32)
 
@@ -204,7 +204,7 @@ class Streams(threading.Thread):
 
 
 class Kept(threading.Thread):
-    """Asks over one connection by TLS again and again."""
+    """Asks over a connection by TLS again and again, and comes back with its ticket after some requests."""
 
     def __init__(self, port):
         super().__init__(daemon=True)
@@ -228,6 +228,9 @@ class Kept(threading.Thread):
                 assert answer.startswith(b"HTTP/1.1 200"), answer
                 self.asked += 1
                 self.session = connection.session or self.session
+                if self.asked % 25 == 0:
+                    connection.close()
+                    connection = None
             except Exception as error:
                 if not self.may_fail:
                     self.failed.append(repr(error))
@@ -238,6 +241,8 @@ class Kept(threading.Thread):
     def connect(self):
         raw = socket.create_connection(("127.0.0.1", self.port), timeout=20)
         connection = self.context.wrap_socket(raw, server_hostname="chat.example.com", session=self.session)
+        if self.session and not connection.session_reused and not self.may_fail:
+            self.failed.append("its ticket is worth nothing")
         self.resumed += connection.session_reused
         return connection
 
@@ -351,7 +356,7 @@ def in_peace(site, load, streams, kept):
         assert count == len(load.live) + len(streams.live), (count, len(load.live), len(streams.live))
         kib.append(memory(pid))
     print(f"{ROUNDS} {site.road()}: {len(load.live)} sessions and {len(streams.live)} streams, none lost; {kept.asked}"
-          f" requests over one connection; KiB {kib[1]} after the second, {kib[-1]} after the last", flush=True)
+          f" requests by TLS, {kept.resumed} times resumed; KiB {kib[1]} after the second, {kib[-1]} after the last", flush=True)
     assert kib[-1] <= 1.05 * kib[1], kib
 
 
@@ -396,6 +401,8 @@ def with_kills(site, load, streams, kept, dice, usual):
         counts[side] += 1
         print(f"{counts.total()}: {side} killed with {len(may_go)}: {len(lost)} lost", flush=True)
         wrong = [one for all_lost in (load.lost, streams.lost) for one in all_lost if one.ends not in may_go]
+        now = status(site.folder)["sessions"]
+        assert now == len(load.live) + len(streams.live), (now, len(load.live), len(streams.live))
         assert not wrong, "\n".join(site.story(one, by_ends) for one in wrong[:20])
         for one in (load, streams):
             one.lost.clear()

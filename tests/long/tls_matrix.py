@@ -120,7 +120,9 @@ class Talk:
 
     def word(self):
         self.number += 1
-        return f"word {self.number} " + "x" * (self.number * 577 % 9000) + f" end {self.number}."
+        # Java's programs read lines and frames of at most 64 KB; a long one goes over several records.
+        length = 60_000 if self.number % 9 == 0 else self.number * 577 % 9000
+        return f"word {self.number} " + "x" * length + f" end {self.number}."
 
     def check(self):
         word = self.word()
@@ -141,8 +143,8 @@ class Piped(Talk):
     def write(self, said):
         self.process.stdin.write(said)
         self.process.stdin.flush()
-        # Commands are seen at the beginning of what is read at a time.
-        time.sleep(0.05)
+        # OpenSSL sees commands at the beginning of what it reads at a time.
+        time.sleep(0.02)
 
     def hear(self, words):
         patience = time.monotonic() + 30
@@ -266,6 +268,32 @@ def java_command(folder):
             "-cp", str(folder), "TlsPeer"]
 
 
+def upgrade(folder, talks):
+    """While all of them talk, each with a thread of its own, in words that cross the move in pieces."""
+    is_over, failed = threading.Event(), []
+
+    def keep_talking(talk):
+        try:
+            while not is_over.is_set():
+                talk.check()
+        except Exception as error:
+            failed.append(repr(error))
+
+    talking = [threading.Thread(target=keep_talking, args=(talk,)) for talk in talks]
+    for thread in talking:
+        thread.start()
+    time.sleep(0.2)
+    command = [PRUSIK, "upgrade", "--admin", f"unix:{folder}/admin.sock"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    time.sleep(0.2)
+    is_over.set()
+    for thread in talking:
+        thread.join()
+    assert not failed, failed
+    assert f"{len(talks)} sessions moved, 0 told to go" in done.stdout, done
+    return done.stdout
+
+
 def main():
     folder = pathlib.Path(os.path.realpath(tempfile.mkdtemp()))
     java, kind = java_command(folder), key_kind()
@@ -316,11 +344,9 @@ def main():
                     talk.check()
                 talk.update_key(b"K")
             if round_ < UPGRADES:
-                command = [PRUSIK, "upgrade", "--admin", f"unix:{folder}/admin.sock"]
-                said = subprocess.run(command, capture_output=True, text=True)
-                assert f"{len(talks)} sessions moved, 0 told to go" in said.stdout, said
+                said = upgrade(folder, talks)
                 first.poll()
-                print(f"{round_ + 1}: {said.stdout.strip()}", flush=True)
+                print(f"{round_ + 1}: {said.strip()}", flush=True)
         for talk in talks:
             print(f"{talk.name}: every word came back")
         noted = folder / "nonces"
