@@ -81,6 +81,7 @@ test-long: build long-tools
 	$(CARGO) build
 	$(PYTHON) tests/long/everything_moves.py target/debug/prusik 200 4
 	$(PYTHON) tests/long/tls_matrix.py target/debug/prusik
+	PROPTEST_CASES=4000 $(CARGO) test --locked --lib tls::record
 	$(PYTHON) tests/long/podman.py target/release/prusik
 	@$(if $(shell git rev-parse --quiet --verify $(RELEASED)^{commit}),\
 		$(MAKE) target/released/release/prusik && \
