@@ -504,7 +504,7 @@ async fn floods_are_cut_and_logged() {
         let raw = site.tls().await;
         let (mut read, mut write) = tokio::io::split(raw);
         // Nothing that is answered stands in the way.
-        let reading = tokio::spawn(async move {
+        let mut reading = tokio::spawn(async move {
             let mut heard = [0; 4096];
             while read.read(&mut heard).await.is_ok_and(|count| count > 0) {}
         });
@@ -524,7 +524,12 @@ async fn floods_are_cut_and_logged() {
             write.flush().await
         };
         let sent = within(name, sending).await;
-        assert_eq!(sent.is_err(), flood.is_cut, "{name}: {sent:?}");
+        match flood.is_cut {
+            // The kernel's buffers may take all of it. Then the end of the connection shows.
+            true if sent.is_ok() => within(name, &mut reading).await.expect("no panic"),
+            true => {}
+            false => assert!(sent.is_ok(), "{name}: {sent:?}"),
+        }
         assert_eq!(other.get("/").await.0.status(), 200, "beside {name}");
         let grown = site.prusik.anonymous_kib().saturating_sub(before);
         assert!(grown < 16 * 1024, "{name} costs {grown} KiB");
