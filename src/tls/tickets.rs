@@ -80,11 +80,44 @@ pub(super) fn sealer(
 ) -> Arc<dyn ProducesTickets> {
     let trust = TrustId::of(client_ca);
     match secrets {
-        [] => Arc::new(OwnKeys {
+        [] => Arc::new(AtPresent(OwnKeys {
             rotation: &OWN,
             trust,
-        }),
-        secrets => Arc::new(FileKeys::new(secrets, trust)),
+        })),
+        secrets => Arc::new(AtPresent(FileKeys::new(secrets, trust))),
+    }
+}
+
+/// Keys, and a time that the tests hand in.
+trait SealsTickets: fmt::Debug + Send + Sync {
+    fn seal(&self, now: UnixTime, session: &[u8]) -> Option<Vec<u8>>;
+    fn open(&self, now: UnixTime, ticket: &[u8]) -> Option<Vec<u8>>;
+}
+
+/// The same with the present time, as rustls asks for it.
+struct AtPresent<K>(K);
+
+impl<K: fmt::Debug> fmt::Debug for AtPresent<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<K: SealsTickets> ProducesTickets for AtPresent<K> {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    fn lifetime(&self) -> u32 {
+        lifetime()
+    }
+
+    fn encrypt(&self, session: &[u8]) -> Option<Vec<u8>> {
+        self.0.seal(UnixTime::now(), session)
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        self.0.open(UnixTime::now(), ticket)
     }
 }
 
@@ -97,7 +130,9 @@ impl FileKeys {
         let derive = |secret: &TicketSecret| TicketKey::derive(&secret.0, trust);
         Self(secrets.iter().map(derive).collect())
     }
+}
 
+impl SealsTickets for FileKeys {
     fn seal(&self, now: UnixTime, session: &[u8]) -> Option<Vec<u8>> {
         self.0.first()?.seal(now, session)
     }
@@ -108,31 +143,13 @@ impl FileKeys {
     }
 }
 
-impl ProducesTickets for FileKeys {
-    fn enabled(&self) -> bool {
-        true
-    }
-
-    fn lifetime(&self) -> u32 {
-        lifetime()
-    }
-
-    fn encrypt(&self, session: &[u8]) -> Option<Vec<u8>> {
-        self.seal(UnixTime::now(), session)
-    }
-
-    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        self.open(UnixTime::now(), ticket)
-    }
-}
-
 /// Made by a process, and changed every few hours.
 struct OwnKeys<'a> {
     rotation: &'a Rotation,
     trust: TrustId,
 }
 
-impl OwnKeys<'_> {
+impl SealsTickets for OwnKeys<'_> {
     fn seal(&self, now: UnixTime, session: &[u8]) -> Option<Vec<u8>> {
         self.rotation
             .sealing_key(now, self.trust)?
@@ -142,24 +159,6 @@ impl OwnKeys<'_> {
     fn open(&self, now: UnixTime, ticket: &[u8]) -> Option<Vec<u8>> {
         let key = self.rotation.opening_key(now, self.trust, ticket)?;
         key.open(now, ticket)
-    }
-}
-
-impl ProducesTickets for OwnKeys<'static> {
-    fn enabled(&self) -> bool {
-        true
-    }
-
-    fn lifetime(&self) -> u32 {
-        lifetime()
-    }
-
-    fn encrypt(&self, session: &[u8]) -> Option<Vec<u8>> {
-        self.seal(UnixTime::now(), session)
-    }
-
-    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        self.open(UnixTime::now(), ticket)
     }
 }
 

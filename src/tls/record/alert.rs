@@ -4,6 +4,10 @@ use std::io;
 
 use super::half::CryptoError;
 
+/// The levels of alerts (RFC 5246 section 7.2).
+pub const WARNING: u8 = 1;
+pub const FATAL: u8 = 2;
+
 /// The alerts that we send (RFC 8446 section 6), and those with a meaning of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Alert {

@@ -1,7 +1,7 @@
 //! What comes in records besides data, once the handshake is over: alerts (RFC 8446 section 6) and
 //! the few messages that are allowed then (section 4.6, RFC 5246 section 7.4.1.1).
 
-use super::alert::{Alert, RecordError};
+use super::alert::{Alert, RecordError, WARNING};
 use super::suite::{Role, Version};
 
 /// What the record layer must do.
@@ -75,7 +75,6 @@ impl Control {
     }
 
     pub fn alert(&mut self, version: Version, content: &[u8]) -> Result<Demand, RecordError> {
-        const WARNING: u8 = 1;
         if self.is_inside_message() {
             return Err(Alert::UnexpectedMessage.into());
         }

@@ -181,7 +181,7 @@ impl Half {
     }
 
     /// A key is expanded when it is used, because an expanded one has 550 bytes and most sessions
-    /// are silent. Each thread keeps those that it has used last.
+    /// are silent. Each thread keeps it until a key with the same place in its table is used.
     fn with_key<T>(
         &self,
         use_it: impl FnOnce(&LessSafeKey) -> Result<T, ring::error::Unspecified>,

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::alert::{Alert, RecordError};
+use super::alert::{Alert, FATAL, RecordError, WARNING};
 use super::control::{Control, Demand};
 use super::half::{CryptoError, Half};
 use super::suite::{ContentType, HEADER, PLAIN_MAX, Role, Suite, TAG, Version};
@@ -164,15 +164,9 @@ impl Record {
         self.owes_warning && !self.sent_close
     }
 
-    /// Seals what [`Record::owes_refusal`] tells.
-    pub fn refuse(&mut self, out: &mut Vec<u8>) -> Result<(), RecordError> {
-        self.seal_owed(out)
-    }
-
     /// Seals the answers that the peer waits for.
-    fn seal_owed(&mut self, out: &mut Vec<u8>) -> Result<(), RecordError> {
+    pub fn seal_owed(&mut self, out: &mut Vec<u8>) -> Result<(), RecordError> {
         if std::mem::take(&mut self.owes_warning) {
-            const WARNING: u8 = 1;
             let refusal = [WARNING, Alert::NoRenegotiation as u8];
             self.tx.seal(ContentType::Alert, &refusal, out)?;
         }
@@ -208,23 +202,18 @@ impl Record {
 
     /// Says that nothing more comes from us. Only the first call does something.
     pub fn close(&mut self, out: &mut Vec<u8>) {
-        const WARNING: u8 = 1;
         self.say_last([WARNING, Alert::CloseNotify as u8], out);
     }
 
     /// Ends the connection with a fatal alert, unless it has ended already.
     pub fn fail(&mut self, alert: Alert, out: &mut Vec<u8>) {
-        const FATAL: u8 = 2;
         self.say_last([FATAL, alert as u8], out);
     }
 
     fn say_last(&mut self, alert: [u8; 2], out: &mut Vec<u8>) {
         if !std::mem::replace(&mut self.sent_close, true) {
-            let before = out.len();
             // Without this the peer sees a cut, which is no worse than what has happened here.
-            if self.tx.seal(ContentType::Alert, &alert, out).is_err() {
-                out.truncate(before);
-            }
+            let _ = self.tx.seal(ContentType::Alert, &alert, out);
         }
     }
 }

@@ -32,9 +32,8 @@ mod suite;
 mod tests;
 mod traffic_secrets;
 
-pub use alert::RecordError;
 pub use convert::{NotConverted, convert, is_suited};
 pub use saved::{Saved, SavedError};
 pub use stream::RecordStream;
-pub use suite::{HEADER, RECORD_MAX, Role};
+pub use suite::{HEADER, RECORD_MAX};
 pub use traffic_secrets::TrafficSecrets;

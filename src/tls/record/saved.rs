@@ -49,11 +49,6 @@ impl Saved {
         &self.0
     }
 
-    /// Whether there is a connection in it.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     pub(super) fn of(record: &Record, buffers: &Buffers) -> Self {
         let parts = [&buffers.plain, &buffers.sealed_in, &buffers.sealed_out];
         let waiting: usize = parts.iter().map(|part| part.len()).sum();

@@ -171,7 +171,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> RecordStream<S> {
             sealed.clear();
             let outcome = seal(&mut self.record, sealed);
             let mut sent = 0;
-            if self.is_flushed()
+            if !sealed.is_empty()
+                && self.is_flushed()
                 && let Poll::Ready(written) = Pin::new(&mut self.socket).poll_write(cx, sealed)
             {
                 sent = written?;
@@ -250,7 +251,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for RecordStream<S> {
             }
             let has_some = ready!(stream.poll_read_some(cx, buf))?;
             if stream.record.owes_refusal() {
-                stream.send_sealed(cx, |record, out| record.refuse(out))??;
+                stream.send_sealed(cx, |record, out| record.seal_owed(out))??;
             }
             if has_some {
                 return Poll::Ready(Ok(()));

@@ -3,7 +3,7 @@
 use ring::aead::{Aad, LessSafeKey, Nonce, UnboundKey};
 use rustls::AlertDescription;
 
-use super::super::alert::Alert;
+use super::super::alert::{Alert, FATAL};
 use super::super::suite::{ContentType, TAG, header, nonce};
 use super::*;
 
@@ -278,7 +278,6 @@ fn an_alert_of_the_peers_ends_the_connection_and_is_not_answered() {
     for variant in VARIANTS {
         let (_, mut ours) = Peer::pair(variant);
         let mut liar = Liar::opposite(&ours);
-        const FATAL: u8 = 2;
         let alert = [FATAL, Alert::InternalError as u8];
         liar.sends(&mut ours, ContentType::Alert, &alert);
         let error = ours.read_error();

@@ -13,6 +13,7 @@ use rustls::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::super::suite::Role;
 use super::super::*;
 use crate::tls::PROVIDER;
 
