@@ -19,13 +19,13 @@ import select
 import signal
 import socket
 import ssl
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 
-from sessions import Load, Origin, Session, processes
+from containers import CONTAINER, Containers, memory
+from sessions import Load, Origin, Session
 from tiers import free_port
 from upgrade_kills import end, inodes_by_client, sockets, status, stop
 
@@ -56,8 +56,6 @@ routes:
   - {{ match: {{ path_regex: "[02468]$" }}, upstream: chat, websocket: {{ idle: 1h }} }}
   - {{ upstream: secure, websocket: {{ idle: 1h }} }}
 """
-CONTAINER = ["unshare", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]
-READY = "lifecycle::run] ready\n"
 PACE = 0.5
 
 
@@ -247,9 +245,10 @@ class Kept(threading.Thread):
         return connection
 
 
-class Site:
+class Site(Containers):
     def __init__(self):
-        self.folder = pathlib.Path(os.path.realpath(tempfile.mkdtemp()))
+        super().__init__(os.path.realpath(tempfile.mkdtemp()))
+        self.is_exec = True
         self.origins = [Origin(), Origin(server_context())]
         events = socket.create_server(("127.0.0.1", 0), backlog=4096)
         self.events = os.fork()
@@ -260,18 +259,16 @@ class Site:
             folder=self.folder, plain=self.plain, secure=self.secure, cert=CERT, key=KEY,
             chat=self.origins[0].port, secure_chat=self.origins[1].port, events=events.getsockname()[1]))
         events.close()
-        self.log = open(self.folder / "log", "w")
-        self.started, self.is_exec = [], True
 
     def road(self):
         return "upgrades by exec" if self.is_exec else "take-overs"
 
-    def text(self):
-        return pathlib.Path(self.log.name).read_text()
+    def may_end(self):
+        """The command of an upgrade ends when that is done."""
+        return self.is_exec
 
     def begin(self):
         """An upgrade, or a process that takes over as PID 1 of a container; the first one if there is none."""
-        self.ready_before = self.text().count(READY)
         run = [PRUSIK, "run", "--config", self.folder / "prusik.yaml"]
         if not self.is_exec:
             command = [*CONTAINER, *run, "--take-over"]
@@ -280,36 +277,7 @@ class Site:
         else:
             command = run
         environment = {**os.environ, "PRUSIK_NONCE_AUDIT": str(self.folder / "nonces")}
-        self.started.append(subprocess.Popen(command, cwd=self.folder, stdout=self.log, stderr=self.log,
-                                             env=environment))
-        return self.started[-1]
-
-    def wait_ready(self, begun):
-        patience = time.monotonic() + 30
-        while self.text().count(READY) == self.ready_before:
-            # The command of an upgrade ends when that is done.
-            assert begun.poll() in (None, 0 if self.is_exec else None), f"it does not start: {self.text()[-2000:]}"
-            assert time.monotonic() < patience, "it is not ready"
-            time.sleep(0.02)
-
-    def pids(self):
-        for started in self.started:
-            started.poll()
-        found = []
-        for pid in processes(str(self.folder)):
-            try:
-                if pathlib.Path(f"/proc/{pid}/comm").read_text() != "unshare\n":
-                    found.append(pid)
-            except OSError:
-                continue
-        return found
-
-    def wait_alone(self):
-        patience = time.monotonic() + 60
-        while len(self.pids()) != 1:
-            assert time.monotonic() < patience, f"{self.pids()} are there"
-            time.sleep(0.02)
-        return self.pids()[0]
+        return self.spawn(command, env=environment)
 
     def story(self, session, by_ends):
         """What is known of a session that should live."""
@@ -319,19 +287,11 @@ class Site:
         return f"{kind_of(session)} {session.number}: {session.why}; a connection then: {was_there}; {lines}"
 
     def kill(self):
-        for pid in self.pids():
-            os.kill(pid, signal.SIGKILL)
-        for started in self.started:
-            started.wait()
+        super().kill()
         for origin in self.origins:
             origin.kill()
         os.kill(self.events, signal.SIGKILL)
         os.waitpid(self.events, 0)
-
-
-def memory(pid):
-    text = pathlib.Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in text.splitlines() if line.startswith("RssAnon")).split()[1])
 
 
 def judge(site, load, streams):
@@ -342,10 +302,12 @@ def judge(site, load, streams):
 
 def in_peace(site, load, streams, kept):
     kept.may_fail = False
-    kib = []
+    kib, times = [], []
     for number in range(1, ROUNDS + 1):
+        began = time.monotonic()
         site.wait_ready(site.begin())
         pid = site.wait_alone()
+        times.append(time.monotonic() - began)
         before = streams.events
         judge(site, load, streams)
         while streams.events < before + len(streams.live):
@@ -358,6 +320,7 @@ def in_peace(site, load, streams, kept):
     print(f"{ROUNDS} {site.road()}: {len(load.live)} sessions and {len(streams.live)} streams, none lost; {kept.asked}"
           f" requests by TLS, {kept.resumed} times resumed; KiB {kib[1]} after the second, {kib[-1]} after the last", flush=True)
     assert kib[-1] <= 1.05 * kib[1], kib
+    return sorted(times)[len(times) // 2]
 
 
 def with_kills(site, load, streams, kept, dice, usual):
@@ -382,11 +345,7 @@ def with_kills(site, load, streams, kept, dice, usual):
             ends = {session.ends for one in (load, streams) for session in one.live.values()}
         held = sockets(victim)
         end(victim)
-        patience = time.monotonic() + 30
-        while (left := site.pids()) and left != [other]:
-            assert time.monotonic() < patience, f"{left} are there, {other} was expected"
-            time.sleep(0.02)
-        if not left:
+        if not site.wait_for(other):
             counts[f"{side}, and the other one ended"] += 1
             site.wait_ready(site.begin())
             load.settle()
@@ -445,9 +404,8 @@ def main():
         dice = random.Random(SEED)
         for is_exec in (True, False):
             site.is_exec = is_exec
-            in_peace(site, load, streams, kept)
-            # A take-over begins with the start of a container.
-            with_kills(site, load, streams, kept, dice, 1.5 if is_exec else 2.5)
+            usual = in_peace(site, load, streams, kept)
+            with_kills(site, load, streams, kept, dice, usual)
         judge_nonces(site)
         print("everything_moves: passed")
     finally:

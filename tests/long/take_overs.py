@@ -10,79 +10,27 @@ and the folder of the socket `server.hand_over`, as containers with host network
 
 import collections
 import os
-import pathlib
 import random
 import resource
-import signal
-import subprocess
 import tempfile
 import time
 
-from sessions import CONFIG, Load, Origin, processes
+from containers import CONTAINER, Containers, memory
+from sessions import CONFIG, Load, Origin
 from tiers import free_port
 from upgrade_kills import PRUSIK, SEED, SESSIONS, UPGRADES, end, inodes_by_client, sockets, status, stop
 
-CONTAINER = ["unshare", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]
-READY = "lifecycle::run] ready\n"
-
-
-class Containers:
+class TakeOvers(Containers):
     def __init__(self, folder, port, chat):
-        self.folder = pathlib.Path(folder)
+        super().__init__(folder)
         self.file = self.folder / "prusik.yaml"
         server = f"hand_over: \"unix:{folder}/hand-over.sock\""
         config = CONFIG.format(folder=folder, port=port, chat=chat)
         assert "server: {" in config
         self.file.write_text(config.replace("server: {", "server: { " + server + ", ", 1))
-        self.log = open(f"{folder}/log", "w")
-        self.started = []
 
     def begin(self):
-        self.ready_before = self.text().count(READY)
-        command = [*CONTAINER, PRUSIK, "run", "--take-over", "--config", self.file]
-        self.started.append(subprocess.Popen(command, cwd=self.folder, stderr=self.log))
-        return self.started[-1]
-
-    def text(self):
-        return pathlib.Path(self.log.name).read_text()
-
-    def wait_ready(self, container):
-        patience = time.monotonic() + 30
-        while self.text().count(READY) == self.ready_before:
-            assert container.poll() is None, f"it does not start: {self.text()[-2000:]}"
-            assert time.monotonic() < patience, "it is not ready"
-            time.sleep(0.02)
-
-    def pids(self):
-        """Of the prusiks, as this namespace has them."""
-        for container in self.started:
-            container.poll()
-        found = []
-        for pid in processes(str(self.folder)):
-            try:
-                if pathlib.Path(f"/proc/{pid}/comm").read_text() != "unshare\n":
-                    found.append(pid)
-            except OSError:
-                continue
-        return found
-
-    def wait_alone(self):
-        patience = time.monotonic() + 60
-        while len(self.pids()) != 1:
-            assert time.monotonic() < patience, f"{self.pids()} are there"
-            time.sleep(0.02)
-        return self.pids()[0]
-
-    def kill(self):
-        for pid in self.pids():
-            os.kill(pid, signal.SIGKILL)
-        for container in self.started:
-            container.wait()
-
-
-def memory(pid):
-    status = pathlib.Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("RssAnon")).split()[1])
+        return self.spawn([*CONTAINER, PRUSIK, "run", "--take-over", "--config", self.file])
 
 
 def judge(load, origin):
@@ -130,11 +78,7 @@ def with_kills(containers, load, origin, port, usual, dice):
             ports = {session.port for session in load.live.values()}
         held = sockets(victim)
         end(victim)
-        patience = time.monotonic() + 30
-        while (left := containers.pids()) and left != [other]:
-            assert time.monotonic() < patience, f"{left} are there, {other} was expected"
-            time.sleep(0.02)
-        if not left:
+        if not containers.wait_for(other):
             # The old one was done and about to end, or the new one had not been given anything yet.
             counts[f"{side}, and the other one ended"] += 1
             containers.wait_ready(containers.begin())
@@ -162,7 +106,7 @@ def main():
     folder = os.path.realpath(tempfile.mkdtemp())
     origin = Origin()
     port = free_port()
-    containers = Containers(folder, port, origin.port)
+    containers = TakeOvers(folder, port, origin.port)
     print(f"seed {SEED}, log {folder}/log")
     try:
         containers.wait_ready(containers.begin())
