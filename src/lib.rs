@@ -9,6 +9,7 @@
 //!     │
 //!  [proxy]      Pingora's phases; under one [generation], a configuration at work
 //!     │  ├─ [route]     host and path → route: the first match serves
+//!     │  ├─ [auth]      who may come in, and as whom
 //!     │  ├─ [upstream]  route → server: balancing, health, counts, connections
 //!     │  └─ [forward]   headers: templates, client address, hop-by-hop
 //!     │
@@ -25,6 +26,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod demo;

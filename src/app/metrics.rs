@@ -213,7 +213,7 @@ fn session_labels(generation: &Generation) -> HashSet<SessionLabels> {
     places
 }
 
-fn routes(generation: &Generation) -> [Family; 4] {
+fn routes(generation: &Generation) -> [Family; 5] {
     let mut families = RouteFamilies::default();
     for (name, metrics) in generation
         .labels

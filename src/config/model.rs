@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::auth::Access;
 use crate::config::limits::{AcceptProxy, ListenerLimits};
 use crate::config::schema::raw::LogFormat;
 use crate::forward::client_address::ClientField;
@@ -317,6 +318,7 @@ pub struct Route {
     pub name: String,
     pub matcher: Matcher,
     pub action: Action,
+    pub access: Access,
     pub request_headers: HeaderRules,
     pub response_headers: HeaderRules,
     pub forwarded: Forwarded,

@@ -9,6 +9,7 @@
 //! 4. names that a server may confuse with others are removed ([`lookalikes`]);
 //! 5. the route's own rules: remove, set, add. Templates use the request as it arrived.
 
+mod caller;
 pub mod client_address;
 pub mod forwarded;
 pub mod hop_by_hop;
@@ -27,6 +28,7 @@ use client_address::ClientField;
 use request_id::REQUEST_ID;
 use template::RequestVariables;
 
+pub use caller::Caller;
 pub use rules::{Forwarded, HeaderRules};
 
 /// Header fields that can be changed. `display` is the name in the case in which it is sent.

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderValue, Method, header};
 
+use super::caller::Caller;
 use super::client_address::ClientAddress;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +43,11 @@ enum Variable {
     ForwardedFor,
     ClientSubject,
     ClientVerify,
+    User,
+    /// `$jwt_NAME`: a claim of the token that let the request in.
+    Claim(String),
+    /// `$auth_NAME`: a header field of the auth server's answer, stored with dashes.
+    AuthField(String),
 }
 
 /// Every variable with a fixed name.
@@ -62,6 +68,7 @@ const PLAIN: &[(&str, Variable)] = &[
     ("proxy_add_x_forwarded_for", Variable::ForwardedFor),
     ("ssl_client_s_dn", Variable::ClientSubject),
     ("ssl_client_verify", Variable::ClientVerify),
+    ("user", Variable::User),
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -83,7 +90,8 @@ fn did_you_mean(name: &str) -> String {
     }
     let known: Vec<_> = PLAIN.iter().map(|(known, _)| format!("${known}")).collect();
     format!(
-        " (there are {}, and with any NAME $arg_NAME, $http_NAME and $cookie_NAME)",
+        " (there are {}, and with any NAME $arg_NAME, $http_NAME, $cookie_NAME, $jwt_NAME and \
+         $auth_NAME)",
         known.join(", ")
     )
 }
@@ -163,6 +171,13 @@ impl Variable {
         if let Some(cookie) = of("cookie_") {
             return Ok(Self::Cookie(cookie.to_owned()));
         }
+        if let Some(claim) = of("jwt_") {
+            return Ok(Self::Claim(claim.to_owned()));
+        }
+        if let Some(field) = of("auth_") {
+            let field = field.replace('_', "-").to_ascii_lowercase();
+            return Ok(Self::AuthField(field));
+        }
         Err(TemplateError::UnknownVariable {
             name: name.to_owned(),
         })
@@ -187,6 +202,8 @@ pub struct RequestVariables<'a> {
     /// The TCP peer. `None` on a unix socket.
     pub peer: Option<SocketAddr>,
     pub client: ClientAddress,
+    /// `None`: the route does not ask who it is.
+    pub caller: Option<&'a Caller>,
     pub request_id: &'a HeaderValue,
 }
 
@@ -281,19 +298,24 @@ impl<'a> RequestVariables<'a> {
                 // As in nginx, the variable is empty without TLS.
                 (None, _) => {}
             },
+            Variable::User => {
+                let user = self.caller.and_then(|caller| caller.user.as_deref());
+                text(user.unwrap_or_default());
+            }
+            Variable::Claim(name) => {
+                let claim = self.caller.and_then(|caller| caller.claim(name));
+                text(&claim.unwrap_or_default());
+            }
+            Variable::AuthField(name) => {
+                if let Some(caller) = self.caller {
+                    append_list(&caller.answer, name, out);
+                }
+            }
         }
     }
 
-    /// Several fields of one name form one list (RFC 9110 section 5.3). Cookies have their own
-    /// separator (RFC 6265 section 4.2.1).
     fn append_field(&self, name: &str, out: &mut Vec<u8>) {
-        let separator: &[u8] = if name == "cookie" { b"; " } else { b", " };
-        for (index, value) in self.headers.get_all(name).iter().enumerate() {
-            if index > 0 {
-                out.extend_from_slice(separator);
-            }
-            out.extend_from_slice(value.as_bytes());
-        }
+        append_list(self.headers, name, out);
     }
 
     fn cookie(&self, name: &str) -> Option<&'a [u8]> {
@@ -309,6 +331,18 @@ impl<'a> RequestVariables<'a> {
 
     fn path_and_query(&self) -> (&'a [u8], &'a [u8]) {
         split_at_byte(self.target, b'?').unwrap_or((self.target, b""))
+    }
+}
+
+/// Several fields of one name form one list (RFC 9110 section 5.3). Cookies have their own separator
+/// (RFC 6265 section 4.2.1).
+fn append_list(headers: &HeaderMap, name: &str, out: &mut Vec<u8>) {
+    let separator: &[u8] = if name == "cookie" { b"; " } else { b", " };
+    for (index, value) in headers.get_all(name).iter().enumerate() {
+        if index > 0 {
+            out.extend_from_slice(separator);
+        }
+        out.extend_from_slice(value.as_bytes());
     }
 }
 

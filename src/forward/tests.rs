@@ -48,6 +48,7 @@ fn leave_by(
         client_subject: None,
         local: Some("127.0.0.1:9090".parse().unwrap()),
         peer,
+        caller: None,
         request_id: &REQUEST,
     };
     let mut out = arrived.clone();
@@ -378,6 +379,7 @@ fn a_response_loses_what_was_meant_for_one_connection() {
         client_subject: None,
         local: None,
         peer: None,
+        caller: None,
         request_id: &REQUEST,
     };
     let rules = HeaderRules::default();

@@ -12,6 +12,7 @@ use std::time::Duration;
 use prometheus::{Histogram, HistogramOpts};
 
 use super::exposition::Family;
+use crate::auth::Reason;
 
 /// The route label of requests that no route matches.
 pub const NO_ROUTE: &str = "none";
@@ -30,6 +31,8 @@ pub enum HandshakeFailure {
     Invalid,
     /// No route matched, or the route has no websockets.
     Route,
+    /// The route's `allow`, `deny` or `auth` has not let it in.
+    Auth,
     Origin,
     Limit,
     NoServer,
@@ -43,9 +46,10 @@ pub enum HandshakeFailure {
 }
 
 impl HandshakeFailure {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Invalid,
         Self::Route,
+        Self::Auth,
         Self::Origin,
         Self::Limit,
         Self::NoServer,
@@ -60,6 +64,7 @@ impl HandshakeFailure {
         match self {
             Self::Invalid => "invalid",
             Self::Route => "route",
+            Self::Auth => "auth",
             Self::Origin => "origin",
             Self::Limit => "limit",
             Self::NoServer => "no_server",
@@ -81,6 +86,7 @@ struct Counted {
     /// By status. The last counter is for all other statuses.
     by_status: Box<[AtomicU64]>,
     refused: [AtomicU64; HandshakeFailure::ALL.len()],
+    denied: [AtomicU64; Reason::ALL.len()],
     requests: Histogram,
     handshakes: Histogram,
 }
@@ -90,6 +96,7 @@ impl Default for Counted {
         Self {
             by_status: (0..=STATUSES).map(|_| AtomicU64::new(0)).collect(),
             refused: array::from_fn(|_| AtomicU64::new(0)),
+            denied: array::from_fn(|_| AtomicU64::new(0)),
             requests: histogram("prusik_request_seconds"),
             handshakes: histogram("prusik_handshake_seconds"),
         }
@@ -126,6 +133,11 @@ impl RouteMetrics {
         self.counted().refused[why as usize].fetch_add(1, Relaxed);
     }
 
+    /// Counts a request that may not come in.
+    pub fn count_denied(&self, why: Reason) {
+        self.counted().denied[why as usize].fetch_add(1, Relaxed);
+    }
+
     /// Counts a handshake when its 101 is sent.
     pub fn count_handshake(&self, duration: Duration) {
         self.counted().handshakes.observe(duration.as_secs_f64());
@@ -137,6 +149,7 @@ impl RouteMetrics {
 pub struct RouteFamilies {
     handshakes: Family,
     refused: Family,
+    denied: Family,
     requests: Family,
     durations: Family,
 }
@@ -151,6 +164,10 @@ impl Default for RouteFamilies {
             refused: Family::counter(
                 "prusik_handshakes_refused_total",
                 "Handshakes that became no session, by reason.",
+            ),
+            denied: Family::counter(
+                "prusik_auth_refused_total",
+                "Requests that a route's allow, deny or auth has not let in, by reason.",
             ),
             requests: Family::counter(
                 "prusik_requests_total",
@@ -178,6 +195,13 @@ impl RouteFamilies {
             let labels = &[("route", route), ("reason", why.name())];
             self.refused.add(labels, count as f64);
         }
+        for why in Reason::ALL {
+            let count = metrics.denied[why as usize].load(Relaxed);
+            if count > 0 {
+                let labels = &[("route", route), ("reason", why.name())];
+                self.denied.add(labels, count as f64);
+            }
+        }
         for (index, count) in metrics.by_status.iter().enumerate() {
             let count = count.load(Relaxed);
             if count > 0 {
@@ -191,8 +215,14 @@ impl RouteFamilies {
         }
     }
 
-    pub fn into_families(self) -> [Family; 4] {
-        [self.handshakes, self.refused, self.requests, self.durations]
+    pub fn into_families(self) -> [Family; 5] {
+        [
+            self.handshakes,
+            self.refused,
+            self.denied,
+            self.requests,
+            self.durations,
+        ]
     }
 }
 

@@ -9,6 +9,7 @@ use pingora_proxy::Session;
 
 use super::admission::{NO_WEBSOCKETS, admit, settle_route};
 use super::answer::Answer;
+use super::authenticate::authenticate;
 use super::exchange::{Attempts, Exchange};
 use super::failure::STOPPING;
 use super::fields::{location, render};
@@ -28,7 +29,7 @@ const NO_SESSION: Rejection = Rejection::new(StatusCode::FORBIDDEN, NO_WEBSOCKET
 
 impl Gateway {
     /// `Some`: prusik answers, and no server is asked.
-    pub(super) fn answer_here(
+    pub(super) async fn answer_here(
         &self,
         session: &mut Session,
         exchange: &mut Exchange,
@@ -45,6 +46,9 @@ impl Gateway {
         // The exchange's own deadline replaces both timeouts.
         session.set_read_timeout(None);
         session.set_write_timeout(None);
+        if let Some(answer) = authenticate(exchange, route) {
+            return Some(answer);
+        }
         if let Err(rejection) = admit(session, exchange, route) {
             return Some(refuse(exchange, rejection));
         }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  early_request_filter   names, arrival, refused
-//!  request_filter         routing, handshake, attempts (begun)
+//!  request_filter         routing, caller, handshake, attempts (begun)
 //!  upstream_peer          attempts (one more)
 //!  connected, bodies,
 //!  responses              answering, stream
@@ -35,9 +35,9 @@ pub use stream::StreamAnswer;
 
 use super::retry::Stage;
 use crate::config::{Route, RouteId, Tunnel};
-use crate::forward::Trust;
 use crate::forward::client_address::ClientAddress;
 use crate::forward::proxy_protocol::PreambleClient;
+use crate::forward::{Caller, Trust};
 use crate::generation::Generation;
 use crate::http1::Rejection;
 use crate::limits::DrainDeadline;
@@ -58,6 +58,8 @@ pub struct Exchange {
     /// The request goes no further. This is what came instead of it.
     pub(super) refused: Option<RejectedRequest>,
     pub(super) routing: Routing,
+    /// `None`: the route does not ask who it is.
+    pub(super) caller: Option<Box<Caller>>,
     /// `None`: no server is asked.
     pub(super) attempts: Option<Attempts>,
     pub(super) answering: Answering,
@@ -81,6 +83,7 @@ impl Exchange {
             arrival: None,
             refused: None,
             routing: Routing::default(),
+            caller: None,
             attempts: None,
             answering: Answering::default(),
             handshake: None,

@@ -38,6 +38,7 @@ pub fn variables<'a>(session: &'a Session, exchange: &'a Exchange) -> RequestVar
         local: connection.and_then(|connection| connection.local()),
         peer: connection.and_then(|connection| connection.peer()),
         client: exchange.client(),
+        caller: exchange.caller.as_deref(),
         request_id: exchange.names.request_id(),
     }
 }

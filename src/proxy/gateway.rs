@@ -40,7 +40,7 @@ impl ProxyHttp for Gateway {
     }
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
-        let Some(answer) = self.answer_here(session, exchange) else {
+        let Some(answer) = self.answer_here(session, exchange).await else {
             return Ok(false);
         };
         exchange.begin_own_answer();

@@ -17,6 +17,7 @@
 mod admission;
 mod answer;
 mod arrive;
+mod authenticate;
 mod choose;
 mod exchange;
 mod failure;

@@ -61,6 +61,7 @@ fn refused(status: u16, exchange: &Exchange) -> HandshakeFailure {
     let is_ours = exchange.outcome.reason().is_some();
     match status {
         _ if exchange.outcome.is_cut() => HandshakeFailure::Stopping,
+        _ if exchange.outcome.is_denied() => HandshakeFailure::Auth,
         CLIENT_GONE => HandshakeFailure::ClientGone,
         504 if is_ours => HandshakeFailure::Timeout,
         _ if attempts > 0 => match is_ours {

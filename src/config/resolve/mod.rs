@@ -4,6 +4,7 @@
 //! Each function reports all errors that it finds. It returns `None` only if it, or the decoding
 //! before it, has reported an error.
 
+mod access;
 mod action;
 mod address;
 mod header_name;

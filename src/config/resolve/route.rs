@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::scope::{Names, Scope};
-use super::{Errors, action, headers, matching, stream, websocket};
+use super::{Errors, access, action, headers, matching, stream, websocket};
 use crate::config::error::ConfigError;
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
@@ -99,11 +99,13 @@ fn route(
         Some(raw::Forwarded::Both) => Forwarded::Both,
         Some(raw::Forwarded::Off) => Forwarded::Off,
     };
+    let access = access::access(raw.allow.take(), raw.deny.take(), scope.at, errors);
     let action = action::action(raw, matcher.as_ref(), scope, errors);
     Some(Route {
         name,
         matcher: matcher?,
         action: action?,
+        access: access?,
         request_headers: request_headers?,
         response_headers: response_headers?,
         forwarded,

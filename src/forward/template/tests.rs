@@ -29,6 +29,7 @@ fn render(template: &str) -> String {
         client_subject: None,
         local: Some("127.0.0.1:9090".parse().unwrap()),
         peer,
+        caller: None,
         request_id: &HeaderValue::from_static("7"),
     };
     let mut out = Vec::new();
@@ -94,6 +95,7 @@ fn details_are_as_in_nginx() {
         client_subject: None,
         local: None,
         peer: Some(peer),
+        caller: None,
         request_id: &HeaderValue::from_static("7"),
     };
     let template = Template::parse("$host $http_cookie $remote_port").unwrap();

@@ -7,6 +7,7 @@ pub struct Outcome {
     /// Why it failed, or why prusik answered by itself.
     reason: Option<Cow<'static, str>>,
     is_too_late: bool,
+    is_denied: bool,
     is_cut: bool,
     is_broken: bool,
 }
@@ -15,6 +16,15 @@ impl Outcome {
     /// The request goes to no server.
     pub fn refuse(&mut self, reason: &'static str) {
         self.reason = Some(reason.into());
+    }
+
+    /// The request may not come in.
+    pub fn deny(&mut self) {
+        self.is_denied = true;
+    }
+
+    pub fn is_denied(&self) -> bool {
+        self.is_denied
     }
 
     /// For a handshake that came when the process was already stopping.

@@ -50,6 +50,7 @@ pub const LAYERS: &[&[&str]] = &[
     &["config"],
     &["transport"],
     &["http2"],
+    &["auth"],
     &["tls"],
     &[
         "net",

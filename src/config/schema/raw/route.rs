@@ -22,6 +22,14 @@ pub struct Route {
     pub upstream: Option<String>,
     /// Headers changed on the way.
     pub headers: Option<Section<Headers>>,
+    /// Networks of clients that are served. All others get 403, before `auth`. Default: any.
+    #[schemars(length(min = 1))]
+    #[schemars(extend("examples" = [["10.0.0.0/8"]]))]
+    pub allow: Option<Vec<String>>,
+    /// Networks of clients that get 403, also if `allow` has them.
+    #[schemars(length(min = 1))]
+    #[schemars(extend("examples" = [["10.6.6.0/24"]]))]
+    pub deny: Option<Vec<String>>,
     /// How the server learns who the client is.
     #[serde(default, deserialize_with = "word")]
     #[schemars(schema_with = "word_schema::<Forwarded>", extend("default" = "x_forwarded"))]

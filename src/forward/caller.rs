@@ -1,0 +1,60 @@
+//! What is known of who asks.
+
+use std::borrow::Cow;
+use std::time::SystemTime;
+
+use http::HeaderMap;
+use serde_json::{Map, Value};
+
+/// Filled by what lets a request in. Empty for a route that demands nothing.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Caller {
+    /// The name by which `auth.basic` knows the caller.
+    pub basic: Option<Box<str>>,
+    /// The claims of the token that `auth.jwt` has verified.
+    pub claims: Map<String, Value>,
+    /// The header fields of the auth server's answer that `auth.forward` passes on.
+    pub answer: HeaderMap,
+    /// When the credential stops being valid.
+    pub expires: Option<SystemTime>,
+    /// Whose session it is: the value of the route's `user`.
+    pub user: Option<Box<str>>,
+}
+
+impl Caller {
+    /// A claim as text: of a string its characters, of anything else its JSON. `None`: the token
+    /// has no such claim, or it is `null`.
+    pub fn claim(&self, name: &str) -> Option<Cow<'_, str>> {
+        match self.claims.get(name)? {
+            Value::Null => None,
+            Value::String(text) => Some(text.into()),
+            other => Some(other.to_string().into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_is_text() {
+        let Value::Object(claims) = serde_json::json!({
+            "sub": "alice", "age": 7, "roles": ["agent", "admin"], "nothing": null,
+        }) else {
+            unreachable!()
+        };
+        let caller = Caller {
+            claims,
+            ..Caller::default()
+        };
+        assert_eq!(caller.claim("sub").as_deref(), Some("alice"));
+        assert_eq!(caller.claim("age").as_deref(), Some("7"));
+        assert_eq!(
+            caller.claim("roles").as_deref(),
+            Some(r#"["agent","admin"]"#)
+        );
+        assert_eq!(caller.claim("nothing"), None);
+        assert_eq!(caller.claim("other"), None);
+    }
+}
