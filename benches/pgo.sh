@@ -17,9 +17,11 @@ profdata=$(rustc --print target-libdir)/../bin/llvm-profdata
 }
 work=$(mkdir -p "$(dirname "$out")" && cd "$(dirname "$out")" && pwd)
 
-# With --target the flags are not those of build scripts and macros, which are not ours to train.
+# With --target the flags are not those of build scripts and macros, which are not ours to train. BOLT takes
+# every symbol with `.warm` or `.cold` in it for a part of a split function, and the old mangling writes dots
+# for the paths of modules, such as warm_up.
 build() {
-  RUSTFLAGS="$1" "$cargo" build --release --locked --bin prusik --target "$target" --target-dir "$work/$2"
+  RUSTFLAGS="-Csymbol-mangling-version=v0 $1" "$cargo" build --release --locked --bin prusik --target "$target" --target-dir "$work/$2"
 }
 
 bolt=$(command -v "${BOLT:-llvm-bolt-19}" || true)
