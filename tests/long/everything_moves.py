@@ -387,6 +387,8 @@ def judge_nonces(site):
 
 
 def main():
+    # A thread that has opened a session waits so long for one that talks.
+    sys.setswitchinterval(0.0005)
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     site = Site()

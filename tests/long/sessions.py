@@ -154,6 +154,8 @@ class Load(threading.Thread):
         self.ticks = collections.deque()
 
     def refill(self):
+        # Those that talk would keep those that begin waiting for minutes.
+        before, self.is_quiet = self.is_quiet, True
         while len(self.live) < self.count:
             session = self.another()
             self.next += 1
@@ -162,6 +164,7 @@ class Load(threading.Thread):
                 self.live[session.socket.fileno()] = session
                 self.ticks.append((time.monotonic(), session))
                 self.epoll.register(session.socket, select.EPOLLIN)
+        self.is_quiet = before
 
     def another(self):
         session = Session(self.address, self.next)
