@@ -15,7 +15,7 @@ use crate::forward::template::Template;
 use crate::forward::{Forwarded, HeaderRules};
 use crate::limits::Bounds;
 use crate::net::ListenAddress;
-use crate::route::{ListenerId, Matcher};
+use crate::route::{ListenerId, Matcher, Rewrite};
 use crate::tls::{Acceptor, Connector};
 use crate::websocket::origin::OriginPattern;
 
@@ -333,8 +333,7 @@ pub struct Route {
 pub enum Action {
     Proxy {
         upstream: UpstreamId,
-        /// Removed from the front of the path, in whole segments. The rest always begins with `/`.
-        strip_prefix: Option<String>,
+        path: PathChange,
     },
     Redirect {
         to: Template,
@@ -346,6 +345,39 @@ pub enum Action {
         status: u16,
         body: String,
     },
+}
+
+impl Action {
+    /// What is taken off the front of the path that a server gets.
+    pub fn stripped(&self) -> Option<&str> {
+        match self {
+            Self::Proxy {
+                path: PathChange::Strip(prefix),
+                ..
+            } => Some(prefix),
+            Self::Proxy { .. } | Self::Redirect { .. } | Self::Respond { .. } => None,
+        }
+    }
+
+    /// How the path that a server gets is made anew.
+    pub fn rewrite(&self) -> Option<&Rewrite> {
+        match self {
+            Self::Proxy {
+                path: PathChange::Rewrite(rewrite),
+                ..
+            } => Some(rewrite),
+            Self::Proxy { .. } | Self::Redirect { .. } | Self::Respond { .. } => None,
+        }
+    }
+}
+
+/// How the path that a server gets differs from the one by which the route was found.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PathChange {
+    None,
+    /// This is removed from the front, in whole segments. The rest always begins with `/`.
+    Strip(String),
+    Rewrite(Rewrite),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

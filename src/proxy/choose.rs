@@ -12,7 +12,7 @@ use super::answer::Answer;
 use super::authenticate::authenticate;
 use super::exchange::{Attempts, Exchange};
 use super::failure::STOPPING;
-use super::fields::{location, render};
+use super::fields::{self, location, render};
 use super::peer;
 use super::refuse::refuse;
 use super::shared::Gateway;
@@ -46,6 +46,12 @@ impl Gateway {
         // The exchange's own deadline replaces both timeouts.
         session.set_read_timeout(None);
         session.set_write_timeout(None);
+        if let Some(rewrite) = route.action.rewrite()
+            && let Err(rejection) =
+                fields::rewrite(session, exchange, rewrite, route.matcher.slashes)
+        {
+            return Some(refuse(exchange, rejection));
+        }
         if let Some(answer) = authenticate(exchange, route) {
             return Some(answer);
         }

@@ -174,16 +174,16 @@ const KEYS: [(&str, &str); 61] = [
     ),
     (
         "rewrite",
-        "write strip_prefix: /chat, or redirect: { to: /new }",
+        "write rewrite: { regex: ^/v1/(.*)$, to: /api/$1 } or redirect: { to: /new } in the route",
     ),
     ("root", "prusik serves no files: name an upstream that does"),
     (
         "server_name",
-        "write match: { host: chat.example.com } in each route",
+        "write match: { host: chat.example.com }, or a list of hosts, in each route",
     ),
     (
         "server_names",
-        "write match: { host: chat.example.com } in each route",
+        "write match: { host: chat.example.com }, or a list of hosts, in each route",
     ),
     (
         "services",

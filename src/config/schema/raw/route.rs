@@ -45,6 +45,8 @@ pub struct Route {
     #[schemars(regex(pattern = "^/"))]
     #[schemars(extend("examples" = ["/IMS_SVR"]))]
     pub strip_prefix: Option<String>,
+    /// The path that the server gets in place of the one that was asked for, the query apart.
+    pub rewrite: Option<Section<Rewrite>>,
     /// Answers with a redirection.
     pub redirect: Option<Section<Redirect>>,
     /// Answers with a fixed response.
@@ -121,6 +123,22 @@ pub enum Forwarded {
     Both,
     /// Neither; what a trusted proxy sent passes.
     Off,
+}
+
+/// Not beside `strip_prefix`: the expression can take the prefix off.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rewrite {
+    /// A path in normal form that matches is replaced as a whole; another one stays as it is. Not
+    /// anchored unless it has `^` and `$`.
+    #[schemars(required)]
+    #[schemars(extend("examples" = ["^/v1/(.*)$"]))]
+    pub regex: Option<String>,
+    /// The new path, with the groups of the expression as `$1` or `${name}`. It is made normal
+    /// again. If the groups make it lead upwards (`..`), the request gets 400.
+    #[schemars(required, regex(pattern = "^/"))]
+    #[schemars(extend("examples" = ["/api/$1"]))]
+    pub to: Option<String>,
 }
 
 /// Limits of the exchange with the server. None of them can be off.
