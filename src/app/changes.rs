@@ -183,6 +183,7 @@ impl Route {
             ("timeouts", self.timeouts == new.timeouts),
             ("websocket", self.websocket == new.websocket),
             ("stream", self.stream == new.stream),
+            ("errors", self.errors == new.errors),
         ];
         changed(keys).collect()
     }

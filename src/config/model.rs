@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::auth::Access;
 use crate::config::limits::{AcceptProxy, ListenerLimits};
+use crate::config::policy::ErrorPages;
 use crate::config::schema::raw::LogFormat;
 use crate::forward::client_address::ClientField;
 use crate::forward::proxy_protocol;
@@ -327,6 +328,7 @@ pub struct Route {
     pub websocket: Option<WebSocket>,
     /// `None`: event streams are answers as any other.
     pub stream: Option<Stream>,
+    pub errors: ErrorPages,
 }
 
 #[derive(Debug, Clone, PartialEq)]

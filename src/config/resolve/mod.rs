@@ -14,6 +14,7 @@ mod limits;
 mod listeners;
 mod loops;
 mod matching;
+mod pages;
 mod rewrite;
 mod route;
 mod scope;
