@@ -184,6 +184,10 @@ impl Route {
             ("websocket", self.websocket == new.websocket),
             ("stream", self.stream == new.stream),
             ("errors", self.errors == new.errors),
+            (
+                "requests_per_second",
+                self.requests_per_second == new.requests_per_second,
+            ),
         ];
         changed(keys).collect()
     }

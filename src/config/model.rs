@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::auth::Access;
 use crate::config::limits::{AcceptProxy, ListenerLimits};
-use crate::config::policy::ErrorPages;
+use crate::config::policy::{ErrorPages, RequestRate};
 use crate::config::schema::raw::LogFormat;
 use crate::forward::client_address::ClientField;
 use crate::forward::proxy_protocol;
@@ -329,6 +329,8 @@ pub struct Route {
     /// `None`: event streams are answers as any other.
     pub stream: Option<Stream>,
     pub errors: ErrorPages,
+    /// `None`: no limit.
+    pub requests_per_second: Option<Box<RequestRate>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

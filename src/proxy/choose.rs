@@ -52,7 +52,7 @@ impl Gateway {
         {
             return Some(refuse(exchange, rejection));
         }
-        if let Some(answer) = authenticate(exchange, route) {
+        if let Some(answer) = authenticate(session, exchange, route) {
             return Some(answer);
         }
         if let Err(rejection) = admit(session, exchange, route) {

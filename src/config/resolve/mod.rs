@@ -15,6 +15,7 @@ mod listeners;
 mod loops;
 mod matching;
 mod pages;
+mod rate;
 mod rewrite;
 mod route;
 mod scope;

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::scope::{Names, Scope};
-use super::{Errors, access, action, headers, matching, pages, stream, websocket};
+use super::{Errors, access, action, headers, matching, pages, rate, stream, websocket};
 use crate::config::error::ConfigError;
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
@@ -104,6 +104,7 @@ fn route(
         Some(raw::Forwarded::Off) => Forwarded::Off,
     };
     let access = access::access(raw.allow.take(), raw.deny.take(), scope.at, errors);
+    let rate = rate::rate(raw.requests_per_second.take(), scope, errors);
     let error_pages = raw.errors.take();
     let action = action::action(raw, matcher.as_ref(), scope, errors);
     let error_pages = pages::pages(error_pages, action.as_ref(), scope, errors);
@@ -127,6 +128,7 @@ fn route(
         websocket: websocket?,
         stream,
         errors: error_pages?,
+        requests_per_second: rate?,
     })
 }
 

@@ -108,6 +108,10 @@ const KEYS: [(&str, &str); 61] = [
         "write balance: least_sessions in the upstream",
     ),
     (
+        "limit_req",
+        "write requests_per_second: { rate: 50, burst: 100 } in the route",
+    ),
+    (
         "location",
         "write a route: { match: { path_prefix: /chat }, upstream: NAME }",
     ),

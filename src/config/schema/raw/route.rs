@@ -1,5 +1,7 @@
 //! `routes`: what is done with a request.
 
+use std::num::NonZeroU32;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -56,6 +58,10 @@ pub struct Route {
     /// What servers answer passes as it is.
     #[schemars(extend("examples" = [{"502": "/etc/prusik/sorry.html"}]))]
     pub errors: Option<Ordered<String>>,
+    /// Requests that the route takes, handshakes among them: over it 429 with `Retry-After`. They
+    /// are counted after `allow` and `deny` and before `auth`. Counts outlast a reload, and begin
+    /// anew after an upgrade.
+    pub requests_per_second: Option<OffOr<RequestRate>>,
     /// Limits of WebSocket sessions; `off` refuses upgrades with 403. Default: allowed.
     pub websocket: Option<OffOr<WebSocket>>,
     /// Limits of event streams, which are sessions too: answers of 200 with `text/event-stream` and
@@ -128,6 +134,22 @@ pub enum Forwarded {
     Both,
     /// Neither; what a trusted proxy sent passes.
     Off,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RequestRate {
+    /// Requests a second for each key, 0.001 to 1000000; `0.1` is six a minute.
+    #[schemars(required, range(min = 0.001, max = 1_000_000))]
+    #[schemars(extend("examples" = [50]))]
+    pub rate: Option<f64>,
+    /// Requests that may come at once. Default: as many as a second brings, and one at least.
+    #[schemars(extend("maximum" = 1_000_000, "examples" = [100]))]
+    pub burst: Option<NonZeroU32>,
+    /// For whom a request is counted: a template. One for which it is empty is not counted; a plain
+    /// word counts all of the route together. With `$remote_addr` an IPv6 client is its whole /64.
+    #[schemars(extend("default" = "$remote_addr", "examples" = ["$http_x_api_key"]))]
+    pub key: Option<String>,
 }
 
 /// Not beside `strip_prefix`: the expression can take the prefix off.
