@@ -1,4 +1,4 @@
-//! What a route answers by itself, and how much it takes.
+//! What a route answers by itself and how much it takes, and what an upstream tries again.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +9,28 @@ use crate::limits::Rate;
 
 /// The bodies of prusik's own answers by status.
 pub type ErrorPages = BTreeMap<u16, Page>;
+
+/// What is tried at the next server, besides a connection that did not come about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RetryOn {
+    pub bad_gateway: bool,
+    pub unavailable: bool,
+    pub gateway_timeout: bool,
+    /// The server's answer did not come in time.
+    pub timeout: bool,
+}
+
+impl RetryOn {
+    /// Whether an answer with this status is left to another server.
+    pub fn has(self, status: u16) -> bool {
+        match status {
+            502 => self.bad_gateway,
+            503 => self.unavailable,
+            504 => self.gateway_timeout,
+            _ => false,
+        }
+    }
+}
 
 /// How many requests a route takes for each key.
 #[derive(Debug, Clone, PartialEq, Eq)]

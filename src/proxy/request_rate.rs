@@ -23,14 +23,17 @@ pub fn refuse_over_rate(
     route: &Route,
 ) -> Option<Answer> {
     let limit = route.requests_per_second.as_deref()?;
-    let key = match &limit.key {
-        RateKey::Client => client_key(exchange)?.to_number().to_ne_bytes().to_vec(),
-        RateKey::Value(template) => render(template, session, exchange),
-    };
-    if key.is_empty() {
-        return None;
-    }
     let table = exchange.generation.rate_table(exchange.route_id()?)?;
-    let wait = table.take(&key, limit.rate).err()?;
+    let taken = match &limit.key {
+        RateKey::Client => {
+            let client = client_key(exchange)?.to_number();
+            table.take(&client.to_ne_bytes(), limit.rate)
+        }
+        RateKey::Value(template) => match &render(template, session, exchange)[..] {
+            [] => return None,
+            key => table.take(key, limit.rate),
+        },
+    };
+    let wait = taken.err()?;
     Some(refuse(exchange, TOO_MANY).retry_after(wait))
 }

@@ -16,6 +16,7 @@ mod loops;
 mod matching;
 mod pages;
 mod rate;
+mod retry;
 mod rewrite;
 mod route;
 mod scope;
