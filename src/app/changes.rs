@@ -185,6 +185,7 @@ impl Route {
             ("websocket", self.websocket == new.websocket),
             ("stream", self.stream == new.stream),
             ("errors", self.errors == new.errors),
+            ("body_size", self.body_size == new.body_size),
             (
                 "requests_per_second",
                 self.requests_per_second == new.requests_per_second,

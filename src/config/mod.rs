@@ -30,7 +30,7 @@ use std::time::SystemTime;
 pub use error::{ConfigError, ConfigErrors, Position};
 pub use limits::{AcceptProxy, ListenerLimits};
 pub use model::*;
-pub use policy::{ErrorPages, Page, RateKey, RequestRate, RetryOn};
+pub use policy::{BodySize, ErrorPages, Page, PathChange, RateKey, RequestRate, RetryOn};
 pub use schema::json_schema;
 pub use schema::raw::LogFormat;
 

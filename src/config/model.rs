@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::auth::Access;
 use crate::config::limits::{AcceptProxy, ListenerLimits};
-use crate::config::policy::{ErrorPages, RequestRate, RetryOn};
+use crate::config::policy::{BodySize, ErrorPages, PathChange, RequestRate, RetryOn};
 use crate::config::schema::raw::LogFormat;
 use crate::forward::client_address::ClientField;
 use crate::forward::proxy_protocol;
@@ -16,7 +17,7 @@ use crate::forward::template::Template;
 use crate::forward::{Forwarded, HeaderRules};
 use crate::limits::Bounds;
 use crate::net::ListenAddress;
-use crate::route::{ListenerId, Matcher, Rewrite};
+use crate::route::{ListenerId, Matcher};
 use crate::tls::{Acceptor, Connector};
 use crate::websocket::origin::OriginPattern;
 
@@ -330,6 +331,7 @@ pub struct Route {
     /// `None`: event streams are answers as any other.
     pub stream: Option<Stream>,
     pub errors: ErrorPages,
+    pub body_size: BodySize,
     /// `None`: no limit.
     pub requests_per_second: Option<Box<RequestRate>>,
 }
@@ -350,39 +352,6 @@ pub enum Action {
         status: u16,
         body: String,
     },
-}
-
-impl Action {
-    /// What is taken off the front of the path that a server gets.
-    pub fn stripped(&self) -> Option<&str> {
-        match self {
-            Self::Proxy {
-                path: PathChange::Strip(prefix),
-                ..
-            } => Some(prefix),
-            Self::Proxy { .. } | Self::Redirect { .. } | Self::Respond { .. } => None,
-        }
-    }
-
-    /// How the path that a server gets is made anew.
-    pub fn rewrite(&self) -> Option<&Rewrite> {
-        match self {
-            Self::Proxy {
-                path: PathChange::Rewrite(rewrite),
-                ..
-            } => Some(rewrite),
-            Self::Proxy { .. } | Self::Redirect { .. } | Self::Respond { .. } => None,
-        }
-    }
-}
-
-/// How the path that a server gets differs from the one by which the route was found.
-#[derive(Debug, Clone, PartialEq)]
-pub enum PathChange {
-    None,
-    /// This is removed from the front, in whole segments. The rest always begins with `/`.
-    Strip(String),
-    Rewrite(Rewrite),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -417,4 +386,6 @@ pub struct WebSocket {
     pub bounds: Bounds,
     /// A message larger than this ends its session.
     pub max_message: Option<u64>,
+    /// A client that sends more messages, and more than so many in one burst, ends its session.
+    pub messages_per_second: Option<NonZeroU32>,
 }

@@ -1,4 +1,4 @@
-//! What a route answers by itself and how much it takes, and what an upstream tries again.
+//! What a route changes, answers by itself and takes, and what an upstream tries again.
 
 use std::collections::BTreeMap;
 
@@ -6,9 +6,19 @@ use bytes::Bytes;
 
 use crate::forward::template::Template;
 use crate::limits::Rate;
+use crate::route::Rewrite;
 
 /// The bodies of prusik's own answers by status.
 pub type ErrorPages = BTreeMap<u16, Page>;
+
+/// How the path that a server gets differs from the one by which the route was found.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PathChange {
+    None,
+    /// This is removed from the front, in whole segments. The rest always begins with `/`.
+    Strip(String),
+    Rewrite(Rewrite),
+}
 
 /// What is tried at the next server, besides a connection that did not come about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,6 +38,25 @@ impl RetryOn {
             503 => self.unavailable,
             504 => self.gateway_timeout,
             _ => false,
+        }
+    }
+}
+
+/// The largest body that a request may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodySize {
+    /// That of the listener.
+    Inherited,
+    /// `None`: any size.
+    Own(Option<u64>),
+}
+
+impl BodySize {
+    /// `listener`: the size that the listener takes. `None`: any size.
+    pub fn within(self, listener: Option<u64>) -> Option<u64> {
+        match self {
+            Self::Inherited => listener,
+            Self::Own(own) => own,
         }
     }
 }

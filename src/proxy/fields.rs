@@ -10,6 +10,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::exchange::Exchange;
+use crate::config::{Action, PathChange};
 use crate::forward::template::{RequestVariables, Template};
 use crate::forward::{self, Fields, ForwardingOptions, redirect};
 use crate::http1::Rejection;
@@ -78,7 +79,7 @@ pub fn for_server(
     };
     let (normal, prefix) = match (&route.action, exchange.routing.rewritten()) {
         (_, Some(rewritten)) => (Some(rewritten), None),
-        (action, None) => (exchange.routing.path(), action.stripped()),
+        (action, None) => (exchange.routing.path(), stripped(action)),
     };
     set_path(request, normal, prefix)?;
     if let Some(traceparent) = exchange.names.trace().and_then(TraceContext::to_header) {
@@ -104,6 +105,17 @@ pub fn for_server(
         request.insert_header("Host", "")?;
     }
     Ok(())
+}
+
+/// What is taken off the front of the path.
+fn stripped(action: &Action) -> Option<&str> {
+    match action {
+        Action::Proxy {
+            path: PathChange::Strip(prefix),
+            ..
+        } => Some(prefix),
+        Action::Proxy { .. } | Action::Redirect { .. } | Action::Respond { .. } => None,
+    }
 }
 
 /// Rewrites the path if the route does so. The result is what the server gets.

@@ -40,6 +40,10 @@ pub struct FrameScanner {
     max_message: Option<NonZeroU64>,
     /// The size of the present message, including the frame whose header was read last.
     message_size: u64,
+    /// How many messages may have begun when the present bytes are read.
+    most_messages: u64,
+    /// The framing counts as broken because a message is one too many.
+    is_one_too_many: bool,
 }
 
 /// The whole state of a scanner, for another process.
@@ -111,6 +115,8 @@ impl FrameScanner {
             is_over: false,
             max_message: None,
             message_size: 0,
+            most_messages: u64::MAX,
+            is_one_too_many: false,
         }
     }
 
@@ -150,6 +156,8 @@ impl FrameScanner {
             is_over: state.is_over,
             max_message: state.max_message.and_then(NonZeroU64::new),
             message_size: state.message_size,
+            most_messages: u64::MAX,
+            is_one_too_many: false,
         };
         scanner.is_consistent().then_some(scanner)
     }
@@ -162,6 +170,19 @@ impl FrameScanner {
     /// Whether a message was larger than allowed.
     pub fn is_over(&self) -> bool {
         self.is_over
+    }
+
+    /// Whether more messages came than were allowed.
+    pub fn is_one_too_many(&self) -> bool {
+        self.is_one_too_many
+    }
+
+    /// Like [`FrameScanner::feed`], but one message more than this breaks the stream.
+    pub fn feed_at_most(&mut self, bytes: &[u8], messages: u64) -> Fed {
+        self.most_messages = self.messages.saturating_add(messages);
+        let fed = self.feed(bytes);
+        self.most_messages = u64::MAX;
+        fed
     }
 
     /// Reads the next bytes of the stream, up to where it is broken or closed.
@@ -318,11 +339,17 @@ impl FrameScanner {
             self.is_over = true;
             return;
         }
+        let is_message = matches!(opcode, TEXT | BINARY);
+        if is_message && self.messages >= self.most_messages {
+            self.broken = true;
+            self.is_one_too_many = true;
+            return;
+        }
         match opcode {
             PONG => self.pongs += 1,
             _ => self.others += 1,
         }
-        if matches!(opcode, TEXT | BINARY) {
+        if is_message {
             self.messages += 1;
         }
         if opcode < CLOSE {

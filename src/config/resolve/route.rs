@@ -8,8 +8,8 @@ use super::{Errors, access, action, headers, matching, pages, rate, stream, webs
 use crate::config::error::ConfigError;
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
-use crate::config::schema::units::{Ordered, Period, Section, Texts};
-use crate::config::{Forwarded, HeaderRules, Route, Timeouts};
+use crate::config::schema::units::{OptionalSize, Ordered, Period, Section, Texts};
+use crate::config::{BodySize, Forwarded, HeaderRules, Route, Timeouts};
 use crate::route::{Coverage, Matcher, Slashes};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -105,6 +105,8 @@ fn route(
     };
     let access = access::access(raw.allow.take(), raw.deny.take(), scope.at, errors);
     let rate = rate::rate(raw.requests_per_second.take(), scope, errors);
+    let body_size = raw.body_size.take();
+    let body_size = body_size.map_or(BodySize::Inherited, |OptionalSize(own)| BodySize::Own(own));
     let error_pages = raw.errors.take();
     let action = action::action(raw, matcher.as_ref(), scope, errors);
     let error_pages = pages::pages(error_pages, action.as_ref(), scope, errors);
@@ -128,6 +130,7 @@ fn route(
         websocket: websocket?,
         stream,
         errors: error_pages?,
+        body_size,
         requests_per_second: rate?,
     })
 }

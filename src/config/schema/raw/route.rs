@@ -62,6 +62,9 @@ pub struct Route {
     /// are counted after `allow` and `deny` and before `auth`. Counts outlast a reload, and begin
     /// anew after an upgrade.
     pub requests_per_second: Option<OffOr<RequestRate>>,
+    /// Size of a request body: over it 413. 0: no limit. Default: the listener's `body_size`.
+    #[schemars(extend("examples" = ["20MiB"]))]
+    pub body_size: Option<OptionalSize>,
     /// Limits of WebSocket sessions; `off` refuses upgrades with 403. Default: allowed.
     pub websocket: Option<OffOr<WebSocket>>,
     /// Limits of event streams, which are sessions too: answers of 200 with `text/event-stream` and
@@ -262,4 +265,8 @@ pub struct WebSocket {
     /// A message that is larger, as it is on the wire, ends its session with 1009. 0: no limit.
     #[schemars(extend("default" = 0, "examples" = ["1MiB"]))]
     pub max_message: Option<OptionalSize>,
+    /// Messages that a client may send in a second, and in one burst: over it the session ends with
+    /// 1008. Not frames: the fragments of a message are one, pings none. 0: no limit.
+    #[schemars(extend("default" = 0, "maximum" = 1_000_000))]
+    pub messages_per_second: Option<u32>,
 }
