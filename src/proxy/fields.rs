@@ -179,7 +179,11 @@ edit_through_pingora!(ResponseFields);
 
 /// Sets the path to the one by which the route was found (`normal`, if it differs from the
 /// client's), without the route's `strip_prefix`. The result begins with `/`.
-fn set_path(request: &mut RequestHeader, normal: Option<&str>, prefix: Option<&str>) -> PingoraResult<()> {
+fn set_path(
+    request: &mut RequestHeader,
+    normal: Option<&str>,
+    prefix: Option<&str>,
+) -> PingoraResult<()> {
     let target = request.raw_path();
     let (path, query) = target.split_at(path_length(target));
     let path = normal.map_or(path, str::as_bytes);

@@ -136,8 +136,7 @@ fn after_sending(failure: Failure, stage: Stage, request: Request) -> Verdict {
         // The client has already waited long enough for this request, unless the operator wants it
         // to wait for another server too.
         Failure::Deadline { server_stalled } => {
-            let awaited_server =
-                (stage.request_sent || server_stalled) && !stage.answer_begun;
+            let awaited_server = (stage.request_sent || server_stalled) && !stage.answer_begun;
             let again = awaited_server && request.retry_on.timeout;
             (request.other_server_if(again), awaited_server)
         }

@@ -344,7 +344,8 @@ mod tests {
 
     #[test]
     fn routes_cover_the_hosts_of_a_list_together() {
-        let [one, two, other] = ["a.test", "*.b.test", "c.test"].map(|host| route(host, prefix("/")));
+        let [one, two, other] =
+            ["a.test", "*.b.test", "c.test"].map(|host| route(host, prefix("/")));
         let later = route("x.b.test a.test", prefix("/x"));
         assert_eq!(first_cover(&[&one, &other, &two], &later), Some(2));
         assert_eq!(first_cover(&[&one, &other], &later), None);

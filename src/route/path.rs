@@ -204,7 +204,9 @@ pub(super) fn leads_upwards(path: &str) -> bool {
 }
 
 fn has_dots(plain: &str) -> bool {
-    plain.split('/').any(|segment| matches!(segment, "." | ".."))
+    plain
+        .split('/')
+        .any(|segment| matches!(segment, "." | ".."))
 }
 
 /// The normal form of a path that was put together from parts of others. Such a path must not lead

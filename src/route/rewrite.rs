@@ -123,12 +123,22 @@ mod tests {
             ("^/v1/(.*)$", "/api/$1", "/v1/", Some("/api/")),
             ("^/v1/(.*)$", "/api/$1", "/v2/a", None),
             ("v1", "/api", "/a/v1/b", Some("/api")),
-            ("^/(?<room>[^/]+)/(.)", "/${2}x/${room}", "/r1/ab", Some("/ax/r1")),
+            (
+                "^/(?<room>[^/]+)/(.)",
+                "/${2}x/${room}",
+                "/r1/ab",
+                Some("/ax/r1"),
+            ),
             ("^/a(/b)?", "/x$1", "/a", Some("/x")),
             ("^/(.*)$", "/a$$1", "/x", Some("/a$1")),
             ("^/a/?(.*)$", "/b/$1/c", "/a", Some("/b/c")),
             // What is encoded stays so.
-            ("^/a/(.*)$", "/b/$1", "/a/x%3Fy%23%0D%0Az", Some("/b/x%3Fy%23%0D%0Az")),
+            (
+                "^/a/(.*)$",
+                "/b/$1",
+                "/a/x%3Fy%23%0D%0Az",
+                Some("/b/x%3Fy%23%0D%0Az"),
+            ),
             ("^/a/(.*)$", "/b/%0$1", "/a/d", Some("/b/%0D")),
         ] {
             let expected = Ok(expected.map(str::to_owned));
@@ -152,7 +162,11 @@ mod tests {
             ("^/u/x(.*)$", "/home/$1", "/u/x..;a/secret"),
             ("^/u/x(.*)$", "/home/$1", "/u/x..%5Csecret"),
         ] {
-            assert_eq!(applied(regex, to, path), Err(Traversal), "{regex} {to} {path}");
+            assert_eq!(
+                applied(regex, to, path),
+                Err(Traversal),
+                "{regex} {to} {path}"
+            );
         }
     }
 

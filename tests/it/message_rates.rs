@@ -40,7 +40,10 @@ async fn a_client_that_sends_more_is_told_1008_and_its_server_too() {
         session.send(&five).await;
         assert_told(session).await;
         let line = prusik.session_close().await;
-        assert_eq!((&line["closed_by"], &line["close_code"]), (&"limit".into(), &1008.into()));
+        assert_eq!(
+            (&line["closed_by"], &line["close_code"]),
+            (&"limit".into(), &1008.into())
+        );
         if tunnel == "relay" {
             // What is too much does not reach the server.
             assert_eq!(line["messages_in"], 3);
@@ -103,5 +106,8 @@ async fn the_limit_moves_with_the_session_to_a_new_process() {
     session.send(client_frame(1, b"one").repeat(5)).await;
     assert_told(session).await;
     let line = prusik.session_close().await;
-    assert_eq!((&line["closed_by"], &line["close_code"]), (&"limit".into(), &1008.into()));
+    assert_eq!(
+        (&line["closed_by"], &line["close_code"]),
+        (&"limit".into(), &1008.into())
+    );
 }

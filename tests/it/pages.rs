@@ -57,7 +57,9 @@ async fn a_page_stands_for_what_prusik_itself_answers() {
     assert_eq!(refused.field("content-type"), Some("application/json"));
     // The answer to a HEAD says how long it would be.
     let mut client = Client::connect(prusik.public()).await;
-    client.send("HEAD /broken HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    client
+        .send("HEAD /broken HTTP/1.1\r\nHost: test\r\n\r\n")
+        .await;
     let head = client.head().await;
     assert_eq!(head.field("content-length"), Some("13"));
     assert_eq!(head.field("content-type"), html);
@@ -71,8 +73,9 @@ async fn a_page_stands_for_a_response_without_a_body_of_its_own() {
     fs::write(&gone, "gone\n").expect("it can be written");
     let errors = format!("errors: {{ 410: {} }}", gone.display());
     let origin = Origin::start(|_| Answer::text("hello")).await;
-    let config = Config::to(&[&origin])
-        .first(format!("{{ match: {{ path: /gone }}, respond: {{ status: 410 }}, {errors} }}"));
+    let config = Config::to(&[&origin]).first(format!(
+        "{{ match: {{ path: /gone }}, respond: {{ status: 410 }}, {errors} }}"
+    ));
     let prusik = Prusik::start(config).await;
     let answer = get(prusik.public(), "/gone").await;
     assert_eq!((answer.status(), answer.text()), (410, "gone\n".to_owned()));
@@ -86,7 +89,10 @@ async fn a_page_is_what_http_2_gets_too() {
     let mut client = site.client().await;
     let (response, body) = client.get("/broken").await;
     assert_eq!(response.status(), 502);
-    assert_eq!(response.headers()["content-type"], "text/html; charset=utf-8");
+    assert_eq!(
+        response.headers()["content-type"],
+        "text/html; charset=utf-8"
+    );
     assert_eq!(body, SORRY.as_bytes());
 }
 

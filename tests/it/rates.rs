@@ -65,7 +65,11 @@ async fn what_a_request_says_can_be_the_key_and_who_says_nothing_is_not_counted(
         ("", 200),
         ("X-API-Key:\r\n", 200),
     ] {
-        assert_eq!(statuses(&prusik, fields).await, [200, 200, last], "{fields}");
+        assert_eq!(
+            statuses(&prusik, fields).await,
+            [200, 200, last],
+            "{fields}"
+        );
     }
 }
 

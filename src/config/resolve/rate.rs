@@ -41,14 +41,18 @@ pub fn rate(
     if !RATES.contains(&rate) {
         errors.push(
             at.key("rate")
-                .error(format!("\"rate\" must be from 0.001 to 1000000, not {rate}"))
+                .error(format!(
+                    "\"rate\" must be from 0.001 to 1000000, not {rate}"
+                ))
                 .hint("0.1 is six requests a minute; requests_per_second: off sets no limit"),
         );
         return None;
     }
     let burst = raw.burst.map_or(rate.ceil() as u32, |burst| burst.get());
     if burst > BURST_MAX {
-        let error = at.key("burst").error(format!("\"burst\" is more than {BURST_MAX}"));
+        let error = at
+            .key("burst")
+            .error(format!("\"burst\" is more than {BURST_MAX}"));
         errors.push(error.hint("it is how many requests may come at once"));
     }
     let key = match raw.key.as_deref() {

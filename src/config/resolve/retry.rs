@@ -14,8 +14,10 @@ pub fn retry_on(raw: Option<Vec<RetryCase>>, at: Cursor<'_>, errors: &mut Errors
     };
     if raw.is_empty() && !at.damaged() {
         errors.push(
-            at.error("\"retry_on\" is empty: a connection that does not come about is always tried")
-                .hint("leave the key out; attempts: 1 in the upstream tries one server"),
+            at.error(
+                "\"retry_on\" is empty: a connection that does not come about is always tried",
+            )
+            .hint("leave the key out; attempts: 1 in the upstream tries one server"),
         );
     }
     let mut retry_on = RetryOn::default();

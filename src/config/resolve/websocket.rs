@@ -35,7 +35,9 @@ pub fn websocket(
         ("messages_per_second", raw.messages_per_second),
     ] {
         if rate > Some(RATE_MAX) {
-            let error = at.key(key).error(format!("\"{key}\" is more than {RATE_MAX}"));
+            let error = at
+                .key(key)
+                .error(format!("\"{key}\" is more than {RATE_MAX}"));
             errors.push(error.hint("0 sets no limit"));
         }
     }

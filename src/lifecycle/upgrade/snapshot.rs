@@ -235,9 +235,9 @@ pub fn unpack(
     let arrived = arrive(SessionKind::WebSocket, about, &client.transport, app, held);
     let (traffic, limits, clocks) = (arrived.traffic.clone(), arrived.limits, arrived.clocks);
     let mut relay = Relay::continued(client, server, traffic, limits, clocks);
-    relay.message_rate = state.message_rate.map(|rate| {
-        MessageRate::continued(rate.per_second, rate.until_full, Instant::now())
-    });
+    relay.message_rate = state
+        .message_rate
+        .map(|rate| MessageRate::continued(rate.per_second, rate.until_full, Instant::now()));
     Ok(arrived.begin(Relaying::Frames(relay), app))
 }
 

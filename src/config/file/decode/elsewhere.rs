@@ -16,7 +16,7 @@ const WORDS: [(&str, &str); 8] = [
 ];
 
 /// Keys. Most are nginx's directives and their parameters.
-const KEYS: [(&str, &str); 61] = [
+const KEYS: [(&str, &str); 64] = [
     (
         "access_log_format",
         "write access_log: { format: combined }, or json",

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::config::schema::units::{
-    OffOr, OptionalPeriod, OptionalSize, Ordered, Period, Section, Texts, switch, switch_schema, word,
-    word_schema,
+    OffOr, OptionalPeriod, OptionalSize, Ordered, Period, Section, Texts, switch, switch_schema,
+    word, word_schema,
 };
 
 #[derive(Debug, Deserialize, JsonSchema)]
