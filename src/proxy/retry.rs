@@ -137,7 +137,8 @@ fn after_sending(failure: Failure, stage: Stage, request: Request) -> Verdict {
         // to wait for another server too.
         Failure::Deadline { server_stalled } => {
             let awaited_server = (stage.request_sent || server_stalled) && !stage.answer_begun;
-            let again = awaited_server && request.retry_on.timeout;
+            // A body that was cut off by the deadline cannot go on to another server.
+            let again = awaited_server && stage.request_sent && request.retry_on.timeout;
             (request.other_server_if(again), awaited_server)
         }
         // Nothing is wrong with a server that says no.

@@ -1,8 +1,8 @@
 //! Host and path to route: the first match serves.
 //!
 //! [`matcher`] has the conditions of a route, [`index`] finds the first route that matches without
-//! comparing with all of them, [`coverage`] finds routes that can never serve, and [`rewrite`] makes
-//! the path that a server gets. Pure.
+//! comparing with all of them, [`coverage`] finds routes that can never serve, and [`rewrite`]
+//! makes the path that a server gets. Pure.
 
 mod coverage;
 mod index;

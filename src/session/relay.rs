@@ -117,7 +117,7 @@ pub struct Relay {
     pub traffic: Arc<Traffic>,
     pub limits: Limits,
     /// What the client has spent of its messages. `None`: it may send as many as it likes.
-    pub message_rate: Option<MessageRate>,
+    pub message_rate: Option<Box<MessageRate>>,
     /// What went wrong, if it did and no Close frame says so.
     pub failure: Option<&'static str>,
     /// When the last byte came from either side.
@@ -176,7 +176,7 @@ impl Relay {
             limits,
             message_rate: limits
                 .messages_per_second
-                .map(|rate| MessageRate::new(rate, now)),
+                .map(|rate| Box::new(MessageRate::new(rate, now))),
             failure: None,
             last_activity: now,
             last_look: now,

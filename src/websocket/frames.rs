@@ -40,8 +40,6 @@ pub struct FrameScanner {
     max_message: Option<NonZeroU64>,
     /// The size of the present message, including the frame whose header was read last.
     message_size: u64,
-    /// How many messages may have begun when the present bytes are read.
-    most_messages: u64,
     /// The framing counts as broken because a message is one too many.
     is_one_too_many: bool,
 }
@@ -115,7 +113,6 @@ impl FrameScanner {
             is_over: false,
             max_message: None,
             message_size: 0,
-            most_messages: u64::MAX,
             is_one_too_many: false,
         }
     }
@@ -156,7 +153,6 @@ impl FrameScanner {
             is_over: state.is_over,
             max_message: state.max_message.and_then(NonZeroU64::new),
             message_size: state.message_size,
-            most_messages: u64::MAX,
             is_one_too_many: false,
         };
         scanner.is_consistent().then_some(scanner)
@@ -179,21 +175,23 @@ impl FrameScanner {
 
     /// Like [`FrameScanner::feed`], but one message more than this breaks the stream.
     pub fn feed_at_most(&mut self, bytes: &[u8], messages: u64) -> Fed {
-        self.most_messages = self.messages.saturating_add(messages);
-        let fed = self.feed(bytes);
-        self.most_messages = u64::MAX;
-        fed
+        self.feed_up_to(bytes, self.messages.saturating_add(messages))
     }
 
     /// Reads the next bytes of the stream, up to where it is broken or closed.
     pub fn feed(&mut self, bytes: &[u8]) -> Fed {
+        self.feed_up_to(bytes, u64::MAX)
+    }
+
+    /// `most`: how many messages may have begun then.
+    fn feed_up_to(&mut self, bytes: &[u8], most: u64) -> Fed {
         let mut rest = bytes;
         let mut sound = 0;
         while !rest.is_empty() && !self.broken && !self.is_closed() {
             rest = if self.payload_left > 0 {
                 self.skip_payload(rest)
             } else {
-                self.read_header(rest)
+                self.read_header(rest, most)
             };
             if self.header_len == 0 && !self.broken {
                 sound = bytes.len() - rest.len();
@@ -231,7 +229,7 @@ impl FrameScanner {
             rest = if ahead.payload_left > 0 {
                 ahead.skip_payload(rest)
             } else {
-                ahead.read_header(rest)
+                ahead.read_header(rest, u64::MAX)
             };
         }
         bytes.len() - rest.len()
@@ -281,14 +279,14 @@ impl FrameScanner {
         &bytes[skipped..]
     }
 
-    fn read_header<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
+    fn read_header<'b>(&mut self, bytes: &'b [u8], most: u64) -> &'b [u8] {
         let mut rest = bytes;
         while let [byte, tail @ ..] = rest {
             self.header[usize::from(self.header_len)] = *byte;
             self.header_len += 1;
             rest = tail;
             if usize::from(self.header_len) == self.header_needed() {
-                self.begin_frame();
+                self.begin_frame(most);
                 if !self.broken {
                     self.header_len = 0;
                 }
@@ -317,7 +315,7 @@ impl FrameScanner {
         2 + extended + mask + code
     }
 
-    fn begin_frame(&mut self) {
+    fn begin_frame(&mut self, most: u64) {
         let header = &self.header[..usize::from(self.header_len)];
         let opcode = header[0] & OPCODE;
         let length = match header[1] & !MASKED {
@@ -340,7 +338,7 @@ impl FrameScanner {
             return;
         }
         let is_message = matches!(opcode, TEXT | BINARY);
-        if is_message && self.messages >= self.most_messages {
+        if is_message && self.messages >= most {
             self.broken = true;
             self.is_one_too_many = true;
             return;

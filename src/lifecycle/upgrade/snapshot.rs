@@ -167,7 +167,7 @@ fn pack(about: wire::About, relay: &Relay) -> io::Result<wire::Session> {
         listener: about.listener,
         unheard: about.unheard,
         pinged: about.pinged,
-        message_rate: relay.message_rate.map(|rate| wire::MessageRate {
+        message_rate: relay.message_rate.as_deref().map(|rate| wire::MessageRate {
             per_second: rate.per_second(),
             until_full: rate.until_full(Instant::now()),
         }),
@@ -235,9 +235,14 @@ pub fn unpack(
     let arrived = arrive(SessionKind::WebSocket, about, &client.transport, app, held);
     let (traffic, limits, clocks) = (arrived.traffic.clone(), arrived.limits, arrived.clocks);
     let mut relay = Relay::continued(client, server, traffic, limits, clocks);
-    relay.message_rate = state
-        .message_rate
-        .map(|rate| MessageRate::continued(rate.per_second, rate.until_full, Instant::now()));
+    relay.message_rate = state.message_rate.map(|rate| {
+        let now = Instant::now();
+        Box::new(MessageRate::continued(
+            rate.per_second,
+            rate.until_full,
+            now,
+        ))
+    });
     Ok(arrived.begin(Relaying::Frames(relay), app))
 }
 

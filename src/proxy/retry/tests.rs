@@ -96,9 +96,7 @@ fn what_was_sent_goes_out_again_only_for_a_cause_of_its_upstream_and_if_it_may_b
         let is_lost = failure == By(Side::Server, Fault::Lost);
         let wants_another = match failure {
             Answered(status) => status == 503 && !stage.answer_begun,
-            Deadline { server_stalled } => {
-                (server_stalled || stage.request_sent) && !stage.answer_begun
-            }
+            Deadline { .. } => stage.request_sent && !stage.answer_begun,
             By(Side::Server, Fault::ReadTimedOut | Fault::WriteTimedOut) => true,
             _ => false,
         };

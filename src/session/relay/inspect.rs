@@ -22,7 +22,7 @@ impl Relay {
     ) -> Option<(BytesMut, usize)> {
         let now = Instant::now();
         let rate = match direction {
-            Direction::ToServer => self.message_rate,
+            Direction::ToServer => self.message_rate.as_deref().copied(),
             Direction::ToClient => None,
         };
         let awaits_pong = self.pinged.is_some();

@@ -79,9 +79,9 @@ pub struct Upstream {
     #[schemars(extend("default" = 3))]
     pub attempts: Option<NonZeroUsize>,
     /// What is tried at the next server, if the method is idempotent and the client has got nothing
-    /// yet: answers with these statuses, and `timeout`, an answer that does not come in time
-    /// (`timeouts.response`, `stall`). A handshake is such a request. Whatever request could not be
-    /// sent is tried in any case (`connect`), and the last server's answer is the client's.
+    /// yet: answers with these statuses, and `timeout`, an answer that does not come within
+    /// `timeouts.response`. A handshake is such a request. Whatever request could not be sent is
+    /// tried in any case (`connect`), and the last server's answer is the client's.
     #[schemars(length(min = 1), extend("default" = ["connect"], "examples" = [["connect", 503]]))]
     pub retry_on: Option<Vec<RetryCase>>,
     /// Idle connections to the servers that are kept. 0: none.
