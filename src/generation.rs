@@ -8,12 +8,13 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use crate::config::{
-    AcceptProxy, Config, ListenAddress, Listener, OnGone, Route, RouteId, UpstreamId,
+    AcceptProxy, Config, ListenAddress, Listener, ListenerLimits, OnGone, Route, RouteId,
+    UpstreamId,
 };
 use crate::forward::Trust;
 use crate::forward::client_address::{ClientAddress, TrustedProxies};
 use crate::generation::counts::Counts;
-use crate::limits::{ClientKey, Limiter, Permit};
+use crate::limits::{ClientKey, Limiter, Permit, RateTable};
 use crate::listener::{Connection, ListenerSettings};
 use crate::net::BoundId;
 use crate::observe::metrics::RouteMetrics;
@@ -42,6 +43,8 @@ pub struct Generation {
     limiters: Vec<Arc<Limiter>>,
     /// The same for its event streams.
     stream_limiters: Vec<Arc<Limiter>>,
+    /// In the order of `config.routes`: the buckets of each route that limits its requests.
+    rate_tables: Vec<Option<Arc<RateTable>>>,
     pub labels: Labels,
     /// In the order of `config.routes`.
     metrics: Vec<Arc<RouteMetrics>>,
@@ -166,6 +169,11 @@ impl Generation {
         let stream_limiters = routes()
             .map(|route| counts.stream_limiter(&route.name))
             .collect();
+        let rate_tables = routes().map(|route| {
+            let is_limited = route.requests_per_second.is_some();
+            is_limited.then(|| counts.rate_table(&route.name))
+        });
+        let rate_tables = rate_tables.collect();
         let index = RouteIndex::build(config.routes.iter().map(|route| &route.matcher));
         let trusted = TrustedProxies(config.trusted_proxies.clone());
         let labels = Labels {
@@ -200,6 +208,7 @@ impl Generation {
             counts,
             limiters,
             stream_limiters,
+            rate_tables,
         }
     }
 
@@ -276,6 +285,11 @@ impl Generation {
         &self.stream_limiters[route.index()]
     }
 
+    /// The buckets of a route's requests, if it limits them.
+    pub fn rate_table(&self, route: RouteId) -> Option<&RateTable> {
+        self.rate_tables[route.index()].as_deref()
+    }
+
     /// In the order of `config.routes`: each route's name and limiter.
     pub fn limiters(&self) -> impl Iterator<Item = (&str, &Arc<Limiter>)> {
         let names = self.config.routes.iter().map(|route| route.name.as_str());
@@ -307,9 +321,13 @@ impl Generation {
     pub fn listener_settings(&self) -> impl Iterator<Item = ListenerSettings> {
         bound_ids().take(self.listeners.len()).map(|bound| {
             let listener = self.listener(bound);
+            let limits = ListenerLimits {
+                body_size: self.largest_body(self.listener_id(bound)),
+                ..listener.limits
+            };
             ListenerSettings {
                 name: listener.name.clone(),
-                limits: listener.limits,
+                limits,
                 proxy_protocol: listener.proxy_protocol,
                 tls: listener.tls.clone(),
                 tls_revision: self.tls_revision(bound),
@@ -317,6 +335,15 @@ impl Generation {
                 unrouted: self.unrouted.clone(),
             }
         })
+    }
+
+    /// The largest body that the listener or one of its routes takes. `None`: any size.
+    fn largest_body(&self, listener: ListenerId) -> Option<u64> {
+        let own = self.config.listener(listener).limits.body_size;
+        let serves = |route: &&Route| route.matcher.listener.is_none_or(|only| only == listener);
+        let routes = self.config.routes.iter().filter(serves);
+        let mut sizes = routes.map(|route| route.body_size.within(own));
+        sizes.try_fold(own?, |largest, size| Some(largest.max(size?)))
     }
 
     /// The drain settings of the file.

@@ -152,6 +152,7 @@ impl Upstream {
             ("eject", self.eject == new.eject),
             ("slow_start", self.slow_start == new.slow_start),
             ("attempts", self.attempts == new.attempts),
+            ("retry_on", self.retry_on == new.retry_on),
             ("keepalive", self.keepalive == new.keepalive),
             ("on_down", self.on_down == new.on_down),
             ("on_removed", self.on_removed == new.on_removed),
@@ -166,11 +167,8 @@ impl Route {
         use crate::config::Action;
         // The same upstream may have another number in the other file.
         let action = |route: &Route, file: &Config| match &route.action {
-            Action::Proxy {
-                upstream,
-                strip_prefix,
-            } => (
-                Some((file.upstream(*upstream).name.clone(), strip_prefix.clone())),
+            Action::Proxy { upstream, path } => (
+                Some((file.upstream(*upstream).name.clone(), path.clone())),
                 None,
             ),
             other => (None, Some(other.clone())),
@@ -180,11 +178,18 @@ impl Route {
         let keys = [
             ("match", self.matcher == new.matcher),
             ("action", action(self, old_file) == action(new, new_file)),
+            ("allow or deny", self.access == new.access),
             ("headers", headers),
             ("forwarded", self.forwarded == new.forwarded),
             ("timeouts", self.timeouts == new.timeouts),
             ("websocket", self.websocket == new.websocket),
             ("stream", self.stream == new.stream),
+            ("errors", self.errors == new.errors),
+            ("body_size", self.body_size == new.body_size),
+            (
+                "requests_per_second",
+                self.requests_per_second == new.requests_per_second,
+            ),
         ];
         changed(keys).collect()
     }

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::auth::Access;
 use crate::config::limits::{AcceptProxy, ListenerLimits};
+use crate::config::policy::{BodySize, ErrorPages, PathChange, RequestRate, RetryOn};
 use crate::config::schema::raw::LogFormat;
 use crate::forward::client_address::ClientField;
 use crate::forward::proxy_protocol;
@@ -200,6 +202,7 @@ pub struct Upstream {
     pub slow_start: Duration,
     /// How many servers are tried before the client gets a 502, at least 1.
     pub attempts: usize,
+    pub retry_on: RetryOn,
     /// How many idle connections are kept. 0: none.
     pub keepalive: usize,
     /// How long a server may take nothing of the bytes that wait for it.
@@ -327,14 +330,17 @@ pub struct Route {
     pub websocket: Option<WebSocket>,
     /// `None`: event streams are answers as any other.
     pub stream: Option<Stream>,
+    pub errors: ErrorPages,
+    pub body_size: BodySize,
+    /// `None`: no limit.
+    pub requests_per_second: Option<Box<RequestRate>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     Proxy {
         upstream: UpstreamId,
-        /// Removed from the front of the path, in whole segments. The rest always begins with `/`.
-        strip_prefix: Option<String>,
+        path: PathChange,
     },
     Redirect {
         to: Template,
@@ -380,4 +386,6 @@ pub struct WebSocket {
     pub bounds: Bounds,
     /// A message larger than this ends its session.
     pub max_message: Option<u64>,
+    /// A client that sends more messages, and more than so many in one burst, ends its session.
+    pub messages_per_second: Option<NonZeroU32>,
 }

@@ -241,6 +241,7 @@ impl Exchange {
             ping: limits.ping,
             talk: Talk::Frames {
                 max_message: limits.max_message,
+                messages_per_second: limits.messages_per_second,
                 extended,
             },
             server_stall: attempts.upstream().stall,
@@ -283,6 +284,17 @@ impl Exchange {
             let idle = self.route().map_or(stall, |route| route.timeouts.idle);
             connection.needs_no_server();
             connection.set_deadline(idle.min(stall));
+        }
+    }
+
+    /// Another server is asked after one that did not answer in time.
+    pub fn forget_timeout(&self) {
+        self.clear_deadline();
+        if let Some(connection) = self.connection() {
+            connection.flow().forget_timeout();
+        }
+        if let Some(handshake) = &self.handshake {
+            handshake.traffic().forget_timeout();
         }
     }
 

@@ -1,6 +1,6 @@
 //! Which route serves a request, and what a route does that needs no server.
 
-use crate::support::{Answer, Client, Config, Origin, Prusik, get, status_of};
+use crate::support::{Answer, Client, Config, Origin, Prusik, get, handshake, status_of};
 
 async fn body(prusik: &Prusik, request: &str) -> String {
     Client::connect(prusik.public())
@@ -53,6 +53,31 @@ async fn the_first_match_serves() {
 }
 
 #[tokio::test]
+async fn one_host_of_a_list_is_enough() {
+    let origin = Origin::start(|_| Answer::text("rest")).await;
+    let config = Config::to(&[&origin])
+        .first(says("one", "{ host: a.test, path: /x }"))
+        .first(says("list", "{ host: [a.test, \"*.b.test\", \"[::1]\"] }"));
+    let prusik = Prusik::start(config).await;
+    for (path, host, expected) in [
+        ("/x", "a.test", "one"),
+        ("/", "a.test", "list"),
+        ("/y", "A.test.:80", "list"),
+        ("/x", "eu.west.b.test", "list"),
+        ("/", "[::1]:8080", "list"),
+        ("/", "b.test", "rest"),
+        ("/", "aa.test", "rest"),
+    ] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        assert_eq!(body(&prusik, &request).await, expected, "{request}");
+    }
+    let entry = prusik
+        .wait_log("the list's line", |entry| entry["host"] == "[::1]:8080")
+        .await;
+    assert_eq!(entry["route"], "a.test|*.b.test|[::1]");
+}
+
+#[tokio::test]
 async fn redirect_and_respond_need_no_server() {
     let config = "
 listeners: [{ listen: 127.0.0.1:0, name: public }]
@@ -97,6 +122,50 @@ async fn a_stripped_prefix_does_not_reach_the_server() {
             "{asked}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_rewritten_path_reaches_the_server_with_the_query_as_it_came() {
+    let origin = Origin::start(|request| Answer::text(request.target())).await;
+    let config = Config::to(&[&origin])
+        .first(
+            "{ match: { path_prefix: /v1 }, rewrite: { regex: \"^/v1/(.*)$\", to: \"/api/$1\" }, \
+             upstream: backend }",
+        )
+        .first(
+            "{ match: { path_prefix: /u }, rewrite: { regex: \"^/u/x(?<rest>.*)$\", \
+             to: \"/home/${rest}/\" }, upstream: backend, \
+             headers: { request: { set: { X-Path: $uri } } } }",
+        );
+    let prusik = Prusik::start(config).await;
+    for (asked, received) in [
+        ("/v1/a/b?x=/v1/&y=%41", "/api/a/b?x=/v1/&y=%41"),
+        ("//v1/%61/../b%2Fc", "/api/b%2Fc"),
+        // What does not match stays.
+        ("/v1", "/v1"),
+        ("/u/xyz", "/home/yz/"),
+        // Nothing of what is encoded becomes a query or a slash.
+        ("/u/x%3Fa%23b%2Fc?q", "/home/%3Fa%23b%2Fc/?q"),
+        ("/u/x/a//", "/home/a/"),
+    ] {
+        let answer = get(prusik.public(), asked).await;
+        assert_eq!(answer.text(), received, "{asked}");
+    }
+    for asked in ["/u/x../secret", "/u/x%2e%2e", "/u/x..;/secret"] {
+        let answer = get(prusik.public(), asked).await;
+        assert_eq!(answer.status(), 400, "{asked}");
+    }
+    let received = origin.received();
+    assert!(
+        received
+            .iter()
+            .all(|request| !request.target().contains(".."))
+    );
+    let last = received.last().expect("some came");
+    assert_eq!(last.field("x-path"), Some("/u/x/a/"));
+    // A handshake too.
+    let mut client = Client::connect(prusik.public()).await;
+    assert_eq!(client.ask(handshake("/v1/chat")).await.text(), "/api/chat");
 }
 
 #[tokio::test]

@@ -4,12 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::scope::{Names, Scope};
-use super::{Errors, access, action, headers, matching, stream, websocket};
+use super::{Errors, access, action, headers, matching, pages, rate, stream, websocket};
 use crate::config::error::ConfigError;
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
-use crate::config::schema::units::{Ordered, Period, Section};
-use crate::config::{Forwarded, HeaderRules, Route, Timeouts};
+use crate::config::schema::units::{OptionalSize, Ordered, Period, Section, Texts};
+use crate::config::{BodySize, Forwarded, HeaderRules, Route, Timeouts};
 use crate::route::{Coverage, Matcher, Slashes};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -51,7 +51,7 @@ pub fn routes(
             .filter(|_| scope.at.has("match") || scope.at.lacks("match"));
         if let Some(matcher) = &matcher {
             if let Some(cover) = coverage.first_cover(matcher) {
-                errors.push(covered(scope, lines[cover]));
+                errors.push(covered(scope, lines[cover], matcher));
             }
             coverage.add(matcher);
             lines.push(scope.at.line());
@@ -61,16 +61,20 @@ pub fn routes(
     routes.into_iter().collect()
 }
 
-fn covered(scope: Scope<'_>, line: usize) -> ConfigError {
-    let message = format!(
-        "{} can never match: the one on line {line} takes all its requests",
-        scope.label
-    );
+fn covered(scope: Scope<'_>, line: usize, matcher: &Matcher) -> ConfigError {
+    let takes = match &matcher.hosts[..] {
+        [] | [_] => format!("the one on line {line} takes"),
+        [_, _, ..] => format!("those up to line {line} take"),
+    };
+    let message = format!("{} can never match: {takes} all its requests", scope.label);
     scope
         .at
         .key("match")
         .key_error(message)
-        .hint("put it before that one, or remove it")
+        .hint(match &matcher.hosts[..] {
+            [] | [_] => "put it before that one, or remove it",
+            [_, _, ..] => "put it before those, or remove it",
+        })
 }
 
 fn route(
@@ -100,7 +104,12 @@ fn route(
         Some(raw::Forwarded::Off) => Forwarded::Off,
     };
     let access = access::access(raw.allow.take(), raw.deny.take(), scope.at, errors);
+    let rate = rate::rate(raw.requests_per_second.take(), scope, errors);
+    let body_size = raw.body_size.take();
+    let body_size = body_size.map_or(BodySize::Inherited, |OptionalSize(own)| BodySize::Own(own));
+    let error_pages = raw.errors.take();
     let action = action::action(raw, matcher.as_ref(), scope, errors);
+    let error_pages = pages::pages(error_pages, action.as_ref(), scope, errors);
     Some(Route {
         name,
         matcher: matcher?,
@@ -120,6 +129,9 @@ fn route(
         },
         websocket: websocket?,
         stream,
+        errors: error_pages?,
+        body_size,
+        requests_per_second: rate?,
     })
 }
 
@@ -180,7 +192,8 @@ fn words(matching: Option<&raw::Match>) -> String {
         return "any".to_owned();
     };
     let mut words: Vec<String> = Vec::new();
-    let host = matching.host.clone().unwrap_or_default();
+    let Texts(hosts) = matching.host.clone().unwrap_or_default();
+    let host = hosts.join("|");
     let prefix = matching.path_prefix.clone().unwrap_or_default();
     if !host.is_empty() || !prefix.is_empty() {
         words.push(host + &prefix);
@@ -230,10 +243,17 @@ mod tests {
         );
         assert_eq!(
             matching(|m| {
-                m.host = Some("chat.example.com".into());
+                m.host = Some(Texts(vec!["chat.example.com".into()]));
                 m.path_prefix = Some("/IMS_SVR/websocket".into());
             }),
             "chat.example.com/IMS_SVR/websocket"
+        );
+        assert_eq!(
+            matching(|m| {
+                m.host = Some(Texts(vec!["a.test".into(), "*.b.test".into()]));
+                m.path_prefix = Some("/x".into());
+            }),
+            "a.test|*.b.test/x"
         );
         assert_eq!(
             matching(|m| {

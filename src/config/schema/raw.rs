@@ -15,11 +15,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::config::schema::units::{OffOr, Ordered, Section, word};
-pub use entries::{ServerEntry, Statuses};
+pub use entries::{RetryCase, ServerEntry, Statuses};
 pub use limits::{AcceptProxy, Limits, SendProxy};
 pub use listener::{CertificatePair, Listener, ListenerTls};
 pub use route::{
-    Forwarded, HeaderRules, Headers, Match, Redirect, Respond, Route, Stream, Timeouts, WebSocket,
+    Forwarded, HeaderRules, Headers, Match, Redirect, RequestRate, Respond, Rewrite, Route, Stream,
+    Timeouts, WebSocket,
 };
 pub use server::{AccessLog, Admin, Drain, LogFormat, Server, TlsSessions, Tracing, Tunnel};
 pub use upstream::{

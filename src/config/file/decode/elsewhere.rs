@@ -16,7 +16,7 @@ const WORDS: [(&str, &str); 8] = [
 ];
 
 /// Keys. Most are nginx's directives and their parameters.
-const KEYS: [(&str, &str); 61] = [
+const KEYS: [(&str, &str); 64] = [
     (
         "access_log_format",
         "write access_log: { format: combined }, or json",
@@ -64,6 +64,10 @@ const KEYS: [(&str, &str); 61] = [
         "error_log",
         "errors go to stderr; the environment's RUST_LOG says how much",
     ),
+    (
+        "error_page",
+        "write errors: { 502: sorry.html } in the route",
+    ),
     ("events", "nothing is to be set there: leave it out"),
     (
         "fail_timeout",
@@ -102,6 +106,10 @@ const KEYS: [(&str, &str); 61] = [
     (
         "least_conn",
         "write balance: least_sessions in the upstream",
+    ),
+    (
+        "limit_req",
+        "write requests_per_second: { rate: 50, burst: 100 } in the route",
     ),
     (
         "location",
@@ -145,6 +153,10 @@ const KEYS: [(&str, &str); 61] = [
         "servers are asked by HTTP/1.1: leave it out",
     ),
     (
+        "proxy_next_upstream",
+        "write retry_on: [connect, 503, timeout] in the upstream",
+    ),
+    (
         "proxy_next_upstream_tries",
         "write attempts: 3 in the upstream",
     ),
@@ -174,16 +186,16 @@ const KEYS: [(&str, &str); 61] = [
     ),
     (
         "rewrite",
-        "write strip_prefix: /chat, or redirect: { to: /new }",
+        "write rewrite: { regex: ^/v1/(.*)$, to: /api/$1 } or redirect: { to: /new } in the route",
     ),
     ("root", "prusik serves no files: name an upstream that does"),
     (
         "server_name",
-        "write match: { host: chat.example.com } in each route",
+        "write match: { host: chat.example.com }, or a list of hosts, in each route",
     ),
     (
         "server_names",
-        "write match: { host: chat.example.com } in each route",
+        "write match: { host: chat.example.com }, or a list of hosts, in each route",
     ),
     (
         "services",

@@ -1,11 +1,13 @@
 //! `routes`: what is done with a request.
 
+use std::num::NonZeroU32;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::config::schema::units::{
-    OffOr, OptionalPeriod, OptionalSize, Ordered, Period, Section, switch, switch_schema, word,
-    word_schema,
+    OffOr, OptionalPeriod, OptionalSize, Ordered, Period, Section, Texts, switch, switch_schema,
+    word, word_schema,
 };
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -45,10 +47,24 @@ pub struct Route {
     #[schemars(regex(pattern = "^/"))]
     #[schemars(extend("examples" = ["/IMS_SVR"]))]
     pub strip_prefix: Option<String>,
+    /// The path that the server gets in place of the one that was asked for, the query apart.
+    pub rewrite: Option<Section<Rewrite>>,
     /// Answers with a redirection.
     pub redirect: Option<Section<Redirect>>,
     /// Answers with a fixed response.
     pub respond: Option<Section<Respond>>,
+    /// Bodies of the errors that prusik itself answers on this route, by status: a file each
+    /// (`.html`, `.txt`, `.json`, `.xml`, `.svg`, at most 1 MiB), read at a start and a reload.
+    /// What servers answer passes as it is.
+    #[schemars(extend("examples" = [{"502": "/etc/prusik/sorry.html"}]))]
+    pub errors: Option<Ordered<String>>,
+    /// Requests that the route takes, handshakes among them: over it 429 with `Retry-After`. They
+    /// are counted after `allow` and `deny` and before `auth`. Counts outlast a reload, and begin
+    /// anew after an upgrade.
+    pub requests_per_second: Option<OffOr<RequestRate>>,
+    /// Size of a request body: over it 413. 0: no limit. Default: the listener's `body_size`.
+    #[schemars(extend("examples" = ["20MiB"]))]
+    pub body_size: Option<OptionalSize>,
     /// Limits of WebSocket sessions; `off` refuses upgrades with 403. Default: allowed.
     pub websocket: Option<OffOr<WebSocket>>,
     /// Limits of event streams, which are sessions too: answers of 200 with `text/event-stream` and
@@ -59,9 +75,10 @@ pub struct Route {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Match {
-    /// `chat.example.com`, or `*.example.com` for the names below it.
+    /// `chat.example.com`, or `*.example.com` for the names below it; or a list, of which one must
+    /// match.
     #[schemars(extend("examples" = ["chat.example.com"]))]
-    pub host: Option<String>,
+    pub host: Option<Texts>,
     /// The path begins with this, in whole segments.
     #[schemars(regex(pattern = "^/"))]
     #[schemars(extend("examples" = ["/IMS_SVR/websocket"]))]
@@ -120,6 +137,38 @@ pub enum Forwarded {
     Both,
     /// Neither; what a trusted proxy sent passes.
     Off,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RequestRate {
+    /// Requests a second for each key, 0.001 to 1000000; `0.1` is six a minute.
+    #[schemars(required, range(min = 0.001, max = 1_000_000))]
+    #[schemars(extend("examples" = [50]))]
+    pub rate: Option<f64>,
+    /// Requests that may come at once. Default: as many as a second brings, and one at least.
+    #[schemars(extend("maximum" = 1_000_000, "examples" = [100]))]
+    pub burst: Option<NonZeroU32>,
+    /// For whom a request is counted: a template. One for which it is empty is not counted; a plain
+    /// word counts all of the route together. With `$remote_addr` an IPv6 client is its whole /64.
+    #[schemars(extend("default" = "$remote_addr", "examples" = ["$http_x_api_key"]))]
+    pub key: Option<String>,
+}
+
+/// Not beside `strip_prefix`: the expression can take the prefix off.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rewrite {
+    /// A path in normal form that matches is replaced as a whole; another one stays as it is. Not
+    /// anchored unless it has `^` and `$`.
+    #[schemars(required)]
+    #[schemars(extend("examples" = ["^/v1/(.*)$"]))]
+    pub regex: Option<String>,
+    /// The new path, with the groups of the expression as `$1` or `${name}`. It is made normal
+    /// again. If the groups make it lead upwards (`..`), the request gets 400.
+    #[schemars(required, regex(pattern = "^/"))]
+    #[schemars(extend("examples" = ["/api/$1"]))]
+    pub to: Option<String>,
 }
 
 /// Limits of the exchange with the server. None of them can be off.
@@ -216,4 +265,8 @@ pub struct WebSocket {
     /// A message that is larger, as it is on the wire, ends its session with 1009. 0: no limit.
     #[schemars(extend("default" = 0, "examples" = ["1MiB"]))]
     pub max_message: Option<OptionalSize>,
+    /// Messages that a client may send in a second, and in one burst: over it the session ends with
+    /// 1008. Not frames: the fragments of a message are one, pings none. 0: no limit.
+    #[schemars(extend("default" = 0, "maximum" = 1_000_000))]
+    pub messages_per_second: Option<u32>,
 }
