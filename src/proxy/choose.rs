@@ -46,7 +46,7 @@ impl Gateway {
         // The exchange's own deadline replaces both timeouts.
         session.set_read_timeout(None);
         session.set_write_timeout(None);
-        if let Some(answer) = authenticate(exchange, route) {
+        if let Some(answer) = authenticate(session, exchange, route).await {
             return Some(answer);
         }
         if let Err(rejection) = admit(session, exchange, route) {

@@ -10,7 +10,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::exchange::Exchange;
-use crate::config::Action;
+use crate::config::{Action, Route};
 use crate::forward::template::{RequestVariables, Template};
 use crate::forward::{self, Fields, ForwardingOptions, redirect};
 use crate::observe::trace::{TRACEPARENT, TraceContext};
@@ -75,11 +75,9 @@ pub fn for_server(
     let Some(route) = exchange.route() else {
         return Ok(());
     };
-    let prefix = match &route.action {
-        Action::Proxy { strip_prefix, .. } => strip_prefix.as_deref(),
-        Action::Redirect { .. } | Action::Respond { .. } => None,
-    };
-    set_path(request, exchange.routing.path(), prefix)?;
+    if let Some(target) = server_target(request, exchange, route) {
+        request.set_raw_path(&target)?;
+    }
     if let Some(traceparent) = exchange.names.trace().and_then(TraceContext::to_header) {
         request.insert_header(TRACEPARENT, traceparent)?;
     }
@@ -91,6 +89,7 @@ pub fn for_server(
             forwarded: route.forwarded,
             trust: exchange.trust(),
             field: exchange.generation.config.client_address,
+            answered: answered(route),
         },
     );
     if exchange.handshake.is_some() {
@@ -103,6 +102,13 @@ pub fn for_server(
         request.insert_header("Host", "")?;
     }
     Ok(())
+}
+
+/// The fields that the server has from the route's auth server alone.
+fn answered(route: &Route) -> &[(HeaderName, String)] {
+    let auth = route.auth.as_deref();
+    let forward = auth.and_then(|auth| auth.forward.as_deref());
+    forward.map_or(&[], |forward| &forward.settings().response_headers)
 }
 
 struct RequestFields<'a>(pub &'a mut RequestHeader);
@@ -142,19 +148,28 @@ macro_rules! edit_through_pingora {
 edit_through_pingora!(RequestFields);
 edit_through_pingora!(ResponseFields);
 
-/// Sets the path to the one by which the route was found (`normal`, if it differs from the
-/// client's), without the route's `strip_prefix`. The result begins with `/`.
-fn set_path(request: &mut RequestHeader, normal: Option<&str>, prefix: Option<&str>) -> Result<()> {
-    let target = request.raw_path();
+/// Path and query as the route's server gets them: the path is the one by which the route was
+/// found, without the route's `strip_prefix`. It begins with `/`. `None`: as they arrived.
+pub fn server_target(
+    arrived: &RequestHeader,
+    exchange: &Exchange,
+    route: &Route,
+) -> Option<Vec<u8>> {
+    let prefix = match &route.action {
+        Action::Proxy { strip_prefix, .. } => strip_prefix.as_deref(),
+        Action::Redirect { .. } | Action::Respond { .. } => None,
+    };
+    let target = arrived.raw_path();
     let (path, query) = target.split_at(path_length(target));
+    let normal = exchange.routing.path();
     let path = normal.map_or(path, str::as_bytes);
     let stripped = prefix.and_then(|prefix| without_prefix(path, prefix));
     if normal.is_none() && stripped.is_none() {
-        return Ok(());
+        return None;
     }
     let mut out = stripped.unwrap_or_else(|| path.to_vec());
     out.extend_from_slice(query);
-    request.set_raw_path(&out)
+    Some(out)
 }
 
 /// The rest of a path after `prefix`, beginning with `/`. `None`: the path has another prefix.
