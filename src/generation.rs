@@ -146,13 +146,16 @@ impl Generation {
     }
 
     fn with(
-        config: Config,
+        mut config: Config,
         groups: Vec<Arc<Group>>,
         counts: Arc<Counts>,
         (listeners, tls_revisions): (Vec<ListenerId>, Vec<TlsRevision>),
         departures: Departures,
         before: Option<&Self>,
     ) -> Self {
+        if let Some(before) = before {
+            continue_auth(&mut config.routes, before);
+        }
         let counted = |route: &Route| {
             let before = before?;
             let id = *before.route_ids.get(route.name.as_str())?;
@@ -469,6 +472,17 @@ impl Generation {
         })
     }
 }
+/// Routes that keep their name go on with what their `auth` has.
+fn continue_auth(routes: &mut [Route], before: &Generation) {
+    for route in routes {
+        let same = before.route_ids.get(route.name.as_str());
+        let before = same.and_then(|id| before.route(*id).auth.as_ref());
+        if let (Some(auth), Some(before)) = (&mut route.auth, before) {
+            *auth = Arc::new(auth.after(before));
+        }
+    }
+}
+
 /// All possible ids, in order.
 fn bound_ids() -> impl Iterator<Item = BoundId> {
     (0..).map(BoundId::new)

@@ -20,8 +20,9 @@ for page in README.md docs/*.md; do
 done
 for file in "$scratch"/*.yaml; do
   [ -e "$file" ] || continue
-  # The certificates, the token and the page of tests/shipped stand in for the operator's.
-  sed -i 's|/etc/prusik/tls/|tests/shipped/tls/|g; s|/etc/prusik/admin.token|tests/shipped/admin.token|; s|/etc/prusik/sorry.html|tests/shipped/sorry.html|' "$file"
+  # The certificates, the token, the page and the users of tests/shipped stand in for the operator's.
+  sed -i 's|/etc/prusik/tls/|tests/shipped/tls/|g; s|/etc/prusik/admin.token|tests/shipped/admin.token|
+    s|/etc/prusik/sorry.html|tests/shipped/sorry.html|; s|/etc/prusik/htpasswd|tests/shipped/htpasswd|' "$file"
   "$prusik" check --config "$file"
   checked=$((checked + 1))
 done

@@ -179,6 +179,7 @@ impl Route {
             ("match", self.matcher == new.matcher),
             ("action", action(self, old_file) == action(new, new_file)),
             ("allow or deny", self.access == new.access),
+            ("auth", self.auth == new.auth),
             ("headers", headers),
             ("forwarded", self.forwarded == new.forwarded),
             ("timeouts", self.timeouts == new.timeouts),

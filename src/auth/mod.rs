@@ -1,33 +1,79 @@
-//! Who may come in, and as whom: what a route demands of a request before a server is asked.
+//! Who may come in, and as whom: what a route demands of a request before anything answers it.
 //!
 //! All that the route names must let the request in, in this order:
 //!
-//! 1. [`access`]: the client's address, by `allow` and `deny`.
+//! 1. [`access`]: the client's address, by `allow` and `deny`;
+//! 2. [`basic`]: a name and a password, from a file;
+//! 3. [`forward`]: another server, which is asked about each request.
 //!
 //! What was found out about who asks is a [`Caller`](crate::forward::Caller): templates, the
 //! registry of sessions and the access log read it.
 
 pub mod access;
+pub mod basic;
+pub mod forward;
+
+use std::sync::Arc;
 
 use http::HeaderValue;
 
 pub use access::Access;
+pub use basic::Basic;
+pub use forward::Forward;
 
 use crate::http1::Rejection;
+
+/// The `auth` of a route, with at least one method.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Auth {
+    pub basic: Option<Basic>,
+    pub forward: Option<Arc<Forward>>,
+}
+
+impl Auth {
+    /// The same for the next configuration: what is unchanged goes on with the connections and
+    /// counts that it has.
+    #[must_use]
+    pub fn after(&self, before: &Self) -> Self {
+        let mut next = self.clone();
+        if self.forward == before.forward {
+            next.forward.clone_from(&before.forward);
+        }
+        next
+    }
+}
 
 /// Why a request may not come in, as a label of `prusik_auth_refused_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// The client's address is not among those that may.
     Address,
+    /// It shows nothing by which it could be known.
+    Missing,
+    /// What it shows does not count.
+    Invalid,
+    /// The auth server has not let it in.
+    Denied,
+    /// What is needed to decide is not there.
+    Unavailable,
 }
 
 impl Reason {
-    pub const ALL: [Self; 1] = [Self::Address];
+    pub const ALL: [Self; 5] = [
+        Self::Address,
+        Self::Missing,
+        Self::Invalid,
+        Self::Denied,
+        Self::Unavailable,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Address => "address",
+            Self::Missing => "missing",
+            Self::Invalid => "invalid",
+            Self::Denied => "denied",
+            Self::Unavailable => "unavailable",
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::auth::Access;
+use crate::auth::{Access, Auth};
 use crate::config::limits::{AcceptProxy, ListenerLimits};
 use crate::config::policy::{BodySize, ErrorPages, PathChange, RequestRate, RetryOn};
 use crate::config::schema::raw::LogFormat;
@@ -322,6 +322,8 @@ pub struct Route {
     pub matcher: Matcher,
     pub action: Action,
     pub access: Access,
+    /// `None`: whoever has access may come in.
+    pub auth: Option<Arc<Auth>>,
     pub request_headers: HeaderRules,
     pub response_headers: HeaderRules,
     pub forwarded: Forwarded,

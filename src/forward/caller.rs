@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::SystemTime;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use serde_json::{Map, Value};
 
 /// Filled by what lets a request in. Empty for a route that demands nothing.
@@ -13,8 +13,10 @@ pub struct Caller {
     pub basic: Option<Box<str>>,
     /// The claims of the token that `auth.jwt` has verified.
     pub claims: Map<String, Value>,
-    /// The header fields of the auth server's answer that `auth.forward` passes on.
+    /// The header fields of the auth server's answer, its cookies apart.
     pub answer: HeaderMap,
+    /// The `Set-Cookie` of that answer, which are the client's.
+    pub cookies: Vec<HeaderValue>,
     /// When the credential stops being valid.
     pub expires: Option<SystemTime>,
     /// Whose session it is: the value of the route's `user`.

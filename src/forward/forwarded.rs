@@ -81,11 +81,16 @@ pub fn is_forwarding(name: &HeaderName) -> bool {
             .is_some_and(|start| is(FAMILY, start))
 }
 
-pub fn apply(out: &mut impl Fields, arrived: &RequestVariables<'_>, options: ForwardingOptions) {
+pub fn apply(
+    out: &mut impl Fields,
+    arrived: &RequestVariables<'_>,
+    options: ForwardingOptions<'_>,
+) {
     let ForwardingOptions {
         forwarded: mode,
         trust,
         field,
+        ..
     } = options;
     if trust == Trust::Untrusted {
         let names: Vec<_> = out

@@ -57,6 +57,21 @@ pub fn remove(out: &mut impl Fields, rules: &HeaderRules) {
     }
 }
 
+/// Removes the fields of these names, and those that a server may confuse with them.
+pub fn remove_forms_of<'a>(
+    out: &mut impl Fields,
+    names: impl Iterator<Item = &'a HeaderName> + Clone,
+) {
+    let is_one = |found: &&HeaderName| {
+        let found = dashed(found);
+        names.clone().any(|name| dashed(name) == found)
+    };
+    let found: Vec<_> = out.map().keys().filter(is_one).cloned().collect();
+    for name in &found {
+        out.remove(name);
+    }
+}
+
 fn is_odd(name: &HeaderName) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     !name.as_str().bytes().all(is_plain)
@@ -102,5 +117,21 @@ mod tests {
         remove(&mut out, &rules);
         let left: Vec<_> = out.keys().map(HeaderName::as_str).collect();
         assert_eq!(left, ["host", "x-user", "x_own", "x_own_too"]);
+    }
+
+    #[test]
+    fn a_name_goes_in_each_of_its_forms() {
+        let mut out = HeaderMap::new();
+        for name in ["x-user", "x_user", "x.user", "x-user-id", "xuser"] {
+            out.insert(HeaderName::from_static(name), HeaderValue::from_static("1"));
+        }
+        let names = [
+            HeaderName::from_static("x-user"),
+            HeaderName::from_static("x_role"),
+        ];
+        remove_forms_of(&mut out, names.iter());
+        let mut left: Vec<_> = out.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["x-user-id", "xuser"]);
     }
 }

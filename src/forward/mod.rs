@@ -6,7 +6,8 @@
 //! 1. fields that are meant for only one connection are removed ([`hop_by_hop`]);
 //! 2. forwarding headers of untrusted peers are removed, and ours are set ([`forwarded`]);
 //! 3. the request gets its id ([`request_id`]);
-//! 4. names that a server may confuse with others are removed ([`lookalikes`]);
+//! 4. fields that only an auth server may give are replaced by those that it has given, and names
+//!    that a server may confuse with others are removed ([`lookalikes`]);
 //! 5. the route's own rules: remove, set, add. Templates use the request as it arrived.
 
 mod caller;
@@ -68,12 +69,14 @@ pub enum Trust {
 
 /// How a server is told of the client.
 #[derive(Debug, Clone, Copy)]
-pub struct ForwardingOptions {
+pub struct ForwardingOptions<'a> {
     /// In which fields.
     pub forwarded: Forwarded,
     pub trust: Trust,
     /// The field of a trusted peer that counts.
     pub field: ClientField,
+    /// What only the auth server may say, each name also in the case in which it is sent.
+    pub answered: &'a [(HeaderName, String)],
 }
 
 /// Turns the request that arrived into the one that a server gets.
@@ -81,11 +84,12 @@ pub fn request_headers(
     out: &mut impl Fields,
     arrived: &RequestVariables<'_>,
     rules: &HeaderRules,
-    options: ForwardingOptions,
+    options: ForwardingOptions<'_>,
 ) {
     hop_by_hop::remove(out, arrived.headers);
     forwarded::apply(out, arrived, options);
     name_request(out, arrived);
+    replace_answered(out, arrived, options.answered);
     lookalikes::remove(out, rules);
     apply(rules, out, arrived);
 }
@@ -114,6 +118,7 @@ pub fn response_headers(
     }
     if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
         name_request(out, arrived);
+        give_cookies(out, arrived);
     }
     apply(rules, out, arrived);
 }
@@ -125,7 +130,37 @@ pub fn own_response_headers(
     rules: &HeaderRules,
 ) {
     name_request(out, arrived);
+    give_cookies(out, arrived);
     apply(rules, out, arrived);
+}
+
+/// What a client has sent under these names never passes, in whatever form.
+fn replace_answered(
+    out: &mut impl Fields,
+    arrived: &RequestVariables<'_>,
+    answered: &[(HeaderName, String)],
+) {
+    if answered.is_empty() {
+        return;
+    }
+    lookalikes::remove_forms_of(out, answered.iter().map(|(name, _)| name));
+    let Some(caller) = arrived.caller else {
+        return;
+    };
+    for (name, display) in answered {
+        for value in caller.answer.get_all(name) {
+            let display = Bytes::copy_from_slice(display.as_bytes());
+            out.append(name, display, value.clone());
+        }
+    }
+}
+
+/// The cookies of the auth server go to the client beside those of the answer.
+fn give_cookies(out: &mut impl Fields, arrived: &RequestVariables<'_>) {
+    for cookie in arrived.caller.iter().flat_map(|caller| &caller.cookies) {
+        let display = Bytes::from_static(b"Set-Cookie");
+        out.append(&header::SET_COOKIE, display, cookie.clone());
+    }
 }
 
 fn name_request(out: &mut impl Fields, arrived: &RequestVariables<'_>) {

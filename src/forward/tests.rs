@@ -1,3 +1,4 @@
+mod answered;
 use http::Method;
 
 use super::client_address::{ClientAddress, TrustedProxies};
@@ -56,6 +57,7 @@ fn leave_by(
         forwarded: mode,
         trust,
         field,
+        answered: &[],
     };
     request_headers(&mut out, &request, rules, options);
     let mut lines: Vec<_> = out

@@ -16,10 +16,13 @@ use crate::forward::own_response_headers;
 use crate::http2::request::in_letters;
 use crate::limits::RETRY_AFTER;
 
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
 /// A response of our own.
 pub struct Answer {
     pub status: StatusCode,
     pub body: Bytes,
+    /// Without a `Content-Length`.
     pub fields: Vec<(HeaderName, HeaderValue)>,
     /// Whether a page of the route's `errors` may replace the body.
     pub may_be_page: bool,
@@ -29,7 +32,10 @@ impl Answer {
     /// An error with its reason as a line of text.
     pub fn error(status: StatusCode, reason: &str) -> Self {
         let value = HeaderValue::from_static;
-        let mut fields = vec![(header::CACHE_CONTROL, value("no-store"))];
+        let mut fields = vec![
+            (header::CONTENT_TYPE, TEXT),
+            (header::CACHE_CONTROL, value("no-store")),
+        ];
         if matches!(
             status,
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
@@ -68,11 +74,15 @@ impl Answer {
     }
 
     pub fn respond(status: StatusCode, body: String) -> Self {
+        let content_type = (header::CONTENT_TYPE, TEXT);
         Self {
             status,
             may_be_page: body.is_empty(),
+            fields: Some(content_type)
+                .filter(|_| !body.is_empty())
+                .into_iter()
+                .collect(),
             body: body.into(),
-            fields: Vec::new(),
         }
     }
 
@@ -93,19 +103,24 @@ impl Answer {
 
     pub async fn send(self, session: &mut Session, exchange: &Exchange) -> Result<()> {
         let head_only = session.req_header().method == Method::HEAD;
-        let (content_type, body) = match self.page(exchange) {
-            Some(page) => (page.content_type, page.body.clone()),
-            None => ("text/plain; charset=utf-8", self.body),
+        let page = self.page(exchange);
+        let page = page.map(|page| (page.content_type, page.body.clone()));
+        let (content_type, body) = match page {
+            Some((content_type, body)) => (Some(content_type), body),
+            None => (None, self.body),
         };
         let mut response = ResponseHeader::build(self.status, Some(self.fields.len() + 5))?;
-        if self.status != StatusCode::NO_CONTENT {
+        if !matches!(
+            self.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        ) {
             response.insert_header(header::CONTENT_LENGTH, body.len())?;
         }
-        if !body.is_empty() {
-            response.insert_header(header::CONTENT_TYPE, content_type)?;
-        }
         for (name, value) in self.fields {
-            response.insert_header(Bytes::from(in_letters(name.as_str())), value)?;
+            response.append_header(Bytes::from(in_letters(name.as_str())), value)?;
+        }
+        if let Some(content_type) = content_type {
+            response.insert_header(header::CONTENT_TYPE, content_type)?;
         }
         if response.headers.contains_key(header::UPGRADE)
             && let Some(connection) = exchange.connection()

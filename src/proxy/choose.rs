@@ -59,7 +59,7 @@ impl Gateway {
         {
             return Some(refuse(exchange, rejection));
         }
-        if let Some(answer) = authenticate(session, exchange, route) {
+        if let Some(answer) = authenticate(session, exchange, route).await {
             return Some(answer);
         }
         if let Err(rejection) = admit(session, exchange, route) {

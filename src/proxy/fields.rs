@@ -10,7 +10,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::exchange::Exchange;
-use crate::config::{Action, PathChange};
+use crate::config::{Action, PathChange, Route};
 use crate::forward::template::{RequestVariables, Template};
 use crate::forward::{self, Fields, ForwardingOptions, redirect};
 use crate::http1::Rejection;
@@ -77,11 +77,9 @@ pub fn for_server(
     let Some(route) = exchange.route() else {
         return Ok(());
     };
-    let (normal, prefix) = match (&route.action, exchange.routing.rewritten()) {
-        (_, Some(rewritten)) => (Some(rewritten), None),
-        (action, None) => (exchange.routing.path(), stripped(action)),
-    };
-    set_path(request, normal, prefix)?;
+    if let Some(target) = server_target(request, exchange, route) {
+        request.set_raw_path(&target)?;
+    }
     if let Some(traceparent) = exchange.names.trace().and_then(TraceContext::to_header) {
         request.insert_header(TRACEPARENT, traceparent)?;
     }
@@ -93,6 +91,7 @@ pub fn for_server(
             forwarded: route.forwarded,
             trust: exchange.trust(),
             field: exchange.generation.config.client_address,
+            answered: answered(route),
         },
     );
     if exchange.handshake.is_some() {
@@ -138,6 +137,11 @@ pub fn rewrite(
         Err(Traversal) => return Err(Rejection::bad("the rewritten path leads upwards")),
     }
     Ok(())
+/// The fields that the server has from the route's auth server alone.
+fn answered(route: &Route) -> &[(HeaderName, String)] {
+    let auth = route.auth.as_deref();
+    let forward = auth.and_then(|auth| auth.forward.as_deref());
+    forward.map_or(&[], |forward| &forward.settings().response_headers)
 }
 
 struct RequestFields<'a>(pub &'a mut RequestHeader);
@@ -177,23 +181,28 @@ macro_rules! edit_through_pingora {
 edit_through_pingora!(RequestFields);
 edit_through_pingora!(ResponseFields);
 
-/// Sets the path to the one by which the route was found (`normal`, if it differs from the
-/// client's), without the route's `strip_prefix`. The result begins with `/`.
-fn set_path(
-    request: &mut RequestHeader,
-    normal: Option<&str>,
-    prefix: Option<&str>,
-) -> PingoraResult<()> {
-    let target = request.raw_path();
+/// Path and query as the route's server gets them: the path is the one by which the route was
+/// found, rewritten or without the route's `strip_prefix`. It begins with `/`. `None`: as they
+/// arrived.
+pub fn server_target(
+    arrived: &RequestHeader,
+    exchange: &Exchange,
+    route: &Route,
+) -> Option<Vec<u8>> {
+    let (normal, prefix) = match exchange.routing.rewritten() {
+        Some(rewritten) => (Some(rewritten), None),
+        None => (exchange.routing.path(), stripped(&route.action)),
+    };
+    let target = arrived.raw_path();
     let (path, query) = target.split_at(path_length(target));
     let path = normal.map_or(path, str::as_bytes);
     let stripped = prefix.and_then(|prefix| without_prefix(path, prefix));
     if normal.is_none() && stripped.is_none() {
-        return Ok(());
+        return None;
     }
     let mut out = stripped.unwrap_or_else(|| path.to_vec());
     out.extend_from_slice(query);
-    request.set_raw_path(&out)
+    Some(out)
 }
 
 /// The rest of a path after `prefix`, beginning with `/`. `None`: the path has another prefix.

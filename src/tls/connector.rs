@@ -34,7 +34,27 @@ pub struct Connector {
     name: Option<ServerName<'static>>,
     trust: ServerTrust,
     pair: Option<Pair>,
+    keys: &'static Keys,
 }
+
+/// The keys of the file by which an operator changes what a server must prove.
+#[derive(Debug)]
+pub(super) struct Keys {
+    authorities: &'static str,
+    name: &'static str,
+}
+
+/// Of an upstream.
+pub(super) const OF_UPSTREAM: Keys = Keys {
+    authorities: "tls.ca",
+    name: "tls.sni",
+};
+
+/// Of what has a URL.
+const OF_URL: Keys = Keys {
+    authorities: "ca",
+    name: "url",
+};
 
 impl Connector {
     pub fn new(
@@ -68,7 +88,17 @@ impl Connector {
             name,
             trust,
             pair,
+            keys: &OF_UPSTREAM,
         })
+    }
+
+    /// The same for a server that the file names by a URL.
+    #[must_use]
+    pub fn of_url(self) -> Self {
+        Self {
+            keys: &OF_URL,
+            ..self
+        }
     }
 
     /// Unique in this process: connections of two connectors are not exchangeable, even if their
@@ -89,7 +119,7 @@ impl Connector {
         let connector = TlsConnector::from(Arc::new(config));
         match connector.connect(name, WholeRecords::new(socket)).await {
             Ok(stream) => Ok(TlsStream::to_server(stream.into(), traffic)),
-            Err(error) => Err(with_remedy(error)),
+            Err(error) => Err(with_remedy(error, self.keys)),
         }
     }
 
@@ -111,27 +141,30 @@ impl std::fmt::Debug for Connector {
     }
 }
 
+const NO_TLS: &str = "does it speak TLS on this port?";
+
 /// Adds what to do about the error, for the log line of a 502 or of a server that is down.
-pub(super) fn with_remedy(error: io::Error) -> io::Error {
+pub(super) fn with_remedy(error: io::Error, keys: &Keys) -> io::Error {
+    let Keys { authorities, name } = keys;
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
     let remedy = match cause {
         Some(Error::InvalidCertificate(wrong)) => match wrong {
             CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-                "name its authority's certificate in tls.ca"
+                format!("name its authority's certificate in {authorities}")
             }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                "write a name that it is for in tls.sni"
+                format!("write a name that it is for in {name}")
             }
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                "renew the server's certificate"
+                "renew the server's certificate".to_owned()
             }
-            _ => "give the server a certificate that can be verified",
+            _ => "give the server a certificate that can be verified".to_owned(),
         },
-        Some(Error::InvalidMessage(_)) => "does it speak TLS on this port?",
+        Some(Error::InvalidMessage(_)) => NO_TLS.to_owned(),
         Some(Error::AlertReceived(_)) => {
-            "the server refused: it may want a client certificate, or another tls.sni"
+            format!("the server refused: it may want a client certificate, or another {name}")
         }
-        _ if error.kind() == io::ErrorKind::UnexpectedEof => "does it speak TLS on this port?",
+        _ if error.kind() == io::ErrorKind::UnexpectedEof => NO_TLS.to_owned(),
         _ => return error,
     };
     io::Error::new(error.kind(), format!("{error}; {remedy}"))

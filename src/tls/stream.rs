@@ -9,7 +9,7 @@ use rustls::CommonState;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::HTTP_2;
-use super::connector::with_remedy;
+use super::connector::{OF_UPSTREAM, with_remedy};
 use super::record::{self, RecordStream, Saved, SavedError, TrafficSecrets};
 use super::whole_records::WholeRecords;
 use crate::net::Socket;
@@ -187,7 +187,7 @@ impl AsyncRead for TlsStream {
             }
             // With TLS 1.3 a server refuses a client's certificate only now.
             Poll::Ready(Err(error)) if !stream.forgives_truncation => {
-                Poll::Ready(Err(with_remedy(error)))
+                Poll::Ready(Err(with_remedy(error, &OF_UPSTREAM)))
             }
             // Before waiting for an answer, send what the socket has not taken.
             Poll::Pending if !stream.is_flushed() => match Pin::new(stream).poll_flush(cx) {

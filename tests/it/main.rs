@@ -5,8 +5,12 @@
 //! `tests/alone`.
 
 mod abuse;
+mod access;
 mod access_log;
 mod attacks;
+mod auth_basic;
+mod auth_forward;
+mod auth_forward_fails;
 mod balance;
 mod body_size;
 mod check;

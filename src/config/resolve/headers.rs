@@ -132,7 +132,7 @@ fn name(written: &str, at: Cursor<'_>, errors: &mut Errors) -> Option<HeaderName
         errors.push(bad_name(written, at));
         return None;
     };
-    if RESERVED.contains(&name) {
+    if is_reserved(&name) {
         errors.push(
             at.key_error(format!("header \"{written}\" cannot be changed"))
                 .hint("prusik sets it as the connection or the handshake needs it"),
@@ -140,6 +140,10 @@ fn name(written: &str, at: Cursor<'_>, errors: &mut Errors) -> Option<HeaderName
         return None;
     }
     Some(name)
+}
+
+pub fn is_reserved(name: &HeaderName) -> bool {
+    RESERVED.contains(name)
 }
 
 /// YAML keys that differ only in case are the same header name.

@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::scope::{Names, Scope};
-use super::{Errors, access, action, headers, matching, pages, rate, stream, websocket};
+use super::{
+    Errors, access, action, auth, headers, matching, pages, rate, stream, tls, websocket,
+};
 use crate::config::error::ConfigError;
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
@@ -23,6 +25,7 @@ pub fn routes(
     errors: &mut Errors,
 ) -> Option<Vec<Route>> {
     let route_names = route_names(&raw, at, errors);
+    let system = tls::SystemAuthorities::default();
     let mut coverage = Coverage::default();
     // The line of each route in the index.
     let mut lines: Vec<usize> = Vec::new();
@@ -56,7 +59,7 @@ pub fn routes(
             coverage.add(matcher);
             lines.push(scope.at.line());
         }
-        routes.push(route(name, raw, matcher, scope, errors));
+        routes.push(route(name, raw, matcher, (scope, &system), errors));
     }
     routes.into_iter().collect()
 }
@@ -81,7 +84,7 @@ fn route(
     name: String,
     mut raw: raw::Route,
     matcher: Option<Matcher>,
-    scope: Scope<'_>,
+    (scope, system): (Scope<'_>, &tls::SystemAuthorities),
     errors: &mut Errors,
 ) -> Option<Route> {
     let Section(rules) = raw
@@ -108,6 +111,7 @@ fn route(
     let body_size = raw.body_size.take();
     let body_size = body_size.map_or(BodySize::Inherited, |OptionalSize(own)| BodySize::Own(own));
     let error_pages = raw.errors.take();
+    let auth = auth::auth(raw.auth.take(), scope.label, system, scope.at, errors);
     let action = action::action(raw, matcher.as_ref(), scope, errors);
     let error_pages = pages::pages(error_pages, action.as_ref(), scope, errors);
     Some(Route {
@@ -115,6 +119,7 @@ fn route(
         matcher: matcher?,
         action: action?,
         access: access?,
+        auth: auth?,
         request_headers: request_headers?,
         response_headers: response_headers?,
         forwarded,

@@ -2,6 +2,7 @@
 //! report the same errors with positions.
 
 use std::cell::OnceCell;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -152,6 +153,41 @@ pub fn connector(
         Ok(connector) => Some(Arc::new(connector)),
         Err(error) => {
             errors.push(at.key_error(format!("the tls of {label} cannot be used: {error}")));
+            None
+        }
+    }
+}
+
+/// The connector to the host of a URL. `at`: what has the URL in `url`, and perhaps a `ca`.
+pub fn connector_of_url(
+    label: &str,
+    host: &str,
+    ca: Option<String>,
+    system: &SystemAuthorities,
+    at: Cursor<'_>,
+    errors: &mut Errors,
+) -> Option<Arc<Connector>> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let name = match bare.parse::<IpAddr>() {
+        Ok(_) => Some(None),
+        Err(_) => server_name(label, host.to_owned(), at.key("url"), errors).map(Some),
+    };
+    let trust = match ca {
+        Some(file) => authorities(label, &file, at.key("ca"), errors).map(ServerTrust::Authorities),
+        None if at.lacks("ca") => {
+            let system = system.read();
+            if system.is_none() {
+                let error = at.key_error(format!("{label}: the system has no authorities"));
+                errors.push(error.hint("install ca-certificates, or name them: ca: ca.pem"));
+            }
+            system.map(ServerTrust::Authorities)
+        }
+        None => None,
+    };
+    match Connector::new(name?, trust?, None) {
+        Ok(connector) => Some(Arc::new(connector.of_url())),
+        Err(error) => {
+            errors.push(at.key_error(format!("{label}: its TLS cannot be used: {error}")));
             None
         }
     }

@@ -14,7 +14,7 @@ pub struct Outcome {
 
 impl Outcome {
     /// The request goes to no server.
-    pub fn refuse(&mut self, reason: &'static str) {
+    pub fn refuse(&mut self, reason: impl Into<Cow<'static, str>>) {
         self.reason = Some(reason.into());
     }
 

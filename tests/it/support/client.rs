@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::path::Path;
 
 use super::wire::{Framing, Head, Wire};
-use super::within;
+use super::{Prusik, within};
 
 #[derive(Debug, Clone)]
 pub struct Response {
@@ -113,4 +113,10 @@ pub async fn get(address: SocketAddr, target: &str) -> Response {
 
 pub async fn status_of(address: SocketAddr, target: &str) -> u16 {
     get(address, target).await.status()
+}
+
+/// The scrape of a process that has an admin API.
+pub async fn metrics_of(prusik: &Prusik) -> String {
+    let call = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    Client::connect(prusik.admin()).await.ask(call).await.text()
 }

@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use answer::Answer;
-pub use client::{Client, Response, get, status_of};
+pub use client::{Client, Response, get, metrics_of, status_of};
 pub use config::Config;
 pub use dns::Dns;
 pub use origin::{Origin, Received, free_address, free_port_on, is_free, listen};

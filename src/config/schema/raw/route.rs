@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::Auth;
 use crate::config::schema::units::{
     OffOr, OptionalPeriod, OptionalSize, Ordered, Period, Section, Texts, switch, switch_schema,
     word, word_schema,
@@ -32,6 +33,9 @@ pub struct Route {
     #[schemars(length(min = 1))]
     #[schemars(extend("examples" = [["10.6.6.0/24"]]))]
     pub deny: Option<Vec<String>>,
+    /// What a request must show before anything of the route answers it. All that is given must let
+    /// it in, in this order: `basic`, `forward`. Default: nothing.
+    pub auth: Option<Section<Auth>>,
     /// How the server learns who the client is.
     #[serde(default, deserialize_with = "word")]
     #[schemars(schema_with = "word_schema::<Forwarded>", extend("default" = "x_forwarded"))]

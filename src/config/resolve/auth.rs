@@ -1,0 +1,58 @@
+//! `auth` of a route.
+
+mod basic;
+mod forward;
+
+use std::sync::Arc;
+
+use super::Errors;
+use super::tls::SystemAuthorities;
+use crate::auth::{Auth, Forward};
+use crate::config::file::cursor::Cursor;
+use crate::config::schema::raw;
+use crate::config::schema::units::Section;
+
+const METHODS: [&str; 2] = ["basic", "forward"];
+
+/// `label`: the route in words. `at`: the route.
+pub fn auth(
+    raw: Option<Section<raw::Auth>>,
+    label: &str,
+    system: &SystemAuthorities,
+    at: Cursor<'_>,
+    errors: &mut Errors,
+) -> Option<Option<Arc<Auth>>> {
+    let raw = match section(raw, "auth", at) {
+        Some(raw) => raw,
+        None => return at.lacks("auth").then_some(None),
+    };
+    let at = at.key("auth");
+    if METHODS.iter().all(|method| at.lacks(method)) && !at.damaged() {
+        let error = at.key_error(format!("\"auth\" of {label} asks for nothing"));
+        errors.push(error.hint("write basic: { users: … } or forward: { url: … } in it"));
+        return None;
+    }
+    let basic = match section(raw.basic, "basic", at) {
+        Some(raw) => basic::basic(raw, label, at.key("basic"), errors).map(Some),
+        None => at.lacks("basic").then_some(None),
+    };
+    let forward = match section(raw.forward, "forward", at) {
+        Some(raw) => {
+            let settings = forward::forward(raw, label, system, at.key("forward"), errors);
+            settings.map(|settings| Some(Arc::new(Forward::new(settings))))
+        }
+        None => at.lacks("forward").then_some(None),
+    };
+    Some(Some(Arc::new(Auth {
+        basic: basic?,
+        forward: forward?,
+    })))
+}
+
+/// A key with nothing behind its colon is a section without keys.
+fn section<T: Default>(raw: Option<Section<T>>, key: &str, at: Cursor<'_>) -> Option<T> {
+    match raw {
+        Some(Section(raw)) => Some(raw),
+        None => at.has(key).then(T::default),
+    }
+}
