@@ -5,8 +5,11 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use futures_util::future::join;
 use http::HeaderMap;
+use itertools::Itertools;
 
+use crate::auth::jwt::store::{self, KeyStore};
 use crate::config::{
     AcceptProxy, Config, ListenAddress, Listener, OnGone, Route, RouteId, UpstreamId,
 };
@@ -42,6 +45,10 @@ pub struct Generation {
     limiters: Vec<Arc<Limiter>>,
     /// The same for its event streams.
     stream_limiters: Vec<Arc<Limiter>>,
+    /// In the order of `config.routes`: the keys of each route's `auth.jwt`.
+    key_stores: Vec<Option<Arc<KeyStore>>>,
+    /// Of all routes: what is taken out of a request that has no route.
+    token_arguments: Vec<String>,
     pub labels: Labels,
     /// In the order of `config.routes`.
     metrics: Vec<Arc<RouteMetrics>>,
@@ -166,6 +173,11 @@ impl Generation {
         let stream_limiters = routes()
             .map(|route| counts.stream_limiter(&route.name))
             .collect();
+        let jwts = || routes().map(|route| route.auth.as_ref()?.jwt.as_ref());
+        let sources = jwts().map(|jwt| jwt.map(|jwt| &jwt.source));
+        let key_stores = store::stores(sources, before.map_or(&[], |before| &before.key_stores));
+        let arguments = jwts().flatten().flat_map(|jwt| jwt.finders.arguments());
+        let token_arguments = arguments.unique().map(str::to_owned).collect();
         let index = RouteIndex::build(config.routes.iter().map(|route| &route.matcher));
         let trusted = TrustedProxies(config.trusted_proxies.clone());
         let labels = Labels {
@@ -200,17 +212,22 @@ impl Generation {
             counts,
             limiters,
             stream_limiters,
+            key_stores,
+            token_arguments,
         }
     }
 
-    /// Returns when all names are resolved and all servers are checked, or a time limit is reached,
-    /// and tells what is not known then. Does not wait for groups that `before`, which is at work,
-    /// has too.
+    /// Returns when all names are resolved, all servers are checked and all keys are fetched, or a
+    /// time limit is reached, and tells what is not known then. Does not wait for groups and keys
+    /// that `before`, which is at work, has too.
     pub async fn warm_up(&self, before: Option<&Generation>) -> Vec<String> {
-        let new = self.new_groups(before);
-        upstream::warm_up(new.iter().map(|(group, _)| (*group).clone()).collect()).await;
+        let new = self.new_groups(before).into_iter();
+        let groups = upstream::warm_up(new.map(|(group, _)| group.clone()).collect());
+        join(groups, store::warm_up(&self.key_stores)).await;
         let lines = self.groups.iter().map(|group| group.what_is_unknown());
-        lines.flatten().collect()
+        let keys = self.key_stores.iter().flatten();
+        let without_keys = keys.filter_map(|store| store.what_is_missing());
+        lines.flatten().chain(without_keys.unique()).collect()
     }
 
     /// Takes over what the groups of `before` have found out since these were made. What they find
@@ -221,13 +238,14 @@ impl Generation {
         }
     }
 
-    /// Starts the tasks of new groups, and ends those of groups that only `before` has. Requests
+    /// Starts the tasks of new groups and keys, and ends those of groups that only `before` has. Requests
     /// must already use this generation, because sessions that are told to go must find the new
     /// state.
     pub fn begin(&self, before: Option<&Generation>) {
         for (group, before) in self.new_groups(before) {
             group.begin(before.map(Arc::as_ref));
         }
+        self.key_stores.iter().flatten().for_each(KeyStore::begin);
         for group in before.iter().flat_map(|before| &before.groups) {
             match self.find_group(group.name()) {
                 Some(same) if Arc::ptr_eq(same, group) => {}
@@ -274,6 +292,16 @@ impl Generation {
     /// The limiter of a route's event streams.
     pub fn stream_limiter(&self, route: RouteId) -> &Arc<Limiter> {
         &self.stream_limiters[route.index()]
+    }
+
+    /// `None`: the route asks for no token.
+    pub fn key_store(&self, route: RouteId) -> Option<&Arc<KeyStore>> {
+        self.key_stores[route.index()].as_ref()
+    }
+
+    /// The arguments of queries in which any route looks for tokens.
+    pub fn token_arguments(&self) -> &[String] {
+        &self.token_arguments
     }
 
     /// In the order of `config.routes`: each route's name and limiter.
