@@ -17,6 +17,10 @@ pub mod claims;
 mod crypto;
 pub mod fetch;
 pub mod finder;
+#[cfg(test)]
+#[path = "../../../tests/it/support/issuer.rs"]
+#[allow(dead_code, reason = "the end-to-end tests use more of it")]
+mod issuer;
 pub mod keys;
 mod pem;
 pub mod query;
