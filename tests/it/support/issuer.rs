@@ -55,6 +55,17 @@ impl Issuer {
         Self { key, id }
     }
 
+    /// Of a private key in PEM.
+    pub fn p256_of(pem: &str, id: &'static str) -> Self {
+        let key = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).expect("PEM");
+        let (algorithm, random) = (&ECDSA_P256_SHA256_FIXED_SIGNING, SystemRandom::new());
+        let key = EcdsaKeyPair::from_pkcs8(algorithm, key.secret_pkcs8_der(), &random);
+        Self {
+            key: Key::P256(key.expect("a key")),
+            id,
+        }
+    }
+
     pub fn p384(id: &'static str) -> Self {
         let key = Key::P384(elliptic(&ECDSA_P384_SHA384_FIXED_SIGNING));
         Self { key, id }
