@@ -179,7 +179,7 @@ async fn telling_origin() -> Origin {
 const SEEN: &str = "headers: { request: { set: { \
                     X-Seen: \"$args|$request_uri|$query_string|$arg_access_token|$is_args\" } } }";
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_in_the_query_is_seen_by_nobody_else() {
     let (keys, origin) = (Keys::new(), telling_origin().await);
     let from = "from: [bearer, \"query:access_token\"]";

@@ -17,7 +17,6 @@ struct Case {
     name: String,
     fields: Vec<(&'static str, String)>,
     query: String,
-    status: u16,
 }
 
 struct Provider {
@@ -51,7 +50,6 @@ fn case(name: impl Into<String>, token: impl Into<String>) -> Case {
         name: name.into(),
         fields: vec![("authorization", format!("Bearer {}", token.into()))],
         query: String::new(),
-        status: 401,
     }
 }
 
@@ -235,7 +233,7 @@ fn malformed(provider: &Provider) -> Vec<Case> {
         ("empty parts", "..".to_owned()),
         ("only dots", ".".repeat(5000)),
         ("padding", format!("{good}==")),
-        ("another alphabet", good.replace(['-', '_'], "+").replacen('A', "/", 1)),
+        ("another alphabet", good.replacen('e', "+", 1)),
         ("a space inside", good.replacen('.', " .", 1)),
         ("two tokens", format!("{good},{good}")),
         ("two schemes", format!("Bearer {good}")),
@@ -261,7 +259,6 @@ fn several(provider: &Provider) -> Vec<Case> {
         name: name.to_owned(),
         fields,
         query,
-        status: 401,
     };
     let both = format!("session={good}; session={other}");
     vec![
@@ -381,7 +378,7 @@ async fn no_hostile_token_lets_anybody_in() {
     let mut wrong = Vec::new();
     for case in &cases {
         let statuses = site.statuses(case).await;
-        if statuses != [case.status; 4] {
+        if statuses != [401; 4] {
             wrong.push(format!("{}: {statuses:?}", case.name));
         }
     }

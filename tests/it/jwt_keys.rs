@@ -70,7 +70,7 @@ async fn without_keys_nobody_comes_in_and_they_are_fetched_as_soon_as_they_can_b
     assert_eq!(entry["error"], "the keys for tokens are not there yet");
     keys.serve(jwks(&[&issuer]));
     eventually("the keys are there", async || status(&prusik, &token).await == 200).await;
-    prusik.wait_stderr("1 keys of").await;
+    prusik.wait_stderr("1 in use").await;
 
     // Those that are there stay.
     keys.serve(String::new());

@@ -7,7 +7,8 @@
 //!  │                       └──────────────────────► waiting, for 1 s, 2 s, 4 s … 60 s
 //!  │                          failed                (never longer than `refresh`)
 //!  │
-//!  └─ a token names a key that is not there: due now, once a minute at most
+//!  ├─ a token names a key that is not there: due now, once a minute at most
+//!  └─ a reload: due now
 //! ```
 //!
 //! Without `refresh` nothing is ever due again once there are keys.
@@ -87,6 +88,13 @@ impl Schedule {
         pause
     }
 
+    /// An operator wants fresh keys now.
+    pub fn hurry(&mut self, now: Instant) {
+        if self.refresh.is_some() && !self.is_fetching {
+            self.due = Some(now);
+        }
+    }
+
     /// A token names a key that is not there. Returns whether that causes a fetch: not if there was
     /// one for that reason within the last minute, and not while one is under way.
     pub fn miss(&mut self, now: Instant) -> bool {
@@ -151,6 +159,7 @@ mod tests {
         let mut schedule = Schedule::new(None, true, start);
         assert_eq!(schedule.due(), None);
         assert!(!schedule.miss(after(start, 1)));
+        schedule.hurry(after(start, 1));
         assert_eq!(schedule.due(), None);
     }
 
@@ -170,6 +179,7 @@ mod tests {
     enum Event {
         Wait(u64),
         Miss,
+        Hurry,
         Succeed,
         Fail,
     }
@@ -178,6 +188,7 @@ mod tests {
         prop_oneof![
             (0_u64..400).prop_map(Event::Wait),
             Just(Event::Miss),
+            Just(Event::Hurry),
             Just(Event::Succeed),
             Just(Event::Fail),
         ]
@@ -200,6 +211,7 @@ mod tests {
                         prop_assert!(caused.is_none_or(|last| now - last >= UNKNOWN_KEY));
                         caused = Some(now);
                     },
+                    Event::Hurry => schedule.hurry(now),
                     Event::Succeed if schedule.is_fetching() => schedule.succeeded(now),
                     Event::Fail if schedule.is_fetching() => {
                         schedule.failed(now);

@@ -78,10 +78,14 @@ impl KeyStore {
         }
     }
 
-    /// Starts the task, if there is anything to do for it. Must be called inside the runtime.
+    /// Starts the task, if there is anything to do for it. If it is at work already, keys are
+    /// fetched now. Must be called inside the runtime.
     pub fn begin(self: &Arc<Self>) {
         let mut task = self.task.lock();
-        if task.is_none() && self.schedule.lock().due().is_some() {
+        if task.is_some() {
+            self.schedule.lock().hurry(Instant::now());
+            self.changed.notify_one();
+        } else if self.schedule.lock().due().is_some() {
             let (store, changed) = (Arc::downgrade(self), self.changed.clone());
             *task = Some(AbortOnDropHandle::new(tokio::spawn(follow(store, changed))));
         }
@@ -113,7 +117,7 @@ impl KeyStore {
                 self.schedule.lock().succeeded(now);
                 *self.failure.lock() = None;
                 if had_failed || before != keys {
-                    info!("jwt: {count} keys of {source} are in use");
+                    info!("jwt: keys of {source}: {count} in use");
                 }
             }
             Err(error) => {
