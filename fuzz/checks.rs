@@ -164,17 +164,27 @@ pub fn token(bytes: &[u8]) {
         Finder::Query("token".to_owned()),
         Finder::Subprotocol,
     ];
-    let alone = places.clone().map(|place| Finders(vec![place]).find(&headers, target));
+    let alone = places
+        .clone()
+        .map(|place| Finders(vec![place]).find(&headers, target));
     let decides = alone.iter().find(|found| **found != Presented::Nothing);
     let all = Finders(places.to_vec());
-    assert_eq!(Some(&all.find(&headers, target)), decides.or(Some(&Presented::Nothing)));
+    assert_eq!(
+        Some(&all.find(&headers, target)),
+        decides.or(Some(&Presented::Nothing))
+    );
 
     let [.., query, offered] = places.map(|place| Finders(vec![place]));
     let rest = target_without(target, query.arguments()).unwrap_or_else(|| target.to_vec());
     assert!(rest.len() <= target.len());
     assert_eq!(query.find(&headers, &rest), Presented::Nothing);
     assert_eq!(target_without(&rest, query.arguments()), None);
-    let path = |target: &[u8]| target.split(|byte| *byte == b'?').next().map(<[u8]>::to_vec);
+    let path = |target: &[u8]| {
+        target
+            .split(|byte| *byte == b'?')
+            .next()
+            .map(<[u8]>::to_vec)
+    };
     assert_eq!(path(&rest), path(target));
 
     let rest = Offer::read(&headers).field();

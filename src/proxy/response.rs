@@ -59,7 +59,11 @@ fn choose_subprotocol(response: &mut ResponseHeader, exchange: &Exchange) -> Res
     let withdrawn = exchange.withdrawn.as_ref();
     let bearer = withdrawn.and_then(|withdrawn| withdrawn.subprotocol.as_ref());
     match bearer {
-        Some(bearer) if !response.headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) => {
+        Some(bearer)
+            if !response
+                .headers
+                .contains_key(header::SEC_WEBSOCKET_PROTOCOL) =>
+        {
             response.insert_header("Sec-WebSocket-Protocol", bearer)
         }
         _ => Ok(()),

@@ -1,13 +1,15 @@
 //! The token of a request: taken out of it before anything can show it, and then judged.
 
+use std::mem::take;
+
 use http::{HeaderValue, header};
 use pingora::http::RequestHeader;
 use pingora_proxy::Session;
 
 use super::exchange::{Exchange, Withdrawn};
 use crate::auth::jwt::query::target_without;
+use crate::auth::jwt::refused::Refused;
 use crate::auth::jwt::subprotocol::Offer;
-use crate::auth::jwt::verify::Refused;
 use crate::auth::{Denied, Jwt};
 
 /// Called as soon as the route is known, whatever becomes of the request: logs, templates, the
@@ -23,7 +25,10 @@ pub fn withdraw(session: &mut Session, exchange: &mut Exchange) {
     let presented = jwt.finders.find(&request.headers, request.raw_path());
     let target = without_arguments(request, jwt.finders.arguments());
     let target = target.filter(|_| jwt.keeps_arguments);
-    let subprotocol = jwt.finders.reads_subprotocols().then(|| without_offer(request));
+    let subprotocol = jwt
+        .finders
+        .reads_subprotocols()
+        .then(|| without_offer(request));
     exchange.withdrawn = Some(Box::new(Withdrawn {
         presented,
         target,
@@ -92,14 +97,18 @@ fn without_offer(request: &mut RequestHeader) -> Option<HeaderValue> {
 pub async fn check(exchange: &mut Exchange, jwt: &Jwt) -> Result<(), Denied> {
     let store = exchange.route_id();
     let store = store.and_then(|id| exchange.generation.key_store(id).cloned());
-    let presented = exchange.withdrawn.as_ref().map(|withdrawn| &withdrawn.presented);
+    let withdrawn = exchange.withdrawn.as_mut();
+    let presented = withdrawn.map(|withdrawn| take(&mut withdrawn.presented));
     let (Some(store), Some(presented)) = (store, presented) else {
         debug_assert!(false, "a route with jwt has keys, and withdraws tokens");
         return Err(Refused::NoKeys.into());
     };
-    let verified = jwt.admit(presented, &store).await?;
+    let verified = jwt.admit(&presented, &store).await?;
     let caller = exchange.caller.get_or_insert_default();
     caller.claims = verified.claims;
-    caller.expires = [caller.expires, verified.expires].into_iter().flatten().min();
+    caller.expires = [caller.expires, verified.expires]
+        .into_iter()
+        .flatten()
+        .min();
     Ok(())
 }

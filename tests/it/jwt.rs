@@ -33,7 +33,10 @@ impl Keys {
     /// The route's key, with more keys of its own.
     fn route(&self, more: &str) -> String {
         let file = self.folder.path().join("jwks.json");
-        format!("auth: {{ jwt: {{ keys: \"{}\", {more} }} }}", file.display())
+        format!(
+            "auth: {{ jwt: {{ keys: \"{}\", {more} }} }}",
+            file.display()
+        )
     }
 
     fn token(&self, claims: Value) -> String {
@@ -85,13 +88,48 @@ async fn a_token_lets_in_and_each_refusal_has_its_status_reason_and_count() {
     let came = origin.received().len();
     for (fields, status, challenge, words) in [
         (vec![], 401, Some("Bearer"), "a token is needed"),
-        (vec!["Authorization: Basic YTpi".to_owned()], 401, Some("Bearer"), "a token is needed"),
-        (vec![bearer("x.y.z")], 401, Some(INVALID), "the token cannot be read"),
-        (vec![with("exp", (now() - 31).into())], 401, Some(INVALID), "the token has expired"),
-        (vec![with("nbf", (now() + 60).into())], 401, Some(INVALID), "not valid yet"),
-        (vec![with("aud", "mail".into())], 401, Some(INVALID), "for somebody else"),
-        (vec![with("iss", "https://evil.test".into())], 401, Some(INVALID), "another issuer"),
-        (vec![with("role", "user".into())], 403, None, "does not allow this"),
+        (
+            vec!["Authorization: Basic YTpi".to_owned()],
+            401,
+            Some("Bearer"),
+            "a token is needed",
+        ),
+        (
+            vec![bearer("x.y.z")],
+            401,
+            Some(INVALID),
+            "the token cannot be read",
+        ),
+        (
+            vec![with("exp", (now() - 31).into())],
+            401,
+            Some(INVALID),
+            "the token has expired",
+        ),
+        (
+            vec![with("nbf", (now() + 60).into())],
+            401,
+            Some(INVALID),
+            "not valid yet",
+        ),
+        (
+            vec![with("aud", "mail".into())],
+            401,
+            Some(INVALID),
+            "for somebody else",
+        ),
+        (
+            vec![with("iss", "https://evil.test".into())],
+            401,
+            Some(INVALID),
+            "another issuer",
+        ),
+        (
+            vec![with("role", "user".into())],
+            403,
+            None,
+            "does not allow this",
+        ),
     ] {
         let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
         let answer = ask(&prusik, "/", &fields).await;
@@ -105,10 +143,20 @@ async fn a_token_lets_in_and_each_refusal_has_its_status_reason_and_count() {
             })
             .await;
     }
-    assert_eq!(origin.received().len(), came, "nothing else reached the server");
+    assert_eq!(
+        origin.received().len(),
+        came,
+        "nothing else reached the server"
+    );
     let metrics = get(prusik.admin(), "/metrics").await.text();
-    for (reason, count) in [("missing", 2), ("invalid", 4), ("expired", 1), ("claims", 1)] {
-        let line = format!("prusik_auth_refused_total{{route=\"any\",reason=\"{reason}\"}} {count}");
+    for (reason, count) in [
+        ("missing", 2),
+        ("invalid", 4),
+        ("expired", 1),
+        ("claims", 1),
+    ] {
+        let line =
+            format!("prusik_auth_refused_total{{route=\"any\",reason=\"{reason}\"}} {count}");
         assert!(metrics.contains(&line), "no {line} in {metrics}");
     }
 }
@@ -147,7 +195,10 @@ async fn a_token_is_found_where_the_route_says_and_the_first_place_decides() {
     let config = Config::to(&[&origin]).route(keys.route(from)).route(set);
     let prusik = Prusik::start(config).await;
     let of = |who: &str| keys.token(json!({ "sub": who }));
-    let (cookie, header) = (format!("Cookie: session={}", of("cookie")), bearer(&of("header")));
+    let (cookie, header) = (
+        format!("Cookie: session={}", of("cookie")),
+        bearer(&of("header")),
+    );
     let target = format!("/?access_token={}", of("query"));
     for (fields, who) in [
         (&[&cookie[..], &header][..], "cookie"),
@@ -190,23 +241,41 @@ async fn a_token_in_the_query_is_seen_by_nobody_else() {
         .route(SEEN);
     let prusik = Prusik::start(&config).await;
     let token = keys.token(json!({}));
-    let (good, bad) = (format!("access_token={token}"), "Access%5FToken=s3cr3t.s3cr3t.s3cr3t");
-    assert_eq!(ask(&prusik, &format!("/a?x=1&{good}&y=%41"), &[]).await.text(), "/a?x=1&y=%41");
+    let (good, bad) = (
+        format!("access_token={token}"),
+        "Access%5FToken=s3cr3t.s3cr3t.s3cr3t",
+    );
+    assert_eq!(
+        ask(&prusik, &format!("/a?x=1&{good}&y=%41"), &[])
+            .await
+            .text(),
+        "/a?x=1&y=%41"
+    );
     let request = origin.only_request();
-    assert_eq!(request.field("x-seen"), Some("x=1&y=%41|/a?x=1&y=%41|x=1&y=%41||?"));
+    assert_eq!(
+        request.field("x-seen"),
+        Some("x=1&y=%41|/a?x=1&y=%41|x=1&y=%41||?")
+    );
     // Whoever decides, and whatever comes of it.
     let header = bearer(&token);
-    assert_eq!(ask(&prusik, &format!("/b?{bad}"), &[&header]).await.text(), "/b");
+    assert_eq!(
+        ask(&prusik, &format!("/b?{bad}"), &[&header]).await.text(),
+        "/b"
+    );
     assert_eq!(origin.received()[1].field("x-seen"), Some("|/b|||"));
     assert_eq!(status(&prusik, &format!("/c?{bad}"), &[]).await, 401);
     let referer = format!("Referer: https://test/page?{good}");
-    assert_eq!(status(&prusik, &format!("/d?{good}"), &[&referer]).await, 200);
+    assert_eq!(
+        status(&prusik, &format!("/d?{good}"), &[&referer]).await,
+        200
+    );
     assert!(origin.received()[2].has_line("Referer: https://test/page"));
     // A request that is refused before its route is known.
     let unsound = format!("/e?{bad}");
     assert_eq!(status(&prusik, &unsound, &["Content-Length: x"]).await, 400);
 
-    let mut session = RawSession::open(prusik.public(), handshake_with(&format!("/ws?{good}"), &[])).await;
+    let mut session =
+        RawSession::open(prusik.public(), handshake_with(&format!("/ws?{good}"), &[])).await;
     session.send(client_frame(1, b"hello")).await;
     assert_eq!(session.frame().await, Frame::text("hello"));
     let listed = prusik.order(&["sessions", "--json"]).await;
@@ -231,7 +300,10 @@ async fn who_may_not_come_in_anyway_has_the_token_logged_no_more() {
         .route(keys.route(from));
     let prusik = Prusik::start(config).await;
     assert_eq!(status(&prusik, "/in?access_token=s3cr3t", &[]).await, 403);
-    assert_eq!(status(&prusik, "/nowhere?access_token=s3cr3t&x", &[]).await, 404);
+    assert_eq!(
+        status(&prusik, "/nowhere?access_token=s3cr3t&x", &[]).await,
+        404
+    );
     for path in ["/in", "/nowhere?x"] {
         prusik.wait_log(path, |entry| entry["path"] == path).await;
     }
@@ -249,7 +321,9 @@ async fn keep_token_gives_the_server_what_was_sent_and_nobody_else() {
     assert_eq!(ask(&prusik, &target, &[]).await.text(), target);
     let request = origin.only_request();
     assert_eq!(request.field("x-seen"), Some("x=1|/a?x=1|x=1||?"));
-    prusik.wait_log("/a?x=1", |entry| entry["path"] == "/a?x=1").await;
+    prusik
+        .wait_log("/a?x=1", |entry| entry["path"] == "/a?x=1")
+        .await;
 }
 
 /// A server that answers with the subprotocol that the test wants, if any.
@@ -288,7 +362,11 @@ async fn a_token_among_the_subprotocols_is_not_offered_to_the_server() {
         let field = format!("Sec-WebSocket-Protocol: {}", offer.replace("TOKEN", &token));
         let request = handshake_with(&format!("/{choice}"), &[&field]);
         let mut session = RawSession::open(prusik.public(), request).await;
-        assert_eq!(session.head.field("sec-websocket-protocol"), Some(heard), "{offer}");
+        assert_eq!(
+            session.head.field("sec-websocket-protocol"),
+            Some(heard),
+            "{offer}"
+        );
         let request = origin.received().pop().expect("the server was asked");
         assert_eq!(request.field("sec-websocket-protocol"), offered, "{offer}");
         assert!(!request.head.to_string().contains(&token));
@@ -315,8 +393,8 @@ async fn the_same_by_http_2() {
     let mut client = site.client().await;
     let token = keys.token(json!({}));
     let session = |path: &str, offer: Option<String>| {
-        let mut request = Request::connect(format!("https://{NAME}{path}"))
-            .header("sec-websocket-version", "13");
+        let mut request =
+            Request::connect(format!("https://{NAME}{path}")).header("sec-websocket-version", "13");
         if let Some(offer) = offer {
             request = request.header("sec-websocket-protocol", offer);
         }
@@ -324,7 +402,9 @@ async fn the_same_by_http_2() {
     };
     for (offer, choice, offered, heard) in OFFERS {
         let offer = offer.replace("TOKEN", &token);
-        let response = client.open(session(&format!("/{choice}"), Some(offer))).await;
+        let response = client
+            .open(session(&format!("/{choice}"), Some(offer)))
+            .await;
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["sec-websocket-protocol"], heard);
         let request = site.origin.received().pop().expect("the server was asked");

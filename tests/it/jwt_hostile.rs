@@ -61,10 +61,15 @@ fn forged(provider: &Provider) -> Vec<Case> {
         let head = base64url(header(json!({ "alg": none, "kid": "r" })));
         cases.push(case(format!("alg {none:?}"), format!("{head}.{payload}.")));
         let signature = base64url("signature");
-        cases.push(case(format!("alg {none:?}, signed"), format!("{head}.{payload}.{signature}")));
+        cases.push(case(
+            format!("alg {none:?}, signed"),
+            format!("{head}.{payload}.{signature}"),
+        ));
     }
     for alg in [json!(null), json!(7), json!(["none"]), json!({})] {
-        let token = provider.rsa.sign_with(&header(json!({ "alg": alg })), &claims().to_string());
+        let token = provider
+            .rsa
+            .sign_with(&header(json!({ "alg": alg })), &claims().to_string());
         cases.push(case(format!("alg {alg}"), token));
     }
     let token = provider.rsa.sign_with("{}", &claims().to_string());
@@ -88,21 +93,39 @@ fn forged(provider: &Provider) -> Vec<Case> {
             cases.push(case(format!("{alg} by the RSA key as {form}"), token));
             let anonymous = header(json!({ "alg": alg }));
             let token = forger.sign_with(&anonymous, &claims().to_string());
-            cases.push(case(format!("{alg} by the RSA key as {form}, no kid"), token));
+            cases.push(case(
+                format!("{alg} by the RSA key as {form}, no kid"),
+                token,
+            ));
         }
     }
     for (alg, says) in [("RS256", "PS256"), ("RS256", "ES256"), ("RS256", "RS512")] {
-        let message = format!("{}.{payload}", base64url(header(json!({ "alg": says, "kid": "r" }))));
+        let message = format!(
+            "{}.{payload}",
+            base64url(header(json!({ "alg": says, "kid": "r" })))
+        );
         let signature = base64url(provider.rsa.signature(alg, message.as_bytes()));
-        cases.push(case(format!("{alg} as {says}"), format!("{message}.{signature}")));
+        cases.push(case(
+            format!("{alg} as {says}"),
+            format!("{message}.{signature}"),
+        ));
     }
     let stranger = Issuer::p256("p");
-    cases.push(case("a stranger with our kid", stranger.sign("ES256", &claims())));
+    cases.push(case(
+        "a stranger with our kid",
+        stranger.sign("ES256", &claims()),
+    ));
     let anonymous = stranger.sign_with(&header(json!({ "alg": "ES256" })), &claims().to_string());
     cases.push(case("a stranger without kid", anonymous));
     // ECDSA's signature of nothing (CVE-2022-21449).
-    let message = format!("{}.{payload}", base64url(header(json!({ "alg": "ES256", "kid": "p" }))));
-    cases.push(case("a signature of zeros", format!("{message}.{}", base64url([0; 64]))));
+    let message = format!(
+        "{}.{payload}",
+        base64url(header(json!({ "alg": "ES256", "kid": "p" })))
+    );
+    cases.push(case(
+        "a signature of zeros",
+        format!("{message}.{}", base64url([0; 64])),
+    ));
     cases.push(case("no signature", format!("{message}.")));
     cases
 }
@@ -155,15 +178,27 @@ fn injected(provider: &Provider, attacker: &str) -> Vec<Case> {
         }
     }
     for (name, head) in [
-        ("crit", json!({ "alg": "RS256", "kid": "r", "crit": ["x"], "x": 1 })),
-        ("empty crit", json!({ "alg": "RS256", "kid": "r", "crit": [] })),
-        ("b64", json!({ "alg": "RS256", "kid": "r", "crit": ["b64"], "b64": false })),
+        (
+            "crit",
+            json!({ "alg": "RS256", "kid": "r", "crit": ["x"], "x": 1 }),
+        ),
+        (
+            "empty crit",
+            json!({ "alg": "RS256", "kid": "r", "crit": [] }),
+        ),
+        (
+            "b64",
+            json!({ "alg": "RS256", "kid": "r", "crit": ["b64"], "b64": false }),
+        ),
     ] {
         let token = provider.rsa.sign_with(&header(head), &claims().to_string());
         cases.push(case(name, token));
     }
     let twice = r#"{"alg":"none","alg":"RS256","kid":"r"}"#;
-    cases.push(case("alg twice", provider.rsa.sign_with(twice, &claims().to_string())));
+    cases.push(case(
+        "alg twice",
+        provider.rsa.sign_with(twice, &claims().to_string()),
+    ));
     cases
 }
 
@@ -177,10 +212,21 @@ fn misused(provider: &Provider) -> Vec<Case> {
         case("no aud", sign(&with("aud", Value::Null))),
         case("no iss", sign(&with("iss", Value::Null))),
     ];
-    for aud in [json!("mail"), json!(""), json!([]), json!(["mail"]), json!("Chat"), json!(7)] {
+    for aud in [
+        json!("mail"),
+        json!(""),
+        json!([]),
+        json!(["mail"]),
+        json!("Chat"),
+        json!(7),
+    ] {
         cases.push(case(format!("aud {aud}"), sign(&with("aud", aud))));
     }
-    for iss in [json!("https://evil.test"), json!("https://id.test/"), json!(["https://id.test"])] {
+    for iss in [
+        json!("https://evil.test"),
+        json!("https://id.test/"),
+        json!(["https://id.test"]),
+    ] {
         cases.push(case(format!("iss {iss}"), sign(&with("iss", iss))));
     }
     let later = now() + 600;
@@ -203,14 +249,24 @@ fn misused(provider: &Provider) -> Vec<Case> {
     for (name, payload) in [
         ("exp twice", format!("{{\"exp\":1,{inner}")),
         ("sub twice", format!("{{\"sub\":\"mallory\",{inner}")),
-        ("sub twice, escaped", format!("{{\"s\\u0075b\":\"mallory\",{inner}")),
+        (
+            "sub twice, escaped",
+            format!("{{\"s\\u0075b\":\"mallory\",{inner}"),
+        ),
         ("no JSON", "sub=alice".to_owned()),
         ("half of it", text[..text.len() / 2].to_owned()),
         ("more behind it", format!("{text}{text}")),
         ("a list", format!("[{text}]")),
         ("a text", "\"alice\"".to_owned()),
         ("nothing", String::new()),
-        ("deep", format!("{}{}", "{\"a\":".repeat(200), "1".to_owned() + &"}".repeat(200))),
+        (
+            "deep",
+            format!(
+                "{}{}",
+                "{\"a\":".repeat(200),
+                "1".to_owned() + &"}".repeat(200)
+            ),
+        ),
         ("half a surrogate", format!("{{\"x\":\"\\ud83d\",{inner}")),
     ] {
         cases.push(case(name, provider.p256.sign_with(&es256, &payload)));
@@ -239,7 +295,10 @@ fn malformed(provider: &Provider) -> Vec<Case> {
         ("two schemes", format!("Bearer {good}")),
         ("of 17 KiB", format!("{good}{}", "A".repeat(17 * 1024))),
         ("of 64 KiB", format!("{good}{}", "A".repeat(64 * 1024))),
-        ("parts swapped", format!("{}.{}.{}", parts[1], parts[0], parts[2])),
+        (
+            "parts swapped",
+            format!("{}.{}.{}", parts[1], parts[0], parts[2]),
+        ),
         ("percent-encoded", good.replace('.', "%2E")),
     ] {
         cases.push(case(name, token));
@@ -262,8 +321,16 @@ fn several(provider: &Provider) -> Vec<Case> {
     };
     let both = format!("session={good}; session={other}");
     vec![
-        case("two Authorization", vec![bearer(&good), bearer(&other)], String::new()),
-        case("the same twice", vec![bearer(&good), bearer(&good)], String::new()),
+        case(
+            "two Authorization",
+            vec![bearer(&good), bearer(&other)],
+            String::new(),
+        ),
+        case(
+            "the same twice",
+            vec![bearer(&good), bearer(&good)],
+            String::new(),
+        ),
         case(
             "Basic beside Bearer",
             vec![("authorization", "Basic YTpi".to_owned()), bearer(&good)],
@@ -308,7 +375,11 @@ impl Site {
             true => "/".to_owned(),
             false => format!("/?{}", case.query),
         };
-        let lines: Vec<String> = case.fields.iter().map(|(n, v)| format!("{n}: {v}")).collect();
+        let lines: Vec<String> = case
+            .fields
+            .iter()
+            .map(|(n, v)| format!("{n}: {v}"))
+            .collect();
         let text: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
         let plain = format!("GET {target} HTTP/1.1\r\nHost: {NAME}\r\n{text}\r\n");
         let changes: Vec<&str> = lines.iter().map(String::as_str).collect();
@@ -328,7 +399,9 @@ impl Site {
             request
         };
         let url = format!("https://{NAME}{target}");
-        let get = with_fields(Request::get(&url)).body(()).expect("a sound request");
+        let get = with_fields(Request::get(&url))
+            .body(())
+            .expect("a sound request");
         statuses[2] = self.client.ask(get).await.0.status().as_u16();
         let connect = Request::connect(&url).header("sec-websocket-version", "13");
         let connect = with_fields(connect).body(()).expect("a sound request");
@@ -357,16 +430,26 @@ async fn no_hostile_token_lets_anybody_in() {
     let attacker = Origin::chat().await;
     let url = format!("http://{}/jwks.json", attacker.address());
     let site = Http2Site::start(Origin::chat().await, |config: Config| {
-        config.route(route).listener("limits: { header_size: 256KiB }")
+        config
+            .route(route)
+            .listener("limits: { header_size: 256KiB }")
     })
     .await;
     let client = site.client().await;
     let mut site = Site { site, client };
 
     let good = case("a good one", provider.rsa.sign("RS256", &claims()));
-    assert_eq!(site.statuses(&good).await, [200, 101, 200, 200], "a good one");
+    assert_eq!(
+        site.statuses(&good).await,
+        [200, 101, 200, 200],
+        "a good one"
+    );
     let good = case("by the secret", provider.secret.sign("HS512", &claims()));
-    assert_eq!(site.statuses(&good).await, [200, 101, 200, 200], "by the secret");
+    assert_eq!(
+        site.statuses(&good).await,
+        [200, 101, 200, 200],
+        "by the secret"
+    );
     let came = site.site.origin.received().len();
 
     let mut cases = forged(&provider);
@@ -383,6 +466,14 @@ async fn no_hostile_token_lets_anybody_in() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(site.site.origin.received().len(), came, "the server sees none");
-    assert_eq!(attacker.connections(), 0, "nobody fetches what a token names");
+    assert_eq!(
+        site.site.origin.received().len(),
+        came,
+        "the server sees none"
+    );
+    assert_eq!(
+        attacker.connections(),
+        0,
+        "nobody fetches what a token names"
+    );
 }

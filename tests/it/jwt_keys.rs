@@ -54,7 +54,11 @@ impl KeyServer {
 
 async fn status(prusik: &Prusik, token: &str) -> u16 {
     let request = format!("GET / HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {token}\r\n\r\n");
-    Client::connect(prusik.public()).await.ask(request).await.status()
+    Client::connect(prusik.public())
+        .await
+        .ask(request)
+        .await
+        .status()
 }
 
 #[tokio::test]
@@ -63,13 +67,20 @@ async fn without_keys_nobody_comes_in_and_they_are_fetched_as_soon_as_they_can_b
     let keys = KeyServer::start(String::new()).await;
     let config = Config::to(&[&origin]).route(keys.route("refresh: 1s"));
     let prusik = Prusik::start(config).await;
-    assert!(prusik.stderr().contains("status 500"), "{}", prusik.stderr());
+    assert!(
+        prusik.stderr().contains("status 500"),
+        "{}",
+        prusik.stderr()
+    );
     let token = issuer.sign("ES256", &json!({}));
     assert_eq!(status(&prusik, &token).await, 503);
     let entry = prusik.wait_log("503", |entry| entry["status"] == 503).await;
     assert_eq!(entry["error"], "the keys for tokens are not there yet");
     keys.serve(jwks(&[&issuer]));
-    eventually("the keys are there", async || status(&prusik, &token).await == 200).await;
+    eventually("the keys are there", async || {
+        status(&prusik, &token).await == 200
+    })
+    .await;
     prusik.wait_stderr("1 in use").await;
 
     // Those that are there stay.
@@ -82,12 +93,19 @@ async fn without_keys_nobody_comes_in_and_they_are_fetched_as_soon_as_they_can_b
     assert_eq!(status(&prusik, &token).await, 200);
     // And a key that is taken out of the set counts no more.
     keys.serve(jwks(&[&Issuer::p256("next")]));
-    eventually("the key is gone", async || status(&prusik, &token).await == 401).await;
+    eventually("the key is gone", async || {
+        status(&prusik, &token).await == 401
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_token_of_a_new_key_is_let_in_and_strangers_cause_one_fetch_a_minute() {
-    let (origin, old, new) = (Origin::chat().await, Issuer::p256("old"), Issuer::p256("new"));
+    let (origin, old, new) = (
+        Origin::chat().await,
+        Issuer::p256("old"),
+        Issuer::p256("new"),
+    );
     let keys = KeyServer::start(jwks(&[&old])).await;
     let config = Config::to(&[&origin]).route(keys.route("refresh: 1h"));
     let prusik = Prusik::start(config).await;
@@ -115,7 +133,11 @@ async fn keys_outlast_a_reload_and_an_upgrade() {
         assert_eq!(prusik.reload_with(config(more)).await, Outcome::Done);
         assert_eq!(status(&prusik, &token).await, 200, "{more}");
     }
-    assert!(prusik.stderr().contains("route \"any\": auth changed"), "{}", prusik.stderr());
+    assert!(
+        prusik.stderr().contains("route \"any\": auth changed"),
+        "{}",
+        prusik.stderr()
+    );
     keys.serve(jwks(&[&issuer]));
     prusik.upgrade().await;
     assert_eq!(status(&prusik, &token).await, 200);
@@ -143,18 +165,30 @@ async fn keys_are_fetched_by_tls_from_who_proves_its_name() {
         );
         let prusik = Prusik::start(Config::to(&[&origin]).route(route)).await;
         assert_eq!(status(&prusik, &token).await, wanted, "{names}");
-        assert_eq!(prusik.stderr().contains("TLS: "), wanted == 503, "{}", prusik.stderr());
+        assert_eq!(
+            prusik.stderr().contains("TLS: "),
+            wanted == 503,
+            "{}",
+            prusik.stderr()
+        );
         keys.kill().await;
     }
 }
 
 #[tokio::test]
 async fn a_file_is_looked_at_again_if_refresh_says_so() {
-    let (origin, old, new) = (Origin::chat().await, Issuer::p256("old"), Issuer::p256("new"));
+    let (origin, old, new) = (
+        Origin::chat().await,
+        Issuer::p256("old"),
+        Issuer::p256("new"),
+    );
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("jwks.json");
     fs::write(&file, jwks(&[&old])).expect("it is ours");
-    let route = format!("auth: {{ jwt: {{ keys: \"{}\", refresh: 1s }} }}", file.display());
+    let route = format!(
+        "auth: {{ jwt: {{ keys: \"{}\", refresh: 1s }} }}",
+        file.display()
+    );
     let prusik = Prusik::start(Config::to(&[&origin]).route(route)).await;
     let [old_token, new_token] = [&old, &new].map(|issuer| issuer.sign("ES256", &json!({})));
     assert_eq!(status(&prusik, &old_token).await, 200);
@@ -162,7 +196,10 @@ async fn a_file_is_looked_at_again_if_refresh_says_so() {
     prusik.wait_stderr("could not be renewed").await;
     assert_eq!(status(&prusik, &old_token).await, 200);
     fs::write(&file, jwks(&[&new])).expect("it is ours");
-    eventually("the new key counts", async || status(&prusik, &new_token).await == 200).await;
+    eventually("the new key counts", async || {
+        status(&prusik, &new_token).await == 200
+    })
+    .await;
     assert_eq!(status(&prusik, &old_token).await, 401);
 }
 
@@ -179,29 +216,121 @@ fn check_names_each_mistake_at_its_place() {
     let empty = file("empty.json", "{\"keys\": []}");
     let address = free_address();
     for (jwt, what, hint) in [
-        ("{}", "the jwt of route \"chat\" has no keys", "keys: jwks.json"),
-        ("", "the jwt of route \"chat\" has no keys", "keys: jwks.json"),
-        ("{ keys: /nowhere/jwks.json }", "cannot read /nowhere/jwks.json", "relative"),
-        (&format!("{{ keys: {private} }}"), "holds a private key", "-pubout"),
-        (&format!("{{ keys: {empty} }}"), "has no key that can be used", "2048"),
-        ("{ keys: \"http://id.test/jwks.json\" }", "who is on the way to id.test", "https://"),
-        ("{ keys: \"ftp://id.test/jwks.json\" }", "is not the URL of keys", "https://"),
-        ("{ keys: \"https://u:p@id.test/\" }", "is not the URL of keys", "https://"),
-        ("{ keys: \"https:///jwks.json\" }", "is not the URL of keys", "https://"),
-        (&format!("{{ keys: {good}, ca: ca.pem }}"), "\"ca\" has no effect", "https URL"),
-        (&format!("{{ keys: \"http://{address}/\", ca: a.pem }}"), "\"ca\" has no effect", "https"),
-        (&format!("{{ keys: {good}, from: [cookie] }}"), "does not say which cookie", "cookie:NAME"),
-        (&format!("{{ keys: {good}, from: [\"query:\"] }}"), "which query", "query:NAME"),
-        (&format!("{{ keys: {good}, from: [header] }}"), "is no place for a token", "bearer"),
-        (&format!("{{ keys: {good}, from: [barer] }}"), "is no place", "did you mean \"bearer\""),
-        (&format!("{{ keys: {good}, from: [] }}"), "\"from\" is empty", "[bearer]"),
-        (&format!("{{ keys: {good}, from: [bearer, bearer] }}"), "there twice", "remove"),
-        (&format!("{{ keys: {good}, keep_token: true }}"), "\"keep_token\" has no effect", "query"),
-        (&format!("{{ keys: {good}, issuer: [] }}"), "\"issuer\" is empty", "leave the key out"),
-        (&format!("{{ keys: {good}, audience: \"\" }}"), "\"audience\" is empty", "leave the key"),
-        (&format!("{{ keys: {good}, refresh: 10ms }}"), "refresh must be at least 1s", "5m"),
-        (&format!("{{ keys: {good}, require: {{ role: [] }} }}"), "can have no such value", "text"),
-        (&format!("{{ keys: {good}, require: {{ r: {{ a: 1 }} }} }}"), "no such value", "text"),
+        (
+            "{}",
+            "the jwt of route \"chat\" has no keys",
+            "keys: jwks.json",
+        ),
+        (
+            "",
+            "the jwt of route \"chat\" has no keys",
+            "keys: jwks.json",
+        ),
+        (
+            "{ keys: /nowhere/jwks.json }",
+            "cannot read /nowhere/jwks.json",
+            "relative",
+        ),
+        (
+            &format!("{{ keys: {private} }}"),
+            "holds a private key",
+            "-pubout",
+        ),
+        (
+            &format!("{{ keys: {empty} }}"),
+            "has no key that can be used",
+            "2048",
+        ),
+        (
+            "{ keys: \"http://id.test/jwks.json\" }",
+            "who is on the way to id.test",
+            "https://",
+        ),
+        (
+            "{ keys: \"ftp://id.test/jwks.json\" }",
+            "is not the URL of keys",
+            "https://",
+        ),
+        (
+            "{ keys: \"https://u:p@id.test/\" }",
+            "is not the URL of keys",
+            "https://",
+        ),
+        (
+            "{ keys: \"https:///jwks.json\" }",
+            "is not the URL of keys",
+            "https://",
+        ),
+        (
+            &format!("{{ keys: {good}, ca: ca.pem }}"),
+            "\"ca\" has no effect",
+            "https URL",
+        ),
+        (
+            &format!("{{ keys: \"http://{address}/\", ca: a.pem }}"),
+            "\"ca\" has no effect",
+            "https",
+        ),
+        (
+            &format!("{{ keys: {good}, from: [cookie] }}"),
+            "does not say which cookie",
+            "cookie:NAME",
+        ),
+        (
+            &format!("{{ keys: {good}, from: [\"query:\"] }}"),
+            "which query",
+            "query:NAME",
+        ),
+        (
+            &format!("{{ keys: {good}, from: [header] }}"),
+            "is no place for a token",
+            "bearer",
+        ),
+        (
+            &format!("{{ keys: {good}, from: [barer] }}"),
+            "is no place",
+            "did you mean \"bearer\"",
+        ),
+        (
+            &format!("{{ keys: {good}, from: [] }}"),
+            "\"from\" is empty",
+            "[bearer]",
+        ),
+        (
+            &format!("{{ keys: {good}, from: [bearer, bearer] }}"),
+            "there twice",
+            "remove",
+        ),
+        (
+            &format!("{{ keys: {good}, keep_token: true }}"),
+            "\"keep_token\" has no effect",
+            "query",
+        ),
+        (
+            &format!("{{ keys: {good}, issuer: [] }}"),
+            "\"issuer\" is empty",
+            "leave the key out",
+        ),
+        (
+            &format!("{{ keys: {good}, audience: \"\" }}"),
+            "\"audience\" is empty",
+            "leave the key",
+        ),
+        (
+            &format!("{{ keys: {good}, refresh: 10ms }}"),
+            "refresh must be at least 1s",
+            "5m",
+        ),
+        (
+            &format!("{{ keys: {good}, require: {{ role: [] }} }}"),
+            "can have no such value",
+            "text",
+        ),
+        (
+            &format!("{{ keys: {good}, require: {{ r: {{ a: 1 }} }} }}"),
+            "no such value",
+            "text",
+        ),
         (&format!("{{ keys: {good}, leway: 3s }}"), "leway", "leeway"),
     ] {
         let output = check(&format!(

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::verify::Refused;
+use super::refused::Refused;
 
 /// The claims of a token. One that has the same claim twice is none: a server could read the other.
 #[derive(Debug)]

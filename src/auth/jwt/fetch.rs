@@ -116,7 +116,10 @@ async fn ask(
     let request = Request::get(path)
         .header(header::HOST, host)
         .header(header::ACCEPT, "application/json")
-        .header(header::USER_AGENT, concat!("prusik/", env!("CARGO_PKG_VERSION")))
+        .header(
+            header::USER_AGENT,
+            concat!("prusik/", env!("CARGO_PKG_VERSION")),
+        )
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new());
     let request = request.map_err(|error| FetchError::Body(error.to_string()))?;

@@ -7,34 +7,17 @@
 use std::fmt;
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
-use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use ring::digest;
 use serde_json::Value;
 
+use super::key_types::{EC_256, EC_384, ED, RSA, SECRET, sound};
+use super::keys_error::KeysError;
 use super::{crypto, pem};
-
-pub(super) const RSA: &[Algorithm] = &[
-    Algorithm::RS256,
-    Algorithm::RS384,
-    Algorithm::RS512,
-    Algorithm::PS256,
-    Algorithm::PS384,
-    Algorithm::PS512,
-];
-pub(super) const EC_256: &[Algorithm] = &[Algorithm::ES256];
-pub(super) const EC_384: &[Algorithm] = &[Algorithm::ES384];
-pub(super) const ED: &[Algorithm] = &[Algorithm::EdDSA];
-const SECRET: &[Algorithm] = &[Algorithm::HS256, Algorithm::HS384, Algorithm::HS512];
 
 /// How many keys are tried for one token. A key set has two or three of one algorithm; a token
 /// without a key id must not cost a check by each of hundreds.
 const TRIED: usize = 8;
-
-/// A shorter secret can be found by trying (RFC 7518 section 3.2).
-const SECRET_LEAST: usize = 32;
-
-/// The lengths of RSA keys that `ring` takes, in bits.
-const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
 /// Whether a key set may hold secrets, with which whoever reads them can sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,50 +26,6 @@ pub enum Secrets {
     Taken,
     /// At a URL.
     Left,
-}
-
-/// Why keys cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum KeysError {
-    #[error("is neither a JWKS nor PEM")]
-    Neither,
-    #[error("is no JWKS: {0}")]
-    NoJwks(String),
-    #[error("holds no public key in PEM")]
-    NoPem,
-    #[error("holds a private key")]
-    Private,
-    #[error("cannot be used: {0}")]
-    Broken(String),
-    #[error("has no key that can be used{}", list(.0))]
-    NoKey(Vec<String>),
-}
-
-fn list(whys: &[String]) -> String {
-    match whys {
-        [] => String::new(),
-        whys => format!(": {}", whys.join("; ")),
-    }
-}
-
-impl KeysError {
-    /// What an operator can do about it.
-    pub fn remedy(&self) -> &'static str {
-        match self {
-            Self::Neither | Self::NoJwks(_) => {
-                "a JWKS is JSON such as {\"keys\": [{\"kty\": \"RSA\", …}]}"
-            }
-            Self::NoPem => {
-                "a key begins with -----BEGIN PUBLIC KEY-----, as `openssl pkey -pubout` writes it"
-            }
-            Self::Private => "name the public one: openssl pkey -in KEY -pubout",
-            Self::Broken(_) => "write it anew",
-            Self::NoKey(_) => {
-                "there must be one of RSA (2048 bits and more), EC (P-256, P-384), Ed25519, or oct \
-                 (32 bytes and more) in a file"
-            }
-        }
-    }
 }
 
 /// Keys that are parsed, at least one.
@@ -181,8 +120,8 @@ fn of_jwks(content: &[u8], secrets: Secrets) -> Result<Vec<Key>, KeysError> {
     if content.trim_ascii_start().first() != Some(&b'{') {
         return Err(KeysError::Neither);
     }
-    let mut set: Value = serde_json::from_slice(content)
-        .map_err(|error| KeysError::NoJwks(error.to_string()))?;
+    let mut set: Value =
+        serde_json::from_slice(content).map_err(|error| KeysError::NoJwks(error.to_string()))?;
     let entries = match set.get_mut("keys").map(Value::take) {
         Some(Value::Array(entries)) => entries,
         Some(_) => return Err(KeysError::NoJwks("its \"keys\" is no list".to_owned())),
@@ -242,40 +181,6 @@ fn of_jwk(entry: Value, secrets: Secrets) -> Result<Key, &'static str> {
     let decoding = DecodingKey::from_jwk(&jwk).map_err(|_| "is not whole")?;
     let decoding = sound(decoding, by_type)?;
     Ok(Key::new(jwk.common.key_id, decoding, algorithms))
-}
-
-/// Refuses a key with which no signature could be checked, or anybody could sign.
-fn sound(key: DecodingKey, by_type: &[Algorithm]) -> Result<DecodingKey, &'static str> {
-    let length = match key.kind() {
-        DecodingKeyKind::RsaModulusExponent { n, e } => return rsa(n, e),
-        DecodingKeyKind::SecretOrDer(bytes) => bytes.len(),
-    };
-    match by_type {
-        by_type if by_type == SECRET && length < SECRET_LEAST => Err("is shorter than 32 bytes"),
-        by_type if by_type == EC_256 && length != 65 => Err("is no point of P-256"),
-        by_type if by_type == EC_384 && length != 97 => Err("is no point of P-384"),
-        by_type if by_type == ED && length != 32 => Err("is no point of Ed25519"),
-        _ => Ok(key),
-    }
-}
-
-/// `ring` takes numbers without leading zeros, which some issuers write.
-pub(super) fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<DecodingKey, &'static str> {
-    let plain = |number: &[u8]| {
-        let zeros = number.iter().take_while(|byte| **byte == 0).count();
-        number[zeros..].to_vec()
-    };
-    let (n, e) = (plain(modulus), plain(exponent));
-    let Some(first) = n.first() else {
-        return Err("is not whole");
-    };
-    if !RSA_BITS.contains(&(n.len() * 8 - first.leading_zeros() as usize)) {
-        return Err("is shorter than 2048 bits, or longer than 8192");
-    }
-    if e.is_empty() || e.len() > 4 {
-        return Err("has an exponent that is none");
-    }
-    Ok(DecodingKey::from_rsa_raw_components(&n, &e))
 }
 
 #[cfg(test)]

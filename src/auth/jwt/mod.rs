@@ -21,9 +21,12 @@ pub mod finder;
 #[path = "../../../tests/it/support/issuer.rs"]
 #[allow(dead_code, reason = "the end-to-end tests use more of it")]
 mod issuer;
+mod key_types;
 pub mod keys;
+pub mod keys_error;
 mod pem;
 pub mod query;
+pub mod refused;
 mod schedule;
 pub mod source;
 pub mod store;
@@ -34,9 +37,10 @@ use std::time::SystemTime;
 
 use claims::Rules;
 use finder::{Finders, Presented};
+use refused::Refused;
 use source::KeySource;
 use store::KeyStore;
-use verify::{Refused, Verified, verify};
+use verify::{Verified, verify};
 
 use super::Denied;
 
@@ -52,11 +56,7 @@ pub struct Jwt {
 
 impl Jwt {
     /// Decides on what a request has presented. `store`: that of [`Jwt::source`].
-    pub async fn admit(
-        &self,
-        presented: &Presented,
-        store: &KeyStore,
-    ) -> Result<Verified, Denied> {
+    pub async fn admit(&self, presented: &Presented, store: &KeyStore) -> Result<Verified, Denied> {
         let token = match presented {
             Presented::Nothing => return Err(Refused::Missing.into()),
             Presented::Several => return Err(Refused::Several.into()),

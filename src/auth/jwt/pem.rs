@@ -10,7 +10,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use super::keys::{EC_256, EC_384, ED, KeysError, RSA, rsa};
+use super::key_types::{EC_256, EC_384, ED, RSA, rsa};
+use super::keys_error::KeysError;
 
 /// A key, and the algorithms that its type allows.
 type Found = (DecodingKey, &'static [Algorithm]);

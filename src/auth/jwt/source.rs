@@ -1,16 +1,17 @@
 //! Where keys come from: a file, or a URL.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use std::fmt;
 
 use tokio::task::spawn_blocking;
 
 use super::fetch::{self, Endpoint, FetchError};
-use super::keys::{KeySet, KeysError, Secrets};
+use super::keys::{KeySet, Secrets};
+use super::keys_error::KeysError;
 
 /// A longer file is another file, named by mistake.
 const LARGEST: u64 = 1024 * 1024;

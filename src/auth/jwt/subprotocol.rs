@@ -38,7 +38,9 @@ impl<'a> Offer<'a> {
     /// The field for the server. `None`: it gets none.
     pub fn field(&self) -> Option<HeaderValue> {
         let list = self.rest.join(&b", "[..]);
-        HeaderValue::from_bytes(&list).ok().filter(|_| !list.is_empty())
+        HeaderValue::from_bytes(&list)
+            .ok()
+            .filter(|_| !list.is_empty())
     }
 }
 
@@ -59,12 +61,7 @@ mod tests {
             ),
             (&["bearer", "abc"], Some("bearer"), &["abc"], None),
             (&["chat, bearer"], Some("bearer"), &[], Some("chat")),
-            (
-                &["bearer, a, bearer, b"],
-                Some("bearer"),
-                &["a", "b"],
-                None,
-            ),
+            (&["bearer, a, bearer, b"], Some("bearer"), &["a", "b"], None),
             (&["chat, v2"], None, &[], Some("chat, v2")),
             (&[" , ,"], None, &[], None),
             (&[], None, &[], None),

@@ -34,7 +34,9 @@ pub fn auth(
     let jwt = match (raw.jwt, at.has("jwt")) {
         (Some(Section(raw)), _) => jwt::jwt(raw, label, system, at.key("jwt"), errors).map(Some),
         // With nothing behind the colon.
-        (None, true) => jwt::jwt(raw::Jwt::default(), label, system, at.key("jwt"), errors).map(Some),
+        (None, true) => {
+            jwt::jwt(raw::Jwt::default(), label, system, at.key("jwt"), errors).map(Some)
+        }
         (None, false) => (!at.key("jwt").damaged()).then_some(None),
     };
     Some(Some(Arc::new(Auth { jwt: jwt? })))

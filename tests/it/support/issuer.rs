@@ -81,7 +81,9 @@ impl Issuer {
     }
 
     pub fn secret(id: &'static str) -> Self {
-        let secret: [u8; 64] = rand::generate(&SystemRandom::new()).expect("bytes").expose();
+        let secret: [u8; 64] = rand::generate(&SystemRandom::new())
+            .expect("bytes")
+            .expose();
         Self::with_secret(id, &secret)
     }
 

@@ -36,7 +36,12 @@ fn a_token_is_valid_between_nbf_and_exp() {
     assert_eq!(check(&rules, json!({})), Ok(None));
     let valid = json!({ "nbf": NOW, "exp": NOW + 1 });
     assert_eq!(check(&rules, valid), Ok(Some(at(NOW + 1))));
-    for exp in [json!(NOW), json!(NOW - 1), json!(0), json!(NOW as f64 - 0.5)] {
+    for exp in [
+        json!(NOW),
+        json!(NOW - 1),
+        json!(0),
+        json!(NOW as f64 - 0.5),
+    ] {
         assert_eq!(check(&rules, json!({ "exp": exp })), Err(Refused::Expired));
     }
     for nbf in [json!(NOW + 1), json!(NOW as f64 + 0.5)] {
@@ -104,8 +109,16 @@ fn issuer_and_audience_must_be_named() {
         (json!(null), json!("chat"), Err(Refused::Issuer)),
         (json!("https://a"), json!("mail"), Err(Refused::Audience)),
         (json!("https://a"), json!([]), Err(Refused::Audience)),
-        (json!("https://a"), json!([["chat"]]), Err(Refused::Audience)),
-        (json!("https://a"), json!({ "chat": 1 }), Err(Refused::Audience)),
+        (
+            json!("https://a"),
+            json!([["chat"]]),
+            Err(Refused::Audience),
+        ),
+        (
+            json!("https://a"),
+            json!({ "chat": 1 }),
+            Err(Refused::Audience),
+        ),
         (json!("https://a"), json!(null), Err(Refused::Audience)),
     ] {
         let claims = json!({ "iss": issuer, "aud": audience });

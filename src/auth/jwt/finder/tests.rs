@@ -34,7 +34,10 @@ fn a_bearer_token_is_the_only_authorization() {
         (&["Bearer abc", "Bearer abc"], Presented::Several),
         (&["Basic abc", "Bearer abc"], Presented::Several),
     ] {
-        let fields: Vec<_> = fields.iter().map(|value| ("authorization", *value)).collect();
+        let fields: Vec<_> = fields
+            .iter()
+            .map(|value| ("authorization", *value))
+            .collect();
         assert_eq!(find(Finder::Bearer, &fields, "/"), wanted, "{fields:?}");
     }
 }

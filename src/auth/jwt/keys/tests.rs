@@ -31,7 +31,10 @@ fn a_key_has_the_algorithms_of_its_type() {
         let [one] = &parse(&issuer.pem()).unwrap().keys[..] else {
             panic!("one key in PEM");
         };
-        let of_jwk = keys.keys.iter().find(|key| key.id.as_deref() == Some(issuer.id));
+        let of_jwk = keys
+            .keys
+            .iter()
+            .find(|key| key.id.as_deref() == Some(issuer.id));
         let of_jwk = &of_jwk.unwrap().validation.algorithms;
         assert_eq!(one.validation.algorithms, *of_jwk);
         assert_eq!(one.id, None);
@@ -161,12 +164,21 @@ fn what_holds_no_keys_is_told_with_a_remedy() {
         ("{\"keys\": {}}", "is no JWKS: its \"keys\" is no list"),
         ("{\"keys\": []}", "has no key that can be used"),
         (private, "holds a private key"),
-        ("-----BEGIN NOTHING-----\nAAAA\n-----END NOTHING-----\n", "holds no public key in PEM"),
-        ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "cannot be used: "),
+        (
+            "-----BEGIN NOTHING-----\nAAAA\n-----END NOTHING-----\n",
+            "holds no public key in PEM",
+        ),
+        (
+            "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
+            "cannot be used: ",
+        ),
         ("-----BEGIN PUBLIC KEY-----\n", "cannot be used: "),
     ] {
         let error = parse(content).unwrap_err();
-        assert!(error.to_string().starts_with(wanted), "{content:?}: {error}");
+        assert!(
+            error.to_string().starts_with(wanted),
+            "{content:?}: {error}"
+        );
         assert!(!error.remedy().is_empty());
     }
 }

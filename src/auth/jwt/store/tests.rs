@@ -7,7 +7,8 @@ use tokio::net::TcpListener;
 use super::super::claims::Rules;
 use super::super::fetch::Endpoint;
 use super::super::issuer::{Issuer, jwks};
-use super::super::verify::{Refused, verify};
+use super::super::refused::Refused;
+use super::super::verify::verify;
 use super::*;
 
 /// Serves one answer after the other, and the last one again and again.
@@ -25,8 +26,15 @@ async fn key_server(answers: Vec<String>) -> KeySource {
                 answers.next();
             }
             let _ = client.read(&mut [0; 1024]).await;
-            let status = if body.is_empty() { "500 Down" } else { "200 OK" };
-            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len());
+            let status = if body.is_empty() {
+                "500 Down"
+            } else {
+                "200 OK"
+            };
+            let head = format!(
+                "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
             let _ = client.write_all((head + &body).as_bytes()).await;
         }
     });

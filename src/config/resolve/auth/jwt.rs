@@ -135,8 +135,9 @@ fn read(path: &Path, at: Cursor<'_>, errors: &mut Errors) -> Option<KeySet> {
         Err(cause) => {
             let error = at.error(format!("cannot read {file}: {cause}"));
             errors.push(match cause.kind() {
-                io::ErrorKind::NotFound => error
-                    .hint("paths are relative to the directory that prusik was started in"),
+                io::ErrorKind::NotFound => {
+                    error.hint("paths are relative to the directory that prusik was started in")
+                }
                 io::ErrorKind::PermissionDenied => {
                     error.hint("the user that prusik runs as must be able to read it")
                 }
@@ -169,7 +170,9 @@ fn url(keys: &str, at: Cursor<'_>, errors: &mut Errors) -> Option<Uri> {
         Some("https") if is_whole => return uri,
         Some("http") if is_whole && is_loopback(host) => return uri,
         Some("http") if is_whole => at
-            .error(format!("who is on the way to {host} could put keys of its own there"))
+            .error(format!(
+                "who is on the way to {host} could put keys of its own there"
+            ))
             .hint("write https://, with ca if its authority is a private one"),
         _ => at
             .error(format!("\"{keys}\" is not the URL of keys"))
@@ -253,7 +256,8 @@ fn finders(raw: Option<Vec<String>>, at: Cursor<'_>, errors: &mut Errors) -> Opt
 
 /// Of a cookie (RFC 6265 section 4.1.1), and of an argument.
 fn is_name(name: &str) -> bool {
-    let is_in_name = |byte: u8| byte.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}&%+".contains(&byte);
+    let is_in_name =
+        |byte: u8| byte.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}&%+".contains(&byte);
     !name.is_empty() && name.bytes().all(is_in_name)
 }
 
@@ -289,7 +293,9 @@ fn require(
     let claims = claims.into_iter().map(|(name, RequiredValue(value))| {
         let required = required(value);
         if required.is_none() {
-            let error = at.key(&name).error(format!("the claim \"{name}\" can have no such value"));
+            let error = at
+                .key(&name)
+                .error(format!("the claim \"{name}\" can have no such value"));
             errors.push(error.hint("write a text, a number, true, false, or a list of them"));
         }
         Some((name, required?))

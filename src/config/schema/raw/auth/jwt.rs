@@ -6,9 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::config::schema::units::{
-    OptionalPeriod, Ordered, Period, Texts, switch, switch_schema,
-};
+use crate::config::schema::units::{OptionalPeriod, Ordered, Period, Texts, switch, switch_schema};
 
 /// A token is signed by RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA, or by HS256,
 /// HS384, HS512 if a secret is in the file. It must not be longer than 16 KiB. A request without a
