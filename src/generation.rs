@@ -1,15 +1,14 @@
 //! One configuration at work. A reload makes the next one and swaps; exchanges that began under
 //! the old one end under it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::future::join;
 use http::HeaderMap;
-use itertools::Itertools;
 
-use crate::auth::jwt::store::{self, KeyStore};
+use crate::auth::jwt::store::{KeyStore, KeyStores};
 use crate::config::{
     AcceptProxy, Config, ListenAddress, Listener, OnGone, Route, RouteId, UpstreamId,
 };
@@ -45,10 +44,10 @@ pub struct Generation {
     limiters: Vec<Arc<Limiter>>,
     /// The same for its event streams.
     stream_limiters: Vec<Arc<Limiter>>,
-    /// In the order of `config.routes`: the keys of each route's `auth.jwt`.
-    key_stores: Vec<Option<Arc<KeyStore>>>,
+    /// The keys of each route's `auth.jwt`.
+    key_stores: KeyStores,
     /// Of all routes: what is taken out of a request that has no route.
-    token_arguments: Vec<String>,
+    token_arguments: BTreeSet<String>,
     pub labels: Labels,
     /// In the order of `config.routes`.
     metrics: Vec<Arc<RouteMetrics>>,
@@ -175,9 +174,9 @@ impl Generation {
             .collect();
         let jwts = || routes().map(|route| route.auth.as_ref()?.jwt.as_ref());
         let sources = jwts().map(|jwt| jwt.map(|jwt| &jwt.source));
-        let key_stores = store::stores(sources, before.map_or(&[], |before| &before.key_stores));
+        let key_stores = KeyStores::new(sources, before.map(|before| &before.key_stores));
         let arguments = jwts().flatten().flat_map(|jwt| jwt.finders.arguments());
-        let token_arguments = arguments.unique().map(str::to_owned).collect();
+        let token_arguments = arguments.map(str::to_owned).collect();
         let index = RouteIndex::build(config.routes.iter().map(|route| &route.matcher));
         let trusted = TrustedProxies(config.trusted_proxies.clone());
         let labels = Labels {
@@ -223,11 +222,10 @@ impl Generation {
     pub async fn warm_up(&self, before: Option<&Generation>) -> Vec<String> {
         let new = self.new_groups(before).into_iter();
         let groups = upstream::warm_up(new.map(|(group, _)| group.clone()).collect());
-        join(groups, store::warm_up(&self.key_stores)).await;
+        join(groups, self.key_stores.warm_up()).await;
         let lines = self.groups.iter().map(|group| group.what_is_unknown());
-        let keys = self.key_stores.iter().flatten();
-        let without_keys = keys.filter_map(|store| store.what_is_missing());
-        lines.flatten().chain(without_keys.unique()).collect()
+        let without_keys = self.key_stores.what_is_missing();
+        lines.flatten().chain(without_keys).collect()
     }
 
     /// Takes over what the groups of `before` have found out since these were made. What they find
@@ -245,7 +243,7 @@ impl Generation {
         for (group, before) in self.new_groups(before) {
             group.begin(before.map(Arc::as_ref));
         }
-        self.key_stores.iter().flatten().for_each(KeyStore::begin);
+        self.key_stores.begin();
         for group in before.iter().flat_map(|before| &before.groups) {
             match self.find_group(group.name()) {
                 Some(same) if Arc::ptr_eq(same, group) => {}
@@ -296,11 +294,11 @@ impl Generation {
 
     /// `None`: the route asks for no token.
     pub fn key_store(&self, route: RouteId) -> Option<&Arc<KeyStore>> {
-        self.key_stores[route.index()].as_ref()
+        self.key_stores.of_route(route.index())
     }
 
     /// The arguments of queries in which any route looks for tokens.
-    pub fn token_arguments(&self) -> &[String] {
+    pub fn token_arguments(&self) -> &BTreeSet<String> {
         &self.token_arguments
     }
 

@@ -78,9 +78,8 @@ impl KeyStore {
         }
     }
 
-    /// Starts the task, if there is anything to do for it. If it is at work already, keys are
-    /// fetched now. Must be called inside the runtime.
-    pub fn begin(self: &Arc<Self>) {
+    /// Starts the task, if there is anything to do for it.
+    fn begin(self: &Arc<Self>) {
         let mut task = self.task.lock();
         if task.is_some() {
             self.schedule.lock().hurry(Instant::now());
@@ -152,7 +151,7 @@ impl KeyStore {
     }
 
     /// In words. `None`: keys are there.
-    pub fn what_is_missing(&self) -> Option<String> {
+    fn what_is_missing(&self) -> Option<String> {
         if self.keys.load().is_some() {
             return None;
         }
@@ -202,40 +201,66 @@ async fn at(due: Option<Instant>) {
     }
 }
 
-/// The stores of a configuration, in the order of its routes. Equal sources share one, and a URL
-/// that was there before keeps its keys.
-pub fn stores<'s>(
-    sources: impl Iterator<Item = Option<&'s KeySource>>,
-    before: &[Option<Arc<KeyStore>>],
-) -> Vec<Option<Arc<KeyStore>>> {
-    let mut stores: Vec<Option<Arc<KeyStore>>> = Vec::new();
-    for source in sources {
-        let store = source.map(|source| {
-            let made = stores.iter().flatten().find(|made| made.source == *source);
-            made.cloned().unwrap_or_else(|| carried_on(source, before))
-        });
-        stores.push(store);
-    }
-    stores
+/// The stores of a configuration.
+#[derive(Default)]
+pub struct KeyStores {
+    /// Each once.
+    all: Vec<Arc<KeyStore>>,
+    /// In the order of the routes.
+    of_routes: Vec<Option<Arc<KeyStore>>>,
 }
 
-/// A file was just read with the configuration.
-fn carried_on(source: &KeySource, before: &[Option<Arc<KeyStore>>]) -> Arc<KeyStore> {
-    let same = before
-        .iter()
-        .flatten()
-        .find(|before| before.source.has_url_of(source));
-    match same {
-        Some(same) if same.source == *source => same.clone(),
-        same => KeyStore::new(source.clone(), same.and_then(|same| same.keys())),
+impl KeyStores {
+    /// `sources`: in the order of the routes. Equal ones share a store, and a URL that is in
+    /// `before` too keeps its keys.
+    pub fn new<'s>(
+        sources: impl Iterator<Item = Option<&'s KeySource>>,
+        before: Option<&Self>,
+    ) -> Self {
+        let mut stores = Self::default();
+        for source in sources {
+            let store = source.map(|source| stores.of_source(source, before));
+            stores.of_routes.push(store);
+        }
+        stores
     }
-}
 
-/// Returns when each store has keys, or has tried to fetch them once. Does not wait for those that
-/// are at work.
-pub async fn warm_up(stores: &[Option<Arc<KeyStore>>]) {
-    let idle = stores.iter().flatten().filter(|store| !store.is_at_work());
-    join_all(idle.map(|store| store.warm_up())).await;
+    fn of_source(&mut self, source: &KeySource, before: Option<&Self>) -> Arc<KeyStore> {
+        if let Some(made) = self.all.iter().find(|made| made.source == *source) {
+            return made.clone();
+        }
+        // A file was just read with the configuration.
+        let mut before = before.iter().flat_map(|before| &before.all);
+        let store = match before.find(|before| before.source.has_url_of(source)) {
+            Some(same) if same.source == *source => same.clone(),
+            same => KeyStore::new(source.clone(), same.and_then(|same| same.keys())),
+        };
+        self.all.push(store.clone());
+        store
+    }
+
+    /// `None`: the route asks for no token.
+    pub fn of_route(&self, position: usize) -> Option<&Arc<KeyStore>> {
+        self.of_routes.get(position)?.as_ref()
+    }
+
+    /// Returns when each store has keys, or has tried to fetch them once. Does not wait for those
+    /// that are at work.
+    pub async fn warm_up(&self) {
+        let idle = self.all.iter().filter(|store| !store.is_at_work());
+        join_all(idle.map(|store| store.warm_up())).await;
+    }
+
+    /// Starts the tasks. Those that are at work fetch their keys now. Must be called inside the
+    /// runtime.
+    pub fn begin(&self) {
+        self.all.iter().for_each(KeyStore::begin);
+    }
+
+    /// One line for each store without keys.
+    pub fn what_is_missing(&self) -> impl Iterator<Item = String> {
+        self.all.iter().filter_map(|store| store.what_is_missing())
+    }
 }
 
 #[cfg(test)]

@@ -58,14 +58,14 @@ fn outcome(store: &KeyStore, issuer: &Issuer) -> Result<(), Refused> {
 async fn a_token_of_a_new_key_has_the_keys_fetched_once() {
     let [old, new] = [Issuer::p256("old"), Issuer::p256("new")];
     let source = key_server(vec![jwks(&[&old]), jwks(&[&old, &new])]).await;
-    let stores = stores([Some(&source), None, Some(&source)].into_iter(), &[]);
-    let [Some(store), None, Some(same)] = &stores[..] else {
+    let stores = KeyStores::new([Some(&source), None, Some(&source)].into_iter(), None);
+    let [Some(store), None, Some(same)] = &stores.of_routes[..] else {
         panic!("one for each route that asks for tokens");
     };
     assert!(Arc::ptr_eq(store, same));
     assert_eq!(outcome(store, &old), Err(Refused::NoKeys));
     assert!(store.what_is_missing().is_some());
-    warm_up(&stores).await;
+    stores.warm_up().await;
     store.begin();
     assert_eq!(outcome(store, &old), Ok(()));
     assert_eq!(store.what_is_missing(), None);
@@ -80,9 +80,9 @@ async fn keys_stay_when_they_cannot_be_renewed() {
     let issuer = Issuer::p256("k");
     for bad in ["", "no keys", r#"{"keys": []}"#] {
         let source = key_server(vec![jwks(&[&issuer]), bad.to_owned()]).await;
-        let stores = stores([Some(&source)].into_iter(), &[]);
-        warm_up(&stores).await;
-        let store = stores[0].as_ref().unwrap();
+        let stores = KeyStores::new([Some(&source)].into_iter(), None);
+        stores.warm_up().await;
+        let store = &stores.all[0];
         store.begin();
         assert!(store.look_again().await);
         assert!(store.schedule.lock().has_failed(), "{bad:?}");
@@ -94,13 +94,10 @@ async fn keys_stay_when_they_cannot_be_renewed() {
 async fn a_reload_keeps_the_keys_of_a_url() {
     let issuer = Issuer::p256("k");
     let source = key_server(vec![jwks(&[&issuer]), String::new()]).await;
-    let before = stores([Some(&source)].into_iter(), &[]);
-    warm_up(&before).await;
-    let same = stores([Some(&source)].into_iter(), &before);
-    let [Some(old), Some(new)] = [&before[0], &same[0]] else {
-        panic!("both ask for tokens");
-    };
-    assert!(Arc::ptr_eq(old, new));
+    let before = KeyStores::new([Some(&source)].into_iter(), None);
+    before.warm_up().await;
+    let same = KeyStores::new([Some(&source)].into_iter(), Some(&before));
+    assert!(Arc::ptr_eq(&before.all[0], &same.all[0]));
     let KeySource::Url { endpoint, .. } = source else {
         panic!("it is a URL");
     };
@@ -108,10 +105,9 @@ async fn a_reload_keeps_the_keys_of_a_url() {
         endpoint,
         refresh: Duration::from_secs(60),
     };
-    let next = stores([Some(&other)].into_iter(), &before);
-    let next = next[0].as_ref().unwrap();
-    assert!(!Arc::ptr_eq(old, next));
-    assert_eq!(outcome(next, &issuer), Ok(()));
+    let next = KeyStores::new([Some(&other)].into_iter(), Some(&before));
+    assert!(!Arc::ptr_eq(&before.all[0], &next.all[0]));
+    assert_eq!(outcome(&next.all[0], &issuer), Ok(()));
 }
 
 #[tokio::test]
@@ -126,22 +122,22 @@ async fn a_warm_up_that_is_given_up_is_a_failure_and_is_followed_by_another_try(
         endpoint,
         refresh: Duration::from_secs(300),
     };
-    let stores = stores([Some(&source)].into_iter(), &[]);
+    let stores = KeyStores::new([Some(&source)].into_iter(), None);
     tokio::select! {
-        () = warm_up(&stores) => panic!("nobody answers"),
+        () = stores.warm_up() => panic!("nobody answers"),
         accepted = listener.accept() => drop(accepted),
     }
-    let schedule = stores[0].as_ref().unwrap().schedule.lock();
+    let schedule = stores.all[0].schedule.lock();
     assert!(schedule.has_failed() && schedule.due().is_some());
 }
 
 #[tokio::test]
 async fn a_store_ends_with_its_configuration() {
     let source = key_server(vec![jwks(&[&Issuer::p256("k")])]).await;
-    let stores = stores([Some(&source)].into_iter(), &[]);
-    warm_up(&stores).await;
-    let gone = Arc::downgrade(stores[0].as_ref().unwrap());
-    stores[0].as_ref().unwrap().begin();
+    let stores = KeyStores::new([Some(&source)].into_iter(), None);
+    stores.warm_up().await;
+    let gone = Arc::downgrade(&stores.all[0]);
+    stores.all[0].begin();
     drop(stores);
     assert!(gone.upgrade().is_none());
 }
