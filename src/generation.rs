@@ -1,12 +1,14 @@
 //! One configuration at work. A reload makes the next one and swaps; exchanges that began under
 //! the old one end under it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use futures_util::future::join;
 use http::HeaderMap;
 
+use crate::auth::jwt::store::{KeyStore, KeyStores};
 use crate::config::{
     AcceptProxy, Config, ListenAddress, Listener, ListenerLimits, OnGone, Route, RouteId,
     UpstreamId,
@@ -45,6 +47,10 @@ pub struct Generation {
     stream_limiters: Vec<Arc<Limiter>>,
     /// In the order of `config.routes`: the buckets of each route that limits its requests.
     rate_tables: Vec<Option<Arc<RateTable>>>,
+    /// The keys of each route's `auth.jwt`.
+    key_stores: KeyStores,
+    /// Of all routes: what is taken out of a request that has no route.
+    token_arguments: BTreeSet<String>,
     pub labels: Labels,
     /// In the order of `config.routes`.
     metrics: Vec<Arc<RouteMetrics>>,
@@ -177,6 +183,11 @@ impl Generation {
             is_limited.then(|| counts.rate_table(&route.name))
         });
         let rate_tables = rate_tables.collect();
+        let jwts = || routes().map(|route| route.auth.as_ref()?.jwt.as_ref());
+        let sources = jwts().map(|jwt| jwt.map(|jwt| &jwt.source));
+        let key_stores = KeyStores::new(sources, before.map(|before| &before.key_stores));
+        let arguments = jwts().flatten().flat_map(|jwt| jwt.finders.arguments());
+        let token_arguments = arguments.map(str::to_owned).collect();
         let index = RouteIndex::build(config.routes.iter().map(|route| &route.matcher));
         let trusted = TrustedProxies(config.trusted_proxies.clone());
         let labels = Labels {
@@ -212,17 +223,21 @@ impl Generation {
             limiters,
             stream_limiters,
             rate_tables,
+            key_stores,
+            token_arguments,
         }
     }
 
-    /// Returns when all names are resolved and all servers are checked, or a time limit is reached,
-    /// and tells what is not known then. Does not wait for groups that `before`, which is at work,
-    /// has too.
+    /// Returns when all names are resolved, all servers are checked and all keys are fetched, or a
+    /// time limit is reached, and tells what is not known then. Does not wait for groups and keys
+    /// that `before`, which is at work, has too.
     pub async fn warm_up(&self, before: Option<&Generation>) -> Vec<String> {
-        let new = self.new_groups(before);
-        upstream::warm_up(new.iter().map(|(group, _)| (*group).clone()).collect()).await;
+        let new = self.new_groups(before).into_iter();
+        let groups = upstream::warm_up(new.map(|(group, _)| group.clone()).collect());
+        join(groups, self.key_stores.warm_up()).await;
         let lines = self.groups.iter().map(|group| group.what_is_unknown());
-        lines.flatten().collect()
+        let without_keys = self.key_stores.what_is_missing();
+        lines.flatten().chain(without_keys).collect()
     }
 
     /// Takes over what the groups of `before` have found out since these were made. What they find
@@ -233,13 +248,14 @@ impl Generation {
         }
     }
 
-    /// Starts the tasks of new groups, and ends those of groups that only `before` has. Requests
+    /// Starts the tasks of new groups and keys, and ends those of groups that only `before` has. Requests
     /// must already use this generation, because sessions that are told to go must find the new
     /// state.
     pub fn begin(&self, before: Option<&Generation>) {
         for (group, before) in self.new_groups(before) {
             group.begin(before.map(Arc::as_ref));
         }
+        self.key_stores.begin();
         for group in before.iter().flat_map(|before| &before.groups) {
             match self.find_group(group.name()) {
                 Some(same) if Arc::ptr_eq(same, group) => {}
@@ -291,6 +307,16 @@ impl Generation {
     /// The buckets of a route's requests, if it limits them.
     pub fn rate_table(&self, route: RouteId) -> Option<&RateTable> {
         self.rate_tables[route.index()].as_deref()
+    }
+
+    /// `None`: the route asks for no token.
+    pub fn key_store(&self, route: RouteId) -> Option<&Arc<KeyStore>> {
+        self.key_stores.of_route(route.index())
+    }
+
+    /// The arguments of queries in which any route looks for tokens.
+    pub fn token_arguments(&self) -> &BTreeSet<String> {
+        &self.token_arguments
     }
 
     /// In the order of `config.routes`: each route's name and limiter.

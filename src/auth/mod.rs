@@ -4,7 +4,8 @@
 //!
 //! 1. [`access`]: the client's address, by `allow` and `deny`;
 //! 2. [`basic`]: a name and a password, from a file;
-//! 3. [`forward`]: another server, which is asked about each request.
+//! 3. [`jwt`]: a signed token;
+//! 4. [`forward`]: another server, which is asked about each request.
 //!
 //! What was found out about who asks is a [`Caller`](crate::forward::Caller): templates, the
 //! registry of sessions and the access log read it.
@@ -12,6 +13,7 @@
 pub mod access;
 pub mod basic;
 pub mod forward;
+pub mod jwt;
 
 use std::sync::Arc;
 
@@ -20,6 +22,7 @@ use http::HeaderValue;
 pub use access::Access;
 pub use basic::Basic;
 pub use forward::Forward;
+pub use jwt::Jwt;
 
 use crate::http1::Rejection;
 
@@ -27,6 +30,7 @@ use crate::http1::Rejection;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Auth {
     pub basic: Option<Basic>,
+    pub jwt: Option<Jwt>,
     pub forward: Option<Arc<Forward>>,
 }
 
@@ -52,6 +56,10 @@ pub enum Reason {
     Missing,
     /// What it shows does not count.
     Invalid,
+    /// Its token has expired.
+    Expired,
+    /// A claim of its token is not what the route requires.
+    Claims,
     /// The auth server has not let it in.
     Denied,
     /// What is needed to decide is not there.
@@ -59,10 +67,12 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Address,
         Self::Missing,
         Self::Invalid,
+        Self::Expired,
+        Self::Claims,
         Self::Denied,
         Self::Unavailable,
     ];
@@ -72,6 +82,8 @@ impl Reason {
             Self::Address => "address",
             Self::Missing => "missing",
             Self::Invalid => "invalid",
+            Self::Expired => "expired",
+            Self::Claims => "claims",
             Self::Denied => "denied",
             Self::Unavailable => "unavailable",
         }

@@ -8,6 +8,7 @@ use super::exchange::Exchange;
 use super::fields::{server_target, variables};
 use super::refuse::refuse;
 use super::request_rate::refuse_over_rate;
+use super::token;
 use crate::auth::forward::{AskError, Forward, Granted, Refusal, Verdict};
 use crate::auth::{Auth, Denied, Reason};
 use crate::config::{Forwarded, Route};
@@ -69,6 +70,11 @@ async fn pass(
     if let Some(basic) = &auth.basic {
         let credentials = basic.credentials(&session.req_header().headers)?;
         caller.basic = Some(basic.verify(credentials).await?);
+    }
+    if let Some(jwt) = &auth.jwt {
+        let verified = token::check(exchange, jwt).await?;
+        caller.claims = verified.claims;
+        caller.expires = verified.expires;
     }
     if let Some(forward) = &auth.forward {
         let granted = ask(session, exchange, route, forward).await?;

@@ -17,6 +17,7 @@ use super::fields::{self, location, render};
 use super::peer;
 use super::refuse::refuse;
 use super::shared::Gateway;
+use super::token;
 use crate::config::{Action, Balance, PathChange, UpstreamId};
 use crate::forward::proxy_protocol::PreambleClient;
 use crate::generation::Generation;
@@ -35,7 +36,9 @@ impl Gateway {
         session: &mut Session,
         exchange: &mut Exchange,
     ) -> Option<Answer> {
-        if let Some(rejection) = settle_route(session, exchange) {
+        let rejection = settle_route(session, exchange);
+        token::withdraw(session, exchange);
+        if let Some(rejection) = rejection {
             // Such a client may have more of this on the way.
             session.set_keepalive(None);
             return Some(refuse(exchange, rejection));

@@ -77,6 +77,11 @@ pub fn for_server(
     let Some(route) = exchange.route() else {
         return Ok(());
     };
+    // A server that is to have its token too gets it back here.
+    let withdrawn = exchange.withdrawn.as_deref();
+    if let Some(kept) = withdrawn.and_then(|withdrawn| withdrawn.target.as_ref()) {
+        request.set_raw_path(kept)?;
+    }
     if let Some(target) = server_target(request, exchange, route) {
         request.set_raw_path(&target)?;
     }
@@ -137,6 +142,8 @@ pub fn rewrite(
         Err(Traversal) => return Err(Rejection::bad("the rewritten path leads upwards")),
     }
     Ok(())
+}
+
 /// The fields that the server has from the route's auth server alone.
 fn answered(route: &Route) -> &[(HeaderName, String)] {
     let auth = route.auth.as_deref();

@@ -2,6 +2,7 @@
 
 mod basic;
 mod forward;
+mod jwt;
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::Section;
 
-const METHODS: [&str; 2] = ["basic", "forward"];
+const METHODS: [&str; 3] = ["basic", "jwt", "forward"];
 
 /// `label`: the route in words. `at`: the route.
 pub fn auth(
@@ -29,12 +30,18 @@ pub fn auth(
     let at = at.key("auth");
     if METHODS.iter().all(|method| at.lacks(method)) && !at.damaged() {
         let error = at.key_error(format!("\"auth\" of {label} asks for nothing"));
-        errors.push(error.hint("write basic: { users: … } or forward: { url: … } in it"));
+        errors.push(error.hint(
+            "write basic: { users: … }, jwt: { keys: … } or forward: { url: … } in it",
+        ));
         return None;
     }
     let basic = match section(raw.basic, "basic", at) {
         Some(raw) => basic::basic(raw, label, at.key("basic"), errors).map(Some),
         None => at.lacks("basic").then_some(None),
+    };
+    let jwt = match section(raw.jwt, "jwt", at) {
+        Some(raw) => jwt::jwt(raw, label, system, at.key("jwt"), errors).map(Some),
+        None => at.lacks("jwt").then_some(None),
     };
     let forward = match section(raw.forward, "forward", at) {
         Some(raw) => {
@@ -45,6 +52,7 @@ pub fn auth(
     };
     Some(Some(Arc::new(Auth {
         basic: basic?,
+        jwt: jwt?,
         forward: forward?,
     })))
 }

@@ -158,9 +158,9 @@ pub fn connector(
     }
 }
 
-/// The connector to the host of a URL. `at`: what has the URL in `url`, and perhaps a `ca`.
+/// The connector to the host of a URL. `at`: what has the URL in `key`, and perhaps a `ca`.
 pub fn connector_of_url(
-    label: &str,
+    (label, key): (&str, &str),
     host: &str,
     ca: Option<String>,
     system: &SystemAuthorities,
@@ -170,7 +170,7 @@ pub fn connector_of_url(
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let name = match bare.parse::<IpAddr>() {
         Ok(_) => Some(None),
-        Err(_) => server_name(label, host.to_owned(), at.key("url"), errors).map(Some),
+        Err(_) => server_name(label, host.to_owned(), at.key(key), errors).map(Some),
     };
     let trust = match ca {
         Some(file) => authorities(label, &file, at.key("ca"), errors).map(ServerTrust::Authorities),

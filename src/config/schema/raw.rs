@@ -16,7 +16,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::config::schema::units::{OffOr, Ordered, Section, word};
-pub use auth::{Auth, Basic, Forward};
+pub use auth::{Auth, Basic, Forward, Jwt, RequiredValue};
 pub use entries::{RetryCase, ServerEntry, Statuses};
 pub use limits::{AcceptProxy, Limits, SendProxy};
 pub use listener::{CertificatePair, Listener, ListenerTls};

@@ -88,7 +88,7 @@ fn tls(
 ) -> Option<Option<Arc<Connector>>> {
     if is_secure {
         let host = uri.host().unwrap_or_default();
-        return connector_of_url(label, host, ca, system, at, errors).map(Some);
+        return connector_of_url((label, "url"), host, ca, system, at, errors).map(Some);
     }
     if at.has("ca") {
         let error = at

@@ -34,7 +34,7 @@ pub struct Route {
     #[schemars(extend("examples" = [["10.6.6.0/24"]]))]
     pub deny: Option<Vec<String>>,
     /// What a request must show before anything of the route answers it. All that is given must let
-    /// it in, in this order: `basic`, `forward`. Default: nothing.
+    /// it in, in this order: `basic`, `jwt`, `forward`. Default: nothing.
     pub auth: Option<Section<Auth>>,
     /// How the server learns who the client is.
     #[serde(default, deserialize_with = "word")]
