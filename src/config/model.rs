@@ -319,6 +319,8 @@ pub struct Route {
     pub matcher: Matcher,
     pub action: Action,
     pub access: Access,
+    /// Whose request it is. `None`: the one whom `auth` has let in.
+    pub user: Option<Template>,
     pub request_headers: HeaderRules,
     pub response_headers: HeaderRules,
     pub forwarded: Forwarded,
@@ -365,6 +367,8 @@ pub struct Stream {
     /// `None`: nothing is put in when the server is silent.
     pub ping: Option<Duration>,
     pub bounds: Bounds,
+    /// `Some`: a stream ends with its credential.
+    pub on_expiry: Option<u16>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -378,6 +382,8 @@ pub struct WebSocket {
     pub ping: Option<Duration>,
     /// The limits of the route's sessions.
     pub bounds: Bounds,
+    /// The close code of a session that ends with its credential. `None`: it outlives it.
+    pub on_expiry: Option<u16>,
     /// A message larger than this ends its session.
     pub max_message: Option<u64>,
 }

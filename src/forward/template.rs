@@ -151,6 +151,11 @@ impl Template {
             }
         }
     }
+
+    /// Whether `$user` is in it.
+    pub fn reads_user(&self) -> bool {
+        self.parts.contains(&Part::Variable(Variable::User))
+    }
 }
 
 impl Variable {

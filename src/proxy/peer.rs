@@ -73,6 +73,7 @@ pub fn for_handshake(
                 max_session: websocket
                     .and_then(|websocket| websocket.max_session)
                     .map(jittered),
+                expiry: handshake.expiry(),
             };
             Arc::new(TunnelConnector {
                 limits,

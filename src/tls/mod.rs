@@ -31,6 +31,7 @@ pub use files::{Authorities, FileError, Pair, read_chain, read_key, system_autho
 pub use revision::{CurrentRevision, TlsRevision};
 pub use security::Security;
 pub use stream::TlsStream;
+pub use subject::ClientCertificate;
 
 /// Shared by all connections: rustls would build its lists anew for each configuration.
 static PROVIDER: LazyLock<Arc<CryptoProvider>> =
