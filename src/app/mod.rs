@@ -1,7 +1,7 @@
 //! Turns a configuration into running services. This is the one file that knows all parts.
 //!
-//! [`reload`] changes its configuration, [`stop`] ends it, [`moving`] does what another process asks
-//! for, and [`users`] logs a user out.
+//! [`reload`] changes its configuration, [`stop`] ends it, [`moving`] does what another process
+//! asks for, and [`users`] logs a user out.
 
 mod changes;
 mod metrics;

@@ -1,8 +1,8 @@
 //! When a session ends because its credential stops being valid.
 //!
-//! The wall clock decides, as it does for the credential. Timers run by another clock, which stands
-//! still while a machine is suspended and knows nothing of a clock that is set. So the wall clock is
-//! [looked at](Alarm::rings) again and again, and at the moment itself.
+//! The wall clock decides, as it does for the credential. Timers run by another clock, which
+//! stands still while a machine is suspended and knows nothing of a clock that is set. So the wall
+//! clock is [looked at](Alarm::rings) again and again, and at the moment itself.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

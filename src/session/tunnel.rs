@@ -10,8 +10,8 @@
 //!   own queue before it can see the 101 (otherwise it ends the session, cloudflare/pingora#946);
 //! - reads frame headers in both directions, for counts and close codes;
 //! - ends a session that was quiet for longer than `idle`, is older than `max_session`, whose
-//!   credential expires or that was asked to end: it sends a Close frame to both sides at a frame boundary, and waits a short time for
-//!   the answer ([`Goodbye`] decides what is sent when).
+//!   credential expires or that was asked to end: it sends a Close frame to both sides at a frame
+//!   boundary, and waits a short time for the answer ([`Goodbye`] decides what is sent when).
 //!
 //! There is one timer for each session, and no timer is set for a message.
 

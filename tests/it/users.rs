@@ -1,11 +1,14 @@
 //! Whose sessions they are: in the log, for operators, and in limits for each user.
 
 use std::fs;
+use std::thread;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::Error;
 
+use crate::support;
 use crate::support::events::{EventClient, EventServer, StreamEnd};
 use crate::support::{
     Answer, Authority, Client, Config, Ended, Origin, Outcome, Prusik, RawSession, Session,
@@ -296,6 +299,61 @@ async fn users_and_their_counts_move_to_the_next_process() {
     assert_eq!(said, "closed 2 sessions of alice\n");
     assert_eq!(third.ended().await, Ended::Close(1012));
     assert_eq!(fourth.ended().await, Ended::Close(1012));
+    assert!(of_bob.is_alive().await);
+}
+
+/// A bound counts what is still in the old process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_users_limit_holds_while_sessions_move() {
+    const LIMIT: usize = 150;
+    let origin = Origin::chat().await;
+    let limit = format!("max_sessions_per_user: {LIMIT}");
+    let mut prusik = Prusik::start(config(&origin, &limit)).await;
+    let mut sessions = join_all((0..LIMIT).map(|_| open(&prusik, "alice"))).await;
+    let address = prusik.public();
+    let knocking = tokio::spawn(async move {
+        for _ in 0..300 {
+            if Session::try_open(address, "/?user=alice").await.is_ok() {
+                return false;
+            }
+        }
+        true
+    });
+    for _ in 0..2 {
+        prusik.upgrade().await;
+    }
+    assert!(knocking.await.expect("no panic"), "one was let in");
+    for session in &mut sessions {
+        assert!(session.is_alive().await);
+    }
+}
+
+/// Wherever each session is at that moment: in the old process, on its way, or in the new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_is_logged_out_while_sessions_move() {
+    let origin = Origin::chat().await;
+    let mut prusik = Prusik::start(config(&origin, "")).await;
+    let mut of_bob = open(&prusik, "bob").await;
+    for round in 0..6 {
+        let mut sessions = join_all((0..100).map(|_| open(&prusik, "alice"))).await;
+        let admin = prusik.admin().to_string();
+        let log_out = tokio::task::spawn_blocking(move || {
+            // So that it comes at another moment of the upgrade each time.
+            thread::sleep(Duration::from_millis(round * 60));
+            support::prusik(&["close", "--user", "alice", "--admin", &admin])
+        });
+        prusik.upgrade().await;
+        let said = log_out.await.expect("no panic");
+        assert!(said.status.success(), "{said:?}");
+        for session in &mut sessions {
+            assert_eq!(
+                session.ended().await,
+                Ended::Close(1012),
+                "in round {round}"
+            );
+        }
+        assert_eq!(listed(&prusik, "alice").await, 0);
+    }
     assert!(of_bob.is_alive().await);
 }
 
