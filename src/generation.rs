@@ -16,13 +16,13 @@ use crate::config::{
 use crate::forward::Trust;
 use crate::forward::client_address::{ClientAddress, TrustedProxies};
 use crate::generation::counts::Counts;
-use crate::limits::{ClientKey, Limiter, Permit, RateTable};
+use crate::limits::{ClientKey, Limiter, Permit, RateTable, UserBound};
 use crate::listener::{Connection, ListenerSettings};
 use crate::net::BoundId;
 use crate::observe::metrics::RouteMetrics;
 use crate::route::{ListenerId, RequestKey, RouteIndex};
 use crate::session::drain::{DrainPlan, DrainReason};
-use crate::session::live::Identity;
+use crate::session::live::{Identity, SessionKind};
 use crate::tls::TlsRevision;
 use crate::upstream::{self, Departures, Gone, Group, Lease};
 
@@ -331,14 +331,27 @@ impl Generation {
         names.zip(&self.stream_limiters)
     }
 
-    /// Counts a session that is already running. Its route may be gone from the file.
-    pub fn adopt(&self, route: &str, client: Option<ClientKey>) -> Permit {
-        self.counts.limiter(route).adopt(client)
+    /// The limiter of such sessions on a route, which may be gone from the file.
+    pub fn limiter_named(&self, kind: SessionKind, route: &str) -> Arc<Limiter> {
+        match kind {
+            SessionKind::WebSocket => self.counts.limiter(route),
+            SessionKind::Stream => self.counts.stream_limiter(route),
+        }
     }
 
-    /// The same for an event stream.
-    pub fn adopt_stream(&self, route: &str, client: Option<ClientKey>) -> Permit {
-        self.counts.stream_limiter(route).adopt(client)
+    /// Counts a session that is already running. Its route may be gone from the file.
+    pub fn adopt(&self, kind: SessionKind, route: &str, client: Option<ClientKey>) -> Permit {
+        self.limiter_named(kind, route).adopt(client)
+    }
+
+    /// How many such sessions a user may have on the route.
+    pub fn user_bound(&self, kind: SessionKind, route: &str) -> Option<UserBound> {
+        let route = self.route(*self.route_ids.get(route)?);
+        let bounds = match kind {
+            SessionKind::WebSocket => route.websocket.as_ref()?.bounds,
+            SessionKind::Stream => route.stream.as_ref()?.bounds,
+        };
+        bounds.per_user
     }
 
     /// Counts such a session on its server.

@@ -36,7 +36,7 @@ pub struct Api {
     caller: Arc<str>,
 }
 
-/// What a path names. Each one has one method.
+/// What a path names. Each one has one method, but for the list of sessions.
 #[derive(Debug, PartialEq, Eq)]
 enum Resource {
     Page,
@@ -46,6 +46,8 @@ enum Resource {
     Status,
     Upstreams,
     Sessions,
+    /// By `DELETE`.
+    SessionsOfUser,
     Session(Uuid),
     Reload,
     Upgrade,
@@ -85,7 +87,10 @@ impl Api {
     {
         let (head, body) = request.into_parts();
         let has_token = self.access.check(&head)?;
-        let resource = Resource::find(head.uri.path())?;
+        let resource = match Resource::find(head.uri.path())? {
+            Resource::Sessions if head.method == Method::DELETE => Resource::SessionsOfUser,
+            resource => resource,
+        };
         resource.check_method(&head.method)?;
         let query = head.uri.query();
         match resource {
@@ -105,6 +110,11 @@ impl Api {
         }
         let command = match resource {
             Resource::Session(id) => Command::Close(id, params::close_code(query)?),
+            Resource::SessionsOfUser => {
+                let (user, code) = params::close_user(query)?;
+                let closed = 0;
+                Command::CloseUser { user, code, closed }
+            }
             Resource::Reload => Command::Reload,
             Resource::Upgrade => Command::Upgrade,
             Resource::Drain(server) => {
@@ -190,7 +200,10 @@ impl Resource {
     }
 
     fn has_query(&self) -> bool {
-        matches!(self, Self::Metrics | Self::Sessions | Self::Session(_))
+        matches!(
+            self,
+            Self::Metrics | Self::Sessions | Self::SessionsOfUser | Self::Session(_)
+        )
     }
 
     fn check_method(&self, method: &Method) -> Result<(), Problem> {
@@ -200,8 +213,11 @@ impl Resource {
             | Self::Readiness
             | Self::Metrics
             | Self::Status
-            | Self::Upstreams
-            | Self::Sessions => ("GET, HEAD", matches!(*method, Method::GET | Method::HEAD)),
+            | Self::Upstreams => ("GET, HEAD", matches!(*method, Method::GET | Method::HEAD)),
+            Self::Sessions | Self::SessionsOfUser => (
+                "GET, HEAD, DELETE",
+                matches!(*method, Method::GET | Method::HEAD | Method::DELETE),
+            ),
             Self::Session(_) => ("DELETE", method == Method::DELETE),
             Self::Reload | Self::Upgrade | Self::Drain(_) | Self::Enable(_) => {
                 ("POST", method == Method::POST)

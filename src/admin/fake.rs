@@ -105,6 +105,7 @@ impl Control for Fake {
                 host: "chat.example".to_owned(),
                 path: "/".to_owned(),
                 user_agent: None,
+                user: None,
                 age_ms: 1,
                 bytes_in: 2,
                 bytes_out: 3,
@@ -153,6 +154,10 @@ impl Control for Fake {
                 self.note(format!("enable {server}"));
                 known(&server)?;
                 Ok(json!({ "enabled": server.to_string() }))
+            }
+            Command::CloseUser { user, code, .. } => {
+                self.note(format!("close user {user} {code:?}"));
+                Ok(json!({ "user": user, "closed": 1 }))
             }
             Command::Close(id, code) => {
                 self.note(format!("close {id} {code:?}"));

@@ -71,6 +71,13 @@ pub enum Command {
     Enable(ServerName),
     /// Ends one session with a Close frame.
     Close(Uuid, Option<u16>),
+    /// Ends all sessions of a user.
+    CloseUser {
+        user: String,
+        code: Option<u16>,
+        /// How many the process before has closed, of those that it had.
+        closed: usize,
+    },
 }
 
 /// A command, and who has given it.
@@ -130,8 +137,9 @@ pub struct SessionFilter {
     pub path: Option<String>,
     pub id: Option<Uuid>,
     pub kind: Option<SessionKind>,
-    /// Parts of the id, the client, the path or one of the names, separated by white space and in
-    /// lower case.
+    pub user: Option<String>,
+    /// Parts of the id, the client, the user, the path or one of the names, separated by white space
+    /// and in lower case.
     pub search: Option<String>,
     pub older_than: Option<Duration>,
     /// Only sessions after the one with this id.

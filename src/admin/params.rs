@@ -47,6 +47,7 @@ pub fn filter(query: Option<&str>) -> Result<SessionFilter, Problem> {
         "path",
         "id",
         "kind",
+        "user",
         "search",
         "older_than",
         "limit",
@@ -65,6 +66,7 @@ pub fn filter(query: Option<&str>) -> Result<SessionFilter, Problem> {
         path: query.value("path").map(str::to_owned),
         id: query.parsed("id", "take it from the list of sessions, or the log")?,
         kind: query.read("kind", kind)?,
+        user: query.read("user", user)?,
         search: query.value("search").map(str::to_lowercase),
         older_than: query.read("older_than", duration)?,
         after: query.parsed("after", "take it from \"next\" of the page before")?,
@@ -77,6 +79,27 @@ pub fn filter(query: Option<&str>) -> Result<SessionFilter, Problem> {
 /// The name of a kind of session.
 pub fn kind(text: &str) -> Result<SessionKind, &'static str> {
     SessionKind::of_name(text).ok_or("write websocket or stream")
+}
+
+/// The name of a user. The empty one is nobody's.
+pub fn user(text: &str) -> Result<String, &'static str> {
+    match text {
+        "" => Err("name a user, as `prusik sessions` shows it"),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+/// Whose sessions a call ends, and with which code.
+pub fn close_user(query: Option<&str>) -> Result<(String, Option<u16>), Problem> {
+    let query = Query::parse(query, &["user", "code"])?;
+    let code = query.read("code", code)?;
+    match query.read("user", user)? {
+        Some(user) => Ok((user, code)),
+        None => Err(Problem::bad_request(
+            "no user is named, so no session is closed",
+            "add ?user=NAME; one session is closed by its id: /api/v1/sessions/ID",
+        )),
+    }
 }
 
 /// The only parameter of a call that ends a session.
@@ -228,7 +251,7 @@ mod tests {
     fn every_parameter_of_the_filter_is_read() {
         let query = "upstream=chat%20a&server=%5B::1%5D:9080&client=192.0.2.7&older_than=1h+30m\
                      &route=c%3Ad&path=%3Fa%3D1&id=0190aaaa-0000-7000-8000-000000000002&search=Chat\
-                     &kind=stream&limit=10000&after=0190aaaa-0000-7000-8000-000000000001&order=newest";
+                     &kind=stream&user=CN%3Da+b&limit=10000&after=0190aaaa-0000-7000-8000-000000000001&order=newest";
         let expected = SessionFilter {
             upstream: Some("chat a".to_owned()),
             server: Some("[::1]:9080".parse().unwrap()),
@@ -237,6 +260,7 @@ mod tests {
             path: Some("?a=1".to_owned()),
             id: Some("0190aaaa-0000-7000-8000-000000000002".parse().unwrap()),
             kind: Some(SessionKind::Stream),
+            user: Some("CN=a b".to_owned()),
             search: Some("chat".to_owned()),
             older_than: Some(Duration::from_secs(90 * 60)),
             after: Some("0190aaaa-0000-7000-8000-000000000001".parse().unwrap()),
@@ -258,6 +282,7 @@ mod tests {
             ("limit=-1", "\"limit\""),
             ("after=1", "\"after\""),
             ("order=first", "\"order\""),
+            ("user=", "\"user\""),
             ("sever=127.0.0.1:1", "\"sever\""),
             ("limit=1&limit=2", "\"limit\""),
         ] {
@@ -274,6 +299,25 @@ mod tests {
         for query in ["code=1005", "code=999", "code=5000", "code=x", "code=70000"] {
             assert!(error_of(close_code(Some(query))).contains("\"code\""));
         }
+    }
+
+    #[test]
+    fn sessions_are_closed_only_of_a_user_who_is_named() {
+        let alice = |code| ("alice".to_owned(), code);
+        assert_eq!(close_user(Some("user=alice")).unwrap(), alice(None));
+        let with_code = close_user(Some("code=4001&user=alice")).unwrap();
+        assert_eq!(with_code, alice(Some(4001)));
+        for query in [
+            None,
+            Some(""),
+            Some("code=4001"),
+            Some("user="),
+            Some("user=&code=4001"),
+        ] {
+            assert!(error_of(close_user(query)).contains("user"), "{query:?}");
+        }
+        assert!(error_of(close_user(Some("user=a&code=1006"))).contains("\"code\""));
+        assert!(error_of(close_user(Some("user=a&route=b"))).contains("\"route\""));
     }
 
     #[test]

@@ -185,6 +185,9 @@ pub struct Session {
     pub host: String,
     pub path: String,
     pub user_agent: Option<String>,
+    /// Whose session it is. `None`: nobody's.
+    #[serde(default)]
+    pub user: Option<String>,
     pub age_ms: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
@@ -220,6 +223,13 @@ pub struct DrainStarted {
     pub sessions: usize,
     pub window_ms: u64,
     pub code: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserClosed {
+    pub user: String,
+    /// Sessions that are told to go.
+    pub closed: usize,
 }
 
 /// The answer to every call that failed.

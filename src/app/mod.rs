@@ -1,13 +1,14 @@
 //! Turns a configuration into running services. This is the one file that knows all parts.
 //!
-//! [`reload`] changes its configuration, [`stop`] ends it, and [`moving`] does what another process
-//! asks for.
+//! [`reload`] changes its configuration, [`stop`] ends it, [`moving`] does what another process
+//! asks for, and [`users`] logs a user out.
 
 mod changes;
 mod metrics;
 mod moving;
 mod reload;
 mod stop;
+mod users;
 
 use std::collections::HashSet;
 use std::io;
@@ -70,6 +71,9 @@ pub struct App {
     /// Addresses on which the new process does not listen, so that no process does while this one
     /// ends.
     unwanted: Mutex<HashSet<String>>,
+    /// While sessions may still come from the process before: users whose sessions an operator has
+    /// closed, and the close codes. `None`: none can come.
+    closed_users: Mutex<Option<Vec<(String, u16)>>>,
     /// When another process began to serve.
     winding_down_since: Mutex<Option<Instant>>,
     operations: Operations,
@@ -171,6 +175,7 @@ impl App {
             drains,
             listeners,
             unwanted: Mutex::default(),
+            closed_users: Mutex::default(),
             winding_down_since: Mutex::default(),
             operations: Operations::default(),
             reloading: Arc::default(),

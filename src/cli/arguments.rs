@@ -64,6 +64,9 @@ pub struct SessionsArgs {
     /// Only those of this kind: websocket or stream
     #[arg(long, value_name = "K", value_parser = params::kind)]
     pub kind: Option<SessionKind>,
+    /// Only those of this user
+    #[arg(long, value_name = "U", value_parser = params::user)]
+    pub user: Option<String>,
     /// Only those that have lasted for longer, such as 12h
     #[arg(long, value_name = "D", value_parser = params::duration)]
     pub older_than: Option<Duration>,
@@ -110,7 +113,11 @@ pub struct EnableArgs {
 #[derive(Debug, Args)]
 pub struct CloseArgs {
     /// The session, as `prusik sessions` and the log name it
-    pub id: Uuid,
+    #[arg(required_unless_present = "user", conflicts_with = "user")]
+    pub id: Option<Uuid>,
+    /// Instead of one session, all sessions of this user
+    #[arg(long, value_name = "U", value_parser = params::user)]
+    pub user: Option<String>,
     /// The Close frame's code [default: server.drain.code]
     #[arg(long, value_name = "N", value_parser = params::code)]
     pub code: Option<u16>,
@@ -119,6 +126,21 @@ pub struct CloseArgs {
     pub json: bool,
     #[command(flatten)]
     pub reach: Reach,
+}
+
+impl CloseArgs {
+    /// What is deleted.
+    pub fn target(&self) -> String {
+        let mut query = Serializer::new(String::new());
+        if let Some(user) = &self.user {
+            query.append_pair("user", user);
+        }
+        if let Some(code) = self.code {
+            query.append_pair("code", &code.to_string());
+        }
+        let id = self.id.map(|id| format!("/{id}")).unwrap_or_default();
+        format!("/api/v1/sessions{id}?{}", query.finish())
+    }
 }
 
 impl SessionsArgs {
@@ -134,7 +156,11 @@ impl SessionsArgs {
         if let Some(client) = &self.client {
             query.append_pair("client", &client.to_string());
         }
-        let texts = [("route", &self.route), ("path", &self.path)];
+        let texts = [
+            ("route", &self.route),
+            ("path", &self.path),
+            ("user", &self.user),
+        ];
         for (name, text) in texts {
             if let Some(text) = text {
                 query.append_pair(name, text);

@@ -3,6 +3,7 @@
 //!
 //! At a press of Tab nobody wants an error or a wait, so any failure leads to no suggestions.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clap::Parser;
@@ -17,7 +18,7 @@ use crate::admin::view::{ServerState, SessionPage, Status};
 const PATIENCE: Duration = Duration::from_millis(700);
 
 /// Options whose values the process knows.
-pub const LIVE_OPTIONS: [&str; 4] = ["upstream", "server", "route", "id"];
+pub const LIVE_OPTIONS: [&str; 5] = ["upstream", "server", "route", "id", "user"];
 
 /// Options whose value is the next word.
 const WITH_VALUE: [&str; 11] = [
@@ -44,6 +45,7 @@ enum Wanted {
     Upstreams,
     Routes,
     Sessions,
+    Users,
 }
 
 /// The last word is the one under the cursor. Returns one suggestion for each line.
@@ -69,6 +71,7 @@ fn wanted(words: &[String]) -> Option<Wanted> {
         ("sessions", "--server") => return Some(Wanted::Addresses),
         ("sessions", "--route") => return Some(Wanted::Routes),
         ("sessions", "--id") => return Some(Wanted::Sessions),
+        ("sessions" | "close", "--user") => return Some(Wanted::Users),
         _ => {}
     }
     if current.starts_with('-') || WITH_VALUE.contains(&last) {
@@ -105,15 +108,15 @@ fn reach(words: &[String]) -> Option<Reach> {
 }
 
 async fn ask(client: &Client, wanted: Wanted) -> Option<Vec<String>> {
-    if wanted == Wanted::Sessions {
+    if let Wanted::Sessions | Wanted::Users = wanted {
         let path = format!("/api/v1/sessions?limit={MAX_LIMIT}&order=newest");
         let page: SessionPage = call(client, path).await?;
-        return Some(
-            page.sessions
-                .into_iter()
-                .map(|session| session.id)
-                .collect(),
-        );
+        let sessions = page.sessions.into_iter();
+        if wanted == Wanted::Sessions {
+            return Some(sessions.map(|session| session.id).collect());
+        }
+        let users: BTreeSet<String> = sessions.filter_map(|session| session.user).collect();
+        return Some(users.into_iter().collect());
     }
     let status: Status = call(client, "/api/v1/status".to_owned()).await?;
     let upstreams = status.upstreams.iter();
@@ -175,6 +178,8 @@ mod tests {
             ("enable chat/", Some(Wanted::DrainedServers)),
             ("close ", Some(Wanted::Sessions)),
             ("close --code ", None),
+            ("close --user al", Some(Wanted::Users)),
+            ("sessions --user ", Some(Wanted::Users)),
             ("sessions --upstream ", Some(Wanted::Upstreams)),
             ("sessions --server 127", Some(Wanted::Addresses)),
             ("sessions --route ", Some(Wanted::Routes)),

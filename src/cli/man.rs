@@ -142,6 +142,7 @@ terminal the first hundred errors are shown, in a file or pipe all of them.
 # EXAMPLES
     prusik sessions --upstream chat --older-than 12h
     prusik sessions --client 192.0.2.7 --json
+    prusik sessions --user alice
 "),
     ("drain", "\
 # EXAMPLES
@@ -155,6 +156,7 @@ terminal the first hundred errors are shown, in a file or pipe all of them.
     ("close", "\
 # EXAMPLES
     prusik close 0190aaaa-0000-7000-8000-000000000001 --code 4000
+    prusik close --user alice --code 4401
 "),
 ];
 

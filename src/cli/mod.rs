@@ -76,7 +76,7 @@ enum Command {
     Drain(DrainArgs),
     /// Use a drained server again
     Enable(EnableArgs),
-    /// End one session with a Close frame
+    /// End one session with a Close frame, or all sessions of a user
     Close(CloseArgs),
     /// What the systemd unit runs before it stops the process: in a restart, the sessions are kept
     /// for the next process

@@ -21,7 +21,7 @@ use super::reach::{Reach, WrongFile};
 use super::table;
 use crate::admin::ServerName;
 use crate::admin::view::{
-    DrainStarted, ReloadReport, Server, ServerState, SessionPage, Status, UpgradeReport,
+    DrainStarted, ReloadReport, Server, ServerState, SessionPage, Status, UpgradeReport, UserClosed,
 };
 use crate::observe::terminal;
 
@@ -241,10 +241,9 @@ pub async fn enable(args: EnableArgs) -> Result<String, ClientError> {
 
 pub async fn close(args: CloseArgs) -> Result<String, ClientError> {
     let client = args.reach.client(WrongFile::Fatal)?;
-    let query = args.code.map(|code| format!("?code={code}"));
     let call = Call {
         method: Method::DELETE,
-        path: format!("/api/v1/sessions/{}{}", args.id, query.unwrap_or_default()),
+        path: args.target(),
         body: String::new(),
         patience: PATIENCE,
     };
@@ -252,7 +251,12 @@ pub async fn close(args: CloseArgs) -> Result<String, ClientError> {
     if args.json {
         return as_json(&client, &body);
     }
-    Ok(format!("closed {}\n", args.id))
+    if let Some(id) = args.id {
+        return Ok(format!("closed {id}\n"));
+    }
+    let UserClosed { user, closed } = client.read(&body)?;
+    let sessions = table::count(closed, "session");
+    Ok(format!("closed {sessions} of {}\n", table::plain(&user)))
 }
 
 /// The list of sessions, page by page. Kept as JSON, so that fields of a newer process are not

@@ -106,32 +106,32 @@ pub fn sessions(sessions: &[Session], screen: Screen) -> String {
     if sessions.is_empty() {
         return "no sessions\n".to_owned();
     }
+    let has_users = sessions.iter().any(|session| session.user.is_some());
     let rows = sessions.iter().map(|session| {
-        vec![
-            text(&session.id),
-            text(&session.client),
+        let user = session.user.as_deref().unwrap_or("-");
+        let mut row = vec![text(&session.id), text(&session.client)];
+        row.extend(has_users.then(|| text(user)));
+        row.extend([
             text(&session.kind),
             text(&session.route),
             text(&format!("{}/{}", session.upstream, session.server)),
             age(session.age_ms).into(),
             bytes(session.bytes_in).into(),
             bytes(session.bytes_out).into(),
-        ]
+        ]);
+        row
     });
-    let table = table(
-        &[
-            whole("ID"),
-            whole("CLIENT"),
-            whole("KIND"),
-            words("ROUTE"),
-            whole("SERVER"),
-            number("AGE"),
-            number("IN"),
-            number("OUT"),
-        ],
-        rows.collect(),
-        screen,
-    );
+    let mut columns = vec![whole("ID"), whole("CLIENT")];
+    columns.extend(has_users.then(|| words("USER")));
+    columns.extend([
+        whole("KIND"),
+        words("ROUTE"),
+        whole("SERVER"),
+        number("AGE"),
+        number("IN"),
+        number("OUT"),
+    ]);
+    let table = table(&columns, rows.collect(), screen);
     format!("{table}{}\n", count(sessions.len(), "session"))
 }
 
@@ -237,7 +237,7 @@ fn text(text: &str) -> Field {
 }
 
 /// Parts of it come from clients, so control characters must not reach the terminal.
-fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     text.replace(terminal::is_unsafe, "\u{fffd}")
 }
 

@@ -324,6 +324,8 @@ pub struct Route {
     pub access: Access,
     /// `None`: whoever has access may come in.
     pub auth: Option<Arc<Auth>>,
+    /// Whose request it is. `None`: the one whom `auth` has let in.
+    pub user: Option<Template>,
     pub request_headers: HeaderRules,
     pub response_headers: HeaderRules,
     pub forwarded: Forwarded,
@@ -373,6 +375,8 @@ pub struct Stream {
     /// `None`: nothing is put in when the server is silent.
     pub ping: Option<Duration>,
     pub bounds: Bounds,
+    /// `Some`: a stream ends with its credential.
+    pub on_expiry: Option<u16>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -386,6 +390,8 @@ pub struct WebSocket {
     pub ping: Option<Duration>,
     /// The limits of the route's sessions.
     pub bounds: Bounds,
+    /// The close code of a session that ends with its credential. `None`: it outlives it.
+    pub on_expiry: Option<u16>,
     /// A message larger than this ends its session.
     pub max_message: Option<u64>,
     /// A client that sends more messages, and more than so many in one burst, ends its session.

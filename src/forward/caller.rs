@@ -24,6 +24,13 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Whose request it is where the route does not say it: the token's `sub`, else the name by
+    /// which `auth.basic` knows the caller.
+    pub fn known_as(&self) -> Option<Cow<'_, str>> {
+        let basic = || self.basic.as_deref().map(Cow::from);
+        self.claim("sub").or_else(basic)
+    }
+
     /// A claim as text: of a string its characters, of anything else its JSON. `None`: the token
     /// has no such claim, or it is `null`.
     pub fn claim(&self, name: &str) -> Option<Cow<'_, str>> {
@@ -38,6 +45,16 @@ impl Caller {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_caller_is_known_by_the_token_and_else_by_its_name() {
+        let mut caller = Caller::default();
+        assert_eq!(caller.known_as(), None);
+        caller.basic = Some("alice".into());
+        assert_eq!(caller.known_as().as_deref(), Some("alice"));
+        caller.claims.insert("sub".to_owned(), "id-7".into());
+        assert_eq!(caller.known_as().as_deref(), Some("id-7"));
+    }
 
     #[test]
     fn a_claim_is_text() {

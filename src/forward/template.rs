@@ -161,6 +161,11 @@ impl Template {
             }
         }
     }
+
+    /// Whether `$user` is in it.
+    pub fn reads_user(&self) -> bool {
+        self.parts.contains(&Part::Variable(Variable::User))
+    }
 }
 
 impl Variable {

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use super::process::{Message, Process};
 use super::server_views::{Messages, upstreams};
 use super::session_list::{self, is_wanted, no_session, no_upstream, one_of, session};
-use crate::admin::view::{self, DrainStarted, SessionPage, State, Status};
+use crate::admin::view::{self, DrainStarted, SessionPage, State, Status, UserClosed};
 use crate::admin::{
     Command, CommandOutcome, Control, ControlError, DrainOrder, Request, ServerName, SessionFilter,
     SessionOrder,
@@ -175,6 +175,13 @@ impl Process {
                 self.record(Operation::Close, by, &id.to_string(), said);
                 outcome
             }
+            Command::CloseUser { user, code, closed } => {
+                let closed = closed + self.close_user(user, *code);
+                let said = format!("{closed} sessions are told to go");
+                self.record(Operation::Close, by, &format!("user {user}"), Ok(said));
+                let user = user.clone();
+                Ok(as_json(UserClosed { user, closed }))
+            }
             Command::Reload | Command::Upgrade => Err(ControlError::refused(
                 "this takes more than a moment",
                 "it is a change of the process as a whole",
@@ -276,6 +283,12 @@ impl Process {
             code: code.unwrap_or(self.app.generation().drain_plan().code),
         });
         Ok(json!({ "closed": id.to_string() }))
+    }
+
+    /// Returns how many sessions are told.
+    pub(super) fn close_user(&self, user: &str, code: Option<u16>) -> usize {
+        let code = code.unwrap_or(self.app.generation().drain_plan().code);
+        self.app.close_user(user, code)
     }
 
     /// Whether a command concerns only what is left in this process.

@@ -96,6 +96,10 @@ pub fn is_wanted(live: &LiveSession, filter: &SessionFilter) -> bool {
         && filter.client.is_none_or(|wanted| client() == Some(wanted))
         && filter.older_than.is_none_or(|age| live.age() > age)
         && filter.kind.is_none_or(|kind| live.kind == kind)
+        && filter
+            .user
+            .as_deref()
+            .is_none_or(|user| identity.user.as_deref() == Some(user))
         && filter.id.is_none_or(|id| identity.id == id)
         && filter
             .route
@@ -114,8 +118,9 @@ pub fn is_wanted(live: &LiveSession, filter: &SessionFilter) -> bool {
 /// `parts`: in lower case. Each part must occur in one of the session's texts.
 fn is_found(live: &LiveSession, parts: &str) -> bool {
     let identity = &live.identity;
-    let texts: [&str; 5] = [
+    let texts: [&str; 6] = [
         &identity.client,
+        identity.user.as_deref().unwrap_or_default(),
         &identity.upstream,
         &identity.route,
         &identity.path,
@@ -142,6 +147,7 @@ pub fn session(live: &LiveSession) -> view::Session {
         host: identity.host.to_string(),
         path: identity.path.to_string(),
         user_agent: identity.user_agent.as_ref().map(ToString::to_string),
+        user: identity.user.as_ref().map(ToString::to_string),
         age_ms: live.age().as_millis() as u64,
         bytes_in: traffic.bytes_in.load(Relaxed),
         bytes_out: traffic.bytes_out.load(Relaxed),

@@ -81,6 +81,7 @@ pub struct Shell {
 
 impl Shell {
     pub fn new(process: Arc<Process>, pid_file: PidFile, has_predecessor: bool) -> Self {
+        process.app.expect_sessions(has_predecessor);
         // Where there is a predecessor, systemd has been told before that one could end.
         if !has_predecessor {
             systemd::ready();
@@ -126,6 +127,7 @@ impl Shell {
                     Some((request, tell)) => self.take(Message::Command(request, tell)).await,
                     None => {
                         predecessor = None;
+                        self.process.app.expect_sessions(false);
                         self.process.go_on_watching_drains();
                         self.on(Event::PredecessorGone).await;
                     }
@@ -402,7 +404,11 @@ impl Shell {
             let outcome = self.process.do_at_once(&waiting.request);
             self.answer(Asker::Caller(caller), outcome);
         } else if self.orders.is_some() {
-            self.order(Order::Command(caller, waiting.request.clone()));
+            let mut request = waiting.request.clone();
+            if let Command::CloseUser { user, code, closed } = &mut request.command {
+                *closed += self.process.close_user(user, *code);
+            }
+            self.order(Order::Command(caller, request));
         } else {
             let why = self.why_not(Reason::Replaced);
             self.answer(Asker::Caller(caller), Err(why));

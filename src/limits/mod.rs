@@ -12,18 +12,24 @@ pub mod descriptors;
 mod drain_deadline;
 mod rate;
 mod shared;
+mod users;
 
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroU64};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use uuid::Uuid;
 
 use bucket::Bucket;
 use clients::Clients;
+use users::Users;
 
 pub use drain_deadline::{Cut, DrainDeadline};
 pub use rate::{Rate, RateTable};
 pub use shared::{SharedPermit, StreamPermit};
+pub use users::{UserBound, UserPermit};
 
 /// After how many seconds a refused client should come back.
 pub const RETRY_AFTER: &str = "2";
@@ -33,6 +39,7 @@ pub const RETRY_AFTER: &str = "2";
 pub struct Bounds {
     pub all: Option<usize>,
     pub per_client: Option<usize>,
+    pub per_user: Option<UserBound>,
     /// How many may come each second, and in one burst.
     pub per_second: Option<NonZeroU32>,
 }
@@ -42,6 +49,7 @@ pub struct Bounds {
 pub enum Full {
     All,
     Client,
+    User,
     Rate,
 }
 
@@ -81,6 +89,8 @@ pub struct Limiter {
     /// How many permits are for further requests on a connection that has a permit already.
     shared: AtomicIsize,
     clients: Clients,
+    /// Made for the first user: most routes know none.
+    users: OnceLock<Box<Users>>,
     bucket: Bucket,
 }
 
@@ -91,8 +101,21 @@ impl Limiter {
         client: Option<ClientKey>,
         bounds: &Bounds,
     ) -> Result<Permit, Full> {
+        self.enter_as(client, None, bounds)
+    }
+
+    /// The same for a user. `None`: nobody, who is held to the other bounds only.
+    pub fn enter_as(
+        self: &Arc<Self>,
+        client: Option<ClientKey>,
+        user: Option<&str>,
+        bounds: &Bounds,
+    ) -> Result<Permit, Full> {
         let mut permit = self.enter_unnamed(bounds.all)?;
         permit.name(client, bounds.per_client)?;
+        if let Some(user) = user {
+            permit.user = Some(Box::new(self.enter_user(user, bounds.per_user)?));
+        }
         match bounds.per_second {
             Some(rate) if !self.bucket.take(rate) => Err(Full::Rate),
             _ => Ok(permit),
@@ -109,6 +132,7 @@ impl Limiter {
         Ok(Permit {
             limiter: self.clone(),
             client: None,
+            user: None,
         })
     }
 
@@ -121,6 +145,7 @@ impl Limiter {
         Permit {
             limiter: self.clone(),
             client,
+            user: None,
         }
     }
 
@@ -153,6 +178,16 @@ impl Limiter {
             .filter(|(_, count)| *count > 0)
             .collect()
     }
+
+    /// How many permits each user has.
+    pub fn user_counts(&self) -> Vec<(Arc<str>, usize)> {
+        let users = self.users.get();
+        users.map(|users| users.counts()).unwrap_or_default()
+    }
+
+    fn users(&self) -> &Users {
+        self.users.get_or_init(Box::default)
+    }
 }
 
 /// One permit. It is counted until it is dropped.
@@ -160,6 +195,8 @@ impl Limiter {
 pub struct Permit {
     limiter: Arc<Limiter>,
     client: Option<ClientKey>,
+    /// Boxed, because most sessions are nobody's.
+    user: Option<Box<UserPermit>>,
 }
 
 impl Permit {
@@ -182,6 +219,25 @@ impl Permit {
         }
         self.client = Some(client);
         Ok(())
+    }
+
+    /// The user for whom it is counted.
+    pub fn user(&self) -> Option<&Arc<str>> {
+        self.user.as_ref().map(|user| user.name())
+    }
+
+    /// Counts it for a user too.
+    pub fn count_for(&mut self, user: UserPermit) {
+        self.user = Some(Box::new(user));
+    }
+
+    /// Its session has begun, as [`UserPermit::begin`] says.
+    #[must_use]
+    pub fn begin(&mut self, id: Uuid, since: Instant, bound: Option<UserBound>) -> Vec<Uuid> {
+        match &mut self.user {
+            Some(user) => user.begin(id, since, bound),
+            None => Vec::new(),
+        }
     }
 }
 
@@ -206,7 +262,7 @@ mod tests {
         Bounds {
             all: Some(all),
             per_client: Some(per_client),
-            per_second: None,
+            ..Bounds::default()
         }
     }
 

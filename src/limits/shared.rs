@@ -77,7 +77,7 @@ mod tests {
         Bounds {
             all: Some(all),
             per_client: Some(per_client),
-            per_second: None,
+            ..Bounds::default()
         }
     }
 

@@ -297,7 +297,7 @@ impl Edge {
         let permit = permits.carry(&state.limits().bounds);
         permit.map(Some).map_err(|full| match full {
             Full::Client => TOO_MANY_OF_CLIENT,
-            Full::All | Full::Rate => TOO_MANY,
+            Full::All | Full::User | Full::Rate => TOO_MANY,
         })
     }
 }

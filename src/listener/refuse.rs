@@ -164,6 +164,7 @@ impl Edge {
             path: "",
             version: Version::HTTP_11,
             status: status.as_u16(),
+            user: None,
             duration_ms: 0.0,
             handshake_ms: None,
             bytes_in: 0,

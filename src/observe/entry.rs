@@ -47,6 +47,8 @@ pub struct Entry<'a> {
     pub path: &'a str,
     /// The status for the client, or 499 if it left before it got anything.
     pub status: u16,
+    /// Whose request or session it is.
+    pub user: Option<&'a str>,
     pub duration_ms: f64,
     /// The time from the request's head to the 101, or to the head of an event stream.
     pub handshake_ms: Option<f64>,
@@ -77,7 +79,7 @@ pub enum Operation {
     /// A drain of a server, with one line at its begin and one at its end.
     Drain,
     Enable,
-    /// The end of one session.
+    /// The end of one session, or of all of a user.
     Close,
     /// The stop of the process, with one line at its begin and one at its end.
     Stop,

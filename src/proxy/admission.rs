@@ -122,8 +122,8 @@ fn enter(exchange: &Exchange, bounds: &Bounds) -> Result<Option<Permit>, Rejecti
     let Some(route) = exchange.route_id() else {
         return Ok(None);
     };
-    let client = client_key(exchange);
-    let entered = exchange.generation.limiter(route).enter(client, bounds);
+    let limiter = exchange.generation.limiter(route);
+    let entered = limiter.enter_as(client_key(exchange), exchange.user(), bounds);
     entered.map(Some).map_err(rejection_of)
 }
 
@@ -134,8 +134,8 @@ pub fn enter_stream(
     bounds: &Bounds,
 ) -> Result<Permit, Rejection> {
     let limiter = exchange.generation.stream_limiter(route);
-    let client = client_key(exchange);
-    limiter.enter(client, bounds).map_err(rejection_of)
+    let entered = limiter.enter_as(client_key(exchange), exchange.user(), bounds);
+    entered.map_err(rejection_of)
 }
 
 /// `None`: the client is nobody in particular.
@@ -155,6 +155,10 @@ fn rejection_of(full: Full) -> Rejection {
         Full::Client => Rejection::new(
             StatusCode::TOO_MANY_REQUESTS,
             "this client has as many sessions as it may",
+        ),
+        Full::User => Rejection::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "this user has as many sessions as it may",
         ),
         Full::Rate => Rejection::new(
             StatusCode::TOO_MANY_REQUESTS,

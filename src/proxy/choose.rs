@@ -14,11 +14,12 @@ use super::body_size::limit_body;
 use super::exchange::{Attempts, Exchange};
 use super::failure::STOPPING;
 use super::fields::{self, location, render};
+use super::identify::identify;
 use super::peer;
 use super::refuse::refuse;
 use super::shared::Gateway;
 use super::token;
-use crate::config::{Action, Balance, PathChange, UpstreamId};
+use crate::config::{Action, Balance, PathChange, Tunnel, UpstreamId};
 use crate::forward::proxy_protocol::PreambleClient;
 use crate::generation::Generation;
 use crate::http1::Rejection;
@@ -65,7 +66,8 @@ impl Gateway {
         if let Some(answer) = authenticate(session, exchange, route).await {
             return Some(answer);
         }
-        if let Err(rejection) = admit(session, exchange, route) {
+        let admitted = identify(session, exchange, route);
+        if let Err(rejection) = admitted.and_then(|()| admit(session, exchange, route)) {
             return Some(refuse(exchange, rejection));
         }
         match &route.action {
@@ -145,6 +147,15 @@ fn no_server(attempts: &Attempts) -> Box<Error> {
 }
 
 fn connect_handshake(exchange: &mut Exchange, lease: Lease) -> Result<Box<HttpPeer>> {
+    let tunnel = exchange.generation.config.server.tunnel;
+    if tunnel == Tunnel::Pingora {
+        let websocket = exchange.route().and_then(|route| route.websocket.as_ref());
+        let expiry = exchange.expiry(websocket.and_then(|websocket| websocket.on_expiry));
+        exchange
+            .handshake
+            .iter_mut()
+            .for_each(|handshake| handshake.expire(expiry));
+    }
     let (Some(attempts), Some(handshake), Some(route)) =
         (&exchange.attempts, &exchange.handshake, exchange.route())
     else {
@@ -155,7 +166,6 @@ fn connect_handshake(exchange: &mut Exchange, lease: Lease) -> Result<Box<HttpPe
         ..attempts.group().dialer(named_client(exchange, attempts))
     };
     let stall = attempts.upstream().stall;
-    let tunnel = exchange.generation.config.server.tunnel;
     let address = lease.server().address;
     let peer = peer::for_handshake(address, (dialer, stall), route, handshake, tunnel);
     if let Some(attempts) = &mut exchange.attempts {

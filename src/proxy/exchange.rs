@@ -23,7 +23,7 @@ mod stream;
 mod withdrawn;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 pub use answering::Answering;
 pub use arrival::Arrival;
@@ -42,9 +42,10 @@ use crate::forward::proxy_protocol::PreambleClient;
 use crate::forward::{Caller, Trust};
 use crate::generation::Generation;
 use crate::http1::Rejection;
-use crate::limits::DrainDeadline;
+use crate::limits::{DrainDeadline, Permit};
 use crate::listener::{Connection, RejectedRequest};
 use crate::route::ListenerId;
+use crate::session::expiry::Expiry;
 use crate::session::registry::Registered;
 use crate::session::{Talk, Upgraded};
 use crate::transport::Mobility;
@@ -116,6 +117,38 @@ impl Exchange {
     pub fn preamble_client(&self) -> PreambleClient {
         let arrival = self.arrival.as_ref();
         arrival.map_or(PreambleClient::Unknown, Arrival::preamble_client)
+    }
+
+    /// Whose request it is. `None`: nobody's.
+    pub fn user(&self) -> Option<&str> {
+        self.caller.as_ref()?.user.as_deref()
+    }
+
+    /// When a session of this exchange ends with its credential, where the route wants that: with
+    /// the token or the client's certificate, whichever ends first.
+    pub fn expiry(&self, on_expiry: Option<u16>) -> Option<Expiry> {
+        let code = on_expiry?;
+        let token = self.caller.as_ref().and_then(|caller| caller.expires);
+        let connection = self.connection();
+        let certificate = connection.and_then(|connection| connection.security().expires());
+        let until = token.into_iter().chain(certificate).min()?;
+        Some(Expiry::spread(
+            until,
+            code,
+            SystemTime::now(),
+            rand::random(),
+        ))
+    }
+
+    /// The permit that counts the exchange's session on its route.
+    pub fn session_permit(&self) -> Option<&Permit> {
+        let of_stream = self.stream.as_ref().map(|stream| &stream.permit);
+        of_stream.or_else(|| self.handshake.as_ref()?.permit())
+    }
+
+    pub fn session_permit_mut(&mut self) -> Option<&mut Permit> {
+        let of_stream = self.stream.as_mut().map(|stream| &mut stream.permit);
+        of_stream.or_else(|| self.handshake.as_mut()?.permit_mut())
     }
 
     pub fn route_id(&self) -> Option<RouteId> {
@@ -203,6 +236,7 @@ impl Exchange {
 
     fn take_stream(&mut self) -> Option<Upgraded> {
         let limits = self.route()?.stream.clone()?;
+        let expiry = self.expiry(limits.on_expiry);
         let attempts = self.attempts.as_mut()?;
         let server = attempts.stream_offer()?.take()?;
         let StreamAnswer {
@@ -219,6 +253,7 @@ impl Exchange {
             early: server.early,
             idle: limits.idle,
             max_session: limits.max_session.map(jittered),
+            expiry,
             ping: limits.ping,
             talk: Talk::Events {
                 stream,
@@ -234,6 +269,7 @@ impl Exchange {
         let (server, early) = handshake.server_end().take()?;
         let extended = handshake.is_extended();
         let limits = self.route()?.websocket.clone()?;
+        let expiry = self.expiry(limits.on_expiry);
         let attempts = self.attempts.as_mut()?;
         Some(Upgraded {
             live: self.live.take()?,
@@ -243,6 +279,7 @@ impl Exchange {
             early,
             idle: limits.idle,
             max_session: limits.max_session.map(jittered),
+            expiry,
             ping: limits.ping,
             talk: Talk::Frames {
                 max_message: limits.max_message,

@@ -33,10 +33,7 @@ pub fn variables<'a>(session: &'a Session, exchange: &'a Exchange) -> RequestVar
             Security::Plain => "http",
             Security::Tls { .. } => "https",
         },
-        client_subject: match security {
-            Security::Tls { client } => client.as_deref(),
-            Security::Plain => None,
-        },
+        client_subject: security.client().map(|client| &*client.subject),
         local: connection.and_then(|connection| connection.local()),
         peer: connection.and_then(|connection| connection.peer()),
         client: exchange.client(),

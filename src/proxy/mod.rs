@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  early_request_filter      who asks                   arrive
-//!  request_filter            route, or answer here      choose, authenticate, admission, answer
+//!  request_filter            may it come in, and where   choose, authenticate, identify, admission,
+//!                                                      answer
 //!  upstream_peer             the next server            choose, peer
 //!  upstream_request_filter   headers out                fields, crate::forward
 //!  upstream_response_filter  101 verified, headers back response, crate::forward
@@ -25,6 +26,7 @@ mod failure;
 mod fields;
 mod gateway;
 mod http;
+mod identify;
 mod opening;
 mod peer;
 mod record;

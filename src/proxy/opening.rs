@@ -1,6 +1,7 @@
 //! The moment of the 101, or of the head of an event stream: an exchange becomes a session.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::header;
 use pingora::http::ResponseHeader;
@@ -41,8 +42,13 @@ impl Gateway {
                 if let Some(idle) = websocket.and_then(|websocket| websocket.idle) {
                     connection.set_deadline(idle + 2 * CLOSE_WAIT);
                 }
-                if let Some(limit) = websocket.and_then(|websocket| websocket.max_session) {
-                    connection.set_end(limit.mul_f64(1.1) + 2 * CLOSE_WAIT);
+                let limit = websocket.and_then(|websocket| websocket.max_session);
+                let limit = limit.map(|limit| limit.mul_f64(1.1));
+                let handshake = exchange.handshake.as_ref();
+                let expiry = handshake.and_then(|handshake| handshake.expiry());
+                let expiry = expiry.map(|expiry| expiry.remaining(SystemTime::now()));
+                if let Some(limit) = limit.into_iter().chain(expiry).min() {
+                    connection.set_end(limit + 2 * CLOSE_WAIT);
                 }
             }
         }
@@ -84,6 +90,13 @@ impl Gateway {
 
     fn register(&self, live: LiveSession, exchange: &mut Exchange) {
         let live = self.sessions.register(live);
+        if live.identity.user.is_some() {
+            let (kind, route) = (live.kind, &live.identity.route);
+            let bound = exchange.generation.user_bound(kind, route);
+            if let Some(permit) = exchange.session_permit_mut() {
+                self.sessions.take_place(&live, permit, bound);
+            }
+        }
         if let Some(reason) = self.why_late(&live, exchange) {
             let current = self.current.load();
             self.drains.admit(reason, &live, current.drain_plan());

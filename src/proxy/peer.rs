@@ -74,6 +74,7 @@ pub fn for_handshake(
                     .and_then(|websocket| websocket.max_session)
                     .map(jittered),
                 messages_per_second: websocket.and_then(|websocket| websocket.messages_per_second),
+                expiry: handshake.expiry(),
             };
             Arc::new(TunnelConnector {
                 limits,

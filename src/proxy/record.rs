@@ -1,6 +1,7 @@
 //! Writes what remains of an exchange: its line in the access log, and its part of the metrics.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::header;
 use pingora_proxy::Session;
@@ -92,11 +93,18 @@ fn closed_by(exchange: &Exchange, traffic: &Traffic) -> Option<ClosedBy> {
     let websocket = exchange.route().and_then(|route| route.websocket.as_ref());
     let limit = websocket.and_then(|websocket| websocket.max_session);
     match (exchange.timed_out(), exchange.outcome.is_broken()) {
+        (true, _) if has_expired(exchange) => Some(ClosedBy::Expiry),
         (true, _) if limit.is_some() && age >= limit => Some(ClosedBy::MaxSession),
         (true, _) => Some(ClosedBy::Idle),
         (false, true) => Some(ClosedBy::Error),
         (false, false) => None,
     }
+}
+
+fn has_expired(exchange: &Exchange) -> bool {
+    let handshake = exchange.handshake.as_ref();
+    let expiry = handshake.and_then(|handshake| handshake.expiry());
+    expiry.is_some_and(|expiry| expiry.remaining(SystemTime::now()).is_zero())
 }
 
 /// What is known of a handshake that becomes a session.
@@ -120,6 +128,9 @@ pub fn identity(session: &Session, exchange: &Exchange) -> Option<Identity> {
         host: host(session).unwrap_or_default().into(),
         path: path(session).into(),
         user_agent: text(session, header::USER_AGENT).map(Into::into),
+        user: exchange
+            .session_permit()
+            .and_then(|permit| permit.user().cloned()),
         handshake: exchange.started.elapsed(),
         attempts: attempts.count(),
     })
@@ -154,6 +165,7 @@ fn entry<'a>(session: &'a Session, exchange: &'a Exchange) -> Entry<'a> {
         host: host(session).filter(|_| unsound.is_none()),
         path: unsound.map_or_else(|| path(session), |unsound| &unsound.target),
         status: status(session),
+        user: exchange.user(),
         duration_ms: millis(exchange.started.elapsed()),
         handshake_ms: None,
         bytes_in: session.body_bytes_read() as u64,

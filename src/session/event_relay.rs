@@ -32,6 +32,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::expiry::Alarm;
 use super::goodbye::CLOSE_WAIT;
 use super::lazy_timer::LazyTimer;
 use super::leg::{Leg, SendState};
@@ -67,6 +68,8 @@ pub struct EventRelay {
     pub framing: ClientFraming,
     pub traffic: Arc<Traffic>,
     pub limits: Limits,
+    /// When its credential ends. Boxed, because most streams have none that does.
+    pub alarm: Option<Box<Alarm>>,
     /// What went wrong, if anything did.
     pub failure: Option<&'static str>,
     state: State,
@@ -139,6 +142,7 @@ impl EventRelay {
             framing,
             traffic,
             limits,
+            alarm: None,
             failure: None,
             state: State::Passing,
             last_activity: now,

@@ -29,6 +29,8 @@ pub struct Identity {
     pub host: Box<str>,
     pub path: Box<str>,
     pub user_agent: Option<Box<str>>,
+    /// Whose session it is. All sessions of a user on a route share the name.
+    pub user: Option<Arc<str>>,
     /// The time from the request's head to the 101.
     pub handshake: Duration,
     /// How many servers were tried.

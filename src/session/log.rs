@@ -65,6 +65,7 @@ fn entry(live: &LiveSession, duration: Duration) -> Entry<'_> {
             SessionKind::WebSocket => 101,
             SessionKind::Stream => 200,
         },
+        user: identity.user.as_deref(),
         duration_ms: millis(duration),
         handshake_ms: Some(millis(identity.handshake)),
         bytes_in: 0,

@@ -9,7 +9,7 @@
 //!              │         ├─ leg: one side, its socket and the frames that it sends
 //!              │         └─ goodbye: which side is told what, and until when it is waited for
 //!   registry ──┘ live, traffic: who it is and what it has carried; drain tells sessions to go;
-//!                log: the lines of its life; stats: how sessions went
+//!                expiry: when its credential ends; log: the lines of its life; stats: how it went
 //! ```
 //!
 //! With `tunnel: pingora` the sockets stay where they are, and [`tunnel`] watches over the session.
@@ -18,6 +18,7 @@ mod client_end;
 mod direction;
 pub mod drain;
 pub mod event_relay;
+pub mod expiry;
 pub mod goodbye;
 pub mod handshake;
 mod lazy_timer;

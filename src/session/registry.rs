@@ -12,7 +12,8 @@ use uuid::Uuid;
 
 use super::live::{LiveSession, SessionKind};
 use super::stats::EndedSessions;
-use super::traffic::Totals;
+use super::traffic::{ClosedBy, Order, REPLACED, Totals};
+use crate::limits::{Permit, UserBound};
 
 /// Each shard has its own lock, so that handshakes on many threads do not wait for each other.
 const SHARDS: usize = 32;
@@ -88,6 +89,19 @@ impl Registry {
     pub fn adopt(self: &Arc<Self>, live: LiveSession) -> Registered {
         let before = live.traffic.carried();
         self.admit(live, before)
+    }
+
+    /// The session is in the registry, so newer ones find it. Those of its user that are too many
+    /// now are told that it has taken their places.
+    pub fn take_place(&self, live: &LiveSession, permit: &mut Permit, bound: Option<UserBound>) {
+        for id in permit.begin(live.identity.id, live.since(), bound) {
+            if let Some(replaced) = self.find(id) {
+                replaced.traffic.ask(Order::End {
+                    by: ClosedBy::Limit,
+                    code: REPLACED,
+                });
+            }
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -204,6 +218,7 @@ pub mod tests {
                 host: "chat.example".into(),
                 path: "/chat?userId=7".into(),
                 user_agent: None,
+                user: None,
                 handshake: Default::default(),
                 attempts: 1,
             },

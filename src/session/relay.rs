@@ -36,6 +36,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::direction::Direction;
+use super::expiry::Alarm;
 use super::goodbye::{self, Goodbye, Limit, Next, Occasion};
 use super::lazy_timer::LazyTimer;
 use super::leg::{Leg, SendState};
@@ -118,6 +119,8 @@ pub struct Relay {
     pub limits: Limits,
     /// What the client has spent of its messages. `None`: it may send as many as it likes.
     pub message_rate: Option<Box<MessageRate>>,
+    /// When its credential ends. Boxed, because most sessions have none that does.
+    pub alarm: Option<Box<Alarm>>,
     /// What went wrong, if it did and no Close frame says so.
     pub failure: Option<&'static str>,
     /// When the last byte came from either side.
@@ -148,6 +151,7 @@ pub enum Outcome {
 #[derive(Debug)]
 struct Ending {
     goodbye: Goodbye,
+    by: ClosedBy,
     /// Whether our close code goes into the log once the client has it.
     is_cause: bool,
     /// When the time of the goodbye is up.
@@ -177,6 +181,7 @@ impl Relay {
             message_rate: limits
                 .messages_per_second
                 .map(|rate| Box::new(MessageRate::new(rate, now))),
+            alarm: None,
             failure: None,
             last_activity: now,
             last_look: now,
@@ -333,17 +338,17 @@ impl Relay {
         let Next::Say(code) = next else {
             return next;
         };
+        let reason = ending.by.reason(code);
         match direction {
             Direction::ToClient => {
                 if ending.is_cause {
                     self.traffic.set_close_code(CloseCode::Code(code));
                 }
-                self.client
-                    .waiting
-                    .extend_from_slice(&close_to_client(code));
+                let frame = close_to_client(code, reason);
+                self.client.waiting.extend_from_slice(&frame);
             }
             Direction::ToServer => {
-                let frame = close_to_server(code, rand::random());
+                let frame = close_to_server(code, reason, rand::random());
                 self.server.waiting.extend_from_slice(&frame);
             }
         }
@@ -401,6 +406,7 @@ impl Relay {
         let (goodbye, wait) = Goodbye::begin(code, occasion, client, server);
         self.ending = Some(Ending {
             goodbye,
+            by,
             is_cause,
             due: Instant::now() + wait,
         });

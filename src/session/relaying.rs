@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use super::event_relay::EventRelay;
+use super::expiry::{Alarm, Expiry};
 use super::relay::{Clocks, Limits, Outcome, Relay};
 use crate::transport::{Mobility, Transport};
 
@@ -42,6 +43,23 @@ impl Relaying {
         match self {
             Self::Frames(relay) => relay.limits,
             Self::Events(relay) => relay.limits,
+        }
+    }
+
+    /// The alarm of a credential that ends.
+    pub fn alarm(&self) -> Option<&Alarm> {
+        match self {
+            Self::Frames(relay) => relay.alarm.as_deref(),
+            Self::Events(relay) => relay.alarm.as_deref(),
+        }
+    }
+
+    /// The session ends with its credential.
+    pub fn expire(&mut self, expiry: Option<Expiry>) {
+        let alarm = expiry.map(Alarm::new).map(Box::new);
+        match self {
+            Self::Frames(relay) => relay.alarm = alarm,
+            Self::Events(relay) => relay.alarm = alarm,
         }
     }
 

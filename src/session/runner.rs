@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::client_end::{Admission, ClientEnd};
 use super::event_relay::{ClientFraming, EventRelay, ServerStream};
+use super::expiry::Expiry;
 use super::leg::Leg;
 use super::live::LiveSession;
 use super::registry::Registered;
@@ -54,6 +55,7 @@ pub struct Upgraded {
     pub early: BytesMut,
     pub idle: Option<Duration>,
     pub max_session: Option<Duration>,
+    pub expiry: Option<Expiry>,
     pub ping: Option<Duration>,
     pub talk: Talk,
     /// How long the server may take nothing of the bytes that wait for it.
@@ -188,6 +190,7 @@ impl Session {
             early,
             idle,
             max_session,
+            expiry,
             ping,
             talk,
             server_stall,
@@ -209,7 +212,8 @@ impl Session {
         } = client;
         let client = (transport.leave_rustls(), asked, ended);
         let server = (server.leave_rustls(), early);
-        let relay = talk.begin(client, server, live.traffic.clone(), limits);
+        let mut relay = talk.begin(client, server, live.traffic.clone(), limits);
+        relay.expire(expiry);
         Self {
             relay,
             live,

@@ -27,12 +27,17 @@ pub enum ClosedBy {
     /// An operator has used `prusik close`.
     Operator = 6,
     Error = 7,
-    /// A message was larger than `max_message`.
+    /// A message was larger than `max_message`, or a newer session of the user has its place.
     Limit = 8,
+    /// The credential that has let it in is not valid any more.
+    Expiry = 9,
 }
 
+/// The close code of a session whose place a newer one of the same user has taken.
+pub const REPLACED: u16 = 4409;
+
 impl ClosedBy {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Client,
         Self::Server,
         Self::Idle,
@@ -41,6 +46,7 @@ impl ClosedBy {
         Self::Operator,
         Self::Error,
         Self::Limit,
+        Self::Expiry,
     ];
 
     pub fn name(self) -> &'static str {
@@ -53,6 +59,16 @@ impl ClosedBy {
             Self::Operator => "operator",
             Self::Error => "error",
             Self::Limit => "limit",
+            Self::Expiry => "expiry",
+        }
+    }
+
+    /// The reason in our Close frames, for people. Empty: the code says it all.
+    pub fn reason(self, code: u16) -> &'static str {
+        match (self, code) {
+            (Self::Expiry, _) => "credential expired",
+            (Self::Limit, REPLACED) => "replaced by a newer session of the same user",
+            _ => "",
         }
     }
 

@@ -9,10 +9,11 @@
 //! - makes the first read wait for one poll: Pingora then takes the request's end-of-body from its
 //!   own queue before it can see the 101 (otherwise it ends the session, cloudflare/pingora#946);
 //! - reads frame headers in both directions, for counts and close codes;
-//! - ends a session that was quiet for longer than `idle`, is older than `max_session` or was asked
-//!   to end: it sends a Close frame to both sides at a frame boundary, and waits a short time for
-//!   the answer ([`Goodbye`] decides what is sent when); the same for a client that sends more
-//!   messages than it may. What has come with the one too many has gone to the server by then.
+//! - ends a session that was quiet for longer than `idle`, is older than `max_session`, whose
+//!   credential expires or that was asked to end: it sends a Close frame to both sides at a frame
+//!   boundary, and waits a short time for the answer ([`Goodbye`] decides what is sent when); the
+//!   same for a client that sends more messages than it may. What has come with the one too many
+//!   has gone to the server by then.
 //!
 //! There is one timer for each session, and no timer is set for a message.
 
@@ -23,7 +24,7 @@ use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use pingora::connectors::l4::Connect;
@@ -35,6 +36,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::direction::Direction;
+use super::expiry::{Alarm, Expiry};
 use super::goodbye::{Goodbye, Limit, Next};
 use super::handshake::{Heads, Seen};
 use super::message_rate::MessageRate;
@@ -55,6 +57,7 @@ pub struct Limits {
     pub idle: Option<Duration>,
     pub max_session: Option<Duration>,
     pub messages_per_second: Option<NonZeroU32>,
+    pub expiry: Option<Expiry>,
 }
 
 /// The close code "going away", for sessions that prusik itself ends (RFC 6455 section 7.4.1).
@@ -96,6 +99,8 @@ pub struct TunnelStream {
     heads: Heads,
     last_activity: Instant,
     message_rate: Option<MessageRate>,
+    /// When the session's credential ends.
+    alarm: Option<Alarm>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -111,6 +116,7 @@ enum Phase {
     },
     Ending {
         goodbye: Goodbye,
+        by: ClosedBy,
         /// Whether our close code goes into the log once the client is told.
         is_cause: bool,
     },
@@ -139,6 +145,7 @@ impl TunnelStream {
             message_rate: limits
                 .messages_per_second
                 .map(|rate| MessageRate::new(rate, now)),
+            alarm: limits.expiry.map(Alarm::new),
             timer: Box::pin(tokio::time::sleep_until(now + limits.response)),
         }
     }
@@ -168,10 +175,24 @@ impl TunnelStream {
         Phase::Open { ends }
     }
 
-    /// When the session ends if nothing more passes.
+    /// When there is something to do if nothing more passes.
     fn due(&self, ends: Option<Instant>) -> Option<Instant> {
         let idle = self.limits.idle.map(|idle| self.last_activity + idle);
-        idle.into_iter().chain(ends).min()
+        let alarm = self.alarm.as_ref().map(Alarm::due);
+        idle.into_iter().chain(ends).chain(alarm).min()
+    }
+
+    /// Returns true if the session begins to end because its credential does.
+    fn has_expired(&mut self, now: Instant) -> bool {
+        let Some(alarm) = &mut self.alarm else {
+            return false;
+        };
+        let rings = alarm.due() <= now && alarm.rings(now, SystemTime::now());
+        if rings {
+            let code = alarm.expiry.code();
+            self.begin_close(ClosedBy::Expiry, code);
+        }
+        rings
     }
 
     fn poll_open(
@@ -184,6 +205,9 @@ impl TunnelStream {
         // A server that never stops sending must not extend a session past its end.
         if ends.is_some() && ends <= Some(self.last_activity) {
             self.begin_close(ClosedBy::MaxSession, GOING_AWAY);
+            return self.poll_ending(cx, buf);
+        }
+        if self.alarm.is_some() && self.has_expired(Instant::now()) {
             return self.poll_ending(cx, buf);
         }
         match Pin::new(&mut self.io).poll_read(cx, buf) {
@@ -224,10 +248,13 @@ impl TunnelStream {
             None => {}
         }
         loop {
+            let now = Instant::now();
+            if self.has_expired(now) {
+                return Poll::Ready(());
+            }
             let Some(due) = self.due(ends) else {
                 return Poll::Pending;
             };
-            let now = Instant::now();
             if now >= due {
                 let by = if ends == Some(due) {
                     ClosedBy::MaxSession

@@ -80,7 +80,7 @@ impl Acceptor {
         let client = session
             .peer_certificates()
             .and_then(|chain| chain.first())
-            .map(|certificate| subject::of(certificate).unwrap_or_default());
+            .map(|certificate| Arc::new(subject::of(certificate)));
         Ok(TlsStream::of_client(stream.into(), traffic, client))
     }
 

@@ -33,6 +33,7 @@ pub use files::{
 pub use revision::{CurrentRevision, TlsRevision};
 pub use security::Security;
 pub use stream::TlsStream;
+pub use subject::ClientCertificate;
 
 /// Shared by all connections: rustls would build its lists anew for each configuration.
 static PROVIDER: LazyLock<Arc<CryptoProvider>> =

@@ -8,10 +8,10 @@ use std::task::{Context, Poll};
 use rustls::CommonState;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::HTTP_2;
 use super::connector::{OF_UPSTREAM, with_remedy};
 use super::record::{self, RecordStream, Saved, SavedError, TrafficSecrets};
 use super::whole_records::WholeRecords;
+use super::{ClientCertificate, HTTP_2};
 use crate::net::Socket;
 
 /// A connection as tokio-rustls has it after the handshake.
@@ -20,8 +20,8 @@ pub(super) type Handshaken = tokio_rustls::TlsStream<WholeRecords<Socket>>;
 #[derive(Debug)]
 pub struct TlsStream {
     inner: Inner,
-    /// The subject of the client's certificate, if the client has shown one.
-    client: Option<Arc<str>>,
+    /// The client's certificate, if the client has shown one.
+    client: Option<Arc<ClientCertificate>>,
     /// Whether an end without close_notify counts as a normal end.
     forgives_truncation: bool,
 }
@@ -41,7 +41,7 @@ impl TlsStream {
     pub(super) fn of_client(
         stream: Handshaken,
         traffic: Arc<TrafficSecrets>,
-        client: Option<Arc<str>>,
+        client: Option<Arc<ClientCertificate>>,
     ) -> Self {
         if stream.get_ref().1.alpn_protocol() == Some(HTTP_2) {
             // It never leaves rustls.
@@ -68,7 +68,7 @@ impl TlsStream {
     pub fn restore(
         socket: Socket,
         saved: &Saved,
-        client: Option<Arc<str>>,
+        client: Option<Arc<ClientCertificate>>,
         needs_close_notify: bool,
     ) -> Result<Self, SavedError> {
         Ok(Self {
@@ -131,7 +131,7 @@ impl TlsStream {
         matches!(&self.inner, Inner::Record(stream) if stream.can_be_saved())
     }
 
-    pub fn client(&self) -> Option<&Arc<str>> {
+    pub fn client(&self) -> Option<&Arc<ClientCertificate>> {
         self.client.as_ref()
     }
 

@@ -1,15 +1,36 @@
-//! The subject of a certificate in one line, like nginx's `$ssl_client_s_dn`: RFC 2253 in OpenSSL's
-//! form (`CN=app,OU=chat,O=Example`), because applications compare with that.
+//! What is known of a client from its certificate: its end, and its subject in one line, like
+//! nginx's `$ssl_client_s_dn`: RFC 2253 in OpenSSL's form (`CN=app,OU=chat,O=Example`), because
+//! applications compare with that.
 
-use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::asn1_rs::{Any, Tag};
 use x509_parser::prelude::{AttributeTypeAndValue, FromDer, X509Certificate};
 
-/// `None`: the certificate cannot be read.
-pub fn of(certificate: &CertificateDer<'_>) -> Option<Arc<str>> {
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+/// A client's certificate, which was verified.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClientCertificate {
+    /// Empty: it cannot be read.
+    pub subject: Box<str>,
+    /// When it stops being valid (`notAfter`).
+    pub expires: Option<SystemTime>,
+}
+
+/// What is known from this certificate. Nothing, if it cannot be read.
+pub fn of(certificate: &CertificateDer<'_>) -> ClientCertificate {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else {
+        return ClientCertificate::default();
+    };
+    // One that ends before 1970 has ended.
+    let expires = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+    ClientCertificate {
+        subject: line(&parsed).into(),
+        expires: UNIX_EPOCH.checked_add(Duration::from_secs(expires)),
+    }
+}
+
+fn line(parsed: &X509Certificate<'_>) -> String {
     // The most specific name is last in the certificate and first in the line.
     let names: Vec<String> = parsed
         .subject()
@@ -19,8 +40,7 @@ pub fn of(certificate: &CertificateDer<'_>) -> Option<Arc<str>> {
             parts.into_iter().rev().collect::<Vec<_>>().join("+")
         })
         .collect();
-    let line = names.into_iter().rev().collect::<Vec<_>>().join(",");
-    Some(line.into())
+    names.into_iter().rev().collect::<Vec<_>>().join(",")
 }
 
 /// OpenSSL's short names for the attributes that subjects contain.
@@ -127,11 +147,15 @@ mod tests {
     fn a_subject_with_everything_that_must_be_escaped_reads_as_openssl_has_it() {
         let certificate = CertificateDer::from_pem_slice(include_bytes!("subject.pem")).unwrap();
         assert_eq!(
-            of(&certificate).as_deref(),
-            Some(
-                r##"1.2.3.4=#0C09736F6D657468696E67,emailAddress=a@b.c,UID=u1+CN=app 1,L=A\\B=ctd\C3\A9,OU=\ both ends\ ,O=\#M\C3\BCller\, S\C3\B6hne\; \"\<A\+B\>\",C=DE"##
-            )
+            &*of(&certificate).subject,
+            r##"1.2.3.4=#0C09736F6D657468696E67,emailAddress=a@b.c,UID=u1+CN=app 1,L=A\\B=ctd\C3\A9,OU=\ both ends\ ,O=\#M\C3\BCller\, S\C3\B6hne\; \"\<A\+B\>\",C=DE"##
         );
+    }
+
+    #[test]
+    fn a_certificate_that_cannot_be_read_says_nothing() {
+        let certificate = CertificateDer::from(b"no certificate".to_vec());
+        assert_eq!(of(&certificate), ClientCertificate::default());
     }
 
     #[test]

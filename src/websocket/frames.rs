@@ -421,25 +421,34 @@ pub fn may_be_sent(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
-/// A Close frame to a client: never masked (RFC 6455 section 5.1).
-pub fn close_to_client(code: u16) -> [u8; 4] {
+/// A Close frame to a client: never masked (RFC 6455 section 5.1). `reason`: at most 123 bytes.
+pub fn close_to_client(code: u16, reason: &str) -> Vec<u8> {
     let [high, low] = code.to_be_bytes();
-    [FIN | CLOSE, 2, high, low]
+    let mut frame = vec![FIN | CLOSE, close_length(reason), high, low];
+    frame.extend_from_slice(reason.as_bytes());
+    frame
 }
 
-/// A Close frame to a server: always masked (RFC 6455 section 5.3).
-pub fn close_to_server(code: u16, mask: [u8; 4]) -> [u8; 8] {
-    let [high, low] = code.to_be_bytes();
-    [
-        FIN | CLOSE,
-        MASKED | 2,
-        mask[0],
-        mask[1],
-        mask[2],
-        mask[3],
-        high ^ mask[0],
-        low ^ mask[1],
-    ]
+/// A Close frame to a server: always masked (RFC 6455 section 5.3). `reason`: at most 123 bytes.
+pub fn close_to_server(code: u16, reason: &str, mask: [u8; 4]) -> Vec<u8> {
+    let mut frame = vec![FIN | CLOSE, MASKED | close_length(reason)];
+    frame.extend_from_slice(&mask);
+    let payload = code.to_be_bytes().into_iter().chain(reason.bytes());
+    frame.extend(
+        payload
+            .zip(mask.into_iter().cycle())
+            .map(|(byte, mask)| byte ^ mask),
+    );
+    frame
+}
+
+/// Of a code and a reason, which are as long as a control frame allows (RFC 6455 section 5.5).
+fn close_length(reason: &str) -> u8 {
+    debug_assert!(
+        reason.len() <= 123,
+        "{reason:?} has no room in a Close frame"
+    );
+    reason.len() as u8 + 2
 }
 
 /// A Ping frame to a client.

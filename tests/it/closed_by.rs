@@ -43,6 +43,7 @@ impl Talk {
                 ("host", json!("test")),
                 ("path", json!("/room?userId=7")),
                 ("status", json!(101)),
+                ("user", json!(null)),
                 ("attempts", json!(1)),
                 ("user_agent", json!("a test/1")),
             ] {

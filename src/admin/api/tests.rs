@@ -265,6 +265,31 @@ async fn a_session_is_closed_by_its_id() {
 }
 
 #[tokio::test]
+async fn all_sessions_of_a_user_are_closed_and_of_nobody_none() {
+    let process = Process::new();
+    let path = "/api/v1/sessions";
+    let closed = process
+        .call("DELETE", &format!("{path}?user=CN%3Dalice+a&code=4001"), "")
+        .await;
+    let expected = json!({ "user": "CN=alice a", "closed": 1 });
+    assert_eq!((closed.status, closed.json()), (200, expected));
+    assert_eq!(process.asked(), ["close user CN=alice a Some(4001)"]);
+    for query in [
+        "",
+        "?",
+        "?user=",
+        "?user=&code=4001",
+        "?code=4001",
+        "?user=a&user=b",
+    ] {
+        let answer = process.call("DELETE", &format!("{path}{query}"), "").await;
+        assert_eq!(answer.status, 400, "{query}");
+        assert!(answer.error().contains("user"), "{query}");
+    }
+    assert!(process.asked().is_empty());
+}
+
+#[tokio::test]
 async fn metrics_are_what_the_process_says() {
     let answer = Process::new().call("GET", "/metrics", "").await;
     assert_eq!(answer.status, 200);
@@ -302,7 +327,7 @@ async fn a_wrong_method_is_told_the_right_one() {
         ("POST", "/healthz", "GET, HEAD"),
         ("POST", "/metrics", "GET, HEAD"),
         ("POST", "/api/v1/status", "GET, HEAD"),
-        ("DELETE", "/api/v1/sessions", "GET, HEAD"),
+        ("POST", "/api/v1/sessions", "GET, HEAD, DELETE"),
         ("GET", "/api/v1/reload", "POST"),
         ("HEAD", "/api/v1/upgrade", "POST"),
         ("PUT", &format!("{server}/drain"), "POST"),

@@ -102,7 +102,8 @@ async fn sessions_are_listed_to_the_last_page() {
     let words = ["--json", "--upstream", "a b", "--server", "[::1]:9080"];
     let more = ["--client", "192.0.2.7", "--older-than", "1h 30m"];
     let rest = [
-        "--route", "r", "--path", "userId=7", "--id", SESSION, "--kind", "stream",
+        "--route", "r", "--path", "userId=7", "--id", SESSION, "--kind", "stream", "--user",
+        "alice b",
     ];
     let said = sessions(process.line(&[&words[..], &more, &rest].concat())).await;
     let value: Value = serde_json::from_str(&said.unwrap()).unwrap();
@@ -112,7 +113,7 @@ async fn sessions_are_listed_to_the_last_page() {
     assert_eq!(asked.len(), 2);
     let filter = "upstream: Some(\"a b\"), server: Some([::1]:9080), \
                       client: Some(192.0.2.7), route: Some(\"r\"), path: Some(\"userId=7\"), id: \
-                      Some(0190aaaa-0000-7000-8000-000000000001), kind: Some(Stream), search: None, \
+                      Some(0190aaaa-0000-7000-8000-000000000001), kind: Some(Stream), user: Some(\"alice b\"), search: None, \
                       older_than: Some(5400s)";
     assert!(asked[0].contains(filter), "{asked:?}");
     assert!(
@@ -141,6 +142,32 @@ async fn a_server_is_drained_and_enabled() {
         format!("enable {SERVER}"),
     ];
     assert_eq!(process.asked(), asked);
+}
+
+#[tokio::test]
+async fn all_sessions_of_a_user_are_closed_and_without_a_user_none() {
+    let process = Process::start();
+    let words = ["--user", "CN=a b&c", "--code", "4001"];
+    let said = close(process.line(&words)).await.unwrap();
+    assert_eq!(said, "closed 1 session of CN=a b&c\n");
+    assert_eq!(process.asked(), ["close user CN=a b&c Some(4001)"]);
+    let said = close(process.line(&["--user", "a", "--json"])).await;
+    let said: Value = serde_json::from_str(&said.unwrap()).unwrap();
+    assert_eq!(said, json!({ "user": "a", "closed": 1 }));
+    process.asked();
+    for words in [
+        &[][..],
+        &["--code", "4001"],
+        &["--user", ""],
+        &["--user", "a", SESSION],
+    ] {
+        let line = ["prusik"].iter().chain(words);
+        assert!(
+            Line::<CloseArgs>::try_parse_from(line).is_err(),
+            "{words:?}"
+        );
+    }
+    assert!(process.asked().is_empty());
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ fn session() -> Session {
         host: "chat.example".to_owned(),
         path: "/".to_owned(),
         user_agent: None,
+        user: None,
         age_ms: 3_600_000 * 3 + 60_000 * 12 + 5_000,
         bytes_in: 512,
         bytes_out: 1536,

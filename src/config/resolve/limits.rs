@@ -68,6 +68,7 @@ pub fn limits(
         bounds: Bounds {
             all: raw.connections.filter(|most| *most > 0),
             per_client: raw.connections_per_client.filter(|most| *most > 0),
+            per_user: None,
             per_second: None,
         },
         header_timeout,

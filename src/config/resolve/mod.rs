@@ -27,6 +27,7 @@ mod start;
 mod stream;
 mod tls;
 mod upstream;
+mod user;
 mod websocket;
 
 use std::net::{IpAddr, SocketAddr};
@@ -106,6 +107,9 @@ pub fn resolve(
     );
     if let (Some(upstreams), Some(routes)) = (&upstreams, &routes) {
         loops::report(&listeners, upstreams, routes, at.key("upstreams"), errors);
+    }
+    if let Some(routes) = &routes {
+        user::endless(routes, &listeners, at.key("routes"), errors);
     }
     if let (Some(server), Some(routes)) = (&server, &routes) {
         unwatched(server, routes, at.key("routes"), errors);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::scope::{Names, Scope};
 use super::{
-    Errors, access, action, auth, headers, matching, pages, rate, stream, tls, websocket,
+    Errors, access, action, auth, headers, matching, pages, rate, stream, tls, user, websocket,
 };
 use crate::config::error::ConfigError;
 use crate::config::file::cursor::Cursor;
@@ -95,7 +95,22 @@ fn route(
     let request_headers = header_rules(rules.request, headers::Side::Request, at, errors);
     let response_headers = header_rules(rules.response, headers::Side::Response, at, errors);
     let websocket = websocket::websocket(raw.websocket.take(), scope.at.key("websocket"), errors);
-    let stream = stream::stream(raw.stream.take());
+    let on_expiry = websocket
+        .as_ref()
+        .and_then(|websocket| websocket.as_ref()?.on_expiry);
+    let stream = stream::stream(raw.stream.take(), on_expiry, scope.at.key("stream"), errors);
+    let user = user::user(raw.user.take(), scope.at, errors);
+    let bounds = [
+        (
+            "websocket",
+            websocket.iter().flatten().map(|some| some.bounds).next(),
+        ),
+        ("stream", stream.as_ref().map(|stream| stream.bounds)),
+    ];
+    // Without `user`, nobody is known.
+    if let Some(None) = user {
+        user::unknown(&bounds, scope.at, errors);
+    }
     let Section(timeouts) = raw
         .timeouts
         .take()
@@ -120,6 +135,7 @@ fn route(
         action: action?,
         access: access?,
         auth: auth?,
+        user: user?,
         request_headers: request_headers?,
         response_headers: response_headers?,
         forwarded,

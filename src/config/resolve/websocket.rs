@@ -4,9 +4,10 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::Errors;
+use super::user::per_user;
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
-use crate::config::schema::units::{OffOr, OptionalPeriod, OptionalSize};
+use crate::config::schema::units::{OffOr, OptionalCode, OptionalPeriod, OptionalSize};
 use crate::config::{OriginPattern, WebSocket};
 use crate::limits::Bounds;
 
@@ -49,8 +50,10 @@ pub fn websocket(
         bounds: Bounds {
             all: raw.max_sessions.filter(|most| *most > 0),
             per_client: raw.max_sessions_per_client.filter(|most| *most > 0),
+            per_user: per_user(raw.max_sessions_per_user, raw.newest_wins, at, errors),
             per_second: raw.handshakes_per_second.and_then(NonZeroU32::new),
         },
+        on_expiry: raw.on_expiry.and_then(|OptionalCode(code)| code),
         max_message: raw.max_message.and_then(|OptionalSize(size)| size),
         messages_per_second: raw.messages_per_second.and_then(NonZeroU32::new),
     }))

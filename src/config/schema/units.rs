@@ -4,6 +4,7 @@
 //! All decoders are written as visitors by hand: with serde's `untagged` and `flatten` the path to
 //! an error would be lost.
 
+mod codes;
 mod sizes;
 
 use std::borrow::Cow;
@@ -15,6 +16,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 
+pub use codes::OptionalCode;
 pub use sizes::{OptionalSize, Size};
 
 /// Timers add durations to the clock, and an unbounded sum would overflow it.

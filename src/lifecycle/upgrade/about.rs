@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
@@ -12,14 +13,15 @@ use super::protocol::frame::Secret;
 use super::protocol::wire;
 use crate::app::App;
 use crate::forward::proxy_protocol::AddrPair;
-use crate::limits::Permit;
+use crate::limits::{Permit, UserBound};
 use crate::net::Socket;
+use crate::session::expiry::Expiry;
 use crate::session::live::{Identity, LiveSession, SessionKind};
 use crate::session::relay::{Clocks, Limits};
 use crate::session::traffic::Traffic;
 use crate::session::{Admission, Relaying, Session};
 use crate::tls::record::Saved;
-use crate::tls::{Security, TlsStream};
+use crate::tls::{ClientCertificate, Security, TlsStream};
 use crate::transport::Transport;
 use crate::upstream::Lease;
 
@@ -55,6 +57,7 @@ pub fn about(session: &Session, app: &App) -> wire::About {
             .and_then(|permit| app.listener_of(permit)),
         unheard: Some(unheard),
         pinged,
+        expiry: relay.alarm().map(|alarm| alarm.expiry.into()),
     }
 }
 
@@ -63,7 +66,10 @@ pub fn tls(transport: &Transport) -> Option<wire::Tls> {
     match transport.security() {
         Security::Plain => None,
         Security::Tls { client } => Some(wire::Tls {
-            client: client.map(|client| client.to_string()),
+            client: client.as_ref().map(|client| client.subject.to_string()),
+            client_expires: client
+                .and_then(|client| client.expires?.duration_since(UNIX_EPOCH).ok())
+                .map(|expires| expires.as_secs()),
             needs_close_notify: transport.needs_close_notify(),
         }),
     }
@@ -93,7 +99,13 @@ pub fn transport(
         };
     };
     let saved = Saved::from_bytes(&keys.0);
-    let client = tls.client.map(Into::into);
+    let expires = tls.client_expires.map(Duration::from_secs);
+    let client = tls.client.map(|subject| {
+        Arc::new(ClientCertificate {
+            subject: subject.into(),
+            expires: expires.and_then(|expires| UNIX_EPOCH.checked_add(expires)),
+        })
+    });
     let stream = TlsStream::restore(socket, &saved, client, tls.needs_close_notify);
     Ok(stream.map_err(io::Error::other)?.into())
 }
@@ -114,6 +126,8 @@ pub struct Arrived {
     lease: Lease,
     admission: Admission,
     permit: Permit,
+    user_bound: Option<UserBound>,
+    expiry: Option<Expiry>,
     pub traffic: Arc<Traffic>,
     pub limits: Limits,
     pub clocks: Clocks,
@@ -146,9 +160,14 @@ pub fn arrive(
             ..Admission::default()
         },
     };
+    let permit = held.route_permit(kind, &identity, &generation);
+    // All sessions of a user share the name.
+    identity.user = permit.user().cloned();
     Arrived {
         kind,
-        permit: held.route_permit(kind, &identity, &generation),
+        permit,
+        user_bound: generation.user_bound(kind, &identity.route),
+        expiry: about.expiry.map(Into::into),
         traffic: Arc::new(Traffic::continued(about.age, about.counts.into())),
         limits: Limits {
             idle: about.idle,
@@ -172,19 +191,24 @@ pub fn arrive(
 }
 
 impl Arrived {
-    pub fn begin(self, relay: Relaying, app: &App) -> Session {
+    pub fn begin(self, mut relay: Relaying, app: &App) -> Session {
+        relay.expire(self.expiry);
         let live = app.sessions().adopt(LiveSession {
             kind: self.kind,
             identity: self.identity,
             traffic: self.traffic,
             server: self.lease.server().clone(),
         });
+        let mut permit = self.permit;
+        app.sessions()
+            .take_place(&live, &mut permit, self.user_bound);
+        app.close_if_asked(&live);
         Session {
             relay,
             live,
             lease: self.lease,
             admission: self.admission,
-            permit: Some(self.permit),
+            permit: Some(permit),
         }
     }
 }

@@ -7,12 +7,13 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::protocol::wire;
 use crate::app::App;
 use crate::forward::proxy_protocol::AddrPair;
 use crate::generation::Generation;
-use crate::limits::{ClientKey, Permit};
+use crate::limits::{ClientKey, Limiter, Permit, UserPermit};
 use crate::net::BoundId;
 use crate::session::Admission;
 use crate::session::live::{Identity, SessionKind};
@@ -37,6 +38,12 @@ pub enum CensusKey {
     Stream {
         name: String,
         client: Option<ClientKey>,
+    },
+    /// A session of a user on a route.
+    User {
+        kind: SessionKind,
+        route: String,
+        user: Arc<str>,
     },
     /// A session on a server.
     Server {
@@ -66,6 +73,9 @@ impl Census {
         let mut now: HashMap<CensusKey, u64> = HashMap::new();
         let is_known = |key: &CensusKey| match key {
             CensusKey::Stream { .. } => wire::takes_streams(protocol),
+            CensusKey::User { kind, .. } => {
+                *kind == SessionKind::WebSocket || wire::takes_streams(protocol)
+            }
             _ => true,
         };
         for (key, count) in counts_now(app).into_iter().filter(|(key, _)| is_known(key)) {
@@ -78,20 +88,29 @@ impl Census {
         }
         now.retain(|_, count| *count > 0);
         let gone = self.said.keys().filter(|key| !now.contains_key(*key));
-        let gone = gone.map(|key| (key.clone().into(), 0));
+        let gone = gone.map(|key| (key.clone(), 0));
         let changed = now
             .iter()
             .filter(|(key, count)| self.said.get(*key) != Some(*count))
-            .map(|(key, count)| (key.clone().into(), *count));
-        let entries: Vec<(wire::CensusKey, u64)> = gone.chain(changed).collect();
+            .map(|(key, count)| (key.clone(), *count));
+        let entries: Vec<(CensusKey, u64)> = gone.chain(changed).collect();
         self.said = now;
-        entries
-            .chunks(MESSAGE_MAX)
-            .map(|entries| wire::Census {
-                entries: entries.to_vec(),
-            })
-            .collect()
+        entries.chunks(MESSAGE_MAX).map(message).collect()
     }
+}
+
+fn message(counts: &[(CensusKey, u64)]) -> wire::Census {
+    let mut census = wire::Census {
+        entries: Vec::new(),
+        users: Vec::new(),
+    };
+    for (key, count) in counts.iter().cloned() {
+        match key.sent() {
+            Sent::Entry(key) => census.entries.push((key, count)),
+            Sent::User(key) => census.users.push((key, count)),
+        }
+    }
+    census
 }
 
 /// All counts of this process.
@@ -117,12 +136,14 @@ fn counts_now(app: &App) -> Vec<(CensusKey, usize)> {
             let name = route.to_owned();
             counts_now.push((CensusKey::Route { name, client }, count));
         }
+        counts_now.extend(users_now(SessionKind::WebSocket, route, limiter));
     }
     for (route, limiter) in generation.stream_limiters() {
         for (client, count) in limiter.counts() {
             let name = route.to_owned();
             counts_now.push((CensusKey::Stream { name, client }, count));
         }
+        counts_now.extend(users_now(SessionKind::Stream, route, limiter));
     }
     for group in generation.groups() {
         for server in group.servers() {
@@ -136,32 +157,52 @@ fn counts_now(app: &App) -> Vec<(CensusKey, usize)> {
     counts_now
 }
 
+fn users_now(
+    kind: SessionKind,
+    route: &str,
+    limiter: &Limiter,
+) -> impl Iterator<Item = (CensusKey, usize)> {
+    let users = limiter.user_counts().into_iter();
+    users.map(move |(user, count)| {
+        let route = route.to_owned();
+        (CensusKey::User { kind, route, user }, count)
+    })
+}
+
 /// In the new process: one permit or lease for each session or connection that may still come.
 #[derive(Debug, Default)]
 pub struct HeldCounts {
     permits: HashMap<CensusKey, Vec<Permit>>,
+    users: HashMap<CensusKey, Vec<UserPermit>>,
     leases: HashMap<CensusKey, Vec<Lease>>,
 }
 
 impl HeldCounts {
     pub fn set(&mut self, census: wire::Census, app: &App) {
         let generation = app.generation();
-        for (key, count) in census.entries {
+        let users = census.users.into_iter();
+        let users = users.map(|(key, count)| (CensusKey::of_user(key), count));
+        let entries = census.entries.into_iter();
+        let entries = entries.filter_map(|(key, count)| Some((CensusKey::of(key)?, count)));
+        for (key, count) in entries.chain(users) {
             let count = usize::try_from(count).unwrap_or(usize::MAX);
-            let Some(key) = CensusKey::of(key) else {
-                continue;
-            };
             match &key {
+                CensusKey::User { kind, route, user } => {
+                    let limiter = generation.limiter_named(*kind, route);
+                    let permit = || Some(limiter.adopt_user(user));
+                    hold(&mut self.users, key.clone(), count, permit);
+                }
                 CensusKey::Server { upstream, address } => {
                     let lease = || Some(generation.adopt_on(upstream, *address));
                     hold(&mut self.leases, key.clone(), count, lease);
                 }
                 CensusKey::Route { name, client } => {
-                    let permit = || Some(generation.adopt(name, *client));
+                    let kind = SessionKind::WebSocket;
+                    let permit = || Some(generation.adopt(kind, name, *client));
                     hold(&mut self.permits, key.clone(), count, permit);
                 }
                 CensusKey::Stream { name, client } => {
-                    let permit = || Some(generation.adopt_stream(name, *client));
+                    let permit = || Some(generation.adopt(SessionKind::Stream, name, *client));
                     hold(&mut self.permits, key.clone(), count, permit);
                 }
                 CensusKey::Listener {
@@ -197,10 +238,15 @@ impl HeldCounts {
         let client = identity.client.parse().ok().map(ClientKey::of);
         let key = CensusKey::of_session(kind, identity, client);
         let held = self.permits.get_mut(&key).and_then(Vec::pop);
-        held.unwrap_or_else(|| match kind {
-            SessionKind::WebSocket => generation.adopt(&identity.route, client),
-            SessionKind::Stream => generation.adopt_stream(&identity.route, client),
-        })
+        let mut permit = held.unwrap_or_else(|| generation.adopt(kind, &identity.route, client));
+        if let Some(name) = &identity.user {
+            let (route, user) = (identity.route.to_string(), name.clone());
+            let key = CensusKey::User { kind, route, user };
+            let held = self.users.get_mut(&key).and_then(Vec::pop);
+            let user = held.unwrap_or_else(|| permit.limiter().adopt_user(name));
+            permit.count_for(user);
+        }
+        permit
     }
 
     /// `came_in_on`: the name and address of the listener in the old process.
@@ -286,29 +332,52 @@ impl CensusKey {
             wire::CensusKey::Server { upstream, address } => Self::Server { upstream, address },
         })
     }
-}
 
-impl From<CensusKey> for wire::CensusKey {
-    fn from(key: CensusKey) -> Self {
-        match key {
-            CensusKey::Listener {
+    fn of_user(key: wire::UserKey) -> Self {
+        Self::User {
+            kind: match key.streams {
+                true => SessionKind::Stream,
+                false => SessionKind::WebSocket,
+            },
+            route: key.route,
+            user: key.user.into(),
+        }
+    }
+
+    fn sent(self) -> Sent {
+        let number = |client: Option<ClientKey>| client.map(ClientKey::to_number);
+        Sent::Entry(match self {
+            Self::User { kind, route, user } => {
+                return Sent::User(wire::UserKey {
+                    route,
+                    user: user.to_string(),
+                    streams: kind == SessionKind::Stream,
+                });
+            }
+            Self::Listener {
                 name,
                 address,
                 client,
-            } => Self::Listener {
+            } => wire::CensusKey::Listener {
                 name,
                 address,
-                client: client.map(ClientKey::to_number),
+                client: number(client),
             },
-            CensusKey::Route { name, client } => Self::Route {
+            Self::Route { name, client } => wire::CensusKey::Route {
                 name,
-                client: client.map(ClientKey::to_number),
+                client: number(client),
             },
-            CensusKey::Stream { name, client } => Self::Stream {
+            Self::Stream { name, client } => wire::CensusKey::Stream {
                 name,
-                client: client.map(ClientKey::to_number),
+                client: number(client),
             },
-            CensusKey::Server { upstream, address } => Self::Server { upstream, address },
-        }
+            Self::Server { upstream, address } => wire::CensusKey::Server { upstream, address },
+        })
     }
+}
+
+/// A key as it is sent. Earlier versions know no users, and skip them.
+enum Sent {
+    Entry(wire::CensusKey),
+    User(wire::UserKey),
 }

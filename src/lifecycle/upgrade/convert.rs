@@ -12,6 +12,7 @@ use crate::observe::entry::{Done, Operation};
 use crate::observe::operations::Tally;
 use crate::observe::trace::TraceContext;
 use crate::session::drain::DrainReason;
+use crate::session::expiry::Expiry;
 use crate::session::live::Identity;
 use crate::session::traffic::Counts;
 use crate::upstream::history::{Change, Standing};
@@ -38,6 +39,7 @@ impl From<&Identity> for wire::Identity {
             host: identity.host.to_string(),
             path: identity.path.to_string(),
             user_agent: identity.user_agent.as_deref().map(str::to_owned),
+            user: identity.user.as_deref().map(str::to_owned),
             handshake: identity.handshake,
             attempts: identity.attempts,
         }
@@ -65,9 +67,25 @@ impl From<wire::Identity> for Identity {
             host: identity.host.into(),
             path: identity.path.into(),
             user_agent: identity.user_agent.map(Into::into),
+            user: identity.user.map(Into::into),
             handshake: identity.handshake,
             attempts: identity.attempts,
         }
+    }
+}
+
+impl From<Expiry> for wire::Expiry {
+    fn from(expiry: Expiry) -> Self {
+        Self {
+            told_at: expiry.told_at(),
+            code: expiry.code(),
+        }
+    }
+}
+
+impl From<wire::Expiry> for Expiry {
+    fn from(wire::Expiry { told_at, code }: wire::Expiry) -> Self {
+        Self::from_parts(told_at, code)
     }
 }
 
@@ -324,6 +342,9 @@ pub fn command(command: Command) -> Option<wire::Command> {
             wire::Command::Enable { upstream, address }
         }
         Command::Close(id, code) => wire::Command::Close { id, code },
+        Command::CloseUser { user, code, closed } => {
+            wire::Command::CloseUser { user, code, closed }
+        }
     })
 }
 
@@ -344,6 +365,9 @@ impl From<wire::Command> for Command {
                 Self::Enable(ServerName { upstream, address })
             }
             wire::Command::Close { id, code } => Self::Close(id, code),
+            wire::Command::CloseUser { user, code, closed } => {
+                Self::CloseUser { user, code, closed }
+            }
         }
     }
 }

@@ -108,6 +108,14 @@ impl Parcel {
         })
     }
 
+    /// Whether its session was told to go since it has stopped.
+    pub fn has_orders(&self) -> bool {
+        match self {
+            Self::Session(session) => session.live.traffic.order().is_some(),
+            Self::Idle(_) => false,
+        }
+    }
+
     /// The bytes that wait for its client and for its server.
     fn waiting(&self) -> [&[u8]; 2] {
         match self {
@@ -128,8 +136,14 @@ impl Parcel {
                 let route = session.permit.as_ref().map(|permit| {
                     CensusKey::of_session(session.live.kind, identity, permit.client())
                 });
+                let user = session.permit.as_ref().and_then(Permit::user);
+                let user = user.map(|user| {
+                    let (kind, route) = (session.live.kind, identity.route.to_string());
+                    let user = user.clone();
+                    CensusKey::User { kind, route, user }
+                });
                 let listener = listener_key(session.admission.permit.as_ref(), app);
-                [Some(server), route, listener]
+                [Some(server), route, user, listener]
                     .into_iter()
                     .flatten()
                     .collect()
@@ -171,6 +185,7 @@ fn pack(about: wire::About, relay: &Relay) -> io::Result<wire::Session> {
             per_second: rate.per_second(),
             until_full: rate.until_full(Instant::now()),
         }),
+        expiry: about.expiry,
     })
 }
 
@@ -231,6 +246,7 @@ pub fn unpack(
         listener,
         unheard: state.unheard,
         pinged: state.pinged,
+        expiry: state.expiry,
     };
     let arrived = arrive(SessionKind::WebSocket, about, &client.transport, app, held);
     let (traffic, limits, clocks) = (arrived.traffic.clone(), arrived.limits, arrived.clocks);

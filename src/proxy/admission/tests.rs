@@ -47,6 +47,7 @@ fn a_path_that_servers_could_read_as_one_of_another_route_is_refused() {
 
 #[test]
 fn a_route_without_room_says_whether_to_come_back_or_to_be_fewer() {
-    let statuses = [Full::All, Full::Client, Full::Rate].map(|full| rejection_of(full).status);
-    assert_eq!(statuses.map(|status| status.as_u16()), [503, 429, 429]);
+    let statuses =
+        [Full::All, Full::Client, Full::User, Full::Rate].map(|full| rejection_of(full).status);
+    assert_eq!(statuses.map(|status| status.as_u16()), [503, 429, 429, 429]);
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::limits::Permit;
+use crate::session::expiry::Expiry;
 use crate::session::handshake::ServerEnd;
 use crate::session::traffic::Traffic;
 
@@ -15,6 +16,7 @@ pub struct Handshake {
     is_extended: bool,
     /// Counts the session on its route.
     permit: Option<Permit>,
+    expiry: Option<Expiry>,
 }
 
 impl Handshake {
@@ -25,6 +27,7 @@ impl Handshake {
             server_end: Arc::default(),
             is_extended: false,
             permit,
+            expiry: None,
         }
     }
 
@@ -53,6 +56,24 @@ impl Handshake {
     /// No session will follow: a client that asks again at once must find the permit free.
     pub fn free_permit(&mut self) {
         self.permit = None;
+    }
+
+    /// The permit, until the session takes it.
+    pub fn permit(&self) -> Option<&Permit> {
+        self.permit.as_ref()
+    }
+
+    pub fn permit_mut(&mut self) -> Option<&mut Permit> {
+        self.permit.as_mut()
+    }
+
+    /// When its session ends with its credential. Only for a session that stays in Pingora.
+    pub fn expire(&mut self, expiry: Option<Expiry>) {
+        self.expiry = expiry;
+    }
+
+    pub fn expiry(&self) -> Option<Expiry> {
+        self.expiry
     }
 
     /// Takes the permit for the session.

@@ -1,6 +1,7 @@
 //! What a relay of events does when a time is reached.
 
 use std::task::Context;
+use std::time::SystemTime;
 
 use tokio::time::Instant;
 
@@ -21,6 +22,7 @@ impl EventRelay {
                 let dues = [
                     idle,
                     self.limits.end,
+                    self.alarm.as_ref().map(|alarm| alarm.due()),
                     self.ping_due(),
                     self.stall_due(),
                     self.look_due(),
@@ -62,6 +64,15 @@ impl EventRelay {
             if self.client.ended && self.client.transport.has_broken(cx) {
                 self.traffic.close(ClosedBy::Client, None);
                 return true;
+            }
+            return false;
+        }
+        if self.state == State::Passing
+            && let Some(alarm) = &mut self.alarm
+            && alarm.due() <= now
+        {
+            if alarm.rings(now, SystemTime::now()) {
+                self.begin_ending(ClosedBy::Expiry);
             }
             return false;
         }

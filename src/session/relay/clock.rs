@@ -1,6 +1,7 @@
 //! What a relay does when a time is reached.
 
 use std::task::Context;
+use std::time::SystemTime;
 
 use tokio::time::Instant;
 
@@ -29,7 +30,8 @@ impl Relay {
         let Limits { idle, end, .. } = self.limits;
         let idle = idle.map(|idle| self.last_activity + idle);
         let stall = self.stall_due();
-        let by_file = earlier(earlier(idle, end), self.ping_due());
+        let expiry = self.alarm.as_ref().map(|alarm| alarm.due());
+        let by_file = earlier(earlier(earlier(idle, end), expiry), self.ping_due());
         let amiss = earlier(earlier(self.gone_due(), stall), self.look_due(stall));
         earlier(earlier(by_file, amiss), self.settles)
     }
@@ -133,6 +135,15 @@ impl Relay {
         }
         if let Some(direction) = self.stalled(now) {
             return self.give_up_stalled(direction);
+        }
+        if let Some(alarm) = &mut self.alarm
+            && alarm.due() <= now
+        {
+            if alarm.rings(now, SystemTime::now()) {
+                let code = alarm.expiry.code();
+                self.begin_ending(ClosedBy::Expiry, code, Occasion::Asked);
+            }
+            return false;
         }
         if is_due(self.limits.end) {
             self.begin_ending(ClosedBy::MaxSession, GOING_AWAY, Occasion::Asked);

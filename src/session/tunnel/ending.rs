@@ -24,7 +24,11 @@ impl TunnelStream {
         let [client, server] = self.sides();
         let (goodbye, wait) = Goodbye::begin_with_one_moment(code, client, server);
         self.timer.as_mut().reset(Instant::now() + wait);
-        self.phase = Phase::Ending { goodbye, is_cause };
+        self.phase = Phase::Ending {
+            goodbye,
+            by,
+            is_cause,
+        };
         self.next_to_client();
     }
 
@@ -57,7 +61,12 @@ impl TunnelStream {
     /// called for the server only when Pingora writes what the client has said, and a client that
     /// does not answer says nothing.
     fn next_to_client(&mut self) -> Next {
-        let Phase::Ending { goodbye, is_cause } = &mut self.phase else {
+        let Phase::Ending {
+            goodbye,
+            by,
+            is_cause,
+        } = &mut self.phase
+        else {
             return Next::Discard;
         };
         let next = goodbye.next(Direction::ToClient, position(&self.to_client));
@@ -67,10 +76,12 @@ impl TunnelStream {
         if *is_cause {
             self.traffic.set_close_code(CloseCode::Code(code));
         }
-        self.heads.behind.extend_from_slice(&close_to_client(code));
+        let reason = by.reason(code);
+        let frame = close_to_client(code, reason);
+        self.heads.behind.extend_from_slice(&frame);
         if let Some(code) = goodbye.tell_server_now(position(&self.to_server)) {
-            let frame = close_to_server(code, rand::random());
-            // The frame has 8 bytes. If only a part of them is sent, nothing may follow that part.
+            let frame = close_to_server(code, reason, rand::random());
+            // If only a part of the frame is sent, nothing may follow that part.
             if self.io.send_at_once(&frame) == 0 {
                 goodbye.server_took_nothing();
             }
@@ -184,6 +195,7 @@ mod tests {
             idle: None,
             max_session: None,
             messages_per_second: None,
+            expiry: None,
         };
         let traffic = Arc::new(Traffic::default());
         let socket = Socket::Unix(socket).into();

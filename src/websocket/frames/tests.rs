@@ -15,7 +15,7 @@ fn stream() -> Vec<u8> {
     bytes.extend([8; 100]);
     bytes.extend([0x82, 0x80 | 127, 0, 0, 0, 0, 0, 1, 0x11, 0x70, 1, 1, 1, 1]);
     bytes.extend(vec![5; 70_000]);
-    bytes.extend(close_to_server(4003, [0xaa, 0x55, 1, 2]));
+    bytes.extend(close_to_server(4003, "", [0xaa, 0x55, 1, 2]));
     bytes
 }
 
@@ -119,7 +119,7 @@ proptest! {
     ) {
         let mut bytes = frames.concat();
         if let Some(code) = code {
-            bytes.extend(close_to_server(code, [5, 6, 7, 8]));
+            bytes.extend(close_to_server(code, "", [5, 6, 7, 8]));
         }
         let passes = bytes.len();
         if code.is_some() {
@@ -204,7 +204,7 @@ fn a_close_without_code_is_told_from_none() {
 
 #[test]
 fn a_close_code_is_held_until_it_is_whole() {
-    let mut frame = close_to_server(3000, [0xaa, 0x55, 1, 2]).to_vec();
+    let mut frame = close_to_server(3000, "", [0xaa, 0x55, 1, 2]);
     // And a reason of two bytes.
     frame[1] += 2;
     frame.extend([b'o' ^ 1, b'k' ^ 2]);
@@ -221,10 +221,24 @@ fn a_close_code_is_held_until_it_is_whole() {
 }
 
 #[test]
+fn a_close_frame_has_its_reason_behind_the_code() {
+    assert_eq!(close_to_client(4401, "gone"), b"\x88\x06\x11\x31gone");
+    let frame = close_to_server(4401, "gone", [1, 2, 3, 4]);
+    assert_eq!(frame[..6], *b"\x88\x86\x01\x02\x03\x04");
+    let payload = frame[6..].iter().zip([1, 2, 3, 4, 1, 2]);
+    let payload: Vec<u8> = payload.map(|(byte, mask)| byte ^ mask).collect();
+    assert_eq!(payload, b"\x11\x31gone");
+    let mut scanner = scanner();
+    assert_eq!(scanner.feed(&frame).sound, frame.len());
+    assert_eq!(scanner.close_code(), Some(CloseCode::Code(4401)));
+    assert!(scanner.is_closed());
+}
+
+#[test]
 fn close_codes_that_are_not_defined_pass() {
     for code in [1000, 1004, 1014, 1016, 2999, 3000, 4999, 5000, 65_535] {
         let mut scanner = FrameScanner::new(Sender::Server, false);
-        assert_eq!(scanner.feed(&close_to_client(code)).sound, 4);
+        assert_eq!(scanner.feed(&close_to_client(code, "")).sound, 4);
         assert_eq!(scanner.close_code(), Some(CloseCode::Code(code)));
     }
 }

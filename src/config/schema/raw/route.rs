@@ -7,8 +7,8 @@ use serde::Deserialize;
 
 use super::Auth;
 use crate::config::schema::units::{
-    OffOr, OptionalPeriod, OptionalSize, Ordered, Period, Section, Texts, switch, switch_schema,
-    word, word_schema,
+    OffOr, OptionalCode, OptionalPeriod, OptionalSize, Ordered, Period, Section, Texts, switch,
+    switch_schema, word, word_schema,
 };
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -36,6 +36,11 @@ pub struct Route {
     /// What a request must show before anything of the route answers it. All that is given must let
     /// it in, in this order: `basic`, `jwt`, `forward`. Default: nothing.
     pub auth: Option<Section<Auth>>,
+    /// Whose request or session it is, for the log, `prusik sessions --user` and the limits for
+    /// each user: a template. One that is empty is nobody's. Over 512 bytes: 400. Default: the `sub`
+    /// of the token that let it in, else the name in `auth.basic`, else nobody's.
+    #[schemars(extend("examples" = ["$arg_userId", "$ssl_client_s_dn"]))]
+    pub user: Option<String>,
     /// How the server learns who the client is.
     #[serde(default, deserialize_with = "word")]
     #[schemars(schema_with = "word_schema::<Forwarded>", extend("default" = "x_forwarded"))]
@@ -234,6 +239,13 @@ pub struct Stream {
     /// The same for each client address, an IPv6 one with its whole /64: over it 429. 0: no limit.
     #[schemars(extend("default" = 0))]
     pub max_sessions_per_client: Option<usize>,
+    /// The same for each user, on a route that knows them: over it 429. 0: no limit.
+    #[schemars(extend("default" = 0))]
+    pub max_sessions_per_user: Option<usize>,
+    /// Over `max_sessions_per_user`, the user's oldest stream ends instead.
+    #[serde(default, deserialize_with = "switch")]
+    #[schemars(schema_with = "switch_schema", extend("default" = false))]
+    pub newest_wins: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -263,6 +275,19 @@ pub struct WebSocket {
     /// The same for each client address, an IPv6 one with its whole /64: over it 429. 0: no limit.
     #[schemars(extend("default" = 0))]
     pub max_sessions_per_client: Option<usize>,
+    /// The same for each user, on a route that knows them: over it 429. 0: no limit.
+    #[schemars(extend("default" = 0))]
+    pub max_sessions_per_user: Option<usize>,
+    /// Over `max_sessions_per_user`, the user's oldest session is told 4409 instead, when the newest
+    /// has begun.
+    #[serde(default, deserialize_with = "switch")]
+    #[schemars(schema_with = "switch_schema", extend("default" = false))]
+    pub newest_wins: Option<bool>,
+    /// Close code of sessions whose credential expires: the token or the client certificate that let
+    /// them in, whichever ends first. They are told in its last two seconds. Event streams of the
+    /// route end then, too. `off`: they outlive it.
+    #[schemars(extend("default" = "off", "examples" = [4401]))]
+    pub on_expiry: Option<OptionalCode>,
     /// Handshakes that the route takes in a second, and in one burst: over it 429. 0: no limit.
     #[schemars(extend("default" = 0, "maximum" = 1_000_000))]
     pub handshakes_per_second: Option<u32>,

@@ -44,7 +44,8 @@ impl HandOver {
     }
 
     pub(super) fn pass_on(&mut self, number: u64, Request { command, by }: Request) {
-        let command = convert::command(command).filter(|_| self.protocol > wire::FIRST);
+        let command = convert::command(command);
+        let command = command.filter(|command| wire::takes_command(self.protocol, command));
         match command {
             Some(command) => {
                 self.commands.push((number, Instant::now()));

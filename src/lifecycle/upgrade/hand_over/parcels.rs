@@ -71,9 +71,11 @@ impl HandOver {
             return;
         };
         let is_answerless = self.awaited.is_none();
-        let said = match self.is_wanted(&parcel) {
-            false => Err(io::Error::other("its listener is gone")),
-            true => parcel.pack(number, &self.app).and_then(|packed| {
+        let said = match () {
+            () if !self.is_wanted(&parcel) => Err(io::Error::other("its listener is gone")),
+            // Orders do not move.
+            () if parcel.has_orders() => Err(io::Error::other("it was told to go")),
+            () => parcel.pack(number, &self.app).and_then(|packed| {
                 if packed.has_keys() && !wire::takes_keys(self.protocol) {
                     return Err(io::Error::other("the new process knows no keys of TLS"));
                 }

@@ -2,7 +2,9 @@
 //! change freely. These may only gain fields, each with a default.
 //!
 //! Durations count from or to the moment of sending, because the clocks of two processes may
-//! differ.
+//! differ. The end of a credential is by the wall clock, as it is in the credential itself.
+
+mod census;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -10,6 +12,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+pub use census::{Census, CensusKey, UserKey};
 
 /// The protocol of a binary that does not say which one it speaks: 0.1.0.
 pub const FIRST: u32 = 1;
@@ -25,6 +29,14 @@ pub fn takes_streams(protocol: u32) -> bool {
 /// plain text into their sockets.
 pub fn takes_keys(protocol: u32) -> bool {
     protocol >= 3
+}
+
+/// Whether a process of this protocol takes this command.
+pub fn takes_command(protocol: u32, command: &Command) -> bool {
+    match command {
+        Command::CloseUser { .. } => protocol >= 3,
+        _ => protocol > FIRST,
+    }
 }
 
 fn first() -> u32 {
@@ -174,34 +186,6 @@ pub struct NamedDrain {
     pub sessions: Vec<Uuid>,
 }
 
-/// Where the connections and sessions count that are still in the old process. Each message
-/// replaces the earlier counts of the same key.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Census {
-    pub entries: Vec<(CensusKey, u64)>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CensusKey {
-    /// Connections on a listener of this name and address, of one client or of no client in
-    /// particular.
-    Listener {
-        name: String,
-        address: String,
-        client: Option<u64>,
-    },
-    /// Sessions on a route.
-    Route { name: String, client: Option<u64> },
-    /// Event streams on a route. Only for a process that takes them.
-    Stream { name: String, client: Option<u64> },
-    /// Sessions on a server.
-    Server {
-        upstream: String,
-        address: SocketAddr,
-    },
-}
-
 /// A session that has stopped to move.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Session {
@@ -231,6 +215,9 @@ pub struct Session {
     /// `None`: the client may send any number of messages.
     #[serde(default)]
     pub message_rate: Option<MessageRate>,
+    /// `None`: it outlives its credential.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expiry: Option<Expiry>,
 }
 
 /// How many messages a client may send, and what it has spent of them.
@@ -239,6 +226,14 @@ pub struct MessageRate {
     pub per_second: NonZeroU32,
     /// The time until a whole burst may come.
     pub until_full: Duration,
+}
+
+/// When a session is told that its credential has expired, and with which close code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expiry {
+    /// Milliseconds since the epoch.
+    pub told_at: u64,
+    pub code: u16,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -257,6 +252,9 @@ pub struct Identity {
     pub host: String,
     pub path: String,
     pub user_agent: Option<String>,
+    /// Whose session it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     pub handshake: Duration,
     pub attempts: usize,
 }
@@ -304,6 +302,9 @@ pub struct Leg {
 pub struct Tls {
     /// The subject of the client's certificate.
     pub client: Option<String>,
+    /// When that certificate stops being valid, in seconds since the epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_expires: Option<u64>,
     /// An end without close_notify is a cut, because nothing else says where the content ends.
     pub needs_close_notify: bool,
 }
@@ -349,6 +350,9 @@ pub struct About {
     pub unheard: Option<Duration>,
     /// The time since the last ping.
     pub pinged: Option<Duration>,
+    /// `None`: it outlives its credential.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expiry: Option<Expiry>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -455,6 +459,12 @@ pub enum Command {
     Close {
         id: Uuid,
         code: Option<u16>,
+    },
+    CloseUser {
+        user: String,
+        code: Option<u16>,
+        /// How many the old process has closed, of those that it had.
+        closed: usize,
     },
 }
 

@@ -1,0 +1,254 @@
+//! Sessions end with the credential that has let them in.
+//!
+//! Here it is the client's certificate, which ends some seconds after a test has begun.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::future::join_all;
+use rcgen::date_time_ymd;
+use serde_json::Value;
+use tokio::time::sleep;
+
+use crate::support::events::{EventClient, EventServer, StreamEnd};
+use crate::support::{
+    Authority, Client, Config, Ended, Origin, Outcome, Pair, Prusik, RawSession, ServiceManager,
+    Session, TlsClient, certificates, handshake,
+};
+
+const TOP: &str = "admin: { listen: \"127.0.0.1:0\" }\n\
+                   server: { drain: { window: 0s, deadline: 20s } }";
+
+const ON_EXPIRY: &str = "websocket: { on_expiry: 4401 }";
+
+/// How long before its end a session may be told.
+const LAST_MOMENTS: Duration = Duration::from_secs(2);
+
+/// Clients that show a certificate.
+struct Site {
+    authority: Authority,
+    pair: Pair,
+}
+
+/// A client, and when its certificate ends.
+struct Guest {
+    client: TlsClient,
+    ends: SystemTime,
+}
+
+impl Site {
+    fn new() -> Self {
+        let authority = Authority::new();
+        let pair = authority.issue("chat", &["chat.test"]);
+        Self { authority, pair }
+    }
+
+    fn secure(&self, config: Config) -> Config {
+        let (pair, ca) = (certificates(&[&self.pair]), self.authority.file());
+        config.tls(format!("{pair}, client_ca: \"{}\"", ca.display()))
+    }
+
+    /// `seconds`: how long its certificate is valid, give or take one.
+    fn guest(&self, seconds: u64) -> Guest {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("it is later");
+        // Certificates know no parts of seconds.
+        let ends = now.as_secs() + seconds;
+        let shown = self
+            .authority
+            .issue_with("client", &["client.test"], |params| {
+                params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(ends);
+            });
+        Guest {
+            client: self.authority.client().with(&shown),
+            ends: UNIX_EPOCH + Duration::from_secs(ends),
+        }
+    }
+}
+
+impl Guest {
+    async fn connect(&self, prusik: &Prusik) -> Client {
+        self.client.connect(prusik.public(), "chat.test").await
+    }
+
+    async fn session(&self, prusik: &Prusik) -> Session {
+        let stream = self.client.try_connect(prusik.public(), "chat.test").await;
+        let session = Session::over(stream.expect("a handshake"), "/").await;
+        session.expect("a session")
+    }
+
+    /// It is told now. A machine with much to do may be late.
+    fn assert_told_in_time(&self) {
+        let (told, first) = (SystemTime::now(), self.ends - LAST_MOMENTS);
+        assert!(told >= first, "{:?} too early", first.duration_since(told));
+        let late = told.duration_since(self.ends).unwrap_or_default();
+        assert!(late < Duration::from_secs(5), "{late:?} too late");
+    }
+
+    /// Waits until the certificate has ended.
+    async fn is_over(&self) {
+        while let Ok(remaining) = self.ends.duration_since(SystemTime::now()) {
+            sleep(remaining + Duration::from_millis(1)).await;
+        }
+    }
+}
+
+fn config(origin: &Origin, route: &str) -> Config {
+    Config::to(&[origin]).top(TOP).route(route)
+}
+
+async fn expect_expiry(prusik: &Prusik, close_code: Value) {
+    let close = prusik.session_close().await;
+    assert_eq!(close["closed_by"], "expiry", "{close}");
+    assert_eq!(close["close_code"], close_code, "{close}");
+}
+
+#[tokio::test]
+async fn both_sides_are_told_in_the_last_moments_with_a_code_and_a_reason() {
+    let (site, origin) = (Site::new(), Origin::chat().await);
+    let prusik = Prusik::start(site.secure(config(&origin, ON_EXPIRY))).await;
+    let guest = site.guest(5);
+    let client = guest.connect(&prusik).await;
+    let mut session = RawSession::over(client, handshake("/")).await;
+    let close = session.frame().await;
+    guest.assert_told_in_time();
+    assert_eq!(
+        (close.opcode, &close.payload[..2]),
+        (8, &4401_u16.to_be_bytes()[..])
+    );
+    assert_eq!(close.payload[2..], *b"credential expired");
+    expect_expiry(&prusik, 4401.into()).await;
+    assert_eq!(origin.closes(), [4401]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_that_have_moved_end_in_time_and_not_all_at_once() {
+    let (site, origin) = (Site::new(), Origin::chat().await);
+    let mut prusik = Prusik::start(site.secure(config(&origin, ON_EXPIRY))).await;
+    let guest = site.guest(15);
+    let mut sessions = join_all((0..10).map(|_| guest.session(&prusik))).await;
+    for _ in 0..2 {
+        let said = prusik.upgrade().await;
+        assert!(said.contains("10 sessions moved, 0 told to go"), "{said}");
+    }
+    let ended = join_all(sessions.iter_mut().map(|session| async {
+        let ended = session.ended().await;
+        guest.assert_told_in_time();
+        (ended, SystemTime::now())
+    }))
+    .await;
+    assert!(
+        ended.iter().all(|(ended, _)| *ended == Ended::Close(4401)),
+        "{ended:?}"
+    );
+    let times = || ended.iter().map(|(_, time)| *time);
+    let spread = times()
+        .max()
+        .expect("some")
+        .duration_since(times().min().expect("some"));
+    assert!(
+        spread.expect("it is later") > Duration::from_millis(200),
+        "{ended:?}"
+    );
+    let status = prusik.status().await;
+    assert_eq!(status["ended"]["expiry"], 10, "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_puts_no_end_off() {
+    let (site, origin, manager) = (Site::new(), Origin::chat().await, ServiceManager::new());
+    let top = format!(
+        "server: {{ drain: {{ window: 200ms, deadline: 20s }} }}\n\
+         admin: {{ listen: \"unix:{}/admin.sock\" }}",
+        manager.folder().display()
+    );
+    let config = site.secure(Config::to(&[&origin]).top(top).route(ON_EXPIRY));
+    let mut prusik = manager.start(&config).await;
+    let guest = site.guest(8);
+    let mut session = guest.session(&prusik).await;
+    assert_eq!(manager.begin_restart(&prusik), "");
+    assert_eq!(prusik.exit_code().await, Some(0), "{}", prusik.stderr());
+    prusik = manager.start(&config).await;
+    prusik.wait_stderr("1 sessions moved, 0 told to go").await;
+    assert!(session.is_alive().await);
+    assert_eq!(session.ended().await, Ended::Close(4401));
+    guest.assert_told_in_time();
+    expect_expiry(&prusik, 4401.into()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn event_streams_end_between_two_events_and_in_order() {
+    let (site, mut server) = (Site::new(), EventServer::start());
+    let config = Config::to_addresses(&[server.address()]).top(TOP);
+    let mut prusik = Prusik::start(site.secure(config.route(ON_EXPIRY))).await;
+    let guest = site.guest(8);
+    let mut client = guest.connect(&prusik).await;
+    client
+        .send("GET /events HTTP/1.1\r\nHost: test\r\n\r\n")
+        .await;
+    let (mut asked, mut events) = tokio::join!(server.stream(), EventClient::of(client));
+    prusik.upgrade().await;
+    asked.event(1).await;
+    events.expect(1).await;
+    assert_eq!(events.ended().await, StreamEnd::InOrder);
+    guest.assert_told_in_time();
+    expect_expiry(&prusik, Value::Null).await;
+}
+
+#[tokio::test]
+async fn in_pingoras_tunnel_a_session_ends_too() {
+    let (site, origin) = (Site::new(), Origin::chat().await);
+    let config = Config::to(&[&origin]).top("server: { tunnel: pingora }");
+    let prusik = Prusik::start(site.secure(config.route(ON_EXPIRY))).await;
+    let guest = site.guest(5);
+    let (mut quiet, mut busy) = (guest.session(&prusik).await, guest.session(&prusik).await);
+    let talking = async {
+        while busy.is_alive().await {
+            sleep(Duration::from_millis(20)).await;
+        }
+        guest.assert_told_in_time();
+    };
+    let waiting = async {
+        assert_eq!(quiet.ended().await, Ended::Close(4401));
+        guest.assert_told_in_time();
+    };
+    tokio::join!(talking, waiting);
+    expect_expiry(&prusik, 4401.into()).await;
+}
+
+#[tokio::test]
+async fn a_session_keeps_what_it_was_opened_with() {
+    let (site, origin) = (Site::new(), Origin::chat().await);
+    let with = site.secure(config(&origin, ON_EXPIRY));
+    let without = site.secure(config(&origin, "websocket: { on_expiry: off }"));
+    let prusik = Prusik::start(&with).await;
+    let guest = site.guest(6);
+    let mut ends = guest.session(&prusik).await;
+    assert_eq!(prusik.reload_with(without).await, Outcome::Done);
+    let mut stays = guest.session(&prusik).await;
+    assert_eq!(prusik.reload_with(with).await, Outcome::Done);
+    assert_eq!(ends.ended().await, Ended::Close(4401));
+    guest.assert_told_in_time();
+    guest.is_over().await;
+    assert!(stays.is_alive().await);
+}
+
+#[tokio::test]
+async fn a_credential_in_its_last_moments_gives_what_is_left_of_them() {
+    let (site, origin) = (Site::new(), Origin::chat().await);
+    let prusik = Prusik::start(site.secure(config(&origin, ON_EXPIRY))).await;
+    let guest = site.guest(2);
+    let mut kept = guest.connect(&prusik).await;
+    let mut session = guest.session(&prusik).await;
+    assert_eq!(session.ended().await, Ended::Close(4401));
+    guest.assert_told_in_time();
+    // A connection that was kept, behind the end.
+    guest.is_over().await;
+    assert_eq!(kept.get("/").await.status(), 200);
+    let mut late = RawSession::over(kept, handshake("/")).await;
+    let close = late.frame().await;
+    assert_eq!(
+        (close.opcode, &close.payload[..2]),
+        (8, &4401_u16.to_be_bytes()[..])
+    );
+}
