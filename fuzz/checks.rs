@@ -61,6 +61,7 @@ pub fn hand_over(bytes: &[u8]) {
             client_tls: &frame.client_tls.0,
             server_tls: &frame.server_tls.0,
             tickets: &frame.tickets.0,
+            affinity: &frame.affinity.0,
         };
         let again = encode(Framing::Second, &frame.message, beside, 0).expect("it has been read");
         let (head, body) = again.split_at(Framing::Second.header_len());

@@ -7,6 +7,7 @@ use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
 use super::admission::enter_stream;
+use super::affinity;
 use super::exchange::{Attempts, Exchange, Handshake, StreamAnswer};
 use super::fields::{ResponseFields, variables};
 use super::shared::Gateway;
@@ -37,6 +38,7 @@ pub fn take(
         session.set_ignore_info_resp(exchange.answering.hold_interim(may_pass));
     }
     begin_stream(session, response, exchange)?;
+    affinity::learn(response, exchange);
     let Some(route) = exchange.route() else {
         return Ok(());
     };
@@ -47,6 +49,7 @@ pub fn take(
         &variables(session, exchange),
         &route.response_headers,
     );
+    affinity::set_cookie(session, response, exchange);
     Ok(())
 }
 

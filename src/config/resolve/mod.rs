@@ -7,6 +7,7 @@
 mod access;
 mod action;
 mod address;
+mod affinity;
 mod header_name;
 mod headers;
 mod health;

@@ -53,6 +53,7 @@ pub const LAYERS: &[&[&str]] = &[
     &["auth"],
     &["tls"],
     &[
+        "affinity",
         "net",
         "forward",
         "limits",
