@@ -149,7 +149,7 @@ fn read_pem(file: &Path) -> Result<Vec<u8>, FileError> {
 }
 
 /// As it stands.
-pub(super) fn read(file: &Path) -> Result<Vec<u8>, FileError> {
+pub fn read(file: &Path) -> Result<Vec<u8>, FileError> {
     let read = match fs::metadata(file) {
         // Opening a pipe without a writer would block.
         Ok(meta) if !meta.is_file() => Err(io::Error::other("not a regular file")),

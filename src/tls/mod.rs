@@ -27,7 +27,9 @@ use rustls::crypto::CryptoProvider;
 
 pub use acceptor::Acceptor;
 pub use connector::{Connector, ServerTrust};
-pub use files::{Authorities, FileError, Pair, read_chain, read_key, system_authorities};
+pub use files::{
+    Authorities, FileError, Pair, read as read_file, read_chain, read_key, system_authorities,
+};
 pub use revision::{CurrentRevision, TlsRevision};
 pub use security::Security;
 pub use stream::TlsStream;

@@ -6,6 +6,8 @@
 
 mod abuse;
 mod access_log;
+mod affinity;
+mod affinity_header;
 mod attacks;
 mod balance;
 mod check;

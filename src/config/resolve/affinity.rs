@@ -1,7 +1,9 @@
 //! `affinity` of an upstream.
 
-use std::fs;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +17,8 @@ use crate::affinity::{AffinityKey, SECRET_MIN};
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::{OffOr, OptionalPeriod, Period, Section};
-use crate::config::{Affinity, HeaderAffinity};
+use crate::config::{Affinity, Config, HeaderAffinity};
+use crate::tls;
 
 const IDLE: Duration = Duration::from_secs(60 * 60);
 const MAX: NonZeroUsize = NonZeroUsize::new(100_000).expect("it is not zero");
@@ -142,13 +145,14 @@ fn is_token(name: &str) -> bool {
 
 /// Every byte of the file counts.
 fn key(label: &str, file: &str, at: Cursor<'_>, errors: &mut Errors) -> Option<Arc<AffinityKey>> {
-    let secret = match fs::read(file) {
+    let secret = match tls::read_file(Path::new(file)) {
         Ok(secret) => Zeroizing::new(secret),
-        Err(cause) => {
-            let error = at.error(format!("{label}: cannot read the key file {file}: {cause}"));
-            errors.push(
-                error.hint("make one: head -c 32 /dev/urandom > FILE, the same on all nodes"),
-            );
+        Err(wrong) => {
+            let error = at.error(format!("{label}: {wrong}"));
+            errors.push(match wrong.remedy() {
+                Some(remedy) => error.hint(remedy),
+                None => error,
+            });
             return None;
         }
     };
@@ -156,9 +160,10 @@ fn key(label: &str, file: &str, at: Cursor<'_>, errors: &mut Errors) -> Option<A
     let key = AffinityKey::new(secret).map(Arc::new);
     if key.is_none() {
         let error = at.error(format!(
-            "{label}: the key file {file} holds {length} bytes, and a key has at least {SECRET_MIN}"
+            "{label}: {file} holds {length} bytes, and a key has at least {SECRET_MIN}"
         ));
-        errors.push(error.hint("make one: head -c 32 /dev/urandom > FILE, the same on all nodes"));
+        errors
+            .push(error.hint("make one of random bytes, for all nodes: openssl rand -out FILE 32"));
     }
     key
 }
@@ -189,4 +194,43 @@ fn by_header(
         idle: raw.idle.map_or(IDLE, |Period(idle)| idle),
         max: raw.max.unwrap_or(MAX),
     }))
+}
+
+/// Cookies of one name, of which a browser keeps one for each host.
+pub fn shared_cookies(config: &Config) -> Vec<String> {
+    let mut seen: HashMap<&str, &str> = HashMap::new();
+    let mut warnings = Vec::new();
+    for upstream in &config.upstreams {
+        let Some(Affinity::Cookie { cookie, .. }) = &upstream.affinity else {
+            continue;
+        };
+        match seen.entry(&cookie.name) {
+            Entry::Vacant(free) => {
+                free.insert(&upstream.name);
+            }
+            Entry::Occupied(other) => warnings.push(format!(
+                "upstreams {:?} and {:?} both set the cookie {:?}: where they serve the same host, \
+                 each replaces that of the other; give one of them another name",
+                other.get(),
+                upstream.name,
+                cookie.name
+            )),
+        }
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn two_upstreams_with_one_cookie_are_warned_of() {
+        let text = "listeners: [{ listen: 127.0.0.1:1 }]\nupstreams:\n  a: &a { servers: \
+                    [127.0.0.1:9080], affinity: { cookie: one } }\n  b: *a\n  c: { servers: \
+                    [127.0.0.1:9080], affinity: { cookie: two } }\nroutes: [{ upstream: a }]\n";
+        let config = crate::config::parse("test", text).unwrap();
+        let warnings = config.warnings();
+        let of_cookies: Vec<_> = warnings.iter().filter(|w| w.contains("cookie")).collect();
+        assert_eq!(of_cookies.len(), 1, "{warnings:?}");
+        assert!(of_cookies[0].starts_with("upstreams \"a\" and \"b\" both set the cookie \"one\""));
+    }
 }
