@@ -74,6 +74,7 @@ test-long: build long-tools
 	$(PYTHON) tests/long/ports.py target/release/prusik
 	$(PYTHON) tests/long/jwt_issuers.py target/release/prusik
 	$(PYTHON) tests/long/both_ways.py target/release/prusik
+	$(PYTHON) tests/long/affinity.py target/release/prusik target/affinity/node_modules
 	$(PYTHON) tests/long/upgrades.py target/release/prusik 2000 20
 	$(PYTHON) tests/long/move_latency.py target/release/prusik 9000 5
 	$(PYTHON) tests/long/upgrade_kills.py target/release/prusik 600 50
@@ -152,7 +153,9 @@ long-tools:
 			haproxy nginx-light iproute2 podman runc tomcat10-user tomcat10-examples default-jdk-headless python3-venv \
 			$$(command -v npm >/dev/null || echo npm); }
 	@test -x $(PYTHON) || python3 -m venv target/venv
-	@$(PYTHON) -m pip install -q websockets kosoku pyjwt cryptography
+	@$(PYTHON) -m pip install -q websockets kosoku pyjwt cryptography mcp
+	@mkdir -p target/affinity && cp tests/long/affinity/package.json target/affinity/
+	@npm install --prefix target/affinity --no-audit --no-fund --silent
 
 clean:
 	$(CARGO) clean

@@ -6,6 +6,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use http::{HeaderMap, HeaderValue, Method, header};
+use prusik::affinity::AffinityKey;
+use prusik::affinity::cookie::{Cookie, SameSite, Secure};
 use prusik::auth::jwt::finder::{Finder, Finders, Presented};
 use prusik::auth::jwt::query::target_without;
 use prusik::auth::jwt::subprotocol::Offer;
@@ -64,6 +66,7 @@ pub fn hand_over(bytes: &[u8]) {
             client_tls: &frame.client_tls.0,
             server_tls: &frame.server_tls.0,
             tickets: &frame.tickets.0,
+            affinity: &frame.affinity.0,
         };
         let again = encode(Framing::Second, &frame.message, beside, 0).expect("it has been read");
         let (head, body) = again.split_at(Framing::Second.header_len());
@@ -399,4 +402,37 @@ fn sealed(inner: &[u8], number: u64) -> Vec<u8> {
     )
     .expect("it is short");
     [&header[..], &sealed].concat()
+}
+
+/// `Cookie` fields, a line each: none of them is read as a tag that we would not write, and a
+/// cookie of ours is found whatever else a client sends.
+pub fn affinity(bytes: &[u8]) {
+    let cookie = Cookie {
+        name: "prusik".to_owned(),
+        max_age: None,
+        same_site: SameSite::Lax,
+        secure: Secure::Auto,
+    };
+    let mut headers = HeaderMap::new();
+    for line in bytes.split(|byte| *byte == b'\n') {
+        if let Ok(value) = HeaderValue::from_bytes(line) {
+            headers.append("cookie", value);
+        }
+    }
+    for tag in cookie.tags(&headers) {
+        let text = format!("prusik={tag}");
+        let is_sent = |field: &HeaderValue| {
+            let mut windows = field.as_bytes().windows(text.len());
+            windows.any(|window| window == text.as_bytes())
+        };
+        assert!(headers.get_all("cookie").iter().any(is_sent), "{text}");
+    }
+    let key = AffinityKey::new(vec![7; 32].into()).expect("it is long enough");
+    let ours = key.tag("chat", ([127, 0, 0, 1], 9080).into());
+    let before = cookie.tags(&headers).count();
+    let pair = cookie.set(ours, true);
+    let pair = pair.split(';').next().unwrap_or_default();
+    headers.append("cookie", pair.parse().expect("a value"));
+    let mut tags = cookie.tags(&headers).skip(before);
+    assert_eq!((tags.next(), tags.next()), (Some(ours), None));
 }

@@ -25,6 +25,7 @@
 //! which, what is pure, and in which order to read the files.
 
 pub mod admin;
+pub mod affinity;
 pub mod app;
 pub mod auth;
 pub mod cli;

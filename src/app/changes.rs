@@ -145,6 +145,7 @@ impl Upstream {
         let keys = [
             ("balance", self.balance == new.balance),
             ("discover", self.discover == new.discover),
+            ("affinity", self.affinity == new.affinity),
             ("tls", self.tls == new.tls),
             ("proxy_protocol", self.proxy_protocol == new.proxy_protocol),
             ("source", self.source == new.source),

@@ -113,6 +113,7 @@ impl Config {
         });
         listeners
             .chain(upstreams)
+            .chain(resolve::shared_cookies(self))
             .chain(resolve::missing_at_run_time(self))
             .collect()
     }

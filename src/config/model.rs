@@ -2,11 +2,15 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderName;
+
+use crate::affinity::AffinityKey;
+use crate::affinity::cookie::Cookie;
 use crate::auth::{Access, Auth};
 use crate::config::limits::{AcceptProxy, ListenerLimits};
 use crate::config::policy::{BodySize, ErrorPages, PathChange, RequestRate, RetryOn};
@@ -190,6 +194,8 @@ pub struct Upstream {
     pub balance: Balance,
     pub servers: Vec<UpstreamServer>,
     pub discover: Option<Discover>,
+    /// `None`: each request is balanced.
+    pub affinity: Option<Affinity>,
     /// `None`: plain text.
     pub tls: Option<Arc<Connector>>,
     /// The PROXY header that connections begin with.
@@ -228,6 +234,28 @@ pub enum Balance {
         /// No server gets more than this multiple of the mean load. Greater than 1.
         load_bound: Option<f64>,
     },
+}
+
+/// How a client stays with its server.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Affinity {
+    /// By a cookie that prusik sets. `key`: `None`: the process's own.
+    Cookie {
+        cookie: Cookie,
+        key: Option<Arc<AffinityKey>>,
+    },
+    Header(HeaderAffinity),
+}
+
+/// By the value of a header that a server sets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderAffinity {
+    pub response: HeaderName,
+    pub request: HeaderName,
+    /// How long a value is kept that nobody uses.
+    pub idle: Duration,
+    /// How many values are kept.
+    pub max: NonZeroUsize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

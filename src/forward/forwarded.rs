@@ -11,7 +11,7 @@ use std::io::{Cursor, Write};
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::client_address::{ClientAddress, ClientField};
 use super::template::RequestVariables;
@@ -79,6 +79,13 @@ pub fn is_forwarding(name: &HeaderName) -> bool {
         || name
             .get(..FAMILY.len())
             .is_some_and(|start| is(FAMILY, start))
+}
+
+/// Whether the first proxy says that its client uses TLS. Only to be asked of trusted peers.
+pub fn is_by_tls(headers: &HeaderMap) -> bool {
+    let scheme = headers.get(PROTO).map(HeaderValue::as_bytes);
+    let first = scheme.and_then(|list| list.split(|byte| *byte == b',').next());
+    first.is_some_and(|scheme| scheme.trim_ascii().eq_ignore_ascii_case(b"https"))
 }
 
 pub fn apply(

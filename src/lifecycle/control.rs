@@ -238,7 +238,7 @@ impl Process {
 
     fn enable(&self, name: &ServerName) -> CommandOutcome {
         let (group, server) = self.find_server(name)?;
-        group.set_drained(server.address, false);
+        group.enable(server.address);
         let name = name_of(&group, server.address);
         self.drain_watch.lock().call_off(&name);
         Ok(json!({ "enabled": name.to_string() }))
@@ -251,14 +251,6 @@ impl Process {
         by: &str,
     ) -> Result<DrainStarted, ControlError> {
         let (group, server) = self.find_server(name)?;
-        group.set_drained(server.address, true);
-        let name = name_of(&group, server.address);
-        let mut watch = self.drain_watch.lock();
-        watch.begin(name, by.to_owned(), server.sessions(), Instant::now());
-        drop(watch);
-        let on_it = self.app.sessions().select(|live| {
-            live.identity.server == server.address && live.identity.upstream == *group.label()
-        });
         let mut plan = self.app.generation().drain_plan();
         if let Some(window) = order.window {
             // Keeps the time between the end of the window and the deadline as in the file.
@@ -266,6 +258,14 @@ impl Process {
             plan.window = window;
         }
         plan.code = order.code.unwrap_or(plan.code);
+        group.drain(server.address, plan.window);
+        let name = name_of(&group, server.address);
+        let mut watch = self.drain_watch.lock();
+        watch.begin(name, by.to_owned(), server.sessions(), Instant::now());
+        drop(watch);
+        let on_it = self.app.sessions().select(|live| {
+            live.identity.server == server.address && live.identity.upstream == *group.label()
+        });
         let reason = DrainReason::ServerDrained(group.label().clone(), server.address);
         Ok(DrainStarted {
             sessions: self.app.drains().start(reason, &on_it, plan),

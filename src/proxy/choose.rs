@@ -106,7 +106,8 @@ impl Gateway {
             Balance::ConsistentHash { key, .. } => render(key, session, exchange),
             Balance::RoundRobin | Balance::LeastSessions | Balance::TwoChoices => Vec::new(),
         };
-        exchange.attempts = Some(Attempts::new(group, hash_key));
+        let own = group.server_of(&session.req_header().headers);
+        exchange.attempts = Some(Attempts::new(group, hash_key, own));
         if exchange.handshake.is_some() && self.is_stopping() {
             exchange.outcome.refuse_as_too_late(STOPPING);
             return Some(Answer::error(StatusCode::SERVICE_UNAVAILABLE, STOPPING));

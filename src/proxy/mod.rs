@@ -16,6 +16,7 @@
 //! [`exchange::Exchange`] holds everything that is known of one exchange.
 
 mod admission;
+mod affinity;
 mod answer;
 mod arrive;
 mod authenticate;

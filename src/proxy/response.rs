@@ -7,6 +7,7 @@ use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
 use super::admission::enter_stream;
+use super::affinity;
 use super::exchange::{Attempts, Exchange, Handshake, StreamAnswer};
 use super::failure::{Discarded, is_repeatable};
 use super::fields::{ResponseFields, variables};
@@ -43,6 +44,7 @@ pub fn take(
         choose_subprotocol(response, exchange)?;
     }
     begin_stream(session, response, exchange)?;
+    affinity::learn(response, exchange);
     let Some(route) = exchange.route() else {
         return Ok(());
     };
@@ -53,6 +55,7 @@ pub fn take(
         &variables(session, exchange),
         &route.response_headers,
     );
+    affinity::set_cookie(session, response, exchange);
     Ok(())
 }
 

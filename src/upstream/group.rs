@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -14,6 +15,7 @@ use tokio::task::JoinSet;
 use super::balance::Wanted;
 use super::flow::Flow;
 use super::keys_in_use::KeysInUse;
+use super::learned::{self, LearnedServers};
 use super::members::{Members, Servers};
 use super::news::{Departed, Departure, Departures, News};
 use super::request_end::RequestBody;
@@ -49,6 +51,8 @@ pub struct Group {
     connections: Arc<Pool>,
     sources: Option<Arc<Sources>>,
     pub(super) keys_in_use: Arc<KeysInUse>,
+    /// `None`: no header of answers names sessions.
+    pub(super) learned: Option<LearnedServers>,
     /// The tasks of [`super::tasks`]. They end with the group.
     pub(super) tasks: Mutex<JoinSet<()>>,
     /// The configuration with this group is active.
@@ -66,6 +70,8 @@ pub struct Pick<'a> {
     pub load: Load,
     pub key: &'a [u8],
     pub tried: &'a [SocketAddr],
+    /// The server to which the client belongs. It is picked if it can take the request.
+    pub own: Option<SocketAddr>,
 }
 
 impl Group {
@@ -93,6 +99,7 @@ impl Group {
             keys_in_use: before
                 .map(|before| before.keys_in_use.clone())
                 .unwrap_or_default(),
+            learned: learned::table(&config, before.and_then(|before| before.learned.clone())),
             members: ArcSwap::default(),
             roster: Mutex::new(Roster::new(&config)),
             config,
@@ -150,14 +157,20 @@ impl Group {
         [Ejected::avoid(), Ejected::Accept]
             .into_iter()
             .find_map(|ejected| {
-                let Pick { load, key, tried } = pick;
+                let Pick {
+                    load,
+                    key,
+                    tried,
+                    own,
+                } = pick;
                 let wanted = Wanted {
                     load,
                     key,
                     tried,
                     ejected,
                 };
-                members.tiers.iter().find_map(|tier| tier.pick(&wanted))
+                let own = own.and_then(|address| members.lease_own(address, &wanted));
+                own.or_else(|| members.tiers.iter().find_map(|tier| tier.pick(&wanted)))
             })
     }
 
@@ -234,7 +247,18 @@ impl Group {
         all.find(|member| member.server.address == address).cloned()
     }
 
-    /// Takes the server out or puts it back on the operator's word, whatever its health is.
+    /// Takes the server out on the operator's word, whatever its health is. The requests of clients
+    /// that belong to it still go there for the time of `window`.
+    pub fn drain(&self, address: SocketAddr, window: Duration) {
+        self.server(address).keep_own_for(window);
+        self.set_drained(address, true);
+    }
+
+    /// Puts the server back on the operator's word.
+    pub fn enable(&self, address: SocketAddr) {
+        self.set_drained(address, false);
+    }
+
     pub fn set_drained(&self, address: SocketAddr, drained: bool) {
         self.server(address).set_drained(drained);
         if let Some(member) = self.member(address) {
@@ -329,5 +353,6 @@ pub(super) async fn sweep(group: Weak<Group>) {
                 group.has_member(address)
             });
         group.servers.forget_unused();
+        group.forget_idle_sessions();
     }
 }

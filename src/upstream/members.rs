@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::balance::Balancer;
+use super::balance::{Balancer, Wanted};
 use super::keys_in_use::KeysInUse;
-use super::server::{Member, Server};
+use super::server::{Lease, Member, Server};
+use super::tags::MemberTags;
 use crate::config::{self, ServerAddress, UpstreamServer};
 
 /// All members of the group at one moment.
@@ -18,6 +19,7 @@ pub(super) struct Members {
     pub all: Vec<Arc<Member>>,
     /// First the ordinary servers, then the backups.
     pub tiers: Vec<Balancer>,
+    pub tags: MemberTags,
 }
 
 impl Members {
@@ -29,7 +31,19 @@ impl Members {
             .filter(|tier| !tier.is_empty())
             .map(|tier| Balancer::new(&config.balance, tier, keys))
             .collect();
-        Self { all, tiers }
+        let tags = MemberTags::of(config, &all);
+        Self { all, tiers, tags }
+    }
+}
+
+impl Members {
+    /// A lease of the server to which the client belongs, if that can take the request.
+    pub fn lease_own(&self, address: SocketAddr, wanted: &Wanted<'_>) -> Option<Lease> {
+        let mut all = self.all.iter();
+        let member = all.find(|member| member.server.address == address)?;
+        let is_untried = !wanted.tried.contains(&address);
+        let may_take = is_untried && member.is_usable_for_own(wanted.ejected, wanted.load);
+        may_take.then(|| member.lease(wanted.load)).flatten()
     }
 }
 
@@ -75,7 +89,6 @@ impl Servers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::Lease;
 
     #[test]
     fn a_server_is_forgotten_when_nobody_has_it_and_nothing_is_counted_on_it() {

@@ -10,6 +10,7 @@
 //! A [`Server`] is the lasting part: its counts and its health outlive reloads as long as the
 //! address stays in the upstream. A [`Member`] is what one configuration says of it.
 
+mod affinity;
 mod answer_head;
 pub mod balance;
 mod dial;
@@ -20,10 +21,12 @@ mod group;
 pub mod health;
 pub mod history;
 mod keys_in_use;
+mod learned;
 mod members;
 mod membership;
 mod news;
 mod outgoing;
+mod own_key;
 mod pool;
 mod pool_connector;
 mod request_end;
@@ -31,6 +34,7 @@ mod resolve;
 mod roster;
 mod server;
 mod stream_offer;
+mod tags;
 mod tasks;
 mod warm_state;
 mod warm_up;
@@ -42,6 +46,7 @@ pub use group::{Gone, Group, Pick};
 pub use members::Servers;
 pub use membership::Name;
 pub use news::{Departed, Departure, Departures};
+pub use own_key::{export_key, import_key};
 pub use pool_connector::{PoolConnector, Repeatable};
 pub use request_end::RequestBody;
 pub use server::{Ejected, Lease, Load, Member, Server, ServerState};

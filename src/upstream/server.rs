@@ -15,6 +15,8 @@ use super::keys_in_use::KeyUse;
 use crate::config::{self, Start};
 use crate::limits::descriptors::Descriptor;
 
+pub use state::ServerState;
+
 /// What a [`Lease`] counts. A session counts against `max_sessions`, a request does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Load {
@@ -37,15 +39,6 @@ impl Ejected {
     pub fn avoid() -> Self {
         Self::Avoid { now: now_ms() }
     }
-}
-
-/// States of a server that last for a time, for the next process.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ServerState {
-    /// How long the server stays ejected.
-    pub ejected_for: Option<Duration>,
-    /// How long ago the server's slow start began.
-    pub starting_since: Option<Duration>,
 }
 
 /// The last check of a server that had a result.
@@ -71,6 +64,9 @@ pub struct Server {
     ejection: Ejection,
     /// Whether the operator has taken the server out.
     drained: AtomicBool,
+    /// Until when the server, though drained, keeps the requests of clients that belong to it, in
+    /// [`now_ms`].
+    keeps_own_until: AtomicU64,
     connect_errors: AtomicU64,
     /// Sessions that began on this server in this process.
     handshakes: AtomicU64,
@@ -93,6 +89,7 @@ impl Server {
             epoch: AtomicUsize::new(0),
             ejection: Ejection::default(),
             drained: AtomicBool::new(false),
+            keeps_own_until: AtomicU64::new(0),
             connect_errors: AtomicU64::new(0),
             handshakes: AtomicU64::new(0),
             messages: AtomicU64::new(0),
@@ -166,33 +163,6 @@ impl Server {
                 .store(now_ms() + rule.duration.as_millis() as u64, Relaxed);
         }
         ejected
-    }
-
-    /// The states that last for a time.
-    pub fn state(&self) -> ServerState {
-        let (now, started) = (now_ms(), self.started_ms.load(Relaxed));
-        let ejected_for = self.ejection.remaining(now);
-        ServerState {
-            ejected_for: ejected_for.map(Duration::from_millis),
-            // `started` is in the future while the server is ejected.
-            starting_since: (started > 0 && started <= now)
-                .then(|| Duration::from_millis(now - started)),
-        }
-    }
-
-    /// Continues the states that another process has handed over.
-    pub fn resume(&self, state: ServerState) {
-        let now = now_ms();
-        if let Some(since) = state.starting_since {
-            let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-            self.started_ms
-                .store(now.saturating_sub(since).max(1), Relaxed);
-        }
-        if let Some(remaining) = state.ejected_for {
-            let until = now + remaining.as_millis() as u64;
-            self.ejection.set_until(until);
-            self.started_ms.store(until, Relaxed);
-        }
     }
 
     pub fn count_connect_error(&self) {
@@ -345,11 +315,23 @@ impl Member {
     }
 
     pub fn is_usable(&self, ejected: Ejected) -> bool {
+        !self.server.is_drained() && self.is_able(ejected)
+    }
+
+    /// Whether the server takes a client that belongs to it. A drained one takes its requests until
+    /// the window of the drain is over, and no new session.
+    pub fn is_usable_for_own(&self, ejected: Ejected, load: Load) -> bool {
+        let is_kept = || load == Load::Request && self.server.keeps_own();
+        (!self.server.is_drained() || is_kept()) && self.is_able(ejected)
+    }
+
+    /// Whether the server could take traffic, whatever the operator says.
+    fn is_able(&self, ejected: Ejected) -> bool {
         let is_avoided = match ejected {
             Ejected::Avoid { now } => self.ejectable && self.server.ejection.is_active(now),
             Ejected::Accept => false,
         };
-        self.is_healthy() && !self.is_held_back() && !self.server.is_drained() && !is_avoided
+        self.is_healthy() && !self.is_held_back() && !is_avoided
     }
 
     /// The weight in hundredths. It is less while the server starts slowly.
@@ -472,5 +454,6 @@ pub(super) fn now_ms() -> u64 {
     BEFORE + START.elapsed().as_millis() as u64
 }
 
+mod state;
 #[cfg(test)]
 mod tests;

@@ -45,6 +45,11 @@ fn templates() {
 }
 
 #[test]
+fn cookies_of_affinity() {
+    replay("affinity", 8, checks::affinity);
+}
+
+#[test]
 fn client_addresses() {
     replay("client_address", 10, checks::client_address);
 }

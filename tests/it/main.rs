@@ -7,6 +7,8 @@
 mod abuse;
 mod access;
 mod access_log;
+mod affinity;
+mod affinity_header;
 mod attacks;
 mod auth_basic;
 mod auth_forward;

@@ -7,6 +7,7 @@
 mod access;
 mod action;
 mod address;
+mod affinity;
 mod auth;
 mod header_name;
 mod headers;
@@ -48,6 +49,7 @@ use crate::config::schema::units::{OffOr, Section};
 use crate::forward::client_address::ClientField;
 use crate::net::overlap;
 
+pub use affinity::shared_cookies;
 pub use start::missing_at_run_time;
 
 type Errors = Vec<ConfigError>;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::{Errors, address, health, retry, source, tls};
+use super::{Errors, address, affinity, health, retry, source, tls};
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::{OffOr, OptionalPeriod, Ordered, Period, Section, Switch};
@@ -74,11 +74,13 @@ fn upstream(
         Some(OffOr::On(raw)) => eject(&name, raw, at.key("eject"), errors).map(Some),
         Some(OffOr::Off) | None => Some(None),
     };
+    let affinity = affinity::affinity(&name, raw.affinity, at, errors);
     let source = source::source(&name, raw.source, servers.as_deref(), at, errors);
     Some(Upstream {
         balance: balance?,
         servers: servers?,
         discover: discover?,
+        affinity: affinity?,
         tls: tls?,
         proxy_protocol: match raw.proxy_protocol {
             Some(raw::SendProxy::V1) => Some(Version::V1),

@@ -4,6 +4,7 @@
 //! required: `resolve` says better than serde what is missing. The doc comments become the
 //! descriptions in the schema.
 
+mod affinity;
 mod auth;
 mod entries;
 mod limits;
@@ -16,6 +17,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::config::schema::units::{OffOr, Ordered, Section, word};
+pub use affinity::{Affinity, AffinityHeader, SameSite, Secure};
 pub use auth::{Auth, Basic, Forward, Jwt, RequiredValue};
 pub use entries::{RetryCase, ServerEntry, Statuses};
 pub use limits::{AcceptProxy, Limits, SendProxy};

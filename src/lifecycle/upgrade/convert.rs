@@ -256,6 +256,7 @@ impl From<WarmState> for wire::Known {
             let state = wire::ServerState {
                 ejected_for: state.ejected_for,
                 starting_since: state.starting_since,
+                keeps_own_for: state.keeps_own_for,
             };
             (address, state)
         };
@@ -282,6 +283,7 @@ impl From<wire::Known> for WarmState {
             let state = ServerState {
                 ejected_for: state.ejected_for,
                 starting_since: state.starting_since,
+                keeps_own_for: state.keeps_own_for,
             };
             (address, state)
         };

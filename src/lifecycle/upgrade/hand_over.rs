@@ -128,6 +128,8 @@ struct HandOver {
     leave: UnboundedSender<Leaving>,
     census: Census,
     census_due: Option<Instant>,
+    /// When the new process was last told what was learned from answers.
+    learned_told: Option<Instant>,
     /// What is awaited, and since when.
     awaited: Option<(Awaited, Instant)>,
     /// Commands that were passed on and not answered, with the time when that was.
@@ -207,6 +209,7 @@ pub fn begin(
         leave,
         census: Census::default(),
         census_due: None,
+        learned_told: None,
         awaited: None,
         commands: Vec::new(),
         is_empty: false,
@@ -364,7 +367,10 @@ impl HandOver {
             }
             Action::TakeBack(number) => self.take_back(number),
             Action::Report => self.report(),
-            Action::SayEnd => self.say(&Message::End),
+            Action::SayEnd => {
+                self.say_learned();
+                self.say(&Message::End);
+            }
             Action::Sever => {
                 self.severed.set();
                 self.app.runner().stop_moving();

@@ -68,6 +68,7 @@ impl Packed {
             client_tls: self.client_tls.as_ref().map_or(&[], Saved::as_bytes),
             server_tls: self.server_tls.as_ref().map_or(&[], Saved::as_bytes),
             tickets: &[],
+            affinity: &[],
         }
     }
 }

@@ -21,6 +21,7 @@ use super::protocol::{Message, wire};
 use super::severed::SeveredFlag;
 use super::snapshot;
 use super::stream_snapshot;
+use super::warm_state;
 use crate::admin::{CommandOutcome, Request};
 use crate::app::App;
 use crate::lifecycle::systemd;
@@ -32,6 +33,7 @@ use crate::session::Session;
 use crate::session::drain::{DrainPlan, DrainReason};
 use crate::session::live::LiveSession;
 use crate::tls::tickets;
+use crate::upstream::import_key;
 
 /// A process that dies closes its sockets a moment before others see that it has ended.
 const DEAD_WITHIN: Duration = Duration::from_secs(2);
@@ -256,6 +258,9 @@ impl TakeOver {
                 if !frame.tickets.0.is_empty() {
                     tickets::import(&frame.tickets.0);
                 }
+                if !frame.affinity.0.is_empty() {
+                    import_key(&frame.affinity.0);
+                }
                 let attachments = Attachments {
                     to_client: frame.to_client,
                     to_server: frame.to_server,
@@ -281,6 +286,7 @@ impl TakeOver {
         match message {
             Message::Go(go) => self.go(go).await,
             Message::Census(census) => self.held.set(census, &self.app),
+            Message::Learned(learned) => warm_state::restore_learned(&self.app, learned),
             Message::Accept => {
                 let flag = attachments.descriptors.into_iter().next();
                 self.severed = flag.map(SeveredFlag::received);

@@ -1,12 +1,14 @@
 //! The state with which the new process continues: operations of operators, knowledge about
-//! servers, running drains.
+//! servers, running drains, sessions that servers have named.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::convert;
 use super::protocol::wire;
+use crate::affinity::{Binding, Fingerprint};
 use crate::app::App;
 use crate::session::drain::DrainPlan;
 
@@ -16,7 +18,10 @@ const HISTORIES: usize = 1000;
 /// How many session names one message of the first protocol carries.
 const NAMES_MAX: usize = 50_000;
 
-/// All of it.
+/// How many bindings one message carries.
+const BINDINGS_MAX: usize = 20_000;
+
+/// All of it but [`learned`].
 pub fn go(app: &App, protocol: u32) -> wire::Go {
     wire::Go {
         drained: drained(app),
@@ -91,4 +96,38 @@ pub fn named_drains(app: &App) -> Vec<wire::NamedDrain> {
         }));
     }
     named
+}
+
+/// What was learned, or used again, within this time.
+pub fn learned(app: &App, within: Duration) -> Vec<wire::Learned> {
+    let mut parts = Vec::new();
+    for group in app.generation().groups() {
+        let bindings = group.learned_within(within);
+        parts.extend(bindings.chunks(BINDINGS_MAX).map(|part| wire::Learned {
+            upstream: group.name().to_owned(),
+            bindings: part.iter().map(to_wire).collect(),
+        }));
+    }
+    parts
+}
+
+/// Goes on with what the process before has learned.
+pub fn restore_learned(app: &App, learned: wire::Learned) {
+    if let Some(group) = app.generation().find_group(&learned.upstream) {
+        group.restore_learned(learned.bindings.into_iter().filter_map(of_wire));
+    }
+}
+
+fn to_wire(binding: &Binding) -> (String, SocketAddr, u64) {
+    let idle = u64::try_from(binding.idle.as_millis()).unwrap_or(u64::MAX);
+    (binding.value.to_text(), binding.server, idle)
+}
+
+/// `None`: another version has another form.
+fn of_wire((value, server, idle): (String, SocketAddr, u64)) -> Option<Binding> {
+    Some(Binding {
+        value: Fingerprint::from_text(&value)?,
+        server,
+        idle: Duration::from_millis(idle),
+    })
 }

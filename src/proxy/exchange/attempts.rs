@@ -12,6 +12,8 @@ pub struct Attempts {
     group: Arc<Group>,
     /// Rendered once, for all picks.
     hash_key: Vec<u8>,
+    /// The server to which the client belongs, by the upstream's `affinity`.
+    own: Option<SocketAddr>,
     present: Option<Attempt>,
     /// The servers that were picked. The present one is last.
     tried: Vec<SocketAddr>,
@@ -27,10 +29,11 @@ struct Attempt {
 }
 
 impl Attempts {
-    pub fn new(group: Arc<Group>, hash_key: Vec<u8>) -> Self {
+    pub fn new(group: Arc<Group>, hash_key: Vec<u8>, own: Option<SocketAddr>) -> Self {
         Self {
             group,
             hash_key,
+            own,
             present: None,
             tried: Vec::new(),
             stale: 0,
@@ -43,6 +46,11 @@ impl Attempts {
 
     pub fn upstream(&self) -> &config::Upstream {
         self.group.config()
+    }
+
+    /// The server to which the client belonged when it came.
+    pub fn own(&self) -> Option<SocketAddr> {
+        self.own
     }
 
     /// How many servers were picked.
@@ -63,6 +71,7 @@ impl Attempts {
             load,
             key: &self.hash_key,
             tried: &self.tried,
+            own: self.own,
         })
     }
 

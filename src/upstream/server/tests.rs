@@ -55,6 +55,7 @@ fn what_a_server_is_in_the_middle_of_goes_on_elsewhere() {
     assert_eq!(old.server.state(), ServerState::default());
     new.server.resume(ServerState {
         starting_since: Some(Duration::from_secs(50)),
+        keeps_own_for: None,
         ejected_for: None,
     });
     assert_eq!(new.weight_now(), 50);

@@ -64,6 +64,7 @@ pub const LAYERS: &[&[&str]] = &[
     &["auth"],
     &["tls"],
     &[
+        "affinity",
         "net",
         "forward",
         "limits",

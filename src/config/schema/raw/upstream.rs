@@ -5,7 +5,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{RetryCase, SendProxy, ServerEntry, Statuses};
+use super::{Affinity, RetryCase, SendProxy, ServerEntry, Statuses};
 use crate::config::schema::units::{
     OffOr, OptionalPeriod, Period, Section, Switch, switch, switch_schema, word, word_schema,
 };
@@ -56,6 +56,11 @@ pub struct Upstream {
     pub servers: Option<Vec<ServerEntry>>,
     /// Servers found by DNS, instead of, or beside, `servers`.
     pub discover: Option<Section<Discover>>,
+    /// Keeps a client at the server that it was first given, as long as that can take it: by a
+    /// cookie that prusik sets, or by a header that servers set. `balance` chooses for the others.
+    /// A drained server keeps the requests of its clients until its sessions are told to go.
+    /// Default: none.
+    pub affinity: Option<OffOr<Affinity>>,
     /// TLS with the servers, health checks included; `true` is `{}`. Default: plain text.
     pub tls: Option<Switch<UpstreamTls>>,
     /// The PROXY header that begins each connection to a server and says who the client is.

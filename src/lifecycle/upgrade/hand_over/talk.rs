@@ -2,6 +2,7 @@
 
 use super::{CENSUS_EVERY, HandOver, LATE_CENSUS_EVERY, News};
 use std::io;
+use std::time::Duration;
 
 use log::{info, warn};
 use tokio::time::Instant;
@@ -15,6 +16,10 @@ use crate::lifecycle::upgrade::protocol::frame::{Beside, Decoded, Framing};
 use crate::lifecycle::upgrade::protocol::{Message, wire};
 use crate::lifecycle::upgrade::warm_state;
 use crate::tls::tickets;
+use crate::upstream::export_key;
+
+/// What is told twice does no harm. The clock of the tables counts milliseconds.
+const OVERLAP: Duration = Duration::from_millis(10);
 
 impl HandOver {
     pub(super) fn heard(&mut self, heard: io::Result<Heard>) {
@@ -108,14 +113,17 @@ impl HandOver {
     }
 
     /// The keys of tickets go along with it, if keys may leave the process: so clients resume their
-    /// sessions in the new process from the first one on.
+    /// sessions in the new process from the first one on. The key of cookies opens nothing, and
+    /// always goes along.
     fn say_accept(&mut self) {
         let keys = match self.app.generation().config.server.tls_sessions {
             TlsSessions::Move if wire::takes_keys(self.protocol) => tickets::export(),
             TlsSessions::Move | TlsSessions::Tell => Zeroizing::default(),
         };
+        let affinity = export_key();
         let beside = Beside {
             tickets: &keys,
+            affinity: &affinity,
             ..Beside::default()
         };
         // Others would take the descriptor for one of a listener.
@@ -127,7 +135,22 @@ impl HandOver {
         }
     }
 
+    /// Tells what was learned since this was last told. Requests that have begun here may end with
+    /// the begin of a session.
+    pub(super) fn say_learned(&mut self) {
+        if self.protocol == wire::FIRST {
+            return;
+        }
+        let now = Instant::now();
+        let since = self.learned_told.replace(now);
+        let within = since.map_or(Duration::MAX, |since| now - since + OVERLAP);
+        for part in warm_state::learned(&self.app, within) {
+            self.say(&Message::Learned(part));
+        }
+    }
+
     pub(super) fn say_census(&mut self) {
+        self.say_learned();
         let underway = self.parcels.values();
         let underway = underway.flat_map(|(parcel, _)| parcel.census_keys(&self.app));
         for census in self.census.take(

@@ -45,6 +45,7 @@ enum Section {
     ClientTls = 4,
     ServerTls = 5,
     Tickets = 6,
+    Affinity = 7,
 }
 
 /// The bytes that are sent beside a message.
@@ -53,11 +54,12 @@ pub struct Beside<'a> {
     /// What waits for the client and for the server.
     pub to_client: &'a [u8],
     pub to_server: &'a [u8],
-    /// Secrets: the states of TLS of both connections, and the keys of tickets. They never stand in
-    /// the message itself, which may be printed.
+    /// Secrets: the states of TLS of both connections, the keys of tickets, and the key of cookies.
+    /// They never stand in the message itself, which may be printed.
     pub client_tls: &'a [u8],
     pub server_tls: &'a [u8],
     pub tickets: &'a [u8],
+    pub affinity: &'a [u8],
 }
 
 /// A message together with what came beside it.
@@ -69,6 +71,7 @@ pub struct Frame {
     pub client_tls: Secret,
     pub server_tls: Secret,
     pub tickets: Secret,
+    pub affinity: Secret,
 }
 
 /// Bytes that are overwritten when they are dropped, and never printed.
@@ -122,6 +125,7 @@ impl From<Message> for Frame {
             client_tls: Secret::default(),
             server_tls: Secret::default(),
             tickets: Secret::default(),
+            affinity: Secret::default(),
         }
     }
 }
@@ -150,7 +154,12 @@ pub fn encode(
 }
 
 fn encode_first(message: &Message, beside: Beside<'_>) -> io::Result<Vec<u8>> {
-    let secrets = [beside.client_tls, beside.server_tls, beside.tickets];
+    let secrets = [
+        beside.client_tls,
+        beside.server_tls,
+        beside.tickets,
+        beside.affinity,
+    ];
     if secrets.iter().any(|secret| !secret.is_empty()) {
         return Err(invalid("the first protocol has no place for secrets"));
     }
@@ -177,6 +186,7 @@ fn encode_second(message: &Message, beside: Beside<'_>, descriptors: usize) -> i
         (Section::ClientTls, beside.client_tls),
         (Section::ServerTls, beside.server_tls),
         (Section::Tickets, beside.tickets),
+        (Section::Affinity, beside.affinity),
     ];
     let length: usize = sections
         .iter()
@@ -265,6 +275,7 @@ pub fn decode(header: &Header, body: &[u8]) -> io::Result<Decoded> {
             client_tls: Secret::of(beside.client_tls),
             server_tls: Secret::of(beside.server_tls),
             tickets: Secret::of(beside.tickets),
+            affinity: Secret::of(beside.affinity),
         })),
         Err(error) => Decoded::Unknown {
             number: match header.framing {
@@ -313,6 +324,7 @@ fn sections(mut body: &[u8]) -> io::Result<(&[u8], Beside<'_>)> {
             (Section::ClientTls, &mut beside.client_tls),
             (Section::ServerTls, &mut beside.server_tls),
             (Section::Tickets, &mut beside.tickets),
+            (Section::Affinity, &mut beside.affinity),
         ];
         for (section, slot) in known {
             if tag == section as u16 {
@@ -355,6 +367,7 @@ impl Message {
             Self::Listener { .. } => 18,
             Self::Given => 19,
             Self::Stream { .. } => 20,
+            Self::Learned(_) => 21,
         }
     }
 

@@ -5,13 +5,13 @@
 //!   old                                   new
 //!    │                                Ready │  adopted the listeners, servers checked, a request
 //!    │                                      │  of its own answered; nothing can fail from here on
-//!    │  Go, Census …                        │  what operators have done, what counts in the old one
+//!    │  Go, Learned …, Census …             │  what operators have done, what counts in the old one
 //!    │  Accept                              │
 //!    │                              Serving │  accepts; the old one no longer does
 //!    │  Session, Stream, Idle … (and their  │
 //!    │  descriptors)                        │
 //!    │                   Adopted, Refused … │  said before a byte of it is read there
-//!    │  Census …                            │  as sessions end in the old one
+//!    │  Census …, Learned …                 │  as sessions end in the old one
 //!    │  Command …                           │
 //!    │                            Outcome … │
 //!    │                             Stopping │  at any time: it was told to stop
@@ -42,7 +42,9 @@ pub mod wire;
 
 use serde::{Deserialize, Serialize};
 
-use wire::{Census, Command, Go, Idle, NamedDrain, Outcome, Ready, Session, Stream, TakeOver};
+use wire::{
+    Census, Command, Go, Idle, Learned, NamedDrain, Outcome, Ready, Session, Stream, TakeOver,
+};
 
 use crate::net::Binder;
 
@@ -87,6 +89,8 @@ pub enum Message {
     },
     Go(Go),
     Census(Census),
+    /// Which servers have which sessions, by `affinity.header`. Older processes skip it.
+    Learned(Learned),
     /// Everything that must be known before the first accept was sent.
     Accept,
     Serving,

@@ -152,6 +152,16 @@ pub struct ServerState {
     pub ejected_for: Option<Duration>,
     /// How long ago its slow start began.
     pub starting_since: Option<Duration>,
+    /// How long it keeps the requests of clients that belong to it, though drained.
+    pub keeps_own_for: Option<Duration>,
+}
+
+/// A part of what was learned from the answers of an upstream's servers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Learned {
+    pub upstream: String,
+    /// The fingerprint of a value, its server, and for how many milliseconds nobody has used it.
+    pub bindings: Vec<(String, SocketAddr, u64)>,
 }
 
 /// A drain that continues in the new process, for those of its sessions that come there.

@@ -21,12 +21,14 @@ use super::record::Record;
 use crate::app::App;
 use crate::config::TlsSessions;
 use crate::lifecycle::systemd;
+use crate::lifecycle::upgrade::protocol::frame::Beside;
 use crate::lifecycle::upgrade::protocol::{Message, name_of, wire};
 use crate::lifecycle::upgrade::snapshot::Parcel;
 use crate::lifecycle::upgrade::warm_state;
 use crate::net::Binder;
 use crate::session::Leaving;
 use crate::tls::tickets;
+use crate::upstream::export_key;
 
 /// How long sessions may take to come to rest. Nobody reads the others meanwhile.
 const RESTS_WITHIN: Duration = Duration::from_secs(2);
@@ -264,7 +266,15 @@ impl Keep {
             TlsSessions::Move => tickets::export(),
             TlsSessions::Tell => Zeroizing::default(),
         };
-        let mut record = Record::begin(warm_state::go(&self.app, wire::LATEST), &keys)?;
+        let affinity = export_key();
+        let beside = Beside {
+            tickets: &keys,
+            affinity: &affinity,
+            ..Beside::default()
+        };
+        let learned = warm_state::learned(&self.app, Duration::MAX);
+        let go = warm_state::go(&self.app, wire::LATEST);
+        let mut record = Record::begin(go, learned, beside)?;
         let mut sessions = 0;
         let is_session = |parcel: &Parcel| matches!(parcel, Parcel::Session(_));
         let mut parcels: Vec<(&u64, &Parcel)> = self.parcels.iter().collect();

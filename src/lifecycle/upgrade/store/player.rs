@@ -14,7 +14,7 @@ use super::record::{Record, Spoken, messages};
 use super::{BUNDLE, bundle};
 use crate::lifecycle::systemd;
 use crate::lifecycle::upgrade::link::{Heard, Link};
-use crate::lifecycle::upgrade::protocol::frame::{Decoded, Framing};
+use crate::lifecycle::upgrade::protocol::frame::{Beside, Decoded, Framing};
 use crate::lifecycle::upgrade::protocol::{Message, name_of, wire};
 use crate::net::Binder;
 
@@ -94,7 +94,7 @@ fn unpack(bundle: OwnedFd) -> io::Result<Vec<Spoken>> {
 
 /// Without the messages the new process would not serve.
 fn nothing() -> io::Result<Vec<Spoken>> {
-    let mut record = Record::begin(wire::Go::empty(), &[])?;
+    let mut record = Record::begin(wire::Go::empty(), Vec::new(), Beside::default())?;
     record.say(&Message::Moved {
         sessions: 0,
         told: 0,

@@ -23,16 +23,19 @@ pub struct Record<'a> {
 
 impl<'a> Record<'a> {
     /// As in an upgrade, the first message is in the first framing and all others in the second.
-    /// `tickets`: the keys of tickets.
-    pub fn begin(go: wire::Go, tickets: &[u8]) -> io::Result<Self> {
+    /// `beside`: the keys that go with [`Message::Accept`].
+    pub fn begin(
+        go: wire::Go,
+        learned: Vec<wire::Learned>,
+        beside: Beside<'_>,
+    ) -> io::Result<Self> {
         let mut record = Self {
             bytes: encode(Framing::First, &Message::Go(go), Beside::default(), 0)?,
             descriptors: Vec::new(),
         };
-        let beside = Beside {
-            tickets,
-            ..Beside::default()
-        };
+        for part in learned {
+            record.say(&Message::Learned(part))?;
+        }
         record.append(&encode(Framing::Second, &Message::Accept, beside, 0)?);
         Ok(record)
     }
@@ -141,7 +144,8 @@ mod tests {
             to_server: b"b",
             ..Beside::default()
         };
-        let mut record = Record::begin(go(), &[]).expect("it can be encoded");
+        let mut record =
+            Record::begin(go(), Vec::new(), Beside::default()).expect("it can be encoded");
         record
             .say_with(&adopted, beside, &two)
             .expect("so can this");
