@@ -153,6 +153,7 @@ impl Upstream {
             ("slow_start", self.slow_start == new.slow_start),
             ("attempts", self.attempts == new.attempts),
             ("keepalive", self.keepalive == new.keepalive),
+            ("pacing", self.pacing == new.pacing),
             ("on_down", self.on_down == new.on_down),
             ("on_removed", self.on_removed == new.on_removed),
         ];

@@ -1,6 +1,8 @@
 //! The answers of prusik itself: short, plain, and without internal details. If a route was found,
 //! its rules for responses hold for them too.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use pingora::Result;
@@ -52,6 +54,16 @@ impl Answer {
             body: body.into(),
             fields,
         }
+    }
+
+    /// With another time to come again, in whole seconds.
+    pub fn retry_after(mut self, after: Option<Duration>) -> Self {
+        if let Some(after) = after {
+            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+            self.fields.retain(|(name, _)| *name != header::RETRY_AFTER);
+            self.fields.push((header::RETRY_AFTER, seconds.into()));
+        }
+        self
     }
 
     pub fn respond(status: StatusCode, body: String) -> Self {

@@ -3,7 +3,7 @@
 //! ```text
 //!  early_request_filter      who asks                   arrive
 //!  request_filter            route, or answer here      choose, admission, answer
-//!  upstream_peer             the next server            choose, peer
+//!  upstream_peer             the next server            choose, turn, peer
 //!  upstream_request_filter   headers out                fields, crate::forward
 //!  upstream_response_filter  101 verified, headers back response, crate::forward
 //!  response_filter           at a 101, a session        response, opening
@@ -27,10 +27,12 @@ mod http;
 mod opening;
 mod peer;
 mod record;
+mod refusal;
 mod refuse;
 mod response;
 mod retry;
 mod shared;
+mod turn;
 
 pub use http::Http;
 pub use shared::Gateway;

@@ -68,6 +68,17 @@ pub struct Pick<'a> {
     pub tried: &'a [SocketAddr],
 }
 
+/// What was found for a request.
+#[derive(Debug)]
+pub(super) enum Choice {
+    /// The next server, already counted.
+    Server(Lease),
+    /// Servers could take it, but have as many handshakes as they get at once.
+    Busy,
+    /// No server can take it.
+    Nobody,
+}
+
 impl Group {
     /// `servers` is shared by all groups of this name. The health and the resolved names of the
     /// group `before` are taken over. That group works until this one [begins](Group::begin).
@@ -145,20 +156,40 @@ impl Group {
 
     /// The next server, already counted. `None` if no server can take the request.
     pub fn pick(&self, pick: Pick<'_>) -> Option<Lease> {
+        match self.choose(pick, false) {
+            Choice::Server(lease) => Some(lease),
+            Choice::Busy | Choice::Nobody => None,
+        }
+    }
+
+    /// `paced`: only a server that has room for one more handshake.
+    pub(super) fn choose(&self, pick: Pick<'_>, paced: bool) -> Choice {
         let members = self.members.load();
         // An ejected server is better than none, and so is a backup.
-        [Ejected::avoid(), Ejected::Accept]
-            .into_iter()
-            .find_map(|ejected| {
-                let Pick { load, key, tried } = pick;
-                let wanted = Wanted {
-                    load,
-                    key,
-                    tried,
-                    ejected,
+        for ejected in [Ejected::avoid(), Ejected::Accept] {
+            let Pick { load, key, tried } = pick;
+            let wanted = Wanted {
+                load,
+                key,
+                tried,
+                ejected,
+                paced,
+            };
+            for tier in &members.tiers {
+                if let Some(lease) = tier.pick(&wanted) {
+                    return Choice::Server(lease);
+                }
+                let unpaced = Wanted {
+                    paced: false,
+                    ..wanted
                 };
-                members.tiers.iter().find_map(|tier| tier.pick(&wanted))
-            })
+                // Neither is better than a server that will have room soon.
+                if paced && tier.has(&unpaced) {
+                    return Choice::Busy;
+                }
+            }
+        }
+        Choice::Nobody
     }
 
     /// Whether a server that could take this request has not been tried yet.

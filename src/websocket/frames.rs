@@ -88,6 +88,9 @@ const CLOSE: u8 = 0x8;
 const PING: u8 = 0x9;
 const PONG: u8 = 0xA;
 
+/// What a Close frame has room for beside its code (RFC 6455 section 5.5).
+const REASON_MAX: usize = 123;
+
 const OPCODE: u8 = 0x0f;
 const FIN: u8 = 0x80;
 const RESERVED: u8 = 0x70;
@@ -400,6 +403,15 @@ pub fn may_be_sent(code: u16) -> bool {
 pub fn close_to_client(code: u16) -> [u8; 4] {
     let [high, low] = code.to_be_bytes();
     [FIN | CLOSE, 2, high, low]
+}
+
+/// The same with a reason, of which as much is sent as there is room for.
+pub fn close_with_reason(code: u16, reason: &str) -> Vec<u8> {
+    let reason = &reason[..reason.floor_char_boundary(REASON_MAX)];
+    let [high, low] = code.to_be_bytes();
+    let mut frame = vec![FIN | CLOSE, reason.len() as u8 + 2, high, low];
+    frame.extend_from_slice(reason.as_bytes());
+    frame
 }
 
 /// A Close frame to a server: always masked (RFC 6455 section 5.3).

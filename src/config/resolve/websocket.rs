@@ -7,7 +7,7 @@ use super::Errors;
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::{OffOr, OptionalPeriod, OptionalSize};
-use crate::config::{OriginPattern, WebSocket};
+use crate::config::{OriginPattern, Refusal, WebSocket};
 use crate::limits::Bounds;
 
 /// More than a machine can handle.
@@ -48,6 +48,10 @@ pub fn websocket(
             per_second: raw.handshakes_per_second.and_then(NonZeroU32::new),
         },
         max_message: raw.max_message.and_then(|OptionalSize(size)| size),
+        refusal: match raw.refusal {
+            Some(raw::Refusal::Close) => Refusal::Close,
+            Some(raw::Refusal::Status) | None => Refusal::Status,
+        },
     }))
 }
 
