@@ -75,6 +75,8 @@ test-long: build long-tools
 	$(PYTHON) tests/long/jwt_issuers.py target/release/prusik
 	$(PYTHON) tests/long/both_ways.py target/release/prusik
 	$(PYTHON) tests/long/affinity.py target/release/prusik target/affinity/node_modules
+	$(PYTHON) tests/long/storm.py target/release/prusik
+	$(PYTHON) tests/long/refusal.py target/release/prusik
 	$(PYTHON) tests/long/upgrades.py target/release/prusik 2000 20
 	$(PYTHON) tests/long/move_latency.py target/release/prusik 9000 5
 	$(PYTHON) tests/long/upgrade_kills.py target/release/prusik 600 50

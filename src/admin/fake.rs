@@ -72,6 +72,8 @@ impl Control for Fake {
         vec![Upstream {
             name: "chat".to_owned(),
             balance: "round_robin".to_owned(),
+            waiting: 0,
+            waiting_ms: 0,
             servers: vec![Server {
                 address: "[::1]:9080".to_owned(),
                 state: ServerState::Up,
@@ -80,6 +82,8 @@ impl Control for Fake {
                 sessions: 1,
                 requests: 0,
                 handshakes: 0,
+                handshakes_under_way: 0,
+                handshakes_at_once: 20,
                 messages: 0,
                 history: vec![],
                 usable: true,

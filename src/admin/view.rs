@@ -75,6 +75,12 @@ pub struct Route {
 pub struct Upstream {
     pub name: String,
     pub balance: String,
+    /// Handshakes that wait until a server has time for them.
+    #[serde(default)]
+    pub waiting: usize,
+    /// How long the one has waited that came first.
+    #[serde(default)]
+    pub waiting_ms: u64,
     pub servers: Vec<Server>,
 }
 
@@ -91,6 +97,11 @@ pub struct Server {
     /// Sessions that began on it in this process.
     #[serde(default)]
     pub handshakes: u64,
+    /// Handshakes that are under way on it, and how many it gets at once now.
+    #[serde(default)]
+    pub handshakes_under_way: usize,
+    #[serde(default)]
+    pub handshakes_at_once: usize,
     /// Messages of its sessions in both directions, in this process.
     #[serde(default)]
     pub messages: u64,

@@ -155,6 +155,7 @@ impl Upstream {
             ("attempts", self.attempts == new.attempts),
             ("retry_on", self.retry_on == new.retry_on),
             ("keepalive", self.keepalive == new.keepalive),
+            ("pacing", self.pacing == new.pacing),
             ("on_down", self.on_down == new.on_down),
             ("on_removed", self.on_removed == new.on_removed),
         ];

@@ -17,6 +17,7 @@ use crate::session::registry::Registry;
 use crate::session::stats::SessionLabels;
 use crate::session::traffic::Totals;
 use crate::upstream::history::Standing;
+use crate::upstream::pacing::WAIT_SECONDS;
 
 impl App {
     /// Returns Prometheus' text format.
@@ -28,6 +29,7 @@ impl App {
         let mut families = sessions(&generation, &seen, carried, &self.sessions);
         families.extend(routes(&generation));
         families.extend(servers(&generation));
+        families.extend(waiting(&generation));
         families.push(self.connections_of(&generation));
         families.push(certificates(&generation));
         families.extend(self.operations.families());
@@ -303,6 +305,35 @@ fn servers(generation: &Generation) -> [Family; 5] {
         }
     }
     [up, ejected, errors, states, limits]
+}
+
+/// The handshakes that wait for servers.
+fn waiting(generation: &Generation) -> [Family; 3] {
+    let mut now = Family::gauge(
+        "prusik_handshakes_waiting",
+        "Handshakes that wait until a server has time for them.",
+    );
+    let mut waits = Family::histogram(
+        WAIT_SECONDS,
+        "How long those handshakes have waited that had to, until they went to a server.",
+    );
+    let mut at_once = Family::gauge(
+        "prusik_server_handshakes_at_once",
+        "How many handshakes the server gets at once, by its latency.",
+    );
+    for group in generation.groups() {
+        let labels = &[("upstream", group.name())];
+        now.add(labels, group.waiting().0 as f64);
+        if let Some(histogram) = group.waits() {
+            waits.add_histogram(labels, histogram);
+        }
+        for member in group.members() {
+            let server = member.server.address.to_string();
+            let labels = &[("upstream", group.name()), ("server", &server)];
+            at_once.add(labels, member.server.pace.now().1 as f64);
+        }
+    }
+    [now, waits, at_once]
 }
 
 #[cfg(test)]

@@ -26,6 +26,17 @@ pub fn status(status: &Status, screen: Screen) -> String {
         let row = |server| server_row(upstream, server);
         upstream.servers.iter().map(row)
     });
+    let waiting = status
+        .upstreams
+        .iter()
+        .filter(|upstream| upstream.waiting > 0);
+    let waiting = waiting.map(|upstream| {
+        vec![
+            text(&upstream.name),
+            figure(upstream.waiting),
+            age(upstream.waiting_ms).into(),
+        ]
+    });
     let drains = status.drains.iter().map(drain_row);
     let operations = status.operations.iter().take(OPERATIONS).map(operation_row);
     let parts = [
@@ -51,6 +62,11 @@ pub fn status(status: &Status, screen: Screen) -> String {
                 number("REQUESTS"),
             ],
             servers.collect(),
+            screen,
+        ),
+        table(
+            &[words("HANDSHAKES OF"), number("WAITING"), number("LONGEST")],
+            waiting.collect(),
             screen,
         ),
         table(

@@ -213,6 +213,8 @@ pub struct Upstream {
     pub keepalive: usize,
     /// How long a server may take nothing of the bytes that wait for it.
     pub stall: Duration,
+    /// How many handshakes may wait for a server. `None`: servers get all at once.
+    pub pacing: Option<usize>,
     pub on_down: OnGone,
     pub on_removed: OnGone,
 }
@@ -424,4 +426,14 @@ pub struct WebSocket {
     pub max_message: Option<u64>,
     /// A client that sends more messages, and more than so many in one burst, ends its session.
     pub messages_per_second: Option<NonZeroU32>,
+    pub refusal: Refusal,
+}
+
+/// How a handshake is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Refusal {
+    #[default]
+    Status,
+    /// By a Close frame after a 101.
+    Close,
 }

@@ -41,7 +41,7 @@ impl Rejection {
 }
 
 /// RFC 9110 section 5.6.2.
-fn is_token(text: &[u8]) -> bool {
+pub fn is_token(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(|byte| is_token_byte(*byte))
 }
 

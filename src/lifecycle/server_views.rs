@@ -42,24 +42,7 @@ pub fn upstreams(generation: &Generation, messages: &Messages) -> Vec<view::Upst
 
 fn upstream(group: &Group, messages: &Messages) -> view::Upstream {
     let config = group.config();
-    let of = |server: &Arc<Server>, state| view::Server {
-        address: server.address.to_string(),
-        state: with_sessions(state, server.sessions()),
-        usable: false,
-        limit: None,
-        connect_errors: server.connect_errors(),
-        last_check: server.last_check().map(|check| view::LastCheck {
-            at: check.at.to_string(),
-            failure: check.failure,
-        }),
-        weight: 0,
-        backup: false,
-        sessions: server.sessions(),
-        requests: server.load().saturating_sub(server.sessions()),
-        handshakes: server.handshakes(),
-        messages: messages.of(server),
-        history: Vec::new(),
-    };
+    let of = |server: &Arc<Server>, state| server_view(server, state, messages);
     let members = group.members();
     let mut servers: Vec<view::Server> = members
         .iter()
@@ -77,8 +60,11 @@ fn upstream(group: &Group, messages: &Messages) -> view::Upstream {
         .into_iter()
         .filter(|server| server.sessions() > 0 && !group.has_member(server.address));
     servers.extend(removed.map(|server| of(&server, ServerState::Removed)));
+    let (waiting, longest) = group.waiting();
     view::Upstream {
         name: config.name.clone(),
+        waiting,
+        waiting_ms: longest.as_millis() as u64,
         balance: match config.balance {
             Balance::RoundRobin => "round_robin",
             Balance::LeastSessions => "least_sessions",
@@ -87,6 +73,31 @@ fn upstream(group: &Group, messages: &Messages) -> view::Upstream {
         }
         .to_owned(),
         servers,
+    }
+}
+
+/// What is known of a server that is no member.
+fn server_view(server: &Arc<Server>, state: ServerState, messages: &Messages) -> view::Server {
+    let (under_way, at_once) = server.pace.now();
+    view::Server {
+        address: server.address.to_string(),
+        state: with_sessions(state, server.sessions()),
+        usable: false,
+        limit: None,
+        connect_errors: server.connect_errors(),
+        last_check: server.last_check().map(|check| view::LastCheck {
+            at: check.at.to_string(),
+            failure: check.failure,
+        }),
+        weight: 0,
+        backup: false,
+        sessions: server.sessions(),
+        requests: server.load().saturating_sub(server.sessions()),
+        handshakes: server.handshakes(),
+        handshakes_under_way: under_way,
+        handshakes_at_once: at_once,
+        messages: messages.of(server),
+        history: Vec::new(),
     }
 }
 

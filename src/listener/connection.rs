@@ -131,6 +131,8 @@ impl Ending {
 struct Departure {
     client: Mutex<Option<ClientEnd>>,
     upgraded: Mutex<Option<Upgraded>>,
+    /// Whether the client has got a Close frame instead of a session.
+    is_dismissed: AtomicBool,
 }
 
 /// One client's connection.
@@ -337,6 +339,17 @@ impl Connection {
 
     pub fn take_upgraded(&self) -> Option<Upgraded> {
         self.departure.upgraded.lock().take()
+    }
+
+    /// The client has got a Close frame instead of a session: its socket departs, and is closed
+    /// when the client has answered.
+    pub fn dismiss(&self) {
+        self.departure.is_dismissed.store(true, Relaxed);
+        self.set_reading(Reading::Leave);
+    }
+
+    pub(super) fn is_dismissed(&self) -> bool {
+        self.departure.is_dismissed.load(Relaxed)
     }
 
     /// From now on a session runs over this connection, in Pingora's tunnel.

@@ -179,6 +179,8 @@ impl Edge {
             Some(upgraded) => self
                 .runner
                 .run(Session::begin(client, connection.stall(), upgraded)),
+            // Boxed, because hardly any connection ends so.
+            None if connection.is_dismissed() => Box::pin(self.see_out(client)).await,
             None => {
                 let client = ClientEnd {
                     transport: client.transport.leave_rustls(),

@@ -11,6 +11,7 @@ pub mod client_stream;
 mod connection;
 mod cut;
 mod deadlines;
+mod dismiss;
 mod edge;
 mod http2;
 mod refuse;

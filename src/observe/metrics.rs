@@ -35,6 +35,8 @@ pub enum HandshakeFailure {
     Auth,
     Origin,
     Limit,
+    /// It has waited too long for a server that had room, or too many were waiting.
+    Queue,
     NoServer,
     Stopping,
     /// A server could not be reached, or its answer was not usable.
@@ -46,12 +48,13 @@ pub enum HandshakeFailure {
 }
 
 impl HandshakeFailure {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Invalid,
         Self::Route,
         Self::Auth,
         Self::Origin,
         Self::Limit,
+        Self::Queue,
         Self::NoServer,
         Self::Stopping,
         Self::ServerFailed,
@@ -67,6 +70,7 @@ impl HandshakeFailure {
             Self::Auth => "auth",
             Self::Origin => "origin",
             Self::Limit => "limit",
+            Self::Queue => "queue",
             Self::NoServer => "no_server",
             Self::Stopping => "stopping",
             Self::ServerFailed => "server_failed",
@@ -103,7 +107,8 @@ impl Default for Counted {
     }
 }
 
-fn histogram(name: &str) -> Histogram {
+/// A histogram of seconds.
+pub fn histogram(name: &str) -> Histogram {
     Histogram::with_opts(HistogramOpts::new(name, name).buckets(SECONDS.to_vec()))
         .expect("the name is valid and the buckets ascend")
 }

@@ -16,14 +16,16 @@ use super::failure::STOPPING;
 use super::fields::{self, location, render};
 use super::identify::identify;
 use super::peer;
+use super::refusal::ByClose;
 use super::refuse::refuse;
 use super::shared::Gateway;
 use super::token;
+use super::turn::{Admitted, take_turn};
 use crate::config::{Action, Balance, PathChange, Tunnel, UpstreamId};
 use crate::forward::proxy_protocol::PreambleClient;
 use crate::generation::Generation;
 use crate::http1::Rejection;
-use crate::upstream::{Dialer, Lease, Load, Repeatable, RequestBody};
+use crate::upstream::{Dialer, Lease, Repeatable, RequestBody};
 
 const NO_ROUTE: Rejection = Rejection::new(StatusCode::NOT_FOUND, "no route matches");
 
@@ -54,6 +56,7 @@ impl Gateway {
         if let Err(rejection) = limit_body(session, exchange, route) {
             return Some(refuse(exchange, rejection));
         }
+        exchange.by_close = ByClose::of(session, route);
         if let Action::Proxy {
             path: PathChange::Rewrite(rewrite),
             ..
@@ -116,28 +119,28 @@ impl Gateway {
         exchange.clear_deadline();
         None
     }
-}
 
-/// Picks the next server and decides how to connect to it.
-pub fn next_server(session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
-    let load = match exchange.handshake {
-        Some(_) => Load::Session,
-        None => Load::Request,
-    };
-    let Some(attempts) = &mut exchange.attempts else {
-        return Error::e_explain(ErrorType::InternalError, "no upstream was chosen");
-    };
-    let Some(lease) = attempts.pick(load) else {
-        return Err(no_server(attempts));
-    };
-    if exchange.handshake.is_some() {
-        connect_handshake(exchange, lease)
-    } else {
-        connect_request(session, exchange, lease)
+    /// Picks the next server and decides how to connect to it. A handshake may have to wait.
+    pub(super) async fn next_server(
+        &self,
+        session: &mut Session,
+        exchange: &mut Exchange,
+    ) -> Result<Box<HttpPeer>> {
+        if exchange.handshake.is_some() {
+            let admitted = take_turn(&self.phase, session, exchange).await?;
+            return connect_handshake(exchange, admitted);
+        }
+        let Some(attempts) = &mut exchange.attempts else {
+            return Error::e_explain(ErrorType::InternalError, "no upstream was chosen");
+        };
+        match attempts.pick() {
+            Some(lease) => connect_request(session, exchange, lease),
+            None => Err(no_server(attempts)),
+        }
     }
 }
 
-fn no_server(attempts: &Attempts) -> Box<Error> {
+pub fn no_server(attempts: &Attempts) -> Box<Error> {
     let name = attempts.group().name();
     let (status, words) = if attempts.count() == 0 {
         (503, format!("upstream {name:?} has no server to take it"))
@@ -147,7 +150,7 @@ fn no_server(attempts: &Attempts) -> Box<Error> {
     Error::explain(ErrorType::HTTPStatus(status), words)
 }
 
-fn connect_handshake(exchange: &mut Exchange, lease: Lease) -> Result<Box<HttpPeer>> {
+fn connect_handshake(exchange: &mut Exchange, (lease, slot): Admitted) -> Result<Box<HttpPeer>> {
     let tunnel = exchange.generation.config.server.tunnel;
     if tunnel == Tunnel::Pingora {
         let websocket = exchange.route().and_then(|route| route.websocket.as_ref());
@@ -170,7 +173,7 @@ fn connect_handshake(exchange: &mut Exchange, lease: Lease) -> Result<Box<HttpPe
     let address = lease.server().address;
     let peer = peer::for_handshake(address, (dialer, stall), route, handshake, tunnel);
     if let Some(attempts) = &mut exchange.attempts {
-        attempts.begin(lease, None);
+        attempts.begin_handshake(lease, slot);
     }
     Ok(peer)
 }
@@ -202,7 +205,7 @@ fn connect_request(
     let address = lease.server().address;
     let peer = peer::for_request(connector.clone(), address, &route.timeouts);
     if let Some(attempts) = &mut exchange.attempts {
-        attempts.begin(lease, Some(connector));
+        attempts.begin(lease, connector);
     }
     Ok(peer)
 }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  early_request_filter   names, arrival, refused
-//!  request_filter         routing, withdrawn, caller, handshake, attempts (begun)
+//!  request_filter         routing, withdrawn, by_close, caller, handshake, attempts (begun)
 //!  upstream_peer          attempts (one more)
 //!  connected, bodies,
 //!  responses              answering, stream
@@ -28,13 +28,14 @@ use std::time::{Instant, SystemTime};
 pub use answering::Answering;
 pub use arrival::Arrival;
 pub use attempts::Attempts;
-pub use handshake::Handshake;
+pub use handshake::{Handshake, TurnedAway};
 pub use names::Names;
 pub use outcome::Outcome;
 pub use routing::Routing;
 pub use stream::StreamAnswer;
 pub use withdrawn::Withdrawn;
 
+use super::refusal::ByClose;
 use super::retry::Stage;
 use crate::config::{Route, RouteId, Tunnel};
 use crate::forward::client_address::ClientAddress;
@@ -49,6 +50,7 @@ use crate::session::expiry::Expiry;
 use crate::session::registry::Registered;
 use crate::session::{Talk, Upgraded};
 use crate::transport::Mobility;
+use crate::upstream::pacing::Ended;
 use crate::upstream::{Flow, Group};
 use crate::websocket::jitter::jittered;
 
@@ -70,6 +72,8 @@ pub struct Exchange {
     pub(super) answering: Answering,
     /// `None`: the request is a plain one.
     pub(super) handshake: Option<Handshake>,
+    /// How the handshake is refused, if the route wants that told by a Close frame.
+    pub(super) by_close: Option<Box<ByClose>>,
     /// The answer is an event stream, and the route has no room for it.
     pub(super) refused_stream: Option<Rejection>,
     /// `Some`: the answer is an event stream, and becomes a session.
@@ -93,6 +97,7 @@ impl Exchange {
             attempts: None,
             answering: Answering::default(),
             handshake: None,
+            by_close: None,
             refused_stream: None,
             stream: None,
             live: None,
@@ -212,9 +217,16 @@ impl Exchange {
         }
     }
 
+    /// The server has answered the handshake.
+    pub fn end_handshake(&mut self, ended: Ended) {
+        if let Some(attempts) = &mut self.attempts {
+            attempts.end_handshake(ended);
+        }
+    }
+
     /// Counts a failure of the present server for passive ejection.
-    pub fn record_server_failure(&self) {
-        if let Some(attempts) = &self.attempts {
+    pub fn record_server_failure(&mut self) {
+        if let Some(attempts) = &mut self.attempts {
             attempts.record_failure();
         }
     }

@@ -16,7 +16,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use super::exchange::{Attempts, Exchange};
 use super::retry::{During, Failure, Retry, Verdict, decide};
 use super::shared::Gateway;
-use super::{choose, failure, fields, record, refuse, response};
+use super::{failure, fields, record, refusal, refuse, response};
 use crate::listener::Reading;
 
 #[async_trait]
@@ -44,7 +44,7 @@ impl ProxyHttp for Gateway {
             return Ok(false);
         };
         exchange.begin_own_answer();
-        answer.send(session, exchange).await?;
+        refusal::send(answer, session, exchange).await?;
         Ok(true)
     }
 
@@ -53,7 +53,7 @@ impl ProxyHttp for Gateway {
         session: &mut Session,
         exchange: &mut Exchange,
     ) -> Result<Box<HttpPeer>> {
-        choose::next_server(session, exchange)
+        self.next_server(session, exchange).await
     }
 
     async fn upstream_request_filter(

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!  early_request_filter      who asks                   arrive
-//!  request_filter            may it come in, and where   choose, authenticate, identify, admission,
-//!                                                      answer
-//!  upstream_peer             the next server            choose, peer
+//!  request_filter            may it come in, and where  choose, authenticate, identify, admission,
+//!                                                       answer
+//!  upstream_peer             the next server            choose, turn, peer
 //!  upstream_request_filter   headers out                fields, crate::forward
 //!  upstream_response_filter  101 verified, headers back response, crate::forward
 //!  response_filter           at a 101, a session        response, opening
@@ -31,12 +31,14 @@ mod identify;
 mod opening;
 mod peer;
 mod record;
+mod refusal;
 mod refuse;
 mod request_rate;
 mod response;
 mod retry;
 mod shared;
 mod token;
+mod turn;
 
 pub use http::Http;
 pub use shared::Gateway;

@@ -16,6 +16,7 @@ use crate::session::drain::DrainReason;
 use crate::session::goodbye::CLOSE_WAIT;
 use crate::session::live::{Identity, LiveSession, SessionKind};
 use crate::session::log::session_open;
+use crate::upstream::pacing::Ended;
 
 impl Gateway {
     /// The server has answered 101, so a session begins.
@@ -59,6 +60,10 @@ impl Gateway {
             return;
         };
         let headers = &response.headers;
+        exchange
+            .attempts
+            .iter_mut()
+            .for_each(|attempts| attempts.end_handshake(Ended::Done));
         handshake.succeed(headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS));
         let Some(lease) = exchange.attempts.as_ref().and_then(Attempts::lease) else {
             return;

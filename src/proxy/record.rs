@@ -41,7 +41,7 @@ pub fn ended(log: &AccessLog, session: &Session, exchange: &Exchange) {
 
 fn count(session: &Session, exchange: &Exchange) {
     let metrics = exchange.generation.metrics_of(exchange.route_id());
-    let status = status(session);
+    let status = status(session, exchange);
     metrics.count_request(status, exchange.started.elapsed());
     let is_handshake = exchange.refused.is_none()
         && handshake::upgrade_of(&session.req_header().headers) == Upgrade::WebSocket;
@@ -50,10 +50,14 @@ fn count(session: &Session, exchange: &Exchange) {
     }
 }
 
-fn status(session: &Session) -> u16 {
-    session
-        .response_written()
-        .map_or(CLIENT_GONE, |response| response.status.as_u16())
+fn status(session: &Session, exchange: &Exchange) -> u16 {
+    let written = || {
+        session
+            .response_written()
+            .map(|response| response.status.as_u16())
+    };
+    let closed = exchange.outcome.closed().map(|(status, _)| status);
+    closed.or_else(written).unwrap_or(CLIENT_GONE)
 }
 
 /// Why a handshake has not become a session.
@@ -61,7 +65,10 @@ fn refused(status: u16, exchange: &Exchange) -> HandshakeFailure {
     let attempts = exchange.attempts.as_ref().map_or(0, Attempts::count);
     let is_ours = exchange.outcome.reason().is_some();
     match status {
-        _ if exchange.outcome.is_cut() => HandshakeFailure::Stopping,
+        _ if exchange.outcome.is_cut() || exchange.outcome.is_too_late() => {
+            HandshakeFailure::Stopping
+        }
+        _ if was_turned_away(exchange) => HandshakeFailure::Queue,
         _ if exchange.outcome.is_denied() => HandshakeFailure::Auth,
         CLIENT_GONE => HandshakeFailure::ClientGone,
         504 if is_ours => HandshakeFailure::Timeout,
@@ -78,10 +85,15 @@ fn refused(status: u16, exchange: &Exchange) -> HandshakeFailure {
         403 => HandshakeFailure::Origin,
         // No server was picked yet.
         429 | 503 if exchange.attempts.is_none() => HandshakeFailure::Limit,
-        503 if exchange.outcome.is_too_late() => HandshakeFailure::Stopping,
         503 => HandshakeFailure::NoServer,
         _ => HandshakeFailure::Invalid,
     }
+}
+
+/// Whether it has waited for a server in vain, or would have.
+fn was_turned_away(exchange: &Exchange) -> bool {
+    let handshake = exchange.handshake.as_ref();
+    handshake.is_some_and(|handshake| handshake.turned_away().is_some())
 }
 
 /// If no side and no order has given a cause, the client or the connection to it broke off.
@@ -164,7 +176,7 @@ fn entry<'a>(session: &'a Session, exchange: &'a Exchange) -> Entry<'a> {
         referer: text(session, header::REFERER),
         host: host(session).filter(|_| unsound.is_none()),
         path: unsound.map_or_else(|| path(session), |unsound| &unsound.target),
-        status: status(session),
+        status: status(session, exchange),
         user: exchange.user(),
         duration_ms: millis(exchange.started.elapsed()),
         handshake_ms: None,
@@ -173,7 +185,7 @@ fn entry<'a>(session: &'a Session, exchange: &'a Exchange) -> Entry<'a> {
         messages_in: None,
         messages_out: None,
         events_out: None,
-        close_code: None,
+        close_code: exchange.outcome.closed().map(|(_, code)| code.into()),
         closed_by: None,
         attempts: attempts.map_or(0, Attempts::count),
         user_agent: text(session, header::USER_AGENT),

@@ -10,6 +10,7 @@ use pingora_proxy::{FailToProxy, Session};
 use super::answer::Answer;
 use super::exchange::{Attempts, Exchange};
 use super::failure::{in_exchange, reason_for, words_for};
+use super::refusal;
 use super::retry::{CLIENT_GONE, Failure, status};
 use crate::http1::Rejection;
 use crate::observe::repeated::{self, Kind};
@@ -34,7 +35,12 @@ pub async fn end(session: &mut Session, error: &Error, exchange: &mut Exchange) 
     // The request was accepted before its body broke, or before its answer was a stream too many.
     let refused = connection.and_then(|connection| connection.take_refused());
     let refused = refused.map(|refused| refused.rejection);
-    let (status, reason, words) = match refused.or(exchange.refused_stream) {
+    let handshake = exchange.handshake.as_ref();
+    let turned_away = handshake.and_then(|handshake| handshake.turned_away());
+    let refused = refused
+        .or(exchange.refused_stream)
+        .or(turned_away.map(|away| away.rejection));
+    let (status, reason, words) = match refused {
         Some(Rejection { status, reason }) => (status.as_u16(), reason, reason.to_owned()),
         None => {
             let status = status(failure, exchange.stage());
@@ -43,21 +49,26 @@ pub async fn end(session: &mut Session, error: &Error, exchange: &mut Exchange) 
             (status, reason_for(failure, status), words)
         }
     };
+    let was_upgraded = session.was_upgraded();
     if let Ok(code) = StatusCode::from_u16(status)
         && status != CLIENT_GONE
         && !has_answer(session)
-        && !session.was_upgraded()
+        && !was_upgraded
     {
         session.set_keepalive(None);
         exchange.free_permit();
         exchange.clear_deadline();
         exchange.begin_own_answer();
-        if let Err(failed) = Answer::error(code, reason).send(session, exchange).await {
+        let mut answer = Answer::error(code, reason);
+        if let Some(after) = turned_away.and_then(|away| away.retry_after) {
+            answer = answer.retry_after(after);
+        }
+        if let Err(failed) = refusal::send(answer, session, exchange).await {
             log::debug!("the client is gone before it could be told {status}: {failed}");
         }
     }
-    let is_refusal = exchange.refused_stream.is_some();
-    if status >= 500 && !session.was_upgraded() && !is_cut && !is_refusal {
+    let is_refusal = exchange.refused_stream.is_some() || exchange.outcome.is_too_late();
+    if status >= 500 && !was_upgraded && !is_cut && !is_refusal {
         warn(session, exchange, status, &words);
     }
     exchange.outcome.fail(words, is_cut, is_broken(error));

@@ -16,6 +16,7 @@ use super::shared::Gateway;
 use crate::forward;
 use crate::http1::response;
 use crate::upstream::StreamOffer;
+use crate::upstream::pacing::Ended;
 use crate::websocket::handshake::{self, Upgrade};
 
 /// Checks the head that a server sent, and changes it into the one that the client gets.
@@ -156,6 +157,11 @@ impl Gateway {
         }
         if is_final {
             exchange.free_permit();
+            exchange.end_handshake(match response.status {
+                StatusCode::TOO_MANY_REQUESTS => Ended::Failed,
+                status if status.is_server_error() => Ended::Failed,
+                _ => Ended::Neutral,
+            });
         }
         exchange.renew_deadline();
         // The process may have begun to stop since the request came.

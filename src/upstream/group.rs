@@ -74,6 +74,29 @@ pub struct Pick<'a> {
     pub own: Option<SocketAddr>,
 }
 
+impl<'a> Pick<'a> {
+    fn wanted(&self, ejected: Ejected, paced: bool) -> Wanted<'a> {
+        Wanted {
+            load: self.load,
+            key: self.key,
+            tried: self.tried,
+            ejected,
+            paced,
+        }
+    }
+}
+
+/// What was found for a request.
+#[derive(Debug)]
+pub(super) enum Choice {
+    /// The next server, already counted.
+    Server(Lease),
+    /// Servers could take it, but have as many handshakes as they get at once.
+    Busy,
+    /// No server can take it.
+    Nobody,
+}
+
 impl Group {
     /// `servers` is shared by all groups of this name. The health and the resolved names of the
     /// group `before` are taken over. That group works until this one [begins](Group::begin).
@@ -152,26 +175,41 @@ impl Group {
 
     /// The next server, already counted. `None` if no server can take the request.
     pub fn pick(&self, pick: Pick<'_>) -> Option<Lease> {
+        match self.choose(pick, false) {
+            Choice::Server(lease) => Some(lease),
+            Choice::Busy | Choice::Nobody => None,
+        }
+    }
+
+    /// `paced`: only a server that has room for one more handshake.
+    pub(super) fn choose(&self, pick: Pick<'_>, paced: bool) -> Choice {
         let members = self.members.load();
         // An ejected server is better than none, and so is a backup.
-        [Ejected::avoid(), Ejected::Accept]
-            .into_iter()
-            .find_map(|ejected| {
-                let Pick {
-                    load,
-                    key,
-                    tried,
-                    own,
-                } = pick;
-                let wanted = Wanted {
-                    load,
-                    key,
-                    tried,
-                    ejected,
-                };
-                let own = own.and_then(|address| members.lease_own(address, &wanted));
-                own.or_else(|| members.tiers.iter().find_map(|tier| tier.pick(&wanted)))
-            })
+        for ejected in [Ejected::avoid(), Ejected::Accept] {
+            let wanted = pick.wanted(ejected, paced);
+            let own = pick.own.and_then(|own| members.lease_own(own, &wanted));
+            if let Some(lease) = own {
+                return Choice::Server(lease);
+            }
+            for tier in &members.tiers {
+                if let Some(lease) = tier.pick(&wanted) {
+                    return Choice::Server(lease);
+                }
+                // Neither is better than a server that will have room soon.
+                if paced && tier.has(&pick.wanted(ejected, false)) {
+                    return Choice::Busy;
+                }
+            }
+        }
+        Choice::Nobody
+    }
+
+    /// Whether the server to which the client belongs can take it.
+    pub(super) fn has_own(&self, pick: Pick<'_>) -> bool {
+        let members = self.members.load();
+        let is_usable = |own, ejected| members.own(own, &pick.wanted(ejected, false)).is_some();
+        let own = pick.own;
+        own.is_some_and(|own| is_usable(own, Ejected::avoid()) || is_usable(own, Ejected::Accept))
     }
 
     /// Whether a server that could take this request has not been tried yet.

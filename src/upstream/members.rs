@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::balance::{Balancer, Wanted};
 use super::keys_in_use::KeysInUse;
+use super::pacing::Pacing;
 use super::server::{Lease, Member, Server};
 use super::tags::MemberTags;
 use crate::config::{self, ServerAddress, UpstreamServer};
@@ -37,13 +38,18 @@ impl Members {
 }
 
 impl Members {
-    /// A lease of the server to which the client belongs, if that can take the request.
-    pub fn lease_own(&self, address: SocketAddr, wanted: &Wanted<'_>) -> Option<Lease> {
+    /// The server to which the client belongs, if that can take the request.
+    pub fn own(&self, address: SocketAddr, wanted: &Wanted<'_>) -> Option<&Arc<Member>> {
         let mut all = self.all.iter();
         let member = all.find(|member| member.server.address == address)?;
         let is_untried = !wanted.tried.contains(&address);
         let may_take = is_untried && member.is_usable_for_own(wanted.ejected, wanted.load);
-        may_take.then(|| member.lease(wanted.load)).flatten()
+        may_take.then_some(member)
+    }
+
+    /// A lease of it.
+    pub fn lease_own(&self, address: SocketAddr, wanted: &Wanted<'_>) -> Option<Lease> {
+        self.own(address, wanted)?.lease(wanted.load)
     }
 }
 
@@ -62,24 +68,28 @@ pub(super) fn entry(config: &config::Upstream, number: usize, at: SocketAddr) ->
 /// The lasting state of each address of an upstream. All groups of that name share it, so that
 /// counts stay correct during a reload.
 #[derive(Debug, Default)]
-pub struct Servers(Mutex<HashMap<SocketAddr, Arc<Server>>>);
+pub struct Servers {
+    all: Mutex<HashMap<SocketAddr, Arc<Server>>>,
+    /// The handshakes that wait for one of them.
+    pub(super) pacing: Pacing,
+}
 
 impl Servers {
     /// The state is made if there is none.
     pub fn of(&self, address: SocketAddr) -> Arc<Server> {
         let made = || Arc::new(Server::new(address));
-        self.0.lock().entry(address).or_insert_with(made).clone()
+        self.all.lock().entry(address).or_insert_with(made).clone()
     }
 
     /// Every server that is a member or still has sessions.
     pub fn all(&self) -> Vec<Arc<Server>> {
-        self.0.lock().values().cloned().collect()
+        self.all.lock().values().cloned().collect()
     }
 
     /// Forgets a server that is no longer a member once its last session is gone; until then its
     /// counts are needed if it comes back. A drained server stays drained.
     pub fn forget_unused(&self) {
-        self.0.lock().retain(|_, server| {
+        self.all.lock().retain(|_, server| {
             // Only this list holds the server, so it is no member of any group.
             server.load() > 0 || server.is_drained() || Arc::strong_count(server) > 1
         });

@@ -12,6 +12,7 @@ use super::eject::Ejection;
 use super::health::counter::{Counter, Health, Transition};
 use super::history::{Change, History, Standing};
 use super::keys_in_use::KeyUse;
+use super::pacing::Pace;
 use crate::config::{self, Start};
 use crate::limits::descriptors::Descriptor;
 
@@ -76,6 +77,8 @@ pub struct Server {
     last_check: Mutex<Option<LastCheck>>,
     /// When the slow start began, in [`now_ms`]. 0: no slow start.
     started_ms: AtomicU64,
+    /// The handshakes that are under way on it.
+    pub pace: Pace,
 }
 
 impl Server {
@@ -96,6 +99,7 @@ impl Server {
             history: History::default(),
             last_check: Mutex::default(),
             started_ms: AtomicU64::new(0),
+            pace: Pace::default(),
         }
     }
 
@@ -161,6 +165,7 @@ impl Server {
             // After the ejection the server starts slowly, as after a failed check.
             self.started_ms
                 .store(now_ms() + rule.duration.as_millis() as u64, Relaxed);
+            self.pace.begin_anew();
         }
         ejected
     }
@@ -218,6 +223,7 @@ impl Server {
     /// Begins the slow start, because the server is new or back.
     pub fn start_slowly(&self) {
         self.started_ms.store(now_ms().max(1), Relaxed);
+        self.pace.begin_anew();
     }
 
     /// The part of its weight that the server has now, from 0.1 to 1.

@@ -90,6 +90,9 @@ const CLOSE: u8 = 0x8;
 const PING: u8 = 0x9;
 const PONG: u8 = 0xA;
 
+/// What a Close frame has room for beside its code (RFC 6455 section 5.5).
+const REASON_MAX: usize = 123;
+
 const OPCODE: u8 = 0x0f;
 const FIN: u8 = 0x80;
 const RESERVED: u8 = 0x70;

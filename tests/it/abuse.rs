@@ -283,7 +283,9 @@ async fn handshakes_that_no_server_answers_end_with_their_clients() {
         _ => Answer::upgrade(&request.head),
     })
     .await;
-    let prusik = Prusik::start(Config::to(&[&origin])).await;
+    // Else they would wait for their turn.
+    let config = Config::to(&[&origin]).upstream("pacing: off");
+    let prusik = Prusik::start(config).await;
     let public = prusik.public();
     let wait_in_vain = async |count: usize| {
         let mut open = Vec::new();

@@ -42,6 +42,8 @@ fn process() -> Status {
         upstreams: vec![Upstream {
             name: "chat".to_owned(),
             balance: "round_robin".to_owned(),
+            waiting: 0,
+            waiting_ms: 0,
             servers: vec![Server {
                 address: "127.0.0.1:9080".to_owned(),
                 state: ServerState::Draining,
@@ -50,6 +52,8 @@ fn process() -> Status {
                 sessions: 4500,
                 requests: 0,
                 handshakes: 0,
+                handshakes_under_way: 0,
+                handshakes_at_once: 20,
                 messages: 0,
                 history: vec![],
                 usable: false,
@@ -106,6 +110,19 @@ UPSTREAM  BALANCE      SERVER          STATE             WEIGHT  SESSIONS  REQUE
 chat      round_robin  127.0.0.1:9080  draining, backup       2     4,500         0
 ";
     assert_eq!(status(&process(), Screen::default()), expected);
+}
+
+#[test]
+fn handshakes_that_wait_are_shown_while_there_are_some() {
+    let mut process = process();
+    process.upstreams[0].waiting = 9_876;
+    process.upstreams[0].waiting_ms = 1_234;
+    let status = status(&process, Screen::default());
+    let expected = "\
+HANDSHAKES OF  WAITING  LONGEST
+chat             9,876       1s
+";
+    assert!(status.ends_with(expected), "{status}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Upstreams: their servers and how one of them is chosen.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::{Errors, address, affinity, health, retry, source, tls};
@@ -18,6 +19,7 @@ const DISCOVER_REFRESH: Duration = Duration::from_secs(10);
 const DISCOVER_HOLD: Duration = Duration::from_secs(30);
 const ATTEMPTS: usize = 3;
 const KEEPALIVE: usize = 128;
+const WAITING: usize = 20_000;
 const STALL: Duration = Duration::from_secs(60);
 
 pub fn upstreams(
@@ -98,6 +100,7 @@ fn upstream(
         retry_on: retry::retry_on(raw.retry_on, at.key("retry_on"), errors),
         keepalive: raw.keepalive.unwrap_or(KEEPALIVE),
         stall: raw.stall.map_or(STALL, |Period(stall)| stall),
+        pacing: pacing(raw.pacing),
         on_down: raw.on_down.map_or(OnGone::Keep, fate),
         on_removed: raw.on_removed.map_or(OnGone::Close, fate),
         name,
@@ -118,6 +121,14 @@ fn names(
     names.sort_unstable();
     names.dedup();
     Some(names)
+}
+
+fn pacing(raw: Option<OffOr<raw::Pacing>>) -> Option<usize> {
+    match raw {
+        Some(OffOr::Off) => None,
+        Some(OffOr::On(raw)) => Some(raw.waiting.map_or(WAITING, NonZeroUsize::get)),
+        None => Some(WAITING),
+    }
 }
 
 fn fate(raw: raw::OnGone) -> OnGone {

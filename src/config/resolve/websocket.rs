@@ -8,7 +8,7 @@ use super::user::per_user;
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::{OffOr, OptionalCode, OptionalPeriod, OptionalSize};
-use crate::config::{OriginPattern, WebSocket};
+use crate::config::{OriginPattern, Refusal, WebSocket};
 use crate::limits::Bounds;
 
 /// More than a machine can handle.
@@ -56,6 +56,10 @@ pub fn websocket(
         on_expiry: raw.on_expiry.and_then(|OptionalCode(code)| code),
         max_message: raw.max_message.and_then(|OptionalSize(size)| size),
         messages_per_second: raw.messages_per_second.and_then(NonZeroU32::new),
+        refusal: match raw.refusal {
+            Some(raw::Refusal::Close) => Refusal::Close,
+            Some(raw::Refusal::Status) | None => Refusal::Status,
+        },
     }))
 }
 

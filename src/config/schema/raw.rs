@@ -23,13 +23,13 @@ pub use entries::{RetryCase, ServerEntry, Statuses};
 pub use limits::{AcceptProxy, Limits, SendProxy};
 pub use listener::{CertificatePair, Listener, ListenerTls};
 pub use route::{
-    Forwarded, HeaderRules, Headers, Match, Redirect, RequestRate, Respond, Rewrite, Route, Stream,
-    Timeouts, WebSocket,
+    Forwarded, HeaderRules, Headers, Match, Redirect, Refusal, RequestRate, Respond, Rewrite,
+    Route, Stream, Timeouts, WebSocket,
 };
 pub use server::{AccessLog, Admin, Drain, LogFormat, Server, TlsSessions, Tracing, Tunnel};
 pub use upstream::{
-    Balance, Discover, Eject, HealthCheck, HealthCheckKind, OnGone, ServerTable, Start, Upstream,
-    UpstreamTls,
+    Balance, Discover, Eject, HealthCheck, HealthCheckKind, OnGone, Pacing, ServerTable, Start,
+    Upstream, UpstreamTls,
 };
 
 /// The configuration of prusik, a WebSocket-first reverse proxy and load balancer.

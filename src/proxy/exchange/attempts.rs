@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use crate::config;
 use crate::proxy::retry::{Request, Retry};
-use crate::upstream::{Group, Lease, Load, Pick, PoolConnector, StreamOffer};
+use crate::upstream::pacing::{Ended, Line};
+use crate::upstream::{
+    Group, Lease, Load, Pick, PoolConnector, QueueFull, Slot, StreamOffer, Turn, Waiting,
+};
 
 /// Made when a route to an upstream is found. Each pick of a server adds to it.
 pub struct Attempts {
@@ -26,6 +29,8 @@ struct Attempt {
     lease: Lease,
     /// `Some` for a plain request.
     connector: Option<Arc<PoolConnector>>,
+    /// `Some` for a handshake that is paced, until the server has answered.
+    slot: Option<Slot>,
 }
 
 impl Attempts {
@@ -65,20 +70,62 @@ impl Attempts {
 
     /// Picks a server that was not tried. The failed one is released first, so that it is not
     /// counted together with the next.
-    pub fn pick(&mut self, load: Load) -> Option<Lease> {
+    pub fn pick(&mut self) -> Option<Lease> {
         self.present = None;
-        self.group.pick(Pick {
+        self.group.pick(self.wanted(Load::Request))
+    }
+
+    /// The same for a handshake, for which the server must have room. `first_in`: the line in which
+    /// it is the first.
+    pub fn take_turn(&mut self, first_in: Option<Line>) -> Turn {
+        self.present = None;
+        let wanted = self.wanted(Load::Session);
+        self.group.take_turn(wanted, first_in)
+    }
+
+    fn wanted(&self, load: Load) -> Pick<'_> {
+        Pick {
             load,
             key: &self.hash_key,
             tried: &self.tried,
             own: self.own,
-        })
+        }
+    }
+
+    /// Waits for a server that has room. Who has been at a server already goes first.
+    pub fn wait_in(&self, line: Line) -> Result<Waiting, QueueFull> {
+        self.group.wait_in(line, !self.tried.is_empty())
     }
 
     /// The request goes to the picked server.
-    pub fn begin(&mut self, lease: Lease, connector: Option<Arc<PoolConnector>>) {
+    pub fn begin(&mut self, lease: Lease, connector: Arc<PoolConnector>) {
         self.tried.push(lease.server().address);
-        self.present = Some(Attempt { lease, connector });
+        self.present = Some(Attempt {
+            lease,
+            connector: Some(connector),
+            slot: None,
+        });
+    }
+
+    /// The handshake goes to the picked server.
+    pub fn begin_handshake(&mut self, lease: Lease, slot: Option<Slot>) {
+        self.tried.push(lease.server().address);
+        self.present = Some(Attempt {
+            lease,
+            connector: None,
+            slot,
+        });
+    }
+
+    /// The server has answered the handshake, or will not.
+    pub fn end_handshake(&mut self, ended: Ended) {
+        let slot = self
+            .present
+            .as_mut()
+            .and_then(|present| present.slot.take());
+        if let Some(slot) = slot {
+            slot.end(ended);
+        }
     }
 
     pub fn lease(&self) -> Option<&Lease> {
@@ -134,8 +181,9 @@ impl Attempts {
         }
     }
 
-    /// Counts a failure of the present server for passive ejection.
-    pub fn record_failure(&self) {
+    /// Counts a failure of the present server for passive ejection, and for its pace.
+    pub fn record_failure(&mut self) {
+        self.end_handshake(Ended::Failed);
         if let Some(lease) = self.lease() {
             self.group.record_failure(lease.server());
         }

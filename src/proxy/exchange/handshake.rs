@@ -1,7 +1,9 @@
 //! A WebSocket handshake that is under way, and the parts of its later session.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::http1::Rejection;
 use crate::limits::Permit;
 use crate::session::expiry::Expiry;
 use crate::session::handshake::ServerEnd;
@@ -17,6 +19,15 @@ pub struct Handshake {
     /// Counts the session on its route.
     permit: Option<Permit>,
     expiry: Option<Expiry>,
+    turned_away: Option<Box<TurnedAway>>,
+}
+
+/// Why a handshake that has waited for a server goes to none.
+#[derive(Debug, Clone, Copy)]
+pub struct TurnedAway {
+    pub rejection: Rejection,
+    /// `None`: as after any refusal.
+    pub retry_after: Option<Duration>,
 }
 
 impl Handshake {
@@ -28,7 +39,16 @@ impl Handshake {
             is_extended: false,
             permit,
             expiry: None,
+            turned_away: None,
         }
+    }
+
+    pub fn turn_away(&mut self, why: TurnedAway) {
+        self.turned_away = Some(Box::new(why));
+    }
+
+    pub fn turned_away(&self) -> Option<TurnedAway> {
+        self.turned_away.as_deref().copied()
     }
 
     /// The value that the server must answer in `Sec-WebSocket-Accept`.

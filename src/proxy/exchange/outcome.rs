@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use http::StatusCode;
+
 #[derive(Default)]
 pub struct Outcome {
     /// Why it failed, or why prusik answered by itself.
@@ -10,6 +12,8 @@ pub struct Outcome {
     is_denied: bool,
     is_cut: bool,
     is_broken: bool,
+    /// The status that a Close frame has told instead, and its code.
+    closed: Option<(u16, u16)>,
 }
 
 impl Outcome {
@@ -39,6 +43,16 @@ impl Outcome {
         self.reason = Some(reason.into());
         self.is_cut = is_cut;
         self.is_broken = is_broken;
+    }
+
+    /// The client is told by a Close frame.
+    pub fn close(&mut self, status: StatusCode, code: u16) {
+        self.closed = Some((status.as_u16(), code));
+    }
+
+    /// The status that a Close frame has told instead, and its code.
+    pub fn closed(&self) -> Option<(u16, u16)> {
+        self.closed
     }
 
     pub fn reason(&self) -> Option<&str> {

@@ -25,6 +25,7 @@ use crate::upstream::server::{Ejected, Lease, Load, Member};
 pub struct SelectionKey {
     pub load: Load,
     pub ejected: Ejected,
+    pub paced: bool,
     /// The hash of the request's key, or 0 without a key.
     pub hash: u32,
     /// The numbers of the members that the request has tried: few, nearly always none.
@@ -33,7 +34,7 @@ pub struct SelectionKey {
 
 impl SelectionKey {
     /// The length without `tried`.
-    const HEAD: usize = 14;
+    const HEAD: usize = 15;
 
     /// Encodes the key for Pingora. [`SelectionKey::from_bytes`] decodes it.
     pub fn with_bytes<T>(&self, then: impl FnOnce(&[u8]) -> T) -> T {
@@ -44,8 +45,9 @@ impl SelectionKey {
         let mut head = [0; Self::HEAD];
         head[0] = u8::from(self.load == Load::Session);
         head[1] = u8::from(avoids);
-        head[2..6].copy_from_slice(&self.hash.to_le_bytes());
-        head[6..].copy_from_slice(&now.to_le_bytes());
+        head[2] = u8::from(self.paced);
+        head[3..7].copy_from_slice(&self.hash.to_le_bytes());
+        head[7..].copy_from_slice(&now.to_le_bytes());
         if self.tried.is_empty() {
             return then(&head);
         }
@@ -58,7 +60,7 @@ impl SelectionKey {
     pub fn from_bytes(bytes: &[u8]) -> Self {
         let (head, tried) = bytes.split_at_checked(Self::HEAD).unwrap_or_default();
         let head: [u8; Self::HEAD] = head.try_into().unwrap_or_default();
-        let [load, avoids, a, b, c, d, now @ ..] = head;
+        let [load, avoids, paced, a, b, c, d, now @ ..] = head;
         let tried = tried
             .chunks_exact(4)
             .filter_map(|number| number.try_into().ok());
@@ -73,6 +75,7 @@ impl SelectionKey {
                     now: u64::from_le_bytes(now),
                 },
             },
+            paced: paced == 1,
             hash: u32::from_le_bytes([a, b, c, d]),
             tried: tried.map(u32::from_le_bytes).collect(),
         }
@@ -113,7 +116,8 @@ impl Roster {
     pub fn admits(&self, key: &SelectionKey, member: usize) -> bool {
         let is_tried = key.tried.iter().any(|tried| *tried as usize == member);
         let member = &self.members[member];
-        !is_tried && member.is_usable(key.ejected) && member.has_room(key.load)
+        let is_paced_out = key.paced && member.server.pace.is_full();
+        !is_tried && !is_paced_out && member.is_usable(key.ejected) && member.has_room(key.load)
     }
 }
 
@@ -154,6 +158,7 @@ where
         let key = SelectionKey {
             load: wanted.load,
             ejected: wanted.ejected,
+            paced: wanted.paced,
             hash,
             tried: tried.map(|number| number as u32).collect(),
         };
@@ -218,6 +223,7 @@ mod tests {
                     let key = SelectionKey {
                         load,
                         ejected,
+                        paced: hash == 1,
                         hash,
                         tried,
                     };

@@ -38,6 +38,10 @@ impl ConsistentHash {
         }
     }
 
+    pub fn members(&self) -> &[Arc<Member>] {
+        self.ring.members()
+    }
+
     pub fn pick(&self, wanted: &Wanted<'_>) -> Option<Lease> {
         if wanted.key.is_empty() {
             return self.in_turn.in_turn(wanted);

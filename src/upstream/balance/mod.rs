@@ -33,12 +33,15 @@ pub struct Wanted<'a> {
     /// Servers that this request has tried.
     pub tried: &'a [SocketAddr],
     pub ejected: Ejected,
+    /// Avoids servers that have as many handshakes as they get at once.
+    pub paced: bool,
 }
 
 impl Wanted<'_> {
     fn accepts(&self, member: &Member) -> bool {
         member.is_usable(self.ejected)
             && member.has_room(self.load)
+            && !(self.paced && member.server.pace.is_full())
             && !self.tried.contains(&member.server.address)
     }
 
@@ -74,6 +77,16 @@ impl Balancer {
                 Self::ConsistentHash(ConsistentHash::new(&members, *load_bound, keys))
             }
         }
+    }
+
+    /// Whether a pick could take one of these servers.
+    pub fn has(&self, wanted: &Wanted<'_>) -> bool {
+        let members = match self {
+            Self::RoundRobin(balancer) => balancer.members(),
+            Self::LeastSessions(members, _) | Self::TwoChoices(members) => members,
+            Self::ConsistentHash(balancer) => balancer.members(),
+        };
+        members.iter().any(|member| wanted.accepts(member))
     }
 
     pub fn pick(&self, wanted: &Wanted<'_>) -> Option<Lease> {

@@ -169,6 +169,7 @@ mod tests {
         SelectionKey {
             load: Load::Session,
             ejected: Ejected::Avoid { now: 0 },
+            paced: false,
             hash: crc32fast::hash(key),
             tried: Vec::new(),
         }

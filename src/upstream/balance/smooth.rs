@@ -141,6 +141,7 @@ mod tests {
     const KEY: SelectionKey = SelectionKey {
         load: Load::Session,
         ejected: Ejected::Avoid { now: 0 },
+        paced: false,
         hash: 0,
         tried: Vec::new(),
     };

@@ -53,6 +53,7 @@ pub fn wanted(key: &str) -> Wanted<'_> {
         key: key.as_bytes(),
         tried: &[],
         ejected: Ejected::Avoid { now: 0 },
+        paced: false,
     }
 }
 

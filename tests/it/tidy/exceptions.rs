@@ -39,6 +39,8 @@ pub const PURE: &[&str] = &[
     "src/upstream/health/counter.rs",
     "src/upstream/keys_in_use.rs",
     "src/upstream/membership.rs",
+    "src/upstream/pacing/concurrency.rs",
+    "src/upstream/pacing/queue.rs",
     "src/upstream/request_end.rs",
     "src/upstream/window.rs",
     "src/websocket",

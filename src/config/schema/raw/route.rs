@@ -298,4 +298,18 @@ pub struct WebSocket {
     /// 1008. Not frames: the fragments of a message are one, pings none. 0: no limit.
     #[schemars(extend("default" = 0, "maximum" = 1_000_000))]
     pub messages_per_second: Option<u32>,
+    /// How prusik refuses a valid handshake. A server's own refusals pass as they are.
+    #[serde(default, deserialize_with = "word")]
+    #[schemars(extend("default" = "status"))]
+    pub refusal: Option<Refusal>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// With a status, which a browser's script does not see.
+    Status,
+    /// With a 101 and a Close frame, which it sees: 1013 and `retry in 2 s` for limits, missing
+    /// servers and a stop; 4401 for who must log in; 4403 for who may not come in.
+    Close,
 }

@@ -97,6 +97,9 @@ pub struct Upstream {
     /// sessions.
     #[schemars(extend("default" = "60s"))]
     pub stall: Option<Period>,
+    /// Handshakes that a server has no time for wait for their turn; how many it gets at once
+    /// follows its latency. `off`: servers get all at once.
+    pub pacing: Option<OffOr<Pacing>>,
     /// What becomes of the sessions of a server that fails its checks.
     #[serde(default, deserialize_with = "word")]
     #[schemars(extend("default" = "keep"))]
@@ -105,6 +108,15 @@ pub struct Upstream {
     #[serde(default, deserialize_with = "word")]
     #[schemars(extend("default" = "close"))]
     pub on_removed: Option<OnGone>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Pacing {
+    /// Handshakes that may wait, each as long as its route's `timeouts.response`: over it 503 or
+    /// `refusal`.
+    #[schemars(extend("default" = 20000))]
+    pub waiting: Option<NonZeroUsize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
