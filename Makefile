@@ -72,6 +72,7 @@ test-long: build long-tools
 	$(PYTHON) tests/long/dead_peer.py target/release/prusik
 	$(PYTHON) tests/long/proxy_protocol.py target/release/prusik
 	$(PYTHON) tests/long/ports.py target/release/prusik
+	$(PYTHON) tests/long/import.py target/release/prusik
 	$(PYTHON) tests/long/both_ways.py target/release/prusik
 	$(PYTHON) tests/long/upgrades.py target/release/prusik 2000 20
 	$(PYTHON) tests/long/move_latency.py target/release/prusik 9000 5

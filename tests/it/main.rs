@@ -28,6 +28,7 @@ mod http;
 mod http2;
 mod http2_edges;
 mod http2_settings;
+mod import;
 mod interop;
 mod keepalive;
 mod limits;

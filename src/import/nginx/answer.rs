@@ -3,12 +3,31 @@
 
 use super::context::{Condition, respond};
 use super::levels::Levels;
-use super::locations::escaped;
+use super::locations::{encoded, escaped};
 use super::notes::Note;
 use super::tree::Directive;
 use super::variables::Variables;
 use crate::import::yaml::{Map, Yaml};
-use crate::route::PathMatch;
+use crate::route::{HostPattern, PathMatch};
+use http::{HeaderName, HeaderValue};
+
+/// The methods that come as far as a route.
+pub const METHODS: [&str; 14] = [
+    "GET",
+    "HEAD",
+    "POST",
+    "PUT",
+    "DELETE",
+    "OPTIONS",
+    "PATCH",
+    "COPY",
+    "LOCK",
+    "MKCOL",
+    "MOVE",
+    "PROPFIND",
+    "PROPPATCH",
+    "UNLOCK",
+];
 
 /// An answer, for the paths that it is for. `None`: for those of the block that it stands in.
 #[derive(Debug)]
@@ -35,6 +54,13 @@ pub fn returned(
         && let Some(url) = text
     {
         return match variables.template(url) {
+            Ok(to) if to.chars().any(char::is_control) => {
+                notes.push(Note::left_out(
+                    directive,
+                    "a target has no control characters",
+                ));
+                respond(501)
+            }
             Ok(to) => redirect(&to, status),
             Err(unknown) => {
                 notes.push(Note::left_out(directive, unknown.why()));
@@ -198,7 +224,7 @@ fn literal(regex: &str) -> Option<String> {
             letter => path.push(letter),
         }
     }
-    path.starts_with('/').then_some(path)
+    path.starts_with('/').then(|| encoded(&path))
 }
 
 /// What an `if` does, if it answers under a condition that routes know.
@@ -251,11 +277,20 @@ fn condition(directive: &Directive) -> Option<Condition> {
         }
         _ => return None,
     }
-    condition
+    let is_valid = condition
         .methods
         .iter()
-        .all(|method| method.chars().all(|c| c.is_ascii_uppercase()))
-        .then_some(condition)
+        .all(|method| METHODS.contains(&method.as_str()))
+        && condition
+            .hosts
+            .iter()
+            .all(|host| HostPattern::parse(host).is_ok())
+        && condition.headers.iter().all(|(name, value)| {
+            HeaderName::from_bytes(name.as_bytes()).is_ok()
+                && HeaderValue::from_str(value).is_ok()
+                && value.trim() == value
+        });
+    is_valid.then_some(condition)
 }
 
 /// The variable without its `$`, the operator (none: empty) and the value of an `if`.

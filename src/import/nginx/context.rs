@@ -20,6 +20,8 @@ pub struct Context<'t> {
     /// What was said of all that has been translated.
     pub notes: Vec<Note>,
     pub said: HashSet<String>,
+    /// The addresses of the server whose routes are made.
+    pub listens: Vec<String>,
 }
 
 impl<'t> Context<'t> {

@@ -45,6 +45,7 @@ pub fn document(
         folder,
         notes: Vec::new(),
         said: HashSet::new(),
+        listens: Vec::new(),
     };
     let mut servers = servers::read(&context.http);
     if servers.is_empty() {
@@ -84,18 +85,20 @@ pub fn document(
     }
     close_without_certificates(&sockets, &servers, &mut of, &mut context);
     let placed = servers::place(&sockets, &servers, &of);
-    let mut notes = Vec::new();
-    let upstreams = std::mem::replace(
-        &mut context.upstreams,
-        Upstreams::new(&[], features, Path::new("")),
-    );
-    let upstreams = upstreams.finish(&mut notes);
-    for comment in context.comments(notes) {
-        root.comment(comment);
-    }
+    let (upstreams, notes) = context.upstreams.finish();
     root.set_map("upstreams", upstreams);
     root.set("routes", routes(placed, features));
-    Ok((root, context.notes))
+    let mut said = context.notes;
+    for note in notes {
+        if !said.contains(&note) {
+            said.push(note);
+        }
+    }
+    said.sort_by(|a, b| {
+        let key = |note: &Note| (note.place.file.clone(), note.place.line, note.place.col);
+        key(a).cmp(&key(b))
+    });
+    Ok((root, said))
 }
 
 /// What is said of the directives that stand outside of servers.

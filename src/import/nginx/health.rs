@@ -31,7 +31,8 @@ pub fn check(upstream: &Directive, notes: &mut Vec<Note>) -> Option<Map> {
         request(upstream, &mut map, notes);
         expect(upstream, &mut map);
     }
-    if let Some(port) = value("port").filter(|port| *port != "0") {
+    let number = |name: &str| value(name).and_then(|value| value.parse::<u16>().ok());
+    if let Some(port) = number("port").filter(|port| *port > 0) {
         map.set("port", Yaml::plain(port));
     }
     // The module's defaults are not ours.
@@ -42,8 +43,8 @@ pub fn check(upstream: &Directive, notes: &mut Vec<Note>) -> Option<Map> {
     let time = |time| Yaml::plain(super::units::written(time));
     map.set("interval", time(milliseconds("interval", 30_000)));
     map.set("timeout", time(milliseconds("timeout", 1_000)));
-    map.set("rise", Yaml::plain(value("rise").unwrap_or("2")));
-    map.set("fall", Yaml::plain(value("fall").unwrap_or("5")));
+    map.set("rise", Yaml::plain(number("rise").unwrap_or(2).max(1)));
+    map.set("fall", Yaml::plain(number("fall").unwrap_or(5).max(1)));
     if value("default_down") != Some("false") {
         map.set("start", Yaml::text("down"));
     }
@@ -67,7 +68,10 @@ fn request(upstream: &Directive, map: &mut Map, notes: &mut Vec<Note>) {
     let fields = lines.filter_map(|line| line.split_once(':'));
     let mut hosts = fields.filter(|(name, _)| name.eq_ignore_ascii_case("host"));
     if let Some((_, host)) = hosts.next() {
-        map.set("host", Yaml::text(host.trim()));
+        // One that could not be sent was none.
+        if http::HeaderValue::from_str(host.trim()).is_ok() && !host.trim().is_empty() {
+            map.set("host", Yaml::text(host.trim()));
+        }
     }
     if method != "GET" {
         notes.push(Note::no_meaning(send, "checks ask by GET"));

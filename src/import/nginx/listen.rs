@@ -5,6 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::notes::Note;
 use super::tree::Directive;
 
+/// The size of `sockaddr_un`'s path without the final zero.
+const UNIX_PATH_MAX: usize = 107;
+
 /// What one `listen` asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
@@ -94,7 +97,7 @@ fn listen(directive: &Directive, notes: &mut Vec<Note>) -> Vec<Listen> {
 
 /// `80`, `*:80`, `10.0.0.1`, `[::]:80`, `localhost:80`, `unix:/path`.
 fn addresses(text: &str) -> Option<Vec<String>> {
-    if text.starts_with("unix:/") {
+    if text.starts_with("unix:/") && text.len() <= "unix:".len() + UNIX_PATH_MAX {
         return Some(vec![text.to_owned()]);
     }
     if let Ok(port) = text.parse::<u16>() {

@@ -176,7 +176,7 @@ fn limits(
         let number: Option<u64> = buffers.arg(0).parse().ok();
         let size = number
             .zip(units::size(buffers.arg(1)))
-            .map(|(number, size)| number * size);
+            .map(|(number, size)| number.saturating_mul(size));
         if let Some(size) = size {
             let size = size.clamp(1 << 10, 512 << 10);
             map.set("header_size", Yaml::plain(units::written_size(size)));
@@ -194,11 +194,10 @@ fn limits(
     if let Some(send) = time("send_timeout").filter(|time| !time.is_zero()) {
         map.set("stall", written(send));
     }
-    if let Some(streams) = levels
-        .value("http2_max_concurrent_streams")
-        .filter(|_| socket.http2)
-    {
-        map.set("streams", Yaml::plain(streams));
+    let streams = levels.value("http2_max_concurrent_streams");
+    let streams = streams.and_then(|streams| streams.parse::<u32>().ok());
+    if let Some(streams) = streams.filter(|_| socket.http2) {
+        map.set("streams", Yaml::plain(streams.clamp(1, 16_384)));
     }
     map.set("body_size", body_size_value(most(context, socket, servers)));
     map

@@ -3,7 +3,7 @@
 //! A location that nothing here can serve is a route all the same: else its requests would come to
 //! a wider one.
 
-use super::answer::{self, Answer, redirect, redirects, returned, rewritten};
+use super::answer::{self, Answer, METHODS, redirect, redirects, returned, rewritten};
 use super::context::{Context, Route, respond};
 use super::levels::Levels;
 use super::locations::{self, Located};
@@ -51,6 +51,13 @@ pub fn routes<'t>(
     };
     let redirects = partial_redirects(levels, &Variables::of(levels));
     routes.extend(redirects.into_iter().filter(within));
+    if routes
+        .iter()
+        .any(|route| route.path == located.path && route.condition.is_empty())
+    {
+        routes[0].comments = context.comments(notes);
+        return routes;
+    }
     let (mut main, closed) = handled(context, server, located, &mut notes);
     let excepted = excepted_methods(levels, closed, &mut notes);
     let mut comments = context.comments(notes);
@@ -273,6 +280,10 @@ fn excepted_methods(
         ));
     }
     let mut methods = except.args.clone();
+    methods.retain(|method| METHODS.contains(&method.as_str()));
+    if methods.is_empty() {
+        return None;
+    }
     if methods.iter().any(|method| method == "GET")
         && !methods.iter().any(|method| method == "HEAD")
     {

@@ -221,6 +221,7 @@ impl<'t> Location<'t> {
     fn located(&self) -> Located<'t> {
         let path = encoded(&self.pattern);
         let path = match self.kind {
+            Kind::Exact if path.ends_with("/*") => exactly(&path),
             Kind::Exact => PathMatch::Exact(path),
             _ => prefix(&path),
         };
@@ -259,6 +260,14 @@ pub fn prefix(path: &str) -> PathMatch {
     match PathRegex::parse(&format!("^{}", escaped(path))) {
         Ok(regex) => PathMatch::Regex(regex),
         Err(_) => PathMatch::Prefix(path.to_owned()),
+    }
+}
+
+/// The path as an expression: our own file takes a star at the end for a slip.
+fn exactly(path: &str) -> PathMatch {
+    match PathRegex::parse(&format!("^{}$", escaped(path))) {
+        Ok(regex) => PathMatch::Regex(regex),
+        Err(_) => PathMatch::Exact(path.to_owned()),
     }
 }
 

@@ -74,20 +74,16 @@ pub fn sockets(servers: &mut [Server<'_>]) -> Vec<Socket> {
 
 /// The routes of a server, without conditions on hosts and listeners.
 pub fn routes<'t>(context: &mut Context<'t>, server: &mut Server<'t>) -> Vec<Route> {
+    let listens = server.listens.iter().map(|listen| listen.address.clone());
+    context.listens = listens.collect();
     let levels = &server.levels;
     let mut notes = std::mem::take(&mut server.notes);
     notes.extend(levels.own().iter().filter_map(known::note));
-    let name = server
-        .directive
-        .each("server_name")
-        .flat_map(|names| &names.args)
-        .next();
-    let heading = format!(
-        "server {} ({}:{})",
-        name.map_or("", String::as_str),
-        server.directive.place.file,
-        server.directive.place.line
-    );
+    let mut names = server.directive.each("server_name");
+    let name = names.find_map(|names| names.args.first());
+    let name = name.map_or(String::new(), |name| format!("{name}, "));
+    let place = &server.directive.place;
+    let heading = format!("server: {name}{}:{}", place.file, place.line);
     let variables = Variables::of(levels);
     let mut routes = location::conditions(levels, &PathMatch::Any, &mut notes);
     routes.extend(location::partial_redirects(levels, &variables));

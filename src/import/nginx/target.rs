@@ -1,5 +1,7 @@
 //! Where `proxy_pass` leads.
 
+use std::net::SocketAddr;
+
 /// `http://HOST[:PORT][URI]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
@@ -29,11 +31,15 @@ impl Target {
         if authority.is_empty() || authority.contains('$') {
             return Err("which server it is depends on the request: write a route for each");
         }
-        Ok(Self {
+        let target = Self {
             is_tls,
             authority: authority.to_owned(),
             uri: (!uri.is_empty()).then(|| uri.to_owned()),
-        })
+        };
+        match is_server(&target.address()) {
+            true => Ok(target),
+            false => Err("it is no address of a server"),
+        }
     }
 
     /// The host without its port, and the port if one is written.
@@ -74,6 +80,30 @@ pub fn with_port(text: &str, port: &str) -> String {
         (_, Some(_)) => text.to_owned(),
         (host, None) => format!("{host}:{port}"),
     }
+}
+
+/// Whether a server can have this address: `IP:port`, `[v6]:port` or `name:port`.
+pub fn is_server(address: &str) -> bool {
+    if let Ok(address) = address.parse::<SocketAddr>() {
+        return address.port() != 0;
+    }
+    let (host, Some(port)) = split_port(address) else {
+        return false;
+    };
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let last = name.rsplit('.').next().unwrap_or_default();
+    name.len() <= 253
+        && name.split('.').all(is_label)
+        && !last.bytes().all(|byte| byte.is_ascii_digit())
+        && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 #[cfg(test)]

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// As long as prusik takes a time to be meant.
+const LONGEST: Duration = Duration::from_secs(3650 * 86_400);
+
 /// `60`, `30s`, `1h 30m`, `500ms`: a number without a unit counts seconds.
 pub fn time(text: &str) -> Option<Duration> {
     let mut total = 0_u64;
@@ -29,7 +32,7 @@ pub fn time(text: &str) -> Option<Duration> {
         total = total.checked_add(number.checked_mul(milliseconds)?)?;
         rest = behind.trim_start();
     }
-    Some(Duration::from_millis(total))
+    Some(Duration::from_millis(total)).filter(|time| *time <= LONGEST)
 }
 
 /// In the largest unit that needs no fraction, but seconds up to two minutes.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::features::Features;
 use super::levels::Levels;
 use super::notes::Note;
-use super::target::{Target, with_port};
+use super::target::{Target, is_server, split_port, with_port};
 use super::tree::Directive;
 use super::variables::Variables;
 use super::{health, known, units};
@@ -17,6 +17,8 @@ pub struct Upstreams<'t> {
     features: Features,
     /// Relative files are its.
     folder: PathBuf,
+    /// What was said at the groups themselves.
+    notes: Vec<Note>,
 }
 
 struct Used {
@@ -36,6 +38,7 @@ impl<'t> Upstreams<'t> {
             used: Vec::new(),
             features,
             folder: folder.to_owned(),
+            notes: Vec::new(),
         }
     }
 
@@ -70,7 +73,10 @@ impl<'t> Upstreams<'t> {
             return Some(used.name.clone());
         }
         let (mut map, hosts) = match defined {
-            Some(block) => Group::new(block, self.features, notes)?.finish(block, notes),
+            Some(block) => {
+                let group = Group::new(block, self.features, &mut self.notes)?;
+                group.finish(block, &mut self.notes)
+            }
             None => {
                 let map = Map::default().with("servers", Yaml::texts([&source.0]));
                 (map, vec![target.host().0.to_owned()])
@@ -106,28 +112,30 @@ impl<'t> Upstreams<'t> {
         }
     }
 
-    /// All of them, for the file. Groups that no route has named are among them.
-    pub fn finish(mut self, notes: &mut Vec<Note>) -> Map {
+    /// All of them, for the file, and what was said of them. Groups that no route has named are
+    /// among them.
+    pub fn finish(mut self) -> (Map, Vec<Note>) {
+        let mut map = Map::default();
         for block in &self.defined {
-            let is_used = self.used.iter().any(|used| used.source.0 == block.arg(0));
-            let group = match is_used {
-                true => None,
-                false => Group::new(block, self.features, notes),
-            };
-            if let Some(group) = group {
-                self.used.push(Used {
+            if self.used.iter().any(|used| used.source.0 == block.arg(0)) {
+                continue;
+            }
+            let mut notes = Vec::new();
+            match Group::new(block, self.features, &mut notes) {
+                Some(group) => self.used.push(Used {
                     source: (block.arg(0).to_owned(), false),
                     name: block.arg(0).to_owned(),
-                    map: group.finish(block, notes).0,
+                    map: group.finish(block, &mut notes).0,
                     settings: Map::default(),
-                });
+                }),
+                None => notes.iter().for_each(|note| map.comment(note.comment())),
             }
+            self.notes.extend(notes);
         }
-        let mut map = Map::default();
         for used in self.used {
             map.set(used.name, used.map);
         }
-        map
+        (map, self.notes)
     }
 
     fn free_name(&self, (source, is_tls): &(String, bool)) -> String {
@@ -159,8 +167,11 @@ impl<'t> Upstreams<'t> {
         let is_off = next.is_some_and(|next| next.arg(0) == "off");
         match tries.map(|tries| tries.arg(0)) {
             _ if is_off => map.set("attempts", Yaml::plain(1)),
-            Some("0") | None => {}
-            Some(tries) => map.set("attempts", Yaml::plain(tries)),
+            Some(tries) if tries.parse::<u16>().is_ok_and(|tries| tries > 0) => {
+                map.set("attempts", Yaml::plain(tries));
+            }
+            // As many as there are.
+            _ => {}
         }
         if let Some(next) = next.filter(|_| !is_off) {
             self.retry_on(next, &mut map, notes);
@@ -236,9 +247,9 @@ impl<'t> Upstreams<'t> {
         names.sort_unstable();
         names.dedup();
         match (sni, names.as_slice()) {
-            (Some(sni), _) => map.set("sni", Yaml::text(sni)),
-            (None, [first, _, ..]) => map.set("sni", Yaml::text(first.as_str())),
-            (None, _) => {}
+            (Some(sni), _) if is_server(&with_port(&sni, "1")) => map.set("sni", Yaml::text(sni)),
+            (_, [first, _, ..]) => map.set("sni", Yaml::text(first.as_str())),
+            (_, _) => {}
         }
         let mut file = |map: &mut Map, key: &str, name: &str| {
             if let Some(file) = levels.value(name) {
@@ -309,45 +320,51 @@ impl Group {
 
     fn server(&mut self, server: &Directive, notes: &mut Vec<Note>) {
         let address = with_port(server.arg(0), "80");
-        if address.starts_with("unix:") || address.contains('$') {
+        if !is_server(&address) {
             notes.push(Note::left_out(
                 server,
                 "servers are reached by TCP, at a fixed address",
             ));
             return;
         }
-        let mut map = Map::default().with("address", Yaml::text(&address));
-        let mut is_plain = true;
+        let mut extras = Map::default();
         let (mut fails, mut timeout) = (1, std::time::Duration::from_secs(10));
         for word in &server.args[1..] {
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
-            match key {
-                "down" => {
+            let number = value.parse::<u32>().ok();
+            match (key, number) {
+                ("down", _) => {
                     notes.push(Note::no_meaning(
                         server,
                         "a server that is down is left out",
                     ));
                     return;
                 }
-                "weight" if value == "1" => {}
-                "weight" => (is_plain, _) = (false, map.set("weight", Yaml::plain(value))),
-                "max_conns" => (is_plain, _) = (false, map.set("max_sessions", Yaml::plain(value))),
-                "backup" => (is_plain, _) = (false, map.set("backup", Yaml::plain(true))),
-                "max_fails" => fails = value.parse().unwrap_or(fails),
-                "fail_timeout" => timeout = units::time(value).unwrap_or(timeout),
-                "slow_start" => self.rest.set("slow_start", Yaml::text(value)),
-                "resolve" => {}
+                ("weight", Some(1)) | ("max_conns", Some(0)) | ("resolve", _) => {}
+                ("weight", Some(weight @ 1..=65_535)) => extras.set("weight", Yaml::plain(weight)),
+                ("max_conns", Some(most)) => extras.set("max_sessions", Yaml::plain(most)),
+                ("backup", _) => extras.set("backup", Yaml::plain(true)),
+                ("max_fails", Some(number)) => fails = number,
+                ("fail_timeout", _) => timeout = units::time(value).unwrap_or(timeout),
+                ("slow_start", _) if !self.rest.has("slow_start") => {
+                    let time = units::time(value).unwrap_or_default();
+                    self.rest
+                        .set("slow_start", Yaml::plain(units::written(time)));
+                }
+                ("slow_start", _) => {}
                 _ => notes.push(Note::left_out(server, format!("a server has no \"{key}\""))),
             }
         }
         if self.hosts.is_empty() {
             self.eject = (fails > 0 && !timeout.is_zero()).then_some((fails, timeout));
         }
-        self.hosts
-            .push(super::target::split_port(&address).0.to_owned());
-        match is_plain {
-            true => self.servers.push(Yaml::text(address)),
-            false => self.servers.push(map),
+        self.hosts.push(split_port(&address).0.to_owned());
+        if extras.is_empty() {
+            self.servers.push(Yaml::text(address));
+        } else {
+            let mut map = Map::default().with("address", Yaml::text(&address));
+            map.append(extras);
+            self.servers.push(map);
         }
     }
 
@@ -433,21 +450,17 @@ impl Group {
             map.set("eject", eject);
         }
         map.append(self.rest);
-        let different = block.each("server").skip(1).find(|server| {
-            let fails = |server: &Directive| -> Vec<String> {
-                let words = server.args.iter();
-                words
-                    .filter(|word| {
-                        word.starts_with("max_fails") || word.starts_with("fail_timeout")
-                    })
-                    .cloned()
-                    .collect()
+        let words = |server: &Directive| -> Vec<String> {
+            let is_about = |word: &&String| {
+                word.starts_with("max_fails=") || word.starts_with("fail_timeout=")
             };
-            block
-                .each("server")
-                .next()
-                .is_some_and(|first| fails(first) != fails(server))
-        });
+            server.args.iter().filter(is_about).cloned().collect()
+        };
+        let mut up = block
+            .each("server")
+            .filter(|server| !server.args.iter().any(|word| word == "down"));
+        let first = up.next();
+        let different = up.find(|server| first.is_some_and(|first| words(first) != words(server)));
         if let Some(server) = different {
             let note = Note::left_out(
                 server,

@@ -29,7 +29,7 @@ fn a_return_redirects_or_responds() {
     for (text, yaml) in [
         (
             "return 301 https://$host$request_uri;",
-            "redirect: to: \"https://$host$request_uri\" status: 301",
+            "redirect: to: https://$host$request_uri status: 301",
         ),
         ("return /new;", "redirect: to: /new status: 302"),
         ("return 204;", "respond: status: 204"),
@@ -66,12 +66,12 @@ fn a_rewrite_redirects_with_the_rest_of_the_path() {
         (
             "rewrite ^ https://$host$request_uri? permanent;",
             None,
-            "\"https://$host$request_uri\"",
+            "https://$host$request_uri",
         ),
         (
             "rewrite ^(.*)$ https://$host$1 permanent;",
             None,
-            "\"https://$host$uri$is_args$args\"",
+            "https://$host$uri$is_args$args",
         ),
         (
             "rewrite ^/(.*)$ https://a.test/$1 redirect;",

@@ -136,9 +136,10 @@ proptest! {
         ),
         paths in proptest::collection::vec("/[ab]{0,2}(/[ab]{0,2})?(\\.[cd])?", 12),
     ) {
+        // nginx refuses a prefix that is there twice.
+        let mut seen = std::collections::HashSet::new();
         let mut heads = heads;
-        heads.sort();
-        heads.dedup_by_key(|head| head.trim_start_matches("^~ ").to_owned());
+        heads.retain(|head| seen.insert(head.trim_start_matches("^~ ").to_owned()));
         let text: String = heads.iter().map(|head| format!("location {head} {{ }}\n")).collect();
         prop_assume!(!text.contains("//"));
         for path in paths.iter().filter(|path| !path.contains("//")) {
