@@ -92,9 +92,11 @@ pub fn returned(
         )),
     }
     let mut body = Map::default().with("respond", answer);
+    let has_body = text.is_some_and(|text| !text.is_empty());
+    let is_value = |kind: &&str| HeaderValue::from_str(kind).is_ok() && !kind.contains('$');
     if let Some(kind) = levels
         .value("default_type")
-        .filter(|_| text.is_some_and(|t| !t.is_empty()))
+        .filter(|kind| has_body && is_value(kind))
     {
         let set = Map::default().with("Content-Type", Yaml::text(kind));
         let response = Map::default().with("set", set);

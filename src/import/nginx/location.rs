@@ -5,11 +5,12 @@
 
 use super::answer::{self, Answer, METHODS, redirect, redirects, returned, rewritten};
 use super::context::{Context, Route, respond};
+use super::headers::response_headers;
 use super::levels::Levels;
 use super::locations::{self, Located};
 use super::notes::Note;
 use super::protect::{Protection, protection};
-use super::proxied::{proxied, response_headers};
+use super::proxied::proxied;
 use super::tree::Directive;
 use super::variables::Variables;
 use super::{known, units};

@@ -11,6 +11,7 @@ mod context;
 mod document;
 mod error;
 mod features;
+mod headers;
 mod health;
 mod includes;
 mod known;

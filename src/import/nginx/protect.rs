@@ -276,24 +276,22 @@ fn rate_of(context: &Context<'_>, limit: &Directive) -> Result<Map, String> {
         .template(zone.arg(0))
         .map_err(|unknown| unknown.why())?;
     let rate = value(zone, "rate").unwrap_or_default();
-    let rate: u32 = match (rate.strip_suffix("r/s"), rate.strip_suffix("r/m")) {
-        (Some(rate), _) => rate.parse().ok(),
-        (None, Some(rate)) => rate
-            .parse::<u32>()
-            .ok()
-            .filter(|rate| rate % 60 == 0)
-            .map(|rate| rate / 60),
-        (None, None) => None,
+    let (number, seconds) = match rate.strip_suffix("r/m") {
+        Some(number) => (number, 60.0),
+        None => (rate.strip_suffix("r/s").unwrap_or_default(), 1.0),
+    };
+    let rate = number.parse::<f64>().unwrap_or_default() / seconds;
+    if !(0.001..=1_000_000.0).contains(&rate) {
+        return Err("prusik has no such rate".to_owned());
     }
-    .filter(|rate| *rate > 0)
-    .ok_or("a rate is whole requests in a second")?;
+    let rate = (rate * 1000.0).round() / 1000.0;
     let burst: u32 = value(limit, "burst")
         .and_then(|burst| burst.parse().ok())
         .unwrap_or(0);
     // nginx counts those beyond the one that is due.
     Ok(Map::default()
         .with("rate", Yaml::plain(rate))
-        .with("burst", Yaml::plain(burst.saturating_add(1)))
+        .with("burst", Yaml::plain(burst.saturating_add(1).min(1_000_000)))
         .with("key", Yaml::text(key)))
 }
 

@@ -1,12 +1,14 @@
 //! A location with `proxy_pass`: which server, by which path, with which headers and limits.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use regex::Regex;
 
 use super::answer::{behind_prefix, captures, path_rewrite, redirects};
 use super::context::Context;
+use super::headers::{request_headers, response_headers};
 use super::levels::Levels;
 use super::locations::{Located, encoded, escaped};
 use super::notes::Note;
@@ -39,6 +41,11 @@ pub fn proxied(
 ) -> Result<Proxied, String> {
     let mut variables = Variables::of(levels);
     let (target, change) = destination(context, located, levels, pass, &variables, notes)?;
+    let addresses = context.upstreams.addresses(&target);
+    let comes_back = |to: &String| context.listens.iter().any(|listen| leads_to(listen, to));
+    if addresses.iter().any(comes_back) {
+        return Err("it would come back to its own listener".to_owned());
+    }
     let upstream = context
         .upstreams
         .name_for(&target, pass, levels, notes)
@@ -68,6 +75,18 @@ pub fn proxied(
         body.set("merge_slashes", Yaml::plain(false));
     }
     Ok(Proxied { body, path })
+}
+
+/// Whether a connection to the server comes to the listener, as far as the file tells.
+fn leads_to(listen: &str, server: &str) -> bool {
+    let server = server.replacen("localhost:", "127.0.0.1:", 1);
+    let (Ok(listen), Ok(server)) = (listen.parse::<SocketAddr>(), server.parse::<SocketAddr>())
+    else {
+        return false;
+    };
+    let is_here = |end: SocketAddr| end.ip().is_loopback() || end.ip().is_unspecified();
+    let is_met = listen.ip() == server.ip() || is_here(listen) && is_here(server);
+    listen.port() == server.port() && is_met
 }
 
 /// What becomes of the path on its way.
@@ -135,6 +154,11 @@ fn destination(
             notes,
         )?,
     };
+    if let Change::Rewrite(regex, to) = &change
+        && !is_rewrite(regex, to)
+    {
+        return Err("no path can be made by this expression".to_owned());
+    }
     if matches!(change, Change::Rewrite(..)) && !context.features.rewrite {
         return Err(
             "the path that the server gets cannot be made from the one that came".to_owned(),
@@ -170,6 +194,23 @@ fn rewrites(levels: &Levels<'_>, notes: &mut Vec<Note>) -> Option<(String, Strin
         }
     }
     found
+}
+
+/// Whether the expression is one, has the groups, and the rest is of a path.
+fn is_rewrite(regex: &str, to: &str) -> bool {
+    let Ok(regex) = Regex::new(regex) else {
+        return false;
+    };
+    let has_group = |name: &str| {
+        name.parse::<usize>()
+            .is_ok_and(|group| group < regex.captures_len())
+    };
+    let is_of_path =
+        |letter: char| letter.is_ascii_alphanumeric() || "/-._~!$&'()*+,;=:@%{}".contains(letter);
+    to.starts_with('/')
+        && to.chars().all(is_of_path)
+        && !to.contains("..")
+        && names(to).all(has_group)
 }
 
 fn path_change(
@@ -220,148 +261,6 @@ fn path_change(
             format!("{plain}$1"),
         )),
     }
-}
-
-/// The rules for the request, and whether an upgrade passes.
-fn request_headers(
-    levels: &Levels<'_>,
-    variables: &Variables,
-    target: &Target,
-    notes: &mut Vec<Note>,
-) -> (Map, bool) {
-    let (mut set, mut add, mut remove) = (Map::default(), Map::default(), Vec::new());
-    let mut seen = HashSet::new();
-    let (mut upgrade, mut connection) = (false, false);
-    let mut host = Some(target.proxy_host().to_owned());
-    for header in levels.list(&["proxy_set_header"]) {
-        let (name, value) = (header.arg(0), header.arg(1));
-        let lower = name.to_ascii_lowercase();
-        match lower.as_str() {
-            "upgrade" => upgrade = !value.is_empty(),
-            "connection" => {
-                connection = value.contains('$') || value.to_ascii_lowercase().contains("upgrade")
-            }
-            "host" if value == "$http_host" => host = None,
-            "host" if value.is_empty() => {
-                notes.push(Note::left_out(
-                    header,
-                    "a request has a Host: it goes as it came",
-                ));
-                host = None;
-            }
-            "host" => match variables.template(value) {
-                Ok(template) => host = Some(template),
-                Err(unknown) => notes.push(Note::left_out(header, unknown.why())),
-            },
-            "content-length"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "keep-alive"
-            | "proxy-connection"
-            | "sec-websocket-key"
-            | "sec-websocket-version"
-            | "sec-websocket-accept" => {
-                notes.push(Note::no_meaning(
-                    header,
-                    "set as the message or the handshake needs it",
-                ));
-            }
-            _ if HeaderName::from_bytes(name.as_bytes()).is_err() => {
-                notes.push(Note::left_out(header, "no header can have this name"));
-            }
-            _ if value.is_empty() => remove.push(name),
-            _ => match template(variables, value) {
-                Ok(template) if seen.insert(lower) => set.set(name, Yaml::text(template)),
-                Ok(template) => add.set(name, Yaml::text(template)),
-                Err(why) => notes.push(Note::left_out(header, why)),
-            },
-        }
-    }
-    let mut rules = Map::default();
-    if let Some(host) = host {
-        let mut all = Map::default().with("Host", Yaml::text(host));
-        all.append(set);
-        set = all;
-    }
-    rules.set_map("set", set);
-    rules.set_map("add", add);
-    if !remove.is_empty() {
-        rules.set("remove", Yaml::texts(remove));
-    }
-    (rules, upgrade && connection)
-}
-
-fn template(variables: &Variables, value: &str) -> Result<String, String> {
-    let template = variables.template(value).map_err(|unknown| unknown.why())?;
-    match HeaderValue::from_bytes(template.as_bytes()) {
-        Ok(_) => Ok(template),
-        Err(_) => Err("a header has no line breaks and control characters".to_owned()),
-    }
-}
-
-/// For every kind of answer: of a server, a redirection, a refusal.
-pub fn response_headers(levels: &Levels<'_>, variables: &Variables, notes: &mut Vec<Note>) -> Map {
-    let (mut set, mut add, mut remove) = (Map::default(), Map::default(), Vec::new());
-    let mut seen = HashSet::new();
-    for header in levels.list(&["add_header"]) {
-        let (name, value) = (header.arg(0), header.arg(1));
-        let lower = name.to_ascii_lowercase();
-        if value.is_empty() || matches!(lower.as_str(), "connection" | "upgrade" | "content-length")
-        {
-            notes.push(Note::no_meaning(header, "nothing that would be sent"));
-            continue;
-        }
-        if HeaderName::from_bytes(name.as_bytes()).is_err() {
-            notes.push(Note::left_out(header, "no header can have this name"));
-            continue;
-        }
-        match template(variables, value) {
-            Ok(_) if !seen.insert(lower.clone()) => {
-                notes.push(Note::left_out(header, "a route adds one header of a name"));
-            }
-            Ok(template) if lower == "content-type" => set.set(name, Yaml::text(template)),
-            Ok(template) => add.set(name, Yaml::text(template)),
-            Err(why) => notes.push(Note::left_out(header, why)),
-        }
-    }
-    for more in levels.list(&["more_set_headers"]) {
-        for arg in &more.args {
-            match arg
-                .split_once(':')
-                .filter(|(name, _)| HeaderName::from_bytes(name.as_bytes()).is_ok())
-            {
-                Some((name, value)) => match template(variables, value.trim()) {
-                    Ok(_) if !seen.insert(name.to_ascii_lowercase()) => {}
-                    Ok(template) => set.set(name, Yaml::text(template)),
-                    Err(why) => notes.push(Note::left_out(more, why)),
-                },
-                None => notes.push(Note::left_out(more, "a header is set for every status")),
-            }
-        }
-    }
-    for hidden in levels
-        .list(&["proxy_hide_header"])
-        .into_iter()
-        .chain(levels.list(&["more_clear_headers"]))
-    {
-        remove.extend(
-            hidden
-                .args
-                .iter()
-                .filter(|name| HeaderName::from_bytes(name.as_bytes()).is_ok()),
-        );
-    }
-    let mut rules = Map::default();
-    rules.set_map("set", set);
-    rules.set_map("add", add);
-    if !remove.is_empty() {
-        rules.set(
-            "remove",
-            Yaml::texts(remove.into_iter().map(String::as_str)),
-        );
-    }
-    rules
 }
 
 fn limits(

@@ -97,6 +97,20 @@ impl<'t> Upstreams<'t> {
         Some(name)
     }
 
+    /// The addresses of all servers.
+    pub fn addresses(&self, target: &Target) -> Vec<String> {
+        let named = |block: &&&Directive| block.arg(0) == target.authority;
+        match self.defined.iter().find(named) {
+            Some(block) => {
+                let servers = block.each("server");
+                servers
+                    .map(|server| with_port(server.arg(0), "80"))
+                    .collect()
+            }
+            None => vec![target.address()],
+        }
+    }
+
     /// The first server's address, for those who need one.
     pub fn first_address(&self, target: &Target) -> Option<String> {
         match self
