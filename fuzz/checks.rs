@@ -18,6 +18,7 @@ use prusik::forward::proxy_protocol::{
 };
 use prusik::forward::template::{RequestVariables, Template};
 use prusik::http1::target;
+use prusik::import::nginx;
 use prusik::lifecycle::upgrade::protocol::Message;
 use prusik::lifecycle::upgrade::protocol::frame::{
     Beside, Decoded, Framing, decode, encode, read_header,
@@ -45,6 +46,21 @@ pub fn config(bytes: &[u8]) {
             let said = errors.to_string();
             assert!(said.starts_with("FILE"), "{said}");
         }
+    }
+}
+
+/// A file of nginx is imported or refused, and what is written is never what `check` refuses.
+pub fn import(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else {
+        return;
+    };
+    match nginx::import_text("FILE", text) {
+        Ok(imported) => assert!(!imported.text.is_empty()),
+        Err(nginx::Failure::File(error)) => {
+            let said = error.to_string();
+            assert!(said.starts_with("FILE"), "{said}");
+        }
+        Err(nginx::Failure::Invalid(errors)) => panic!("{errors}"),
     }
 }
 

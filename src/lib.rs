@@ -36,6 +36,7 @@ pub mod forward;
 pub mod generation;
 pub mod http1;
 pub mod http2;
+pub mod import;
 pub mod lifecycle;
 pub mod limits;
 pub mod listener;

@@ -95,7 +95,7 @@ Take a server out without losing a session:
 ";
 
 /// More text for the pages of commands.
-const EXAMPLES: [(&str, &str); 11] = [
+const EXAMPLES: [(&str, &str); 12] = [
     ("run", "\
 # SIGNALS
 HUP reload, USR2 upgrade, TERM and QUIT stop with a drain, INT stop now: see prusik(1).
@@ -113,6 +113,15 @@ terminal the first hundred errors are shown, in a file or pipe all of them.
     prusik check
     prusik check conf/prusik.yaml && prusik reload
     prusik check conf/prusik.yaml 2>errors
+"),
+    ("import", "\
+# DESCRIPTION OF WHAT IS WRITTEN
+The file on stdout passes prusik check. A directive that has no equivalent is a comment at its place and a
+line on stderr, and the exit status is 1 then. Who is kept out in a way that cannot be said stays out: the
+route is closed.
+# EXAMPLES
+    prusik import nginx /etc/nginx/nginx.conf > prusik.yaml
+    prusik import nginx /etc/nginx/sites-enabled/chat > chat.yaml
 "),
     ("demo", "\
 # EXAMPLES

@@ -9,6 +9,7 @@ mod arguments;
 mod candidates;
 mod client;
 mod completions;
+mod import;
 mod keep;
 mod layout;
 mod man;
@@ -81,6 +82,13 @@ enum Command {
     /// What the systemd unit runs before it stops the process: in a restart, the sessions are kept
     /// for the next process
     Keep(KeepArgs),
+    /// Write another proxy's file as one of prusik, on stdout
+    ///
+    /// What has no equivalent is a comment where it would stand, and a line on stderr.
+    Import {
+        #[command(subcommand)]
+        of: import::Import,
+    },
     /// Print what makes a shell complete prusik's commands
     Completions { shell: clap_complete::Shell },
     /// Write the man pages into a folder
@@ -171,6 +179,7 @@ pub fn main() -> ExitCode {
         Command::Enable(args) => ask(operate::enable(args)),
         Command::Close(args) => ask(operate::close(args)),
         Command::Keep(args) => keep::keep(&args.file.config, &args.unit),
+        Command::Import { of } => import::import(&of),
         Command::Completions { shell } => print(&completions::script(shell, Cli::command())),
         Command::Man { folder } => write_man(&folder),
         Command::Candidates { words } => ask(async { Ok(candidates::candidates(&words).await) }),

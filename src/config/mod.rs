@@ -68,7 +68,8 @@ pub fn parse(name: &str, text: &str) -> Result<Config, ConfigErrors> {
     check(name, text, Extent::File)
 }
 
-fn check(name: &str, text: &str, extent: Extent) -> Result<Config, ConfigErrors> {
+/// The same, with as much of the machine as is asked for.
+pub fn check(name: &str, text: &str, extent: Extent) -> Result<Config, ConfigErrors> {
     let (root, mut errors) = file::reader::read(text);
     let config = root.and_then(|mut root| {
         let file = file::decode::decode(&mut root, &mut errors)?;

@@ -30,6 +30,11 @@ fn configurations() {
 }
 
 #[test]
+fn files_of_nginx() {
+    replay("import", 10, checks::import);
+}
+
+#[test]
 fn messages_of_the_hand_over() {
     replay("hand_over", 10, checks::hand_over);
 }

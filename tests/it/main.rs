@@ -36,6 +36,7 @@ mod http;
 mod http2;
 mod http2_edges;
 mod http2_settings;
+mod import;
 mod interop;
 mod jwt;
 mod jwt_hostile;

@@ -20,6 +20,7 @@ pub const PURE: &[&str] = &[
     "src/http2/control.rs",
     "src/http2/fragments.rs",
     "src/http2/hpack.rs",
+    "src/import",
     "src/lifecycle/supervisor.rs",
     "src/lifecycle/upgrade/new.rs",
     "src/lifecycle/upgrade/old.rs",
@@ -51,7 +52,7 @@ pub const PURE: &[&str] = &[
 pub const LAYERS: &[&[&str]] = &[
     &["main"],
     &["cli"],
-    &["demo"],
+    &["demo", "import"],
     &["lifecycle"],
     &["app"],
     &["admin", "proxy"],

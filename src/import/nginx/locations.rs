@@ -1,0 +1,352 @@
+//! Which `location` of a server serves a path, as a list in which the first match serves.
+//!
+//! nginx takes an exact location; else the longest prefix, unless a regular expression of the same
+//! block matches, the first of them in the order of the file; `^~` at the longest prefix keeps the
+//! expressions out. Those inside a prefix come before those beside it. So prefixes with
+//! expressions of their own (or with none) stand before the common expressions, with theirs
+//! narrowed to the prefix, and all other prefixes behind them, longer ones first.
+
+use super::levels::Levels;
+use super::notes::Note;
+use super::tree::Directive;
+use crate::route::{PathMatch, PathRegex, normalise};
+
+/// A location, and the paths that come to it in its turn.
+#[derive(Debug, Clone)]
+pub struct Located<'t> {
+    pub directive: &'t Directive,
+    pub levels: Levels<'t>,
+    pub path: PathMatch,
+    /// The prefix as it is written, for `proxy_pass` with a path. `None`: a regular expression.
+    pub prefix: Option<String>,
+    /// What cannot be said of it.
+    pub notes: Vec<Note>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Exact,
+    Prefix,
+    /// `^~`.
+    FinalPrefix,
+    Regex,
+    Named,
+}
+
+#[derive(Debug)]
+struct Location<'t> {
+    kind: Kind,
+    /// The path, or the expression.
+    pattern: String,
+    directive: &'t Directive,
+    levels: Levels<'t>,
+    inner: Vec<Location<'t>>,
+}
+
+/// A prefix with the expressions that are tried before it.
+struct Prefix<'l, 't> {
+    location: &'l Location<'t>,
+    regexes: Vec<&'l Location<'t>>,
+}
+
+/// The locations of a server. `@names` are none of them.
+pub fn ordered<'t>(server: &Levels<'t>) -> Vec<Located<'t>> {
+    let locations = read(server);
+    let mut order = Order::default();
+    let top: Vec<&Location<'_>> = of_kind(&locations, Kind::Regex).collect();
+    order.collect(&locations, &[]);
+    order
+        .prefixes
+        .sort_by_key(|prefix| std::cmp::Reverse(prefix.location.pattern.len()));
+    let is_special = |prefix: &Prefix<'_, '_>| {
+        prefix.regexes.len() != top.len()
+            || prefix
+                .regexes
+                .iter()
+                .zip(&top)
+                .any(|(a, b)| !std::ptr::eq(*a, *b))
+    };
+    let special: Vec<String> = order
+        .prefixes
+        .iter()
+        .filter(|prefix| is_special(prefix))
+        .map(|prefix| prefix.location.pattern.clone())
+        .collect();
+    let (early, late): (Vec<_>, Vec<_>) = order.prefixes.into_iter().partition(|prefix| {
+        special
+            .iter()
+            .any(|special| prefix.location.pattern.starts_with(special))
+    });
+    let mut located: Vec<Located<'t>> = order.exact;
+    for prefix in early {
+        let mut own = prefix.location.located();
+        for regex in &prefix.regexes {
+            match narrowed(&regex.pattern, &prefix.location.pattern) {
+                Narrowed::Never => {}
+                Narrowed::To(pattern) => located.extend(regex.located_as(&pattern)),
+                Narrowed::Unknown => own.notes.push(Note::left_out(
+                    regex.directive,
+                    format!(
+                        "not within {}: no expression is both",
+                        prefix.location.pattern
+                    ),
+                )),
+            }
+        }
+        located.push(own);
+    }
+    for regex in top {
+        located.extend(regex.located_as(&regex.pattern));
+        for inner in &regex.inner {
+            let why = "a location within one by a regular expression";
+            if let Some(last) = located.last_mut() {
+                last.notes.push(Note::left_out(inner.directive, why));
+            }
+        }
+    }
+    located.extend(late.iter().map(|prefix| prefix.location.located()));
+    located
+}
+
+/// The block of `location @name`.
+pub fn named<'t>(server: &Levels<'t>, name: &str) -> Option<(&'t Directive, Levels<'t>)> {
+    let mut locations = server.own().iter().filter(|inner| inner.name == "location");
+    let found = locations.find(|location| location.arg(0) == name)?;
+    Some((found, server.within(found.inner())))
+}
+
+/// The blocks down to that of `location = PATH`, if the server has it.
+pub fn exact<'t>(server: &Levels<'t>, path: &str) -> Option<Levels<'t>> {
+    let mut locations = server.own().iter().filter(|inner| inner.name == "location");
+    let found = locations.find(|location| kind(location) == (Kind::Exact, path.to_owned()))?;
+    Some(server.within(found.inner()))
+}
+
+fn read<'t>(levels: &Levels<'t>) -> Vec<Location<'t>> {
+    let locations = levels.own().iter().filter(|inner| inner.name == "location");
+    locations
+        .map(|directive| {
+            let (kind, pattern) = kind(directive);
+            let levels = levels.within(directive.inner());
+            let inner = read(&levels);
+            Location {
+                kind,
+                pattern,
+                directive,
+                levels,
+                inner,
+            }
+        })
+        .collect()
+}
+
+/// `= /x`, `^~ /x`, `~ x`, `~* x`, `@x`, `/x`; the blank behind the sign may be missing.
+fn kind(directive: &Directive) -> (Kind, String) {
+    let text = directive.args.join(" ");
+    let behind = |sign: &str| {
+        text.strip_prefix(sign)
+            .map(|rest| rest.trim_start().to_owned())
+    };
+    if let Some(path) = behind("=") {
+        (Kind::Exact, path)
+    } else if let Some(path) = behind("^~") {
+        (Kind::FinalPrefix, path)
+    } else if let Some(regex) = behind("~*") {
+        (Kind::Regex, format!("(?i){regex}"))
+    } else if let Some(regex) = behind("~") {
+        (Kind::Regex, regex)
+    } else if text.starts_with('@') {
+        (Kind::Named, text)
+    } else {
+        (Kind::Prefix, text)
+    }
+}
+
+fn of_kind<'l, 't>(
+    locations: &'l [Location<'t>],
+    kind: Kind,
+) -> impl Iterator<Item = &'l Location<'t>> {
+    locations
+        .iter()
+        .filter(move |location| location.kind == kind)
+}
+
+#[derive(Default)]
+struct Order<'l, 't> {
+    exact: Vec<Located<'t>>,
+    prefixes: Vec<Prefix<'l, 't>>,
+}
+
+impl<'l, 't> Order<'l, 't> {
+    /// `outer`: the expressions that are tried behind those of this block.
+    fn collect(&mut self, locations: &'l [Location<'t>], outer: &[&'l Location<'t>]) {
+        let own: Vec<_> = of_kind(locations, Kind::Regex).collect();
+        let siblings: Vec<&str> = locations
+            .iter()
+            .filter(|location| matches!(location.kind, Kind::Prefix | Kind::FinalPrefix))
+            .map(|location| location.pattern.as_str())
+            .collect();
+        for location in locations {
+            if location.kind == Kind::Exact {
+                self.exact.push(location.located());
+            }
+            if !matches!(location.kind, Kind::Prefix | Kind::FinalPrefix) {
+                continue;
+            }
+            let beside = match location.kind {
+                Kind::FinalPrefix => outer.to_vec(),
+                _ => [&own[..], outer].concat(),
+            };
+            let within: Vec<_> = of_kind(&location.inner, Kind::Regex).collect();
+            self.prefixes.push(Prefix {
+                location,
+                regexes: [&within[..], &beside[..]].concat(),
+            });
+            let first = self.prefixes.len();
+            self.collect(&location.inner, &beside);
+            // A longer prefix beside this one takes its paths before one within this does.
+            let is_longer = |sibling: &&str| sibling.len() > location.pattern.len();
+            let longer: Vec<&str> = siblings.iter().copied().filter(|s| is_longer(s)).collect();
+            let mut number = 0;
+            self.prefixes.retain(|prefix| {
+                number += 1;
+                let pattern = &prefix.location.pattern;
+                number <= first || !longer.iter().any(|longer| pattern.starts_with(longer))
+            });
+        }
+    }
+}
+
+impl<'t> Location<'t> {
+    fn located(&self) -> Located<'t> {
+        let path = encoded(&self.pattern);
+        let path = match self.kind {
+            Kind::Exact if path.ends_with("/*") => exactly(&path),
+            Kind::Exact => PathMatch::Exact(path),
+            _ => prefix(&path),
+        };
+        self.with_path(path, Some(self.pattern.clone()), Vec::new())
+    }
+
+    /// An expression that prusik's engine does not read is noted, and matches nothing.
+    fn located_as(&self, pattern: &str) -> Option<Located<'t>> {
+        match PathRegex::parse(pattern) {
+            Ok(regex) => Some(self.with_path(PathMatch::Regex(regex), None, Vec::new())),
+            Err(_) => {
+                let why = "its regular expression has what Rust's has not, such as look-ahead";
+                let never = PathRegex::parse("^$").ok()?;
+                let notes = vec![Note::left_out(self.directive, why)];
+                Some(self.with_path(PathMatch::Regex(never), None, notes))
+            }
+        }
+    }
+
+    fn with_path(&self, path: PathMatch, prefix: Option<String>, notes: Vec<Note>) -> Located<'t> {
+        Located {
+            directive: self.directive,
+            levels: self.levels.clone(),
+            path,
+            prefix,
+            notes,
+        }
+    }
+}
+
+/// nginx's prefixes are of characters, ours of segments: only behind a slash they are the same.
+pub fn prefix(path: &str) -> PathMatch {
+    if path.ends_with('/') {
+        return PathMatch::Prefix(path.to_owned());
+    }
+    match PathRegex::parse(&format!("^{}", escaped(path))) {
+        Ok(regex) => PathMatch::Regex(regex),
+        Err(_) => PathMatch::Prefix(path.to_owned()),
+    }
+}
+
+/// The path as an expression: our own file takes a star at the end for a slip.
+fn exactly(path: &str) -> PathMatch {
+    match PathRegex::parse(&format!("^{}$", escaped(path))) {
+        Ok(regex) => PathMatch::Regex(regex),
+        Err(_) => PathMatch::Exact(path.to_owned()),
+    }
+}
+
+/// nginx compares decoded paths; here what must be encoded is.
+pub fn encoded(path: &str) -> String {
+    let path = path
+        .replace('%', "%25")
+        .replace('?', "%3F")
+        .replace('#', "%23");
+    normalise(&path).into_owned()
+}
+
+pub fn escaped(text: &str) -> String {
+    let mut out = String::new();
+    for letter in text.chars() {
+        if "\\.+*?()|[]{}^$".contains(letter) {
+            out.push('\\');
+        }
+        out.push(letter);
+    }
+    out
+}
+
+/// An expression, of the paths below a prefix alone.
+#[derive(Debug, PartialEq, Eq)]
+enum Narrowed {
+    To(String),
+    Never,
+    Unknown,
+}
+
+fn narrowed(regex: &str, prefix: &str) -> Narrowed {
+    if prefix == "/" {
+        return Narrowed::To(regex.to_owned());
+    }
+    let (flags, bare) = match regex.strip_prefix("(?i)") {
+        Some(bare) => ("(?i)", bare),
+        None => ("", regex),
+    };
+    if let Some(anchored) = bare.strip_prefix('^') {
+        let literal = literal_beginning(anchored);
+        return if literal.starts_with(prefix) && flags.is_empty() {
+            Narrowed::To(regex.to_owned())
+        } else if !prefix.starts_with(&literal) && !literal.starts_with(prefix) && flags.is_empty()
+        {
+            Narrowed::Never
+        } else {
+            Narrowed::Unknown
+        };
+    }
+    // An ending cannot begin within a prefix that has no dot.
+    if bare.starts_with("\\.") && !prefix.contains('.') {
+        return Narrowed::To(format!("^{}.*{flags}(?:{bare})", escaped(prefix)));
+    }
+    Narrowed::Unknown
+}
+
+/// The text with which everything begins that the anchored expression matches.
+fn literal_beginning(anchored: &str) -> String {
+    let mut literal = String::new();
+    let mut letters = anchored.chars().peekable();
+    // A branch at the top may begin with anything.
+    let has_branches = anchored.contains('|') && !anchored.contains('(');
+    while let Some(letter) = letters.next().filter(|_| !has_branches) {
+        match letter {
+            '\\' => match letters.next() {
+                Some(letter) if !letter.is_ascii_alphanumeric() => literal.push(letter),
+                _ => break,
+            },
+            '?' | '*' | '{' => {
+                literal.pop();
+                break;
+            }
+            '.' | '+' | '(' | ')' | '[' | '|' | '$' | '^' => break,
+            letter => literal.push(letter),
+        }
+    }
+    literal
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,106 @@
+//! nginx's files.
+//!
+//! [`syntax`] reads a text into a [`tree`], [`includes`] puts those of other files into it.
+//! [`document`] makes our file: [`listen`] and [`listeners`], [`upstreams`], and the routes of all
+//! [`servers`], whose [`locations`] stand in the order in which the first match is what nginx
+//! takes. A [`location`] is what [`answer`]s, or is [`proxied`] for whom [`protect`] lets in.
+//! [`known`] has what is not translated, and why. All but reading files is pure.
+
+mod answer;
+mod context;
+mod document;
+mod error;
+mod features;
+mod headers;
+mod health;
+mod includes;
+mod known;
+mod levels;
+mod listen;
+mod listeners;
+mod location;
+mod locations;
+mod names;
+mod notes;
+mod protect;
+mod proxied;
+mod servers;
+mod syntax;
+mod target;
+mod tree;
+mod units;
+mod upstreams;
+mod variables;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::config::{self, ConfigErrors, Extent};
+
+pub use error::ImportError;
+use features::Features;
+use notes::Kind;
+
+/// A file of nginx as one of prusik.
+#[derive(Debug)]
+pub struct Imported {
+    /// What `prusik check` passes, unless files that it names are not here.
+    pub text: String,
+    /// What was left out, each as `FILE:LINE:COL: …` with a hint.
+    pub left_out: Vec<String>,
+    /// What `check` says on this machine: files and folders that are not here.
+    pub not_here: Option<ConfigErrors>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("{0}")]
+    File(#[from] ImportError),
+    /// A bug: what was written is not valid.
+    #[error("{0}")]
+    Invalid(ConfigErrors),
+}
+
+pub fn import(path: &Path) -> Result<Imported, Failure> {
+    let tree = includes::load(path, &includes::Disk)?;
+    translate(&tree, path, Features::of_this_build())
+}
+
+/// The same for one text. Its includes are left out.
+pub fn import_text(name: &str, text: &str) -> Result<Imported, Failure> {
+    let tree = syntax::parse(&Arc::from(name), text)?;
+    translate(&tree, Path::new(name), Features::of_this_build())
+}
+
+fn translate(
+    tree: &[tree::Directive],
+    path: &Path,
+    features: Features,
+) -> Result<Imported, Failure> {
+    let (document, notes) = document::document(tree, path, features)?;
+    let text = document.write();
+    let left_out = notes.iter().filter(|note| note.kind == Kind::LeftOut);
+    let left_out = left_out.map(notes::Note::message).collect();
+    let not_here = match config::check(OUTPUT, &text, Extent::Start) {
+        Ok(_) => None,
+        Err(errors) => {
+            // The same without what depends on files of another machine must be valid.
+            let rest = document
+                .without(&|file| std::fs::File::open(file).is_err())
+                .write();
+            config::check(OUTPUT, &rest, Extent::File).map_err(Failure::Invalid)?;
+            Some(errors)
+        }
+    };
+    Ok(Imported {
+        text,
+        left_out,
+        not_here,
+    })
+}
+
+/// What errors call the text that was written.
+const OUTPUT: &str = "the imported file";
+
+#[cfg(test)]
+mod tests;

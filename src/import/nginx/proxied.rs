@@ -1,0 +1,369 @@
+//! A location with `proxy_pass`: which server, by which path, with which headers and limits.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use regex::Regex;
+
+use super::answer::{behind_prefix, captures, path_rewrite, redirects};
+use super::context::Context;
+use super::headers::{request_headers, response_headers};
+use super::levels::Levels;
+use super::locations::{Located, encoded, escaped};
+use super::notes::Note;
+use super::target::Target;
+use super::tree::Directive;
+use super::variables::{Variables, names};
+use super::{locations, units};
+use crate::import::yaml::{Map, Yaml};
+use crate::route::PathMatch;
+
+/// What nginx waits for by default.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A request to a server as nginx makes it.
+pub struct Proxied {
+    /// All but `match` and what protects.
+    pub body: Map,
+    /// Another condition than the location's, because the path could not be stripped otherwise.
+    pub path: Option<PathMatch>,
+}
+
+/// `levels`: where the `proxy_pass` stands. `Err`: why the requests cannot go there.
+pub fn proxied(
+    context: &mut Context<'_>,
+    located: &Located<'_>,
+    levels: &Levels<'_>,
+    pass: &Directive,
+    server: &Levels<'_>,
+    notes: &mut Vec<Note>,
+) -> Result<Proxied, String> {
+    let mut variables = Variables::of(levels);
+    let (target, change) = destination(context, located, levels, pass, &variables, notes)?;
+    let addresses = context.upstreams.addresses(&target);
+    let comes_back = |to: &String| context.listens.iter().any(|listen| leads_to(listen, to));
+    if addresses.iter().any(comes_back) {
+        return Err("it would come back to its own listener".to_owned());
+    }
+    let upstream = context
+        .upstreams
+        .name_for(&target, pass, levels, notes)
+        .ok_or("its upstream has no server that can be reached")?;
+    variables.set("proxy_host", target.proxy_host());
+    variables.set("proxy_port", target.host().1.unwrap_or("80"));
+    if levels
+        .last("auth_basic")
+        .is_some_and(|basic| basic.arg(0) != "off")
+    {
+        variables.set("remote_user", "$user");
+    }
+    let mut body = Map::default().with("upstream", Yaml::text(upstream));
+    let path = change.write(&mut body);
+    let (request, upgrades) = request_headers(levels, &variables, &target, notes);
+    let response = response_headers(levels, &variables, notes);
+    let mut headers = Map::default();
+    headers.set_map("request", request);
+    headers.set_map("response", response);
+    if !headers.is_empty() {
+        body.set("headers", headers);
+    }
+    body.set("forwarded", Yaml::plain("off"));
+    limits(context, levels, upgrades, &mut body, notes);
+    errors(context, levels, server, &mut body, notes);
+    if levels.value("merge_slashes") == Some("off") {
+        body.set("merge_slashes", Yaml::plain(false));
+    }
+    Ok(Proxied { body, path })
+}
+
+/// Whether a connection to the server comes to the listener, as far as the file tells.
+fn leads_to(listen: &str, server: &str) -> bool {
+    let server = server.replacen("localhost:", "127.0.0.1:", 1);
+    let (Ok(listen), Ok(server)) = (listen.parse::<SocketAddr>(), server.parse::<SocketAddr>())
+    else {
+        return false;
+    };
+    let is_here = |end: SocketAddr| end.ip().is_loopback() || end.ip().is_unspecified();
+    let is_met = listen.ip() == server.ip() || is_here(listen) && is_here(server);
+    listen.port() == server.port() && is_met
+}
+
+/// What becomes of the path on its way.
+#[derive(Debug, PartialEq)]
+enum Change {
+    None,
+    /// The prefix is taken off; the match has to be by this prefix.
+    Strip(String, Option<PathMatch>),
+    Rewrite(String, String),
+}
+
+impl Change {
+    fn write(self, body: &mut Map) -> Option<PathMatch> {
+        match self {
+            Self::None => None,
+            Self::Strip(prefix, path) => {
+                body.set("strip_prefix", Yaml::text(prefix));
+                path
+            }
+            Self::Rewrite(regex, to) => {
+                let rewrite = Map::default()
+                    .with("regex", Yaml::text(regex))
+                    .with("to", Yaml::text(to));
+                body.set("rewrite", rewrite);
+                None
+            }
+        }
+    }
+}
+
+fn destination(
+    context: &Context<'_>,
+    located: &Located<'_>,
+    levels: &Levels<'_>,
+    pass: &Directive,
+    variables: &Variables,
+    notes: &mut Vec<Note>,
+) -> Result<(Target, Change), String> {
+    let written = pass.arg(0);
+    // The whole of what came is what passes without a path, too.
+    let whole = ["$request_uri", "$uri$is_args$args", "$uri"];
+    let bare = whole.iter().find_map(|ending| written.strip_suffix(ending));
+    let (url, uri) = split_uri(bare.unwrap_or(written));
+    let url = variables.literal(url).ok_or_else(|| {
+        let name = names(url).find(|name| variables.literal(&format!("${name}")).is_none());
+        format!(
+            "which server it is depends on ${}: write a route for each",
+            name.unwrap_or_default()
+        )
+    })?;
+    let mut target = Target::parse(&url)?;
+    if bare.is_some() {
+        target.uri = None;
+    } else if !uri.is_empty() {
+        target.uri = Some(uri.to_owned());
+    }
+    let change = rewrites(levels, notes);
+    let change = match change {
+        Some((regex, to)) => Change::Rewrite(regex, to),
+        None => path_change(
+            located,
+            target.uri.as_deref(),
+            context.features.rewrite,
+            pass,
+            notes,
+        )?,
+    };
+    if let Change::Rewrite(regex, to) = &change
+        && !is_rewrite(regex, to)
+    {
+        return Err("no path can be made by this expression".to_owned());
+    }
+    if matches!(change, Change::Rewrite(..)) && !context.features.rewrite {
+        return Err(
+            "the path that the server gets cannot be made from the one that came".to_owned(),
+        );
+    }
+    Ok((target, change))
+}
+
+/// The address, and the path behind it, which may have captures.
+fn split_uri(url: &str) -> (&str, &str) {
+    let behind_scheme = url.find("://").map_or(0, |at| at + 3);
+    match url[behind_scheme..].find('/') {
+        Some(at) => url.split_at(behind_scheme + at),
+        None => (url, ""),
+    }
+}
+
+/// The location's own `rewrite`s that change the path.
+fn rewrites(levels: &Levels<'_>, notes: &mut Vec<Note>) -> Option<(String, String)> {
+    let own = levels.own().iter().filter(|step| step.name == "rewrite");
+    let mut found = None;
+    for rewrite in own.filter(|rewrite| redirects(rewrite).is_none()) {
+        if found.is_some() {
+            notes.push(Note::left_out(rewrite, "a route rewrites once"));
+            continue;
+        }
+        found = path_rewrite(rewrite, notes);
+        if rewrite.arg(2) != "break" && found.is_some() {
+            notes.push(Note::left_out(
+                rewrite,
+                "no other route is looked for: taken as break",
+            ));
+        }
+    }
+    found
+}
+
+/// Whether the expression is one, has the groups, and the rest is of a path.
+fn is_rewrite(regex: &str, to: &str) -> bool {
+    let Ok(regex) = Regex::new(regex) else {
+        return false;
+    };
+    let has_group = |name: &str| {
+        name.parse::<usize>()
+            .is_ok_and(|group| group < regex.captures_len())
+    };
+    let is_of_path =
+        |letter: char| letter.is_ascii_alphanumeric() || "/-._~!$&'()*+,;=:@%{}".contains(letter);
+    to.starts_with('/')
+        && to.chars().all(is_of_path)
+        && !to.contains("..")
+        && names(to).all(has_group)
+}
+
+fn path_change(
+    located: &Located<'_>,
+    uri: Option<&str>,
+    can_rewrite: bool,
+    pass: &Directive,
+    notes: &mut Vec<Note>,
+) -> Result<Change, String> {
+    let Some(uri) = uri else {
+        return Ok(Change::None);
+    };
+    let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
+    let path = path.strip_suffix("$is_args$args").unwrap_or(path);
+    if !matches!(query, "" | "$args" | "$query_string") {
+        notes.push(Note::left_out(
+            pass,
+            "the query of a request passes unchanged",
+        ));
+    }
+    let plain = captures(path).ok_or("the path that the server gets has variables")?;
+    let Some(prefix) = &located.prefix else {
+        let PathMatch::Regex(regex) = &located.path else {
+            return Ok(Change::None);
+        };
+        return Ok(Change::Rewrite(regex.as_str().to_owned(), plain));
+    };
+    let prefix = encoded(prefix);
+    if prefix == plain {
+        return Ok(Change::None);
+    }
+    if matches!(located.path, PathMatch::Exact(_)) {
+        return Ok(Change::Rewrite(format!("^{}$", escaped(&prefix)), plain));
+    }
+    let stripped = prefix.trim_end_matches('/');
+    match (plain.as_str(), prefix.ends_with('/')) {
+        ("/", true) => Ok(Change::Strip(stripped.to_owned(), None)),
+        ("/", false) if !can_rewrite => {
+            let why = format!("{prefix} is a prefix of whole segments here");
+            notes.push(Note::left_out(located.directive, why));
+            Ok(Change::Strip(
+                prefix.clone(),
+                Some(PathMatch::Prefix(prefix)),
+            ))
+        }
+        _ => Ok(Change::Rewrite(
+            behind_prefix(&prefix),
+            format!("{plain}$1"),
+        )),
+    }
+}
+
+fn limits(
+    context: &Context<'_>,
+    levels: &Levels<'_>,
+    upgrades: bool,
+    body: &mut Map,
+    notes: &mut Vec<Note>,
+) {
+    let time = |name: &str| {
+        levels
+            .value(name)
+            .and_then(units::time)
+            .filter(|time| !time.is_zero())
+    };
+    let read = time("proxy_read_timeout");
+    let written = |time| Yaml::plain(units::written(time));
+    let mut timeouts = Map::default();
+    if let Some(connect) = time("proxy_connect_timeout") {
+        timeouts.set("connect", written(connect));
+    }
+    if let Some(read) = read.filter(|read| *read != READ_TIMEOUT) {
+        timeouts.set("response", written(read));
+        timeouts.set("idle", written(read));
+    }
+    body.set_map("timeouts", timeouts);
+    let own_conns = levels
+        .own()
+        .iter()
+        .filter(|limit| limit.name == "limit_conn");
+    let mut per_client = None;
+    for limit in own_conns {
+        match per_client_limit(context, limit) {
+            Some(most) if upgrades && per_client.is_none() => per_client = Some(most),
+            _ => notes.push(Note::left_out(
+                limit,
+                "a route limits the sessions of each client",
+            )),
+        }
+    }
+    match upgrades {
+        true => {
+            let mut websocket = Map::default().with("idle", written(read.unwrap_or(READ_TIMEOUT)));
+            if let Some(most) = per_client {
+                websocket.set("max_sessions_per_client", Yaml::plain(most));
+            }
+            body.set("websocket", websocket);
+        }
+        false => body.set("websocket", Yaml::plain("off")),
+    }
+    if let Some(read) = read {
+        body.set("stream", Map::default().with("idle", written(read)));
+    }
+}
+
+/// The number of a `limit_conn` whose zone counts client addresses.
+pub fn per_client_limit(context: &Context<'_>, limit: &Directive) -> Option<u32> {
+    let zone = context.zone("limit_conn_zone", limit.arg(0))?;
+    let is_client = matches!(zone.arg(0), "$binary_remote_addr" | "$remote_addr");
+    limit
+        .arg(1)
+        .parse()
+        .ok()
+        .filter(|most| is_client && *most > 0)
+}
+
+/// `error_page 502 503 /50x.html`, where the page is a file.
+fn errors(
+    context: &Context<'_>,
+    levels: &Levels<'_>,
+    server: &Levels<'_>,
+    body: &mut Map,
+    notes: &mut Vec<Note>,
+) {
+    let mut pages = Map::default();
+    let mut files = Vec::new();
+    let mut seen = HashSet::new();
+    for page in levels.list(&["error_page"]) {
+        let (uri, codes) = page
+            .args
+            .split_last()
+            .map_or(("", &[][..]), |(uri, codes)| (uri.as_str(), codes));
+        let is_file = uri.starts_with('/') && !uri.contains('$');
+        let page_levels = locations::exact(server, uri).unwrap_or_else(|| server.clone());
+        let root = page_levels.value("root").filter(|root| !root.contains('$'));
+        let own = codes.iter().all(|code| {
+            code.parse::<u16>()
+                .is_ok_and(|code| (400..=599).contains(&code))
+        });
+        let (Some(root), true, true, true) = (root, is_file, own, context.features.errors) else {
+            notes.push(Note::left_out(
+                page,
+                "the body of an error is a file, and its status stays",
+            ));
+            continue;
+        };
+        let file = context.file(root).join(uri.trim_start_matches('/'));
+        for code in codes.iter().filter(|code| seen.insert((*code).clone())) {
+            pages.set(code, Yaml::text(file.display().to_string()));
+        }
+        files.push(file);
+    }
+    if !pages.is_empty() {
+        body.set_with_files("errors", pages, files);
+    }
+}

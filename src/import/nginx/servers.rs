@@ -1,0 +1,391 @@
+//! `server` blocks: for which requests each of them is, and the routes of all in one list in which
+//! the first match serves.
+//!
+//! Sockets with the same servers are a group. The routes of a group stand under a condition on the
+//! listener and end with one that takes everything, so that nothing comes through to the next. The
+//! largest group stands last and needs no such condition.
+
+use super::context::{Condition, Context, Route, respond};
+use super::levels::Levels;
+use super::listen::{self, Listen, Socket};
+use super::location;
+use super::locations;
+use super::names::Names;
+use super::notes::Note;
+use super::tree::Directive;
+use super::variables::Variables;
+use super::{answer, known};
+use crate::route::{HostPattern, PathMatch};
+
+pub struct Server<'t> {
+    pub directive: &'t Directive,
+    /// `http` and the server.
+    pub levels: Levels<'t>,
+    pub names: Names,
+    pub listens: Vec<Listen>,
+    /// What is to be said of its head.
+    notes: Vec<Note>,
+}
+
+/// A route with the requests that come to it.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    /// `None`: any.
+    pub listener: Option<String>,
+    /// Empty: any.
+    pub hosts: Vec<String>,
+    pub route: Route,
+}
+
+/// The servers of `http`, in the order of the file.
+pub fn read<'t>(http: &Levels<'t>) -> Vec<Server<'t>> {
+    let blocks = http.own().iter().filter(|block| block.name == "server");
+    blocks
+        .map(|directive| {
+            let mut notes = Vec::new();
+            Server {
+                directive,
+                levels: http.within(directive.inner()),
+                names: Names::of(directive, &mut notes),
+                listens: listen::listens(directive, &mut notes),
+                notes,
+            }
+        })
+        .collect()
+}
+
+/// The sockets of all servers, without those that nobody can listen on.
+pub fn sockets(servers: &mut [Server<'_>]) -> Vec<Socket> {
+    let listens: Vec<Vec<Listen>> = servers
+        .iter()
+        .map(|server| server.listens.clone())
+        .collect();
+    listen::sockets(&listens, |number, address| {
+        let server = &mut servers[number];
+        let own = server
+            .directive
+            .each("listen")
+            .find(|listen| address.ends_with(listen.arg(0)));
+        let why = "the listener for all addresses of this port takes its requests";
+        let note = Note::left_out(own.unwrap_or(server.directive), why);
+        server.notes.push(note);
+    })
+}
+
+/// The routes of a server, without conditions on hosts and listeners.
+pub fn routes<'t>(context: &mut Context<'t>, server: &mut Server<'t>) -> Vec<Route> {
+    let listens = server.listens.iter().map(|listen| listen.address.clone());
+    context.listens = listens.collect();
+    let levels = &server.levels;
+    let mut notes = std::mem::take(&mut server.notes);
+    notes.extend(levels.own().iter().filter_map(known::note));
+    let mut names = server.directive.each("server_name");
+    let name = names.find_map(|names| names.args.first());
+    let name = name.map_or(String::new(), |name| format!("{name}, "));
+    let place = &server.directive.place;
+    let heading = format!("server: {name}{}:{}", place.file, place.line);
+    let variables = Variables::of(levels);
+    let mut routes = location::conditions(levels, &PathMatch::Any, &mut notes);
+    routes.extend(location::partial_redirects(levels, &variables));
+    let answer = location::own_answer(levels, &variables, &mut notes);
+    let is_closed = protects_itself(levels, &mut notes);
+    if let Some(mut found) = answer {
+        location::add_response_headers(levels, &variables, &mut found.body, &mut notes);
+        routes.push(Route::new(PathMatch::Any, found.body));
+    } else if is_closed {
+        routes.push(Route::new(PathMatch::Any, respond(403)));
+    } else {
+        rewrites(levels, &mut notes);
+        let located = locations::ordered(levels);
+        routes.extend(
+            located
+                .iter()
+                .filter_map(|one| location::slash_redirect(one, &located)),
+        );
+        for one in &located {
+            routes.extend(location::routes(context, levels, one));
+        }
+        let serves_files = levels
+            .own_last("root")
+            .filter(|_| !routes.iter().any(Route::takes_all));
+        notes.extend(serves_files.map(|root| Note::left_out(root, "prusik serves no files: 404")));
+    }
+    if routes.is_empty() {
+        routes.push(Route::new(PathMatch::Any, respond(404)));
+    }
+    let mut comments = vec![heading];
+    comments.extend(context.comments(notes));
+    routes[0].comments.splice(0..0, comments);
+    routes
+}
+
+/// Whether the server keeps somebody out in a way that nothing here can say.
+fn protects_itself(levels: &Levels<'_>, notes: &mut Vec<Note>) -> bool {
+    let variables = Variables::of(levels);
+    let own = levels
+        .own()
+        .iter()
+        .filter(|step| step.name == "if" && answer::protects(step));
+    let unsaid =
+        own.filter(|step| answer::conditional(step, levels, &variables, &mut Vec::new()).is_none());
+    let mut closed = levels.own().iter().any(known::protects);
+    for step in unsaid {
+        notes.push(Note::left_out(
+            step,
+            "who this keeps out would come in: closed",
+        ));
+        closed = true;
+    }
+    closed
+}
+
+/// A server's own `rewrite`s without a redirection choose another location.
+fn rewrites(levels: &Levels<'_>, notes: &mut Vec<Note>) {
+    for step in levels.own().iter().filter(|step| step.name == "rewrite") {
+        if answer::redirects(step).is_none() {
+            notes.push(Note::left_out(
+                step,
+                "a route changes the path for its own servers alone",
+            ));
+        }
+    }
+}
+
+/// All routes in their order. `of`: the routes of each server.
+pub fn place(sockets: &[Socket], servers: &[Server<'_>], of: &[Vec<Route>]) -> Vec<Placed> {
+    let mut groups = groups(sockets);
+    let size = |group: &Vec<&Socket>| -> usize {
+        group[0]
+            .servers
+            .iter()
+            .map(|server| of[*server].len())
+            .sum()
+    };
+    groups.sort_by_key(size);
+    let mut placed: Vec<Placed> = Vec::new();
+    let last = groups.len().saturating_sub(1);
+    for (number, group) in groups.iter().enumerate() {
+        let mut own = of_group(group, servers, of);
+        if number == last {
+            placed.extend(own);
+            break;
+        }
+        let is_closed = own.last().is_some_and(|last| {
+            last.hosts.is_empty() && last.listener.is_none() && last.route.takes_all()
+        });
+        if !is_closed {
+            own.push(Placed {
+                listener: None,
+                hosts: Vec::new(),
+                route: Route::new(PathMatch::Any, respond(404)),
+            });
+        }
+        for (turn, socket) in group.iter().enumerate() {
+            for mut one in own.iter().cloned() {
+                if one
+                    .listener
+                    .as_ref()
+                    .is_some_and(|listener| *listener != socket.address)
+                {
+                    continue;
+                }
+                one.listener = Some(socket.address.clone());
+                // What was said once is not said again.
+                if turn > 0 {
+                    one.route.comments.clear();
+                }
+                placed.push(one);
+            }
+        }
+    }
+    reachable(placed)
+}
+
+fn groups(sockets: &[Socket]) -> Vec<Vec<&Socket>> {
+    let mut groups: Vec<Vec<&Socket>> = Vec::new();
+    for socket in sockets {
+        let same = |group: &&mut Vec<&Socket>| {
+            group[0].servers == socket.servers && group[0].default == socket.default
+        };
+        match groups.iter_mut().find(same) {
+            Some(group) => group.push(socket),
+            None => groups.push(vec![socket]),
+        }
+    }
+    groups
+}
+
+/// Exact names before wildcards, long wildcards before short ones, and the default server last,
+/// for every name.
+fn of_group(group: &[&Socket], servers: &[Server<'_>], of: &[Vec<Route>]) -> Vec<Placed> {
+    let Socket {
+        servers: numbers,
+        default,
+        ..
+    } = group[0];
+    let mut taken: Vec<String> = Vec::new();
+    // With how long its shortest name is, so that longer ones come first.
+    let mut units: Vec<(usize, usize, Vec<String>)> = Vec::new();
+    for &number in numbers {
+        let names = &servers[number].names;
+        let others = || {
+            numbers
+                .iter()
+                .filter(|other| **other != number)
+                .map(|other| &servers[*other].names)
+        };
+        // The default server answers for its own names anyway, unless a wildcard is in the way.
+        if number == *default && !others().any(|other| names.lies_below(other)) {
+            continue;
+        }
+        // The first server that has a name is the one that answers for it.
+        let mut fresh = |list: &[String]| -> Vec<String> {
+            let fresh: Vec<String> = list
+                .iter()
+                .filter(|name| !taken.contains(name))
+                .cloned()
+                .collect();
+            taken.extend(fresh.iter().cloned());
+            fresh
+        };
+        let (mut exact, wildcards) = (fresh(&names.exact), fresh(&names.wildcards));
+        if wildcards.is_empty() || others().any(|other| other.lies_below(names)) {
+            for wildcard in wildcards {
+                units.push((wildcard.len(), number, vec![wildcard]));
+            }
+        } else {
+            exact.extend(wildcards);
+        }
+        if !exact.is_empty() {
+            units.push((usize::MAX, number, exact));
+        }
+    }
+    units.sort_by_key(|(length, ..)| std::cmp::Reverse(*length));
+    let mut placed = Vec::new();
+    let mut said: Vec<usize> = Vec::new();
+    for (_, number, hosts) in units {
+        let own = placed_for(group, &hosts, &of[number], said.contains(&number));
+        let is_closed = of[number].iter().any(Route::takes_all);
+        placed.extend(own);
+        if !is_closed {
+            placed.push(Placed {
+                listener: None,
+                hosts,
+                route: Route::new(PathMatch::Any, respond(404)),
+            });
+        }
+        said.push(number);
+    }
+    placed.extend(placed_for(
+        group,
+        &[],
+        &of[*default],
+        said.contains(default),
+    ));
+    placed
+}
+
+/// `hosts`: empty for every name.
+fn placed_for(group: &[&Socket], hosts: &[String], routes: &[Route], said: bool) -> Vec<Placed> {
+    let mut placed = Vec::new();
+    for route in routes {
+        let mut route = route.clone();
+        if said {
+            route.comments.clear();
+        }
+        let Condition {
+            hosts: only,
+            is_tls,
+            ..
+        } = &route.condition;
+        let hosts = match (only.is_empty(), hosts.is_empty()) {
+            (true, _) => hosts.to_vec(),
+            (false, true) => only.clone(),
+            (false, false) => only
+                .iter()
+                .filter(|name| is_among(name, hosts))
+                .cloned()
+                .collect(),
+        };
+        if hosts.is_empty() && !only.is_empty() {
+            continue;
+        }
+        let fits = |socket: &&&Socket| is_tls.is_none_or(|is_tls| is_tls == socket.is_tls);
+        let fitting: Vec<&&Socket> = group.iter().filter(fits).collect();
+        let is_all = fitting.len() == group.len();
+        route.condition.hosts.clear();
+        route.condition.is_tls = None;
+        if is_all {
+            placed.push(Placed {
+                listener: None,
+                hosts,
+                route,
+            });
+            continue;
+        }
+        for (turn, socket) in fitting.into_iter().enumerate() {
+            let mut route = route.clone();
+            if turn > 0 {
+                route.comments.clear();
+            }
+            let listener = Some(socket.address.clone());
+            placed.push(Placed {
+                listener,
+                hosts: hosts.clone(),
+                route,
+            });
+        }
+    }
+    placed
+}
+
+fn is_among(name: &str, hosts: &[String]) -> bool {
+    hosts.iter().any(|host| host_covers(host, name))
+}
+
+fn host_covers(wide: &str, narrow: &str) -> bool {
+    let narrow = narrow.to_ascii_lowercase();
+    let below = narrow.strip_prefix("*.").unwrap_or(&narrow);
+    wide == narrow
+        || wide.starts_with("*.") && HostPattern::parse(wide).is_ok_and(|wide| wide.matches(below))
+}
+
+/// Without those that an earlier one takes everything from: `check` refuses them. What was said of
+/// them is said of the next.
+fn reachable(placed: Vec<Placed>) -> Vec<Placed> {
+    let mut kept: Vec<Placed> = Vec::new();
+    let mut said: Vec<String> = Vec::new();
+    for mut one in placed {
+        said.append(&mut one.route.comments);
+        if kept.iter().any(|earlier| covers(earlier, &one)) {
+            continue;
+        }
+        one.route.comments = std::mem::take(&mut said);
+        kept.push(one);
+    }
+    kept
+}
+
+fn covers(earlier: &Placed, later: &Placed) -> bool {
+    let hosts = earlier.hosts.is_empty()
+        || !later.hosts.is_empty()
+            && later
+                .hosts
+                .iter()
+                .all(|name| is_among(name, &earlier.hosts));
+    let listeners = earlier.listener.is_none() || earlier.listener == later.listener;
+    let conditions =
+        earlier.route.condition.methods.is_empty() && earlier.route.condition.headers.is_empty();
+    hosts && listeners && conditions && path_covers(&earlier.route.path, &later.route.path)
+}
+
+fn path_covers(earlier: &PathMatch, later: &PathMatch) -> bool {
+    match (earlier, later) {
+        (PathMatch::Any, _) => true,
+        (PathMatch::Prefix(prefix), _) if prefix == "/" => true,
+        (_, PathMatch::Exact(path)) => earlier.matches(path),
+        (PathMatch::Prefix(_), PathMatch::Prefix(path)) => earlier.matches(path),
+        (PathMatch::Regex(earlier), PathMatch::Regex(later)) => earlier == later,
+        _ => false,
+    }
+}

@@ -1,0 +1,193 @@
+//! Texts with nginx's variables, as templates of prusik.
+
+use std::collections::HashMap;
+
+use super::levels::Levels;
+use crate::forward::template::Template;
+
+/// Variables whose values are known here: those of `set`, of `auth_request_set`, and some that
+/// depend on where they stand.
+#[derive(Debug, Clone, Default)]
+pub struct Variables(HashMap<String, String>);
+
+/// A variable that prusik has not.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unknown(pub String);
+
+impl Unknown {
+    pub fn why(&self) -> String {
+        format!("prusik has no variable ${}", self.0)
+    }
+}
+
+/// nginx's name, and the template that means the same.
+const SAME: &[(&str, &str)] = &[
+    ("document_uri", "$uri"),
+    ("binary_remote_addr", "$remote_addr"),
+    ("proxy_protocol_addr", "$remote_addr"),
+];
+
+/// Beginnings of names that mean something else here, or that nginx makes itself.
+const FOREIGN: [&str; 4] = ["jwt_", "auth_", "user", "upstream_"];
+
+impl Variables {
+    /// What `set` and `auth_request_set` say in the blocks around, the innermost last.
+    pub fn of(levels: &Levels<'_>) -> Self {
+        let mut variables = Self::default();
+        for set in levels.every("auth_request_set") {
+            let field = set.arg(1).strip_prefix("$upstream_http_");
+            if let (Some(name), Some(field)) = (set.arg(0).strip_prefix('$'), field) {
+                variables.set(name, format!("$auth_{field}"));
+            }
+        }
+        for set in levels.every("set") {
+            if let Some(name) = set.arg(0).strip_prefix('$')
+                && let Ok(value) = variables.template(set.arg(1))
+            {
+                variables.set(name, value);
+            }
+        }
+        variables
+    }
+
+    pub fn set(&mut self, name: &str, template: impl Into<String>) {
+        self.0.insert(name.to_owned(), template.into());
+    }
+
+    /// The template that has the value which the text has in nginx.
+    pub fn template(&self, text: &str) -> Result<String, Unknown> {
+        let mut out = String::new();
+        for part in parts(text) {
+            match part {
+                Part::Literal(literal) => {
+                    let continues =
+                        literal.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+                    if continues {
+                        brace_last(&mut out);
+                    }
+                    out.push_str(literal);
+                }
+                Part::Variable(name) => out.push_str(&self.variable(name)?),
+            }
+        }
+        Ok(out)
+    }
+
+    /// The text if it has no variables but those with fixed values.
+    pub fn literal(&self, text: &str) -> Option<String> {
+        let template = self.template(text).ok()?;
+        (!template.contains('$')).then_some(template)
+    }
+
+    fn variable(&self, name: &str) -> Result<String, Unknown> {
+        if let Some(value) = self.0.get(name) {
+            return Ok(value.clone());
+        }
+        let name = name.to_ascii_lowercase();
+        if let Some((_, same)) = SAME.iter().find(|(theirs, _)| *theirs == name) {
+            return Ok((*same).to_owned());
+        }
+        let is_foreign = FOREIGN.iter().any(|foreign| name.starts_with(foreign));
+        let is_ours = !name.is_empty()
+            && (!is_foreign || name == "upstream_addr")
+            && Template::parse(&format!("${name}")).is_ok();
+        match is_ours {
+            true => Ok(format!("${name}")),
+            false => Err(Unknown(name)),
+        }
+    }
+}
+
+/// The names of all variables in the text.
+pub fn names(text: &str) -> impl Iterator<Item = &str> {
+    parts(text).into_iter().filter_map(|part| match part {
+        Part::Variable(name) => Some(name),
+        Part::Literal(_) => None,
+    })
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Part<'a> {
+    Literal(&'a str),
+    Variable(&'a str),
+}
+
+fn parts(text: &str) -> Vec<Part<'_>> {
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        let behind = &rest[at + 1..];
+        let (name, after) = match behind
+            .strip_prefix('{')
+            .and_then(|in_braces| in_braces.split_once('}'))
+        {
+            Some((name, after)) => (name, after),
+            None => {
+                let end = behind.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+                behind.split_at(end.unwrap_or(behind.len()))
+            }
+        };
+        // A `$` without a name is a `$`.
+        let literal = if name.is_empty() { at + 1 } else { at };
+        if literal > 0 {
+            parts.push(Part::Literal(&rest[..literal]));
+        }
+        if !name.is_empty() {
+            parts.push(Part::Variable(name));
+        }
+        rest = after;
+    }
+    if !rest.is_empty() {
+        parts.push(Part::Literal(rest));
+    }
+    parts
+}
+
+/// Puts the variable at the end of the text, if there is one, in braces.
+fn brace_last(text: &mut String) {
+    let Some(at) = text.rfind('$') else { return };
+    let name = &text[at + 1..];
+    if !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        let braced = format!("${{{name}}}");
+        text.replace_range(at.., &braced);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::syntax::parse;
+    use super::*;
+
+    #[test]
+    fn variables_that_both_have_stay_and_others_are_named() {
+        let file = Arc::from("f");
+        let block = parse(
+            &file,
+            "set $up http://app:80; set $copy $http_x; auth_request_set $who $upstream_http_x_user;",
+        )
+        .unwrap();
+        let variables = Variables::of(&Levels::new(&block));
+        for (text, template) in [
+            ("$host:$server_port", Ok("$host:$server_port")),
+            ("${host}x", Ok("${host}x")),
+            ("$host-x", Ok("$host-x")),
+            ("$binary_remote_addr", Ok("$remote_addr")),
+            ("$up/x", Ok("http://app:80/x")),
+            ("$copy", Ok("$http_x")),
+            ("$who", Ok("$auth_x_user")),
+            ("a$", Ok("a$")),
+            ("$request_time", Err("request_time")),
+            ("$user", Err("user")),
+            ("$auth_x", Err("auth_x")),
+        ] {
+            let found = variables.template(text);
+            let found = found.as_deref().map_err(|Unknown(name)| name.as_str());
+            assert_eq!(found, template, "{text}");
+        }
+        assert_eq!(variables.literal("$up").as_deref(), Some("http://app:80"));
+        assert_eq!(variables.literal("$host"), None);
+        assert_eq!(names("a${b}c$d").collect::<Vec<_>>(), ["b", "d"]);
+    }
+}
