@@ -19,25 +19,18 @@ pub fn auth(
     at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<Option<Arc<Auth>>> {
-    let is_there = at.has("auth");
     let at = at.key("auth");
-    let Section(raw) = match raw {
-        Some(raw) => raw,
-        None if !is_there => return (!at.damaged()).then_some(None),
-        None => Section(raw::Auth::default()),
+    let Some(Section(raw)) = raw else {
+        return (!at.damaged()).then_some(None);
     };
     if raw.jwt.is_none() && !at.has("jwt") && !at.damaged() {
         let error = at.key_error(format!("\"auth\" of {label} asks for nothing"));
         errors.push(error.hint("write jwt: { keys: … } in it, or leave it out"));
         return None;
     }
-    let jwt = match (raw.jwt, at.has("jwt")) {
-        (Some(Section(raw)), _) => jwt::jwt(raw, label, system, at.key("jwt"), errors).map(Some),
-        // With nothing behind the colon.
-        (None, true) => {
-            jwt::jwt(raw::Jwt::default(), label, system, at.key("jwt"), errors).map(Some)
-        }
-        (None, false) => (!at.key("jwt").damaged()).then_some(None),
+    let jwt = match raw.jwt {
+        Some(Section(raw)) => jwt::jwt(raw, label, system, at.key("jwt"), errors).map(Some),
+        None => (!at.key("jwt").damaged()).then_some(None),
     };
     Some(Some(Arc::new(Auth { jwt: jwt? })))
 }
