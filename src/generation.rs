@@ -248,9 +248,9 @@ impl Generation {
         }
     }
 
-    /// Starts the tasks of new groups and keys, and ends those of groups that only `before` has. Requests
-    /// must already use this generation, because sessions that are told to go must find the new
-    /// state.
+    /// Starts the tasks of new groups and keys, and ends those of groups that only `before` has.
+    /// Requests must already use this generation, because sessions that are told to go must find
+    /// the new state.
     pub fn begin(&self, before: Option<&Generation>) {
         for (group, before) in self.new_groups(before) {
             group.begin(before.map(Arc::as_ref));

@@ -68,7 +68,7 @@ fn without_arguments<'n>(
     {
         let rest = HeaderValue::from_bytes(&rest);
         let rest = rest.unwrap_or_else(|_| HeaderValue::from_static(""));
-        let replaced = request.insert_header(header::REFERER, rest);
+        let replaced = request.insert_header("Referer", rest);
         debug_assert!(replaced.is_ok(), "a part of a value is one");
     }
     let rest = target_without(request.raw_path(), names)?;

@@ -1,5 +1,4 @@
-//! Where the keys of `auth.jwt` come from: fetched, kept, renewed, over reloads and upgrades; and
-//! what `check` says of them.
+//! Where the keys of `auth.jwt` come from: fetched, kept, renewed, over reloads and upgrades.
 
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -9,7 +8,7 @@ use serde_json::json;
 
 use crate::support::issuer::{Issuer, jwks};
 use crate::support::{
-    Answer, Authority, Client, Config, Origin, Outcome, Prusik, check, eventually, free_address,
+    Answer, Authority, Client, Config, Origin, Outcome, Prusik, eventually, free_address,
 };
 
 const ADMIN: &str = "admin: { listen: \"127.0.0.1:0\" }";
@@ -201,157 +200,4 @@ async fn a_file_is_looked_at_again_if_refresh_says_so() {
     })
     .await;
     assert_eq!(status(&prusik, &old_token).await, 401);
-}
-
-#[test]
-fn check_names_each_mistake_at_its_place() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let file = |name: &str, content: &str| {
-        let file = folder.path().join(name);
-        fs::write(&file, content).expect("it is ours");
-        file.display().to_string()
-    };
-    let good = file("good.json", &jwks(&[&Issuer::p256("k")]));
-    let private = file("private.pem", include_str!("support/rsa.pem"));
-    let empty = file("empty.json", "{\"keys\": []}");
-    let address = free_address();
-    for (jwt, what, hint) in [
-        (
-            "{}",
-            "the jwt of route \"chat\" has no keys",
-            "keys: jwks.json",
-        ),
-        (
-            "",
-            "the jwt of route \"chat\" has no keys",
-            "keys: jwks.json",
-        ),
-        (
-            "{ keys: /nowhere/jwks.json }",
-            "cannot read /nowhere/jwks.json",
-            "relative",
-        ),
-        (
-            &format!("{{ keys: {private} }}"),
-            "holds a private key",
-            "-pubout",
-        ),
-        (
-            &format!("{{ keys: {empty} }}"),
-            "has no key that can be used",
-            "2048",
-        ),
-        (
-            "{ keys: \"http://id.test/jwks.json\" }",
-            "who is on the way to id.test",
-            "https://",
-        ),
-        (
-            "{ keys: \"ftp://id.test/jwks.json\" }",
-            "is not the URL of keys",
-            "https://",
-        ),
-        (
-            "{ keys: \"https://u:p@id.test/\" }",
-            "is not the URL of keys",
-            "https://",
-        ),
-        (
-            "{ keys: \"https:///jwks.json\" }",
-            "is not the URL of keys",
-            "https://",
-        ),
-        (
-            &format!("{{ keys: {good}, ca: ca.pem }}"),
-            "\"ca\" has no effect",
-            "https URL",
-        ),
-        (
-            &format!("{{ keys: \"http://{address}/\", ca: a.pem }}"),
-            "\"ca\" has no effect",
-            "https",
-        ),
-        (
-            &format!("{{ keys: {good}, from: [cookie] }}"),
-            "does not say which cookie",
-            "cookie:NAME",
-        ),
-        (
-            &format!("{{ keys: {good}, from: [\"query:\"] }}"),
-            "which query",
-            "query:NAME",
-        ),
-        (
-            &format!("{{ keys: {good}, from: [header] }}"),
-            "is no place for a token",
-            "bearer",
-        ),
-        (
-            &format!("{{ keys: {good}, from: [barer] }}"),
-            "is no place",
-            "did you mean \"bearer\"",
-        ),
-        (
-            &format!("{{ keys: {good}, from: [] }}"),
-            "\"from\" is empty",
-            "[bearer]",
-        ),
-        (
-            &format!("{{ keys: {good}, from: [bearer, bearer] }}"),
-            "there twice",
-            "remove",
-        ),
-        (
-            &format!("{{ keys: {good}, keep_token: true }}"),
-            "\"keep_token\" has no effect",
-            "query",
-        ),
-        (
-            &format!("{{ keys: {good}, issuer: [] }}"),
-            "\"issuer\" is empty",
-            "leave the key out",
-        ),
-        (
-            &format!("{{ keys: {good}, audience: \"\" }}"),
-            "\"audience\" is empty",
-            "leave the key",
-        ),
-        (
-            &format!("{{ keys: {good}, refresh: 10ms }}"),
-            "refresh must be at least 1s",
-            "5m",
-        ),
-        (
-            &format!("{{ keys: {good}, require: {{ role: [] }} }}"),
-            "can have no such value",
-            "text",
-        ),
-        (
-            &format!("{{ keys: {good}, require: {{ r: {{ a: 1 }} }} }}"),
-            "no such value",
-            "text",
-        ),
-        (&format!("{{ keys: {good}, leway: 3s }}"), "leway", "leeway"),
-    ] {
-        let output = check(&format!(
-            "listeners: [{{ listen: \"127.0.0.1:9090\" }}]\n\
-             upstreams: {{ chat: {{ servers: [127.0.0.1:9080] }} }}\n\
-             routes:\n  - name: chat\n    upstream: chat\n    auth:\n      jwt: {jwt}\n"
-        ));
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(78), "{jwt}: {said}");
-        assert!(said.contains("prusik.yaml:7:"), "{jwt}: {said}");
-        assert!(said.contains(what), "{jwt}: {said}");
-        assert!(said.contains(hint), "{jwt}: {said}");
-        assert_eq!(said.matches("prusik.yaml:").count(), 1, "{jwt}: {said}");
-    }
-    for auth in ["{}", ""] {
-        let output = check(&format!(
-            "listeners: [{{ listen: \"127.0.0.1:9090\" }}]\n\
-             upstreams: {{ chat: {{ servers: [127.0.0.1:9080] }} }}\n\
-             routes:\n  - {{ upstream: chat, auth: {auth} }}\n"
-        ));
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.contains("asks for nothing"), "{auth}: {said}");
-    }
 }

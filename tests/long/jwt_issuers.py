@@ -59,9 +59,14 @@ def get(port, route, token=None, query=""):
     return answer.status, answer.read()
 
 
+def choose(_, offered):
+    assert set(offered) <= {"chat"}, offered
+    return "chat" if offered else None
+
+
 async def sessions(port, chat, tokens):
     # As `new WebSocket(url, ["bearer", token])` does; `websockets` refuses an answer that it has not offered.
-    async with websockets.serve(echo, "127.0.0.1", chat, subprotocols=["chat"]):
+    async with websockets.serve(echo, "127.0.0.1", chat, select_subprotocol=choose):
         for name, token in tokens.items():
             for offer, chosen in [(["bearer", token], "bearer"), (["bearer", token, "chat"], "chat")]:
                 url = f"ws://127.0.0.1:{port}/ws"

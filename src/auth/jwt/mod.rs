@@ -10,8 +10,8 @@
 //!                  id, algorithm)
 //! ```
 //!
-//! Pure but for [`fetch`], [`source`] and [`store`]. A token is never shown: not in a reason, not in
-//! `Debug`, and by what [`finder`] and [`query`] know the proxy takes it out of what is logged.
+//! Pure but for [`fetch`], [`source`] and [`store`]. A token is never shown: not in a reason, not
+//! in `Debug`, and by what [`finder`] and [`query`] know the proxy takes it out of what is logged.
 
 pub mod claims;
 mod crypto;

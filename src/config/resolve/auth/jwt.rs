@@ -42,7 +42,7 @@ pub fn jwt(
             refresh.and(source)
         }
         None => {
-            if at.lacks("keys") || at.has("keys") && !at.key("keys").damaged() {
+            if at.lacks("keys") {
                 let error = at.key_error(format!("the jwt of {label} has no keys"));
                 errors.push(error.hint("name a file or an https URL: keys: jwks.json"));
             }
