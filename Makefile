@@ -156,7 +156,7 @@ long-tools:
 			haproxy nginx-light iproute2 podman runc tomcat10-user tomcat10-examples default-jdk-headless python3-venv \
 			$$(command -v npm >/dev/null || echo npm); }
 	@test -x $(PYTHON) || python3 -m venv target/venv
-	@$(PYTHON) -m pip install -q websockets kosoku pyjwt cryptography mcp
+	@$(PYTHON) -m pip install -q websockets kosoku pyjwt cryptography 'mcp<2'
 	@mkdir -p target/affinity && cp tests/long/affinity/package.json target/affinity/
 	@npm install --prefix target/affinity --no-audit --no-fund --silent
 

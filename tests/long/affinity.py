@@ -6,7 +6,7 @@ By a cookie: two nodes with one key_file before two servers; each connection of 
 other node than the one before. 16 of 16 clients keep their server, and without affinity they do not.
 By a header: MCP sessions through a reload and two upgrades.
 """
-import asyncio, json, os, secrets, socket, subprocess, sys, tempfile, time
+import asyncio, json, os, secrets, signal, socket, subprocess, sys, tempfile, time
 
 PRUSIK, MODULES = map(os.path.abspath, sys.argv[1:3])
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "affinity")
@@ -61,7 +61,8 @@ class Node:
     def stop(self):
         status = [PRUSIK, "status", "--json", "--admin", f"127.0.0.1:{self.admin}"]
         pid = json.loads(subprocess.run(status, capture_output=True, text=True).stdout)["pid"]
-        os.kill(pid, 15)
+        # Now: streams of clients that are gone would have a minute.
+        os.kill(pid, signal.SIGINT)
         self.process.wait(30)
 
 
