@@ -467,5 +467,5 @@ async fn a_client_that_says_too_much_is_told_1008_and_what_fits_reaches_its_serv
     assert_eq!(heard[..2 * TOCK.len()], TOCK.repeat(2));
     assert_eq!(heard[2 * TOCK.len()..][..2], [0x88, 0x82]);
     assert_eq!(session.traffic.closed_by(), Some(ClosedBy::Limit));
-    assert_eq!(session.traffic.close_code(), Some(POLICY));
+    assert_eq!(session.traffic.close_code(), Some(POLICY.into()));
 }
