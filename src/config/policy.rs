@@ -75,6 +75,8 @@ pub enum RateKey {
     Client,
     /// An empty value is not counted.
     Value(Template),
+    /// What was found out about the caller, such as `$user`. An empty one is not counted.
+    Caller(Template),
 }
 
 /// A body that an operator has written.

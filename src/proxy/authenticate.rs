@@ -40,7 +40,7 @@ pub async fn authenticate(
         return Some(deny(exchange, denied));
     }
     // Guessing a password is what a rate is often for, and this costs less than asking for one.
-    if let Some(answer) = refuse_over_rate(session, exchange, route) {
+    if let Some(answer) = refuse_over_rate(session, exchange, route, false) {
         return Some(answer);
     }
     let auth = route.auth.as_deref()?;

@@ -18,6 +18,7 @@ use super::identify::identify;
 use super::peer;
 use super::refusal::ByClose;
 use super::refuse::refuse;
+use super::request_rate::refuse_over_rate;
 use super::shared::Gateway;
 use super::token;
 use super::turn::{Admitted, take_turn};
@@ -56,7 +57,9 @@ impl Gateway {
         if let Err(rejection) = limit_body(session, exchange, route) {
             return Some(refuse(exchange, rejection));
         }
-        exchange.by_close = ByClose::of(session, route);
+        let bearer = exchange.withdrawn.as_ref();
+        let bearer = bearer.and_then(|withdrawn| withdrawn.subprotocol.as_ref());
+        exchange.by_close = ByClose::of(session, route, bearer);
         if let Action::Proxy {
             path: PathChange::Rewrite(rewrite),
             ..
@@ -69,8 +72,13 @@ impl Gateway {
         if let Some(answer) = authenticate(session, exchange, route).await {
             return Some(answer);
         }
-        let admitted = identify(session, exchange, route);
-        if let Err(rejection) = admitted.and_then(|()| admit(session, exchange, route)) {
+        if let Err(rejection) = identify(session, exchange, route) {
+            return Some(refuse(exchange, rejection));
+        }
+        if let Some(answer) = refuse_over_rate(session, exchange, route, true) {
+            return Some(answer);
+        }
+        if let Err(rejection) = admit(session, exchange, route) {
             return Some(refuse(exchange, rejection));
         }
         match &route.action {

@@ -17,7 +17,7 @@ use crate::config::{Action, Refusal, Route};
 use crate::forward::own_response_headers;
 use crate::http1::is_token;
 use crate::limits::RETRY_AFTER;
-use crate::websocket::frames::close_to_client;
+use crate::websocket::frames::{REASON_MAX, close_to_client};
 use crate::websocket::handshake::{self, Upgrade};
 
 /// Whoever proves who it is may come again.
@@ -37,8 +37,13 @@ pub struct ByClose {
 }
 
 impl ByClose {
-    /// `None`: the route does not want it, or the request is no valid handshake.
-    pub fn of(session: &mut Session, route: &Route) -> Option<Box<Self>> {
+    /// `None`: the route does not want it, or the request is no valid handshake. `withdrawn`: a
+    /// subprotocol that the client has offered too, beside a token.
+    pub fn of(
+        session: &mut Session,
+        route: &Route,
+        withdrawn: Option<&HeaderValue>,
+    ) -> Option<Box<Self>> {
         let websocket = route.websocket.as_ref()?;
         // A route without servers refuses nobody: its answer is what it is for.
         let has_servers = matches!(route.action, Action::Proxy { .. });
@@ -53,7 +58,7 @@ impl ByClose {
         let accept = handshake::expected_accept(&request.method, &request.headers, has_body);
         Some(Box::new(Self {
             accept: accept.ok()?,
-            protocol: first_protocol(&request.headers),
+            protocol: first_protocol(&request.headers).or_else(|| withdrawn.cloned()),
         }))
     }
 
@@ -86,7 +91,7 @@ impl ByClose {
             own_response_headers(&mut ResponseFields(&mut head), &variables, rules);
         }
         session.write_response_header(Box::new(head), false).await?;
-        let frame = Bytes::from(close_to_client(code, &reason));
+        let frame = Bytes::from(close_to_client(code, fitting(&reason)));
         session.write_response_body(Some(frame), false).await?;
         if let Some(connection) = exchange.connection() {
             connection.dismiss();
@@ -120,6 +125,15 @@ fn close_code(status: StatusCode, is_denied: bool) -> Option<u16> {
         400..500 if is_denied => Some(FORBIDDEN),
         _ => None,
     }
+}
+
+/// As much of it as a Close frame has room for.
+fn fitting(reason: &str) -> &str {
+    let mut end = reason.len().min(REASON_MAX);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    &reason[..end]
 }
 
 fn reason(code: u16, answer: &Answer, exchange: &Exchange) -> String {

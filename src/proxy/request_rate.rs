@@ -16,20 +16,25 @@ const TOO_MANY: Rejection = Rejection::new(
     "this route takes no more requests of this kind now",
 );
 
-/// `Some`: the request is one too many.
+/// Called before anybody is asked who the caller is, and again when that is known: each key is
+/// counted as soon as it can be. `Some`: the request is one too many.
 pub fn refuse_over_rate(
     session: &Session,
     exchange: &mut Exchange,
     route: &Route,
+    caller_is_known: bool,
 ) -> Option<Answer> {
     let limit = route.requests_per_second.as_deref()?;
+    if matches!(limit.key, RateKey::Caller(_)) != caller_is_known {
+        return None;
+    }
     let table = exchange.generation.rate_table(exchange.route_id()?)?;
     let taken = match &limit.key {
         RateKey::Client => {
             let client = client_key(exchange)?.to_number();
             table.take(&client.to_ne_bytes(), limit.rate)
         }
-        RateKey::Value(template) => match &render(template, session, exchange)[..] {
+        RateKey::Value(template) | RateKey::Caller(template) => match &render(template, session, exchange)[..] {
             [] => return None,
             key => table.take(key, limit.rate),
         },

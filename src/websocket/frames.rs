@@ -91,7 +91,7 @@ const PING: u8 = 0x9;
 const PONG: u8 = 0xA;
 
 /// What a Close frame has room for beside its code (RFC 6455 section 5.5).
-const REASON_MAX: usize = 123;
+pub const REASON_MAX: usize = 123;
 
 const OPCODE: u8 = 0x0f;
 const FIN: u8 = 0x80;
@@ -424,7 +424,7 @@ pub fn may_be_sent(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
-/// A Close frame to a client: never masked (RFC 6455 section 5.1). `reason`: at most 123 bytes.
+/// A Close frame to a client: never masked (RFC 6455 section 5.1). `reason`: at most [`REASON_MAX`].
 pub fn close_to_client(code: u16, reason: &str) -> Vec<u8> {
     let [high, low] = code.to_be_bytes();
     let mut frame = vec![FIN | CLOSE, close_length(reason), high, low];
@@ -432,7 +432,7 @@ pub fn close_to_client(code: u16, reason: &str) -> Vec<u8> {
     frame
 }
 
-/// A Close frame to a server: always masked (RFC 6455 section 5.3). `reason`: at most 123 bytes.
+/// A Close frame to a server: always masked (RFC 6455 section 5.3). `reason`: at most [`REASON_MAX`].
 pub fn close_to_server(code: u16, reason: &str, mask: [u8; 4]) -> Vec<u8> {
     let mut frame = vec![FIN | CLOSE, MASKED | close_length(reason)];
     frame.extend_from_slice(&mask);
@@ -448,7 +448,7 @@ pub fn close_to_server(code: u16, reason: &str, mask: [u8; 4]) -> Vec<u8> {
 /// Of a code and a reason, which are as long as a control frame allows (RFC 6455 section 5.5).
 fn close_length(reason: &str) -> u8 {
     debug_assert!(
-        reason.len() <= 123,
+        reason.len() <= REASON_MAX,
         "{reason:?} has no room in a Close frame"
     );
     reason.len() as u8 + 2

@@ -60,15 +60,14 @@ pub fn rate(
         Some(key) => {
             let at = at.key("key");
             let template = template(key, "key", at, errors)?;
-            if template.reads_caller() {
-                let error = at.error(format!("\"{key}\" is not known yet: auth comes later"));
-                errors.push(error.hint("count by what the request says, such as $http_NAME"));
-            }
             if key.is_empty() {
                 let error = at.error("\"key\" is empty: nothing would be counted");
                 errors.push(error.hint("leave it out for each client, or write a template"));
             }
-            RateKey::Value(template)
+            match template.reads_caller() {
+                true => RateKey::Caller(template),
+                false => RateKey::Value(template),
+            }
         }
     };
     let rate = Rate::new(rate, burst);

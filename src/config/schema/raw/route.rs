@@ -160,6 +160,7 @@ pub struct RequestRate {
     pub burst: Option<NonZeroU32>,
     /// For whom a request is counted: a template. One for which it is empty is not counted; a plain
     /// word counts all of the route together. With `$remote_addr` an IPv6 client is its whole /64.
+    /// Counted before `auth` asks who it is, but behind it if the key reads that (`$user`).
     #[schemars(extend("default" = "$remote_addr", "examples" = ["$http_x_api_key"]))]
     pub key: Option<String>,
 }
