@@ -152,3 +152,18 @@ async fn requests_of_one_http_2_connection_are_counted_too() {
         assert_eq!(response.status(), status);
     }
 }
+
+#[tokio::test]
+async fn a_user_has_its_burst_wherever_its_requests_come_from() {
+    let origin = hello().await;
+    let config = Config::to(&[&origin])
+        .route(r#"requests_per_second: { rate: 0.001, burst: 2, key: "$user" }"#)
+        .route("user: $http_x_name");
+    let prusik = Prusik::start(config).await;
+    for name in ["alice", "bob"] {
+        let named = format!("X-Name: {name}\r\n");
+        assert_eq!(statuses(&prusik, &named).await, [200, 200, 429], "{name}");
+    }
+    // Nobody is not counted.
+    assert_eq!(statuses(&prusik, "").await, [200; 3]);
+}
