@@ -1,12 +1,14 @@
 //! One configuration at work. A reload makes the next one and swaps; exchanges that began under
 //! the old one end under it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use futures_util::future::join;
 use http::HeaderMap;
 
+use crate::auth::jwt::store::{KeyStore, KeyStores};
 use crate::config::{
     AcceptProxy, Config, ListenAddress, Listener, OnGone, Route, RouteId, UpstreamId,
 };
@@ -42,6 +44,10 @@ pub struct Generation {
     limiters: Vec<Arc<Limiter>>,
     /// The same for its event streams.
     stream_limiters: Vec<Arc<Limiter>>,
+    /// The keys of each route's `auth.jwt`.
+    key_stores: KeyStores,
+    /// Of all routes: what is taken out of a request that has no route.
+    token_arguments: BTreeSet<String>,
     pub labels: Labels,
     /// In the order of `config.routes`.
     metrics: Vec<Arc<RouteMetrics>>,
@@ -166,6 +172,11 @@ impl Generation {
         let stream_limiters = routes()
             .map(|route| counts.stream_limiter(&route.name))
             .collect();
+        let jwts = || routes().map(|route| route.auth.as_ref()?.jwt.as_ref());
+        let sources = jwts().map(|jwt| jwt.map(|jwt| &jwt.source));
+        let key_stores = KeyStores::new(sources, before.map(|before| &before.key_stores));
+        let arguments = jwts().flatten().flat_map(|jwt| jwt.finders.arguments());
+        let token_arguments = arguments.map(str::to_owned).collect();
         let index = RouteIndex::build(config.routes.iter().map(|route| &route.matcher));
         let trusted = TrustedProxies(config.trusted_proxies.clone());
         let labels = Labels {
@@ -200,17 +211,21 @@ impl Generation {
             counts,
             limiters,
             stream_limiters,
+            key_stores,
+            token_arguments,
         }
     }
 
-    /// Returns when all names are resolved and all servers are checked, or a time limit is reached,
-    /// and tells what is not known then. Does not wait for groups that `before`, which is at work,
-    /// has too.
+    /// Returns when all names are resolved, all servers are checked and all keys are fetched, or a
+    /// time limit is reached, and tells what is not known then. Does not wait for groups and keys
+    /// that `before`, which is at work, has too.
     pub async fn warm_up(&self, before: Option<&Generation>) -> Vec<String> {
-        let new = self.new_groups(before);
-        upstream::warm_up(new.iter().map(|(group, _)| (*group).clone()).collect()).await;
+        let new = self.new_groups(before).into_iter();
+        let groups = upstream::warm_up(new.map(|(group, _)| group.clone()).collect());
+        join(groups, self.key_stores.warm_up()).await;
         let lines = self.groups.iter().map(|group| group.what_is_unknown());
-        lines.flatten().collect()
+        let without_keys = self.key_stores.what_is_missing();
+        lines.flatten().chain(without_keys).collect()
     }
 
     /// Takes over what the groups of `before` have found out since these were made. What they find
@@ -221,13 +236,14 @@ impl Generation {
         }
     }
 
-    /// Starts the tasks of new groups, and ends those of groups that only `before` has. Requests
-    /// must already use this generation, because sessions that are told to go must find the new
-    /// state.
+    /// Starts the tasks of new groups and keys, and ends those of groups that only `before` has.
+    /// Requests must already use this generation, because sessions that are told to go must find
+    /// the new state.
     pub fn begin(&self, before: Option<&Generation>) {
         for (group, before) in self.new_groups(before) {
             group.begin(before.map(Arc::as_ref));
         }
+        self.key_stores.begin();
         for group in before.iter().flat_map(|before| &before.groups) {
             match self.find_group(group.name()) {
                 Some(same) if Arc::ptr_eq(same, group) => {}
@@ -274,6 +290,16 @@ impl Generation {
     /// The limiter of a route's event streams.
     pub fn stream_limiter(&self, route: RouteId) -> &Arc<Limiter> {
         &self.stream_limiters[route.index()]
+    }
+
+    /// `None`: the route asks for no token.
+    pub fn key_store(&self, route: RouteId) -> Option<&Arc<KeyStore>> {
+        self.key_stores.of_route(route.index())
+    }
+
+    /// The arguments of queries in which any route looks for tokens.
+    pub fn token_arguments(&self) -> &BTreeSet<String> {
+        &self.token_arguments
     }
 
     /// In the order of `config.routes`: each route's name and limiter.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::auth::Access;
+use crate::auth::{Access, Auth};
 use crate::config::limits::{AcceptProxy, ListenerLimits};
 use crate::config::schema::raw::LogFormat;
 use crate::forward::client_address::ClientField;
@@ -319,6 +319,8 @@ pub struct Route {
     pub matcher: Matcher,
     pub action: Action,
     pub access: Access,
+    /// `None`: whoever `access` lets in.
+    pub auth: Option<Arc<Auth>>,
     pub request_headers: HeaderRules,
     pub response_headers: HeaderRules,
     pub forwarded: Forwarded,

@@ -5,13 +5,26 @@ use http::header;
 use super::answer::Answer;
 use super::exchange::Exchange;
 use super::refuse::refuse;
-use crate::auth::Denied;
+use super::token;
+use crate::auth::{Auth, Denied};
 use crate::config::Route;
 
 /// `Some`: the request may not come in.
-pub fn authenticate(exchange: &mut Exchange, route: &Route) -> Option<Answer> {
-    let admitted = route.access.check(exchange.client());
+pub async fn authenticate(exchange: &mut Exchange, route: &Route) -> Option<Answer> {
+    let mut admitted = route.access.check(exchange.client());
+    if let (Ok(()), Some(auth)) = (&admitted, &route.auth) {
+        // Boxed, so that a request of another route has no room for it.
+        admitted = Box::pin(by_auth(exchange, auth)).await;
+    }
     admitted.err().map(|denied| deny(exchange, denied))
+}
+
+/// All methods must let the request in.
+async fn by_auth(exchange: &mut Exchange, auth: &Auth) -> Result<(), Denied> {
+    if let Some(jwt) = &auth.jwt {
+        token::check(exchange, jwt).await?;
+    }
+    Ok(())
 }
 
 /// The answer to a request that may not come in. It is counted.

@@ -16,6 +16,7 @@ use super::fields::{location, render};
 use super::peer;
 use super::refuse::refuse;
 use super::shared::Gateway;
+use super::token;
 use crate::config::{Action, Balance, UpstreamId};
 use crate::forward::proxy_protocol::PreambleClient;
 use crate::generation::Generation;
@@ -34,7 +35,9 @@ impl Gateway {
         session: &mut Session,
         exchange: &mut Exchange,
     ) -> Option<Answer> {
-        if let Some(rejection) = settle_route(session, exchange) {
+        let rejection = settle_route(session, exchange);
+        token::withdraw(session, exchange);
+        if let Some(rejection) = rejection {
             // Such a client may have more of this on the way.
             session.set_keepalive(None);
             return Some(refuse(exchange, rejection));
@@ -46,7 +49,7 @@ impl Gateway {
         // The exchange's own deadline replaces both timeouts.
         session.set_read_timeout(None);
         session.set_write_timeout(None);
-        if let Some(answer) = authenticate(exchange, route) {
+        if let Some(answer) = authenticate(exchange, route).await {
             return Some(answer);
         }
         if let Err(rejection) = admit(session, exchange, route) {

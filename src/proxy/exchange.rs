@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  early_request_filter   names, arrival, refused
-//!  request_filter         routing, caller, handshake, attempts (begun)
+//!  request_filter         routing, withdrawn, caller, handshake, attempts (begun)
 //!  upstream_peer          attempts (one more)
 //!  connected, bodies,
 //!  responses              answering, stream
@@ -20,6 +20,7 @@ mod names;
 mod outcome;
 mod routing;
 mod stream;
+mod withdrawn;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,6 +33,7 @@ pub use names::Names;
 pub use outcome::Outcome;
 pub use routing::Routing;
 pub use stream::StreamAnswer;
+pub use withdrawn::Withdrawn;
 
 use super::retry::Stage;
 use crate::config::{Route, RouteId, Tunnel};
@@ -58,6 +60,8 @@ pub struct Exchange {
     /// The request goes no further. This is what came instead of it.
     pub(super) refused: Option<RejectedRequest>,
     pub(super) routing: Routing,
+    /// `None`: the route asks for no token.
+    pub(super) withdrawn: Option<Box<Withdrawn>>,
     /// `None`: the route does not ask who it is.
     pub(super) caller: Option<Box<Caller>>,
     /// `None`: no server is asked.
@@ -83,6 +87,7 @@ impl Exchange {
             arrival: None,
             refused: None,
             routing: Routing::default(),
+            withdrawn: None,
             caller: None,
             attempts: None,
             answering: Answering::default(),

@@ -79,6 +79,13 @@ pub fn for_server(
         Action::Proxy { strip_prefix, .. } => strip_prefix.as_deref(),
         Action::Redirect { .. } | Action::Respond { .. } => None,
     };
+    if let Some(target) = exchange
+        .withdrawn
+        .as_ref()
+        .and_then(|withdrawn| withdrawn.target.as_ref())
+    {
+        request.set_raw_path(target)?;
+    }
     set_path(request, exchange.routing.path(), prefix)?;
     if let Some(traceparent) = exchange.names.trace().and_then(TraceContext::to_header) {
         request.insert_header(TRACEPARENT, traceparent)?;

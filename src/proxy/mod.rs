@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  early_request_filter      who asks                   arrive
-//!  request_filter            route, or answer here      choose, admission, answer
+//!  request_filter            route, or answer here      choose, authenticate, admission, answer
 //!  upstream_peer             the next server            choose, peer
 //!  upstream_request_filter   headers out                fields, crate::forward
 //!  upstream_response_filter  101 verified, headers back response, crate::forward
@@ -31,6 +31,7 @@ mod refuse;
 mod response;
 mod retry;
 mod shared;
+mod token;
 
 pub use http::Http;
 pub use shared::Gateway;

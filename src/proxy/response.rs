@@ -36,6 +36,9 @@ pub fn take(
         let may_pass = may_pass(response.status, session.req_header());
         session.set_ignore_info_resp(exchange.answering.hold_interim(may_pass));
     }
+    if response.status == StatusCode::SWITCHING_PROTOCOLS {
+        choose_subprotocol(response, exchange)?;
+    }
     begin_stream(session, response, exchange)?;
     let Some(route) = exchange.route() else {
         return Ok(());
@@ -48,6 +51,23 @@ pub fn take(
         &route.response_headers,
     );
     Ok(())
+}
+
+/// A browser that has offered subprotocols wants one in the answer (WHATWG WebSockets), and the
+/// server may have been offered none: then it is the word before the token.
+fn choose_subprotocol(response: &mut ResponseHeader, exchange: &Exchange) -> Result<()> {
+    let withdrawn = exchange.withdrawn.as_ref();
+    let bearer = withdrawn.and_then(|withdrawn| withdrawn.subprotocol.as_ref());
+    match bearer {
+        Some(bearer)
+            if !response
+                .headers
+                .contains_key(header::SEC_WEBSOCKET_PROTOCOL) =>
+        {
+            response.insert_header("Sec-WebSocket-Protocol", bearer)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Decides whether an event stream becomes a session, or refuses it because there are too many.

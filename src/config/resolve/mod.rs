@@ -7,6 +7,7 @@
 mod access;
 mod action;
 mod address;
+mod auth;
 mod header_name;
 mod headers;
 mod health;

@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::scope::{Names, Scope};
-use super::{Errors, access, action, headers, matching, stream, websocket};
+use super::tls::SystemAuthorities;
+use super::{Errors, access, action, auth, headers, matching, stream, websocket};
 use crate::config::error::ConfigError;
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
@@ -23,6 +24,7 @@ pub fn routes(
     errors: &mut Errors,
 ) -> Option<Vec<Route>> {
     let route_names = route_names(&raw, at, errors);
+    let system = SystemAuthorities::default();
     let mut coverage = Coverage::default();
     // The line of each route in the index.
     let mut lines: Vec<usize> = Vec::new();
@@ -56,7 +58,7 @@ pub fn routes(
             coverage.add(matcher);
             lines.push(scope.at.line());
         }
-        routes.push(route(name, raw, matcher, scope, errors));
+        routes.push(route(name, raw, matcher, (scope, &system), errors));
     }
     routes.into_iter().collect()
 }
@@ -77,7 +79,7 @@ fn route(
     name: String,
     mut raw: raw::Route,
     matcher: Option<Matcher>,
-    scope: Scope<'_>,
+    (scope, system): (Scope<'_>, &SystemAuthorities),
     errors: &mut Errors,
 ) -> Option<Route> {
     let Section(rules) = raw
@@ -100,12 +102,14 @@ fn route(
         Some(raw::Forwarded::Off) => Forwarded::Off,
     };
     let access = access::access(raw.allow.take(), raw.deny.take(), scope.at, errors);
+    let auth = auth::auth(raw.auth.take(), scope.label, system, scope.at, errors);
     let action = action::action(raw, matcher.as_ref(), scope, errors);
     Some(Route {
         name,
         matcher: matcher?,
         action: action?,
         access: access?,
+        auth: auth?,
         request_headers: request_headers?,
         response_headers: response_headers?,
         forwarded,

@@ -157,6 +157,27 @@ pub fn connector(
     }
 }
 
+/// The connector for a URL of keys. `host`: as the URL has it.
+pub fn key_authorities(
+    label: &str,
+    host: String,
+    ca: Option<String>,
+    system: &SystemAuthorities,
+    at: Cursor<'_>,
+    errors: &mut Errors,
+) -> Option<Arc<Connector>> {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let name = server_name(label, host.to_owned(), at.key("keys"), errors);
+    let trust = trust(label, ca, true, system, at, errors);
+    match Connector::new(Some(name?), trust?, None) {
+        Ok(connector) => Some(Arc::new(connector)),
+        Err(error) => {
+            errors.push(at.key_error(format!("the keys of {label} cannot be fetched: {error}")));
+            None
+        }
+    }
+}
+
 /// Which authorities are trusted to vouch for the servers.
 fn trust(
     label: &str,

@@ -4,6 +4,7 @@
 //! required: `resolve` says better than serde what is missing. The doc comments become the
 //! descriptions in the schema.
 
+mod auth;
 mod entries;
 mod limits;
 mod listener;
@@ -15,6 +16,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::config::schema::units::{OffOr, Ordered, Section, word};
+pub use auth::{Auth, Jwt, RequiredValue};
 pub use entries::{ServerEntry, Statuses};
 pub use limits::{AcceptProxy, Limits, SendProxy};
 pub use listener::{CertificatePair, Listener, ListenerTls};

@@ -16,7 +16,7 @@ const WORDS: [(&str, &str); 8] = [
 ];
 
 /// Keys. Most are nginx's directives and their parameters.
-const KEYS: [(&str, &str); 61] = [
+const KEYS: [(&str, &str); 63] = [
     (
         "access_log_format",
         "write access_log: { format: combined }, or json",
@@ -28,6 +28,14 @@ const KEYS: [(&str, &str); 61] = [
     (
         "auth_basic",
         "prusik asks for no passwords: let the server do it",
+    ),
+    (
+        "auth_jwt",
+        "write auth: { jwt: { keys: jwks.json } } in the route",
+    ),
+    (
+        "auth_jwt_key_file",
+        "write auth: { jwt: { keys: jwks.json } } in the route",
     ),
     (
         "backend",

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::Auth;
 use crate::config::schema::units::{
     OffOr, OptionalPeriod, OptionalSize, Ordered, Period, Section, switch, switch_schema, word,
     word_schema,
@@ -30,6 +31,8 @@ pub struct Route {
     #[schemars(length(min = 1))]
     #[schemars(extend("examples" = [["10.6.6.0/24"]]))]
     pub deny: Option<Vec<String>>,
+    /// What must let a request in before a server gets it. Default: nothing.
+    pub auth: Option<Section<Auth>>,
     /// How the server learns who the client is.
     #[serde(default, deserialize_with = "word")]
     #[schemars(schema_with = "word_schema::<Forwarded>", extend("default" = "x_forwarded"))]
