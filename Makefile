@@ -72,6 +72,7 @@ test-long: build long-tools
 	$(PYTHON) tests/long/dead_peer.py target/release/prusik
 	$(PYTHON) tests/long/proxy_protocol.py target/release/prusik
 	$(PYTHON) tests/long/ports.py target/release/prusik
+	$(PYTHON) tests/long/jwt_issuers.py target/release/prusik
 	$(PYTHON) tests/long/both_ways.py target/release/prusik
 	$(PYTHON) tests/long/upgrades.py target/release/prusik 2000 20
 	$(PYTHON) tests/long/move_latency.py target/release/prusik 9000 5
@@ -151,7 +152,7 @@ long-tools:
 			haproxy nginx-light iproute2 podman runc tomcat10-user tomcat10-examples default-jdk-headless python3-venv \
 			$$(command -v npm >/dev/null || echo npm); }
 	@test -x $(PYTHON) || python3 -m venv target/venv
-	@$(PYTHON) -m pip install -q websockets kosoku
+	@$(PYTHON) -m pip install -q websockets kosoku pyjwt cryptography
 
 clean:
 	$(CARGO) clean

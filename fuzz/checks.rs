@@ -5,7 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, header};
+use prusik::auth::jwt::finder::{Finder, Finders, Presented};
+use prusik::auth::jwt::query::target_without;
+use prusik::auth::jwt::subprotocol::Offer;
 use prusik::config;
 use prusik::forward::client_address::{ClientAddress, ClientField, TrustedProxies};
 use prusik::forward::proxy_protocol::{
@@ -147,6 +150,49 @@ fn pretend(headers: &HeaderMap, pretended: IpAddr) -> HeaderMap {
         pretence.append(name, value.clone());
     }
     pretence
+}
+
+/// A target, and fields in which tokens may be: the first place that has one decides, and what is
+/// taken out of a request is not found in it again.
+pub fn token(bytes: &[u8]) {
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    let target = lines.next().unwrap_or_default();
+    let mut headers = fields(lines);
+    let places = [
+        Finder::Bearer,
+        Finder::Cookie("session".to_owned()),
+        Finder::Query("token".to_owned()),
+        Finder::Subprotocol,
+    ];
+    let alone = places
+        .clone()
+        .map(|place| Finders(vec![place]).find(&headers, target));
+    let decides = alone.iter().find(|found| **found != Presented::Nothing);
+    let all = Finders(places.to_vec());
+    assert_eq!(
+        Some(&all.find(&headers, target)),
+        decides.or(Some(&Presented::Nothing))
+    );
+
+    let [.., query, offered] = places.map(|place| Finders(vec![place]));
+    let rest = target_without(target, query.arguments()).unwrap_or_else(|| target.to_vec());
+    assert!(rest.len() <= target.len());
+    assert_eq!(query.find(&headers, &rest), Presented::Nothing);
+    assert_eq!(target_without(&rest, query.arguments()), None);
+    let path = |target: &[u8]| {
+        target
+            .split(|byte| *byte == b'?')
+            .next()
+            .map(<[u8]>::to_vec)
+    };
+    assert_eq!(path(&rest), path(target));
+
+    let rest = Offer::read(&headers).field();
+    headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
+    if let Some(rest) = rest {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, rest);
+    }
+    assert_eq!(offered.find(&headers, target), Presented::Nothing);
 }
 
 /// A target, the host that is asked for, and routes, a line each: `HOST PATH`, in which `-` is any,

@@ -55,6 +55,11 @@ fn proxy_headers() {
 }
 
 #[test]
+fn tokens() {
+    replay("token", 10, checks::token);
+}
+
+#[test]
 fn routes() {
     replay("route", 15, checks::route);
 }

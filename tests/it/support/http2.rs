@@ -147,15 +147,29 @@ impl Http2Client {
         (Response::from_parts(parts, ()), receive, send)
     }
 
+    /// The answer to an extended CONNECT of the test's making.
+    pub async fn open(&mut self, request: Request<()>) -> Response<()> {
+        let (response, _send) = self.begin_session_with(request).await;
+        let response = within("a response", response).await.expect("a response");
+        Response::from_parts(response.into_parts().0, ())
+    }
+
     /// The same, not answered yet.
     pub async fn begin_session(
         &mut self,
         target: &str,
     ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
-        let mut request = Request::connect(format!("https://{NAME}{target}"))
+        let request = Request::connect(format!("https://{NAME}{target}"))
             .header("sec-websocket-version", "13")
             .body(())
             .expect("a sound request");
+        self.begin_session_with(request).await
+    }
+
+    async fn begin_session_with(
+        &mut self,
+        mut request: Request<()>,
+    ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
         request
             .extensions_mut()
             .insert(Protocol::from_static("websocket"));

@@ -14,6 +14,7 @@ mod dns;
 pub mod events;
 pub mod fake_new;
 pub mod http2;
+pub mod issuer;
 mod origin;
 mod pattern;
 mod process;

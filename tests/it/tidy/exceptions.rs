@@ -2,6 +2,17 @@
 
 /// Files and folders without sockets and without Pingora.
 pub const PURE: &[&str] = &[
+    "src/auth/access.rs",
+    "src/auth/jwt/claims.rs",
+    "src/auth/jwt/finder.rs",
+    "src/auth/jwt/key_types.rs",
+    "src/auth/jwt/keys.rs",
+    "src/auth/jwt/pem.rs",
+    "src/auth/jwt/query.rs",
+    "src/auth/jwt/refused.rs",
+    "src/auth/jwt/schedule.rs",
+    "src/auth/jwt/subprotocol.rs",
+    "src/auth/jwt/verify.rs",
     "src/config",
     "src/event_stream",
     "src/forward",
