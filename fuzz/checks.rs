@@ -202,7 +202,8 @@ pub fn route(bytes: &[u8]) {
         assert_eq!(coverage.first_cover(later), cover, "{later:?}");
         coverage.add(later);
         if let Some(cover) = cover {
-            assert!(serves[cover] || !serves[number], "{later:?} is not covered");
+            let is_taken = serves[..=cover].contains(&true);
+            assert!(is_taken || !serves[number], "{later:?} is not covered");
         }
     }
 }
@@ -221,9 +222,12 @@ fn matcher(line: &[u8]) -> Option<Matcher> {
     };
     Some(Matcher {
         listener: None,
-        host: match host {
-            "-" => None,
-            host => Some(HostPattern::parse(host).ok()?),
+        hosts: match host {
+            "-" => Vec::new(),
+            hosts => {
+                let hosts = hosts.split(',').map(HostPattern::parse);
+                hosts.collect::<Result<_, _>>().ok()?
+            }
         },
         path,
         slashes: Slashes::Merged,

@@ -180,6 +180,7 @@ impl Route {
         let keys = [
             ("match", self.matcher == new.matcher),
             ("action", action(self, old_file) == action(new, new_file)),
+            ("allow or deny", self.access == new.access),
             ("headers", headers),
             ("forwarded", self.forwarded == new.forwarded),
             ("timeouts", self.timeouts == new.timeouts),

@@ -10,28 +10,46 @@ use super::path::Slashes;
 /// are not found.
 const REGEX_TRIALS: usize = 100_000;
 
-/// The first earlier route that completely covers `later` on listener, host and path, and has no
-/// other condition. [`Coverage`] finds the same without comparing with each route.
+/// The first earlier route with which `later` is completely covered on listener, host and path by
+/// routes without other conditions: by this one alone, or, if `later` has several hosts, each of
+/// its hosts by this one or one before it. [`Coverage`] finds the same without comparing with each
+/// route.
 pub fn first_cover(earlier: &[&Matcher], later: &Matcher) -> Option<usize> {
-    earlier.iter().position(|matcher| {
-        !matcher.has_other_conditions()
-            && (matcher.listener.is_none() || matcher.listener == later.listener)
-            && host_covers(matcher.host.as_ref(), later.host.as_ref())
-            && path_covers(&matcher.path, &later.path)
-            && slashes_cover(matcher, later)
+    with_each_host(later, |host| {
+        earlier.iter().position(|matcher| {
+            !matcher.has_other_conditions()
+                && (matcher.listener.is_none() || matcher.listener == later.listener)
+                && host_covers(&matcher.hosts, host)
+                && path_covers(&matcher.path, &later.path)
+                && slashes_cover(matcher, later)
+        })
     })
 }
 
-fn host_covers(earlier: Option<&HostPattern>, later: Option<&HostPattern>) -> bool {
-    match (earlier, later) {
-        (None, _) => true,
-        (Some(_), None) => false,
-        (Some(earlier), Some(HostPattern::Exact(name))) => earlier.matches(name),
-        (Some(HostPattern::Exact(_)), Some(HostPattern::Wildcard(_))) => false,
-        (Some(HostPattern::Wildcard(wide)), Some(HostPattern::Wildcard(narrow))) => {
-            wide == narrow || HostPattern::Wildcard(wide.clone()).matches(narrow)
-        }
+/// The last of the covers of all hosts. `cover_of` gets `None` for a route that takes any host.
+fn with_each_host(
+    later: &Matcher,
+    mut cover_of: impl FnMut(Option<&HostPattern>) -> Option<usize>,
+) -> Option<usize> {
+    if later.hosts.is_empty() {
+        return cover_of(None);
     }
+    let mut hosts = later.hosts.iter();
+    hosts.try_fold(0, |last, host| Some(last.max(cover_of(Some(host))?)))
+}
+
+fn host_covers(earlier: &[HostPattern], later: Option<&HostPattern>) -> bool {
+    let Some(later) = later else {
+        return earlier.is_empty();
+    };
+    let covers = |earlier: &HostPattern| match (earlier, later) {
+        (earlier, HostPattern::Exact(name)) => earlier.matches(name),
+        (HostPattern::Exact(_), HostPattern::Wildcard(_)) => false,
+        (HostPattern::Wildcard(wide), HostPattern::Wildcard(narrow)) => {
+            wide == narrow || earlier.matches(narrow)
+        }
+    };
+    earlier.is_empty() || earlier.iter().any(covers)
 }
 
 /// A route that keeps repeated slashes does not cover one that merges them, unless it takes all
@@ -131,34 +149,29 @@ impl Coverage {
         if matcher.has_other_conditions() {
             return;
         }
-        let files = match &matcher.host {
-            None => &mut self.any_host,
-            Some(HostPattern::Exact(name)) => self.exact_hosts.entry(name.clone()).or_default(),
-            Some(HostPattern::Wildcard(suffix)) => {
-                self.wildcard_hosts.entry(suffix.clone()).or_default()
-            }
-        };
-        let first = match &matcher.path {
-            PathMatch::Any => &mut files.any,
-            PathMatch::Prefix(prefix) if prefix == "/" => &mut files.any,
-            PathMatch::Exact(path) => files.exact.entry(path.clone()).or_default(),
-            PathMatch::Prefix(prefix) => {
-                files.longest_prefix = files.longest_prefix.max(prefix.len());
-                files.prefix.entry(prefix.clone()).or_default()
-            }
-            PathMatch::Regex(regex) => {
-                if !files.regex.contains_key(regex.as_str()) {
-                    files.regexes.push(regex.clone());
+        if matcher.hosts.is_empty() {
+            self.any_host.add(matcher, number);
+        }
+        for host in &matcher.hosts {
+            let files = match host {
+                HostPattern::Exact(name) => self.exact_hosts.entry(name.clone()).or_default(),
+                HostPattern::Wildcard(suffix) => {
+                    self.wildcard_hosts.entry(suffix.clone()).or_default()
                 }
-                files.regex.entry(regex.as_str().to_owned()).or_default()
-            }
-        };
-        first.add(matcher, number);
+            };
+            files.add(matcher, number);
+        }
     }
 
-    /// The number of the first route that covers `later`.
+    /// The number of the first route with which `later` is covered, by it alone or, if `later` has
+    /// several hosts, together with routes before it.
     pub fn first_cover(&mut self, later: &Matcher) -> Option<usize> {
-        let (exact, suffixes) = match &later.host {
+        with_each_host(later, |host| self.first_cover_of(host, later))
+    }
+
+    /// The number of the first route that covers `later` where the host is this one.
+    fn first_cover_of(&mut self, host: Option<&HostPattern>, later: &Matcher) -> Option<usize> {
+        let (exact, suffixes) = match host {
             None => (None, None),
             Some(HostPattern::Exact(name)) => (self.exact_hosts.get(name), Some((name, None))),
             Some(HostPattern::Wildcard(narrow)) => (None, Some((narrow, Some(narrow.as_str())))),
@@ -179,6 +192,25 @@ impl Coverage {
 }
 
 impl PathFiles {
+    fn add(&mut self, matcher: &Matcher, number: usize) {
+        let first = match &matcher.path {
+            PathMatch::Any => &mut self.any,
+            PathMatch::Prefix(prefix) if prefix == "/" => &mut self.any,
+            PathMatch::Exact(path) => self.exact.entry(path.clone()).or_default(),
+            PathMatch::Prefix(prefix) => {
+                self.longest_prefix = self.longest_prefix.max(prefix.len());
+                self.prefix.entry(prefix.clone()).or_default()
+            }
+            PathMatch::Regex(regex) => {
+                if !self.regex.contains_key(regex.as_str()) {
+                    self.regexes.push(regex.clone());
+                }
+                self.regex.entry(regex.as_str().to_owned()).or_default()
+            }
+        };
+        first.add(matcher, number);
+    }
+
     fn first_cover(&self, later: &Matcher, trials: &mut usize) -> Option<usize> {
         let on = |first: Option<&First>, forms: &[Slashes]| first?.on(later.listener, forms);
         let same = [later.slashes];
@@ -233,11 +265,12 @@ mod tests {
     use super::*;
     use crate::route::PathRegex;
 
-    fn route(host: &str, path: PathMatch) -> Matcher {
-        let host = (!host.is_empty()).then(|| HostPattern::parse(host).unwrap());
+    /// `hosts`: with blanks between them.
+    fn route(hosts: &str, path: PathMatch) -> Matcher {
+        let hosts = hosts.split_whitespace().map(HostPattern::parse);
         Matcher {
             listener: None,
-            host,
+            hosts: hosts.collect::<Result<_, _>>().unwrap(),
             path,
             slashes: Slashes::Merged,
             headers: Vec::new(),
@@ -296,6 +329,10 @@ mod tests {
             ("*.example.com", "*.a.example.com", true),
             ("*.a.example.com", "*.example.com", false),
             ("a.example.com", "*.example.com", false),
+            ("a.test *.b.test", "x.b.test", true),
+            ("a.test *.b.test", "a.test x.b.test", true),
+            ("a.test *.b.test", "a.test b.test", false),
+            ("a.test", "", false),
         ] {
             let found = first_cover(
                 &[&route(earlier, PathMatch::Any)],
@@ -303,6 +340,15 @@ mod tests {
             );
             assert_eq!(found.is_some(), covers, "{earlier:?} covers {later:?}");
         }
+    }
+
+    #[test]
+    fn routes_cover_the_hosts_of_a_list_together() {
+        let [one, two, other] =
+            ["a.test", "*.b.test", "c.test"].map(|host| route(host, prefix("/")));
+        let later = route("x.b.test a.test", prefix("/x"));
+        assert_eq!(first_cover(&[&one, &other, &two], &later), Some(2));
+        assert_eq!(first_cover(&[&one, &other], &later), None);
     }
 
     #[test]
@@ -332,7 +378,16 @@ mod tests {
     /// Every pair of hosts, paths and listeners below stands in some of these files.
     #[test]
     fn the_files_find_what_a_look_at_each_earlier_route_finds() {
-        let hosts = ["", "a.b.c", "b.c", "*.b.c", "*.c", "*.a.b.c"];
+        let hosts = [
+            "",
+            "a.b.c",
+            "b.c",
+            "*.b.c",
+            "*.c",
+            "*.a.b.c",
+            "b.c a.b.c",
+            "x.c *.b.c",
+        ];
         let regex = |text| PathMatch::Regex(PathRegex::parse(text).unwrap());
         let paths = [
             PathMatch::Any,

@@ -37,27 +37,19 @@ impl RouteIndex {
     pub fn build<'m>(matchers: impl IntoIterator<Item = &'m Matcher>) -> Self {
         let mut index = Self::default();
         for (number, matcher) in matchers.into_iter().enumerate() {
-            let files = match &matcher.host {
-                None => &mut index.any_host,
-                Some(HostPattern::Exact(name)) => {
-                    index.exact_hosts.entry(name.clone()).or_default()
-                }
-                Some(HostPattern::Wildcard(suffix)) => {
-                    index.longest_suffix = index.longest_suffix.max(suffix.len());
-                    index.wildcard_hosts.entry(suffix.clone()).or_default()
-                }
-            };
-            let file = match &matcher.path {
-                PathMatch::Exact(path) => files.exact.entry(path.clone()).or_default(),
-                PathMatch::Prefix(prefix) if prefix == "/" => &mut files.other,
-                PathMatch::Prefix(prefix) => {
-                    let key = prefix.strip_suffix('/').unwrap_or(prefix);
-                    files.longest_prefix = files.longest_prefix.max(key.len());
-                    files.prefix.entry(key.to_owned()).or_default()
-                }
-                PathMatch::Any | PathMatch::Regex(_) => &mut files.other,
-            };
-            file.push(number);
+            if matcher.hosts.is_empty() {
+                index.any_host.add(&matcher.path, number);
+            }
+            for host in &matcher.hosts {
+                let files = match host {
+                    HostPattern::Exact(name) => index.exact_hosts.entry(name.clone()).or_default(),
+                    HostPattern::Wildcard(suffix) => {
+                        index.longest_suffix = index.longest_suffix.max(suffix.len());
+                        index.wildcard_hosts.entry(suffix.clone()).or_default()
+                    }
+                };
+                files.add(&matcher.path, number);
+            }
             index.matchers.push(matcher.clone());
         }
         index
@@ -78,15 +70,18 @@ impl RouteIndex {
                     break;
                 }
                 *tried += 1;
-                if self.matchers[number].matches(request, &host) {
+                // The host is that of the file.
+                if self.matchers[number].matches_beside_host(request) {
                     best = Some(number);
                     break;
                 }
             }
         };
-        // Hashing longer suffixes would take time quadratic in what a client sends.
+        // A wildcard means at least one label, so a leading dot has none. Hashing longer suffixes
+        // would take time quadratic in what a client sends.
         let suffixes = host
             .match_indices('.')
+            .filter(|(at, _)| *at > 0)
             .map(|(at, _)| &host[at + 1..])
             .filter(|suffix| suffix.len() <= self.longest_suffix);
         let files = self
@@ -105,6 +100,22 @@ impl RouteIndex {
             look_into(Some(&files.other));
         }
         best
+    }
+}
+
+impl PathFiles {
+    fn add(&mut self, path: &PathMatch, number: usize) {
+        let file = match path {
+            PathMatch::Exact(path) => self.exact.entry(path.clone()).or_default(),
+            PathMatch::Prefix(prefix) if prefix == "/" => &mut self.other,
+            PathMatch::Prefix(prefix) => {
+                let key = prefix.strip_suffix('/').unwrap_or(prefix);
+                self.longest_prefix = self.longest_prefix.max(key.len());
+                self.prefix.entry(key.to_owned()).or_default()
+            }
+            PathMatch::Any | PathMatch::Regex(_) => &mut self.other,
+        };
+        file.push(number);
     }
 }
 
@@ -154,13 +165,11 @@ mod tests {
         }
 
         fn matcher(&mut self) -> Matcher {
-            let host = match self.below(4) {
-                0 => Some(HostPattern::Exact(
-                    self.one_of(&["a.b.c", "b.c", "x.c"]).to_owned(),
-                )),
-                1 => Some(HostPattern::Wildcard(self.one_of(&["b.c", "c"]).to_owned())),
-                _ => None,
-            };
+            let hosts = (0..self.below(4).saturating_sub(1)).map(|_| match self.below(2) {
+                0 => HostPattern::Exact(self.one_of(&["a.b.c", "b.c", "x.c"]).to_owned()),
+                _ => HostPattern::Wildcard(self.one_of(&["b.c", "c"]).to_owned()),
+            });
+            let hosts = hosts.collect();
             let path = match self.below(5) {
                 0 => PathMatch::Exact(self.path()),
                 1 => {
@@ -182,7 +191,7 @@ mod tests {
             let listener = (self.below(4) == 0).then(|| ListenerId::new(self.below(2)));
             Matcher {
                 listener,
-                host,
+                hosts,
                 path,
                 slashes: Slashes::Merged,
                 headers,
@@ -212,7 +221,7 @@ mod tests {
                 };
                 let request = RequestKey {
                     listener: ListenerId::new(random.below(2)),
-                    host: random.one_of(&["a.b.c", "B.C:80", "x.c", "z.z.c", "other", "c"]),
+                    host: random.one_of(&["a.b.c", "B.C:80", "x.c", "z.z.c", "other", "c", ".b.c"]),
                     path: &path,
                     slashes: None,
                     method: &method,
@@ -232,7 +241,7 @@ mod tests {
         let matchers: Vec<_> = (0..1000)
             .map(|n| Matcher {
                 listener: None,
-                host: Some(HostPattern::Exact(format!("host-{}.example.com", n % 100))),
+                hosts: vec![HostPattern::Exact(format!("host-{}.example.com", n % 100))],
                 path: PathMatch::Prefix(format!("/app-{}", n / 100)),
                 slashes: Slashes::Merged,
                 headers: Vec::new(),

@@ -27,7 +27,8 @@ impl ListenerId {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Matcher {
     pub listener: Option<ListenerId>,
-    pub host: Option<HostPattern>,
+    /// One of them must match.
+    pub hosts: Vec<HostPattern>,
     pub path: PathMatch,
     /// Which normal form of a path is compared.
     pub slashes: Slashes,
@@ -37,7 +38,7 @@ pub struct Matcher {
 }
 
 /// A host name, or `*.` and a suffix for any number of labels before it. Lower case.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HostPattern {
     Exact(String),
     /// The suffix without `*.`.
@@ -153,14 +154,17 @@ impl PartialEq for PathRegex {
 
 impl Matcher {
     /// `host`: in its plain form.
+    #[cfg(test)]
     pub(super) fn matches(&self, request: &RequestKey<'_>, host: &str) -> bool {
+        (self.hosts.is_empty() || self.hosts.iter().any(|pattern| pattern.matches(host)))
+            && self.matches_beside_host(request)
+    }
+
+    /// Whether the conditions other than the host hold.
+    pub(super) fn matches_beside_host(&self, request: &RequestKey<'_>) -> bool {
         self.listener
             .is_none_or(|listener| listener == request.listener)
             && request.slashes.is_none_or(|form| form == self.slashes)
-            && self
-                .host
-                .as_ref()
-                .is_none_or(|pattern| pattern.matches(host))
             && self.path.matches(request.path)
             && (self.methods.is_empty() || self.methods.contains(request.method))
             && self.headers.iter().all(|(name, value)| {

@@ -53,6 +53,31 @@ async fn the_first_match_serves() {
 }
 
 #[tokio::test]
+async fn one_host_of_a_list_is_enough() {
+    let origin = Origin::start(|_| Answer::text("rest")).await;
+    let config = Config::to(&[&origin])
+        .first(says("one", "{ host: a.test, path: /x }"))
+        .first(says("list", "{ host: [a.test, \"*.b.test\", \"[::1]\"] }"));
+    let prusik = Prusik::start(config).await;
+    for (path, host, expected) in [
+        ("/x", "a.test", "one"),
+        ("/", "a.test", "list"),
+        ("/y", "A.test.:80", "list"),
+        ("/x", "eu.west.b.test", "list"),
+        ("/", "[::1]:8080", "list"),
+        ("/", "b.test", "rest"),
+        ("/", "aa.test", "rest"),
+    ] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        assert_eq!(body(&prusik, &request).await, expected, "{request}");
+    }
+    let entry = prusik
+        .wait_log("the list's line", |entry| entry["host"] == "[::1]:8080")
+        .await;
+    assert_eq!(entry["route"], "a.test|*.b.test|[::1]");
+}
+
+#[tokio::test]
 async fn redirect_and_respond_need_no_server() {
     let config = "
 listeners: [{ listen: 127.0.0.1:0, name: public }]

@@ -1,5 +1,7 @@
 //! The conditions that a request must meet for a route.
 
+use std::collections::HashSet;
+
 use http::{HeaderName, HeaderValue, Method};
 
 use super::Errors;
@@ -7,7 +9,7 @@ use super::header_name::bad_name;
 use super::scope::Scope;
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
-use crate::config::schema::units::Ordered;
+use crate::config::schema::units::{Ordered, Texts};
 use crate::route::{
     HostPattern, ListenerId, Matcher, PathMatch, PathRegex, Slashes, normalise_with,
 };
@@ -41,16 +43,16 @@ pub fn matcher(
         Some(name) => listener(name, scope, at.key("listener"), errors).map(Some),
         None => Some(None),
     };
-    let host = match &raw.host {
-        Some(host) => self::host(host, at.key("host"), errors).map(Some),
-        None => Some(None),
+    let hosts = match &raw.host {
+        Some(Texts(hosts)) => self::hosts(hosts, at.key("host"), errors),
+        None => Some(Vec::new()),
     };
     let path = path(&raw, slashes, scope, errors);
     let headers = headers(raw.headers, at.key("headers"), errors);
     let methods = methods(raw.methods, at.key("methods"), errors);
     Some(Matcher {
         listener: listener?,
-        host: host?,
+        hosts: hosts?,
         path: path?,
         slashes,
         headers: headers?,
@@ -74,10 +76,30 @@ fn listener(
     known.position(name).map(ListenerId::new)
 }
 
-fn host(text: &str, at: Cursor<'_>, errors: &mut Errors) -> Option<HostPattern> {
-    HostPattern::parse(text)
-        .map_err(|wrong| errors.push(at.error(wrong)))
-        .ok()
+fn hosts(texts: &[String], at: Cursor<'_>, errors: &mut Errors) -> Option<Vec<HostPattern>> {
+    if texts.is_empty() && !at.damaged() {
+        errors.push(
+            at.error("\"host\" is empty: no request could match")
+                .hint("list some names, or leave the key out for any host"),
+        );
+    }
+    if texts.is_empty() {
+        return None;
+    }
+    let mut known = HashSet::new();
+    let mut hosts = Vec::new();
+    for (i, text) in texts.iter().enumerate() {
+        let at = at.index(i);
+        let host = HostPattern::parse(text).map_err(|wrong| errors.push(at.error(wrong)));
+        if let Ok(host) = &host
+            && !known.insert(host.clone())
+        {
+            let again = at.error(format!("host \"{text}\" is in the list already"));
+            errors.push(again.hint("take it out"));
+        }
+        hosts.push(host.ok());
+    }
+    hosts.into_iter().collect()
 }
 
 fn path(

@@ -61,16 +61,20 @@ pub fn routes(
     routes.into_iter().collect()
 }
 
-fn covered(scope: Scope<'_>, line: usize) -> ConfigError {
-    let message = format!(
-        "{} can never match: the one on line {line} takes all its requests",
-        scope.label
-    );
+fn covered(scope: Scope<'_>, line: usize, matcher: &Matcher) -> ConfigError {
+    let takes = match &matcher.hosts[..] {
+        [] | [_] => format!("the one on line {line} takes"),
+        [_, _, ..] => format!("those up to line {line} take"),
+    };
+    let message = format!("{} can never match: {takes} all its requests", scope.label);
     scope
         .at
         .key("match")
         .key_error(message)
-        .hint("put it before that one, or remove it")
+        .hint(match &matcher.hosts[..] {
+            [] | [_] => "put it before that one, or remove it",
+            [_, _, ..] => "put it before those, or remove it",
+        })
 }
 
 fn route(
@@ -180,7 +184,8 @@ fn words(matching: Option<&raw::Match>) -> String {
         return "any".to_owned();
     };
     let mut words: Vec<String> = Vec::new();
-    let host = matching.host.clone().unwrap_or_default();
+    let Texts(hosts) = matching.host.clone().unwrap_or_default();
+    let host = hosts.join("|");
     let prefix = matching.path_prefix.clone().unwrap_or_default();
     if !host.is_empty() || !prefix.is_empty() {
         words.push(host + &prefix);
@@ -230,10 +235,17 @@ mod tests {
         );
         assert_eq!(
             matching(|m| {
-                m.host = Some("chat.example.com".into());
+                m.host = Some(Texts(vec!["chat.example.com".into()]));
                 m.path_prefix = Some("/IMS_SVR/websocket".into());
             }),
             "chat.example.com/IMS_SVR/websocket"
+        );
+        assert_eq!(
+            matching(|m| {
+                m.host = Some(Texts(vec!["a.test".into(), "*.b.test".into()]));
+                m.path_prefix = Some("/x".into());
+            }),
+            "a.test|*.b.test/x"
         );
         assert_eq!(
             matching(|m| {

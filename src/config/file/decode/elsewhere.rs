@@ -179,11 +179,11 @@ const KEYS: [(&str, &str); 61] = [
     ("root", "prusik serves no files: name an upstream that does"),
     (
         "server_name",
-        "write match: { host: chat.example.com } in each route",
+        "write match: { host: chat.example.com }, or a list of hosts, in each route",
     ),
     (
         "server_names",
-        "write match: { host: chat.example.com } in each route",
+        "write match: { host: chat.example.com }, or a list of hosts, in each route",
     ),
     (
         "services",

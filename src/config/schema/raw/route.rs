@@ -4,8 +4,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::config::schema::units::{
-    OffOr, OptionalPeriod, OptionalSize, Ordered, Period, Section, switch, switch_schema, word,
-    word_schema,
+    OffOr, OptionalPeriod, OptionalSize, Ordered, Period, Section, Texts, switch, switch_schema,
+    word, word_schema,
 };
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -59,9 +59,10 @@ pub struct Route {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Match {
-    /// `chat.example.com`, or `*.example.com` for the names below it.
+    /// `chat.example.com`, or `*.example.com` for the names below it; or a list, of which one must
+    /// match.
     #[schemars(extend("examples" = ["chat.example.com"]))]
-    pub host: Option<String>,
+    pub host: Option<Texts>,
     /// The path begins with this, in whole segments.
     #[schemars(regex(pattern = "^/"))]
     #[schemars(extend("examples" = ["/IMS_SVR/websocket"]))]
