@@ -166,11 +166,8 @@ impl Route {
         use crate::config::Action;
         // The same upstream may have another number in the other file.
         let action = |route: &Route, file: &Config| match &route.action {
-            Action::Proxy {
-                upstream,
-                strip_prefix,
-            } => (
-                Some((file.upstream(*upstream).name.clone(), strip_prefix.clone())),
+            Action::Proxy { upstream, path } => (
+                Some((file.upstream(*upstream).name.clone(), path.clone())),
                 None,
             ),
             other => (None, Some(other.clone())),

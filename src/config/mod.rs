@@ -15,6 +15,7 @@ mod error;
 mod file;
 pub mod limits;
 pub mod model;
+pub mod policy;
 mod resolve;
 pub mod schema;
 pub mod token;
@@ -29,6 +30,7 @@ use std::time::SystemTime;
 pub use error::{ConfigError, ConfigErrors, Position};
 pub use limits::{AcceptProxy, ListenerLimits};
 pub use model::*;
+pub use policy::{BodySize, ErrorPages, Page, PathChange, RateKey, RequestRate, RetryOn};
 pub use schema::json_schema;
 pub use schema::raw::LogFormat;
 
@@ -42,7 +44,7 @@ pub const DEFAULT_FILE: &str = "/etc/prusik/prusik.yaml";
 /// How much is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
-    /// The content of the file, and the certificates that it names.
+    /// The content of the file, and the certificates and pages that it names.
     File,
     /// Also what a start needs of the machine: directories and the admin token.
     Start,

@@ -333,8 +333,7 @@ pub struct Route {
 pub enum Action {
     Proxy {
         upstream: UpstreamId,
-        /// Removed from the front of the path, in whole segments. The rest always begins with `/`.
-        strip_prefix: Option<String>,
+        path: PathChange,
     },
     Redirect {
         to: Template,

@@ -12,7 +12,7 @@ use super::answer::Answer;
 use super::authenticate::authenticate;
 use super::exchange::{Attempts, Exchange};
 use super::failure::STOPPING;
-use super::fields::{location, render};
+use super::fields::{self, location, render};
 use super::peer;
 use super::refuse::refuse;
 use super::shared::Gateway;

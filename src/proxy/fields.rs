@@ -5,15 +5,17 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use pingora::Result;
+use pingora::Result as PingoraResult;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::exchange::Exchange;
-use crate::config::Action;
+use crate::config::{Action, PathChange};
 use crate::forward::template::{RequestVariables, Template};
 use crate::forward::{self, Fields, ForwardingOptions, redirect};
+use crate::http1::Rejection;
 use crate::observe::trace::{TRACEPARENT, TraceContext};
+use crate::route::{Rewrite, Slashes, Traversal};
 use crate::tls::Security;
 
 /// The request as it arrived, for templates and forwarding headers.
@@ -71,15 +73,15 @@ pub fn for_server(
     session: &Session,
     request: &mut RequestHeader,
     exchange: &Exchange,
-) -> Result<()> {
+) -> PingoraResult<()> {
     let Some(route) = exchange.route() else {
         return Ok(());
     };
-    let prefix = match &route.action {
-        Action::Proxy { strip_prefix, .. } => strip_prefix.as_deref(),
-        Action::Redirect { .. } | Action::Respond { .. } => None,
+    let (normal, prefix) = match (&route.action, exchange.routing.rewritten()) {
+        (_, Some(rewritten)) => (Some(rewritten), None),
+        (action, None) => (exchange.routing.path(), stripped(action)),
     };
-    set_path(request, exchange.routing.path(), prefix)?;
+    set_path(request, normal, prefix)?;
     if let Some(traceparent) = exchange.names.trace().and_then(TraceContext::to_header) {
         request.insert_header(TRACEPARENT, traceparent)?;
     }
@@ -101,6 +103,39 @@ pub fn for_server(
         // HTTP/1.0 does not require this field; HTTP/1.1, which we send, does (RFC 9110 section
         // 7.2).
         request.insert_header("Host", "")?;
+    }
+    Ok(())
+}
+
+/// What is taken off the front of the path.
+fn stripped(action: &Action) -> Option<&str> {
+    match action {
+        Action::Proxy {
+            path: PathChange::Strip(prefix),
+            ..
+        } => Some(prefix),
+        Action::Proxy { .. } | Action::Redirect { .. } | Action::Respond { .. } => None,
+    }
+}
+
+/// Rewrites the path if the route does so. The result is what the server gets.
+pub fn rewrite(
+    session: &Session,
+    exchange: &mut Exchange,
+    rewrite: &Rewrite,
+    slashes: Slashes,
+) -> Result<(), Rejection> {
+    let target = session.req_header().raw_path();
+    let sent = str::from_utf8(&target[..path_length(target)]).ok();
+    let path = exchange.routing.path().or(sent);
+    // `OPTIONS *` has no path.
+    let Some(path) = path.filter(|path| path.starts_with('/')) else {
+        return Ok(());
+    };
+    match rewrite.apply(path, slashes) {
+        Ok(Some(path)) => exchange.routing.rewrite_to(path),
+        Ok(None) => {}
+        Err(Traversal) => return Err(Rejection::bad("the rewritten path leads upwards")),
     }
     Ok(())
 }
@@ -144,7 +179,11 @@ edit_through_pingora!(ResponseFields);
 
 /// Sets the path to the one by which the route was found (`normal`, if it differs from the
 /// client's), without the route's `strip_prefix`. The result begins with `/`.
-fn set_path(request: &mut RequestHeader, normal: Option<&str>, prefix: Option<&str>) -> Result<()> {
+fn set_path(
+    request: &mut RequestHeader,
+    normal: Option<&str>,
+    prefix: Option<&str>,
+) -> PingoraResult<()> {
     let target = request.raw_path();
     let (path, query) = target.split_at(path_length(target));
     let path = normal.map_or(path, str::as_bytes);

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
 use http::{HeaderMap, HeaderName, Method};
-use regex::Regex;
+use regex::{Captures, Regex};
 
 use super::path::Slashes;
 
@@ -143,6 +143,18 @@ impl PathRegex {
 
     pub(super) fn is_match(&self, path: &str) -> bool {
         self.0.is_match(path)
+    }
+
+    pub(super) fn captures<'p>(&self, path: &'p str) -> Option<Captures<'p>> {
+        self.0.captures(path)
+    }
+
+    /// Whether there is a group of this number or name.
+    pub(super) fn has_group(&self, group: &str) -> bool {
+        match group.parse::<usize>() {
+            Ok(number) => number < self.0.captures_len(),
+            Err(_) => self.0.capture_names().flatten().any(|name| name == group),
+        }
     }
 }
 

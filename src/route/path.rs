@@ -198,6 +198,29 @@ pub fn lenient(normal: &str) -> Result<Option<String>, Traversal> {
     Ok(Some(segments.join("/")))
 }
 
+/// Whether a segment of the path is `.` or `..` when it is spelled out.
+pub(super) fn leads_upwards(path: &str) -> bool {
+    has_dots(&spell_out(path.as_bytes()))
+}
+
+fn has_dots(plain: &str) -> bool {
+    plain
+        .split('/')
+        .any(|segment| matches!(segment, "." | ".."))
+}
+
+/// The normal form of a path that was put together from parts of others. Such a path must not lead
+/// upwards, as no part did.
+pub(super) fn normalise_assembled(path: &str, slashes: Slashes) -> Result<String, Traversal> {
+    let plain = spell_out(path.as_bytes());
+    if has_dots(&plain) {
+        return Err(Traversal);
+    }
+    let normal = join(&plain, slashes);
+    lenient(&normal)?;
+    Ok(normal)
+}
+
 /// Decodes `%252F` to `%2F`, however often the `%` was encoded.
 fn decode_again(path: &str) -> String {
     let mut decoded = String::with_capacity(path.len());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use prusik::config::{
     self, Action, Balance, Extent, Forwarded, HealthCheckKind, ListenAddress, LogOutput,
-    ServerAddress, Start, UpstreamId,
+    PathChange, ServerAddress, Start, UpstreamId,
 };
 use prusik::route::ListenerId;
 
@@ -345,19 +345,18 @@ fn references_become_indices() {
     };
     assert_eq!(config.upstreams[0].servers[0].address, chat);
     assert_eq!(config.routes[0].matcher.listener, Some(ListenerId::new(1)));
-    let strip_prefix = Some("/a".to_owned());
     assert_eq!(
         config.routes[0].action,
         Action::Proxy {
             upstream: UpstreamId::new(1),
-            strip_prefix
+            path: PathChange::Strip("/a".to_owned()),
         }
     );
     assert_eq!(
         config.routes[1].action,
         Action::Proxy {
             upstream: UpstreamId::new(0),
-            strip_prefix: None
+            path: PathChange::None,
         }
     );
 }

@@ -125,6 +125,50 @@ async fn a_stripped_prefix_does_not_reach_the_server() {
 }
 
 #[tokio::test]
+async fn a_rewritten_path_reaches_the_server_with_the_query_as_it_came() {
+    let origin = Origin::start(|request| Answer::text(request.target())).await;
+    let config = Config::to(&[&origin])
+        .first(
+            "{ match: { path_prefix: /v1 }, rewrite: { regex: \"^/v1/(.*)$\", to: \"/api/$1\" }, \
+             upstream: backend }",
+        )
+        .first(
+            "{ match: { path_prefix: /u }, rewrite: { regex: \"^/u/x(?<rest>.*)$\", \
+             to: \"/home/${rest}/\" }, upstream: backend, \
+             headers: { request: { set: { X-Path: $uri } } } }",
+        );
+    let prusik = Prusik::start(config).await;
+    for (asked, received) in [
+        ("/v1/a/b?x=/v1/&y=%41", "/api/a/b?x=/v1/&y=%41"),
+        ("//v1/%61/../b%2Fc", "/api/b%2Fc"),
+        // What does not match stays.
+        ("/v1", "/v1"),
+        ("/u/xyz", "/home/yz/"),
+        // Nothing of what is encoded becomes a query or a slash.
+        ("/u/x%3Fa%23b%2Fc?q", "/home/%3Fa%23b%2Fc/?q"),
+        ("/u/x/a//", "/home/a/"),
+    ] {
+        let answer = get(prusik.public(), asked).await;
+        assert_eq!(answer.text(), received, "{asked}");
+    }
+    for asked in ["/u/x../secret", "/u/x%2e%2e", "/u/x..;/secret"] {
+        let answer = get(prusik.public(), asked).await;
+        assert_eq!(answer.status(), 400, "{asked}");
+    }
+    let received = origin.received();
+    assert!(
+        received
+            .iter()
+            .all(|request| !request.target().contains(".."))
+    );
+    let last = received.last().expect("some came");
+    assert_eq!(last.field("x-path"), Some("/u/x/a/"));
+    // A handshake too.
+    let mut client = Client::connect(prusik.public()).await;
+    assert_eq!(client.ask(handshake("/v1/chat")).await.text(), "/api/chat");
+}
+
+#[tokio::test]
 async fn the_server_gets_the_path_that_was_checked_and_the_query_byte_for_byte() {
     let origin = Origin::start(|request| Answer::text(request.target())).await;
     let prusik = Prusik::start(Config::to(&[&origin])).await;

@@ -2,11 +2,11 @@
 
 use super::scope::Scope;
 use super::upstream::template;
-use super::{Errors, matching};
+use super::{Errors, matching, rewrite};
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::Section;
-use crate::config::{Action, UpstreamId};
+use crate::config::{Action, PathChange, UpstreamId};
 use crate::forward::template::Template;
 use crate::route::{Matcher, PathMatch, Slashes};
 
@@ -49,10 +49,17 @@ pub fn action(
         Some(prefix) => strip_prefix(prefix, matcher, scope, errors).map(Some),
         None => Some(None),
     };
+    let rewrite = rewrite::rewrite(raw.rewrite, scope, errors);
     let upstream = raw.upstream.map(|name| {
+        let upstream = upstream(&name, scope, errors);
+        let path = match (strip_prefix.clone()?, rewrite?) {
+            (_, Some(rewrite)) => PathChange::Rewrite(rewrite),
+            (Some(prefix), None) => PathChange::Strip(prefix),
+            (None, None) => PathChange::None,
+        };
         Some(Action::Proxy {
-            upstream: upstream(&name, scope, errors)?,
-            strip_prefix: strip_prefix.clone()?,
+            upstream: upstream?,
+            path,
         })
     });
     let redirect = raw.redirect.map(|Section(raw)| {
@@ -74,6 +81,7 @@ fn report_without_effect(scope: Scope<'_>, errors: &mut Errors) {
     let at = scope.at;
     let keys = [
         "strip_prefix",
+        "rewrite",
         "forwarded",
         "timeouts",
         "websocket",

@@ -134,19 +134,21 @@ fn path(
         .map(|text| match PathRegex::parse(text) {
             Ok(regex) => Some(PathMatch::Regex(regex)),
             Err(error) => {
-                errors.push(at.key("path_regex").error(bad_regex(text, &error)));
+                let at = at.key("path_regex");
+                errors.push(at.error(bad_regex("path_regex", text, &error)));
                 None
             }
         });
     prefix.or(exact).or(regex).unwrap_or(Some(PathMatch::Any))
 }
 
-fn bad_regex(text: &str, error: &regex::Error) -> String {
+/// `key`: that of the expression.
+pub fn bad_regex(key: &str, text: &str, error: &regex::Error) -> String {
     // The regex crate shows the expression with a mark at the error. The last line has the reason.
     let shown = error.to_string();
     let last = shown.lines().last().unwrap_or_default();
     let reason = last.strip_prefix("error: ").unwrap_or(last);
-    format!("bad path_regex \"{text}\": {reason}")
+    format!("bad {key} \"{text}\": {reason}")
 }
 
 /// Whether a request can have this `path`.

@@ -9,10 +9,11 @@ use crate::config::schema::roff::{Roff, escaped};
 
 /// Keys that are only described in the example file: one of two alternatives, or not in every
 /// binary.
-const ALTERNATIVES: [&str; 5] = [
+const ALTERNATIVES: [&str; 6] = [
     "tracing",
     "routes[].match.path",
     "routes[].match.path_regex",
+    "routes[].rewrite",
     "routes[].redirect",
     "routes[].respond",
 ];

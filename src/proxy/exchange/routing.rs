@@ -9,6 +9,8 @@ pub struct Routing {
     path: Option<String>,
     /// The rest of the path on a route that redirects.
     redirected: Option<String>,
+    /// The path for the server on a route that rewrites, if it matches there.
+    rewritten: Option<String>,
 }
 
 impl Routing {
@@ -18,12 +20,23 @@ impl Routing {
             route,
             path,
             redirected: None,
+            rewritten: None,
         }
     }
 
     /// A route that redirects removes its `strip_prefix`.
     pub fn redirect_to(&mut self, rest: Option<String>) {
         self.redirected = rest;
+    }
+
+    /// The server gets this path.
+    pub fn rewrite_to(&mut self, path: String) {
+        self.rewritten = Some(path);
+    }
+
+    /// The path that the server gets on a route that has rewritten it.
+    pub fn rewritten(&self) -> Option<&str> {
+        self.rewritten.as_deref()
     }
 
     pub fn route(&self) -> Option<RouteId> {

@@ -174,7 +174,7 @@ const KEYS: [(&str, &str); 61] = [
     ),
     (
         "rewrite",
-        "write strip_prefix: /chat, or redirect: { to: /new }",
+        "write rewrite: { regex: ^/v1/(.*)$, to: /api/$1 } or redirect: { to: /new } in the route",
     ),
     ("root", "prusik serves no files: name an upstream that does"),
     (

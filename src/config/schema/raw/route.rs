@@ -45,6 +45,8 @@ pub struct Route {
     #[schemars(regex(pattern = "^/"))]
     #[schemars(extend("examples" = ["/IMS_SVR"]))]
     pub strip_prefix: Option<String>,
+    /// The path that the server gets in place of the one that was asked for, the query apart.
+    pub rewrite: Option<Section<Rewrite>>,
     /// Answers with a redirection.
     pub redirect: Option<Section<Redirect>>,
     /// Answers with a fixed response.
