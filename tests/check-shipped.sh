@@ -20,8 +20,8 @@ for page in README.md docs/*.md; do
 done
 for file in "$scratch"/*.yaml; do
   [ -e "$file" ] || continue
-  # The certificates and the token of tests/shipped stand in for the operator's.
-  sed -i 's|/etc/prusik/tls/|tests/shipped/tls/|g; s|/etc/prusik/admin.token|tests/shipped/admin.token|' "$file"
+  # The certificates, the token and the page of tests/shipped stand in for the operator's.
+  sed -i 's|/etc/prusik/tls/|tests/shipped/tls/|g; s|/etc/prusik/admin.token|tests/shipped/admin.token|; s|/etc/prusik/sorry.html|tests/shipped/sorry.html|' "$file"
   "$prusik" check --config "$file"
   checked=$((checked + 1))
 done

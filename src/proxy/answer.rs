@@ -9,7 +9,7 @@ use pingora_proxy::Session;
 
 use super::exchange::Exchange;
 use super::fields::{ResponseFields, variables};
-use crate::config::HeaderRules;
+use crate::config::{HeaderRules, Page};
 use crate::forward::own_response_headers;
 use crate::http2::request::in_letters;
 use crate::limits::RETRY_AFTER;
@@ -19,6 +19,8 @@ pub struct Answer {
     pub status: StatusCode,
     pub body: Bytes,
     pub fields: Vec<(HeaderName, HeaderValue)>,
+    /// Whether a page of the route's `errors` may replace the body.
+    pub may_be_page: bool,
 }
 
 impl Answer {
@@ -51,12 +53,14 @@ impl Answer {
             status,
             body: body.into(),
             fields,
+            may_be_page: true,
         }
     }
 
     pub fn respond(status: StatusCode, body: String) -> Self {
         Self {
             status,
+            may_be_page: body.is_empty(),
             body: body.into(),
             fields: Vec::new(),
         }
@@ -73,17 +77,22 @@ impl Answer {
                 .map(|to| (header::LOCATION, to))
                 .into_iter()
                 .collect(),
+            may_be_page: false,
         }
     }
 
     pub async fn send(self, session: &mut Session, exchange: &Exchange) -> Result<()> {
         let head_only = session.req_header().method == Method::HEAD;
+        let (content_type, body) = match self.page(exchange) {
+            Some(page) => (page.content_type, page.body.clone()),
+            None => ("text/plain; charset=utf-8", self.body),
+        };
         let mut response = ResponseHeader::build(self.status, Some(self.fields.len() + 5))?;
         if self.status != StatusCode::NO_CONTENT {
-            response.insert_header(header::CONTENT_LENGTH, self.body.len())?;
+            response.insert_header(header::CONTENT_LENGTH, body.len())?;
         }
-        if !self.body.is_empty() {
-            response.insert_header(header::CONTENT_TYPE, "text/plain; charset=utf-8")?;
+        if !body.is_empty() {
+            response.insert_header(header::CONTENT_TYPE, content_type)?;
         }
         for (name, value) in self.fields {
             response.insert_header(Bytes::from(in_letters(name.as_str())), value)?;
@@ -100,13 +109,20 @@ impl Answer {
             &variables(session, exchange),
             rules.unwrap_or(&no_rules),
         );
-        let has_body = !head_only && !self.body.is_empty();
+        let has_body = !head_only && !body.is_empty();
         session
             .write_response_header(Box::new(response), !has_body)
             .await?;
         if has_body {
-            session.write_response_body(Some(self.body), true).await?;
+            session.write_response_body(Some(body), true).await?;
         }
         Ok(())
+    }
+
+    /// The page that an operator has written for this answer.
+    fn page<'e>(&self, exchange: &'e Exchange) -> Option<&'e Page> {
+        let pages = exchange.route().map(|route| &route.errors);
+        let pages = pages.filter(|_| self.may_be_page);
+        pages.and_then(|pages| pages.get(&self.status.as_u16()))
     }
 }

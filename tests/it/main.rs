@@ -37,6 +37,7 @@ mod names;
 mod names_reload;
 mod operate;
 mod own_answers;
+mod pages;
 mod proxy_protocol;
 mod regressions;
 mod relay;

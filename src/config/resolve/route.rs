@@ -51,7 +51,7 @@ pub fn routes(
             .filter(|_| scope.at.has("match") || scope.at.lacks("match"));
         if let Some(matcher) = &matcher {
             if let Some(cover) = coverage.first_cover(matcher) {
-                errors.push(covered(scope, lines[cover]));
+                errors.push(covered(scope, lines[cover], matcher));
             }
             coverage.add(matcher);
             lines.push(scope.at.line());
@@ -105,6 +105,7 @@ fn route(
     };
     let access = access::access(raw.allow.take(), raw.deny.take(), scope.at, errors);
     let action = action::action(raw, matcher.as_ref(), scope, errors);
+    let error_pages = pages::pages(error_pages, action.as_ref(), scope, errors);
     Some(Route {
         name,
         matcher: matcher?,

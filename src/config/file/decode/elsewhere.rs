@@ -64,6 +64,10 @@ const KEYS: [(&str, &str); 61] = [
         "error_log",
         "errors go to stderr; the environment's RUST_LOG says how much",
     ),
+    (
+        "error_page",
+        "write errors: { 502: sorry.html } in the route",
+    ),
     ("events", "nothing is to be set there: leave it out"),
     (
         "fail_timeout",
