@@ -13,7 +13,7 @@ use crate::config::{
 use crate::forward::Trust;
 use crate::forward::client_address::{ClientAddress, TrustedProxies};
 use crate::generation::counts::Counts;
-use crate::limits::{ClientKey, Limiter, Permit};
+use crate::limits::{ClientKey, Limiter, Permit, RateTable};
 use crate::listener::{Connection, ListenerSettings};
 use crate::net::BoundId;
 use crate::observe::metrics::RouteMetrics;
@@ -42,6 +42,8 @@ pub struct Generation {
     limiters: Vec<Arc<Limiter>>,
     /// The same for its event streams.
     stream_limiters: Vec<Arc<Limiter>>,
+    /// In the order of `config.routes`: the buckets of each route that limits its requests.
+    rate_tables: Vec<Option<Arc<RateTable>>>,
     pub labels: Labels,
     /// In the order of `config.routes`.
     metrics: Vec<Arc<RouteMetrics>>,
@@ -166,6 +168,11 @@ impl Generation {
         let stream_limiters = routes()
             .map(|route| counts.stream_limiter(&route.name))
             .collect();
+        let rate_tables = routes().map(|route| {
+            let is_limited = route.requests_per_second.is_some();
+            is_limited.then(|| counts.rate_table(&route.name))
+        });
+        let rate_tables = rate_tables.collect();
         let index = RouteIndex::build(config.routes.iter().map(|route| &route.matcher));
         let trusted = TrustedProxies(config.trusted_proxies.clone());
         let labels = Labels {
@@ -200,6 +207,7 @@ impl Generation {
             counts,
             limiters,
             stream_limiters,
+            rate_tables,
         }
     }
 
@@ -274,6 +282,11 @@ impl Generation {
     /// The limiter of a route's event streams.
     pub fn stream_limiter(&self, route: RouteId) -> &Arc<Limiter> {
         &self.stream_limiters[route.index()]
+    }
+
+    /// The buckets of a route's requests, if it limits them.
+    pub fn rate_table(&self, route: RouteId) -> Option<&RateTable> {
+        self.rate_tables[route.index()].as_deref()
     }
 
     /// In the order of `config.routes`: each route's name and limiter.

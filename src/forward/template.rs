@@ -142,6 +142,16 @@ impl Template {
         &self.text
     }
 
+    /// Whether a part of it is known only when the request has been let in.
+    pub fn reads_caller(&self) -> bool {
+        self.parts.iter().any(|part| {
+            matches!(
+                part,
+                Part::Variable(Variable::User | Variable::Claim(_) | Variable::AuthField(_))
+            )
+        })
+    }
+
     /// Appends the value for one request. It is bytes, like header values (RFC 9110 section 5.5).
     pub fn render(&self, request: &RequestVariables<'_>, out: &mut Vec<u8>) {
         for part in &self.parts {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::limits::Limiter;
+use crate::limits::{Limiter, RateTable};
 use crate::upstream::Servers;
 
 #[derive(Debug, Default)]
@@ -15,6 +15,8 @@ pub(super) struct Counts {
     limiters: Mutex<HashMap<String, Arc<Limiter>>>,
     /// The same for event streams.
     streams: Mutex<HashMap<String, Arc<Limiter>>>,
+    /// The buckets of requests, by route.
+    rates: Mutex<HashMap<String, Arc<RateTable>>>,
     /// By upstream.
     servers: Mutex<HashMap<String, Arc<Servers>>>,
 }
@@ -30,6 +32,11 @@ impl Counts {
         made_of(&mut self.streams.lock(), route)
     }
 
+    /// The buckets of a route's requests.
+    pub fn rate_table(&self, route: &str) -> Arc<RateTable> {
+        made_of(&mut self.rates.lock(), route)
+    }
+
     /// The servers are made if there are none.
     pub fn servers(&self, upstream: &str) -> Arc<Servers> {
         made_of(&mut self.servers.lock(), upstream)
@@ -42,6 +49,9 @@ impl Counts {
                 .lock()
                 .retain(|_, limiter| Arc::strong_count(limiter) > 1 || limiter.taken() > 0);
         }
+        self.rates
+            .lock()
+            .retain(|_, table| Arc::strong_count(table) > 1);
         self.servers.lock().retain(|_, servers| {
             servers.forget_unused();
             Arc::strong_count(servers) > 1 || !servers.all().is_empty()

@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
-const SECOND: u64 = 1_000_000_000;
+/// In nanoseconds.
+pub(super) const SECOND: u64 = 1_000_000_000;
 
 /// Stores only the time at which the bucket is full again. Each take may have another rate.
 #[derive(Debug, Default)]
@@ -23,14 +24,24 @@ impl Bucket {
     fn take_at(&self, now: u64, rate: NonZeroU32) -> bool {
         let token = SECOND / u64::from(rate.get());
         let taken = self.full_at.fetch_update(Relaxed, Relaxed, |full_at| {
-            let then = full_at.max(now) + token;
-            (then - now <= SECOND).then_some(then)
+            take_token(full_at, now, token, SECOND).ok()
         });
         taken.is_ok()
     }
 }
 
-fn now() -> u64 {
+/// Takes a token from a bucket that is full again at `full_at`, and returns when it is full then.
+/// `token` and `full`: how long it takes until one token has come, and until an empty bucket is
+/// full. `Err`: how long it takes until there is a token.
+pub(super) fn take_token(full_at: u64, now: u64, token: u64, full: u64) -> Result<u64, u64> {
+    let then = full_at.max(now) + token;
+    match (then - now).saturating_sub(full) {
+        0 => Ok(then),
+        missing => Err(missing),
+    }
+}
+
+pub(super) fn now() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX / 2)
 }

@@ -10,6 +10,7 @@ mod bucket;
 mod clients;
 pub mod descriptors;
 mod drain_deadline;
+mod rate;
 mod shared;
 
 use std::net::IpAddr;
@@ -21,6 +22,7 @@ use bucket::Bucket;
 use clients::Clients;
 
 pub use drain_deadline::{Cut, DrainDeadline};
+pub use rate::{Rate, RateTable};
 pub use shared::{SharedPermit, StreamPermit};
 
 /// After how many seconds a refused client should come back.

@@ -138,7 +138,8 @@ pub fn enter_stream(
     limiter.enter(client, bounds).map_err(rejection_of)
 }
 
-fn client_key(exchange: &Exchange) -> Option<ClientKey> {
+/// `None`: the client is nobody in particular.
+pub fn client_key(exchange: &Exchange) -> Option<ClientKey> {
     match exchange.client() {
         ClientAddress::Ip(address) => Some(ClientKey::of(address)),
         ClientAddress::Unix => None,

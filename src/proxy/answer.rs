@@ -1,6 +1,8 @@
 //! The answers of prusik itself: short, plain, and without internal details. If a route was found,
 //! its rules for responses hold for them too.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use pingora::Result;
@@ -55,6 +57,14 @@ impl Answer {
             fields,
             may_be_page: true,
         }
+    }
+
+    /// When the client should come back, in whole seconds.
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        self.fields.retain(|(name, _)| *name != header::RETRY_AFTER);
+        self.fields.push((header::RETRY_AFTER, seconds.into()));
+        self
     }
 
     pub fn respond(status: StatusCode, body: String) -> Self {

@@ -16,7 +16,7 @@ use super::fields::{self, location, render};
 use super::peer;
 use super::refuse::refuse;
 use super::shared::Gateway;
-use crate::config::{Action, Balance, UpstreamId};
+use crate::config::{Action, Balance, PathChange, UpstreamId};
 use crate::forward::proxy_protocol::PreambleClient;
 use crate::generation::Generation;
 use crate::http1::Rejection;

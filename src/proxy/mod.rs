@@ -28,6 +28,7 @@ mod opening;
 mod peer;
 mod record;
 mod refuse;
+mod request_rate;
 mod response;
 mod retry;
 mod shared;

@@ -39,6 +39,7 @@ mod operate;
 mod own_answers;
 mod pages;
 mod proxy_protocol;
+mod rates;
 mod regressions;
 mod relay;
 mod relay_ends;

@@ -1,6 +1,6 @@
 //! Which route serves a request, and what a route does that needs no server.
 
-use crate::support::{Answer, Client, Config, Origin, Prusik, get, status_of};
+use crate::support::{Answer, Client, Config, Origin, Prusik, get, handshake, status_of};
 
 async fn body(prusik: &Prusik, request: &str) -> String {
     Client::connect(prusik.public())

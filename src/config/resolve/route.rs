@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::scope::{Names, Scope};
-use super::{Errors, access, action, headers, matching, stream, websocket};
+use super::{Errors, access, action, headers, matching, pages, rate, stream, websocket};
 use crate::config::error::ConfigError;
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;

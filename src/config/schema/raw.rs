@@ -19,7 +19,8 @@ pub use entries::{ServerEntry, Statuses};
 pub use limits::{AcceptProxy, Limits, SendProxy};
 pub use listener::{CertificatePair, Listener, ListenerTls};
 pub use route::{
-    Forwarded, HeaderRules, Headers, Match, Redirect, Respond, Route, Stream, Timeouts, WebSocket,
+    Forwarded, HeaderRules, Headers, Match, Redirect, RequestRate, Respond, Rewrite, Route, Stream,
+    Timeouts, WebSocket,
 };
 pub use server::{AccessLog, Admin, Drain, LogFormat, Server, TlsSessions, Tracing, Tunnel};
 pub use upstream::{

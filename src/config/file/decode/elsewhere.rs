@@ -16,7 +16,7 @@ const WORDS: [(&str, &str); 8] = [
 ];
 
 /// Keys. Most are nginx's directives and their parameters.
-const KEYS: [(&str, &str); 61] = [
+const KEYS: [(&str, &str); 64] = [
     (
         "access_log_format",
         "write access_log: { format: combined }, or json",
@@ -106,6 +106,10 @@ const KEYS: [(&str, &str); 61] = [
     (
         "least_conn",
         "write balance: least_sessions in the upstream",
+    ),
+    (
+        "limit_req",
+        "write requests_per_second: { rate: 50, burst: 100 } in the route",
     ),
     (
         "location",

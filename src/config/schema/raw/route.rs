@@ -1,5 +1,7 @@
 //! `routes`: what is done with a request.
 
+use std::num::NonZeroU32;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -123,6 +125,38 @@ pub enum Forwarded {
     Both,
     /// Neither; what a trusted proxy sent passes.
     Off,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RequestRate {
+    /// Requests a second for each key, 0.001 to 1000000; `0.1` is six a minute.
+    #[schemars(required, range(min = 0.001, max = 1_000_000))]
+    #[schemars(extend("examples" = [50]))]
+    pub rate: Option<f64>,
+    /// Requests that may come at once. Default: as many as a second brings, and one at least.
+    #[schemars(extend("maximum" = 1_000_000, "examples" = [100]))]
+    pub burst: Option<NonZeroU32>,
+    /// For whom a request is counted: a template. One for which it is empty is not counted; a plain
+    /// word counts all of the route together. With `$remote_addr` an IPv6 client is its whole /64.
+    #[schemars(extend("default" = "$remote_addr", "examples" = ["$http_x_api_key"]))]
+    pub key: Option<String>,
+}
+
+/// Not beside `strip_prefix`: the expression can take the prefix off.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rewrite {
+    /// A path in normal form that matches is replaced as a whole; another one stays as it is. Not
+    /// anchored unless it has `^` and `$`.
+    #[schemars(required)]
+    #[schemars(extend("examples" = ["^/v1/(.*)$"]))]
+    pub regex: Option<String>,
+    /// The new path, with the groups of the expression as `$1` or `${name}`. It is made normal
+    /// again. If the groups make it lead upwards (`..`), the request gets 400.
+    #[schemars(required, regex(pattern = "^/"))]
+    #[schemars(extend("examples" = ["/api/$1"]))]
+    pub to: Option<String>,
 }
 
 /// Limits of the exchange with the server. None of them can be off.
