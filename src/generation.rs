@@ -8,7 +8,8 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use crate::config::{
-    AcceptProxy, Config, ListenAddress, Listener, OnGone, Route, RouteId, UpstreamId,
+    AcceptProxy, Config, ListenAddress, Listener, ListenerLimits, OnGone, Route, RouteId,
+    UpstreamId,
 };
 use crate::forward::Trust;
 use crate::forward::client_address::{ClientAddress, TrustedProxies};
@@ -320,9 +321,13 @@ impl Generation {
     pub fn listener_settings(&self) -> impl Iterator<Item = ListenerSettings> {
         bound_ids().take(self.listeners.len()).map(|bound| {
             let listener = self.listener(bound);
+            let limits = ListenerLimits {
+                body_size: self.largest_body(self.listener_id(bound)),
+                ..listener.limits
+            };
             ListenerSettings {
                 name: listener.name.clone(),
-                limits: listener.limits,
+                limits,
                 proxy_protocol: listener.proxy_protocol,
                 tls: listener.tls.clone(),
                 tls_revision: self.tls_revision(bound),
@@ -330,6 +335,15 @@ impl Generation {
                 unrouted: self.unrouted.clone(),
             }
         })
+    }
+
+    /// The largest body that the listener or one of its routes takes. `None`: any size.
+    fn largest_body(&self, listener: ListenerId) -> Option<u64> {
+        let own = self.config.listener(listener).limits.body_size;
+        let serves = |route: &&Route| route.matcher.listener.is_none_or(|only| only == listener);
+        let routes = self.config.routes.iter().filter(serves);
+        let mut sizes = routes.map(|route| route.body_size.within(own));
+        sizes.try_fold(own?, |largest, size| Some(largest.max(size?)))
     }
 
     /// The drain settings of the file.

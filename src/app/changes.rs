@@ -183,6 +183,12 @@ impl Route {
             ("timeouts", self.timeouts == new.timeouts),
             ("websocket", self.websocket == new.websocket),
             ("stream", self.stream == new.stream),
+            ("errors", self.errors == new.errors),
+            ("body_size", self.body_size == new.body_size),
+            (
+                "requests_per_second",
+                self.requests_per_second == new.requests_per_second,
+            ),
         ];
         changed(keys).collect()
     }

@@ -328,6 +328,10 @@ pub struct Route {
     pub websocket: Option<WebSocket>,
     /// `None`: event streams are answers as any other.
     pub stream: Option<Stream>,
+    pub errors: ErrorPages,
+    pub body_size: BodySize,
+    /// `None`: no limit.
+    pub requests_per_second: Option<Box<RequestRate>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

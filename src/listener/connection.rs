@@ -11,7 +11,7 @@
 //! A request without a body goes to `Held` or `Answered` at once.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -146,6 +146,8 @@ pub struct Connection {
     is_probe: AtomicBool,
     /// Whether the next head that is written tells which upgrades the client may ask for.
     offers_upgrade: AtomicBool,
+    /// The largest body that the route of the present request takes.
+    body_size: AtomicU64,
     tunnelled: OnceLock<Arc<Traffic>>,
     /// Reserved for the connection to the server of the present or the next request.
     for_server: Mutex<Option<Descriptor>>,
@@ -162,6 +164,7 @@ impl Connection {
             deadlines: Arc::new(Deadlines::new()),
             is_probe: AtomicBool::new(false),
             offers_upgrade: AtomicBool::new(false),
+            body_size: AtomicU64::new(u64::MAX),
             tunnelled: OnceLock::new(),
             for_server: Mutex::new(Some(Descriptor::hold())),
         }
@@ -368,6 +371,23 @@ impl Connection {
     /// From now on the exchange fails after this time, even if bytes move.
     pub fn set_end(&self, after: Duration) {
         self.deadlines.set_end(after);
+    }
+
+    /// Sets how large the body of the present request may be. `None`: any size.
+    pub fn limit_body(&self, most: Option<u64>) {
+        self.body_size.store(most.unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// How large the body of the present request may be.
+    pub(super) fn most_of_body(&self) -> u64 {
+        let listener = self.state.limits().body_size.unwrap_or(u64::MAX);
+        listener.min(self.body_size.load(Relaxed))
+    }
+
+    /// The request is refused while its body may still be on its way. Nobody reads that, but the
+    /// client must be able to read the answer.
+    pub fn refuse_body(&self) {
+        self.ending.is_refused.store(true, Relaxed);
     }
 
     /// How long the client may take nothing of the bytes that wait for it.

@@ -32,6 +32,7 @@ pub use client_stream::{Arrival, ClientStream};
 pub use connection::{Connection, Reading};
 pub use edge::{ConnectionTasks, Edge, HttpApp};
 pub use rejected::RejectedRequest;
+pub use request_reader::LARGE_BODY;
 pub use socket::{BindError, BoundListener, bind};
 pub use state::{ListenerSettings, ListenerState};
 

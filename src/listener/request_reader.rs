@@ -35,9 +35,9 @@ pub(super) const SLOW_HEAD: Rejection = Rejection::new(
     "the head did not arrive in the time that this listener gives it",
 );
 
-const LARGE_BODY: Rejection = Rejection::new(
+pub const LARGE_BODY: Rejection = Rejection::new(
     StatusCode::PAYLOAD_TOO_LARGE,
-    "the body is larger than this listener takes",
+    "the body is larger than is taken here",
 );
 
 const SLOW_BODY: Rejection = Rejection::new(
@@ -412,8 +412,7 @@ impl RequestReader {
             buf.set_filled(before);
             return Poll::Ready(refuse_body(connection, BROKEN_BODY));
         };
-        let most = connection.state().limits().body_size;
-        if self.body.content() > most.unwrap_or(u64::MAX) {
+        if self.body.content() > connection.most_of_body() {
             buf.set_filled(before);
             return Poll::Ready(refuse_body(connection, LARGE_BODY));
         }
@@ -459,7 +458,8 @@ fn poll_socket<S: AsyncRead + Unpin>(
     }
 }
 
-/// Whether the body is too large by its own header, so that it need not be sent.
+/// Whether the body is too large by its own header for every route of the listener, so that it need
+/// not be sent. The proxy looks at the limit of the route.
 fn is_too_long(sound: &ValidHead, connection: &Connection) -> bool {
     let most = connection.state().limits().body_size;
     most.is_some_and(|most| sound.framing.length() > most)

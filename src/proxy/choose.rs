@@ -10,6 +10,7 @@ use pingora_proxy::Session;
 use super::admission::{NO_WEBSOCKETS, admit, settle_route};
 use super::answer::Answer;
 use super::authenticate::authenticate;
+use super::body_size::limit_body;
 use super::exchange::{Attempts, Exchange};
 use super::failure::STOPPING;
 use super::fields::{self, location, render};
@@ -46,7 +47,19 @@ impl Gateway {
         // The exchange's own deadline replaces both timeouts.
         session.set_read_timeout(None);
         session.set_write_timeout(None);
-        if let Some(answer) = authenticate(exchange, route) {
+        if let Err(rejection) = limit_body(session, exchange, route) {
+            return Some(refuse(exchange, rejection));
+        }
+        if let Action::Proxy {
+            path: PathChange::Rewrite(rewrite),
+            ..
+        } = &route.action
+            && let Err(rejection) =
+                fields::rewrite(session, exchange, rewrite, route.matcher.slashes)
+        {
+            return Some(refuse(exchange, rejection));
+        }
+        if let Some(answer) = authenticate(session, exchange, route) {
             return Some(answer);
         }
         if let Err(rejection) = admit(session, exchange, route) {

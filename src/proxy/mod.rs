@@ -18,6 +18,7 @@ mod admission;
 mod answer;
 mod arrive;
 mod authenticate;
+mod body_size;
 mod choose;
 mod exchange;
 mod failure;

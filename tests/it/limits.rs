@@ -399,7 +399,7 @@ async fn a_body_over_the_limit_is_413_whether_its_length_is_said_or_not() {
         ask(post("Transfer-Encoding: chunked") + &chunks(1001)).await,
         413
     );
-    refused(&prusik, 413, "larger than this listener takes").await;
+    refused(&prusik, 413, "larger than is taken here").await;
 }
 
 #[tokio::test]

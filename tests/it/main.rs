@@ -8,6 +8,7 @@ mod abuse;
 mod access_log;
 mod attacks;
 mod balance;
+mod body_size;
 mod check;
 mod closed_by;
 mod commands;

@@ -8,8 +8,8 @@ use super::{Errors, access, action, headers, matching, pages, rate, stream, webs
 use crate::config::error::ConfigError;
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
-use crate::config::schema::units::{Ordered, Period, Section};
-use crate::config::{Forwarded, HeaderRules, Route, Timeouts};
+use crate::config::schema::units::{OptionalSize, Ordered, Period, Section, Texts};
+use crate::config::{BodySize, Forwarded, HeaderRules, Route, Timeouts};
 use crate::route::{Coverage, Matcher, Slashes};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -104,6 +104,10 @@ fn route(
         Some(raw::Forwarded::Off) => Forwarded::Off,
     };
     let access = access::access(raw.allow.take(), raw.deny.take(), scope.at, errors);
+    let rate = rate::rate(raw.requests_per_second.take(), scope, errors);
+    let body_size = raw.body_size.take();
+    let body_size = body_size.map_or(BodySize::Inherited, |OptionalSize(own)| BodySize::Own(own));
+    let error_pages = raw.errors.take();
     let action = action::action(raw, matcher.as_ref(), scope, errors);
     let error_pages = pages::pages(error_pages, action.as_ref(), scope, errors);
     Some(Route {
@@ -125,6 +129,9 @@ fn route(
         },
         websocket: websocket?,
         stream,
+        errors: error_pages?,
+        body_size,
+        requests_per_second: rate?,
     })
 }
 

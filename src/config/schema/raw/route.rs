@@ -53,6 +53,18 @@ pub struct Route {
     pub redirect: Option<Section<Redirect>>,
     /// Answers with a fixed response.
     pub respond: Option<Section<Respond>>,
+    /// Bodies of the errors that prusik itself answers on this route, by status: a file each
+    /// (`.html`, `.txt`, `.json`, `.xml`, `.svg`, at most 1 MiB), read at a start and a reload.
+    /// What servers answer passes as it is.
+    #[schemars(extend("examples" = [{"502": "/etc/prusik/sorry.html"}]))]
+    pub errors: Option<Ordered<String>>,
+    /// Requests that the route takes, handshakes among them: over it 429 with `Retry-After`. They
+    /// are counted after `allow` and `deny` and before `auth`. Counts outlast a reload, and begin
+    /// anew after an upgrade.
+    pub requests_per_second: Option<OffOr<RequestRate>>,
+    /// Size of a request body: over it 413. 0: no limit. Default: the listener's `body_size`.
+    #[schemars(extend("examples" = ["20MiB"]))]
+    pub body_size: Option<OptionalSize>,
     /// Limits of WebSocket sessions; `off` refuses upgrades with 403. Default: allowed.
     pub websocket: Option<OffOr<WebSocket>>,
     /// Limits of event streams, which are sessions too: answers of 200 with `text/event-stream` and
