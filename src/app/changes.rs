@@ -152,6 +152,7 @@ impl Upstream {
             ("eject", self.eject == new.eject),
             ("slow_start", self.slow_start == new.slow_start),
             ("attempts", self.attempts == new.attempts),
+            ("retry_on", self.retry_on == new.retry_on),
             ("keepalive", self.keepalive == new.keepalive),
             ("on_down", self.on_down == new.on_down),
             ("on_removed", self.on_removed == new.on_removed),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::auth::Access;
 use crate::config::limits::{AcceptProxy, ListenerLimits};
+use crate::config::policy::{BodySize, ErrorPages, PathChange, RequestRate, RetryOn};
 use crate::config::schema::raw::LogFormat;
 use crate::forward::client_address::ClientField;
 use crate::forward::proxy_protocol;
@@ -201,6 +202,7 @@ pub struct Upstream {
     pub slow_start: Duration,
     /// How many servers are tried before the client gets a 502, at least 1.
     pub attempts: usize,
+    pub retry_on: RetryOn,
     /// How many idle connections are kept. 0: none.
     pub keepalive: usize,
     /// How long a server may take nothing of the bytes that wait for it.

@@ -286,6 +286,17 @@ impl Exchange {
         }
     }
 
+    /// Another server is asked after one that did not answer in time.
+    pub fn forget_timeout(&self) {
+        self.clear_deadline();
+        if let Some(connection) = self.connection() {
+            connection.flow().forget_timeout();
+        }
+        if let Some(handshake) = &self.handshake {
+            handshake.traffic().forget_timeout();
+        }
+    }
+
     /// Tells when nobody waits for the server any more.
     pub fn drain_deadline(&self) -> DrainDeadline {
         self.connection()

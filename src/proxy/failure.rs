@@ -2,6 +2,7 @@
 //! the client and the log.
 
 use pingora::{Error, ErrorSource, ErrorType};
+use pingora_proxy::Session;
 
 use super::exchange::Exchange;
 use super::retry::{Failure, Fault, Side};
@@ -23,9 +24,25 @@ pub fn while_connecting(error: &Error) -> Failure {
     }
 }
 
+/// The cause of an error with which a server's answer of this status is left to another server.
+#[derive(Debug, thiserror::Error)]
+#[error("the server answered {0}, and another one is asked")]
+pub struct Discarded(pub u16);
+
+/// Whether the request may be sent once more: its method is idempotent, its body is still here, and
+/// the client has got nothing of an answer.
+pub fn is_repeatable(session: &Session) -> bool {
+    session.req_header().method.is_idempotent()
+        && !session.as_ref().retry_buffer_truncated()
+        && session.response_written().is_none()
+}
+
 /// For an exchange under way. If a deadline has struck, it is the cause of everything that fails
 /// later.
 pub fn in_exchange(error: &Error, exchange: &Exchange) -> Failure {
+    if let Some(Discarded(status)) = error.root_cause().downcast_ref() {
+        return Failure::Answered(*status);
+    }
     match while_connecting(error) {
         Failure::Cut => Failure::Cut,
         _ if exchange.timed_out() => Failure::Deadline {
@@ -83,7 +100,7 @@ pub fn words_for(error: &Error, failure: Failure, status: u16, client_stalled: b
         Failure::Deadline { .. } => {
             "the server's answer stalled for longer than the route's timeouts"
         }
-        Failure::Shortage | Failure::By(..) => return in_short(error),
+        Failure::Shortage | Failure::Answered(_) | Failure::By(..) => return in_short(error),
     };
     words.to_owned()
 }

@@ -241,15 +241,15 @@ fn retry_if_useful(
         error.set_retry(false);
         return Verdict::default();
     };
-    let is_repeatable = session.req_header().method.is_idempotent()
-        && !session.as_ref().retry_buffer_truncated()
-        && session.response_written().is_none();
-    let request = attempts.request(is_repeatable);
+    let request = attempts.request(failure::is_repeatable(session));
     let verdict = decide(failure, during, stage, request);
     if verdict.blames_server {
         attempts.record_failure();
     }
     attempts.prepare(verdict.retry);
     error.set_retry(verdict.retry != Retry::No);
+    if verdict.retry != Retry::No && matches!(failure, Failure::Deadline { .. }) {
+        exchange.forget_timeout();
+    }
     verdict
 }

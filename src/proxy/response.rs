@@ -8,7 +8,9 @@ use pingora_proxy::Session;
 
 use super::admission::enter_stream;
 use super::exchange::{Attempts, Exchange, Handshake, StreamAnswer};
+use super::failure::{Discarded, is_repeatable};
 use super::fields::{ResponseFields, variables};
+use super::retry::{During, Failure, Retry, decide};
 use super::shared::Gateway;
 use crate::forward;
 use crate::http1::response;
@@ -22,6 +24,7 @@ pub fn take(
     exchange: &mut Exchange,
 ) -> Result<()> {
     verify(response, exchange)?;
+    leave_to_another(session, response.status, exchange)?;
     // The answer that we send has our own version (RFC 9110 section 2.5), whatever the server's is.
     response.set_version(Version::HTTP_11);
     if handshake::has_token(&response.headers, &header::CONNECTION, "close")
@@ -48,6 +51,28 @@ pub fn take(
         &route.response_headers,
     );
     Ok(())
+}
+
+/// An answer with a status of the upstream's `retry_on` is dropped, together with its connection,
+/// if another server can be asked.
+fn leave_to_another(session: &Session, status: StatusCode, exchange: &Exchange) -> Result<()> {
+    let status = status.as_u16();
+    let Some(attempts) = &exchange.attempts else {
+        return Ok(());
+    };
+    if !attempts.upstream().retry_on.has(status) {
+        return Ok(());
+    }
+    let request = attempts.request(is_repeatable(session));
+    let answered = Failure::Answered(status);
+    match decide(answered, During::Exchange, exchange.stage(), request).retry {
+        Retry::No => Ok(()),
+        Retry::OtherServer | Retry::NewConnection => {
+            let kind = ErrorType::HTTPStatus(status);
+            let context = "another server may answer better";
+            Err(Error::because(kind, context, Discarded(status)))
+        }
+    }
 }
 
 /// Decides whether an event stream becomes a session, or refuses it because there are too many.

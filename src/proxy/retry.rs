@@ -4,12 +4,17 @@
 //! A pure function: no sockets, no clock, nothing of Pingora.
 //!
 //! ```text
-//!                    no connection        connection lost             anything else
-//!                    came about       kept one        new one      (deadline, odd answer)
-//!  goes out again    other server   new connection  other server          never
-//!  server is blamed  yes, unless         no             yes         when its move was awaited
-//!                    we lack a port
+//!                    no connection        connection lost          deadline     an answer    odd
+//!                    came about       kept one        new one                  of retry_on  answer
+//!  goes out again    other server   new connection  other server  other server other server never
+//!                                                                 if retry_on
+//!                                                                 has timeout
+//!  server is blamed  yes, unless         no             yes         when its        no       yes
+//!                    we lack a port                                move was
+//!                                                                  awaited
 //! ```
+
+use crate::config::RetryOn;
 
 /// nginx's status for a client that left before it got anything. It appears only in the log, as
 /// nobody reads the answer.
@@ -45,6 +50,8 @@ pub enum Failure {
     },
     /// This machine has no free port or descriptor to connect with.
     Shortage,
+    /// The server has answered with this status, and the client has got nothing of it.
+    Answered(u16),
     By(Side, Fault),
 }
 
@@ -80,6 +87,8 @@ pub struct Request {
     pub stale: usize,
     /// There is a server that was not tried.
     pub has_another_server: bool,
+    /// What the upstream tries again.
+    pub retry_on: RetryOn,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -124,10 +133,18 @@ fn after_sending(failure: Failure, stage: Stage, request: Request) -> Verdict {
     let (retry, blames_server) = match failure {
         // This says nothing about the server.
         Failure::Cut | Failure::Shortage => (Retry::No, false),
-        // The client has already waited long enough for this request.
+        // The client has already waited long enough for this request, unless the operator wants it
+        // to wait for another server too.
         Failure::Deadline { server_stalled } => {
-            let awaited_server = stage.request_sent || server_stalled;
-            (Retry::No, awaited_server && !stage.answer_begun)
+            let awaited_server = (stage.request_sent || server_stalled) && !stage.answer_begun;
+            // A body that was cut off by the deadline cannot go on to another server.
+            let again = awaited_server && stage.request_sent && request.retry_on.timeout;
+            (request.other_server_if(again), awaited_server)
+        }
+        // Nothing is wrong with a server that says no.
+        Failure::Answered(status) => {
+            let again = request.retry_on.has(status) && !stage.answer_begun;
+            (request.other_server_if(again), false)
         }
         Failure::By(Side::Client | Side::Proxy, _) => (Retry::No, false),
         // The server had just closed this kept connection. That says nothing about the server.
@@ -143,13 +160,21 @@ fn after_sending(failure: Failure, stage: Stage, request: Request) -> Verdict {
             )
         }
         Failure::By(Side::Server, fault) => {
-            let again = request.is_repeatable && fault == Fault::Lost && request.has_another_server;
-            (other_server_if(again), true)
+            let is_timeout = matches!(fault, Fault::ReadTimedOut | Fault::WriteTimedOut);
+            let again = fault == Fault::Lost || is_timeout && request.retry_on.timeout;
+            (request.other_server_if(again), true)
         }
     };
     Verdict {
         retry,
         blames_server,
+    }
+}
+
+impl Request {
+    /// For a request of which a part was sent.
+    fn other_server_if(self, again: bool) -> Retry {
+        other_server_if(again && self.is_repeatable && self.has_another_server)
     }
 }
 
@@ -171,7 +196,7 @@ pub fn status(failure: Failure, stage: Stage) -> u16 {
         }
         Failure::Deadline { .. } => 408,
         Failure::Shortage => 502,
-        Failure::By(_, Fault::Status(status)) => status,
+        Failure::Answered(status) | Failure::By(_, Fault::Status(status)) => status,
         Failure::By(
             Side::Server,
             Fault::ConnectTimedOut | Fault::ReadTimedOut | Fault::WriteTimedOut,

@@ -221,6 +221,11 @@ impl Traffic {
         self.handshake_timed_out.load(Relaxed)
     }
 
+    /// Another server is asked.
+    pub fn forget_timeout(&self) {
+        self.handshake_timed_out.store(false, Relaxed);
+    }
+
     /// From now on, the asking task is woken when the server takes more.
     pub fn await_server(&self) {
         self.awaits_server.store(true, Relaxed);

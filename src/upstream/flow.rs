@@ -274,6 +274,12 @@ impl Flow {
         Err(io::Error::new(io::ErrorKind::TimedOut, message))
     }
 
+    /// The exchange goes on with another server after its deadline has struck.
+    pub fn forget_timeout(&self) {
+        self.forgive();
+        self.timed_out.store(false, Relaxed);
+    }
+
     /// A task of its own sends what waits for the server. It ends when all is sent, or when the
     /// server takes nothing for too long.
     pub(super) fn leave_to_itself(&self, outgoing: &mut Outgoing) {

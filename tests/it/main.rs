@@ -47,6 +47,7 @@ mod relay_ends;
 mod reload;
 mod request_id;
 mod restart;
+mod retry_on;
 mod routes;
 mod scenario;
 mod session_stall;

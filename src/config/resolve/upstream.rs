@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::{Errors, address, health, source, tls};
+use super::{Errors, address, health, retry, source, tls};
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::{OffOr, OptionalPeriod, Ordered, Period, Section, Switch};
@@ -93,6 +93,7 @@ fn upstream(
             None => Duration::ZERO,
         },
         attempts: raw.attempts.map_or(ATTEMPTS, |attempts| attempts.get()),
+        retry_on: retry::retry_on(raw.retry_on, at.key("retry_on"), errors),
         keepalive: raw.keepalive.unwrap_or(KEEPALIVE),
         stall: raw.stall.map_or(STALL, |Period(stall)| stall),
         on_down: raw.on_down.map_or(OnGone::Keep, fate),

@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::config::schema::units::{OffOr, Ordered, Section, word};
-pub use entries::{ServerEntry, Statuses};
+pub use entries::{RetryCase, ServerEntry, Statuses};
 pub use limits::{AcceptProxy, Limits, SendProxy};
 pub use listener::{CertificatePair, Listener, ListenerTls};
 pub use route::{

@@ -113,6 +113,7 @@ impl Attempts {
             stale: self.stale,
             has_another_server: self.tried.len() < self.upstream().attempts
                 && self.group.has_untried(&self.tried),
+            retry_on: self.upstream().retry_on,
         }
     }
 

@@ -1,4 +1,4 @@
-use Failure::{By, Cut, Deadline, Shortage};
+use Failure::{Answered, By, Cut, Deadline, Shortage};
 
 use super::*;
 
@@ -13,12 +13,19 @@ const FAULTS: [Fault; 6] = [
 
 const SIDES: [Side; 3] = [Side::Client, Side::Server, Side::Proxy];
 
+const ALL: RetryOn = RetryOn {
+    bad_gateway: true,
+    unavailable: true,
+    gateway_timeout: true,
+    timeout: true,
+};
+
 const BOTH: [bool; 2] = [false, true];
 
 fn failures() -> Vec<Failure> {
     let stalled = |server_stalled| Deadline { server_stalled };
     let by = |side| FAULTS.map(|fault| By(side, fault));
-    [Cut, Shortage]
+    [Cut, Shortage, Answered(503), Answered(500)]
         .into_iter()
         .chain(BOTH.map(stalled))
         .chain(SIDES.map(by).into_iter().flatten())
@@ -40,12 +47,15 @@ fn requests() -> Vec<Request> {
     for is_repeatable in BOTH {
         for on_kept_connection in BOTH {
             for has_another_server in BOTH {
-                requests.extend((0..=MAX_STALE + 1).map(|stale| Request {
-                    is_repeatable,
-                    on_kept_connection,
-                    stale,
-                    has_another_server,
-                }));
+                for retry_on in [RetryOn::default(), ALL] {
+                    requests.extend((0..=MAX_STALE + 1).map(|stale| Request {
+                        is_repeatable,
+                        on_kept_connection,
+                        stale,
+                        has_another_server,
+                        retry_on,
+                    }));
+                }
             }
         }
     }
@@ -63,7 +73,7 @@ fn all(during: During) -> Vec<(Failure, Stage, Request, Verdict)> {
             }
         }
     }
-    assert_eq!(all.len(), 22 * 4 * 40);
+    assert_eq!(all.len(), 24 * 4 * 80);
     all
 }
 
@@ -81,12 +91,24 @@ fn what_was_never_sent_goes_to_another_server_unless_the_process_waits_no_more()
 }
 
 #[test]
-fn what_was_sent_goes_out_again_only_when_the_server_lost_it_and_it_may_be_repeated() {
+fn what_was_sent_goes_out_again_only_for_a_cause_of_its_upstream_and_if_it_may_be_repeated() {
     for (failure, stage, request, verdict) in all(During::Exchange) {
         let is_lost = failure == By(Side::Server, Fault::Lost);
-        let retry = match (request.is_repeatable, request.on_kept_connection) {
-            (true, true) if is_lost && request.stale < 3 => Retry::NewConnection,
-            (true, false) if is_lost && request.has_another_server => Retry::OtherServer,
+        let wants_another = match failure {
+            Answered(status) => status == 503 && !stage.answer_begun,
+            Deadline { .. } => stage.request_sent && !stage.answer_begun,
+            By(Side::Server, Fault::ReadTimedOut | Fault::WriteTimedOut) => true,
+            _ => false,
+        };
+        let wants_another = wants_another && request.retry_on == ALL;
+        let is_on_new = is_lost && !request.on_kept_connection;
+        let retry = match request.is_repeatable {
+            true if is_lost && request.on_kept_connection && request.stale < 3 => {
+                Retry::NewConnection
+            }
+            true if (is_on_new || wants_another) && request.has_another_server => {
+                Retry::OtherServer
+            }
             _ => Retry::No,
         };
         assert_eq!(verdict.retry, retry, "{failure:?} {stage:?} {request:?}");
@@ -102,7 +124,7 @@ fn a_failure_of_the_server_counts_against_it_but_not_a_kept_connection_that_was_
             Deadline { server_stalled } => {
                 (server_stalled || stage.request_sent) && !stage.answer_begun
             }
-            By(Side::Client | Side::Proxy, _) | Cut | Shortage => false,
+            By(Side::Client | Side::Proxy, _) | Cut | Shortage | Answered(_) => false,
         };
         let found = verdict.blames_server;
         assert_eq!(found, blames_server, "{failure:?} {stage:?} {request:?}");
@@ -118,6 +140,7 @@ fn a_new_connection_is_tried_for_the_third_dead_one_and_not_for_the_fourth() {
             on_kept_connection: true,
             stale,
             has_another_server: false,
+            retry_on: ALL,
         };
         decide(lost, During::Exchange, Stage::default(), request).retry
     });
@@ -144,6 +167,7 @@ fn each_failure_has_its_status_at_each_stage() {
             [504; 4],
         ),
         (Shortage, [502; 4]),
+        (Answered(503), [503; 4]),
     ] {
         let found: Vec<_> = stages().iter().map(|at| status(failure, *at)).collect();
         assert_eq!(found, expected, "{failure:?}");

@@ -153,6 +153,10 @@ const KEYS: [(&str, &str); 64] = [
         "servers are asked by HTTP/1.1: leave it out",
     ),
     (
+        "proxy_next_upstream",
+        "write retry_on: [connect, 503, timeout] in the upstream",
+    ),
+    (
         "proxy_next_upstream_tries",
         "write attempts: 3 in the upstream",
     ),

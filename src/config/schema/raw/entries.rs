@@ -24,6 +24,13 @@ pub enum Statuses {
     Range(String),
 }
 
+/// `connect`, `timeout`, or a status.
+#[derive(Debug)]
+pub enum RetryCase {
+    Status(u64),
+    Word(String),
+}
+
 impl<'de> Deserialize<'de> for ServerEntry {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ServerEntry, D::Error> {
         struct AddressOrTable;
@@ -102,5 +109,46 @@ impl JsonSchema for Statuses {
                 { "type": "string", "pattern": r"^[1-5][0-9]{2}(\s*-\s*[1-5][0-9]{2})?$" },
             ]
         })
+    }
+}
+
+impl<'de> Deserialize<'de> for RetryCase {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RetryCase, D::Error> {
+        struct NumberOrWord;
+
+        impl Visitor<'_> for NumberOrWord {
+            type Value = RetryCase;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("connect, timeout, or a status such as 503")
+            }
+
+            fn visit_u64<E: Error>(self, status: u64) -> Result<RetryCase, E> {
+                Ok(RetryCase::Status(status))
+            }
+
+            fn visit_str<E: Error>(self, word: &str) -> Result<RetryCase, E> {
+                Ok(match word.parse() {
+                    Ok(status) => RetryCase::Status(status),
+                    Err(_) => RetryCase::Word(word.to_owned()),
+                })
+            }
+        }
+
+        deserializer.deserialize_any(NumberOrWord)
+    }
+}
+
+impl JsonSchema for RetryCase {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "RetryCase".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "enum": ["connect", 502, 503, 504, "timeout"] })
     }
 }

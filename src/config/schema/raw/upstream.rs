@@ -5,7 +5,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{SendProxy, ServerEntry, Statuses};
+use super::{RetryCase, SendProxy, ServerEntry, Statuses};
 use crate::config::schema::units::{
     OffOr, OptionalPeriod, Period, Section, Switch, switch, switch_schema, word, word_schema,
 };
@@ -78,6 +78,12 @@ pub struct Upstream {
     /// Servers tried before the client gets 502.
     #[schemars(extend("default" = 3))]
     pub attempts: Option<NonZeroUsize>,
+    /// What is tried at the next server, if the method is idempotent and the client has got nothing
+    /// yet: answers with these statuses, and `timeout`, an answer that does not come within
+    /// `timeouts.response`. A handshake is such a request. Whatever request could not be sent is
+    /// tried in any case (`connect`), and the last server's answer is the client's.
+    #[schemars(length(min = 1), extend("default" = ["connect"], "examples" = [["connect", 503]]))]
+    pub retry_on: Option<Vec<RetryCase>>,
     /// Idle connections to the servers that are kept. 0: none.
     #[schemars(extend("default" = 128))]
     pub keepalive: Option<usize>,
