@@ -386,4 +386,6 @@ pub struct WebSocket {
     pub bounds: Bounds,
     /// A message larger than this ends its session.
     pub max_message: Option<u64>,
+    /// A client that sends more messages, and more than so many in one burst, ends its session.
+    pub messages_per_second: Option<NonZeroU32>,
 }

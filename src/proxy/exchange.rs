@@ -241,6 +241,7 @@ impl Exchange {
             ping: limits.ping,
             talk: Talk::Frames {
                 max_message: limits.max_message,
+                messages_per_second: limits.messages_per_second,
                 extended,
             },
             server_stall: attempts.upstream().stall,

@@ -73,6 +73,7 @@ pub fn for_handshake(
                 max_session: websocket
                     .and_then(|websocket| websocket.max_session)
                     .map(jittered),
+                messages_per_second: websocket.and_then(|websocket| websocket.messages_per_second),
             };
             Arc::new(TunnelConnector {
                 limits,

@@ -24,6 +24,7 @@ mod lazy_timer;
 pub mod leg;
 pub mod live;
 pub mod log;
+pub mod message_rate;
 pub mod registry;
 pub mod relay;
 mod relaying;

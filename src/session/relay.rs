@@ -25,6 +25,7 @@ mod tests;
 
 use std::cell::RefCell;
 use std::io;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -38,6 +39,7 @@ use super::direction::Direction;
 use super::goodbye::{self, Goodbye, Limit, Next, Occasion};
 use super::lazy_timer::LazyTimer;
 use super::leg::{Leg, SendState};
+use super::message_rate::MessageRate;
 use super::traffic::{ClosedBy, Order, Traffic};
 use crate::net::TCP_KEEPALIVE;
 use crate::websocket::frames::{CloseCode, PING_TO_CLIENT, close_to_client, close_to_server};
@@ -72,6 +74,8 @@ const SETTLED: Duration = TCP_KEEPALIVE.idle;
 /// The close code "going away", for sessions that prusik itself ends (RFC 6455 section 7.4.1).
 const GOING_AWAY: u16 = 1001;
 const PROTOCOL_ERROR: u16 = 1002;
+/// The close code "policy violation".
+pub const POLICY: u16 = 1008;
 /// The close code "message too big".
 pub const TOO_BIG: u16 = 1009;
 
@@ -91,6 +95,8 @@ pub struct Limits {
     pub client_stall: Option<Duration>,
     /// The same for the server.
     pub server_stall: Option<Duration>,
+    /// How many messages the client may send, and how many in one burst.
+    pub messages_per_second: Option<NonZeroU32>,
 }
 
 /// How long ago each of these things happened.
@@ -110,6 +116,8 @@ pub struct Relay {
     pub server: Leg,
     pub traffic: Arc<Traffic>,
     pub limits: Limits,
+    /// What the client has spent of its messages. `None`: it may send as many as it likes.
+    pub message_rate: Option<Box<MessageRate>>,
     /// What went wrong, if it did and no Close frame says so.
     pub failure: Option<&'static str>,
     /// When the last byte came from either side.
@@ -166,6 +174,9 @@ impl Relay {
             server: server.0,
             traffic,
             limits,
+            message_rate: limits
+                .messages_per_second
+                .map(|rate| Box::new(MessageRate::new(rate, now))),
             failure: None,
             last_activity: now,
             last_look: now,

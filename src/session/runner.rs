@@ -1,5 +1,6 @@
 //! Runs the relays, one task for each session, and sends sessions that move to another process.
 
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -64,6 +65,7 @@ pub struct Upgraded {
 pub enum Talk {
     Frames {
         max_message: Option<u64>,
+        messages_per_second: Option<NonZeroU32>,
         /// Whether the handshake agreed on an extension.
         extended: bool,
     },
@@ -196,6 +198,7 @@ impl Session {
             ping,
             client_stall: Some(client_stall),
             server_stall: Some(server_stall),
+            messages_per_second: None,
         };
         let ClientEnd {
             transport,
@@ -231,8 +234,13 @@ impl Talk {
         match self {
             Self::Frames {
                 max_message,
+                messages_per_second,
                 extended,
             } => {
+                let limits = Limits {
+                    messages_per_second,
+                    ..limits
+                };
                 let leg = |transport, sender| {
                     let mut leg = Leg::new(transport, sender, extended);
                     leg.scanner.set_max_message(max_message);

@@ -11,13 +11,15 @@
 //! - reads frame headers in both directions, for counts and close codes;
 //! - ends a session that was quiet for longer than `idle`, is older than `max_session` or was asked
 //!   to end: it sends a Close frame to both sides at a frame boundary, and waits a short time for
-//!   the answer ([`Goodbye`] decides what is sent when).
+//!   the answer ([`Goodbye`] decides what is sent when); the same for a client that sends more
+//!   messages than it may. What has come with the one too many has gone to the server by then.
 //!
 //! There is one timer for each session, and no timer is set for a message.
 
 mod ending;
 
 use std::io;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -35,6 +37,8 @@ use tokio::time::{Instant, Sleep};
 use super::direction::Direction;
 use super::goodbye::{Goodbye, Limit, Next};
 use super::handshake::{Heads, Seen};
+use super::message_rate::MessageRate;
+use super::relay::POLICY;
 use crate::limits::DrainDeadline;
 use crate::net::pingora::set_option;
 use crate::session::traffic::{ClosedBy, Order, Traffic};
@@ -50,6 +54,7 @@ pub struct Limits {
     pub response: Duration,
     pub idle: Option<Duration>,
     pub max_session: Option<Duration>,
+    pub messages_per_second: Option<NonZeroU32>,
 }
 
 /// The close code "going away", for sessions that prusik itself ends (RFC 6455 section 7.4.1).
@@ -90,6 +95,7 @@ pub struct TunnelStream {
     /// Bytes for Pingora's next reads: those after the 101, or our own Close frame.
     heads: Heads,
     last_activity: Instant,
+    message_rate: Option<MessageRate>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -130,6 +136,9 @@ impl TunnelStream {
             to_server: FrameScanner::new(Sender::Client, true),
             heads: Heads::default(),
             last_activity: now,
+            message_rate: limits
+                .messages_per_second
+                .map(|rate| MessageRate::new(rate, now)),
             timer: Box::pin(tokio::time::sleep_until(now + limits.response)),
         }
     }
@@ -269,14 +278,19 @@ impl TunnelStream {
         );
     }
 
-    fn observe_to_server(&mut self, bytes: &[u8]) {
+    /// Returns whether the client has sent more messages than it may.
+    fn observe_to_server(&mut self, bytes: &[u8]) -> bool {
         self.last_activity = Instant::now();
+        let before = self.to_server.messages();
         observe(
             &mut self.to_server,
             bytes,
             (&self.traffic.bytes_in, &self.traffic.messages_in),
             (&self.traffic, ClosedBy::Client),
         );
+        let messages = self.to_server.messages() - before;
+        let rate = self.message_rate.as_mut();
+        rate.is_some_and(|rate| !rate.take(messages, self.last_activity))
     }
 }
 
@@ -358,7 +372,12 @@ impl AsyncWrite for TunnelStream {
             }
         };
         if matches!(tunnel.phase, Phase::Open { .. } | Phase::Ending { .. }) {
-            tunnel.observe_to_server(&buf[..sent]);
+            let is_too_fast = tunnel.observe_to_server(&buf[..sent]);
+            if is_too_fast && matches!(tunnel.phase, Phase::Open { .. }) {
+                tunnel.begin_close(ClosedBy::Limit, POLICY);
+                // The same task reads what the client is told.
+                cx.waker().wake_by_ref();
+            }
             if tunnel.traffic.server_took() {
                 // The same task polls the client's stream.
                 cx.waker().wake_by_ref();

@@ -40,6 +40,8 @@ pub struct FrameScanner {
     max_message: Option<NonZeroU64>,
     /// The size of the present message, including the frame whose header was read last.
     message_size: u64,
+    /// The framing counts as broken because a message is one too many.
+    is_one_too_many: bool,
 }
 
 /// The whole state of a scanner, for another process.
@@ -111,6 +113,7 @@ impl FrameScanner {
             is_over: false,
             max_message: None,
             message_size: 0,
+            is_one_too_many: false,
         }
     }
 
@@ -150,6 +153,7 @@ impl FrameScanner {
             is_over: state.is_over,
             max_message: state.max_message.and_then(NonZeroU64::new),
             message_size: state.message_size,
+            is_one_too_many: false,
         };
         scanner.is_consistent().then_some(scanner)
     }
@@ -164,15 +168,30 @@ impl FrameScanner {
         self.is_over
     }
 
+    /// Whether more messages came than were allowed.
+    pub fn is_one_too_many(&self) -> bool {
+        self.is_one_too_many
+    }
+
+    /// Like [`FrameScanner::feed`], but one message more than this breaks the stream.
+    pub fn feed_at_most(&mut self, bytes: &[u8], messages: u64) -> Fed {
+        self.feed_up_to(bytes, self.messages.saturating_add(messages))
+    }
+
     /// Reads the next bytes of the stream, up to where it is broken or closed.
     pub fn feed(&mut self, bytes: &[u8]) -> Fed {
+        self.feed_up_to(bytes, u64::MAX)
+    }
+
+    /// `most`: how many messages may have begun then.
+    fn feed_up_to(&mut self, bytes: &[u8], most: u64) -> Fed {
         let mut rest = bytes;
         let mut sound = 0;
         while !rest.is_empty() && !self.broken && !self.is_closed() {
             rest = if self.payload_left > 0 {
                 self.skip_payload(rest)
             } else {
-                self.read_header(rest)
+                self.read_header(rest, most)
             };
             if self.header_len == 0 && !self.broken {
                 sound = bytes.len() - rest.len();
@@ -210,7 +229,7 @@ impl FrameScanner {
             rest = if ahead.payload_left > 0 {
                 ahead.skip_payload(rest)
             } else {
-                ahead.read_header(rest)
+                ahead.read_header(rest, u64::MAX)
             };
         }
         bytes.len() - rest.len()
@@ -260,14 +279,14 @@ impl FrameScanner {
         &bytes[skipped..]
     }
 
-    fn read_header<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
+    fn read_header<'b>(&mut self, bytes: &'b [u8], most: u64) -> &'b [u8] {
         let mut rest = bytes;
         while let [byte, tail @ ..] = rest {
             self.header[usize::from(self.header_len)] = *byte;
             self.header_len += 1;
             rest = tail;
             if usize::from(self.header_len) == self.header_needed() {
-                self.begin_frame();
+                self.begin_frame(most);
                 if !self.broken {
                     self.header_len = 0;
                 }
@@ -296,7 +315,7 @@ impl FrameScanner {
         2 + extended + mask + code
     }
 
-    fn begin_frame(&mut self) {
+    fn begin_frame(&mut self, most: u64) {
         let header = &self.header[..usize::from(self.header_len)];
         let opcode = header[0] & OPCODE;
         let length = match header[1] & !MASKED {
@@ -318,11 +337,17 @@ impl FrameScanner {
             self.is_over = true;
             return;
         }
+        let is_message = matches!(opcode, TEXT | BINARY);
+        if is_message && self.messages >= most {
+            self.broken = true;
+            self.is_one_too_many = true;
+            return;
+        }
         match opcode {
             PONG => self.pongs += 1,
             _ => self.others += 1,
         }
-        if matches!(opcode, TEXT | BINARY) {
+        if is_message {
             self.messages += 1;
         }
         if opcode < CLOSE {

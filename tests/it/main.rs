@@ -33,6 +33,7 @@ mod interop;
 mod keepalive;
 mod limits;
 mod long_answers;
+mod message_rates;
 mod metrics;
 mod names;
 mod names_reload;

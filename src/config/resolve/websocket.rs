@@ -30,12 +30,16 @@ pub fn websocket(
         Some(list) => origins(list, at.key("origins"), errors),
         None => Some(Vec::new()),
     };
-    if raw.handshakes_per_second > Some(RATE_MAX) {
-        errors.push(
-            at.key("handshakes_per_second")
-                .error(format!("\"handshakes_per_second\" is more than {RATE_MAX}"))
-                .hint("0 sets no limit"),
-        );
+    for (key, rate) in [
+        ("handshakes_per_second", raw.handshakes_per_second),
+        ("messages_per_second", raw.messages_per_second),
+    ] {
+        if rate > Some(RATE_MAX) {
+            let error = at
+                .key(key)
+                .error(format!("\"{key}\" is more than {RATE_MAX}"));
+            errors.push(error.hint("0 sets no limit"));
+        }
     }
     Some(Some(WebSocket {
         idle: raw.idle.map_or(Some(IDLE), |OptionalPeriod(idle)| idle),
@@ -48,6 +52,7 @@ pub fn websocket(
             per_second: raw.handshakes_per_second.and_then(NonZeroU32::new),
         },
         max_message: raw.max_message.and_then(|OptionalSize(size)| size),
+        messages_per_second: raw.messages_per_second.and_then(NonZeroU32::new),
     }))
 }
 

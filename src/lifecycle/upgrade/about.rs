@@ -158,6 +158,7 @@ pub fn arrive(
             server_stall: generation
                 .find_group(&identity.upstream)
                 .map(|group| group.config().stall),
+            messages_per_second: None,
         },
         clocks: Clocks {
             quiet: about.quiet,

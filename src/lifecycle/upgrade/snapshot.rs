@@ -18,6 +18,7 @@ use crate::limits::Permit;
 use crate::net::BoundId;
 use crate::session::leg::{Leg, SendState};
 use crate::session::live::SessionKind;
+use crate::session::message_rate::MessageRate;
 use crate::session::relay::Relay;
 use crate::session::{Admission, ClientEnd, IdleConnection, Relaying, Session};
 use crate::tls::record::Saved;
@@ -166,6 +167,10 @@ fn pack(about: wire::About, relay: &Relay) -> io::Result<wire::Session> {
         listener: about.listener,
         unheard: about.unheard,
         pinged: about.pinged,
+        message_rate: relay.message_rate.as_deref().map(|rate| wire::MessageRate {
+            per_second: rate.per_second(),
+            until_full: rate.until_full(Instant::now()),
+        }),
     })
 }
 
@@ -229,7 +234,15 @@ pub fn unpack(
     };
     let arrived = arrive(SessionKind::WebSocket, about, &client.transport, app, held);
     let (traffic, limits, clocks) = (arrived.traffic.clone(), arrived.limits, arrived.clocks);
-    let relay = Relay::continued(client, server, traffic, limits, clocks);
+    let mut relay = Relay::continued(client, server, traffic, limits, clocks);
+    relay.message_rate = state.message_rate.map(|rate| {
+        let now = Instant::now();
+        Box::new(MessageRate::continued(
+            rate.per_second,
+            rate.until_full,
+            now,
+        ))
+    });
     Ok(arrived.begin(Relaying::Frames(relay), app))
 }
 

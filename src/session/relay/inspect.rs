@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use bytes::BytesMut;
 use tokio::time::Instant;
 
-use super::{PROTOCOL_ERROR, Relay, TOO_BIG};
+use super::{POLICY, PROTOCOL_ERROR, Relay, TOO_BIG};
 use crate::session::direction::Direction;
 use crate::session::goodbye::Occasion;
 use crate::session::traffic::ClosedBy;
@@ -20,6 +20,11 @@ impl Relay {
         direction: Direction,
         bytes: &[u8],
     ) -> Option<(BytesMut, usize)> {
+        let now = Instant::now();
+        let rate = match direction {
+            Direction::ToServer => self.message_rate.as_deref().copied(),
+            Direction::ToClient => None,
+        };
         let awaits_pong = self.pinged.is_some();
         let from = self.sender(direction);
         let was_closed = from.scanner.close_code().is_some();
@@ -28,11 +33,26 @@ impl Relay {
             held => BytesMut::from(held),
         };
         let (others, in_frame) = (from.scanner.others(), !from.scanner.between_frames());
-        let sound = from.scanner.feed(bytes).sound;
+        let messages_before = from.scanner.messages();
+        let sound = match rate {
+            None => from.scanner.feed(bytes).sound,
+            Some(rate) => from.scanner.feed_at_most(bytes, rate.available(now)).sound,
+        };
         let messages = from.scanner.messages();
         let only_pongs = !in_frame && from.scanner.others() == others;
         let close = from.scanner.close_code().filter(|_| !was_closed);
-        let (is_broken, is_over) = (from.scanner.is_broken(), from.scanner.is_over());
+        let broken_by = from.scanner.is_broken().then(|| {
+            if from.scanner.is_over() {
+                (ClosedBy::Limit, TOO_BIG)
+            } else if from.scanner.is_one_too_many() {
+                (ClosedBy::Limit, POLICY)
+            } else {
+                (ClosedBy::Error, PROTOCOL_ERROR)
+            }
+        });
+        if let (Some(_), Some(rate)) = (rate, &mut self.message_rate) {
+            rate.spend(messages - messages_before, now);
+        }
         if sound > 0 {
             add(self.byte_count(direction), (held.len() + sound) as u64);
         }
@@ -45,7 +65,6 @@ impl Relay {
         if let Some(code) = close {
             traffic.close(direction.sender(), Some(code));
         }
-        let now = Instant::now();
         if direction == Direction::ToServer {
             self.last_heard = now;
             self.pinged = None;
@@ -54,11 +73,8 @@ impl Relay {
         if !(awaits_pong && only_pongs && direction == Direction::ToServer) {
             self.last_activity = now;
         }
-        if is_broken {
-            match is_over {
-                true => self.cut_off(direction, ClosedBy::Limit, TOO_BIG),
-                false => self.cut_off(direction, ClosedBy::Error, PROTOCOL_ERROR),
-            }
+        if let Some((by, code)) = broken_by {
+            self.cut_off(direction, by, code);
         }
         (sound > 0).then_some((held, sound))
     }

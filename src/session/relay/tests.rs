@@ -443,3 +443,29 @@ async fn a_goodbye_behind_bytes_that_nobody_takes_ends_the_session_after_the_sta
         assert_eq!(session.traffic.close_code(), Some(4001));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_says_too_much_is_told_1008_and_what_fits_reaches_its_server() {
+    let limits = Limits {
+        messages_per_second: NonZeroU32::new(2),
+        ..Limits::default()
+    };
+    let mut session = unix(limits);
+    for _ in 0..3 {
+        session.client.write_all(&TOCK.repeat(2)).await.unwrap();
+        let mut heard = vec![0; 2 * TOCK.len()];
+        session.server.read_exact(&mut heard).await.unwrap();
+        assert_eq!(heard, TOCK.repeat(2));
+        sleep(Duration::from_secs(1)).await;
+    }
+    session.client.write_all(&TOCK.repeat(3)).await.unwrap();
+    let mut told = [0; 4];
+    session.client.read_exact(&mut told).await.unwrap();
+    assert_eq!(told, close_to_client(POLICY));
+    let mut heard = vec![0; 2 * TOCK.len() + 8];
+    session.server.read_exact(&mut heard).await.unwrap();
+    assert_eq!(heard[..2 * TOCK.len()], TOCK.repeat(2));
+    assert_eq!(heard[2 * TOCK.len()..][..2], [0x88, 0x82]);
+    assert_eq!(session.traffic.closed_by(), Some(ClosedBy::Limit));
+    assert_eq!(session.traffic.close_code(), Some(POLICY.into()));
+}

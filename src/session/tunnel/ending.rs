@@ -183,6 +183,7 @@ mod tests {
             response: Duration::from_secs(60),
             idle: None,
             max_session: None,
+            messages_per_second: None,
         };
         let traffic = Arc::new(Traffic::default());
         let socket = Socket::Unix(socket).into();

@@ -269,3 +269,23 @@ fn with_an_extension_reserved_bits_and_opcodes_pass() {
     assert_eq!(scanner.feed(&[0xc1, 0, 0x83, 0]).sound, 4);
     assert!(!scanner.is_broken());
 }
+
+#[test]
+fn a_message_more_than_may_come_breaks_the_stream_and_nothing_of_it_is_sound() {
+    let bytes = stream();
+    for most in 0..3 {
+        let mut scanner = scanner();
+        let sound = scanner.feed_at_most(&bytes, most).sound;
+        assert!(scanner.is_broken() && scanner.is_one_too_many());
+        assert!(!scanner.is_over());
+        assert_eq!(scanner.messages(), most);
+        let begins = [0, FIRST_FRAME, FIRST_FRAME + 208 + 6 + 106];
+        let most = most as usize;
+        assert_eq!(sound, begins[most], "{most}");
+    }
+    let mut scanner = scanner();
+    scanner.feed_at_most(&bytes[..FIRST_FRAME], 1);
+    scanner.feed_at_most(&bytes[FIRST_FRAME..], 2);
+    assert!(!scanner.is_broken());
+    assert_eq!(scanner.messages(), 3);
+}

@@ -265,4 +265,8 @@ pub struct WebSocket {
     /// A message that is larger, as it is on the wire, ends its session with 1009. 0: no limit.
     #[schemars(extend("default" = 0, "examples" = ["1MiB"]))]
     pub max_message: Option<OptionalSize>,
+    /// Messages that a client may send in a second, and in one burst: over it the session ends with
+    /// 1008. Not frames: the fragments of a message are one, pings none. 0: no limit.
+    #[schemars(extend("default" = 0, "maximum" = 1_000_000))]
+    pub messages_per_second: Option<u32>,
 }

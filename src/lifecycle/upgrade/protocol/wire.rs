@@ -5,6 +5,7 @@
 //! differ.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -227,6 +228,17 @@ pub struct Session {
     /// The time since a ping that is not answered yet.
     #[serde(default)]
     pub pinged: Option<Duration>,
+    /// `None`: the client may send any number of messages.
+    #[serde(default)]
+    pub message_rate: Option<MessageRate>,
+}
+
+/// How many messages a client may send, and what it has spent of them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct MessageRate {
+    pub per_second: NonZeroU32,
+    /// The time until a whole burst may come.
+    pub until_full: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
