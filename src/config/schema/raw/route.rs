@@ -31,8 +31,8 @@ pub struct Route {
     #[schemars(extend("examples" = [["10.6.6.0/24"]]))]
     pub deny: Option<Vec<String>>,
     /// Whose request or session it is, for the log, `prusik sessions --user` and the limits for
-    /// each user: a template. One that is empty is nobody's. Over 512 bytes: 400. Default: the `sub`
-    /// of the token that let it in, else the name in `auth.basic`, else nobody's.
+    /// each user: a template. One that is empty is nobody's. Over 512 bytes: 400. Default: the
+    /// `sub` of the token that let it in, else the name in `auth.basic`, else nobody's.
     #[schemars(extend("examples" = ["$arg_userId", "$ssl_client_s_dn"]))]
     pub user: Option<String>,
     /// How the server learns who the client is.
