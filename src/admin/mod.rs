@@ -138,8 +138,8 @@ pub struct SessionFilter {
     pub id: Option<Uuid>,
     pub kind: Option<SessionKind>,
     pub user: Option<String>,
-    /// Parts of the id, the client, the user, the path or one of the names, separated by white space
-    /// and in lower case.
+    /// Parts of the id, the client, the user, the path or one of the names, separated by white
+    /// space and in lower case.
     pub search: Option<String>,
     pub older_than: Option<Duration>,
     /// Only sessions after the one with this id.

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::http1::chunked::ChunkScanner;
 use crate::net::Socket;
+use crate::session::expiry::Expiry;
 use crate::transport::Transport;
 
 /// What the clock may be off by: timers count whole milliseconds.
@@ -78,6 +79,33 @@ async fn ended(running: JoinHandle<(EventRelay, Outcome, Instant)>) -> (EventRel
     let (relay, outcome, at) = ended.expect("the stream ends").unwrap();
     assert_eq!(outcome, Outcome::Ended);
     (relay, at)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_whose_credential_has_ended_ends_between_two_events() {
+    let ((mut client, to_client), (mut server, to_server)) = (pair(), pair());
+    let stream = ServerStream {
+        body: Body::Chunked(ChunkScanner::default()),
+        events: Some(EventScanner::default()),
+    };
+    let traffic = Arc::new(Traffic::default());
+    let mut relay = EventRelay::new(
+        Leg::with(to_client, ()),
+        (
+            Leg::with(to_server, stream),
+            BytesMut::from("8\r\ndata: a\n\r\n"),
+        ),
+        ClientFraming::Chunked,
+        traffic.clone(),
+        Limits::default(),
+    );
+    relay.alarm = Some(Box::new(Alarm::new(Expiry::from_parts(1, 4401))));
+    let relay = run(relay);
+    read(&mut client, &chunk("data: a\n")).await;
+    server.write_all(b"9\r\n\ndata: b\n\r\n").await.unwrap();
+    read(&mut client, &format!("{}0\r\n\r\n", chunk("\n"))).await;
+    ended(relay).await;
+    assert_eq!(traffic.closed_by(), Some(ClosedBy::Expiry));
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ use tokio::time::{interval, sleep, timeout};
 
 use super::*;
 use crate::net::Socket;
+use crate::session::expiry::Expiry;
 use crate::session::goodbye::LAST_WAIT;
 use crate::transport::Transport;
 use crate::websocket::frames::Sender;
@@ -31,13 +32,23 @@ struct Session<S> {
 
 impl<S> Session<S> {
     fn begin(client: (S, Transport), server: (S, Transport), limits: Limits) -> Self {
+        Self::begin_with(client, server, limits, None)
+    }
+
+    fn begin_with(
+        client: (S, Transport),
+        server: (S, Transport),
+        limits: Limits,
+        expiry: Option<Expiry>,
+    ) -> Self {
         let traffic = Arc::new(Traffic::default());
-        let relay = Relay::new(
+        let mut relay = Relay::new(
             (Leg::new(client.1, Sender::Client, false), &[]),
             (Leg::new(server.1, Sender::Server, false), &[]),
             traffic.clone(),
             limits,
         );
+        relay.alarm = expiry.map(Alarm::new).map(Box::new);
         let relay = async move { (relay.await, Instant::now()) };
         Self {
             client: client.0,
@@ -64,6 +75,23 @@ async fn tcp() -> Session<TcpStream> {
         (test.unwrap(), Socket::Tcp(relay).into())
     };
     Session::begin(side().await, side().await, Limits::default())
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_credential_has_ended_both_sides_hear_the_code_and_why() {
+    let side = || {
+        let (test, relay) = UnixStream::pair().unwrap();
+        (test, Socket::Unix(relay).into())
+    };
+    let expiry = Some(Expiry::from_parts(1, 4401));
+    let mut session = Session::begin_with(side(), side(), Limits::default(), expiry);
+    let mut told = vec![0; 4 + "credential expired".len()];
+    session.client.read_exact(&mut told).await.unwrap();
+    assert_eq!(told, close_to_client(4401, "credential expired"));
+    session.client.write_all(b"\x88\x80\0\0\0\0").await.unwrap();
+    assert_eq!(session.relay.await.unwrap().0, Outcome::Ended);
+    assert_eq!(session.traffic.closed_by(), Some(ClosedBy::Expiry));
+    assert_eq!(session.traffic.close_code(), Some(4401));
 }
 
 /// Ends with a reset.

@@ -37,8 +37,8 @@ pub struct Route {
     /// it in, in this order: `basic`, `jwt`, `forward`. Default: nothing.
     pub auth: Option<Section<Auth>>,
     /// Whose request or session it is, for the log, `prusik sessions --user` and the limits for
-    /// each user: a template. One that is empty is nobody's. Over 512 bytes: 400. Default: the `sub`
-    /// of the token that let it in, else the name in `auth.basic`, else nobody's.
+    /// each user: a template. One that is empty is nobody's. Over 512 bytes: 400. Default: the
+    /// `sub` of the token that let it in, else the name in `auth.basic`, else nobody's.
     #[schemars(extend("examples" = ["$arg_userId", "$ssl_client_s_dn"]))]
     pub user: Option<String>,
     /// How the server learns who the client is.
@@ -279,14 +279,14 @@ pub struct WebSocket {
     /// The same for each user, on a route that knows them: over it 429. 0: no limit.
     #[schemars(extend("default" = 0))]
     pub max_sessions_per_user: Option<usize>,
-    /// Over `max_sessions_per_user`, the user's oldest session is told 4409 instead, when the newest
-    /// has begun.
+    /// Over `max_sessions_per_user`, the user's oldest session is told 4409 instead, when the
+    /// newest has begun.
     #[serde(default, deserialize_with = "switch")]
     #[schemars(schema_with = "switch_schema", extend("default" = false))]
     pub newest_wins: Option<bool>,
-    /// Close code of sessions whose credential expires: the token or the client certificate that let
-    /// them in, whichever ends first. They are told in its last two seconds. Event streams of the
-    /// route end then, too. `off`: they outlive it.
+    /// Close code of sessions whose credential expires: the token or the client certificate that
+    /// let them in, whichever ends first. They are told in its last two seconds. Event streams of
+    /// the route end then, too. `off`: they outlive it.
     #[schemars(extend("default" = "off", "examples" = [4401]))]
     pub on_expiry: Option<OptionalCode>,
     /// Handshakes that the route takes in a second, and in one burst: over it 429. 0: no limit.
