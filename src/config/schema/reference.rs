@@ -9,8 +9,9 @@ use crate::config::schema::roff::{Roff, escaped};
 
 /// Keys that are only described in the example file: one of two alternatives, or not in every
 /// binary.
-const ALTERNATIVES: [&str; 5] = [
+const ALTERNATIVES: [&str; 6] = [
     "tracing",
+    "upstreams.affinity.header",
     "routes[].match.path",
     "routes[].match.path_regex",
     "routes[].redirect",
