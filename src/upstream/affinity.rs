@@ -73,6 +73,15 @@ impl Group {
         }
     }
 
+    /// From now on the table has the bounds of this group's configuration.
+    pub(super) fn bound_learned(&self) {
+        if let (Some(table), Some(Affinity::Header(HeaderAffinity { idle, max, .. }))) =
+            (&self.learned, &self.config.affinity)
+        {
+            table.lock().set_bounds(*max, *idle);
+        }
+    }
+
     pub(super) fn forget_idle_sessions(&self) {
         if let Some(table) = &self.learned {
             table.lock().forget_idle(now_ms());

@@ -356,6 +356,7 @@ impl Group {
     /// From now on news is told at once, and what was held back is told now.
     pub(super) fn set_at_work(&self) {
         self.is_at_work.store(true, Relaxed);
+        self.bound_learned();
         self.news.release();
     }
 

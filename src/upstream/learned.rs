@@ -17,9 +17,6 @@ pub(super) fn table(
     let Some(Affinity::Header(HeaderAffinity { idle, max, .. })) = config.affinity else {
         return None;
     };
-    let Some(table) = before else {
-        return Some(Arc::new(Mutex::new(Learned::new(max, idle))));
-    };
-    table.lock().set_bounds(max, idle);
-    Some(table)
+    // The bounds are set when the group begins: a reload that comes to nothing changes nothing.
+    Some(before.unwrap_or_else(|| Arc::new(Mutex::new(Learned::new(max, idle)))))
 }

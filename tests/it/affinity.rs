@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::support::events::STREAM;
 use crate::support::http2::{Http2Site, NAME};
@@ -398,7 +398,7 @@ impl Keys {
         file
     }
 
-    fn config(origins: &[Origin], file: &PathBuf) -> Config {
+    fn config(origins: &[Origin], file: &Path) -> Config {
         let origins: Vec<&Origin> = origins.iter().collect();
         let file = file.display();
         Config::to(&origins).upstream(format!("affinity: {{ cookie: p, key_file: \"{file}\" }}"))

@@ -11,6 +11,7 @@ use crate::config::schema::roff::{Roff, escaped};
 /// binary.
 const ALTERNATIVES: [&str; 6] = [
     "tracing",
+    "upstreams.affinity.header",
     "routes[].match.path",
     "routes[].match.path_regex",
     "routes[].rewrite",

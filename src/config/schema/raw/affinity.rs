@@ -33,7 +33,7 @@ pub struct Affinity {
     /// File of at least 32 random bytes. With the same file the cookies of one node hold on all of
     /// them. Default: a key that prusik makes itself, which lasts over reloads, upgrades and
     /// restarts that keep sessions, but not over a stop and a start.
-    #[schemars(extend("examples" = ["/etc/prusik/affinity.key"]))]
+    #[schemars(extend("examples" = ["/etc/prusik/tls/affinity.key"]))]
     pub key_file: Option<String>,
     /// The value of a header that servers choose names the session.
     pub header: Option<Section<AffinityHeader>>,
