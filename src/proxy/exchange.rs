@@ -15,6 +15,7 @@
 mod answering;
 mod arrival;
 mod attempts;
+mod by_close;
 mod handshake;
 mod names;
 mod outcome;
@@ -27,13 +28,13 @@ use std::time::Instant;
 pub use answering::Answering;
 pub use arrival::Arrival;
 pub use attempts::Attempts;
+pub use by_close::ByClose;
 pub use handshake::{Handshake, TurnedAway};
 pub use names::Names;
 pub use outcome::Outcome;
 pub use routing::Routing;
 pub use stream::StreamAnswer;
 
-use super::refusal::ByClose;
 use super::retry::Stage;
 use crate::config::{Route, RouteId, Tunnel};
 use crate::forward::client_address::ClientAddress;
