@@ -407,7 +407,11 @@ pub fn close_to_client(code: u16) -> [u8; 4] {
 
 /// The same with a reason, of which as much is sent as there is room for.
 pub fn close_with_reason(code: u16, reason: &str) -> Vec<u8> {
-    let reason = &reason[..reason.floor_char_boundary(REASON_MAX)];
+    let mut length = reason.len().min(REASON_MAX);
+    while !reason.is_char_boundary(length) {
+        length -= 1;
+    }
+    let reason = &reason[..length];
     let [high, low] = code.to_be_bytes();
     let mut frame = vec![FIN | CLOSE, reason.len() as u8 + 2, high, low];
     frame.extend_from_slice(reason.as_bytes());

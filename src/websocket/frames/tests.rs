@@ -269,3 +269,11 @@ fn with_an_extension_reserved_bits_and_opcodes_pass() {
     assert_eq!(scanner.feed(&[0xc1, 0, 0x83, 0]).sound, 4);
     assert!(!scanner.is_broken());
 }
+
+#[test]
+fn a_reason_is_cut_where_a_letter_ends() {
+    assert_eq!(close_with_reason(1013, "later"), b"\x88\x07\x03\xf5later");
+    let long = close_with_reason(4403, &"\u{e9}".repeat(100));
+    assert_eq!((long[1], long.len()), (2 + 122, 4 + 122));
+    assert!(str::from_utf8(&long[4..]).is_ok());
+}
