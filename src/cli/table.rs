@@ -26,17 +26,6 @@ pub fn status(status: &Status, screen: Screen) -> String {
         let row = |server| server_row(upstream, server);
         upstream.servers.iter().map(row)
     });
-    let waiting = status
-        .upstreams
-        .iter()
-        .filter(|upstream| upstream.waiting > 0);
-    let waiting = waiting.map(|upstream| {
-        vec![
-            text(&upstream.name),
-            figure(upstream.waiting),
-            age(upstream.waiting_ms).into(),
-        ]
-    });
     let drains = status.drains.iter().map(drain_row);
     let operations = status.operations.iter().take(OPERATIONS).map(operation_row);
     let parts = [
@@ -64,11 +53,7 @@ pub fn status(status: &Status, screen: Screen) -> String {
             servers.collect(),
             screen,
         ),
-        table(
-            &[words("HANDSHAKES OF"), number("WAITING"), number("LONGEST")],
-            waiting.collect(),
-            screen,
-        ),
+        waiting(&status.upstreams, screen),
         table(
             &[
                 words("DRAIN"),
@@ -94,6 +79,20 @@ pub fn status(status: &Status, screen: Screen) -> String {
     ];
     let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     parts.join("\n")
+}
+
+/// The handshakes that wait, of upstreams with some.
+fn waiting(upstreams: &[Upstream], screen: Screen) -> String {
+    let with_some = upstreams.iter().filter(|upstream| upstream.waiting > 0);
+    let rows = with_some.map(|upstream| {
+        vec![
+            text(&upstream.name),
+            figure(upstream.waiting),
+            age(upstream.waiting_ms).into(),
+        ]
+    });
+    let columns = [words("HANDSHAKES OF"), number("WAITING"), number("LONGEST")];
+    table(&columns, rows.collect(), screen)
 }
 
 fn summary(status: &Status) -> String {

@@ -11,17 +11,16 @@ use super::admission::{NO_WEBSOCKETS, admit, settle_route};
 use super::answer::Answer;
 use super::authenticate::authenticate;
 use super::body_size::limit_body;
-use super::exchange::{Attempts, Exchange};
+use super::exchange::{Attempts, ByClose, Exchange};
 use super::failure::STOPPING;
 use super::fields::{self, location, render};
 use super::identify::identify;
 use super::peer;
-use super::refusal::ByClose;
 use super::refuse::refuse;
 use super::request_rate::refuse_over_rate;
 use super::shared::Gateway;
 use super::token;
-use super::turn::{Admitted, take_turn};
+use super::turn::{Admitted, no_server, take_turn};
 use crate::config::{Action, Balance, PathChange, Tunnel, UpstreamId};
 use crate::forward::proxy_protocol::PreambleClient;
 use crate::generation::Generation;
@@ -146,16 +145,6 @@ impl Gateway {
             None => Err(no_server(attempts)),
         }
     }
-}
-
-pub fn no_server(attempts: &Attempts) -> Box<Error> {
-    let name = attempts.group().name();
-    let (status, words) = if attempts.count() == 0 {
-        (503, format!("upstream {name:?} has no server to take it"))
-    } else {
-        (502, format!("upstream {name:?} has no other server left"))
-    };
-    Error::explain(ErrorType::HTTPStatus(status), words)
 }
 
 fn connect_handshake(exchange: &mut Exchange, (lease, slot): Admitted) -> Result<Box<HttpPeer>> {

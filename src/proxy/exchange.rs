@@ -15,6 +15,7 @@
 mod answering;
 mod arrival;
 mod attempts;
+mod by_close;
 mod handshake;
 mod names;
 mod outcome;
@@ -28,6 +29,7 @@ use std::time::{Instant, SystemTime};
 pub use answering::Answering;
 pub use arrival::Arrival;
 pub use attempts::Attempts;
+pub use by_close::ByClose;
 pub use handshake::{Handshake, TurnedAway};
 pub use names::Names;
 pub use outcome::Outcome;
@@ -35,7 +37,6 @@ pub use routing::Routing;
 pub use stream::StreamAnswer;
 pub use withdrawn::Withdrawn;
 
-use super::refusal::ByClose;
 use super::retry::Stage;
 use crate::config::{Route, RouteId, Tunnel};
 use crate::forward::client_address::ClientAddress;

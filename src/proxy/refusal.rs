@@ -5,20 +5,17 @@
 //! can read, so it knows whether to come again (1013), to log in (4401), or to give up (4403).
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use pingora::Result;
 use pingora::http::ResponseHeader;
 use pingora_proxy::Session;
 
 use super::answer::Answer;
-use super::exchange::Exchange;
+use super::exchange::{ByClose, Exchange};
 use super::fields::{ResponseFields, variables};
-use crate::config::{Action, Refusal, Route};
 use crate::forward::own_response_headers;
-use crate::http1::is_token;
 use crate::limits::RETRY_AFTER;
 use crate::websocket::frames::{REASON_MAX, close_to_client};
-use crate::websocket::handshake::{self, Upgrade};
 
 /// Whoever proves who it is may come again.
 const LOG_IN: u16 = 4401;
@@ -29,78 +26,6 @@ const FORBIDDEN: u16 = 4403;
 /// "Try again later". A gateway's own trouble has 1014, but to Chromium that is a broken frame.
 const LATER: u16 = 1013;
 
-/// How a handshake is refused by a Close frame. Made from the request as it came.
-#[derive(Debug)]
-pub struct ByClose {
-    accept: String,
-    protocol: Option<HeaderValue>,
-}
-
-impl ByClose {
-    /// `None`: the route does not want it, or the request is no valid handshake. `withdrawn`: a
-    /// subprotocol that the client has offered too, beside a token.
-    pub fn of(
-        session: &mut Session,
-        route: &Route,
-        withdrawn: Option<&HeaderValue>,
-    ) -> Option<Box<Self>> {
-        let websocket = route.websocket.as_ref()?;
-        // A route without servers refuses nobody: its answer is what it is for.
-        let has_servers = matches!(route.action, Action::Proxy { .. });
-        if websocket.refusal != Refusal::Close || !has_servers {
-            return None;
-        }
-        let has_body = !session.is_body_empty();
-        let request = session.req_header();
-        if handshake::upgrade_of(&request.headers) != Upgrade::WebSocket {
-            return None;
-        }
-        let accept = handshake::expected_accept(&request.method, &request.headers, has_body);
-        Some(Box::new(Self {
-            accept: accept.ok()?,
-            protocol: first_protocol(&request.headers).or_else(|| withdrawn.cloned()),
-        }))
-    }
-
-    /// Answers with a 101 and a Close frame. The client's answer to that is awaited elsewhere.
-    async fn send(
-        &self,
-        (code, reason): (u16, String),
-        answer: Answer,
-        session: &mut Session,
-        exchange: &Exchange,
-    ) -> Result<()> {
-        let mut head = ResponseHeader::build(StatusCode::SWITCHING_PROTOCOLS, Some(8))?;
-        head.insert_header("Upgrade", "websocket")?;
-        head.insert_header("Connection", "Upgrade")?;
-        head.insert_header("Sec-WebSocket-Accept", &*self.accept)?;
-        if let Some(protocol) = &self.protocol {
-            head.insert_header("Sec-WebSocket-Protocol", protocol)?;
-        }
-        // The other fields are about an answer that is not sent.
-        for (_, cookie) in answer
-            .fields
-            .iter()
-            .filter(|(name, _)| *name == header::SET_COOKIE)
-        {
-            head.append_header("Set-Cookie", cookie)?;
-        }
-        if let Some(route) = exchange.route() {
-            let variables = variables(session, exchange);
-            let rules = &route.response_headers;
-            own_response_headers(&mut ResponseFields(&mut head), &variables, rules);
-        }
-        session.write_response_header(Box::new(head), false).await?;
-        let frame = Bytes::from(close_to_client(code, fitting(&reason)));
-        session.write_response_body(Some(frame), false).await?;
-        if let Some(connection) = exchange.connection() {
-            connection.dismiss();
-        }
-        // The socket departs when it is read.
-        session.as_mut().read_request_body().await.map(drop)
-    }
-}
-
 /// Sends the answer as the route wants it.
 pub async fn send(answer: Answer, session: &mut Session, exchange: &mut Exchange) -> Result<()> {
     let code = close_code(answer.status, exchange.outcome.is_denied());
@@ -109,9 +34,7 @@ pub async fn send(answer: Answer, session: &mut Session, exchange: &mut Exchange
     };
     exchange.outcome.close(answer.status, code);
     let reason = reason(code, &answer, exchange);
-    by_close
-        .send((code, reason), answer, session, exchange)
-        .await
+    close(&by_close, (code, reason), answer, session, exchange).await
 }
 
 /// `None`: an answer with this status refuses nobody. `is_denied`: by `allow`, `deny` or `auth`.
@@ -148,13 +71,39 @@ fn reason(code: u16, answer: &Answer, exchange: &Exchange) -> String {
     format!("retry in {} s", seconds.unwrap_or(RETRY_AFTER))
 }
 
-/// The first subprotocol that the client offers. Without one of them in the answer a browser gives
-/// up before it reads the Close frame.
-fn first_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
-    let offered = headers.get(header::SEC_WEBSOCKET_PROTOCOL)?.as_bytes();
-    let first = offered.split(|byte| *byte == b',').next()?.trim_ascii();
-    let protocol = HeaderValue::from_bytes(first).ok()?;
-    is_token(first).then_some(protocol)
+/// Answers with a 101 and a Close frame. The client's answer to that is awaited elsewhere.
+async fn close(
+    by_close: &ByClose,
+    (code, reason): (u16, String),
+    answer: Answer,
+    session: &mut Session,
+    exchange: &Exchange,
+) -> Result<()> {
+    let mut head = ResponseHeader::build(StatusCode::SWITCHING_PROTOCOLS, Some(8))?;
+    head.insert_header("Upgrade", "websocket")?;
+    head.insert_header("Connection", "Upgrade")?;
+    head.insert_header("Sec-WebSocket-Accept", &*by_close.accept)?;
+    if let Some(protocol) = &by_close.protocol {
+        head.insert_header("Sec-WebSocket-Protocol", protocol)?;
+    }
+    // The other fields are about an answer that is not sent.
+    let is_cookie = |(name, _): &&(HeaderName, HeaderValue)| *name == header::SET_COOKIE;
+    for (_, cookie) in answer.fields.iter().filter(is_cookie) {
+        head.append_header("Set-Cookie", cookie)?;
+    }
+    if let Some(route) = exchange.route() {
+        let variables = variables(session, exchange);
+        let rules = &route.response_headers;
+        own_response_headers(&mut ResponseFields(&mut head), &variables, rules);
+    }
+    session.write_response_header(Box::new(head), false).await?;
+    let frame = Bytes::from(close_to_client(code, fitting(&reason)));
+    session.write_response_body(Some(frame), false).await?;
+    if let Some(connection) = exchange.connection() {
+        connection.dismiss();
+    }
+    // The socket departs when it is read.
+    session.as_mut().read_request_body().await.map(drop)
 }
 
 #[cfg(test)]
@@ -178,20 +127,5 @@ mod tests {
             assert_eq!(close_code(status, false), code, "{status}");
             assert_eq!(close_code(status, true), code_if_denied, "{status}, denied");
         }
-    }
-
-    #[test]
-    fn of_several_protocols_the_first_is_answered_if_it_is_one() {
-        let first = |value: &'static str| {
-            let mut headers = HeaderMap::new();
-            let value = HeaderValue::from_static(value);
-            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, value);
-            first_protocol(&headers)
-        };
-        assert_eq!(first("chat").unwrap(), "chat");
-        assert_eq!(first(" bearer , a.b.c").unwrap(), "bearer");
-        assert_eq!(first("two words, chat"), None);
-        assert_eq!(first(", chat"), None);
-        assert_eq!(first_protocol(&HeaderMap::new()), None);
     }
 }

@@ -11,7 +11,6 @@ use pingora_proxy::Session;
 use tokio::pin;
 use tokio::time::sleep;
 
-use super::choose::no_server;
 use super::exchange::{Attempts, Exchange, TurnedAway};
 use super::failure::STOPPING;
 use crate::http1::Rejection;
@@ -132,4 +131,15 @@ fn refusal(in_vain: InVain, exchange: &mut Exchange) -> Box<Error> {
     }
     let status = ErrorType::HTTPStatus(rejection.status.as_u16());
     Error::explain(status, rejection.reason)
+}
+
+/// No server can take the request, or no other one.
+pub fn no_server(attempts: &Attempts) -> Box<Error> {
+    let name = attempts.group().name();
+    let (status, words) = if attempts.count() == 0 {
+        (503, format!("upstream {name:?} has no server to take it"))
+    } else {
+        (502, format!("upstream {name:?} has no other server left"))
+    };
+    Error::explain(ErrorType::HTTPStatus(status), words)
 }

@@ -5,7 +5,7 @@
 //                      for each, and keeps the others waiting. When it has FALLS_AT at once, it falls
 //                      over: all of its sockets close, for good. Prints its two ports, then at each line
 //                      on stdin the most that each had at once, and whether it fell.
-//   storm clients N SECONDS PORT    N clients, evenly over SECONDS, each with one handshake and no second
+//   storm clients N SECONDS PORT…   N clients, evenly over SECONDS, in turn to the ports, each with one handshake and no second
 //                      try; who is in leaves again, or the proxy would need 20,000 descriptors and more.
 //                      Prints in JSON how many were in, refused (by status) and lost, and how long it
 //                      took; waits 30 s at most.
@@ -286,7 +286,7 @@ static void go_on(struct client *c, uint32_t events, uint64_t now) {
     end(c, status, now);
 }
 
-static void come(int count, double seconds, int port) {
+static void come(int count, double seconds, char **ports, int port_count) {
     struct client *clients = calloc(count, sizeof *clients);
     times = calloc(count, sizeof *times);
     int timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
@@ -296,7 +296,7 @@ static void come(int count, double seconds, int port) {
     uint64_t last_begun = start;
     while (over < count && now_ns() - start < PATIENCE_S * 1000000000ull) {
         for (; begun < count && now_ns() >= start + begun * step; begun++) {
-            begin(&clients[begun], begun, port);
+            begin(&clients[begun], begun, atoi(ports[begun % port_count]));
             last_begun = now_ns();
         }
         if (begun < count) wake_at(timer, start + begun * step);
@@ -330,6 +330,6 @@ static void come(int count, double seconds, int port) {
 int main(int count, char **words) {
     poller = epoll_create1(0);
     if (count == 4 && !strcmp(words[1], "servers")) serve(atoi(words[2]), atoi(words[3]));
-    else if (count == 5 && !strcmp(words[1], "clients")) come(atoi(words[2]), atof(words[3]), atoi(words[4]));
-    else fail("usage: storm servers AT_ONCE FALLS_AT | storm clients N SECONDS PORT");
+    else if (count >= 5 && !strcmp(words[1], "clients")) come(atoi(words[2]), atof(words[3]), words + 4, count - 4);
+    else fail("usage: storm servers AT_ONCE FALLS_AT | storm clients N SECONDS PORT...");
 }

@@ -18,9 +18,9 @@
 //! ```
 //!
 //! Some handshakes take long for a reason of their own, and must not keep the others out. So one
-//! that is [`STUCK`] is no longer counted once a later one was answered: in a server that is merely
-//! slow nobody is overtaken like that. And when nothing moves for so long, one more is let in, which
-//! either overtakes the others or shows that the server hangs.
+//! that is [`STUCK`] is no longer counted once a later one was answered: in a server that is only
+//! slow nobody is overtaken like that. And when nothing moves for so long, one more is let in,
+//! which either overtakes the others or shows that the server hangs.
 //!
 //! The number is forgotten when a smaller one was enough for [`MEMORY`]: a server that has been
 //! restarted since must be approached like a stranger.
