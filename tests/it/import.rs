@@ -31,7 +31,11 @@ fn folder() -> TempDir {
     }
     fs::create_dir(folder.path().join("pages")).unwrap();
     fs::write(folder.path().join("pages/sorry.html"), "sorry\n").unwrap();
-    fs::write(folder.path().join("htpasswd"), "anna:$apr1$abcdefgh$x\n").unwrap();
+    fs::write(
+        folder.path().join("htpasswd"),
+        "anna:$apr1$abcdefgh$h9FWgUz3n9YxylKLlR5SQ/\n",
+    )
+    .unwrap();
     folder
 }
 

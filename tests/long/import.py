@@ -102,7 +102,7 @@ def prepare(name, folder, ports):
     for sub in ("edge.d", "pages", "tls"):
         (folder / sub).mkdir()
     (folder / "pages" / "sorry.html").write_text("sorry\n")
-    (folder / "htpasswd").write_text("anna:$apr1$abcdefgh$x\n")
+    (folder / "htpasswd").write_text("anna:$apr1$abcdefgh$h9FWgUz3n9YxylKLlR5SQ/\n")
     (folder / "mime.types").write_text("types { text/html html; }\n")
     (folder / "fastcgi_params").write_text("")
     for file in ("chat.example.com.pem", "chat.example.com.key"):

@@ -54,7 +54,7 @@ pub fn read<'t>(http: &Levels<'t>) -> Vec<Server<'t>> {
         .collect()
 }
 
-/// The sockets of all servers, without those that nobody can listen on.
+/// The sockets of all servers.
 pub fn sockets(servers: &mut [Server<'_>]) -> Vec<Socket> {
     let listens: Vec<Vec<Listen>> = servers
         .iter()
