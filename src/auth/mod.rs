@@ -35,6 +35,11 @@ pub struct Auth {
 }
 
 impl Auth {
+    /// Whether a request that is let in has a name, without a word of the operator on where it is.
+    pub fn names_users(&self) -> bool {
+        self.basic.is_some() || self.jwt.is_some()
+    }
+
     /// The same for the next configuration: what is unchanged goes on with the connections and
     /// counts that it has.
     #[must_use]

@@ -44,7 +44,7 @@ fn show(imported: &Imported) -> ExitCode {
         eprintln!("{left_out}");
     }
     if let Some(errors) = &imported.not_here {
-        eprintln!("On this machine `prusik check` refuses it, for what is not here:\n{errors}");
+        eprintln!("On this machine `prusik check` refuses it, because of files:\n{errors}");
     }
     match imported.left_out.is_empty() && imported.not_here.is_none() {
         true => ExitCode::SUCCESS,

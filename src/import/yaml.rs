@@ -29,7 +29,7 @@ struct Entry {
     comments: Vec<String>,
     key: String,
     value: Yaml,
-    /// Files that must be there for the entry to be valid.
+    /// Files that the entry needs.
     files: Vec<PathBuf>,
 }
 
@@ -122,14 +122,11 @@ impl Map {
         self.tail.extend(other.tail);
     }
 
-    /// Without the entries for which a file fails the test.
-    pub fn without(&self, is_missing: &impl Fn(&PathBuf) -> bool) -> Map {
-        let kept = self
-            .entries
-            .iter()
-            .filter(|entry| !entry.files.iter().any(is_missing));
+    /// Without the entries that need files.
+    pub fn without_files(&self) -> Map {
+        let kept = self.entries.iter().filter(|entry| entry.files.is_empty());
         let entries = kept.map(|entry| Entry {
-            value: without(&entry.value, is_missing),
+            value: without_files(&entry.value),
             ..entry.clone()
         });
         Map {
@@ -176,14 +173,14 @@ impl Map {
     }
 }
 
-fn without(value: &Yaml, is_missing: &impl Fn(&PathBuf) -> bool) -> Yaml {
+fn without_files(value: &Yaml) -> Yaml {
     match value {
-        Yaml::Map(map) => Yaml::Map(map.without(is_missing)),
+        Yaml::Map(map) => Yaml::Map(map.without_files()),
         Yaml::List(list) => Yaml::List(List {
             items: list
                 .items
                 .iter()
-                .map(|(comments, item)| (comments.clone(), without(item, is_missing)))
+                .map(|(comments, item)| (comments.clone(), without_files(item)))
                 .collect(),
             tail: list.tail.clone(),
         }),

@@ -31,7 +31,11 @@ fn folder() -> TempDir {
     }
     fs::create_dir(folder.path().join("pages")).unwrap();
     fs::write(folder.path().join("pages/sorry.html"), "sorry\n").unwrap();
-    fs::write(folder.path().join("htpasswd"), "anna:$apr1$abcdefgh$x\n").unwrap();
+    fs::write(
+        folder.path().join("htpasswd"),
+        "anna:$apr1$abcdefgh$h9FWgUz3n9YxylKLlR5SQ/\n",
+    )
+    .unwrap();
     folder
 }
 
@@ -171,6 +175,13 @@ async fn named(name: &'static str) -> Origin {
     .await
 }
 
+/// Runs the imported file, which has one listener.
+async fn serve(yaml: &str) -> Prusik {
+    let listen = "- listen: 127.0.0.1:0\n";
+    assert_eq!(yaml.matches(listen).count(), 1, "{yaml}");
+    Prusik::start(yaml.replace(listen, &format!("{listen}    name: public\n"))).await
+}
+
 /// The status and body, or where it leads.
 async fn ask(prusik: &Prusik, host: &str, target: &str) -> String {
     let request = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n");
@@ -200,7 +211,7 @@ async fn requests_go_where_nginx_sends_them() {
         one.address(),
         two.address()
     ));
-    let prusik = Prusik::start(yaml).await;
+    let prusik = serve(&yaml).await;
     for (target, found) in [
         ("/", "200 one /"),
         ("/ap", "200 one /ap"),
@@ -237,7 +248,7 @@ async fn hosts_find_their_server_and_others_the_default() {
         one = one.address(),
         two = two.address()
     ));
-    let prusik = Prusik::start(yaml).await;
+    let prusik = serve(&yaml).await;
     for (host, target, found) in [
         ("a.test", "/only/x", "200 one /only/x"),
         ("B.test:80", "/x", "200 one /x"),
@@ -273,7 +284,7 @@ async fn servers_see_the_headers_that_nginx_sends() {
         origin.address()
     ));
     assert_eq!(told, "");
-    let prusik = Prusik::start(yaml).await;
+    let prusik = serve(&yaml).await;
     let fields =
         "Host: a.test:81\r\nUser-Agent: t\r\nAccept-Encoding: gzip\r\nX-Forwarded-For: 6.6.6.6";
     let mut client = Client::connect(prusik.public()).await;
@@ -323,8 +334,8 @@ async fn a_handshake_passes_where_nginx_passes_it() {
         origin.address()
     ));
     assert_eq!(told, "");
-    assert!(yaml.contains("websocket: { idle: 60m }") || yaml.contains("websocket: { idle: 1h }"));
-    let prusik = Prusik::start(yaml).await;
+    assert!(yaml.contains("websocket: { idle: 1h }"), "{yaml}");
+    let prusik = serve(&yaml).await;
     let mut session = Session::open(prusik.public(), "/ws/x").await;
     assert!(session.is_alive().await);
     let answer = Client::connect(prusik.public())
@@ -349,7 +360,7 @@ async fn a_path_is_rewritten_as_nginx_rewrites_it() {
         origin.address()
     ));
     assert_eq!(told, "");
-    let prusik = Prusik::start(yaml).await;
+    let prusik = serve(&yaml).await;
     for (target, found) in [
         ("/v1/a?b", "200 one /api/a?b"),
         ("/base/a/b", "200 one /other/a/b"),
@@ -385,7 +396,7 @@ async fn an_auth_server_is_asked_and_its_answer_is_a_header() {
         app.address()
     ));
     assert_eq!(told, "");
-    let prusik = Prusik::start(yaml).await;
+    let prusik = serve(&yaml).await;
     assert!(ask(&prusik, "a.test", "/x").await.starts_with("401"));
     let request = "GET /x HTTP/1.1\r\nHost: a.test\r\nCookie: a=1\r\n\r\n";
     let answer = Client::connect(prusik.public()).await.ask(request).await;

@@ -6,7 +6,7 @@ Needs: apt-get install nginx-light. Loopback only. Prints what differs; nothing 
 has said may.
 """
 import http.client, http.server, json, pathlib, re, shutil, socket, subprocess, sys, tempfile
-import threading
+import threading, urllib.parse
 
 from tiers import ROOT, free_port, wait_for
 
@@ -102,7 +102,7 @@ def prepare(name, folder, ports):
     for sub in ("edge.d", "pages", "tls"):
         (folder / sub).mkdir()
     (folder / "pages" / "sorry.html").write_text("sorry\n")
-    (folder / "htpasswd").write_text("anna:$apr1$abcdefgh$x\n")
+    (folder / "htpasswd").write_text("anna:$apr1$abcdefgh$h9FWgUz3n9YxylKLlR5SQ/\n")
     (folder / "mime.types").write_text("types { text/html html; }\n")
     (folder / "fastcgi_params").write_text("")
     for file in ("chat.example.com.pem", "chat.example.com.key"):
@@ -166,6 +166,14 @@ def is_open(port):
         return s.connect_ex(("127.0.0.1", int(port))) == 0
 
 
+def normal(path):
+    """A path goes on in the form by which its route was found: docs/from-nginx.md says so."""
+    path, question, query = path.partition("?")
+    path = re.sub("/+", "/", urllib.parse.unquote(path))
+    path = re.sub(r"/[^/]+/\.\.(?=/)", "", path)
+    return path + question + query
+
+
 def ask(port, is_tls, host, path, fields):
     import ssl
     context = ssl._create_unverified_context()
@@ -189,6 +197,7 @@ def ask(port, is_tls, host, path, fields):
         found[name] = answer.getheader(name)
     try:
         seen = json.loads(body)
+        seen["path"] = normal(seen["path"])
         seen["headers"] = {k: v for k, v in seen["headers"].items() if k not in OWN}
         # Balancers begin with different servers.
         del seen["port"]
@@ -196,6 +205,8 @@ def ask(port, is_tls, host, path, fields):
     except (ValueError, KeyError, TypeError):
         if answer.status == 200:
             found["body"] = body.decode()
+        # prusik's own answers are not to be kept.
+        found["cache-control"] = None
     return found
 
 

@@ -107,10 +107,6 @@ fn route(
         ),
         ("stream", stream.as_ref().map(|stream| stream.bounds)),
     ];
-    // Without `user`, nobody is known.
-    if let Some(None) = user {
-        user::unknown(&bounds, scope.at, errors);
-    }
     let Section(timeouts) = raw
         .timeouts
         .take()
@@ -127,6 +123,11 @@ fn route(
     let body_size = body_size.map_or(BodySize::Inherited, |OptionalSize(own)| BodySize::Own(own));
     let error_pages = raw.errors.take();
     let auth = auth::auth(raw.auth.take(), scope.label, system, scope.at, errors);
+    if let (Some(None), Some(auth)) = (&user, &auth)
+        && !auth.as_ref().is_some_and(|auth| auth.names_users())
+    {
+        user::unknown(&bounds, scope.at, errors);
+    }
     let action = action::action(raw, matcher.as_ref(), scope, errors);
     let error_pages = pages::pages(error_pages, action.as_ref(), scope, errors);
     Some(Route {

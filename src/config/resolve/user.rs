@@ -55,7 +55,7 @@ pub fn unknown(bounds: &[(&str, Option<Bounds>)], at: Cursor<'_>, errors: &mut E
                 at.key(section)
                     .key("max_sessions_per_user")
                     .error("this route knows no users, so this limit counts nobody")
-                    .hint("say where the user's name is found: user: $arg_userId, say"),
+                    .hint("say where the name is found (user: $arg_userId), or give the route auth.jwt"),
             );
         }
     }
@@ -71,6 +71,7 @@ pub fn endless(
     for (position, route) in routes.iter().enumerate() {
         let websocket = route.websocket.as_ref();
         if websocket.is_some_and(|websocket| websocket.on_expiry.is_some())
+            && !has_token(route)
             && !may_see_certificates(route, listeners)
         {
             errors.push(
@@ -78,10 +79,14 @@ pub fn endless(
                     .key("websocket")
                     .key("on_expiry")
                     .error("\"on_expiry\" has no effect: nothing that lets clients in here expires")
-                    .hint("give the listener a client_ca, or leave this key out"),
+                    .hint("give the route auth.jwt or its listener a client_ca, or leave it out"),
             );
         }
     }
+}
+
+fn has_token(route: &Route) -> bool {
+    route.auth.as_ref().is_some_and(|auth| auth.jwt.is_some())
 }
 
 /// Whether a client of the route may have shown a certificate, as far as the file could be read.

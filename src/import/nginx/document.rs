@@ -61,17 +61,7 @@ pub fn document(
     }
     process(top, &mut root);
     access_log(&mut context, tree, &mut root);
-    let mut sockets = servers::sockets(&mut servers);
-    sockets.retain(|socket| {
-        let can_listen = !socket.is_tls || listeners::has_certificate(socket, &servers);
-        if !can_listen {
-            let server = servers[socket.default].directive;
-            let note = Note::left_out(server, format!("{} has no certificate", socket.address));
-            root.comment(note.comment());
-            context.notes.push(note);
-        }
-        can_listen
-    });
+    let sockets = servers::sockets(&mut servers);
     if sockets.is_empty() {
         let message = "there is no address to listen on";
         return Err(ImportError::of_file(name.display().to_string(), message));

@@ -13,6 +13,9 @@ use super::tree::Directive;
 use super::units;
 use crate::import::yaml::{List, Map, Yaml};
 
+/// Where a certificate is looked for that nginx's files do not name.
+const PLACE: &str = "/etc/prusik/tls";
+
 /// prusik waits no longer for a head.
 const HEADER_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
@@ -55,18 +58,6 @@ fn by_default<'s, 't>(
         .map(|number| &servers[number])
 }
 
-/// Whether some server has a certificate for the socket.
-pub fn has_certificate(socket: &Socket, servers: &[Server<'_>]) -> bool {
-    by_default(socket, servers).any(|server| {
-        server
-            .levels
-            .list(&["ssl_certificate"])
-            .iter()
-            .any(|cert| is_file(cert))
-            && server.levels.last("ssl_certificate_key").is_some()
-    })
-}
-
 fn is_file(directive: &Directive) -> bool {
     let name = directive.arg(0);
     !name.contains('$') && !name.starts_with("data:") && !name.starts_with("engine:")
@@ -99,6 +90,21 @@ fn tls(
             certificates.push(map);
             files.extend(pair);
         }
+    }
+    if files.is_empty() {
+        let server = &servers[socket.default];
+        let listen = server.directive.each("listen").next();
+        let why = "no ssl_certificate is in these files: put its name in";
+        notes.push(Note::left_out(listen.unwrap_or(server.directive), why));
+        let name = server
+            .names
+            .exact
+            .first()
+            .map_or("certificate", String::as_str);
+        let pair = ["pem", "key"].map(|kind| PathBuf::from(format!("{PLACE}/{name}.{kind}")));
+        let map = Map::default().with("cert", text(&pair[0]));
+        certificates.push(map.with("key", text(&pair[1])));
+        files.extend(pair);
     }
     let mut map = Map::default().with("certificates", certificates);
     let default = &servers[socket.default].levels;

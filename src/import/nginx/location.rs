@@ -307,7 +307,11 @@ pub fn slash_redirect(located: &Located<'_>, all: &[Located<'_>]) -> Option<Rout
     }
     let to = format!("{}$is_args$args", locations::encoded(prefix));
     let path = PathMatch::Exact(locations::encoded(bare));
-    Some(Route::new(path, redirect(&to, 301)))
+    let mut body = redirect(&to, 301);
+    // What is to be said of them is said at the location itself.
+    let variables = Variables::of(&located.levels);
+    add_response_headers(&located.levels, &variables, &mut body, &mut Vec::new());
+    Some(Route::new(path, body))
 }
 
 /// nginx's own limit, if the location's is not that of the listener.

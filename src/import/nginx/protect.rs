@@ -99,14 +99,9 @@ pub fn protection(
             );
         }
     }
-    protection.closed |= levels_protect(levels);
+    protection.closed |= known::protects(levels);
     rate(context, levels, &mut protection, notes);
     protection
-}
-
-/// Whether a directive that nothing here can say keeps somebody out.
-fn levels_protect(levels: &Levels<'_>) -> bool {
-    levels.own().iter().any(known::protects)
 }
 
 fn close(directive: &Directive, why: &str, protection: &mut Protection, notes: &mut Vec<Note>) {

@@ -1,9 +1,9 @@
 //! `server` blocks: for which requests each of them is, and the routes of all in one list in which
 //! the first match serves.
 //!
-//! Sockets with the same servers are a group. The routes of a group stand under a condition on the
+//! Sockets with the same servers are a family. The routes of a family stand under a condition on the
 //! listener and end with one that takes everything, so that nothing comes through to the next. The
-//! largest group stands last and needs no such condition.
+//! largest family stands last and needs no such condition.
 
 use super::context::{Condition, Context, Route, respond};
 use super::levels::Levels;
@@ -54,7 +54,7 @@ pub fn read<'t>(http: &Levels<'t>) -> Vec<Server<'t>> {
         .collect()
 }
 
-/// The sockets of all servers, without those that nobody can listen on.
+/// The sockets of all servers.
 pub fn sockets(servers: &mut [Server<'_>]) -> Vec<Socket> {
     let listens: Vec<Vec<Listen>> = servers
         .iter()
@@ -128,7 +128,7 @@ fn protects_itself(levels: &Levels<'_>, notes: &mut Vec<Note>) -> bool {
         .filter(|step| step.name == "if" && answer::protects(step));
     let unsaid =
         own.filter(|step| answer::conditional(step, levels, &variables, &mut Vec::new()).is_none());
-    let mut closed = levels.own().iter().any(known::protects);
+    let mut closed = false;
     for step in unsaid {
         notes.push(Note::left_out(
             step,
@@ -153,19 +153,19 @@ fn rewrites(levels: &Levels<'_>, notes: &mut Vec<Note>) {
 
 /// All routes in their order. `of`: the routes of each server.
 pub fn place(sockets: &[Socket], servers: &[Server<'_>], of: &[Vec<Route>]) -> Vec<Placed> {
-    let mut groups = groups(sockets);
-    let size = |group: &Vec<&Socket>| -> usize {
-        group[0]
+    let mut families = families(sockets);
+    let size = |family: &Vec<&Socket>| -> usize {
+        family[0]
             .servers
             .iter()
             .map(|server| of[*server].len())
             .sum()
     };
-    groups.sort_by_key(size);
+    families.sort_by_key(size);
     let mut placed: Vec<Placed> = Vec::new();
-    let last = groups.len().saturating_sub(1);
-    for (number, group) in groups.iter().enumerate() {
-        let mut own = of_group(group, servers, of);
+    let last = families.len().saturating_sub(1);
+    for (number, family) in families.iter().enumerate() {
+        let mut own = of_family(family, servers, of);
         if number == last {
             placed.extend(own);
             break;
@@ -180,7 +180,7 @@ pub fn place(sockets: &[Socket], servers: &[Server<'_>], of: &[Vec<Route>]) -> V
                 route: Route::new(PathMatch::Any, respond(404)),
             });
         }
-        for (turn, socket) in group.iter().enumerate() {
+        for (turn, socket) in family.iter().enumerate() {
             for mut one in own.iter().cloned() {
                 if one
                     .listener
@@ -201,28 +201,28 @@ pub fn place(sockets: &[Socket], servers: &[Server<'_>], of: &[Vec<Route>]) -> V
     reachable(placed)
 }
 
-fn groups(sockets: &[Socket]) -> Vec<Vec<&Socket>> {
-    let mut groups: Vec<Vec<&Socket>> = Vec::new();
+fn families(sockets: &[Socket]) -> Vec<Vec<&Socket>> {
+    let mut families: Vec<Vec<&Socket>> = Vec::new();
     for socket in sockets {
-        let same = |group: &&mut Vec<&Socket>| {
-            group[0].servers == socket.servers && group[0].default == socket.default
+        let same = |family: &&mut Vec<&Socket>| {
+            family[0].servers == socket.servers && family[0].default == socket.default
         };
-        match groups.iter_mut().find(same) {
-            Some(group) => group.push(socket),
-            None => groups.push(vec![socket]),
+        match families.iter_mut().find(same) {
+            Some(family) => family.push(socket),
+            None => families.push(vec![socket]),
         }
     }
-    groups
+    families
 }
 
 /// Exact names before wildcards, long wildcards before short ones, and the default server last,
 /// for every name.
-fn of_group(group: &[&Socket], servers: &[Server<'_>], of: &[Vec<Route>]) -> Vec<Placed> {
+fn of_family(family: &[&Socket], servers: &[Server<'_>], of: &[Vec<Route>]) -> Vec<Placed> {
     let Socket {
         servers: numbers,
         default,
         ..
-    } = group[0];
+    } = family[0];
     let mut taken: Vec<String> = Vec::new();
     // With how long its shortest name is, so that longer ones come first.
     let mut units: Vec<(usize, usize, Vec<String>)> = Vec::new();
@@ -264,7 +264,7 @@ fn of_group(group: &[&Socket], servers: &[Server<'_>], of: &[Vec<Route>]) -> Vec
     let mut placed = Vec::new();
     let mut said: Vec<usize> = Vec::new();
     for (_, number, hosts) in units {
-        let own = placed_for(group, &hosts, &of[number], said.contains(&number));
+        let own = placed_for(family, &hosts, &of[number], said.contains(&number));
         let is_closed = of[number].iter().any(Route::takes_all);
         placed.extend(own);
         if !is_closed {
@@ -277,7 +277,7 @@ fn of_group(group: &[&Socket], servers: &[Server<'_>], of: &[Vec<Route>]) -> Vec
         said.push(number);
     }
     placed.extend(placed_for(
-        group,
+        family,
         &[],
         &of[*default],
         said.contains(default),
@@ -286,7 +286,7 @@ fn of_group(group: &[&Socket], servers: &[Server<'_>], of: &[Vec<Route>]) -> Vec
 }
 
 /// `hosts`: empty for every name.
-fn placed_for(group: &[&Socket], hosts: &[String], routes: &[Route], said: bool) -> Vec<Placed> {
+fn placed_for(family: &[&Socket], hosts: &[String], routes: &[Route], said: bool) -> Vec<Placed> {
     let mut placed = Vec::new();
     for route in routes {
         let mut route = route.clone();
@@ -311,8 +311,8 @@ fn placed_for(group: &[&Socket], hosts: &[String], routes: &[Route], said: bool)
             continue;
         }
         let fits = |socket: &&&Socket| is_tls.is_none_or(|is_tls| is_tls == socket.is_tls);
-        let fitting: Vec<&&Socket> = group.iter().filter(fits).collect();
-        let is_all = fitting.len() == group.len();
+        let fitting: Vec<&&Socket> = family.iter().filter(fits).collect();
+        let is_all = fitting.len() == family.len();
         route.condition.hosts.clear();
         route.condition.is_tls = None;
         if is_all {

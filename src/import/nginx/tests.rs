@@ -53,7 +53,7 @@ fn what_is_no_file_of_servers_is_an_error() {
     let error = |text: &str| import_text("f", text).unwrap_err().to_string();
     assert!(error("events {}").starts_with("f: there is no server block"));
     assert!(error("server { listen 80 }").starts_with("f:1:10: \"listen\" is not ended"));
-    assert!(error("server { listen 443 ssl; }").starts_with("f: there is no address"));
+    assert!(error("server { listen 443 quic; }").starts_with("f: there is no address"));
 }
 
 /// The text's YAML, which `check` has passed, and what was left out.

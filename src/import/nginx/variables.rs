@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::levels::Levels;
 use crate::forward::template::Template;
+use crate::route::HostPattern;
 
 /// Variables whose values are known here: those of `set`, of `auth_request_set`, and some that
 /// depend on where they stand.
@@ -39,6 +40,12 @@ impl Variables {
             if let (Some(name), Some(field)) = (set.arg(0).strip_prefix('$'), field) {
                 variables.set(name, format!("$auth_{field}"));
             }
+        }
+        let names = levels.every("server_name").last();
+        if let Some(name) = names.and_then(|names| names.args.first())
+            && HostPattern::parse(name.trim_start_matches('.')).is_ok()
+        {
+            variables.set("server_name", name.trim_start_matches('.'));
         }
         for set in levels.every("set") {
             if let Some(name) = set.arg(0).strip_prefix('$')
