@@ -22,9 +22,8 @@ pub fn auth(
     at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<Option<Arc<Auth>>> {
-    let raw = match section(raw, "auth", at) {
-        Some(raw) => raw,
-        None => return at.lacks("auth").then_some(None),
+    let Some(Section(raw)) = raw else {
+        return at.lacks("auth").then_some(None);
     };
     let at = at.key("auth");
     if METHODS.iter().all(|method| at.lacks(method)) && !at.damaged() {
@@ -32,12 +31,12 @@ pub fn auth(
         errors.push(error.hint("write basic: { users: … } or forward: { url: … } in it"));
         return None;
     }
-    let basic = match section(raw.basic, "basic", at) {
-        Some(raw) => basic::basic(raw, label, at.key("basic"), errors).map(Some),
+    let basic = match raw.basic {
+        Some(Section(raw)) => basic::basic(raw, label, at.key("basic"), errors).map(Some),
         None => at.lacks("basic").then_some(None),
     };
-    let forward = match section(raw.forward, "forward", at) {
-        Some(raw) => {
+    let forward = match raw.forward {
+        Some(Section(raw)) => {
             let settings = forward::forward(raw, label, system, at.key("forward"), errors);
             settings.map(|settings| Some(Arc::new(Forward::new(settings))))
         }
@@ -47,12 +46,4 @@ pub fn auth(
         basic: basic?,
         forward: forward?,
     })))
-}
-
-/// A key with nothing behind its colon is a section without keys.
-fn section<T: Default>(raw: Option<Section<T>>, key: &str, at: Cursor<'_>) -> Option<T> {
-    match raw {
-        Some(Section(raw)) => Some(raw),
-        None => at.has(key).then(T::default),
-    }
 }
