@@ -313,10 +313,7 @@ impl<'a> RequestVariables<'a> {
                 // As in nginx, the variable is empty without TLS.
                 (None, _) => {}
             },
-            Variable::User => {
-                let user = self.caller.and_then(|caller| caller.user.as_deref());
-                text(user.unwrap_or_default());
-            }
+            Variable::User => text(self.user()),
             Variable::Claim(name) => {
                 let claim = self.caller.and_then(|caller| caller.claim(name));
                 text(&claim.unwrap_or_default());
@@ -327,6 +324,11 @@ impl<'a> RequestVariables<'a> {
                 }
             }
         }
+    }
+
+    fn user(&self) -> &'a str {
+        let user = self.caller.and_then(|caller| caller.user.as_deref());
+        user.unwrap_or_default()
     }
 
     fn append_field(&self, name: &str, out: &mut Vec<u8>) {
@@ -349,8 +351,8 @@ impl<'a> RequestVariables<'a> {
     }
 }
 
-/// Several fields of one name form one list (RFC 9110 section 5.3). Cookies have their own separator
-/// (RFC 6265 section 4.2.1).
+/// Several fields of one name form one list (RFC 9110 section 5.3). Cookies have their own
+/// separator (RFC 6265 section 4.2.1).
 fn append_list(headers: &HeaderMap, name: &str, out: &mut Vec<u8>) {
     let separator: &[u8] = if name == "cookie" { b"; " } else { b", " };
     for (index, value) in headers.get_all(name).iter().enumerate() {

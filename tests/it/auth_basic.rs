@@ -174,12 +174,12 @@ async fn a_reload_reads_the_file_again_and_a_bad_one_changes_nothing() {
     assert_eq!(login(&prusik, "bcrypt", "s3cret").await, 401);
     let long = "a much longer password than sixteen bytes, which is more than one block";
     assert_eq!(login(&prusik, "apr1", long).await, 200);
-    users.write("apr1:plain text\n");
+    users.write("apr1:open sesame\n");
     let Outcome::Refused(said) = prusik.reload().await else {
         panic!("the file is bad");
     };
     assert!(said.contains("htpasswd, line 1"), "{said}");
-    assert!(!said.contains("plain text\n"), "{said}");
+    assert!(!said.contains("sesame"), "{said}");
     assert_eq!(login(&prusik, "apr1", long).await, 200);
 }
 
@@ -222,8 +222,8 @@ async fn files_of_htpasswd_and_openssl_are_understood() {
 #[tokio::test]
 async fn comparisons_stop_no_other_traffic_and_a_known_password_costs_nothing() {
     let origin = Origin::start(|_| Answer::text("hello")).await;
-    // A cost of 12 takes a quarter of a second.
-    let slow = "slow:$2y$12$L6Bc/AlTQHyd9liGgGEZyOFLPHNgyxeEPfgYfBCVxJ7JIlwxyVU3u\n";
+    // Each comparison takes some hundredths of a second.
+    let slow = "slow:$2y$08$abcdefghijklmnopqrstuuzi5E8Fg0yjKgTc5PCHx2LCyJ0fp5n/G\n";
     let users = UsersFile::new(&format!("{USERS}{slow}"));
     let closed = format!(
         "{{ match: {{ path: /closed }}, upstream: backend, {} }}",
@@ -238,7 +238,7 @@ async fn comparisons_stop_no_other_traffic_and_a_known_password_costs_nothing() 
         Client::connect(address).await.ask(request).await.status()
     };
     assert_eq!(ask("apr1", "s3cret".to_owned()).await, 200);
-    let guesses: Vec<_> = (0..20)
+    let guesses: Vec<_> = (0..40)
         .map(|guess| tokio::spawn(ask("slow", format!("guess {guess}"))))
         .collect();
     let started = Instant::now();
@@ -249,14 +249,16 @@ async fn comparisons_stop_no_other_traffic_and_a_known_password_costs_nothing() 
     let still = guesses.iter().filter(|guess| !guess.is_finished()).count();
     assert!(still > 0 || took > Duration::from_secs(2), "{took:?}");
     for guess in guesses {
-        assert_eq!(guess.await.expect("it ends"), 401);
+        // On a busy machine the last ones have to wait for too long.
+        let status = guess.await.expect("it ends");
+        assert!(matches!(status, 401 | 503), "{status}");
     }
 }
 
 #[tokio::test]
 async fn where_too_many_passwords_wait_the_next_is_told_to_come_back() {
     let origin = Origin::start(|_| Answer::text("hello")).await;
-    let slow = "slow:$2y$12$L6Bc/AlTQHyd9liGgGEZyOFLPHNgyxeEPfgYfBCVxJ7JIlwxyVU3u\n";
+    let slow = "slow:$2y$08$abcdefghijklmnopqrstuuzi5E8Fg0yjKgTc5PCHx2LCyJ0fp5n/G\n";
     let users = UsersFile::new(slow);
     let prusik = Prusik::start(Config::to(&[&origin]).route(users.auth())).await;
     let address = prusik.public();
@@ -346,7 +348,7 @@ fn a_bad_file_is_told_line_by_line_with_remedies() {
         let place = format!("route \"app\": {}, line {line}: ", users.path().display());
         let found = said.lines().find(|said| said.contains(&place));
         let found = found.unwrap_or_else(|| panic!("nothing of line {line} in {said}"));
-        assert!(found.contains("prusik.yaml:6:28: "), "{found}");
+        assert!(found.contains("prusik.yaml:6:29: "), "{found}");
         assert!(found.contains(what), "{found}");
     }
     assert!(
@@ -366,9 +368,9 @@ fn what_is_wrong_with_basic_is_told_with_a_remedy() {
             "auth: {}".to_owned(),
             "\"auth\" of route \"app\" asks for nothing",
         ),
-        ("auth:".to_owned(), "asks for nothing"),
+        ("auth:".to_owned(), "\"auth\" in route \"app\" has no value"),
         ("auth: { basic: {} }".to_owned(), "names no file of users"),
-        ("auth: { basic: }".to_owned(), "names no file of users"),
+        ("auth: { basic: }".to_owned(), "has no value"),
         ("auth: { basik: { users: x } }".to_owned(), "basik"),
         (
             "auth: { basic: { users: /nonexistent/htpasswd } }".to_owned(),

@@ -22,7 +22,7 @@ fn auth(server: &Origin, keys: &str) -> String {
 
 /// Lets in whoever has the cookie `sid`, and calls everybody Alice.
 async fn keeper() -> Origin {
-    Origin::start(|question| verdict(question)).await
+    Origin::start(verdict).await
 }
 
 fn verdict(question: &Received) -> Answer {

@@ -108,7 +108,7 @@ async fn an_auth_server_that_is_not_there_lets_nobody_in_until_it_is() {
 }
 
 #[tokio::test]
-async fn who_waits_longer_than_it_may_is_not_let_in() {
+async fn more_clients_than_may_ask_at_once_are_let_in_neither() {
     let server = Origin::start(|_| Answer::text("hello")).await;
     let keeper = Origin::start(|_| Answer::silence()).await;
     let config = Config::to(&[&server]).route(auth(&keeper, "1s"));
@@ -118,18 +118,6 @@ async fn who_waits_longer_than_it_may_is_not_let_in() {
     for client in clients.collect::<Vec<_>>() {
         assert_eq!(client.await.expect("it ends"), 503);
     }
-    assert!(
-        keeper.received().len() <= 128,
-        "{}",
-        keeper.received().len()
-    );
-    let said = "128 questions are under way";
-    prusik
-        .wait_log(said, |entry| {
-            let reason = entry["error"].as_str().unwrap_or_default();
-            reason.contains(said)
-        })
-        .await;
     // All of them have left again.
     eventually("nobody asks any more", async || keeper.open() == 0).await;
 }

@@ -22,7 +22,7 @@ use crate::tls::Connector;
 /// How long one address of several may take.
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// How much of an answer may be its head. hyper wants 8 KiB at least.
+/// How large the head of an answer may be. hyper wants 8 KiB at least.
 const HEAD_MAX: usize = 64 * 1024;
 
 /// As many header fields as an answer to a request may have.
@@ -97,6 +97,7 @@ async fn begin(
 ) -> Result<Connection, AskError> {
     let (sender, connection) = http1::Builder::new()
         .title_case_headers(true)
+        .max_header_size(HEAD_MAX)
         .max_buf_size(HEAD_MAX)
         .max_headers(FIELDS_MAX)
         .handshake(TokioIo::new(stream))

@@ -186,3 +186,29 @@ async fn read(answer: Response<Incoming>) -> Result<Verdict, AskError> {
     })?;
     Ok(Verdict::of(head.status, head.headers, body.to_bytes()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_longer_than_it_may_for_its_turn_is_told_so() {
+        let forward = Forward::new(Settings {
+            endpoint: Endpoint {
+                uri: "http://127.0.0.1:1/".parse().unwrap(),
+                tls: None,
+            },
+            timeout: Duration::from_millis(10),
+            request_headers: None,
+            response_headers: Vec::new(),
+        });
+        let all = forward.at_once.acquire_many(AT_ONCE as u32).await;
+        let refused = forward.ask(Request::new(Empty::new())).await.unwrap_err();
+        assert!(matches!(refused, AskError::Busy(_)), "{refused}");
+        drop(all);
+        // It has its turn, and nobody is there.
+        let refused = forward.ask(Request::new(Empty::new())).await.unwrap_err();
+        assert!(!matches!(refused, AskError::Busy(_)), "{refused}");
+        assert_eq!(forward.at_once.available_permits(), AT_ONCE);
+    }
+}

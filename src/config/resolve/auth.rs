@@ -23,9 +23,8 @@ pub fn auth(
     at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<Option<Arc<Auth>>> {
-    let raw = match section(raw, "auth", at) {
-        Some(raw) => raw,
-        None => return at.lacks("auth").then_some(None),
+    let Some(Section(raw)) = raw else {
+        return at.lacks("auth").then_some(None);
     };
     let at = at.key("auth");
     if METHODS.iter().all(|method| at.lacks(method)) && !at.damaged() {
@@ -35,16 +34,16 @@ pub fn auth(
         ));
         return None;
     }
-    let basic = match section(raw.basic, "basic", at) {
-        Some(raw) => basic::basic(raw, label, at.key("basic"), errors).map(Some),
+    let basic = match raw.basic {
+        Some(Section(raw)) => basic::basic(raw, label, at.key("basic"), errors).map(Some),
         None => at.lacks("basic").then_some(None),
     };
-    let jwt = match section(raw.jwt, "jwt", at) {
-        Some(raw) => jwt::jwt(raw, label, system, at.key("jwt"), errors).map(Some),
+    let jwt = match raw.jwt {
+        Some(Section(raw)) => jwt::jwt(raw, label, system, at.key("jwt"), errors).map(Some),
         None => at.lacks("jwt").then_some(None),
     };
-    let forward = match section(raw.forward, "forward", at) {
-        Some(raw) => {
+    let forward = match raw.forward {
+        Some(Section(raw)) => {
             let settings = forward::forward(raw, label, system, at.key("forward"), errors);
             settings.map(|settings| Some(Arc::new(Forward::new(settings))))
         }
@@ -55,12 +54,4 @@ pub fn auth(
         jwt: jwt?,
         forward: forward?,
     })))
-}
-
-/// A key with nothing behind its colon is a section without keys.
-fn section<T: Default>(raw: Option<Section<T>>, key: &str, at: Cursor<'_>) -> Option<T> {
-    match raw {
-        Some(Section(raw)) => Some(raw),
-        None => at.has(key).then(T::default),
-    }
 }

@@ -9,7 +9,7 @@ use crate::config::schema::units::Period;
 /// query as they go to the route's server), `-Host`, `-Proto` and `-For`. An answer of 2xx lets the
 /// request in, and its `Set-Cookie` goes to the client with the answer. Any other answer is the
 /// client's, also to a handshake. Without an answer that counts the client gets 503. At most 128
-/// questions are under way at a time; more wait.
+/// questions of a route are under way at a time; more wait.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Forward {
