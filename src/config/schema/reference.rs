@@ -9,7 +9,7 @@ use crate::config::schema::roff::{Roff, escaped};
 
 /// Keys that are only described in the example file: one of two alternatives, or not in every
 /// binary.
-const ALTERNATIVES: [&str; 6] = [
+const ALTERNATIVES: [&str; 7] = [
     "tracing",
     "upstreams.affinity.header",
     "routes[].match.path",
