@@ -281,12 +281,13 @@ fn the_shipped_files_pass() {
             .is_some_and(|extension| extension == "yaml")
         {
             let text = std::fs::read_to_string(&path).unwrap();
-            // They stand in for the operator's certificates, token and page.
+            // They stand in for the operator's certificates, token, page and users.
             let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/shipped");
             let text = text
                 .replace("/etc/prusik/tls", &format!("{shipped}/tls"))
                 .replace("/etc/prusik/admin.token", &format!("{shipped}/admin.token"))
-                .replace("/etc/prusik/sorry.html", &format!("{shipped}/sorry.html"));
+                .replace("/etc/prusik/sorry.html", &format!("{shipped}/sorry.html"))
+                .replace("/etc/prusik/htpasswd", &format!("{shipped}/htpasswd"));
             let output = check(&text);
             assert_eq!(
                 output.status.code(),

@@ -4,8 +4,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// Who shows none, or a wrong one, gets 401 and is asked for it. `Authorization` goes on to the
-/// server, as in nginx; `headers.request.remove` takes it out. A result is kept for a
-/// minute, at most until an upgrade. Where too many passwords wait to be compared a client gets 503.
+/// server, as in nginx; `headers.request.remove` takes it out. A result is kept for a minute, at
+/// most until an upgrade. Where too many passwords wait to be compared a client gets 503.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Basic {
