@@ -14,8 +14,11 @@
 //!   above `safe`: one at most                         `safe` = what is left, in both cases
 //!
 //!   base: the latency without us. It falls with each round that was faster, and rises only with
-//!   rounds in which the number was not reached, or could not be lower.
+//!   rounds in which the number was not reached, could not be lower, or was lowered in vain.
 //! ```
+//!
+//! If a lower number does not make the server faster, the cause is another one (this machine has
+//! other work to do, or the server has): the number is what it was before.
 //!
 //! Some handshakes take long for a reason of their own, and must not keep the others out. So one
 //! that is [`STUCK`] is no longer counted once a later one was answered: in a server that is only
@@ -42,6 +45,9 @@ const STEADY: f64 = 1.3;
 
 /// Above this multiple the server has more than it can work on.
 const SLOW: f64 = 2.0;
+
+/// A lower number has helped if the latency is below this part of what it was.
+const HELPED: f64 = 0.8;
 
 /// A single latency counts as this multiple at most, so that one slow client of a slow database
 /// does not decide for all.
@@ -80,6 +86,8 @@ pub struct Concurrency {
     safe: f64,
     /// The latency when the server has nothing else to do, in seconds.
     base: Option<f64>,
+    /// The number and the latency before the number was lowered because of it.
+    lowered: Option<(f64, f64)>,
     round: Round,
     /// When the number was last needed.
     needed: Option<Instant>,
@@ -122,6 +130,7 @@ impl Default for Concurrency {
             moved: None,
             safe: SAFE,
             base: None,
+            lowered: None,
             round: Round::new(None),
             needed: None,
         }
@@ -207,6 +216,7 @@ impl Concurrency {
     pub fn begin_anew(&mut self, now: Instant) {
         self.most = START;
         self.safe = SAFE;
+        self.lowered = None;
         self.needed = None;
         self.round = Round::new(Some(now));
     }
@@ -240,13 +250,29 @@ impl Concurrency {
             // This is how long it takes without a crowd. One slow round may be chance.
             self.base = Some(base + (mean - base) / 4.0);
         } else if mean <= base * STEADY {
+            self.lowered = None;
             self.grow();
-        } else if mean > base * SLOW && self.most > LEAST {
-            self.lower_to(self.most * base * STEADY / mean, now);
         } else if mean > base * SLOW {
-            // So few cannot be the cause. It takes that long now.
-            self.base = Some(mean);
-            self.safe = SAFE;
+            self.slow_down(mean, base, now);
+        }
+    }
+
+    fn slow_down(&mut self, mean: f64, base: f64, now: Instant) {
+        match self.lowered.take() {
+            Some((most, before)) if mean > before * HELPED => {
+                self.base = Some(mean);
+                self.most = self.most.max(most);
+                self.safe = self.most;
+            }
+            _ if self.most > LEAST => {
+                self.lowered = Some((self.most, mean));
+                self.lower_to(self.most * base * STEADY / mean, now);
+            }
+            _ => {
+                // So few cannot be the cause. It takes that long now.
+                self.base = Some(mean);
+                self.safe = SAFE;
+            }
         }
     }
 

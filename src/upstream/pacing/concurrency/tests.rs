@@ -157,6 +157,20 @@ fn a_server_that_has_become_slower_is_learned_anew() {
 }
 
 #[test]
+fn a_latency_that_a_lower_number_does_not_change_is_no_reason() {
+    let mut crowd = Crowd::before(hundred_at_once);
+    crowd.press(Duration::from_secs(1));
+    let learned = crowd.concurrency.most();
+    crowd.server = |_| Some(70 * MILLI);
+    crowd.press(Duration::from_secs(2));
+    assert!(
+        crowd.concurrency.most() >= learned,
+        "{:?}",
+        crowd.concurrency
+    );
+}
+
+#[test]
 fn after_a_rest_it_begins_low_again_unless_the_number_is_needed() {
     let mut crowd = Crowd::before(hundred_at_once);
     crowd.press(Duration::from_secs(3));
