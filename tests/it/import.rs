@@ -15,12 +15,12 @@ fn text(bytes: &[u8]) -> String {
 
 /// The files of `tests/import`, with what they name beside them.
 fn folder() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a folder");
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let copy = |from: &str, to: &str| {
         let to = folder.path().join(to);
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::copy(root.join(from), to).unwrap();
+        fs::create_dir_all(to.parent().expect("it is in the folder")).expect("it is ours");
+        fs::copy(root.join(from), to).expect("it is ours");
     };
     for name in ["chat", "spa", "edge", "socketio", "sidecar"] {
         copy(&format!("import/{name}.conf"), &format!("{name}.conf"));
@@ -29,25 +29,25 @@ fn folder() -> TempDir {
     for name in ["chat.example.com.pem", "chat.example.com.key"] {
         copy(&format!("shipped/tls/{name}"), &format!("tls/{name}"));
     }
-    fs::create_dir(folder.path().join("pages")).unwrap();
-    fs::write(folder.path().join("pages/sorry.html"), "sorry\n").unwrap();
+    fs::create_dir(folder.path().join("pages")).expect("it is ours");
+    fs::write(folder.path().join("pages/sorry.html"), "sorry\n").expect("it is ours");
     fs::write(
         folder.path().join("htpasswd"),
         "anna:$apr1$abcdefgh$h9FWgUz3n9YxylKLlR5SQ/\n",
     )
-    .unwrap();
+    .expect("it is ours");
     folder
 }
 
 fn import(path: &Path) -> Output {
-    prusik(&["import", "nginx", path.to_str().unwrap()])
+    prusik(&["import", "nginx", path.to_str().expect("it is text")])
 }
 
 /// Imports the text; returns the file and what was said on stderr.
 fn imported(conf: &str) -> (String, String) {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("nginx.conf");
-    fs::write(&path, conf).unwrap();
+    fs::write(&path, conf).expect("it is ours");
     let output = import(&path);
     assert!(!output.stdout.is_empty(), "{}", text(&output.stderr));
     (text(&output.stdout), text(&output.stderr))

@@ -9,10 +9,8 @@ pub fn check(upstream: &Directive, notes: &mut Vec<Note>) -> Option<Map> {
     let check = upstream.each("check").last()?;
     let value = |name: &str| {
         let words = check.args.iter().filter_map(|word| word.split_once('='));
-        words
-            .filter(|(key, _)| *key == name)
-            .map(|(_, value)| value)
-            .last()
+        let found = words.rev().find(|(key, _)| *key == name);
+        found.map(|(_, value)| value)
     };
     let mut map = Map::default();
     match value("type").unwrap_or("tcp") {

@@ -1,6 +1,6 @@
 //! The `listeners` of the file: addresses, certificates and limits.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::context::Context;
@@ -63,15 +63,15 @@ fn is_file(directive: &Directive) -> bool {
     !name.contains('$') && !name.starts_with("data:") && !name.starts_with("engine:")
 }
 
-fn tls(
+/// Those of all servers, with the files that they are in.
+fn certificates(
     context: &Context<'_>,
     socket: &Socket,
     servers: &[Server<'_>],
     notes: &mut Vec<Note>,
-) -> (Map, Vec<PathBuf>) {
+) -> (List, Vec<PathBuf>) {
     let mut files: Vec<PathBuf> = Vec::new();
     let mut certificates = List::default();
-    let text = |path: &PathBuf| Yaml::text(path.display().to_string());
     for server in by_default(socket, servers) {
         let certs = server.levels.list(&["ssl_certificate"]);
         let keys = server.levels.list(&["ssl_certificate_key"]);
@@ -106,6 +106,20 @@ fn tls(
         certificates.push(map.with("key", text(&pair[1])));
         files.extend(pair);
     }
+    (certificates, files)
+}
+
+fn text(path: &Path) -> Yaml {
+    Yaml::text(path.display().to_string())
+}
+
+fn tls(
+    context: &Context<'_>,
+    socket: &Socket,
+    servers: &[Server<'_>],
+    notes: &mut Vec<Note>,
+) -> (Map, Vec<PathBuf>) {
+    let (certificates, mut files) = certificates(context, socket, servers, notes);
     let mut map = Map::default().with("certificates", certificates);
     let default = &servers[socket.default].levels;
     if let Some(verify) = default

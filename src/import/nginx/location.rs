@@ -298,7 +298,7 @@ pub fn slash_redirect(located: &Located<'_>, all: &[Located<'_>]) -> Option<Rout
     let prefix = located.prefix.as_deref()?;
     let bare = prefix.strip_suffix('/').filter(|bare| !bare.is_empty())?;
     let has_pass = |name: &&str| located.levels.own_last(name).is_some();
-    let is_proxied = has_pass(&"proxy_pass") || FOREIGN.iter().any(|name| has_pass(name));
+    let is_proxied = has_pass(&"proxy_pass") || FOREIGN.iter().any(has_pass);
     let is_taken = all
         .iter()
         .any(|other| other.prefix.as_deref() == Some(bare));

@@ -1,5 +1,7 @@
 //! Who may come in: `allow`, `deny`, `auth_basic`, `auth_request` and `limit_req`.
 
+use std::path::PathBuf;
+
 use ipnet::IpNet;
 
 use super::context::Context;
@@ -30,46 +32,7 @@ pub fn protection(
 ) -> Protection {
     let mut protection = Protection::default();
     addresses(&levels.list(&["allow", "deny"]), &mut protection, notes);
-    let mut auth = Map::default();
-    let mut files = Vec::new();
-    if let Some(basic) = levels
-        .last("auth_basic")
-        .filter(|basic| basic.arg(0) != "off")
-    {
-        let users = levels
-            .value("auth_basic_user_file")
-            .map(|file| context.file(file));
-        match users.filter(|_| context.features.basic) {
-            Some(users) => {
-                let mut map = Map::default();
-                map.set("users", Yaml::text(users.display().to_string()));
-                map.set("realm", Yaml::text(basic.arg(0)));
-                auth.set("basic", map);
-                files.push(users);
-            }
-            None => close(
-                basic,
-                "prusik asks for no passwords: closed",
-                &mut protection,
-                notes,
-            ),
-        }
-    }
-    if let Some(request) = levels
-        .last("auth_request")
-        .filter(|asked| asked.arg(0) != "off")
-    {
-        let forward = forward(context, server, request.arg(0), notes);
-        match forward.filter(|_| context.features.forward) {
-            Some(forward) => auth.set("forward", forward),
-            None => close(
-                request,
-                "this auth server cannot be asked: closed",
-                &mut protection,
-                notes,
-            ),
-        }
-    }
+    let (auth, files) = auth(context, server, levels, &mut protection, notes);
     if let Some(any) = levels
         .last("satisfy")
         .filter(|satisfy| satisfy.arg(0) == "any")
@@ -102,6 +65,57 @@ pub fn protection(
     protection.closed |= known::protects(levels);
     rate(context, levels, &mut protection, notes);
     protection
+}
+
+/// The route's `auth`, and the files that it needs.
+fn auth(
+    context: &Context<'_>,
+    server: &Levels<'_>,
+    levels: &Levels<'_>,
+    protection: &mut Protection,
+    notes: &mut Vec<Note>,
+) -> (Map, Vec<PathBuf>) {
+    let mut auth = Map::default();
+    let mut files = Vec::new();
+    if let Some(basic) = levels
+        .last("auth_basic")
+        .filter(|basic| basic.arg(0) != "off")
+    {
+        let users = levels
+            .value("auth_basic_user_file")
+            .map(|file| context.file(file));
+        match users.filter(|_| context.features.basic) {
+            Some(users) => {
+                let mut map = Map::default();
+                map.set("users", Yaml::text(users.display().to_string()));
+                map.set("realm", Yaml::text(basic.arg(0)));
+                auth.set("basic", map);
+                files.push(users);
+            }
+            None => close(
+                basic,
+                "prusik asks for no passwords: closed",
+                protection,
+                notes,
+            ),
+        }
+    }
+    if let Some(request) = levels
+        .last("auth_request")
+        .filter(|asked| asked.arg(0) != "off")
+    {
+        let forward = forward(context, server, request.arg(0), notes);
+        match forward.filter(|_| context.features.forward) {
+            Some(forward) => auth.set("forward", forward),
+            None => close(
+                request,
+                "this auth server cannot be asked: closed",
+                protection,
+                notes,
+            ),
+        }
+    }
+    (auth, files)
 }
 
 fn close(directive: &Directive, why: &str, protection: &mut Protection, notes: &mut Vec<Note>) {

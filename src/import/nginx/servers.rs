@@ -1,9 +1,9 @@
 //! `server` blocks: for which requests each of them is, and the routes of all in one list in which
 //! the first match serves.
 //!
-//! Sockets with the same servers are a family. The routes of a family stand under a condition on the
-//! listener and end with one that takes everything, so that nothing comes through to the next. The
-//! largest family stands last and needs no such condition.
+//! Sockets with the same servers are a family. The routes of a family stand under a condition on
+//! the listener and end with one that takes everything, so that nothing comes through to the next.
+//! The largest family stands last and needs no such condition.
 
 use super::context::{Condition, Context, Route, respond};
 use super::levels::Levels;

@@ -39,7 +39,7 @@ pub fn time(text: &str) -> Option<Duration> {
 pub fn written(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
     for (unit, length) in [("h", 3_600_000), ("m", 60_000)] {
-        if milliseconds >= 2 * 60_000 && milliseconds % length == 0 {
+        if milliseconds >= 2 * 60_000 && milliseconds.is_multiple_of(length) {
             return format!("{}{unit}", milliseconds / length);
         }
     }
@@ -67,7 +67,7 @@ pub fn size(text: &str) -> Option<u64> {
 
 pub fn written_size(bytes: u64) -> String {
     for (unit, length) in [("GiB", 1_u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
-        if bytes >= length && bytes % length == 0 {
+        if bytes >= length && bytes.is_multiple_of(length) {
             return format!("{}{unit}", bytes / length);
         }
     }
