@@ -1,14 +1,13 @@
 //! One configuration at work. A reload makes the next one and swaps; exchanges that began under
 //! the old one end under it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::future::join;
 use http::HeaderMap;
 
-use crate::auth::jwt::store::{KeyStore, KeyStores};
 use crate::config::{
     AcceptProxy, Config, ListenAddress, Listener, ListenerLimits, OnGone, Route, RouteId,
     UpstreamId,
@@ -16,13 +15,13 @@ use crate::config::{
 use crate::forward::Trust;
 use crate::forward::client_address::{ClientAddress, TrustedProxies};
 use crate::generation::counts::Counts;
-use crate::limits::{ClientKey, Limiter, Permit, RateTable, UserBound};
+use crate::generation::states::{RouteStates, continue_auth};
 use crate::listener::{Connection, ListenerSettings};
 use crate::net::BoundId;
 use crate::observe::metrics::RouteMetrics;
 use crate::route::{ListenerId, RequestKey, RouteIndex};
 use crate::session::drain::{DrainPlan, DrainReason};
-use crate::session::live::{Identity, SessionKind};
+use crate::session::live::Identity;
 use crate::tls::TlsRevision;
 use crate::upstream::{self, Departures, Gone, Group, Lease};
 
@@ -41,16 +40,8 @@ pub struct Generation {
     departures: Departures,
     /// Shared by all configurations.
     counts: Arc<Counts>,
-    /// In the order of `config.routes`: the limiter of each route's sessions.
-    limiters: Vec<Arc<Limiter>>,
-    /// The same for its event streams.
-    stream_limiters: Vec<Arc<Limiter>>,
-    /// In the order of `config.routes`: the buckets of each route that limits its requests.
-    rate_tables: Vec<Option<Arc<RateTable>>>,
-    /// The keys of each route's `auth.jwt`.
-    key_stores: KeyStores,
-    /// Of all routes: what is taken out of a request that has no route.
-    token_arguments: BTreeSet<String>,
+    /// What routes have beside their settings.
+    states: RouteStates,
     pub labels: Labels,
     /// In the order of `config.routes`.
     metrics: Vec<Arc<RouteMetrics>>,
@@ -173,21 +164,8 @@ impl Generation {
             .map(|route| counted(route).unwrap_or_default())
             .collect();
         let unrouted = before.map(|before| before.unrouted.clone());
-        let routes = || config.routes.iter();
-        let limiters = routes().map(|route| counts.limiter(&route.name)).collect();
-        let stream_limiters = routes()
-            .map(|route| counts.stream_limiter(&route.name))
-            .collect();
-        let rate_tables = routes().map(|route| {
-            let is_limited = route.requests_per_second.is_some();
-            is_limited.then(|| counts.rate_table(&route.name))
-        });
-        let rate_tables = rate_tables.collect();
-        let jwts = || routes().map(|route| route.auth.as_ref()?.jwt.as_ref());
-        let sources = jwts().map(|jwt| jwt.map(|jwt| &jwt.source));
-        let key_stores = KeyStores::new(sources, before.map(|before| &before.key_stores));
-        let arguments = jwts().flatten().flat_map(|jwt| jwt.finders.arguments());
-        let token_arguments = arguments.map(str::to_owned).collect();
+        let states_before = before.map(|before| &before.states);
+        let states = RouteStates::new(&config.routes, &counts, states_before);
         let index = RouteIndex::build(config.routes.iter().map(|route| &route.matcher));
         let trusted = TrustedProxies(config.trusted_proxies.clone());
         let labels = Labels {
@@ -220,11 +198,7 @@ impl Generation {
             tls_revisions,
             departures,
             counts,
-            limiters,
-            stream_limiters,
-            rate_tables,
-            key_stores,
-            token_arguments,
+            states,
         }
     }
 
@@ -234,9 +208,9 @@ impl Generation {
     pub async fn warm_up(&self, before: Option<&Generation>) -> Vec<String> {
         let new = self.new_groups(before).into_iter();
         let groups = upstream::warm_up(new.map(|(group, _)| group.clone()).collect());
-        join(groups, self.key_stores.warm_up()).await;
+        join(groups, self.states.key_stores.warm_up()).await;
         let lines = self.groups.iter().map(|group| group.what_is_unknown());
-        let without_keys = self.key_stores.what_is_missing();
+        let without_keys = self.states.key_stores.what_is_missing();
         lines.flatten().chain(without_keys).collect()
     }
 
@@ -255,7 +229,7 @@ impl Generation {
         for (group, before) in self.new_groups(before) {
             group.begin(before.map(Arc::as_ref));
         }
-        self.key_stores.begin();
+        self.states.key_stores.begin();
         for group in before.iter().flat_map(|before| &before.groups) {
             match self.find_group(group.name()) {
                 Some(same) if Arc::ptr_eq(same, group) => {}
@@ -292,66 +266,6 @@ impl Generation {
     /// The settings of a bound listener in this configuration.
     pub fn listener(&self, bound: BoundId) -> &Listener {
         self.config.listener(self.listener_id(bound))
-    }
-
-    /// The limiter of a route's sessions.
-    pub fn limiter(&self, route: RouteId) -> &Arc<Limiter> {
-        &self.limiters[route.index()]
-    }
-
-    /// The limiter of a route's event streams.
-    pub fn stream_limiter(&self, route: RouteId) -> &Arc<Limiter> {
-        &self.stream_limiters[route.index()]
-    }
-
-    /// The buckets of a route's requests, if it limits them.
-    pub fn rate_table(&self, route: RouteId) -> Option<&RateTable> {
-        self.rate_tables[route.index()].as_deref()
-    }
-
-    /// `None`: the route asks for no token.
-    pub fn key_store(&self, route: RouteId) -> Option<&Arc<KeyStore>> {
-        self.key_stores.of_route(route.index())
-    }
-
-    /// The arguments of queries in which any route looks for tokens.
-    pub fn token_arguments(&self) -> &BTreeSet<String> {
-        &self.token_arguments
-    }
-
-    /// In the order of `config.routes`: each route's name and limiter.
-    pub fn limiters(&self) -> impl Iterator<Item = (&str, &Arc<Limiter>)> {
-        let names = self.config.routes.iter().map(|route| route.name.as_str());
-        names.zip(&self.limiters)
-    }
-
-    /// The same for event streams.
-    pub fn stream_limiters(&self) -> impl Iterator<Item = (&str, &Arc<Limiter>)> {
-        let names = self.config.routes.iter().map(|route| route.name.as_str());
-        names.zip(&self.stream_limiters)
-    }
-
-    /// The limiter of such sessions on a route, which may be gone from the file.
-    pub fn limiter_named(&self, kind: SessionKind, route: &str) -> Arc<Limiter> {
-        match kind {
-            SessionKind::WebSocket => self.counts.limiter(route),
-            SessionKind::Stream => self.counts.stream_limiter(route),
-        }
-    }
-
-    /// Counts a session that is already running. Its route may be gone from the file.
-    pub fn adopt(&self, kind: SessionKind, route: &str, client: Option<ClientKey>) -> Permit {
-        self.limiter_named(kind, route).adopt(client)
-    }
-
-    /// How many such sessions a user may have on the route.
-    pub fn user_bound(&self, kind: SessionKind, route: &str) -> Option<UserBound> {
-        let route = self.route(*self.route_ids.get(route)?);
-        let bounds = match kind {
-            SessionKind::WebSocket => route.websocket.as_ref()?.bounds,
-            SessionKind::Stream => route.stream.as_ref()?.bounds,
-        };
-        bounds.per_user
     }
 
     /// Counts such a session on its server.
@@ -511,20 +425,10 @@ impl Generation {
         })
     }
 }
-/// Routes that keep their name go on with what their `auth` has.
-fn continue_auth(routes: &mut [Route], before: &Generation) {
-    for route in routes {
-        let same = before.route_ids.get(route.name.as_str());
-        let before = same.and_then(|id| before.route(*id).auth.as_ref());
-        if let (Some(auth), Some(before)) = (&mut route.auth, before) {
-            *auth = Arc::new(auth.after(before));
-        }
-    }
-}
-
 /// All possible ids, in order.
 fn bound_ids() -> impl Iterator<Item = BoundId> {
     (0..).map(BoundId::new)
 }
 
 pub mod counts;
+mod states;

@@ -100,17 +100,7 @@ fn route(
         .and_then(|websocket| websocket.as_ref()?.on_expiry);
     let stream = stream::stream(raw.stream.take(), on_expiry, scope.at.key("stream"), errors);
     let user = user::user(raw.user.take(), scope.at, errors);
-    let bounds = [
-        (
-            "websocket",
-            websocket.iter().flatten().map(|some| some.bounds).next(),
-        ),
-        ("stream", stream.as_ref().map(|stream| stream.bounds)),
-    ];
-    let Section(timeouts) = raw
-        .timeouts
-        .take()
-        .unwrap_or(Section(raw::Timeouts::default()));
+    let timeouts = timeouts(raw.timeouts.take());
     let forwarded = match raw.forwarded {
         None | Some(raw::Forwarded::XHeaders) => Forwarded::XForwarded,
         Some(raw::Forwarded::Rfc7239) => Forwarded::Rfc7239,
@@ -126,6 +116,11 @@ fn route(
     if let (Some(None), Some(auth)) = (&user, &auth)
         && !auth.as_ref().is_some_and(|auth| auth.names_users())
     {
+        let websocket = websocket.as_ref().and_then(Option::as_ref);
+        let bounds = [
+            ("websocket", websocket.map(|websocket| websocket.bounds)),
+            ("stream", stream.as_ref().map(|stream| stream.bounds)),
+        ];
         user::unknown(&bounds, scope.at, errors);
     }
     let action = action::action(raw, matcher.as_ref(), scope, errors);
@@ -140,21 +135,23 @@ fn route(
         request_headers: request_headers?,
         response_headers: response_headers?,
         forwarded,
-        timeouts: Timeouts {
-            connect: timeouts
-                .connect
-                .map_or(CONNECT_TIMEOUT, |Period(connect)| connect),
-            response: timeouts
-                .response
-                .map_or(RESPONSE_TIMEOUT, |Period(response)| response),
-            idle: timeouts.idle.map_or(IDLE_TIMEOUT, |Period(idle)| idle),
-        },
+        timeouts,
         websocket: websocket?,
         stream,
         errors: error_pages?,
         body_size,
         requests_per_second: rate?,
     })
+}
+
+fn timeouts(raw: Option<Section<raw::Timeouts>>) -> Timeouts {
+    let Section(raw) = raw.unwrap_or(Section(raw::Timeouts::default()));
+    let or = |given: Option<Period>, default| given.map_or(default, |Period(given)| given);
+    Timeouts {
+        connect: or(raw.connect, CONNECT_TIMEOUT),
+        response: or(raw.response, RESPONSE_TIMEOUT),
+        idle: or(raw.idle, IDLE_TIMEOUT),
+    }
 }
 
 fn header_rules(
