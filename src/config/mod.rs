@@ -20,7 +20,7 @@ mod resolve;
 pub mod schema;
 pub mod token;
 
-pub use resolve::is_met_at;
+pub use resolve::{answers_by_itself, is_met_at, page_type};
 
 use std::fs;
 use std::path::Path;

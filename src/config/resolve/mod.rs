@@ -50,6 +50,7 @@ use crate::forward::client_address::ClientField;
 use crate::net::overlap;
 
 pub use affinity::shared_cookies;
+pub use pages::{answers_by_itself, page_type};
 pub use start::missing_at_run_time;
 
 type Errors = Vec<ConfigError>;

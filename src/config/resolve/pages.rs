@@ -29,6 +29,20 @@ const TYPES: [(&str, &str); 6] = [
     ("svg", "image/svg+xml"),
 ];
 
+/// Whether a route to servers may have a page for it.
+pub fn answers_by_itself(status: u16) -> bool {
+    OWN.contains(&status)
+}
+
+/// Of a page, by its ending.
+pub fn page_type(page: &Path) -> Option<&'static str> {
+    let extension = page.extension()?.to_str()?;
+    let known = TYPES
+        .iter()
+        .find(|(ending, _)| extension.eq_ignore_ascii_case(ending));
+    known.map(|(_, content_type)| *content_type)
+}
+
 /// `action`: of the route, if it is valid.
 pub fn pages(
     raw: Option<Ordered<String>>,
@@ -65,7 +79,7 @@ fn status(key: &str, action: Option<&Action>, at: Cursor<'_>) -> Result<u16, Con
         }
         // A file with one error in its action has enough to say.
         None => Ok(status),
-        Some(_) if OWN.contains(&status) => Ok(status),
+        Some(_) if answers_by_itself(status) => Ok(status),
         Some(_) => {
             let error = at.key_error(format!("prusik never answers {status} by itself here"));
             let own: Vec<String> = OWN.iter().map(u16::to_string).collect();
@@ -79,11 +93,7 @@ fn status(key: &str, action: Option<&Action>, at: Cursor<'_>) -> Result<u16, Con
 
 fn page(file: &str, at: Cursor<'_>) -> Result<Page, ConfigError> {
     let path = Path::new(file);
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    let known = TYPES.iter().find(|(ending, _)| {
-        extension.is_some_and(|extension| extension.eq_ignore_ascii_case(ending))
-    });
-    let Some((_, content_type)) = known else {
+    let Some(content_type) = page_type(path) else {
         let error = at.error(format!("the type of {file} is not known by its ending"));
         let endings = TYPES.map(|(ending, _)| format!(".{ending}")).join(", ");
         return Err(error.hint(format!("there are {endings}")));

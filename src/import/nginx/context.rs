@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-use super::features::Features;
 use super::levels::Levels;
 use super::notes::Note;
 use super::tree::Directive;
@@ -12,7 +11,6 @@ use crate::import::yaml::{Map, Yaml};
 use crate::route::PathMatch;
 
 pub struct Context<'t> {
-    pub features: Features,
     /// Of the main file: relative files are its.
     pub folder: PathBuf,
     pub http: Levels<'t>,

@@ -8,7 +8,6 @@ use ipnet::IpNet;
 
 use super::context::{Context, Route};
 use super::error::ImportError;
-use super::features::Features;
 use super::levels::Levels;
 use super::notes::Note;
 use super::servers::{self, Placed};
@@ -26,11 +25,7 @@ const COMBINED: &str = "$remote_addr - $remote_user [$time_local] \"$request\" $
                         $body_bytes_sent \"$http_referer\" \"$http_user_agent\"";
 
 /// The file, and what was left out of it. `name`: of the main file, for messages.
-pub fn document(
-    tree: &[Directive],
-    name: &Path,
-    features: Features,
-) -> Result<(Map, Vec<Note>), ImportError> {
+pub fn document(tree: &[Directive], name: &Path) -> Result<(Map, Vec<Note>), ImportError> {
     // A file of a site has no `http` around it.
     let http = tree
         .iter()
@@ -39,9 +34,8 @@ pub fn document(
     let folder = std::path::absolute(name).unwrap_or_else(|_| name.to_owned());
     let folder = folder.parent().unwrap_or(Path::new("/")).to_owned();
     let mut context = Context {
-        features,
         http: Levels::new(http_block),
-        upstreams: Upstreams::new(http_block, features, &folder),
+        upstreams: Upstreams::new(http_block, &folder),
         folder,
         notes: Vec::new(),
         said: HashSet::new(),
@@ -77,7 +71,7 @@ pub fn document(
     let placed = servers::place(&sockets, &servers, &of);
     let (upstreams, notes) = context.upstreams.finish();
     root.set_map("upstreams", upstreams);
-    root.set("routes", routes(placed, features));
+    root.set("routes", routes(placed));
     let mut said = context.notes;
     for note in notes {
         if !said.contains(&note) {
@@ -330,7 +324,7 @@ fn close_without_certificates(
     }
 }
 
-fn routes(placed: Vec<Placed>, features: Features) -> List {
+fn routes(placed: Vec<Placed>) -> List {
     let mut list = List::default();
     for Placed {
         listener,
@@ -338,19 +332,13 @@ fn routes(placed: Vec<Placed>, features: Features) -> List {
         route,
     } in placed
     {
-        let turns: Vec<Vec<String>> = match features.host_list || hosts.len() < 2 {
-            true => vec![hosts],
-            false => hosts.into_iter().map(|host| vec![host]).collect(),
-        };
         for comment in &route.comments {
             list.comment(comment);
         }
-        for hosts in turns {
-            let mut map = Map::default();
-            map.set_map("match", matching(listener.as_deref(), hosts, &route));
-            map.append(route.body.clone());
-            list.push(map);
-        }
+        let mut map = Map::default();
+        map.set_map("match", matching(listener.as_deref(), hosts, &route));
+        map.append(route.body);
+        list.push(map);
     }
     list
 }

@@ -219,26 +219,7 @@ fn limits(
     if let Some(streams) = streams.filter(|_| socket.http2) {
         map.set("streams", Yaml::plain(streams.clamp(1, 16_384)));
     }
-    map.set("body_size", body_size_value(most(context, socket, servers)));
+    // Each route has its own, where it differs.
+    map.set("body_size", body_size_value(most_of_body(&context.http)));
     map
-}
-
-/// Where each route has its own limit, that of `http`; else the highest of all, so that no request
-/// is refused that nginx would take.
-fn most(context: &Context<'_>, socket: &Socket, servers: &[Server<'_>]) -> Option<u64> {
-    if context.features.body_size {
-        return most_of_body(&context.http);
-    }
-    let blocks = socket.servers.iter().flat_map(|number| {
-        let server = &servers[*number].levels;
-        let located = super::locations::ordered(server);
-        let inner: Vec<_> = located
-            .iter()
-            .map(|one| most_of_body(&one.levels))
-            .collect();
-        inner.into_iter().chain([most_of_body(server)])
-    });
-    // No limit is above all others.
-    let most = blocks.map(|most| most.unwrap_or(u64::MAX)).max()?;
-    Some(most).filter(|most| *most != u64::MAX)
 }

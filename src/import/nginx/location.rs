@@ -141,14 +141,10 @@ fn handled<'t>(
         None => return (unserved(levels, located, notes), false),
     };
     match proxied(context, located, &at, pass, server, notes) {
-        Ok(found) => {
-            let mut body = found.body;
+        Ok(mut body) => {
             body.append(map);
-            body_size(context, levels, &mut body, notes);
-            (
-                Route::new(found.path.unwrap_or_else(|| located.path.clone()), body),
-                false,
-            )
+            body_size(context, levels, &mut body);
+            (route(body), false)
         }
         Err(why) => {
             notes.push(Note::left_out(pass, why));
@@ -315,18 +311,10 @@ pub fn slash_redirect(located: &Located<'_>, all: &[Located<'_>]) -> Option<Rout
 }
 
 /// nginx's own limit, if the location's is not that of the listener.
-fn body_size(context: &Context<'_>, levels: &Levels<'_>, body: &mut Map, notes: &mut Vec<Note>) {
+fn body_size(context: &Context<'_>, levels: &Levels<'_>, body: &mut Map) {
     let own = most_of_body(levels);
-    if own == most_of_body(&context.http) {
-        return;
-    }
-    if context.features.body_size {
+    if own != most_of_body(&context.http) {
         body.set("body_size", body_size_value(own));
-    } else if let Some(most) = levels.own_last("client_max_body_size") {
-        notes.push(Note::left_out(
-            most,
-            "a listener's limit is for all of its routes",
-        ));
     }
 }
 

@@ -10,7 +10,6 @@ mod answer;
 mod context;
 mod document;
 mod error;
-mod features;
 mod headers;
 mod health;
 mod includes;
@@ -38,7 +37,6 @@ use std::sync::Arc;
 use crate::config::{self, ConfigErrors, Extent};
 
 pub use error::ImportError;
-use features::Features;
 use notes::Kind;
 
 /// A file of nginx as one of prusik.
@@ -63,21 +61,17 @@ pub enum Failure {
 
 pub fn import(path: &Path) -> Result<Imported, Failure> {
     let tree = includes::load(path, &includes::Disk)?;
-    translate(&tree, path, Features::of_this_build())
+    translate(&tree, path)
 }
 
 /// The same for one text. Its includes are left out.
 pub fn import_text(name: &str, text: &str) -> Result<Imported, Failure> {
     let tree = syntax::parse(&Arc::from(name), text)?;
-    translate(&tree, Path::new(name), Features::of_this_build())
+    translate(&tree, Path::new(name))
 }
 
-fn translate(
-    tree: &[tree::Directive],
-    path: &Path,
-    features: Features,
-) -> Result<Imported, Failure> {
-    let (document, notes) = document::document(tree, path, features)?;
+fn translate(tree: &[tree::Directive], path: &Path) -> Result<Imported, Failure> {
+    let (document, notes) = document::document(tree, path)?;
     let text = document.write();
     let left_out = notes.iter().filter(|note| note.kind == Kind::LeftOut);
     let left_out = left_out.map(notes::Note::message).collect();

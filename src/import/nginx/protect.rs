@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
+use http::Uri;
 use ipnet::IpNet;
 
 use super::context::Context;
 use super::levels::Levels;
 use super::locations::Located;
 use super::notes::Note;
-use super::target::Target;
+use super::target::{Target, is_server};
 use super::tree::Directive;
 use super::variables::Variables;
 use super::{answer, known, locations, units};
@@ -84,7 +85,7 @@ fn auth(
         let users = levels
             .value("auth_basic_user_file")
             .map(|file| context.file(file));
-        match users.filter(|_| context.features.basic) {
+        match users {
             Some(users) => {
                 let mut map = Map::default();
                 map.set("users", Yaml::text(users.display().to_string()));
@@ -94,7 +95,7 @@ fn auth(
             }
             None => close(
                 basic,
-                "prusik asks for no passwords: closed",
+                "no auth_basic_user_file says who may: closed",
                 protection,
                 notes,
             ),
@@ -104,8 +105,7 @@ fn auth(
         .last("auth_request")
         .filter(|asked| asked.arg(0) != "off")
     {
-        let forward = forward(context, server, request.arg(0), notes);
-        match forward.filter(|_| context.features.forward) {
+        match forward(context, server, request.arg(0), notes) {
             Some(forward) => auth.set("forward", forward),
             None => close(
                 request,
@@ -211,10 +211,13 @@ fn forward(
     let target = Target::parse(&variables.literal(url)?).ok()?;
     let scheme = if target.is_tls { "https" } else { "http" };
     let address = context.upstreams.first_address(&target)?;
-    let path = asked_path(&asked, &target, uri);
+    let url = format!("{scheme}://{address}{}", asked_path(&asked, &target, uri));
+    let is_fixed = is_server(&address) && !url.contains(['$', '#']);
+    url.parse::<Uri>().ok().filter(|_| is_fixed)?;
     let mut map = Map::default();
-    map.set("url", Yaml::text(format!("{scheme}://{address}{path}")));
-    if let Some(timeout) = levels.value("proxy_read_timeout").and_then(units::time) {
+    map.set("url", Yaml::text(url));
+    let timeout = levels.value("proxy_read_timeout").and_then(units::time);
+    if let Some(timeout) = timeout.filter(|timeout| !timeout.is_zero()) {
         map.set("timeout", Yaml::plain(units::written(timeout)));
     }
     const TOLD: [&str; 8] = [
@@ -256,10 +259,6 @@ fn rate(
     let Some(limit) = limits.next() else { return };
     for other in limits {
         notes.push(Note::left_out(other, "a route has one rate"));
-    }
-    if !context.features.requests_per_second {
-        notes.push(Note::left_out(limit, "requests have no rate"));
-        return;
     }
     match rate_of(context, limit) {
         Ok(map) => protection.map.set("requests_per_second", map),

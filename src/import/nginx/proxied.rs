@@ -4,8 +4,6 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use regex::Regex;
-
 use super::answer::{behind_prefix, captures, path_rewrite, redirects};
 use super::context::Context;
 use super::headers::{request_headers, response_headers};
@@ -16,20 +14,16 @@ use super::target::Target;
 use super::tree::Directive;
 use super::variables::{Variables, names};
 use super::{locations, units};
+use crate::config::{answers_by_itself, page_type};
 use crate::import::yaml::{Map, Yaml};
-use crate::route::PathMatch;
+use crate::route::{PathMatch, PathRegex, Rewrite};
+
+const SERVERS_ERRORS: &str = "errors of servers pass as they are";
 
 /// What nginx waits for by default.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A request to a server as nginx makes it.
-pub struct Proxied {
-    /// All but `match` and what protects.
-    pub body: Map,
-    /// Another condition than the location's, because the path could not be stripped otherwise.
-    pub path: Option<PathMatch>,
-}
-
+/// All keys but `match` and what protects, by which a request goes to a server as nginx makes it.
 /// `levels`: where the `proxy_pass` stands. `Err`: why the requests cannot go there.
 pub fn proxied(
     context: &mut Context<'_>,
@@ -38,9 +32,9 @@ pub fn proxied(
     pass: &Directive,
     server: &Levels<'_>,
     notes: &mut Vec<Note>,
-) -> Result<Proxied, String> {
+) -> Result<Map, String> {
     let mut variables = Variables::of(levels);
-    let (target, change) = destination(context, located, levels, pass, &variables, notes)?;
+    let (target, change) = destination(located, levels, pass, &variables, notes)?;
     let addresses = context.upstreams.addresses(&target);
     let comes_back = |to: &String| context.listens.iter().any(|listen| leads_to(listen, to));
     if addresses.iter().any(comes_back) {
@@ -59,7 +53,7 @@ pub fn proxied(
         variables.set("remote_user", "$user");
     }
     let mut body = Map::default().with("upstream", Yaml::text(upstream));
-    let path = change.write(&mut body);
+    change.write(&mut body);
     let (request, upgrades) = request_headers(levels, &variables, &target, notes);
     let response = response_headers(levels, &variables, notes);
     let mut headers = Map::default();
@@ -74,7 +68,7 @@ pub fn proxied(
     if levels.value("merge_slashes") == Some("off") {
         body.set("merge_slashes", Yaml::plain(false));
     }
-    Ok(Proxied { body, path })
+    Ok(body)
 }
 
 /// Whether a connection to the server comes to the listener, as far as the file tells.
@@ -93,32 +87,27 @@ fn leads_to(listen: &str, server: &str) -> bool {
 #[derive(Debug, PartialEq)]
 enum Change {
     None,
-    /// The prefix is taken off; the match has to be by this prefix.
-    Strip(String, Option<PathMatch>),
+    /// The prefix is taken off.
+    Strip(String),
     Rewrite(String, String),
 }
 
 impl Change {
-    fn write(self, body: &mut Map) -> Option<PathMatch> {
+    fn write(self, body: &mut Map) {
         match self {
-            Self::None => None,
-            Self::Strip(prefix, path) => {
-                body.set("strip_prefix", Yaml::text(prefix));
-                path
-            }
+            Self::None => {}
+            Self::Strip(prefix) => body.set("strip_prefix", Yaml::text(prefix)),
             Self::Rewrite(regex, to) => {
                 let rewrite = Map::default()
                     .with("regex", Yaml::text(regex))
                     .with("to", Yaml::text(to));
                 body.set("rewrite", rewrite);
-                None
             }
         }
     }
 }
 
 fn destination(
-    context: &Context<'_>,
     located: &Located<'_>,
     levels: &Levels<'_>,
     pass: &Directive,
@@ -146,23 +135,12 @@ fn destination(
     let change = rewrites(levels, notes);
     let change = match change {
         Some((regex, to)) => Change::Rewrite(regex, to),
-        None => path_change(
-            located,
-            target.uri.as_deref(),
-            context.features.rewrite,
-            pass,
-            notes,
-        )?,
+        None => path_change(located, target.uri.as_deref(), pass, notes)?,
     };
     if let Change::Rewrite(regex, to) = &change
         && !is_rewrite(regex, to)
     {
         return Err("no path can be made by this expression".to_owned());
-    }
-    if matches!(change, Change::Rewrite(..)) && !context.features.rewrite {
-        return Err(
-            "the path that the server gets cannot be made from the one that came".to_owned(),
-        );
     }
     Ok((target, change))
 }
@@ -196,27 +174,14 @@ fn rewrites(levels: &Levels<'_>, notes: &mut Vec<Note>) -> Option<(String, Strin
     found
 }
 
-/// Whether the expression is one, has the groups, and the rest is of a path.
+/// Whether prusik has such a rewrite.
 fn is_rewrite(regex: &str, to: &str) -> bool {
-    let Ok(regex) = Regex::new(regex) else {
-        return false;
-    };
-    let has_group = |name: &str| {
-        name.parse::<usize>()
-            .is_ok_and(|group| group < regex.captures_len())
-    };
-    let is_of_path =
-        |letter: char| letter.is_ascii_alphanumeric() || "/-._~!$&'()*+,;=:@%{}".contains(letter);
-    to.starts_with('/')
-        && to.chars().all(is_of_path)
-        && !to.contains("..")
-        && names(to).all(has_group)
+    PathRegex::parse(regex).is_ok_and(|regex| Rewrite::new(regex, to).is_ok())
 }
 
 fn path_change(
     located: &Located<'_>,
     uri: Option<&str>,
-    can_rewrite: bool,
     pass: &Directive,
     notes: &mut Vec<Note>,
 ) -> Result<Change, String> {
@@ -247,15 +212,7 @@ fn path_change(
     }
     let stripped = prefix.trim_end_matches('/');
     match (plain.as_str(), prefix.ends_with('/')) {
-        ("/", true) => Ok(Change::Strip(stripped.to_owned(), None)),
-        ("/", false) if !can_rewrite => {
-            let why = format!("{prefix} is a prefix of whole segments here");
-            notes.push(Note::left_out(located.directive, why));
-            Ok(Change::Strip(
-                prefix.clone(),
-                Some(PathMatch::Prefix(prefix)),
-            ))
-        }
+        ("/", true) => Ok(Change::Strip(stripped.to_owned())),
         _ => Ok(Change::Rewrite(
             behind_prefix(&prefix),
             format!("{plain}$1"),
@@ -338,27 +295,39 @@ fn errors(
     let mut pages = Map::default();
     let mut files = Vec::new();
     let mut seen = HashSet::new();
-    for page in levels.list(&["error_page"]) {
+    let all = levels.list(&["error_page"]);
+    let intercept = levels
+        .last("proxy_intercept_errors")
+        .filter(|_| !all.is_empty());
+    if let Some(intercept) = intercept.filter(|intercept| intercept.arg(0) == "on") {
+        notes.push(Note::left_out(intercept, SERVERS_ERRORS));
+    }
+    for page in all {
         let (uri, codes) = page
             .args
             .split_last()
             .map_or(("", &[][..]), |(uri, codes)| (uri.as_str(), codes));
         let is_file = uri.starts_with('/') && !uri.contains('$');
         let page_levels = locations::exact(server, uri).unwrap_or_else(|| server.clone());
-        let root = page_levels.value("root").filter(|root| !root.contains('$'));
-        let own = codes.iter().all(|code| {
-            code.parse::<u16>()
-                .is_ok_and(|code| (400..=599).contains(&code))
-        });
-        let (Some(root), true, true, true) = (root, is_file, own, context.features.errors) else {
+        let file = page_levels.value("root").filter(|root| !root.contains('$'));
+        let file = file.map(|root| context.file(root).join(uri.trim_start_matches('/')));
+        let Some(file) = file.filter(|file| is_file && page_type(file).is_some()) else {
             notes.push(Note::left_out(
                 page,
                 "the body of an error is a file, and its status stays",
             ));
             continue;
         };
-        let file = context.file(root).join(uri.trim_start_matches('/'));
-        for code in codes.iter().filter(|code| seen.insert((*code).clone())) {
+        let (own, foreign): (Vec<&String>, Vec<&String>) = codes
+            .iter()
+            .partition(|code| code.parse().is_ok_and(answers_by_itself));
+        if !foreign.is_empty() {
+            notes.push(Note::no_meaning(page, SERVERS_ERRORS));
+        }
+        if own.is_empty() {
+            continue;
+        }
+        for code in own.into_iter().filter(|code| seen.insert((*code).clone())) {
             pages.set(code, Yaml::text(file.display().to_string()));
         }
         files.push(file);

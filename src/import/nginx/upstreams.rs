@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::features::Features;
+use http::HeaderName;
+
 use super::levels::Levels;
 use super::notes::Note;
 use super::target::{Target, is_server, split_port, with_port};
@@ -14,7 +15,6 @@ use crate::import::yaml::{List, Map, Yaml};
 pub struct Upstreams<'t> {
     defined: Vec<&'t Directive>,
     used: Vec<Used>,
-    features: Features,
     /// Relative files are its.
     folder: PathBuf,
     /// What was said at the groups themselves.
@@ -31,12 +31,11 @@ struct Used {
 }
 
 impl<'t> Upstreams<'t> {
-    pub fn new(http: &'t [Directive], features: Features, folder: &Path) -> Self {
+    pub fn new(http: &'t [Directive], folder: &Path) -> Self {
         let defined = http.iter().filter(|block| block.name == "upstream");
         Self {
             defined: defined.collect(),
             used: Vec::new(),
-            features,
             folder: folder.to_owned(),
             notes: Vec::new(),
         }
@@ -59,7 +58,7 @@ impl<'t> Upstreams<'t> {
             None => target.address(),
         };
         let source = (source, target.is_tls);
-        let settings = self.settings(levels, notes);
+        let settings = settings(levels, notes);
         if let Some(used) = self.used.iter().find(|used| used.source == source) {
             if used.settings != settings {
                 notes.push(Note::left_out(
@@ -74,7 +73,7 @@ impl<'t> Upstreams<'t> {
         }
         let (mut map, hosts) = match defined {
             Some(block) => {
-                let group = Group::new(block, self.features, &mut self.notes)?;
+                let group = Group::new(block, &mut self.notes)?;
                 group.finish(block, &mut self.notes)
             }
             None => {
@@ -135,7 +134,7 @@ impl<'t> Upstreams<'t> {
                 continue;
             }
             let mut notes = Vec::new();
-            match Group::new(block, self.features, &mut notes) {
+            match Group::new(block, &mut notes) {
                 Some(group) => self.used.push(Used {
                     source: (block.arg(0).to_owned(), false),
                     name: block.arg(0).to_owned(),
@@ -171,76 +170,6 @@ impl<'t> Upstreams<'t> {
             name.push('-');
         }
         name
-    }
-
-    /// What nginx says in the location, and prusik in the upstream.
-    fn settings(&self, levels: &Levels<'_>, notes: &mut Vec<Note>) -> Map {
-        let mut map = Map::default();
-        let tries = levels.last("proxy_next_upstream_tries");
-        let next = levels.last("proxy_next_upstream");
-        let is_off = next.is_some_and(|next| next.arg(0) == "off");
-        match tries.map(|tries| tries.arg(0)) {
-            _ if is_off => map.set("attempts", Yaml::plain(1)),
-            Some(tries) if tries.parse::<u16>().is_ok_and(|tries| tries > 0) => {
-                map.set("attempts", Yaml::plain(tries));
-            }
-            // As many as there are.
-            _ => {}
-        }
-        if let Some(next) = next.filter(|_| !is_off) {
-            self.retry_on(next, &mut map, notes);
-        }
-        if let Some(bind) = levels
-            .last("proxy_bind")
-            .filter(|bind| bind.arg(0) != "off")
-        {
-            match bind.arg(0).parse::<std::net::IpAddr>() {
-                Ok(address) => map.set("source", Yaml::texts([address.to_string()])),
-                Err(_) => notes.push(Note::left_out(
-                    bind,
-                    "`source` is an address of this machine",
-                )),
-            }
-        }
-        map
-    }
-
-    fn retry_on(&self, next: &Directive, map: &mut Map, notes: &mut Vec<Note>) {
-        let mut kinds = vec!["connect"];
-        for word in &next.args {
-            match word.as_str() {
-                "error" => {}
-                "timeout" => kinds.push("timeout"),
-                "http_502" => kinds.push("502"),
-                "http_503" => kinds.push("503"),
-                "http_504" => kinds.push("504"),
-                _ => notes.push(Note::left_out(
-                    next,
-                    format!("{word} is no reason to try again"),
-                )),
-            }
-        }
-        // What nginx does by default is what prusik does by default.
-        let is_default = !kinds.iter().any(|kind| kind.starts_with("50"));
-        if is_default {
-            return;
-        }
-        match self.features.retry_on {
-            true => {
-                let mut list = List::default();
-                for kind in kinds {
-                    list.push(match kind.starts_with('5') {
-                        true => Yaml::plain(kind),
-                        false => Yaml::text(kind),
-                    });
-                }
-                map.set("retry_on", list);
-            }
-            false => notes.push(Note::left_out(
-                next,
-                "answers of servers are not tried again",
-            )),
-        }
     }
 
     fn tls(
@@ -284,6 +213,68 @@ impl<'t> Upstreams<'t> {
     }
 }
 
+/// What nginx says in the location, and prusik in the upstream.
+fn settings(levels: &Levels<'_>, notes: &mut Vec<Note>) -> Map {
+    let mut map = Map::default();
+    let tries = levels.last("proxy_next_upstream_tries");
+    let next = levels.last("proxy_next_upstream");
+    let is_off = next.is_some_and(|next| next.arg(0) == "off");
+    match tries.map(|tries| tries.arg(0)) {
+        _ if is_off => map.set("attempts", Yaml::plain(1)),
+        Some(tries) if tries.parse::<u16>().is_ok_and(|tries| tries > 0) => {
+            map.set("attempts", Yaml::plain(tries));
+        }
+        // As many as there are.
+        _ => {}
+    }
+    if let Some(next) = next.filter(|_| !is_off) {
+        retry_on(next, &mut map, notes);
+    }
+    if let Some(bind) = levels
+        .last("proxy_bind")
+        .filter(|bind| bind.arg(0) != "off")
+    {
+        match bind.arg(0).parse::<std::net::IpAddr>() {
+            Ok(address) => map.set("source", Yaml::texts([address.to_string()])),
+            Err(_) => notes.push(Note::left_out(
+                bind,
+                "`source` is an address of this machine",
+            )),
+        }
+    }
+    map
+}
+
+fn retry_on(next: &Directive, map: &mut Map, notes: &mut Vec<Note>) {
+    let mut kinds = vec!["connect"];
+    for word in &next.args {
+        match word.as_str() {
+            "error" => {}
+            "timeout" => kinds.push("timeout"),
+            "http_502" => kinds.push("502"),
+            "http_503" => kinds.push("503"),
+            "http_504" => kinds.push("504"),
+            _ => notes.push(Note::left_out(
+                next,
+                format!("{word} is no reason to try again"),
+            )),
+        }
+    }
+    // What nginx does by default is what prusik does by default.
+    let is_default = !kinds.iter().any(|kind| kind.starts_with("50"));
+    if is_default {
+        return;
+    }
+    let mut list = List::default();
+    for kind in kinds {
+        list.push(match kind.starts_with('5') {
+            true => Yaml::plain(kind),
+            false => Yaml::text(kind),
+        });
+    }
+    map.set("retry_on", list);
+}
+
 fn is_name(host: &str) -> bool {
     !host.starts_with('[') && host.parse::<std::net::IpAddr>().is_err()
 }
@@ -301,7 +292,7 @@ struct Group {
 
 impl Group {
     /// `None`: no server can be reached.
-    fn new(block: &Directive, features: Features, notes: &mut Vec<Note>) -> Option<Self> {
+    fn new(block: &Directive, notes: &mut Vec<Note>) -> Option<Self> {
         let mut group = Self {
             servers: List::default(),
             hosts: Vec::new(),
@@ -315,7 +306,7 @@ impl Group {
             group.server(server, &mut own);
         }
         for directive in block.inner() {
-            group.directive(directive, features, &mut own);
+            group.directive(directive, &mut own);
         }
         if let Some(check) = health::check(block, &mut own) {
             group.rest.set("health_check", check);
@@ -382,7 +373,7 @@ impl Group {
         }
     }
 
-    fn directive(&mut self, directive: &Directive, features: Features, notes: &mut Vec<Note>) {
+    fn directive(&mut self, directive: &Directive, notes: &mut Vec<Note>) {
         let by_hash = |key: String| {
             Map::default()
                 .with("balance", Yaml::text("consistent_hash"))
@@ -403,7 +394,7 @@ impl Group {
                     self.rest.set("keepalive", Yaml::plain(kept));
                 }
             }
-            "sticky" => self.sticky(directive, features, notes),
+            "sticky" => self.sticky(directive, notes),
             "server" | "check" | "check_http_send" | "check_http_expect_alive" => {}
             "keepalive_timeout" => {
                 notes.push(Note::no_meaning(
@@ -422,30 +413,41 @@ impl Group {
         }
     }
 
-    fn sticky(&mut self, sticky: &Directive, features: Features, notes: &mut Vec<Note>) {
-        let named = sticky
-            .args
-            .iter()
-            .find_map(|word| word.strip_prefix("name="));
+    fn sticky(&mut self, sticky: &Directive, notes: &mut Vec<Note>) {
+        let value = |key: &str| sticky.args.iter().find_map(|word| word.strip_prefix(key));
         let cookie = match sticky.arg(0) {
-            "cookie" => Some(sticky.arg(1)),
-            "route" | "learn" => None,
-            _ => Some(named.unwrap_or("route")),
-        };
-        match cookie.filter(|_| features.affinity) {
-            Some(cookie) => {
-                let mut affinity = Map::default().with("cookie", Yaml::text(cookie));
-                let expires = sticky
-                    .args
-                    .iter()
-                    .find_map(|word| word.strip_prefix("expires="));
-                if let Some(expires) = expires.and_then(units::time) {
-                    affinity.set("max_age", Yaml::text(units::written(expires)));
-                }
-                self.rest.set("affinity", affinity);
+            "cookie" => sticky.arg(1),
+            "route" | "learn" => {
+                notes.push(Note::left_out(
+                    sticky,
+                    "write an affinity by a header, or a hash of the cookie",
+                ));
+                return;
             }
-            None => notes.push(Note::left_out(sticky, "prusik keeps no such affinity")),
+            _ => value("name=").unwrap_or("route"),
+        };
+        let lower = cookie.to_ascii_lowercase();
+        if HeaderName::from_bytes(lower.as_bytes()).is_err() {
+            notes.push(Note::left_out(sticky, "it cannot be the name of a cookie"));
+            return;
         }
+        let mut affinity = Map::default().with("cookie", Yaml::text(cookie));
+        let expires = value("expires=").and_then(units::time);
+        if let Some(expires) = expires.filter(|time| !time.is_zero() && time.subsec_nanos() == 0) {
+            affinity.set("max_age", Yaml::text(units::written(expires)));
+        }
+        let same_site = value("samesite=").map(str::to_ascii_lowercase);
+        // Browsers take these only so.
+        let needs_secure = same_site.as_deref() == Some("none")
+            || lower.starts_with("__host-")
+            || lower.starts_with("__secure-");
+        if let Some(same_site @ ("strict" | "lax" | "none")) = same_site.as_deref() {
+            affinity.set("same_site", Yaml::text(same_site));
+        }
+        if needs_secure || sticky.args.iter().any(|word| word == "secure") {
+            affinity.set("secure", Yaml::plain(true));
+        }
+        self.rest.set("affinity", affinity);
     }
 
     fn finish(mut self, block: &Directive, notes: &mut Vec<Note>) -> (Map, Vec<String>) {
