@@ -475,6 +475,8 @@ pub fn note(directive: &Directive) -> Option<Note> {
             directive,
             "servers are reached by HTTP alone",
         ));
+    } else if name.starts_with("auth_jwt") {
+        "write auth.jwt into the route"
     } else if PROTECTING.contains(&name) {
         "prusik has no such protection"
     } else {

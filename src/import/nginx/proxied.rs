@@ -254,7 +254,7 @@ fn limits(
             Some(most) if upgrades && per_client.is_none() => per_client = Some(most),
             _ => notes.push(Note::left_out(
                 limit,
-                "a route limits the sessions of each client",
+                "a route limits the sessions of each client, or of each user",
             )),
         }
     }
