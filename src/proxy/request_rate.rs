@@ -34,10 +34,12 @@ pub fn refuse_over_rate(
             let client = client_key(exchange)?.to_number();
             table.take(&client.to_ne_bytes(), limit.rate)
         }
-        RateKey::Value(template) | RateKey::Caller(template) => match &render(template, session, exchange)[..] {
-            [] => return None,
-            key => table.take(key, limit.rate),
-        },
+        RateKey::Value(template) | RateKey::Caller(template) => {
+            match &render(template, session, exchange)[..] {
+                [] => return None,
+                key => table.take(key, limit.rate),
+            }
+        }
     };
     let wait = taken.err()?;
     Some(refuse(exchange, TOO_MANY).retry_after(wait))

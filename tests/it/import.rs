@@ -346,7 +346,6 @@ async fn a_handshake_passes_where_nginx_passes_it() {
 }
 
 #[tokio::test]
-#[ignore = "until routes have rewrite"]
 async fn a_path_is_rewritten_as_nginx_rewrites_it() {
     let origin = named("one").await;
     let (yaml, told) = imported(&format!(
@@ -373,7 +372,6 @@ async fn a_path_is_rewritten_as_nginx_rewrites_it() {
 }
 
 #[tokio::test]
-#[ignore = "until routes have auth"]
 async fn an_auth_server_is_asked_and_its_answer_is_a_header() {
     let app = named("app").await;
     let auth = Origin::start(|request| match request.field("cookie") {

@@ -29,9 +29,9 @@ pub fn auth(
     let at = at.key("auth");
     if METHODS.iter().all(|method| at.lacks(method)) && !at.damaged() {
         let error = at.key_error(format!("\"auth\" of {label} asks for nothing"));
-        errors.push(error.hint(
-            "write basic: { users: … }, jwt: { keys: … } or forward: { url: … } in it",
-        ));
+        errors.push(
+            error.hint("write basic: { users: … }, jwt: { keys: … } or forward: { url: … } in it"),
+        );
         return None;
     }
     let basic = match raw.basic {

@@ -117,7 +117,6 @@ fn tuning_is_no_loss_and_what_is_off_is_none_either() {
 }
 
 #[test]
-#[ignore = "until rewrite, auth, rates, errors and affinity are in this build"]
 fn this_build_has_every_key_that_an_import_writes() {
     assert_eq!(Features::of_this_build(), Features::ALL);
 }
