@@ -204,12 +204,16 @@ impl Group {
         Choice::Nobody
     }
 
-    /// Whether the server to which the client belongs can take it.
+    /// Whether the server to which the client belongs is the one that it [gets](Group::choose).
     pub(super) fn has_own(&self, pick: Pick<'_>) -> bool {
+        let Some(own) = pick.own else {
+            return false;
+        };
         let members = self.members.load();
-        let is_usable = |own, ejected| members.own(own, &pick.wanted(ejected, false)).is_some();
-        let own = pick.own;
-        own.is_some_and(|own| is_usable(own, Ejected::avoid()) || is_usable(own, Ejected::Accept))
+        let is_usable = |ejected| members.own(own, &pick.wanted(ejected, false)).is_some();
+        let others = pick.wanted(Ejected::avoid(), false);
+        let has_others = || members.tiers.iter().any(|tier| tier.has(&others));
+        is_usable(Ejected::avoid()) || is_usable(Ejected::Accept) && !has_others()
     }
 
     /// Whether a server that could take this request has not been tried yet.

@@ -1,18 +1,20 @@
 //! Sessions end with the credential that has let them in.
 //!
-//! Here it is the client's certificate, which ends some seconds after a test has begun.
+//! Here it is the client's certificate or its token, which ends some seconds after a test has
+//! begun.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
 use rcgen::date_time_ymd;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::support::events::{EventClient, EventServer, StreamEnd};
+use crate::support::keys::{Keys, bearer, now};
 use crate::support::{
-    Authority, Client, Config, Ended, Origin, Outcome, Pair, Prusik, RawSession, ServiceManager,
-    Session, TlsClient, certificates, handshake,
+    Authority, Client, Config, Ended, Frame, Origin, Outcome, Pair, Prusik, RawSession,
+    ServiceManager, Session, TlsClient, certificates, client_frame, handshake, handshake_with,
 };
 
 const TOP: &str = "admin: { listen: \"127.0.0.1:0\" }\n\
@@ -23,15 +25,20 @@ const ON_EXPIRY: &str = "websocket: { on_expiry: 4401 }";
 /// How long before its end a session may be told.
 const LAST_MOMENTS: Duration = Duration::from_secs(2);
 
-/// Clients that show a certificate.
+/// How long a token is good after its `exp`, in seconds.
+const LEEWAY: u64 = 2;
+
+/// Clients that show a certificate, and perhaps a token too.
 struct Site {
     authority: Authority,
     pair: Pair,
+    keys: Option<Keys>,
 }
 
-/// A client, and when its certificate ends.
+/// A client, and when its certificate or its token ends, whichever is first.
 struct Guest {
     client: TlsClient,
+    token: Option<String>,
     ends: SystemTime,
 }
 
@@ -39,28 +46,47 @@ impl Site {
     fn new() -> Self {
         let authority = Authority::new();
         let pair = authority.issue("chat", &["chat.test"]);
-        Self { authority, pair }
+        Self {
+            authority,
+            pair,
+            keys: None,
+        }
+    }
+
+    /// Tokens end before the certificates.
+    fn with_tokens() -> Self {
+        Self {
+            keys: Some(Keys::new()),
+            ..Self::new()
+        }
     }
 
     fn secure(&self, config: Config) -> Config {
         let (pair, ca) = (certificates(&[&self.pair]), self.authority.file());
-        config.tls(format!("{pair}, client_ca: \"{}\"", ca.display()))
+        let config = config.tls(format!("{pair}, client_ca: \"{}\"", ca.display()));
+        match &self.keys {
+            Some(keys) => config.route(keys.route(&format!("leeway: {LEEWAY}s"))),
+            None => config,
+        }
     }
 
-    /// `seconds`: how long its certificate is valid, give or take one.
+    /// `seconds`: how long its credential is valid, give or take one.
     fn guest(&self, seconds: u64) -> Guest {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .expect("it is later");
-        // Certificates know no parts of seconds.
-        let ends = now.as_secs() + seconds;
+        // Certificates and most tokens know no parts of seconds.
+        let ends = now() + seconds;
+        let not_after = match self.keys {
+            Some(_) => ends + 60,
+            None => ends,
+        };
         let shown = self
             .authority
             .issue_with("client", &["client.test"], |params| {
-                params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(ends);
+                params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(not_after);
             });
+        let token = |keys: &Keys| keys.token(json!({ "sub": "alice", "exp": ends - LEEWAY }));
         Guest {
             client: self.authority.client().with(&shown),
+            token: self.keys.as_ref().map(token),
             ends: UNIX_EPOCH + Duration::from_secs(ends),
         }
     }
@@ -77,6 +103,11 @@ impl Guest {
         session.expect("a session")
     }
 
+    /// The field with its token.
+    fn authorization(&self) -> String {
+        bearer(self.token.as_deref().expect("it has a token"))
+    }
+
     /// It is told now. A machine with much to do may be late.
     fn assert_told_in_time(&self) {
         let (told, first) = (SystemTime::now(), self.ends - LAST_MOMENTS);
@@ -85,7 +116,7 @@ impl Guest {
         assert!(late < Duration::from_secs(5), "{late:?} too late");
     }
 
-    /// Waits until the certificate has ended.
+    /// Waits until the credential has ended.
     async fn is_over(&self) {
         while let Ok(remaining) = self.ends.duration_since(SystemTime::now()) {
             sleep(remaining + Duration::from_millis(1)).await;
@@ -186,6 +217,50 @@ async fn event_streams_end_between_two_events_and_in_order() {
     client
         .send("GET /events HTTP/1.1\r\nHost: test\r\n\r\n")
         .await;
+    let (mut asked, mut events) = tokio::join!(server.stream(), EventClient::of(client));
+    prusik.upgrade().await;
+    asked.event(1).await;
+    events.expect(1).await;
+    assert_eq!(events.ended().await, StreamEnd::InOrder);
+    guest.assert_told_in_time();
+    expect_expiry(&prusik, Value::Null).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_ends_with_its_token_and_the_leeway_of_that_wherever_it_is_then() {
+    let (site, origin) = (Site::with_tokens(), Origin::chat().await);
+    let mut prusik = Prusik::start(site.secure(config(&origin, ON_EXPIRY))).await;
+    let guest = site.guest(12);
+    let client = guest.connect(&prusik).await;
+    let handshake = handshake_with("/", &[&guest.authorization()]);
+    let mut session = RawSession::over(client, handshake).await;
+    let said = prusik.upgrade().await;
+    assert!(said.contains("1 session moved, 0 told to go"), "{said}");
+    session.send(client_frame(1, b"hello")).await;
+    assert_eq!(session.frame().await, Frame::text("hello"));
+    let close = session.frame().await;
+    guest.assert_told_in_time();
+    assert_eq!(
+        (close.opcode, &close.payload[..2]),
+        (8, &4401_u16.to_be_bytes()[..])
+    );
+    assert_eq!(close.payload[2..], *b"credential expired");
+    expect_expiry(&prusik, 4401.into()).await;
+    let close = prusik.session_close().await;
+    assert_eq!(close["user"], "alice", "{close}");
+    assert_eq!(origin.closes(), [4401]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_stream_ends_with_its_token_too() {
+    let (site, mut server) = (Site::with_tokens(), EventServer::start());
+    let config = Config::to_addresses(&[server.address()]).top(TOP);
+    let mut prusik = Prusik::start(site.secure(config.route(ON_EXPIRY))).await;
+    let guest = site.guest(12);
+    let mut client = guest.connect(&prusik).await;
+    let field = guest.authorization();
+    let request = format!("GET /events HTTP/1.1\r\nHost: test\r\n{field}\r\n\r\n");
+    client.send(request).await;
     let (mut asked, mut events) = tokio::join!(server.stream(), EventClient::of(client));
     prusik.upgrade().await;
     asked.event(1).await;

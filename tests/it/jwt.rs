@@ -1,53 +1,19 @@
 //! `auth.jwt`: whose token counts comes in, where a token may be, and that nobody else sees it.
 
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::Request;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::support::http2::{Http2Site, NAME};
-use crate::support::issuer::{Issuer, jwks};
+use crate::support::issuer::Issuer;
+use crate::support::keys::{Keys, bearer, now};
 use crate::support::{
     Answer, Client, Config, Frame, Origin, Prusik, RawSession, Received, Response, client_frame,
     handshake_with, within,
 };
 
 const ADMIN: &str = "admin: { listen: \"127.0.0.1:0\" }";
-
-/// An issuer, and a file with its key.
-struct Keys {
-    issuer: Issuer,
-    folder: TempDir,
-}
-
-impl Keys {
-    fn new() -> Self {
-        let issuer = Issuer::p256("k1");
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        fs::write(folder.path().join("jwks.json"), jwks(&[&issuer])).expect("it is ours");
-        Self { issuer, folder }
-    }
-
-    /// The route's key, with more keys of its own.
-    fn route(&self, more: &str) -> String {
-        let file = self.folder.path().join("jwks.json");
-        format!(
-            "auth: {{ jwt: {{ keys: \"{}\", {more} }} }}",
-            file.display()
-        )
-    }
-
-    fn token(&self, claims: Value) -> String {
-        self.issuer.sign("ES256", &claims)
-    }
-}
-
-fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.expect("it is after 1970").as_secs()
-}
 
 async fn ask(prusik: &Prusik, target: &str, fields: &[&str]) -> Response {
     let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
@@ -57,10 +23,6 @@ async fn ask(prusik: &Prusik, target: &str, fields: &[&str]) -> Response {
 
 async fn status(prusik: &Prusik, target: &str, fields: &[&str]) -> u16 {
     ask(prusik, target, fields).await.status()
-}
-
-fn bearer(token: &str) -> String {
-    format!("Authorization: Bearer {token}")
 }
 
 /// Fields that do not let in, with the status, the challenge, and a part of the reason.

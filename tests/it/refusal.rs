@@ -10,7 +10,7 @@ use crate::support::{
 const ADMIN: &str = "admin: { listen: \"127.0.0.1:0\" }";
 
 /// Reads the refusal of a session that has its 101, answers it, and waits for the end.
-async fn refusal(mut session: RawSession) -> (Head, u16, String) {
+pub async fn refusal(mut session: RawSession) -> (Head, u16, String) {
     let frame = session.frame().await;
     let (code, reason) = parts(&frame);
     session.send(client_frame(8, &frame.payload)).await;

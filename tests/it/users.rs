@@ -42,7 +42,7 @@ async fn refused(prusik: &Prusik, path: &str) -> u16 {
 }
 
 /// How many sessions of the user are listed.
-async fn listed(prusik: &Prusik, user: &str) -> usize {
+pub async fn listed(prusik: &Prusik, user: &str) -> usize {
     let said = prusik.order(&["sessions", "--json", "--user", user]).await;
     let said: Value = serde_json::from_str(&said).expect("it is JSON");
     let sessions = said["sessions"].as_array().expect("a list").clone();

@@ -15,6 +15,7 @@ pub mod events;
 pub mod fake_new;
 pub mod http2;
 pub mod issuer;
+pub mod keys;
 mod origin;
 mod pattern;
 mod process;
