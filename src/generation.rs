@@ -8,6 +8,7 @@ use std::sync::Arc;
 use futures_util::future::join;
 use http::HeaderMap;
 
+use crate::auth::Auth;
 use crate::config::{
     AcceptProxy, Config, ListenAddress, Listener, ListenerLimits, OnGone, Route, RouteId,
     UpstreamId,
@@ -16,12 +17,13 @@ use crate::forward::Trust;
 use crate::forward::client_address::{ClientAddress, TrustedProxies};
 use crate::generation::counts::Counts;
 use crate::generation::states::{RouteStates, continue_auth};
+use crate::limits::{ClientKey, Limiter, Permit, UserBound};
 use crate::listener::{Connection, ListenerSettings};
 use crate::net::BoundId;
 use crate::observe::metrics::RouteMetrics;
 use crate::route::{ListenerId, RequestKey, RouteIndex};
 use crate::session::drain::{DrainPlan, DrainReason};
-use crate::session::live::Identity;
+use crate::session::live::{Identity, SessionKind};
 use crate::tls::TlsRevision;
 use crate::upstream::{self, Departures, Gone, Group, Lease};
 
@@ -41,7 +43,7 @@ pub struct Generation {
     /// Shared by all configurations.
     counts: Arc<Counts>,
     /// What routes have beside their settings.
-    states: RouteStates,
+    pub states: RouteStates,
     pub labels: Labels,
     /// In the order of `config.routes`.
     metrics: Vec<Arc<RouteMetrics>>,
@@ -151,7 +153,7 @@ impl Generation {
         before: Option<&Self>,
     ) -> Self {
         if let Some(before) = before {
-            continue_auth(&mut config.routes, before);
+            continue_auth(&mut config.routes, |name| before.auth(name));
         }
         let counted = |route: &Route| {
             let before = before?;
@@ -266,6 +268,41 @@ impl Generation {
     /// The settings of a bound listener in this configuration.
     pub fn listener(&self, bound: BoundId) -> &Listener {
         self.config.listener(self.listener_id(bound))
+    }
+
+    /// In the order of `config.routes`: each route's name and limiter.
+    pub fn limiters(&self) -> impl Iterator<Item = (&str, &Arc<Limiter>)> {
+        let names = self.config.routes.iter().map(|route| route.name.as_str());
+        names.zip(&self.states.limiters)
+    }
+
+    /// The same for event streams.
+    pub fn stream_limiters(&self) -> impl Iterator<Item = (&str, &Arc<Limiter>)> {
+        let names = self.config.routes.iter().map(|route| route.name.as_str());
+        names.zip(&self.states.stream_limiters)
+    }
+
+    /// The limiter of such sessions on a route, which may be gone from the file.
+    pub fn limiter_named(&self, kind: SessionKind, route: &str) -> Arc<Limiter> {
+        match kind {
+            SessionKind::WebSocket => self.counts.limiter(route),
+            SessionKind::Stream => self.counts.stream_limiter(route),
+        }
+    }
+
+    /// Counts a session that is already running. Its route may be gone from the file.
+    pub fn adopt(&self, kind: SessionKind, route: &str, client: Option<ClientKey>) -> Permit {
+        self.limiter_named(kind, route).adopt(client)
+    }
+
+    /// How many such sessions a user may have on the route.
+    pub fn user_bound(&self, kind: SessionKind, route: &str) -> Option<UserBound> {
+        let route = self.route(*self.route_ids.get(route)?);
+        let bounds = match kind {
+            SessionKind::WebSocket => route.websocket.as_ref()?.bounds,
+            SessionKind::Stream => route.stream.as_ref()?.bounds,
+        };
+        bounds.per_user
     }
 
     /// Counts such a session on its server.
@@ -384,6 +421,11 @@ impl Generation {
             && group.config().on_removed == OnGone::Keep
             && matches!(why, Some(DrainReason::ServerRemoved(..)));
         why.filter(|_| !is_kept)
+    }
+
+    fn auth(&self, route: &str) -> Option<&Arc<Auth>> {
+        let id = *self.route_ids.get(route)?;
+        self.route(id).auth.as_ref()
     }
 
     pub fn find_group(&self, name: &str) -> Option<&Arc<Group>> {

@@ -122,7 +122,7 @@ fn enter(exchange: &Exchange, bounds: &Bounds) -> Result<Option<Permit>, Rejecti
     let Some(route) = exchange.route_id() else {
         return Ok(None);
     };
-    let limiter = exchange.generation.limiter(route);
+    let limiter = exchange.generation.states.limiter(route);
     let entered = limiter.enter_as(client_key(exchange), exchange.user(), bounds);
     entered.map(Some).map_err(rejection_of)
 }
@@ -133,7 +133,7 @@ pub fn enter_stream(
     route: RouteId,
     bounds: &Bounds,
 ) -> Result<Permit, Rejection> {
-    let limiter = exchange.generation.stream_limiter(route);
+    let limiter = exchange.generation.states.stream_limiter(route);
     let entered = limiter.enter_as(client_key(exchange), exchange.user(), bounds);
     entered.map_err(rejection_of)
 }

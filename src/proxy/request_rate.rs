@@ -28,7 +28,10 @@ pub fn refuse_over_rate(
     if matches!(limit.key, RateKey::Caller(_)) != caller_is_known {
         return None;
     }
-    let table = exchange.generation.rate_table(exchange.route_id()?)?;
+    let table = exchange
+        .generation
+        .states
+        .rate_table(exchange.route_id()?)?;
     let taken = match &limit.key {
         RateKey::Client => {
             let client = client_key(exchange)?.to_number();

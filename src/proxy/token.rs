@@ -43,7 +43,7 @@ fn jwt_of(exchange: &Exchange) -> Option<&Jwt> {
 
 /// No route says where the token is, so it may be where any route has one.
 fn withdraw_unrouted(request: &mut RequestHeader, exchange: &mut Exchange) {
-    let names = exchange.generation.token_arguments();
+    let names = exchange.generation.states.token_arguments();
     if names.is_empty() {
         return;
     }
@@ -97,7 +97,7 @@ fn without_offer(request: &mut RequestHeader) -> Option<HeaderValue> {
 /// Lets a request in that has a token which counts, and returns what that says of its caller.
 pub async fn check(exchange: &mut Exchange, jwt: &Jwt) -> Result<Verified, Denied> {
     let store = exchange.route_id();
-    let store = store.and_then(|id| exchange.generation.key_store(id).cloned());
+    let store = store.and_then(|id| exchange.generation.states.key_store(id).cloned());
     let withdrawn = exchange.withdrawn.as_mut();
     let presented = withdrawn.map(|withdrawn| take(&mut withdrawn.presented));
     let (Some(store), Some(presented)) = (store, presented) else {
