@@ -424,7 +424,8 @@ pub fn may_be_sent(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
-/// A Close frame to a client: never masked (RFC 6455 section 5.1). `reason`: at most [`REASON_MAX`].
+/// A Close frame to a client: never masked (RFC 6455 section 5.1). `reason`: at most
+/// [`REASON_MAX`].
 pub fn close_to_client(code: u16, reason: &str) -> Vec<u8> {
     let [high, low] = code.to_be_bytes();
     let mut frame = vec![FIN | CLOSE, close_length(reason), high, low];
