@@ -433,7 +433,8 @@ pub fn close_to_client(code: u16, reason: &str) -> Vec<u8> {
     frame
 }
 
-/// A Close frame to a server: always masked (RFC 6455 section 5.3). `reason`: at most [`REASON_MAX`].
+/// A Close frame to a server: always masked (RFC 6455 section 5.3). `reason`: at most
+/// [`REASON_MAX`].
 pub fn close_to_server(code: u16, reason: &str, mask: [u8; 4]) -> Vec<u8> {
     let mut frame = vec![FIN | CLOSE, MASKED | close_length(reason)];
     frame.extend_from_slice(&mask);
