@@ -26,7 +26,7 @@ impl Gateway {
         connection.set_deadline(connection.stall());
         connection.set_server_apart();
         let upgrade = self.set_up_session(session, &connection);
-        exchange.refused = connection.take_refused();
+        exchange.refused = connection.take_refused().map(Box::new);
         let has_body = !session.is_body_empty();
         simplify(session.req_header_mut(), has_body)?;
         connection.set_reading(match upgrade {

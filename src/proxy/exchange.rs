@@ -55,6 +55,7 @@ use crate::upstream::pacing::Ended;
 use crate::upstream::{Flow, Group};
 use crate::websocket::jitter::jittered;
 
+/// What few exchanges have is boxed: Pingora copies this value on its way.
 pub struct Exchange {
     pub(super) generation: Arc<Generation>,
     pub(super) started: Instant,
@@ -62,7 +63,7 @@ pub struct Exchange {
     /// `None` only until the first phase has run.
     pub(super) arrival: Option<Arrival>,
     /// The request goes no further. This is what came instead of it.
-    pub(super) refused: Option<RejectedRequest>,
+    pub(super) refused: Option<Box<RejectedRequest>>,
     pub(super) routing: Routing,
     /// `None`: the route asks for no token.
     pub(super) withdrawn: Option<Box<Withdrawn>>,
@@ -78,7 +79,7 @@ pub struct Exchange {
     /// The answer is an event stream, and the route has no room for it.
     pub(super) refused_stream: Option<Rejection>,
     /// `Some`: the answer is an event stream, and becomes a session.
-    pub(super) stream: Option<StreamAnswer>,
+    pub(super) stream: Option<Box<StreamAnswer>>,
     /// `Some` while the exchange is a session.
     pub(super) live: Option<Registered>,
     pub(super) outcome: Outcome,
@@ -257,7 +258,7 @@ impl Exchange {
             stream,
             framing,
             ..
-        } = self.stream.take()?;
+        } = *self.stream.take()?;
         Some(Upgraded {
             live: self.live.take()?,
             lease: attempts.take_lease()?.into_session(),

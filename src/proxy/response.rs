@@ -123,7 +123,8 @@ fn begin_stream(
     };
     match enter_stream(exchange, id, &limits.bounds) {
         Ok(permit) => {
-            exchange.stream = Some(StreamAnswer::new(session, &response.headers, permit));
+            let stream = StreamAnswer::new(session, &response.headers, permit);
+            exchange.stream = Some(Box::new(stream));
             Ok(())
         }
         Err(rejection) => {

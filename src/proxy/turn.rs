@@ -56,7 +56,8 @@ pub async fn take_turn(
         Turn::Nobody => return Err(no_server(attempts)),
         Turn::Wait(line) => line,
     };
-    let waited = wait(phase, session, attempts, line, limit).await;
+    // Boxed, because hardly any request has to wait.
+    let waited = Box::pin(wait(phase, session, attempts, line, limit)).await;
     waited.map_err(|in_vain| refusal(in_vain, exchange))
 }
 
