@@ -12,6 +12,7 @@
 
 pub mod access;
 pub mod basic;
+pub mod endpoint;
 pub mod forward;
 pub mod jwt;
 

@@ -215,24 +215,20 @@ impl Shell {
             News::Ended(verdict, why) => {
                 self.orders = None;
                 self.why = why.map(ControlError::from);
-                self.on(Event::HandedOver(self.handed_over(verdict))).await;
+                let successor = self.successor;
+                self.on(Event::HandedOver(handed_over(verdict))).await;
+                // Not before it is true.
+                if let Verdict::Died = verdict {
+                    self.note_death(successor);
+                }
             }
         }
     }
 
-    fn handed_over(&self, verdict: Verdict) -> HandedOver {
-        match verdict {
-            Verdict::Failed => HandedOver::Failed,
-            Verdict::Finished => HandedOver::Finished,
-            Verdict::Died => {
-                let outcome = format!("the process that took over has died ({})", self.successor);
-                error!("{outcome}: this one serves again");
-                self.record(Operation::Upgrade, "prusik itself", Err(outcome));
-                HandedOver::Died
-            }
-            Verdict::Silent => HandedOver::Alone,
-            Verdict::Stopped => HandedOver::Stopped,
-        }
+    fn note_death(&self, successor: u32) {
+        let outcome = format!("the process that took over has died ({successor})");
+        error!("{outcome}: this one serves again");
+        self.record(Operation::Upgrade, "prusik itself", Err(outcome));
     }
 
     async fn on(&mut self, event: Event) {
@@ -427,6 +423,16 @@ async fn reload(process: &Process) -> Result<Vec<String>, ReloadError> {
     let lines = process.app.reload(config).await?;
     process.access.set_token_file(token_file);
     Ok(lines)
+}
+
+fn handed_over(verdict: Verdict) -> HandedOver {
+    match verdict {
+        Verdict::Failed => HandedOver::Failed,
+        Verdict::Finished => HandedOver::Finished,
+        Verdict::Died => HandedOver::Died,
+        Verdict::Silent => HandedOver::Alone,
+        Verdict::Stopped => HandedOver::Stopped,
+    }
 }
 
 /// What a signal asks for.

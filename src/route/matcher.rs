@@ -8,6 +8,24 @@ use regex::{Captures, Regex};
 
 use super::path::Slashes;
 
+/// The methods of RFC 9110, RFC 5789 and RFC 4918, except those that never reach a route.
+pub const METHODS: [&str; 14] = [
+    "GET",
+    "HEAD",
+    "POST",
+    "PUT",
+    "DELETE",
+    "OPTIONS",
+    "PATCH",
+    "COPY",
+    "LOCK",
+    "MKCOL",
+    "MOVE",
+    "PROPFIND",
+    "PROPPATCH",
+    "UNLOCK",
+];
+
 /// A listener of a configuration: its position among the listeners of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ListenerId(usize);

@@ -12,6 +12,6 @@ mod rewrite;
 
 pub use coverage::{Coverage, first_cover};
 pub use index::RouteIndex;
-pub use matcher::{HostPattern, ListenerId, Matcher, PathMatch, PathRegex, RequestKey};
+pub use matcher::{HostPattern, ListenerId, METHODS, Matcher, PathMatch, PathRegex, RequestKey};
 pub use path::{NormalPaths, Slashes, Traversal, lenient, normalise, normalise_with};
 pub use rewrite::{Rewrite, RewriteError};

@@ -165,7 +165,7 @@ async fn keys_are_fetched_by_tls_from_who_proves_its_name() {
         let prusik = Prusik::start(Config::to(&[&origin]).route(route)).await;
         assert_eq!(status(&prusik, &token).await, wanted, "{names}");
         assert_eq!(
-            prusik.stderr().contains("TLS: "),
+            prusik.stderr().contains("TLS to "),
             wanted == 503,
             "{}",
             prusik.stderr()

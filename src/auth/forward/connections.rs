@@ -1,11 +1,25 @@
-//! The connections to an auth server that wait for the next question.
+//! Connections to an auth server: made, and kept for the next question.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 
-use super::endpoint::Connection;
+use super::AskError;
+use crate::auth::endpoint::Endpoint;
+
+/// How large the head of an answer may be. hyper wants 8 KiB at least.
+const HEAD_MAX: usize = 64 * 1024;
+
+/// As many header fields as an answer to a request may have.
+const FIELDS_MAX: usize = 256;
+
+/// For one question after the other.
+pub type Connection = http1::SendRequest<Empty<Bytes>>;
 
 /// How many wait.
 const MOST: usize = 32;
@@ -36,4 +50,18 @@ impl Connections {
             kept.push_back((connection, Instant::now()));
         }
     }
+}
+
+pub async fn connect(endpoint: &Endpoint) -> Result<Connection, AskError> {
+    let stream = endpoint.connect().await?;
+    let (sender, connection) = http1::Builder::new()
+        .title_case_headers(true)
+        .max_header_size(HEAD_MAX)
+        .max_buf_size(HEAD_MAX)
+        .max_headers(FIELDS_MAX)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    // It ends when the sender is dropped. What fails is told to whoever waits for an answer.
+    tokio::spawn(connection);
+    Ok(sender)
 }

@@ -10,12 +10,9 @@
 //! Whatever goes wrong on this way is an [`AskError`], and lets nobody in.
 
 mod connections;
-mod endpoint;
 mod question;
 mod verdict;
 
-use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,15 +22,14 @@ use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-pub use endpoint::Endpoint;
 pub use question::may_be_listed;
 pub use verdict::{Granted, Refusal, Verdict};
 
+use crate::auth::endpoint::{ConnectError, Endpoint};
 use crate::forward::ForwardingOptions;
 use crate::forward::template::RequestVariables;
 use crate::http1::response;
-use connections::Connections;
-use endpoint::Connection;
+use connections::{Connection, Connections, connect};
 
 /// How many questions may be under way. More wait, within their time.
 const AT_ONCE: usize = 128;
@@ -68,20 +64,8 @@ pub enum AskError {
     Busy(Duration),
     #[error("no answer within {0:?}")]
     Late(Duration),
-    #[error("cannot look up {host}: {cause}")]
-    Lookup { host: String, cause: io::Error },
-    #[error("{0} has no address")]
-    NoAddress(String),
-    #[error("cannot connect to {address}: {cause}")]
-    Connect {
-        address: SocketAddr,
-        cause: io::Error,
-    },
-    #[error("TLS to {address}: {cause}")]
-    Tls {
-        address: SocketAddr,
-        cause: io::Error,
-    },
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     #[error("no answer: {}", in_full(.0))]
     Exchange(#[from] hyper::Error),
     #[error("its answer breaks off: {0}")]
@@ -156,7 +140,7 @@ impl Forward {
                 answered => return answered,
             }
         }
-        let new = self.settings.endpoint.connect().await?;
+        let new = connect(&self.settings.endpoint).await?;
         self.converse(new, question).await
     }
 

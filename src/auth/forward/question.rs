@@ -5,7 +5,8 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, header};
 use http_body_util::Empty;
 
-use super::{AskError, Endpoint};
+use super::AskError;
+use crate::auth::endpoint::Endpoint;
 use crate::forward::template::RequestVariables;
 use crate::forward::{self, ForwardingOptions, HeaderRules, forwarded, lookalikes};
 

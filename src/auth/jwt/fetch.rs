@@ -1,59 +1,27 @@
 //! Fetches a key set by HTTP: one GET, bounded in size and time. Redirects are not followed.
 
-use std::fmt;
-use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode, Uri, header};
+use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::net::Socket;
-use crate::tls::Connector;
+use crate::auth::endpoint::{ConnectError, Connected, Endpoint};
 
-/// For all of it, and for one address of several.
+/// For all of it.
 const TIMEOUT: Duration = Duration::from_secs(5);
-const CONNECT: Duration = Duration::from_secs(2);
 
 /// The largest known key sets have some 20 KiB.
 const LARGEST: usize = 256 * 1024;
 
-/// Where keys are fetched. Shown (`Display`) as its URL.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Endpoint {
-    /// With a scheme and a host.
-    pub uri: Uri,
-    /// `None` for `http`.
-    pub tls: Option<Arc<Connector>>,
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.uri.fmt(f)
-    }
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    #[error("cannot look up {host}: {cause}")]
-    Lookup { host: String, cause: io::Error },
-    #[error("cannot connect to {address}: {cause}")]
-    Connect {
-        address: SocketAddr,
-        cause: io::Error,
-    },
-    #[error("{0} has no address")]
-    NoAddress(String),
-    #[error("TLS: {0}")]
-    Tls(io::Error),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     #[error("the exchange failed: {0}")]
     Http(#[from] hyper::Error),
     #[error("it is redirected (status {0}); name the URL where it ends")]
@@ -74,47 +42,15 @@ pub async fn get(endpoint: &Endpoint) -> Result<Bytes, FetchError> {
 }
 
 async fn get_in_time(endpoint: &Endpoint) -> Result<Bytes, FetchError> {
-    let host = endpoint.uri.host().unwrap_or_default();
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let default = if endpoint.tls.is_some() { 443 } else { 80 };
-    let port = endpoint.uri.port_u16().unwrap_or(default);
-    let (address, tcp) = connect(host, port).await?;
-    match &endpoint.tls {
-        None => ask(&endpoint.uri, tcp).await,
-        Some(tls) => {
-            let secured = tls.connect(address, Socket::Tcp(tcp)).await;
-            ask(&endpoint.uri, secured.map_err(FetchError::Tls)?).await
-        }
-    }
+    let stream = endpoint.connect().await?;
+    ask(endpoint, stream).await
 }
 
-/// Tries one address after the other.
-async fn connect(host: &str, port: u16) -> Result<(SocketAddr, TcpStream), FetchError> {
-    let found = lookup_host((host, port)).await;
-    let addresses = found.map_err(|cause| FetchError::Lookup {
-        host: host.to_owned(),
-        cause,
-    })?;
-    let mut failed = FetchError::NoAddress(host.to_owned());
-    for address in addresses {
-        let late = || Err(io::ErrorKind::TimedOut.into());
-        let connected = timeout(CONNECT, TcpStream::connect(address)).await;
-        match connected.unwrap_or_else(|_| late()) {
-            Ok(tcp) => return Ok((address, tcp)),
-            Err(cause) => failed = FetchError::Connect { address, cause },
-        }
-    }
-    Err(failed)
-}
-
-async fn ask(
-    uri: &Uri,
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-) -> Result<Bytes, FetchError> {
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let host = uri.authority().map_or("", |authority| authority.as_str());
+async fn ask(endpoint: &Endpoint, stream: Box<dyn Connected>) -> Result<Bytes, FetchError> {
+    let path = endpoint.uri.path_and_query();
+    let path = path.map_or("/", |path| path.as_str());
     let request = Request::get(path)
-        .header(header::HOST, host)
+        .header(header::HOST, endpoint.host())
         .header(header::ACCEPT, "application/json")
         .header(
             header::USER_AGENT,

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 
-use super::fetch::{self, Endpoint, FetchError};
+use super::fetch::{self, FetchError};
 use super::keys::{KeySet, Secrets};
 use super::keys_error::KeysError;
+use crate::auth::endpoint::Endpoint;
 
 /// A longer file is another file, named by mistake.
 const LARGEST: u64 = 1024 * 1024;

@@ -11,26 +11,8 @@ use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::{Ordered, Texts};
 use crate::route::{
-    HostPattern, ListenerId, Matcher, PathMatch, PathRegex, Slashes, normalise_with,
+    HostPattern, ListenerId, METHODS, Matcher, PathMatch, PathRegex, Slashes, normalise_with,
 };
-
-/// The methods of RFC 9110, RFC 5789 and RFC 4918, except those that never reach a route.
-const METHODS: [&str; 14] = [
-    "GET",
-    "HEAD",
-    "POST",
-    "PUT",
-    "DELETE",
-    "OPTIONS",
-    "PATCH",
-    "COPY",
-    "LOCK",
-    "MKCOL",
-    "MOVE",
-    "PROPFIND",
-    "PROPPATCH",
-    "UNLOCK",
-];
 
 pub fn matcher(
     raw: raw::Match,

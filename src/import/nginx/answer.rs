@@ -8,26 +8,8 @@ use super::notes::Note;
 use super::tree::Directive;
 use super::variables::Variables;
 use crate::import::yaml::{Map, Yaml};
-use crate::route::{HostPattern, PathMatch};
+use crate::route::{HostPattern, METHODS, PathMatch};
 use http::{HeaderName, HeaderValue};
-
-/// The methods that come as far as a route.
-pub const METHODS: [&str; 14] = [
-    "GET",
-    "HEAD",
-    "POST",
-    "PUT",
-    "DELETE",
-    "OPTIONS",
-    "PATCH",
-    "COPY",
-    "LOCK",
-    "MKCOL",
-    "MOVE",
-    "PROPFIND",
-    "PROPPATCH",
-    "UNLOCK",
-];
 
 /// An answer, for the paths that it is for. `None`: for those of the block that it stands in.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 //! A location that nothing here can serve is a route all the same: else its requests would come to
 //! a wider one.
 
-use super::answer::{self, Answer, METHODS, redirect, redirects, returned, rewritten};
+use super::answer::{self, Answer, redirect, redirects, returned, rewritten};
 use super::context::{Context, Route, respond};
 use super::headers::response_headers;
 use super::levels::Levels;
@@ -15,7 +15,7 @@ use super::tree::Directive;
 use super::variables::Variables;
 use super::{known, units};
 use crate::import::yaml::{Map, Yaml};
-use crate::route::PathMatch;
+use crate::route::{METHODS, PathMatch};
 
 /// Handlers that speak to servers in another way than by HTTP.
 const FOREIGN: [&str; 5] = [

@@ -5,11 +5,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::super::claims::Rules;
-use super::super::fetch::Endpoint;
 use super::super::issuer::{Issuer, jwks};
 use super::super::refused::Refused;
 use super::super::verify::verify;
 use super::*;
+use crate::auth::endpoint::Endpoint;
 
 /// Serves one answer after the other, and the last one again and again.
 async fn key_server(answers: Vec<String>) -> KeySource {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use http::{HeaderName, Uri, header};
 
-use crate::auth::forward::{Endpoint, Settings, may_be_listed};
+use crate::auth::endpoint::Endpoint;
+use crate::auth::forward::{Settings, may_be_listed};
 use crate::config::file::cursor::Cursor;
 use crate::config::resolve::Errors;
 use crate::config::resolve::header_name::bad_name;
