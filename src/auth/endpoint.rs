@@ -56,6 +56,21 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// Whether the URI names a host, no user, and no port or one that there can be.
+pub fn is_askable(uri: &Uri) -> bool {
+    let (Some(authority), Some(host)) = (uri.authority(), uri.host()) else {
+        return false;
+    };
+    let port = authority.as_str().strip_prefix(host);
+    !host.is_empty()
+        && match port.map(|port| port.strip_prefix(':').ok_or(port)) {
+            Some(Ok(port)) => port.parse::<u16>().is_ok_and(|port| port != 0),
+            Some(Err(rest)) => rest.is_empty(),
+            // Something is before the host: a user.
+            None => false,
+        }
+}
+
 impl Endpoint {
     /// The `Host` of requests.
     pub fn host(&self) -> HeaderValue {

@@ -24,9 +24,13 @@ const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const FAMILY: &str = "x-forwarded-";
 
-/// Other names for the client's address, and for the URL before a rewrite. An application that
-/// trusts one of these trusts whoever has sent it.
-const ALIASES: [&str; 14] = [
+/// What was asked for before a rewrite, as `X-Original-URI` and `X-Original-Method`, by which many
+/// auth servers judge.
+const ORIGINAL: &str = "x-original-";
+
+/// Other names for the client's address, its scheme, and the URL before a rewrite. An application
+/// that trusts one of these trusts whoever has sent it.
+const ALIASES: [&str; 15] = [
     "cf-connecting-ip",
     "client-ip",
     "fastly-client-ip",
@@ -35,12 +39,13 @@ const ALIASES: [&str; 14] = [
     "true-client-ip",
     "x-client-ip",
     "x-cluster-client-ip",
-    "x-original-forwarded-for",
-    "x-original-url",
+    "x-envoy-external-address",
+    "x-envoy-original-path",
     "x-originating-ip",
     "x-real-ip",
     "x-remote-addr",
     "x-rewrite-url",
+    "x-url-scheme",
 ];
 
 /// A fast check: most fields begin with another letter.
@@ -54,31 +59,39 @@ const _: () = {
         assert!(may_begin_one(ALIASES[number].as_bytes()[0]));
         number += 1;
     }
-    assert!(may_begin_one(FAMILY.as_bytes()[0]));
+    assert!(may_begin_one(FAMILY.as_bytes()[0]) && may_begin_one(ORIGINAL.as_bytes()[0]));
 };
 
-/// Whether this is `X-Forwarded-` anything, `X-Real-IP`, `Forwarded`, or another name for these.
-/// Also with other bytes in place of the dashes: many servers give `X_Real_IP` and `X-Real-IP` to
-/// the application as the same variable.
+/// Whether this is `X-Forwarded-` or `X-Original-` anything, `X-Real-IP`, `Forwarded`, or another
+/// name for these. Also with other bytes in place of the dashes: many servers give `X_Real_IP` and
+/// `X-Real-IP` to the application as the same variable.
 pub fn is_forwarding(name: &HeaderName) -> bool {
-    let dashed = |byte: u8| {
-        if byte.is_ascii_alphanumeric() {
-            byte
-        } else {
-            b'-'
-        }
-    };
-    let is = |wanted: &str, found: &str| {
-        found.len() == wanted.len() && found.bytes().map(dashed).eq(wanted.bytes())
-    };
     let name = name.as_str();
-    if !name.bytes().next().is_some_and(may_begin_one) {
-        return false;
-    }
-    ALIASES.iter().any(|wanted| is(wanted, name))
-        || name
-            .get(..FAMILY.len())
-            .is_some_and(|start| is(FAMILY, start))
+    name.bytes().next().is_some_and(may_begin_one)
+        && (ALIASES.iter().any(|wanted| is(wanted, name))
+            || begins(FAMILY, name)
+            || begins(ORIGINAL, name))
+}
+
+/// Whether the field names what was asked for, before some rewrite.
+pub fn names_a_target(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    let others = ["x-envoy-original-path", "x-rewrite-url"];
+    begins(ORIGINAL, name) || others.iter().any(|wanted| is(wanted, name))
+}
+
+fn begins(family: &str, name: &str) -> bool {
+    name.get(..family.len())
+        .is_some_and(|start| is(family, start))
+}
+
+/// `wanted`: in lower case, with dashes.
+fn is(wanted: &str, found: &str) -> bool {
+    let dashed = |byte: u8| match byte.is_ascii_alphanumeric() {
+        true => byte,
+        false => b'-',
+    };
+    found.len() == wanted.len() && found.bytes().map(dashed).eq(wanted.bytes())
 }
 
 /// Whether the first proxy says that its client uses TLS. Only to be asked of trusted peers.

@@ -162,6 +162,18 @@ impl Template {
         }
     }
 
+    /// Whether any `$jwt_NAME` is in it.
+    pub fn reads_claims(&self) -> bool {
+        let mut parts = self.parts.iter();
+        parts.any(|part| matches!(part, Part::Variable(Variable::Claim(_))))
+    }
+
+    /// Whether any `$auth_NAME` is in it.
+    pub fn reads_auth_fields(&self) -> bool {
+        let mut parts = self.parts.iter();
+        parts.any(|part| matches!(part, Part::Variable(Variable::AuthField(_))))
+    }
+
     /// Whether `$user` is in it.
     pub fn reads_user(&self) -> bool {
         self.parts.contains(&Part::Variable(Variable::User))

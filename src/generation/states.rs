@@ -58,6 +58,11 @@ impl RouteStates {
         self.rate_tables[route.index()].as_deref()
     }
 
+    /// The keys of all routes.
+    pub fn key_stores(&self) -> &KeyStores {
+        &self.key_stores
+    }
+
     /// `None`: the route asks for no token.
     pub fn key_store(&self, route: RouteId) -> Option<&Arc<KeyStore>> {
         self.key_stores.of_route(route.index())

@@ -68,7 +68,14 @@ impl RateTable {
 
 impl Shard {
     fn take(&mut self, now: u64, key: u64, rate: Rate) -> Result<(), u64> {
-        let full_at = self.0.get(&key).copied().unwrap_or_default();
+        let full_at = match self.0.get_mut(&key) {
+            None => 0,
+            Some(full_at) => {
+                // At another rate than before, a bucket may be empty, but it owes nothing.
+                *full_at = (*full_at).min(now + rate.full);
+                *full_at
+            }
+        };
         let then = take_token(full_at, now, rate.token, rate.full)?;
         if self.0.len() >= KEYS_MAX && !self.0.contains_key(&key) {
             self.make_room(now);
@@ -107,6 +114,15 @@ mod tests {
         assert_eq!(taken(&table, SECOND, "b", rate), 20);
         assert_eq!(taken(&table, 2 * SECOND, "a", rate), 10);
         assert_eq!(taken(&table, 60 * SECOND, "a", rate), 20);
+    }
+
+    #[test]
+    fn at_a_higher_rate_nobody_pays_for_what_was_spent_at_the_lower_one() {
+        let table = RateTable::default();
+        assert_eq!(taken(&table, SECOND, "a", Rate::new(0.1, 50)), 50);
+        let higher = Rate::new(10.0, 20);
+        assert_eq!(taken(&table, 3 * SECOND, "a", higher), 0);
+        assert_eq!(taken(&table, 4 * SECOND, "a", higher), 10);
     }
 
     #[test]

@@ -134,7 +134,8 @@ impl Gateway {
         exchange: &mut Exchange,
     ) -> Result<Box<HttpPeer>> {
         if exchange.handshake.is_some() {
-            let admitted = take_turn(&self.phase, session, exchange).await?;
+            let present = |name: &str| self.current.load().find_group(name).cloned();
+            let admitted = take_turn(&self.phase, present, session, exchange).await?;
             return connect_handshake(exchange, admitted);
         }
         let Some(attempts) = &mut exchange.attempts else {

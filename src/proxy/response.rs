@@ -62,8 +62,12 @@ pub fn take(
 
 /// An answer with a status of the upstream's `retry_on` is dropped, together with its connection,
 /// if another server can be asked.
-fn leave_to_another(session: &Session, status: StatusCode, exchange: &Exchange) -> Result<()> {
-    let status = status.as_u16();
+fn leave_to_another(
+    session: &Session,
+    answered: StatusCode,
+    exchange: &mut Exchange,
+) -> Result<()> {
+    let status = answered.as_u16();
     let Some(attempts) = &exchange.attempts else {
         return Ok(());
     };
@@ -71,14 +75,24 @@ fn leave_to_another(session: &Session, status: StatusCode, exchange: &Exchange) 
         return Ok(());
     }
     let request = attempts.request(is_repeatable(session));
-    let answered = Failure::Answered(status);
-    match decide(answered, During::Exchange, exchange.stage(), request).retry {
+    let failure = Failure::Answered(status);
+    match decide(failure, During::Exchange, exchange.stage(), request).retry {
         Retry::No => Ok(()),
         Retry::OtherServer | Retry::NewConnection => {
+            exchange.end_handshake(handshake_end(answered));
             let kind = ErrorType::HTTPStatus(status);
             let context = "another server may answer better";
             Err(Error::because(kind, context, Discarded(status)))
         }
+    }
+}
+
+/// What an answer other than 101 says of how much its server can take.
+fn handshake_end(status: StatusCode) -> Ended {
+    match status {
+        StatusCode::TOO_MANY_REQUESTS => Ended::Failed,
+        status if status.is_server_error() => Ended::Failed,
+        _ => Ended::Neutral,
     }
 }
 
@@ -158,11 +172,7 @@ impl Gateway {
         }
         if is_final {
             exchange.free_permit();
-            exchange.end_handshake(match response.status {
-                StatusCode::TOO_MANY_REQUESTS => Ended::Failed,
-                status if status.is_server_error() => Ended::Failed,
-                _ => Ended::Neutral,
-            });
+            exchange.end_handshake(handshake_end(response.status));
         }
         exchange.renew_deadline();
         // The process may have begun to stop since the request came.

@@ -16,6 +16,7 @@ use crate::auth::{Denied, Jwt};
 /// Called as soon as the route is known, whatever becomes of the request: logs, templates, the
 /// registry and the server see what is left.
 pub fn withdraw(session: &mut Session, exchange: &mut Exchange) {
+    clean_referers(session.req_header_mut(), exchange);
     if exchange.route_id().is_none() {
         return withdraw_unrouted(session.req_header_mut(), exchange);
     }
@@ -41,6 +42,34 @@ fn jwt_of(exchange: &Exchange) -> Option<&Jwt> {
     exchange.route()?.auth.as_ref()?.jwt.as_ref()
 }
 
+/// A page that had a token in its own URL names it to what it loads, by whatever route.
+fn clean_referers(request: &mut RequestHeader, exchange: &Exchange) {
+    let names = exchange.generation.states.token_arguments();
+    if names.is_empty() {
+        return;
+    }
+    let names = names.iter().map(String::as_str);
+    let mut has_any = false;
+    let mut cleaned = Vec::new();
+    for referer in request.headers.get_all(header::REFERER) {
+        cleaned.push(match target_without(referer.as_bytes(), names.clone()) {
+            None => referer.clone(),
+            Some(rest) => {
+                has_any = true;
+                HeaderValue::from_bytes(&rest).unwrap_or(HeaderValue::from_static(""))
+            }
+        });
+    }
+    if !has_any {
+        return;
+    }
+    request.remove_header(&header::REFERER);
+    for referer in cleaned {
+        let replaced = request.append_header("Referer", referer);
+        debug_assert!(replaced.is_ok(), "a part of a value is one");
+    }
+}
+
 /// No route says where the token is, so it may be where any route has one.
 fn withdraw_unrouted(request: &mut RequestHeader, exchange: &mut Exchange) {
     let names = exchange.generation.states.token_arguments();
@@ -62,15 +91,6 @@ fn without_arguments<'n>(
     request: &mut RequestHeader,
     names: impl Iterator<Item = &'n str> + Clone,
 ) -> Option<Vec<u8>> {
-    // A page that had a token in its own URL names it to what it loads.
-    if let Some(referer) = request.headers.get(header::REFERER)
-        && let Some(rest) = target_without(referer.as_bytes(), names.clone())
-    {
-        let rest = HeaderValue::from_bytes(&rest);
-        let rest = rest.unwrap_or_else(|_| HeaderValue::from_static(""));
-        let replaced = request.insert_header("Referer", rest);
-        debug_assert!(replaced.is_ok(), "a part of a value is one");
-    }
     let rest = target_without(request.raw_path(), names)?;
     let target = request.raw_path().to_vec();
     let replaced = request.set_raw_path(&rest);

@@ -3,6 +3,7 @@
 //! Pingora asks for the server and then waits for our answer alone, so whatever may end the wait
 //! is watched here: the client, the stop of the process, and the time.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -16,7 +17,7 @@ use super::failure::STOPPING;
 use crate::http1::Rejection;
 use crate::phase::{Phase, PhaseWatch};
 use crate::upstream::pacing::Line;
-use crate::upstream::{Lease, QueueFull, Slot, Turn};
+use crate::upstream::{Group, Lease, QueueFull, Slot, Turn};
 
 const QUEUE_FULL: Rejection = Rejection::new(
     StatusCode::SERVICE_UNAVAILABLE,
@@ -41,9 +42,11 @@ enum InVain {
     Alone(Box<Error>),
 }
 
-/// Returns when a server has room for the handshake, at once if one has.
+/// Returns when a server has room for the handshake, at once if one has. `present`: the upstream of
+/// this name in the present configuration.
 pub async fn take_turn(
     phase: &PhaseWatch,
+    present: impl Fn(&str) -> Option<Arc<Group>>,
     session: &mut Session,
     exchange: &mut Exchange,
 ) -> Result<Admitted> {
@@ -57,12 +60,13 @@ pub async fn take_turn(
         Turn::Wait(line) => line,
     };
     // Boxed, because hardly any request has to wait.
-    let waited = Box::pin(wait(phase, session, attempts, line, limit)).await;
+    let waited = Box::pin(wait(phase, present, session, attempts, line, limit)).await;
     waited.map_err(|in_vain| refusal(in_vain, exchange))
 }
 
 async fn wait(
     phase: &PhaseWatch,
+    present: impl Fn(&str) -> Option<Arc<Group>>,
     session: &mut Session,
     attempts: &mut Attempts,
     line: Line,
@@ -85,6 +89,9 @@ async fn wait(
         if !waiting.is_first() {
             continue;
         }
+        // Its servers may have been replaced since it came, and nobody behind it would get past it.
+        let group = present(attempts.group().name()).ok_or(InVain::Nobody)?;
+        attempts.go_on_with(group);
         match attempts.take_turn(Some(waiting.line())) {
             Turn::Go(lease, slot) => {
                 attempts.group().note_wait(began.elapsed());
@@ -93,7 +100,7 @@ async fn wait(
             Turn::Nobody => return Err(InVain::Nobody),
             // Its key belongs to another server now.
             Turn::Wait(line) if line != waiting.line() => {
-                waiting = attempts.wait_in(line).map_err(InVain::Full)?;
+                waiting = attempts.change_line(line).map_err(InVain::Full)?;
             }
             Turn::Wait(_) => {}
         }

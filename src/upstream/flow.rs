@@ -166,7 +166,11 @@ impl Flow {
     }
 
     fn room(&self, window: &Mutex<Window>) -> usize {
-        let room = window.lock().room();
+        let (room, is_newly_held) = window.lock().ask_room();
+        if is_newly_held {
+            // The taker may have looked already in this turn, and found nothing.
+            self.tell(Reader::GoesOn);
+        }
         if room > BASE_OF_RESPONSE && self.large_reads.load(Relaxed) >= READS_IN_TURN {
             self.has_to_yield.store(true, Relaxed);
             return 0;

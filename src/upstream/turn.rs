@@ -148,12 +148,17 @@ impl Group {
         by_key && !pick.key.is_empty() || self.has_own(pick)
     }
 
-    /// Waits in this line. `comes_again`: it has waited before, and the server has failed.
-    pub fn wait_in(&self, line: Line, comes_again: bool) -> Result<Waiting, QueueFull> {
+    /// Waits in this line. `comes_again`: it has waited before, and goes first. `most`: how many
+    /// may wait.
+    pub fn wait_in(
+        &self,
+        line: Line,
+        comes_again: bool,
+        most: usize,
+    ) -> Result<Waiting, QueueFull> {
         let (pacing, call) = (&self.servers.pacing, Arc::<Notify>::default());
         // Room that was freed before it has entered calls nobody.
         call.notify_one();
-        let most = self.config().pacing.unwrap_or(usize::MAX);
         let entered = pacing.enter(line, comes_again, (most, Instant::now()), call.clone());
         let waiter = entered.ok_or_else(|| QueueFull {
             retry_after: pacing.longest().unwrap_or_default().max(LEAST_PAUSE),

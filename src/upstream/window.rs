@@ -95,6 +95,14 @@ impl Window {
         self.offered
     }
 
+    /// The same, and whether the reader waits only since now: then the taker must look once more,
+    /// because it may never be woken again.
+    pub fn ask_room(&mut self) -> (usize, bool) {
+        let was_held = self.is_held;
+        let room = self.room();
+        (room, self.is_held && !was_held)
+    }
+
     pub fn read(&mut self, bytes: usize) {
         self.ahead += bytes;
         self.credit = self.credit.saturating_sub(bytes);

@@ -414,6 +414,10 @@ fn what_is_wrong_with_forward_is_told_with_a_remedy() {
             "is not where a server can be asked",
         ),
         (
+            "url: \"http://a.test:418100/\"",
+            "is not where a server can be asked",
+        ),
+        (
             "url: \"http://a.test/#x\"",
             "is not where a server can be asked",
         ),

@@ -73,7 +73,8 @@ async fn an_auth_server_is_asked_by_a_get_about_what_the_server_will_be_asked() 
     let prusik = Prusik::start(Config::to(&[&server]).first(route)).await;
     let request = "POST //app/./x%41?a=b HTTP/1.1\r\nHost: chat.test:81\r\nCookie: sid=1\r\n\
                    Content-Type: text/plain\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Uri: /free\r\n\
-                   X-Own: 1\r\nContent-Length: 4\r\n\r\nbody";
+                   X-Own: 1\r\nX-Original-URI: /free\r\nX_Original_Method: GET\r\n\
+                   X-Envoy-Original-Path: /free\r\nContent-Length: 4\r\n\r\nbody";
     let answer = Client::connect(prusik.public()).await.ask(request).await;
     assert_eq!((answer.status(), &*answer.text()), (200, "hello"));
     let question = keeper.only_request();
@@ -96,6 +97,9 @@ async fn an_auth_server_is_asked_by_a_get_about_what_the_server_will_be_asked() 
         "content-type",
         "transfer-encoding",
         "connection",
+        "x-original-uri",
+        "x_original_method",
+        "x-envoy-original-path",
     ] {
         assert_eq!(question.field(name), None, "{}", question.head);
     }
@@ -112,14 +116,23 @@ async fn an_auth_server_gets_the_listed_fields_only() {
         keeper().await,
     );
     let keys = ", request_headers: [Cookie]";
-    let config = Config::to(&[&server]).route(auth(&keeper, keys));
+    let config = Config::to(&[&server])
+        .top("trusted_proxies: [127.0.0.0/8]")
+        .route(auth(&keeper, keys));
     let prusik = Prusik::start(config).await;
-    let fields = "Cookie: sid=1\r\nAuthorization: Bearer t\r\nUser-Agent: x\r\n";
+    // What a trusted proxy passes may be what its client has sent.
+    let fields = "Cookie: sid=1\r\nAuthorization: Bearer t\r\nUser-Agent: x\r\n\
+                  X-Original-URI: /free\r\nX-Rewrite-URL: /free\r\n";
     assert_eq!(ask(&prusik, asking("/", fields)).await.status(), 200);
     let question = keeper.only_request();
     assert_eq!(question.field("cookie"), Some("sid=1"));
     assert_eq!(question.field("x-forwarded-uri"), Some("/"));
-    for name in ["authorization", "user-agent"] {
+    for name in [
+        "authorization",
+        "user-agent",
+        "x-original-uri",
+        "x-rewrite-url",
+    ] {
         assert_eq!(question.field(name), None, "{}", question.head);
     }
 }

@@ -152,6 +152,41 @@ async fn chunked_bodies_pass_both_ways() {
     assert_eq!(origin.received()[1].body, b"hello world");
 }
 
+/// Framing that is longer as it comes than as it goes on: with extensions, as signed uploads have
+/// them, and with leading zeros.
+#[tokio::test]
+async fn bodies_with_long_chunk_headers_pass_without_a_pause() {
+    let framed = |kind: &str| {
+        let (size, count, zeros, extension) = match kind {
+            "/signed" => (8192, 60, "", format!(";chunk-signature={}", "a".repeat(64))),
+            "/small" => (1, 1000, "", format!(";{}", "e".repeat(100))),
+            _ => (100, 2000, "000000", String::new()),
+        };
+        let data = "x".repeat(size);
+        let chunk = format!("{zeros}{size:x}{extension}\r\n{data}\r\n");
+        (size * count, chunk.repeat(count) + "0\r\n\r\n")
+    };
+    let origin = Origin::start(move |request| {
+        Answer::raw("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            .send(framed(request.target()).1)
+    })
+    .await;
+    let timeouts = "timeouts: { idle: 1h, response: 1h }";
+    let prusik = Prusik::start(Config::to(&[&origin]).route(timeouts)).await;
+    for target in ["/signed", "/small", "/zeros"] {
+        let (length, body) = framed(target);
+        let mut client = Client::connect(prusik.public()).await;
+        client
+            .send(format!(
+                "POST {target} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{body}"
+            ))
+            .await;
+        assert_eq!(client.response().await.text().len(), length, "{target}");
+        let sent = origin.received().pop().expect("it has come");
+        assert_eq!(sent.body.len(), length, "{target}");
+    }
+}
+
 #[tokio::test]
 async fn a_body_that_ends_with_the_connection_passes() {
     let origin =

@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
+use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::support::issuer::{Issuer, jwks};
@@ -137,9 +138,26 @@ async fn keys_outlast_a_reload_and_an_upgrade() {
         "{}",
         prusik.stderr()
     );
-    keys.serve(jwks(&[&issuer]));
+    // The new process cannot fetch them.
     prusik.upgrade().await;
     assert_eq!(status(&prusik, &token).await, 200);
+    prusik.wait_stderr("1 of the process before in use").await;
+}
+
+#[tokio::test]
+async fn all_who_come_with_a_new_key_at_once_wait_for_its_fetch() {
+    let origin = Origin::chat().await;
+    for round in 0..5 {
+        let (old, new) = (Issuer::p256("old"), Issuer::p256("new"));
+        let keys = KeyServer::start(jwks(&[&old])).await;
+        let config = Config::to(&[&origin]).route(keys.route("refresh: 1h"));
+        let prusik = Prusik::start(config).await;
+        keys.serve(jwks(&[&old, &new]));
+        let token = new.sign("ES256", &json!({}));
+        let statuses = join_all((0..30).map(|_| status(&prusik, &token))).await;
+        assert_eq!(statuses, [200; 30], "round {round}");
+        assert_eq!(keys.asked(), 2);
+    }
 }
 
 #[tokio::test]

@@ -323,6 +323,24 @@ async fn a_hashed_handshake_waits_for_its_own_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_goes_to_the_servers_of_the_file_that_holds_now() {
+    let (stuck, healthy) = (hanging().await, Origin::chat().await);
+    let config = |origin: &Origin| Config::to(&[origin]).top(ADMIN);
+    let prusik = Prusik::start(config(&stuck)).await;
+    let _full = fill(&prusik, &stuck).await;
+    let mut clients = knock(&prusik, "/", 30).await;
+    until_waiting(&prusik, 25).await;
+    assert_eq!(prusik.reload_with(config(&healthy)).await, Outcome::Done);
+    clients.extend(knock(&prusik, "/", 1).await);
+    let answers = clients.iter_mut().map(|client| client.response());
+    let answers = within("all have gone on", join_all(answers)).await;
+    let in_now = answers.iter().filter(|answer| answer.status() == 101);
+    // A server that hangs gets one more every two seconds.
+    assert!(in_now.count() >= 25, "{answers:?}");
+    assert_eq!(waiting(&prusik).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pacing_survives_a_reload_and_can_be_off() {
     let origin = hanging().await;
     let config = Config::to(&[&origin]).top(ADMIN);

@@ -427,6 +427,12 @@ fn keys_that_would_have_no_effect_are_errors() {
         "user: $arg_user, websocket: { newest_wins: true }",
         &["has no effect without"],
     );
+    says("user: $jwt_sub", &["which has no auth.jwt"]);
+    says("user: a$auth_x", &["which has no auth.forward"]);
+    says(
+        "user: $jwt_sub, auth: { forward: { url: \"http://127.0.0.1:1/\" } }",
+        &["which has no auth.jwt"],
+    );
     says("user: x$user", &["reads itself"]);
     says("user: \"\"", &["names nobody"]);
     says("user: $usr", &["did you mean"]);

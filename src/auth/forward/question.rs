@@ -57,11 +57,13 @@ pub fn question(
     let out = request.headers_mut();
     out.reserve(arrived.headers.len());
     for (name, value) in arrived.headers {
-        let is_asked = forwarded::is_forwarding(name)
-            || match listed {
-                Some(listed) => listed.contains(name),
-                None => !NOT_ASKED.contains(name),
-            };
+        let is_listed = listed.is_some_and(|listed| listed.contains(name));
+        // What a trusted proxy passes may be its client's, and would name another target than the
+        // one that is asked about.
+        let is_asked = is_listed
+            || !forwarded::names_a_target(name)
+                && (forwarded::is_forwarding(name)
+                    || listed.is_none() && !NOT_ASKED.contains(name));
         if is_asked {
             out.append(name, value.clone());
         }

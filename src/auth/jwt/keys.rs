@@ -33,6 +33,8 @@ pub struct KeySet {
     keys: Vec<Key>,
     /// The hash of what they were parsed from.
     content: [u8; 32],
+    /// What they were parsed from, if there can be no secrets in it.
+    public: Option<Box<str>>,
 }
 
 struct Key {
@@ -53,10 +55,21 @@ impl KeySet {
         } else {
             of_jwks(content, secrets)?
         };
+        let text = std::str::from_utf8(content).ok();
+        let public = text.filter(|_| secrets == Secrets::Left).map(Box::from);
         let hash = digest::digest(&digest::SHA256, content);
         let mut content = [0; 32];
         content.copy_from_slice(hash.as_ref());
-        Ok(Self { keys, content })
+        Ok(Self {
+            keys,
+            content,
+            public,
+        })
+    }
+
+    /// What they were parsed from, if there can be no secrets in it.
+    pub fn public(&self) -> Option<&str> {
+        self.public.as_deref()
     }
 
     /// How many keys can be used.
@@ -75,7 +88,11 @@ impl KeySet {
             let is_other = matches!((id, &key.id), (Some(id), Some(of_key)) if id != of_key);
             !is_other && key.validation.algorithms.contains(&algorithm)
         };
-        let keys = self.keys.iter().filter(may_be).take(TRIED);
+        // The key that is named is tried before those that may be any.
+        let is_named = move |key: &&Key| id.is_some() && key.id.as_deref() == id;
+        let named = self.keys.iter().filter(is_named);
+        let others = self.keys.iter().filter(move |key| !is_named(key));
+        let keys = named.chain(others).filter(may_be).take(TRIED);
         keys.map(|key| (&key.decoding, &key.validation))
     }
 

@@ -37,6 +37,7 @@ use std::time::SystemTime;
 
 use claims::Rules;
 use finder::{Finders, Presented};
+use keys::KeySet;
 use refused::Refused;
 use source::KeySource;
 use store::KeyStore;
@@ -63,15 +64,19 @@ impl Jwt {
             Presented::TooLong => return Err(Refused::TooLong.into()),
             Presented::Token(token) => token,
         };
-        let outcome = match self.verify(token, store) {
-            Err(Refused::UnknownKey) if store.look_again().await => self.verify(token, store),
-            outcome => outcome,
-        };
+        let mut keys = store.keys().ok_or(Refused::NoKeys)?;
+        let mut outcome = self.verify(token, &keys);
+        // A fetch may have ended in between.
+        if let Err(Refused::UnknownKey) = outcome
+            && (store.look_again().await || store.has_other_keys(&keys))
+        {
+            keys = store.keys().ok_or(Refused::NoKeys)?;
+            outcome = self.verify(token, &keys);
+        }
         outcome.map_err(Denied::from)
     }
 
-    fn verify(&self, token: &[u8], store: &KeyStore) -> Result<Verified, Refused> {
-        let keys = store.keys().ok_or(Refused::NoKeys)?;
-        verify(token, &keys, &self.rules, SystemTime::now())
+    fn verify(&self, token: &[u8], keys: &KeySet) -> Result<Verified, Refused> {
+        verify(token, keys, &self.rules, SystemTime::now())
     }
 }

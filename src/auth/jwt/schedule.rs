@@ -52,8 +52,9 @@ impl Schedule {
         self.due
     }
 
-    pub fn is_fetching(&self) -> bool {
-        self.is_fetching
+    /// Whether a fetch is under way, or about to begin.
+    pub fn is_coming(&self, now: Instant) -> bool {
+        self.is_fetching || self.due.is_some_and(|due| due <= now)
     }
 
     /// Whether the last fetch has failed.
@@ -212,15 +213,15 @@ mod tests {
                         caused = Some(now);
                     },
                     Event::Hurry => schedule.hurry(now),
-                    Event::Succeed if schedule.is_fetching() => schedule.succeeded(now),
-                    Event::Fail if schedule.is_fetching() => {
+                    Event::Succeed if schedule.is_fetching => schedule.succeeded(now),
+                    Event::Fail if schedule.is_fetching => {
                         schedule.failed(now);
                     }
                     Event::Succeed | Event::Fail => {}
                 }
                 schedule.begin(now);
                 let is_due = schedule.due().is_some_and(|due| due <= now + REFRESH);
-                prop_assert!(schedule.is_fetching() != is_due);
+                prop_assert!(schedule.is_fetching != is_due);
             }
         }
     }

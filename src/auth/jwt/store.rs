@@ -16,7 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::sleep_until;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::keys::KeySet;
+use super::keys::{KeySet, Secrets};
 use super::schedule::Schedule;
 use super::source::{KeySource, SourceError};
 
@@ -56,13 +56,33 @@ impl KeyStore {
         self.keys.load_full()
     }
 
+    /// Goes on with the keys that the process before had of this URL, if none were fetched yet.
+    fn restore(&self, content: &str) {
+        if let Ok(keys) = KeySet::parse(content.as_bytes(), Secrets::Left) {
+            let count = keys.count();
+            let none = None::<Arc<KeySet>>;
+            let before = self.keys.compare_and_swap(&none, Some(Arc::new(keys)));
+            if before.is_none() {
+                info!(
+                    "jwt: keys of {}: {count} of the process before in use",
+                    self.source
+                );
+            }
+        }
+    }
+
+    /// Whether these are no longer the keys.
+    pub fn has_other_keys(&self, keys: &KeySet) -> bool {
+        self.keys.load().as_deref().is_some_and(|now| now != keys)
+    }
+
     /// A token names a key that is not there. Waits for a fetch, if that causes one or one is under
     /// way, and returns whether there was one.
     pub async fn look_again(&self) -> bool {
         let mut fetched = self.fetched.subscribe();
         {
-            let mut schedule = self.schedule.lock();
-            if !schedule.miss(Instant::now()) && !schedule.is_fetching() {
+            let (mut schedule, now) = (self.schedule.lock(), Instant::now());
+            if !schedule.miss(now) && !schedule.is_coming(now) {
                 return false;
             }
         }
@@ -242,6 +262,31 @@ impl KeyStores {
     /// `None`: the route asks for no token.
     pub fn of_route(&self, position: usize) -> Option<&Arc<KeyStore>> {
         self.of_routes.get(position)?.as_ref()
+    }
+
+    /// Each URL with what was fetched there.
+    pub fn fetched(&self) -> Vec<(String, String)> {
+        let mut fetched: Vec<(String, String)> = Vec::new();
+        for store in &self.all {
+            let (keys, url) = (store.keys(), store.source.to_string());
+            let content = keys.as_ref().and_then(|keys| keys.public());
+            if let Some(content) = content
+                && !fetched.iter().any(|(known, _)| *known == url)
+            {
+                fetched.push((url, content.to_owned()));
+            }
+        }
+        fetched
+    }
+
+    /// Stores without keys go on with what the process before has fetched at their URL.
+    pub fn restore(&self, url: &str, content: &str) {
+        let has_url = |store: &&Arc<KeyStore>| match &store.source {
+            KeySource::Url { endpoint, .. } => endpoint.to_string() == url,
+            KeySource::File { .. } => false,
+        };
+        let stores = self.all.iter().filter(has_url);
+        stores.for_each(|store| store.restore(content));
     }
 
     /// Returns when each store has keys, or has tried to fetch them once. Does not wait for those

@@ -113,6 +113,9 @@ fn route(
     let body_size = body_size.map_or(BodySize::Inherited, |OptionalSize(own)| BodySize::Own(own));
     let error_pages = raw.errors.take();
     let auth = auth::auth(raw.auth.take(), scope.label, system, scope.at, errors);
+    if let (Some(Some(user)), Some(auth)) = (&user, &auth) {
+        user::nameless(user, auth.as_deref(), scope.at, errors);
+    }
     if let (Some(None), Some(auth)) = (&user, &auth)
         && !auth.as_ref().is_some_and(|auth| auth.names_users())
     {

@@ -3,6 +3,7 @@
 
 use super::Errors;
 use super::upstream::template;
+use crate::auth::Auth;
 use crate::config::file::cursor::Cursor;
 use crate::config::{Listener, Route};
 use crate::forward::template::Template;
@@ -25,6 +26,25 @@ pub fn user(raw: Option<String>, at: Cursor<'_>, errors: &mut Errors) -> Option<
             .hint("write where the name is found, such as $arg_userId or $ssl_client_s_dn"),
     );
     None
+}
+
+/// A user whose name is in a token or an auth server's answer has none without these. `at`: the
+/// route.
+pub fn nameless(user: &Template, auth: Option<&Auth>, at: Cursor<'_>, errors: &mut Errors) {
+    let has_jwt = auth.is_some_and(|auth| auth.jwt.is_some());
+    let has_forward = auth.is_some_and(|auth| auth.forward.is_some());
+    let wrong = match () {
+        () if user.reads_claims() && !has_jwt => ("$jwt_…", "auth.jwt"),
+        () if user.reads_auth_fields() && !has_forward => ("$auth_…", "auth.forward"),
+        () => return,
+    };
+    let (variable, missing) = wrong;
+    let error = at.key("user").error(format!(
+        "{variable} is always empty on this route, which has no {missing}"
+    ));
+    errors.push(error.hint(format!(
+        "give the route {missing}, or say where else the name is"
+    )));
 }
 
 /// `at`: the section that has both keys.

@@ -255,18 +255,32 @@ fn trusted_proxies(
     let name = header
         .map_or("X-Real-IP", |header| header.arg(0))
         .to_ascii_lowercase();
+    let needs_some = sockets
+        .iter()
+        .any(|socket| socket.proxy_protocol && !socket.address.starts_with("unix:"));
     let mut field = None;
     match (name.as_str(), of_name("set_real_ip_from").next()) {
         (_, None) | ("proxy_protocol", _) => {}
         ("x-forwarded-for", _) => field = Some("x_forwarded_for"),
-        (_, Some(from)) => notes.push(Note::left_out(
-            header.unwrap_or(from),
-            "the client's address is read from X-Forwarded-For or Forwarded",
-        )),
+        (_, Some(from)) => {
+            notes.push(Note::left_out(
+                header.unwrap_or(from),
+                "the client's address is read from X-Forwarded-For or Forwarded",
+            ));
+            // nginx did not believe these fields.
+            if !needs_some {
+                networks.clear();
+            }
+        }
     }
-    let needs_some = sockets
-        .iter()
-        .any(|socket| socket.proxy_protocol && !socket.address.starts_with("unix:"));
+    let own = servers.iter().flat_map(|server| server.levels.own());
+    let mut own = own.filter(|one| matches!(&*one.name, "set_real_ip_from" | "real_ip_header"));
+    if let Some(of_one) = own.next().filter(|_| servers.len() > 1) {
+        notes.push(Note::left_out(
+            of_one,
+            "trusted_proxies and client_address hold for all servers of the file",
+        ));
+    }
     if needs_some && networks.is_empty() {
         let listens = servers
             .iter()

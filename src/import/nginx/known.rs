@@ -383,10 +383,8 @@ const LEFT_OUT: &[(&[&str], &str)] = &[
             "proxy_set_body",
             "proxy_pass_header",
             "proxy_ssl_crl",
-            "ssl_crl",
             "proxy_ssl_password_file",
             "ssl_password_file",
-            "ssl_ocsp",
         ],
         "prusik has no such setting",
     ),
@@ -434,6 +432,8 @@ const PROTECTING: &[&str] = &[
     "access_by_lua_block",
     "access_by_lua_file",
     "secure_link_secret",
+    "ssl_crl",
+    "ssl_ocsp",
 ];
 
 fn find(list: &[(&[&str], &'static str)], name: &str) -> Option<&'static str> {

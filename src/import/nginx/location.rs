@@ -35,7 +35,7 @@ pub fn routes<'t>(
     let mut notes = located.notes.clone();
     let levels = &located.levels;
     notes.extend(levels.own().iter().filter_map(known::note));
-    if levels.own_last("internal").is_some() {
+    if levels.last("internal").is_some() {
         // Nobody from outside finds it.
         let comments = context.comments(notes);
         return vec![Route {

@@ -287,6 +287,7 @@ impl TakeOver {
             Message::Go(go) => self.go(go).await,
             Message::Census(census) => self.held.set(census, &self.app),
             Message::Learned(learned) => warm_state::restore_learned(&self.app, learned),
+            Message::Keys(keys) => warm_state::restore_keys(&self.app, &keys),
             Message::Accept => {
                 let flag = attachments.descriptors.into_iter().next();
                 self.severed = flag.map(SeveredFlag::received);

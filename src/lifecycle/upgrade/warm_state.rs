@@ -1,5 +1,5 @@
 //! The state with which the new process continues: operations of operators, knowledge about
-//! servers, running drains, sessions that servers have named.
+//! servers, running drains, sessions that servers have named, keys of tokens.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,7 +21,7 @@ const NAMES_MAX: usize = 50_000;
 /// How many bindings one message carries.
 const BINDINGS_MAX: usize = 20_000;
 
-/// All of it but [`learned`].
+/// All of it but [`learned`] and [`keys`].
 pub fn go(app: &App, protocol: u32) -> wire::Go {
     wire::Go {
         drained: drained(app),
@@ -116,6 +116,21 @@ pub fn restore_learned(app: &App, learned: wire::Learned) {
     if let Some(group) = app.generation().find_group(&learned.upstream) {
         group.restore_learned(learned.bindings.into_iter().filter_map(of_wire));
     }
+}
+
+/// What was fetched for `auth.jwt`, of each URL.
+pub fn keys(app: &App) -> Vec<wire::Keys> {
+    let fetched = app.generation().states.key_stores().fetched();
+    let keys = fetched.into_iter();
+    keys.map(|(url, content)| wire::Keys { url, content })
+        .collect()
+}
+
+/// Goes on with these keys where nothing could be fetched yet.
+pub fn restore_keys(app: &App, keys: &wire::Keys) {
+    let generation = app.generation();
+    let stores = generation.states.key_stores();
+    stores.restore(&keys.url, &keys.content);
 }
 
 fn to_wire(binding: &Binding) -> (String, SocketAddr, u64) {

@@ -92,9 +92,20 @@ impl Attempts {
         }
     }
 
+    /// From now on servers are picked from this group, which has the name of the one before.
+    pub fn go_on_with(&mut self, group: Arc<Group>) {
+        self.group = group;
+    }
+
     /// Waits for a server that has room. Who has been at a server already goes first.
     pub fn wait_in(&self, line: Line) -> Result<Waiting, QueueFull> {
-        self.group.wait_in(line, !self.tried.is_empty())
+        let most = self.upstream().pacing.unwrap_or(usize::MAX);
+        self.group.wait_in(line, !self.tried.is_empty(), most)
+    }
+
+    /// Waits in another line than so far. Who waits already has a place, however many wait.
+    pub fn change_line(&self, line: Line) -> Result<Waiting, QueueFull> {
+        self.group.wait_in(line, true, usize::MAX)
     }
 
     /// The request goes to the picked server.

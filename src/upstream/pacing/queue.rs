@@ -82,8 +82,8 @@ impl<C> Queue<C> {
         self.lines.contains_key(&line)
     }
 
-    /// Adds one at the end of the line, or, if it comes again after a server has failed, at the
-    /// beginning. `None`: `most` wait already.
+    /// Adds one at the end of the line, or, if it comes again after a server has failed or from
+    /// another line, at the beginning. `None`: `most` wait already.
     pub fn enter(
         &mut self,
         line: Line,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderName, Uri, header};
 
-use crate::auth::endpoint::Endpoint;
+use crate::auth::endpoint::{Endpoint, is_askable};
 use crate::auth::forward::{Settings, may_be_listed};
 use crate::config::file::cursor::Cursor;
 use crate::config::resolve::Errors;
@@ -62,13 +62,8 @@ pub fn forward(
 
 fn uri(url: &str, at: Cursor<'_>, errors: &mut Errors) -> Option<Uri> {
     let uri = url.parse::<Uri>().ok().filter(|uri| {
-        let authority = uri.authority().map_or("", |authority| authority.as_str());
-        matches!(uri.scheme_str(), Some("http" | "https"))
-            && uri.host().is_some_and(|host| !host.is_empty())
-            && uri.port_u16() != Some(0)
-            && !authority.contains('@')
-            && !authority.ends_with(':')
-            && !url.contains('#')
+        let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
+        is_http && is_askable(uri) && !url.contains('#')
     });
     if uri.is_none() {
         let error = at.error(format!("\"{url}\" is not where a server can be asked"));

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::super::Errors;
 use super::super::tls::{SystemAuthorities, connector_of_url};
 use crate::auth::Jwt;
-use crate::auth::endpoint::Endpoint;
+use crate::auth::endpoint::{Endpoint, is_askable};
 use crate::auth::jwt::claims::{Required, Rules};
 use crate::auth::jwt::finder::{Finder, Finders};
 use crate::auth::jwt::keys::{KeySet, Secrets};
@@ -161,11 +161,7 @@ fn url(keys: &str, at: Cursor<'_>, errors: &mut Errors) -> Option<Uri> {
     let at = at.key("keys");
     let uri = keys.parse::<Uri>().ok();
     let host = uri.as_ref().and_then(Uri::host).unwrap_or_default();
-    let has_user = uri
-        .as_ref()
-        .and_then(Uri::authority)
-        .is_some_and(|authority| authority.as_str().contains('@'));
-    let is_whole = !host.is_empty() && !has_user && !keys.contains('#');
+    let is_whole = uri.as_ref().is_some_and(is_askable) && !keys.contains('#');
     let error = match uri.as_ref().and_then(Uri::scheme_str) {
         Some("https") if is_whole => return uri,
         Some("http") if is_whole && is_loopback(host) => return uri,

@@ -108,6 +108,9 @@ impl HandOver {
             return;
         }
         self.link.set_framing(Framing::Second);
+        for keys in warm_state::keys(&self.app) {
+            self.say(&Message::Keys(keys));
+        }
         self.say_census();
         self.say_accept();
     }

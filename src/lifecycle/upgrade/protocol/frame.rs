@@ -368,6 +368,7 @@ impl Message {
             Self::Given => 19,
             Self::Stream { .. } => 20,
             Self::Learned(_) => 21,
+            Self::Keys(_) => 22,
         }
     }
 

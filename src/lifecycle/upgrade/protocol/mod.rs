@@ -5,7 +5,7 @@
 //!   old                                   new
 //!    │                                Ready │  adopted the listeners, servers checked, a request
 //!    │                                      │  of its own answered; nothing can fail from here on
-//!    │  Go, Learned …, Census …             │  what operators have done, what counts in the old one
+//!    │  Go, Keys …, Learned …, Census …     │  what operators have done, what counts in the old one
 //!    │  Accept                              │
 //!    │                              Serving │  accepts; the old one no longer does
 //!    │  Session, Stream, Idle … (and their  │
@@ -43,7 +43,7 @@ pub mod wire;
 use serde::{Deserialize, Serialize};
 
 use wire::{
-    Census, Command, Go, Idle, Learned, NamedDrain, Outcome, Ready, Session, Stream, TakeOver,
+    Census, Command, Go, Idle, Keys, Learned, NamedDrain, Outcome, Ready, Session, Stream, TakeOver,
 };
 
 use crate::net::Binder;
@@ -91,6 +91,8 @@ pub enum Message {
     Census(Census),
     /// Which servers have which sessions, by `affinity.header`. Older processes skip it.
     Learned(Learned),
+    /// What was fetched for `auth.jwt`. Older processes skip it.
+    Keys(Keys),
     /// Everything that must be known before the first accept was sent.
     Accept,
     Serving,

@@ -5,6 +5,7 @@
 //! differ. The end of a credential is by the wall clock, as it is in the credential itself.
 
 mod census;
+mod found;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use census::{Census, CensusKey, UserKey};
+pub use found::{Keys, Learned};
 
 /// The protocol of a binary that does not say which one it speaks: 0.1.0.
 pub const FIRST: u32 = 1;
@@ -154,14 +156,6 @@ pub struct ServerState {
     pub starting_since: Option<Duration>,
     /// How long it keeps the requests of clients that belong to it, though drained.
     pub keeps_own_for: Option<Duration>,
-}
-
-/// A part of what was learned from the answers of an upstream's servers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Learned {
-    pub upstream: String,
-    /// The fingerprint of a value, its server, and for how many milliseconds nobody has used it.
-    pub bindings: Vec<(String, SocketAddr, u64)>,
 }
 
 /// A drain that continues in the new process, for those of its sessions that come there.

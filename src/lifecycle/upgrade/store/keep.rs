@@ -262,19 +262,20 @@ impl Keep {
 
     /// What would be said in an upgrade. Returns the number of sessions too.
     fn record(&self) -> io::Result<(Record<'_>, u64)> {
-        let keys = match self.app.generation().config.server.tls_sessions {
+        let ticket_keys = match self.app.generation().config.server.tls_sessions {
             TlsSessions::Move => tickets::export(),
             TlsSessions::Tell => Zeroizing::default(),
         };
         let affinity = export_key();
         let beside = Beside {
-            tickets: &keys,
+            tickets: &ticket_keys,
             affinity: &affinity,
             ..Beside::default()
         };
         let learned = warm_state::learned(&self.app, Duration::MAX);
         let go = warm_state::go(&self.app, wire::LATEST);
-        let mut record = Record::begin(go, learned, beside)?;
+        let keys = warm_state::keys(&self.app);
+        let mut record = Record::begin(go, keys, learned, beside)?;
         let mut sessions = 0;
         let is_session = |parcel: &Parcel| matches!(parcel, Parcel::Session(_));
         let mut parcels: Vec<(&u64, &Parcel)> = self.parcels.iter().collect();

@@ -94,7 +94,7 @@ fn unpack(bundle: OwnedFd) -> io::Result<Vec<Spoken>> {
 
 /// Without the messages the new process would not serve.
 fn nothing() -> io::Result<Vec<Spoken>> {
-    let mut record = Record::begin(wire::Go::empty(), Vec::new(), Beside::default())?;
+    let mut record = Record::begin(wire::Go::empty(), Vec::new(), Vec::new(), Beside::default())?;
     record.say(&Message::Moved {
         sessions: 0,
         told: 0,

@@ -26,6 +26,7 @@ impl<'a> Record<'a> {
     /// `beside`: the keys that go with [`Message::Accept`].
     pub fn begin(
         go: wire::Go,
+        keys: Vec<wire::Keys>,
         learned: Vec<wire::Learned>,
         beside: Beside<'_>,
     ) -> io::Result<Self> {
@@ -33,6 +34,9 @@ impl<'a> Record<'a> {
             bytes: encode(Framing::First, &Message::Go(go), Beside::default(), 0)?,
             descriptors: Vec::new(),
         };
+        for keys in keys {
+            record.say(&Message::Keys(keys))?;
+        }
         for part in learned {
             record.say(&Message::Learned(part))?;
         }
@@ -144,8 +148,8 @@ mod tests {
             to_server: b"b",
             ..Beside::default()
         };
-        let mut record =
-            Record::begin(go(), Vec::new(), Beside::default()).expect("it can be encoded");
+        let mut record = Record::begin(go(), Vec::new(), Vec::new(), Beside::default())
+            .expect("it can be encoded");
         record
             .say_with(&adopted, beside, &two)
             .expect("so can this");
