@@ -299,19 +299,22 @@ pub fn protects(directive: &Directive) -> bool {
     let refuses = directive
         .inner()
         .iter()
-        .any(|step| step.name == "return" && matches!(step.arg(0), "401" | "403" | "404" | "444"));
-    let Some((variable, operator, _)) = words(directive) else {
+        .any(|step| step.name == "return" && step.arg(0).starts_with(['4', '5']));
+    let Some((variable, operator, value)) = words(directive) else {
         return refuses;
     };
+    // Only who shows the right thing comes in.
+    if operator.starts_with('!') || operator == "=" && value.is_empty() {
+        return refuses;
+    }
     let is_choice = matches!(
         variable.as_str(),
         "request_method" | "host" | "scheme" | "http_host"
     ) || ["request_uri", "uri", "args", "query_string", "arg_"]
         .iter()
         .any(|of| variable.starts_with(of));
-    let is_blocklist = !operator.starts_with('!')
-        && !operator.is_empty()
-        && (variable.starts_with("http_") || variable.starts_with("cookie_"));
+    let is_blocklist =
+        !operator.is_empty() && (variable.starts_with("http_") || variable.starts_with("cookie_"));
     refuses && !is_choice && !is_blocklist
 }
 

@@ -62,12 +62,44 @@ fn imported(text: &str) -> (String, Vec<String>) {
 }
 
 #[test]
+fn what_is_internal_is_so_below_too() {
+    let (yaml, _) = imported(
+        "server { location /i/ { internal; location /i/x { proxy_pass http://127.0.0.1:1; } } }",
+    );
+    assert!(!yaml.contains("upstream: "), "{yaml}");
+}
+
+#[test]
+fn nobody_is_believed_whom_nginx_does_not_believe() {
+    let server = "server { listen 1; location / { proxy_pass http://127.0.0.1:1; } }";
+    let from = "set_real_ip_from 10.0.0.0/8;";
+    for (header, is_trusted) in [
+        ("real_ip_header X-Forwarded-For;", true),
+        ("real_ip_header CF-Connecting-IP;", false),
+        ("", false),
+    ] {
+        let (yaml, left_out) = imported(&format!("{from} {header} {server}"));
+        assert_eq!(yaml.contains("\ntrusted_proxies: "), is_trusted, "{yaml}");
+        let is_said = left_out
+            .iter()
+            .any(|line| format!("{line:?}").contains("X-Forwarded-For"));
+        assert_eq!(is_said, !is_trusted, "{header}: {left_out:?}");
+    }
+    let of_one = format!("real_ip_header X-Forwarded-For; {server} server {{ {from} listen 2; }}");
+    let said = format!("{:?}", imported(&of_one).1);
+    assert!(said.contains("hold for all servers"), "{said}");
+}
+
+#[test]
 fn who_cannot_be_kept_out_closes_the_route() {
     for protection in [
         "satisfy any; allow 10.0.0.1; deny all; auth_basic x; auth_basic_user_file y;",
         "allow 10.0.0.1; deny 10.0.0.0/8;",
         "access_by_lua_block { check() }",
         "auth_jwt x;",
+        "ssl_crl x.pem;",
+        "if ($http_x_key = \"\") { return 403; }",
+        "if ($request_method !~ ^(GET|HEAD)$) { return 405; }",
         "if ($blocked) { return 403; }",
     ] {
         for text in [

@@ -139,7 +139,12 @@ fn a_condition_is_one_of_routes() {
     }
     for (text, closes) in [
         ("($http_user_agent ~* bot)", false),
-        ("($request_method !~ ^GET$)", false),
+        ("($request_method !~ ^GET$)", true),
+        ("($host != good.test)", true),
+        ("($arg_key != s3)", true),
+        ("($cookie_s = \"\")", true),
+        ("($http_x_key = \"\")", true),
+        ("($arg_old = 1)", false),
         ("($http_x_key != secret)", true),
         ("($allowed = 0)", true),
         ("($blocked)", true),
