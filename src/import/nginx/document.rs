@@ -228,6 +228,36 @@ fn every<'t>(tree: &'t [Directive], name: &str, found: &mut Vec<&'t Directive>) 
     }
 }
 
+fn trusted_networks<'d>(
+    froms: impl Iterator<Item = &'d Directive>,
+    notes: &mut Vec<Note>,
+) -> Vec<String> {
+    let mut networks: Vec<String> = Vec::new();
+    for from in froms.filter(|from| from.arg(0) != "unix:") {
+        let text = from.arg(0);
+        match text.parse::<IpNet>().is_ok() || text.parse::<std::net::IpAddr>().is_ok() {
+            true if networks.iter().any(|known| known == text) => {}
+            true => networks.push(text.to_owned()),
+            false => notes.push(Note::left_out(
+                from,
+                "a trusted proxy is a network or an address",
+            )),
+        }
+    }
+    networks
+}
+
+/// What is said in one server of several, and holds for all of them here.
+fn settings_of_one(servers: &[servers::Server<'_>]) -> Option<Note> {
+    let own = servers.iter().flat_map(|server| server.levels.own());
+    let mut own = own.filter(|one| matches!(&*one.name, "set_real_ip_from" | "real_ip_header"));
+    let of_one = own.next().filter(|_| servers.len() > 1)?;
+    Some(Note::left_out(
+        of_one,
+        "trusted_proxies and client_address hold for all servers of the file",
+    ))
+}
+
 fn trusted_proxies(
     context: &mut Context<'_>,
     servers: &[servers::Server<'_>],
@@ -239,18 +269,7 @@ fn trusted_proxies(
     let all: Vec<&Directive> = blocks.flatten().collect();
     let of_name = |name: &'static str| all.iter().filter(move |one| one.name == name).copied();
     let mut notes = Vec::new();
-    let mut networks: Vec<String> = Vec::new();
-    for from in of_name("set_real_ip_from").filter(|from| from.arg(0) != "unix:") {
-        let text = from.arg(0);
-        match text.parse::<IpNet>().is_ok() || text.parse::<std::net::IpAddr>().is_ok() {
-            true if networks.iter().any(|known| known == text) => {}
-            true => networks.push(text.to_owned()),
-            false => notes.push(Note::left_out(
-                from,
-                "a trusted proxy is a network or an address",
-            )),
-        }
-    }
+    let mut networks = trusted_networks(of_name("set_real_ip_from"), &mut notes);
     let header = of_name("real_ip_header").next();
     let name = header
         .map_or("X-Real-IP", |header| header.arg(0))
@@ -273,14 +292,7 @@ fn trusted_proxies(
             }
         }
     }
-    let own = servers.iter().flat_map(|server| server.levels.own());
-    let mut own = own.filter(|one| matches!(&*one.name, "set_real_ip_from" | "real_ip_header"));
-    if let Some(of_one) = own.next().filter(|_| servers.len() > 1) {
-        notes.push(Note::left_out(
-            of_one,
-            "trusted_proxies and client_address hold for all servers of the file",
-        ));
-    }
+    notes.extend(settings_of_one(servers));
     if needs_some && networks.is_empty() {
         let listens = servers
             .iter()

@@ -72,6 +72,16 @@ fn what_would_be_read_as_something_else_is_quoted() {
     }
 }
 
+#[test]
+fn a_comment_ends_with_its_line_and_spoils_nothing() {
+    let mut root = Map::default();
+    root.comment("a\u{feff}b\u{2028}evil: 1\u{85}evil: 2\u{0}\nc");
+    root.set("key", Yaml::text("\u{feff}\"\u{2028}\u{ffff}"));
+    let read: serde_yaml::Value = serde_yaml::from_str(&root.write()).unwrap();
+    assert_eq!(read.as_mapping().map(serde_yaml::Mapping::len), Some(1));
+    assert_eq!(read["key"].as_str(), Some("\u{feff}\"\u{2028}\u{ffff}"));
+}
+
 proptest! {
     /// By another reader of YAML, in a block and in braces.
     #[test]
