@@ -160,27 +160,13 @@ fn hex(digit: u8) -> Option<u8> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Traversal;
 
-/// What a server may see in a normal path if it decodes once more, reads `%2F`, `%5C` or `\` as a
+/// What a server may see in a normal path if it decodes all of it, reads `%2F`, `%5C` or `\` as a
 /// slash, and removes `;` and what follows from a segment. `None`: the same path.
 pub fn lenient(normal: &str) -> Result<Option<String>, Traversal> {
     if !normal.contains(['%', ';']) {
         return Ok(None);
     }
-    let mut read = decode_again(normal);
-    for (encoded, byte) in [
-        ("%2F", "/"),
-        ("%2f", "/"),
-        ("%5C", "/"),
-        ("%5c", "/"),
-        ("%2E", "."),
-        ("%2e", "."),
-        ("%3B", ";"),
-        ("%3b", ";"),
-    ] {
-        if read.contains(encoded) {
-            read = read.replace(encoded, byte);
-        }
-    }
+    let read = decode_visible(&decode_again(normal));
     if read == normal && !read.contains(';') {
         return Ok(None);
     }
@@ -219,6 +205,28 @@ pub(super) fn normalise_assembled(path: &str, slashes: Slashes) -> Result<String
     let normal = join(&plain, slashes);
     lenient(&normal)?;
     Ok(normal)
+}
+
+/// Decodes what is visible: `%40` to `@`, and `%5C` to `/`. Not what ends a path, nor `%25`.
+fn decode_visible(path: &str) -> String {
+    let mut decoded = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        decoded.push_str(&rest[..at]);
+        let digits = rest.as_bytes().get(at + 1..at + 3);
+        let value = digits.and_then(|digits| Some(16 * hex(digits[0])? + hex(digits[1])?));
+        let (shown, length) = match value {
+            Some(b'\\') => ('/', 3),
+            Some(value) if value.is_ascii_graphic() && !b"%?#".contains(&value) => {
+                (char::from(value), 3)
+            }
+            _ => ('%', 1),
+        };
+        decoded.push(shown);
+        rest = &rest[at + length..];
+    }
+    decoded.push_str(rest);
+    decoded
 }
 
 /// Decodes `%252F` to `%2F`, however often the `%` was encoded.
@@ -299,7 +307,11 @@ mod tests {
             ("/a%252fb%25252Fc", Some("/a/b/c")),
             ("/a;x=1/b;y", Some("/a/b")),
             ("/a%3Bx/b", Some("/a/b")),
-            ("/%2566orbidden", Some("/%66orbidden")),
+            ("/%2566orbidden", Some("/forbidden")),
+            ("/%40admin%2Cx%3D1", Some("/@admin,x=1")),
+            ("/a%7Cb%3F%23%20", Some("/a|b%3F%23%20")),
+            ("/%2540", Some("/@")),
+            ("/a%2", None),
             ("/100%25", Some("/100%")),
         ] {
             assert_eq!(lenient(path), Ok(read.map(str::to_owned)), "{path}");

@@ -49,6 +49,35 @@ async fn who_is_not_allowed_gets_403_with_a_reason_in_log_and_metrics() {
     }
 }
 
+/// Servers decode what may stand in a path as it is, too.
+#[tokio::test]
+async fn no_spelling_of_a_path_gets_around_a_guarded_prefix() {
+    let origin = Origin::start(|_| Answer::text("hello")).await;
+    let mut config = Config::to(&[&origin]);
+    for prefix in ["/@admin", "/x,y", "/u=v", "/a|b"] {
+        let guarded = "upstream: backend, deny: [127.0.0.0/8]";
+        config = config.first(format!(
+            "{{ match: {{ path_prefix: \"{prefix}\" }}, {guarded} }}"
+        ));
+    }
+    let prusik = Prusik::start(config).await;
+    for (path, status) in [
+        ("/@admin/x", 403),
+        ("/%40admin/x", 400),
+        ("/%2540admin", 400),
+        ("/@%61dmin", 403),
+        ("/x%2Cy", 400),
+        ("/x%2cy/z", 400),
+        ("/u%3Dv", 400),
+        ("/a%7Cb", 400),
+        ("/%40alice", 200),
+        ("/x%2C", 200),
+    ] {
+        assert_eq!(status_of(prusik.public(), path).await, status, "{path}");
+    }
+    assert_eq!(origin.received().len(), 2);
+}
+
 #[tokio::test]
 async fn deny_wins_over_allow_and_a_reload_changes_both() {
     let origin = Origin::start(|_| Answer::text("hello")).await;
