@@ -43,6 +43,26 @@ fn each_algorithm_is_verified() {
     }
 }
 
+/// However many others may be any, and have no id.
+#[test]
+fn the_key_that_is_named_is_tried_first() {
+    let named = Issuer::p256("named");
+    let others: Vec<String> = (0..9).map(|_| jwks(&[&Issuer::p256("other")])).collect();
+    let mut keys: Vec<Value> = Vec::new();
+    for set in others.iter().chain([&jwks(&[&named])]) {
+        let mut set: Value = serde_json::from_str(set).unwrap();
+        let mut key = set["keys"][0].take();
+        if key["kid"] == "other" {
+            key.as_object_mut().unwrap().remove("kid");
+        }
+        keys.push(key);
+    }
+    let set = json!({ "keys": keys }).to_string();
+    let keys = KeySet::parse(set.as_bytes(), Secrets::Taken).unwrap();
+    assert_eq!(keys.count(), 10);
+    assert!(outcome(&named.sign("ES256", &json!({})), &keys).is_ok());
+}
+
 #[test]
 fn a_token_of_another_algorithm_than_it_says_is_refused() {
     let (rsa, p256) = (Issuer::rsa("k"), Issuer::p256("k"));
