@@ -24,13 +24,28 @@ const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const FAMILY: &str = "x-forwarded-";
 
-/// What was asked for before a rewrite, as `X-Original-URI` and `X-Original-Method`, by which many
-/// auth servers judge.
+/// With one of [`PARTS`] behind it: what was asked for before a rewrite, by which many auth servers
+/// judge. Others of these names are an application's own (`X-Original-Filename`).
 const ORIGINAL: &str = "x-original-";
+const PARTS: [&str; 10] = [
+    "args",
+    "host",
+    "method",
+    "path",
+    "port",
+    "proto",
+    "query-string",
+    "scheme",
+    "uri",
+    "url",
+];
 
-/// Other names for the client's address, its scheme, and the URL before a rewrite. An application
-/// that trusts one of these trusts whoever has sent it.
-const ALIASES: [&str; 15] = [
+/// Other names for the URL before a rewrite.
+const TARGETS: [&str; 2] = ["x-envoy-original-path", "x-rewrite-url"];
+
+/// Other names for the client's address and its scheme. An application that trusts one of these
+/// trusts whoever has sent it.
+const ALIASES: [&str; 14] = [
     "cf-connecting-ip",
     "client-ip",
     "fastly-client-ip",
@@ -40,11 +55,10 @@ const ALIASES: [&str; 15] = [
     "x-client-ip",
     "x-cluster-client-ip",
     "x-envoy-external-address",
-    "x-envoy-original-path",
+    "x-original-forwarded-for",
     "x-originating-ip",
     "x-real-ip",
     "x-remote-addr",
-    "x-rewrite-url",
     "x-url-scheme",
 ];
 
@@ -59,30 +73,37 @@ const _: () = {
         assert!(may_begin_one(ALIASES[number].as_bytes()[0]));
         number += 1;
     }
-    assert!(may_begin_one(FAMILY.as_bytes()[0]) && may_begin_one(ORIGINAL.as_bytes()[0]));
+    // As those of ORIGINAL and TARGETS.
+    assert!(may_begin_one(FAMILY.as_bytes()[0]));
 };
 
-/// Whether this is `X-Forwarded-` or `X-Original-` anything, `X-Real-IP`, `Forwarded`, or another
-/// name for these. Also with other bytes in place of the dashes: many servers give `X_Real_IP` and
+/// Whether this is `X-Forwarded-` anything, `X-Real-IP`, `Forwarded`, or another name for these.
+/// Also with other bytes in place of the dashes: many servers give `X_Real_IP` and
 /// `X-Real-IP` to the application as the same variable.
 pub fn is_forwarding(name: &HeaderName) -> bool {
     let name = name.as_str();
     name.bytes().next().is_some_and(may_begin_one)
-        && (ALIASES.iter().any(|wanted| is(wanted, name))
-            || begins(FAMILY, name)
-            || begins(ORIGINAL, name))
+        && (is_any(&ALIASES, name) || behind(FAMILY, name).is_some() || is_target(name))
 }
 
 /// Whether the field names what was asked for, before some rewrite.
 pub fn names_a_target(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    let others = ["x-envoy-original-path", "x-rewrite-url"];
-    begins(ORIGINAL, name) || others.iter().any(|wanted| is(wanted, name))
+    is_target(name.as_str())
 }
 
-fn begins(family: &str, name: &str) -> bool {
-    name.get(..family.len())
-        .is_some_and(|start| is(family, start))
+fn is_target(name: &str) -> bool {
+    let part = behind(ORIGINAL, name);
+    part.is_some_and(|part| is_any(&PARTS, part)) || is_any(&TARGETS, name)
+}
+
+/// What follows in a name that begins so.
+fn behind<'n>(begin: &str, name: &'n str) -> Option<&'n str> {
+    let (start, rest) = name.split_at_checked(begin.len())?;
+    is(begin, start).then_some(rest)
+}
+
+fn is_any(wanted: &[&str], found: &str) -> bool {
+    wanted.iter().any(|wanted| is(wanted, found))
 }
 
 /// `wanted`: in lower case, with dashes.

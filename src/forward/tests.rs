@@ -5,6 +5,28 @@ use super::client_address::{ClientAddress, TrustedProxies};
 use super::*;
 use crate::forward::template::Template;
 
+#[test]
+fn other_names_of_forwarding_headers_are_known_and_an_applications_own_are_not() {
+    for (name, is_forwarding, names_a_target) in [
+        ("x-original-uri", true, true),
+        ("x_original_method", true, true),
+        ("x-original-host", true, true),
+        ("x-rewrite-url", true, true),
+        ("x-envoy-original-path", true, true),
+        ("x-original-forwarded-for", true, false),
+        ("x-forwarded-anything", true, false),
+        ("x-url-scheme", true, false),
+        ("x-original-filename", false, false),
+        ("x-original-", false, false),
+        ("x-own", false, false),
+        ("cookie", false, false),
+    ] {
+        let field = HeaderName::from_static(name);
+        assert_eq!(forwarded::is_forwarding(&field), is_forwarding, "{name}");
+        assert_eq!(forwarded::names_a_target(&field), names_a_target, "{name}");
+    }
+}
+
 /// The fields that leave, as `name: value` lines, for a request with these from this peer.
 fn leave(
     fields: &[(&'static str, &str)],

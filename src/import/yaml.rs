@@ -285,14 +285,17 @@ impl Yaml {
 }
 
 /// Whether YAML takes the character, and not for the end of the line (YAML 1.1 sections 4.1, 4.2).
-fn is_printable(letter: &char) -> bool {
+fn is_printable(letter: char) -> bool {
     let others = ['\u{2028}', '\u{2029}', '\u{feff}', '\u{fffe}', '\u{ffff}'];
-    !letter.is_control() && !others.contains(letter)
+    !letter.is_control() && !others.contains(&letter)
 }
 
 fn comments(comments: &[String], indent: usize, out: &mut String) {
     for line in comments.iter().flat_map(|comment| comment.split('\n')) {
-        let line: String = line.chars().filter(is_printable).collect();
+        let line: String = line
+            .chars()
+            .filter(|letter| is_printable(*letter))
+            .collect();
         out.push_str(&format!("{:indent$}# {line}\n", ""));
     }
 }
@@ -310,8 +313,7 @@ fn scalar(text: &str) -> String {
     if is_plain(text) {
         return text.to_owned();
     }
-    let is_printable_text = text.chars().all(|letter| is_printable(&letter));
-    if is_printable_text && text.contains(['\\', '"']) {
+    if text.chars().all(is_printable) && text.contains(['\\', '"']) {
         return format!("'{}'", text.replace('\'', "''"));
     }
     let mut quoted = String::from('"');
@@ -320,7 +322,7 @@ fn scalar(text: &str) -> String {
             '"' | '\\' => quoted.extend(['\\', letter]),
             '\n' => quoted.push_str("\\n"),
             '\t' => quoted.push_str("\\t"),
-            letter if !is_printable(&letter) => {
+            letter if !is_printable(letter) => {
                 quoted.push_str(&format!("\\u{:04x}", u32::from(letter)));
             }
             letter => quoted.push(letter),

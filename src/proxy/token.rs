@@ -49,20 +49,16 @@ fn clean_referers(request: &mut RequestHeader, exchange: &Exchange) {
         return;
     }
     let names = names.iter().map(String::as_str);
-    let mut has_any = false;
-    let mut cleaned = Vec::new();
-    for referer in request.headers.get_all(header::REFERER) {
-        cleaned.push(match target_without(referer.as_bytes(), names.clone()) {
-            None => referer.clone(),
-            Some(rest) => {
-                has_any = true;
-                HeaderValue::from_bytes(&rest).unwrap_or(HeaderValue::from_static(""))
-            }
-        });
-    }
-    if !has_any {
+    let without = |referer: &HeaderValue| target_without(referer.as_bytes(), names.clone());
+    let referers = || request.headers.get_all(header::REFERER).iter();
+    if referers().all(|referer| without(referer).is_none()) {
         return;
     }
+    let cleaned = referers().map(|referer| match without(referer) {
+        None => referer.clone(),
+        Some(rest) => HeaderValue::from_bytes(&rest).unwrap_or(HeaderValue::from_static("")),
+    });
+    let cleaned: Vec<HeaderValue> = cleaned.collect();
     request.remove_header(&header::REFERER);
     for referer in cleaned {
         let replaced = request.append_header("Referer", referer);

@@ -160,7 +160,7 @@ fn hex(digit: u8) -> Option<u8> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Traversal;
 
-/// What a server may see in a normal path if it decodes all of it, reads `%2F`, `%5C` or `\` as a
+/// What a server may see in a normal path if it decodes all of it, reads `%2F` and `%5C` as a
 /// slash, and removes `;` and what follows from a segment. `None`: the same path.
 pub fn lenient(normal: &str) -> Result<Option<String>, Traversal> {
     if !normal.contains(['%', ';']) {

@@ -34,6 +34,30 @@ async fn post(prusik: &Prusik) -> Response {
     Client::connect(prusik.public()).await.ask(request).await
 }
 
+/// A server that sheds load is believed, whoever answers in its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_answers_are_left_to_another_gets_fewer_handshakes_at_once() {
+    let (first, second) = (saying(503).await, well().await);
+    let config = in_order(&first, &second, "[connect, 503]");
+    let prusik = Prusik::start(config.top("admin: { listen: \"127.0.0.1:0\" }")).await;
+    let at_once = async || {
+        let status = prusik.status().await;
+        let servers = status["upstreams"][0]["servers"].as_array().cloned();
+        let address = first.address().to_string();
+        let mut servers = servers.unwrap_or_default().into_iter();
+        let server = servers.find(|server| server["address"] == address);
+        server.and_then(|server| server["handshakes_at_once"].as_u64())
+    };
+    let before = at_once().await.expect("a number");
+    for _ in 0..10 {
+        let mut client = Client::connect(prusik.public()).await;
+        client.send(handshake("/")).await;
+        assert_eq!(client.response().await.status(), 101);
+    }
+    assert_eq!(first.received().len(), 10);
+    assert!(at_once().await.expect("a number") < before);
+}
+
 #[tokio::test]
 async fn an_answer_with_such_a_status_is_left_to_the_next_server() {
     for status in [502, 503, 504] {

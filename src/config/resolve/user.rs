@@ -33,12 +33,11 @@ pub fn user(raw: Option<String>, at: Cursor<'_>, errors: &mut Errors) -> Option<
 pub fn nameless(user: &Template, auth: Option<&Auth>, at: Cursor<'_>, errors: &mut Errors) {
     let has_jwt = auth.is_some_and(|auth| auth.jwt.is_some());
     let has_forward = auth.is_some_and(|auth| auth.forward.is_some());
-    let wrong = match () {
+    let (variable, missing) = match () {
         () if user.reads_claims() && !has_jwt => ("$jwt_…", "auth.jwt"),
         () if user.reads_auth_fields() && !has_forward => ("$auth_…", "auth.forward"),
         () => return,
     };
-    let (variable, missing) = wrong;
     let error = at.key("user").error(format!(
         "{variable} is always empty on this route, which has no {missing}"
     ));
