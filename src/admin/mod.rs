@@ -32,7 +32,7 @@ use view::{SessionPage, Status, Upstream};
 use crate::session::live::SessionKind;
 
 pub use guard::Access;
-pub use server::{Serving, serve};
+pub use server::{Milestones, Serving, serve};
 pub use socket::bind;
 
 /// What the API asks of the process.

@@ -57,14 +57,20 @@ pub enum Serving {
     Ends,
 }
 
+/// Each is dropped when it has come true.
+pub struct Milestones {
+    pub accepts_no_more: oneshot::Sender<Infallible>,
+    /// And every connection that was accepted is closed: no call comes here any more.
+    pub hears_no_more: oneshot::Sender<Infallible>,
+}
+
 /// Returns when `serving` says so (or its sender is gone) and all calls under way are answered.
-/// `accepts_no_more` is dropped when no more connections are accepted.
 pub async fn serve(
     acceptor: AsyncListener,
     control: Arc<dyn Control>,
     access: Access,
     mut serving: watch::Receiver<Serving>,
-    accepts_no_more: oneshot::Sender<Infallible>,
+    milestones: Milestones,
 ) {
     let api = Api::new(control, access);
     let mut connections = JoinSet::new();
@@ -100,8 +106,12 @@ pub async fn serve(
             },
         }
     }
-    drop((acceptor, accepts_no_more));
+    drop((acceptor, milestones.accepts_no_more));
+    let mut hears_no_more = Some(milestones.hears_no_more);
     loop {
+        if connections.is_empty() {
+            drop(hears_no_more.take());
+        }
         tokio::select! {
             () = has_come_to(&mut serving, Serving::Ends) => break,
             Some(ended) = connections.join_next() => report(ended),

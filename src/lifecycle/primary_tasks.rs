@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::admin_thread::{self, Serving};
+use super::admin_thread::{Server, Serving};
 use super::process::Process;
 use super::{systemd, visits};
 
@@ -16,7 +17,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 pub struct PrimaryTasks {
     admin: watch::Sender<Serving>,
-    servers: Vec<admin_thread::Server>,
+    servers: Vec<Server>,
     watchdog: JoinHandle<()>,
     /// `None`: the file has no `server.hand_over`.
     visits: Option<JoinHandle<()>>,
@@ -52,6 +53,14 @@ impl PrimaryTasks {
         self.admin.send_replace(Serving::AcceptsNoMore);
         for server in &mut self.servers {
             server.accepts_no_more().await;
+        }
+    }
+
+    /// Completes when no operator can ask anything here any more, or would have to be quick.
+    pub fn hears_no_more(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        let all: Vec<_> = self.servers.iter_mut().map(Server::hears_no_more).collect();
+        async move {
+            let _ = tokio::time::timeout(LAST_ANSWERS, join_all(all)).await;
         }
     }
 

@@ -137,6 +137,8 @@ impl Shell {
                 }
             }
         }
+        // Who still asks hears at once that this process has ended.
+        drop(inbox);
         if let Some(tasks) = self.tasks.take() {
             tasks.end().await;
         }
@@ -199,7 +201,7 @@ impl Shell {
             News::Settled(report) => {
                 self.report = Some(report);
                 self.on(Event::Settled).await;
-                self.order(Order::Noted);
+                self.note_when_nobody_asks();
                 info!("replaced by another process, ending with what cannot move");
             }
             News::Outcome(caller, outcome) => self.answer(Asker::Caller(caller), outcome),
@@ -223,6 +225,19 @@ impl Shell {
                 }
             }
         }
+    }
+
+    /// A caller that has connected here may still ask for what only the new process can do.
+    fn note_when_nobody_asks(&mut self) {
+        let (Some(orders), Some(tasks)) = (self.orders.clone(), &mut self.tasks) else {
+            return;
+        };
+        let hears_no_more = tasks.hears_no_more();
+        tokio::spawn(async move {
+            hears_no_more.await;
+            // A hand-over that is over needs no orders.
+            let _ = orders.send(Order::Noted);
+        });
     }
 
     fn note_death(&self, successor: u32) {

@@ -11,6 +11,9 @@ use tokio::time::Instant;
 /// Sessions are told within this time before their credentials end.
 pub const LAST_MOMENTS: Duration = Duration::from_secs(2);
 
+/// How long a client may take to answer that it was told: its credential is still good then.
+pub const ANSWER: Duration = Duration::from_millis(500);
+
 /// What is left of the last moments at least, so that a session on a busy thread is told in time.
 const MARGIN: Duration = Duration::from_millis(100);
 
@@ -32,7 +35,7 @@ impl Expiry {
     /// `until`: the credential's end. `share`, from 0 to 1, is a random number: it spreads sessions
     /// whose credentials end together over what is left of the last moments.
     pub fn spread(until: SystemTime, code: u16, now: SystemTime, share: f64) -> Self {
-        let last = until.checked_sub(MARGIN).unwrap_or(until);
+        let last = until.checked_sub(ANSWER + MARGIN).unwrap_or(until);
         let first = until.checked_sub(LAST_MOMENTS - MARGIN).unwrap_or(until);
         // A credential in its last moments, or after them.
         let first = first.max(now.min(last));
@@ -56,6 +59,13 @@ impl Expiry {
 
     pub fn code(self) -> u16 {
         self.code
+    }
+
+    /// How long it is until nothing of the client may pass any more.
+    pub fn is_good_for(self, now: SystemTime) -> Duration {
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let until = Duration::from_millis(self.told_at) + ANSWER;
+        until.saturating_sub(now).min(ANSWER)
     }
 
     /// How long it is until the session is told, if that is within years. Zero: it is time.
@@ -144,13 +154,26 @@ mod tests {
     #[test]
     fn what_is_left_of_the_last_moments_is_used() {
         assert_eq!(told_at(1000.0, 900.0, 0.0), 998.1);
-        assert_eq!(told_at(1000.0, 900.0, 1.0), 999.9);
-        assert_eq!(told_at(1000.0, 999.5, 0.0), 999.5);
-        assert_eq!(told_at(1000.0, 999.5, 1.0), 999.9);
+        assert_eq!(told_at(1000.0, 900.0, 1.0), 999.4);
+        assert_eq!(told_at(1000.0, 999.2, 0.0), 999.2);
+        assert_eq!(told_at(1000.0, 999.2, 1.0), 999.4);
+        assert_eq!(told_at(1000.0, 999.8, 0.5), 999.4);
         // It has ended: at once.
         let expiry = Expiry::spread(at(1000.0), CODE, at(1005.0), 0.5);
         assert!(expiry.remaining(at(1005.0)).is_zero());
         assert_eq!(expiry.code(), CODE);
+    }
+
+    #[test]
+    fn its_client_has_time_to_answer_before_the_end_and_none_behind_it() {
+        let expiry = Expiry::spread(at(1000.0), CODE, at(900.0), 1.0);
+        assert_eq!(expiry.is_good_for(at(999.4)), ANSWER);
+        assert_eq!(
+            expiry.is_good_for(at(999.8)),
+            ANSWER - Duration::from_millis(400)
+        );
+        assert_eq!(expiry.is_good_for(at(1000.0)), Duration::ZERO);
+        assert_eq!(expiry.is_good_for(at(5000.0)), Duration::ZERO);
     }
 
     #[test]

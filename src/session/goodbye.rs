@@ -28,6 +28,11 @@
 //!        up to the client's      or the time is up       that is     next
 //!        own Close frame                                 passing     boundary
 //!
+//!     (its credential has expired)
+//!        AwaitsClient ──────────────────────────────────► Due ──────────────► Told
+//!        as above, as long as    as above                nothing     at a     nothing passes
+//!        the credential is good                          passes      boundary
+//!
 //!   the time
 //!
 //!        First ── CLOSE_WAIT is over ──► Last ── LAST_WAIT is over ──► the session is cut
@@ -81,10 +86,20 @@ enum ToClient {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum ToServer {
     /// The client's answer is passed on, and tells the server.
-    AwaitsClient,
+    AwaitsClient {
+        then: Rest,
+    },
     /// The server is told at the next boundary of the client's frames.
-    Due,
+    Due(Rest),
     Told,
+}
+
+/// What becomes of the client's frame that is passing when the server is to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Rest {
+    Passes,
+    /// The client has no right any more to say anything. The server may see the session cut.
+    Stays,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -100,6 +115,8 @@ enum Patience {
 pub enum Occasion {
     /// An order was given, or a time limit was reached.
     Asked,
+    /// The client's credential ends, and is good for so long yet.
+    Expired(Duration),
     /// The sender of this direction broke the framing, or sent a message that is too large.
     FramingBroke(Direction),
     /// The receiver of this direction takes nothing any more, and was given up.
@@ -214,20 +231,27 @@ impl Goodbye {
                 } else {
                     ToClient::ServerFinishes
                 };
-                (to_client, ToServer::Due, Patience::First)
+                (to_client, ToServer::Due(Rest::Passes), Patience::First)
             }
             Occasion::FramingBroke(_) | Occasion::GivenUp(Direction::ToClient) => {
-                (ToClient::Due, ToServer::Due, Patience::Last)
+                (ToClient::Due, ToServer::Due(Rest::Passes), Patience::Last)
+            }
+            Occasion::Expired(Duration::ZERO) => {
+                (ToClient::Due, ToServer::Due(Rest::Stays), Patience::Last)
             }
             // The client has ended, so it cannot answer.
-            Occasion::Asked | Occasion::GivenUp(Direction::ToServer) if client.has_ended => {
-                (ToClient::Due, ToServer::Due, Patience::Last)
+            _ if client.has_ended => (ToClient::Due, ToServer::Due(Rest::Passes), Patience::Last),
+            Occasion::Expired(_) => {
+                let to_server = ToServer::AwaitsClient { then: Rest::Stays };
+                (ToClient::Due, to_server, Patience::First)
             }
             Occasion::Asked | Occasion::GivenUp(Direction::ToServer) => {
-                (ToClient::Due, ToServer::AwaitsClient, Patience::First)
+                let to_server = ToServer::AwaitsClient { then: Rest::Passes };
+                (ToClient::Due, to_server, Patience::First)
             }
         };
-        let words = if client.has_said_close() || server.has_said_close() {
+        let is_theirs = client.has_said_close() || server.has_said_close();
+        let words = if is_theirs {
             Words::Theirs
         } else {
             Words::Ours {
@@ -236,10 +260,14 @@ impl Goodbye {
                 to_server,
             }
         };
-        let wait = match occasion {
+        let (patience, wait) = match occasion {
             // The client is given up, so no answer of it will come.
-            Occasion::GivenUp(Direction::ToClient) => LAST_WAIT,
-            _ => CLOSE_WAIT,
+            Occasion::GivenUp(Direction::ToClient) => (patience, LAST_WAIT),
+            // Who has no right to say more finishes nothing.
+            Occasion::Expired(good_for) if is_theirs => (Patience::Last, good_for),
+            Occasion::Expired(Duration::ZERO) => (patience, LAST_WAIT),
+            Occasion::Expired(good_for) => (patience, good_for.min(CLOSE_WAIT)),
+            _ => (patience, CLOSE_WAIT),
         };
         (Self { words, patience }, wait)
     }
@@ -247,18 +275,18 @@ impl Goodbye {
     /// For an owner that can insert a frame to the server only at the moment when the client is
     /// told (see [`Goodbye::tell_server_now`]). When the time is up the session is cut, because the
     /// server cannot be told any more.
-    pub fn begin_with_one_moment(code: u16, client: Side, server: Side) -> (Self, Duration) {
-        let (goodbye, wait) = Self::begin(code, Occasion::Asked, client, server);
+    pub fn begin_with_one_moment(code: u16, client: Side, server: Side) -> Self {
+        let (goodbye, _) = Self::begin(code, Occasion::Asked, client, server);
         let words = match goodbye.words {
             Words::Theirs => Words::Theirs,
             Words::Ours { .. } => Words::Ours {
                 code,
                 to_client: ToClient::Due,
-                to_server: ToServer::AwaitsClient,
+                to_server: ToServer::AwaitsClient { then: Rest::Passes },
             },
         };
         let patience = Patience::Last;
-        (Self { words, patience }, wait)
+        Self { words, patience }
     }
 
     /// What the direction does next. Must not be asked when nothing can pass in this direction:
@@ -285,10 +313,11 @@ impl Goodbye {
                 (ToClient::Told, _) => Next::Discard,
             },
             Direction::ToServer => match (*to_server, position) {
-                (ToServer::AwaitsClient, Position::Broken) => Next::Discard,
-                (ToServer::AwaitsClient, Position::Boundary | Position::InFrame) => all,
-                (ToServer::Due, Position::InFrame) => frame,
-                (ToServer::Due, Position::Boundary | Position::Broken) => {
+                (ToServer::AwaitsClient { .. }, Position::Broken) => Next::Discard,
+                (ToServer::AwaitsClient { .. }, Position::Boundary | Position::InFrame) => all,
+                (ToServer::Due(Rest::Passes), Position::InFrame) => frame,
+                (ToServer::Due(Rest::Stays), Position::InFrame) => Next::Discard,
+                (ToServer::Due(_), Position::Boundary | Position::Broken) => {
                     *to_server = ToServer::Told;
                     Next::Say(*code)
                 }
@@ -306,7 +335,7 @@ impl Goodbye {
             Words::Ours {
                 code,
                 to_client: ToClient::Told,
-                to_server: to_server @ ToServer::AwaitsClient,
+                to_server: to_server @ ToServer::AwaitsClient { .. },
             } if position == Position::Boundary => {
                 *to_server = ToServer::Told;
                 Some(*code)
@@ -318,7 +347,7 @@ impl Goodbye {
     /// The Close frame of [`Goodbye::tell_server_now`] could not be sent, not even one byte of it.
     pub fn server_took_nothing(&mut self) {
         if let Words::Ours { to_server, .. } = &mut self.words {
-            *to_server = ToServer::AwaitsClient;
+            *to_server = ToServer::AwaitsClient { then: Rest::Passes };
         }
     }
 
@@ -327,8 +356,8 @@ impl Goodbye {
         match (&mut self.words, direction) {
             (Words::Theirs, Direction::ToServer) => self.patience = Patience::Last,
             (Words::Ours { to_server, .. }, Direction::ToServer) => {
-                if *to_server == ToServer::AwaitsClient {
-                    *to_server = ToServer::Due;
+                if let ToServer::AwaitsClient { then } = *to_server {
+                    *to_server = ToServer::Due(then);
                     self.patience = Patience::Last;
                 }
             }
@@ -363,8 +392,8 @@ impl Goodbye {
         } = &mut self.words
         {
             to_client.wait_no_longer();
-            if *to_server == ToServer::AwaitsClient {
-                *to_server = ToServer::Due;
+            if let ToServer::AwaitsClient { then } = *to_server {
+                *to_server = ToServer::Due(then);
             }
         }
         TimeUp::Again(LAST_WAIT)

@@ -2,6 +2,7 @@
 //! refused with the reason; none is lost.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -11,6 +12,8 @@ use crate::support::{
     Answer, Client, Config, Ended, Origin, Prusik, Session, eventually, get, listen, status_of,
 };
 use futures_util::future::join_all;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 const ADMIN: &str = "admin: { listen: \"127.0.0.1:0\" }";
 
@@ -44,24 +47,59 @@ fn answers(body: &str) -> String {
     format!("{{ match: {{ path: /version }}, respond: {{ status: 200, body: {body} }} }}")
 }
 
-/// The new process needs as long to get ready as a check of this takes.
-fn slow_start(config: Config) -> Config {
-    let silent = listen();
-    let silent = silent.local_addr().expect("it is bound");
-    let check = "health_check: { type: http, path: /healthz, interval: 1s, timeout: 2s }";
-    config.server(silent).upstream(check)
+/// A server that answers no check: a new process needs as long to get ready as a check may take.
+/// The path of a check tells which file the process has that makes it.
+struct Silent {
+    address: SocketAddr,
+    asked: Arc<AtomicBool>,
+}
+
+impl Silent {
+    fn start() -> Self {
+        let listener = listen();
+        let address = listener.local_addr().expect("it is bound");
+        let asked = Arc::new(AtomicBool::new(false));
+        let flag = asked.clone();
+        tokio::spawn(async move {
+            while let Ok((mut check, _)) = listener.accept().await {
+                let flag = flag.clone();
+                tokio::spawn(async move {
+                    let mut head = [0; 512];
+                    while let Ok(1..) = check.read(&mut head).await {
+                        if head.starts_with(b"GET /second") {
+                            flag.store(true, SeqCst);
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, asked }
+    }
+
+    fn config(&self, origin: &Origin, path: &str) -> Config {
+        let check = "health_check: { type: http, interval: 1s, timeout: 2s, path: ";
+        let config = config(&[origin]).server(self.address);
+        config.upstream(format!("{check}{path} }}"))
+    }
+
+    /// Waits for a process that has read the second file, and is not ready yet.
+    async fn wait_second(&self) {
+        eventually("a check by the second file", async || {
+            self.asked.load(SeqCst)
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_during_an_upgrade_is_done_by_the_process_that_serves_then() {
-    let origin = Origin::chat().await;
-    let slow = slow_start(config(&[&origin]));
-    let prusik = Prusik::start(slow.clone().first(answers("one"))).await;
+    let (origin, silent) = (Origin::chat().await, Silent::start());
+    let prusik = Prusik::start(silent.config(&origin, "/first").first(answers("one"))).await;
+    let second = silent.config(&origin, "/second");
+    prusik.write_config(second.clone().first(answers("one")));
     let upgrade = typed(&prusik, &["upgrade"]);
-    prusik.wait_stderr("starts as").await;
-    // The new process has read its file when its health checks begin.
-    prusik.wait_stderr("is down").await;
-    prusik.write_config(slow.first(answers("two")));
+    silent.wait_second().await;
+    prusik.write_config(second.first(answers("two")));
     let reload = typed(&prusik, &["reload"]);
     let (code, said) = upgrade.await.expect("no panic");
     assert_eq!(code, Some(0), "{said}");
@@ -70,15 +108,34 @@ async fn a_reload_during_an_upgrade_is_done_by_the_process_that_serves_then() {
     assert_eq!(get(prusik.public(), "/version").await.text(), "two");
 }
 
+/// With no session the old process could end at once. It does not before who has called it is heard.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_of_the_old_process_that_asks_after_the_upgrade_is_answered() {
+    let origin = Origin::chat().await;
+    let config = config(&[&origin]);
+    let prusik = Prusik::start(config.clone().first(answers("one"))).await;
+    // The old process accepts in order: it has this one when it has the upgrade's.
+    let mut caller = TcpStream::connect(prusik.admin()).await.unwrap();
+    let (code, said) = typed(&prusik, &["upgrade"]).await.expect("no panic");
+    assert_eq!(code, Some(0), "{said}");
+    prusik.write_config(config.first(answers("three")));
+    let call = "POST /api/v1/reload HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    caller.write_all(call.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    caller.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(get(prusik.public(), "/version").await.text(), "three");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn hup_during_an_upgrade_is_not_lost() {
-    let origin = Origin::chat().await;
-    let slow = slow_start(config(&[&origin]));
-    let prusik = Prusik::start(slow.clone().first(answers("one"))).await;
+    let (origin, silent) = (Origin::chat().await, Silent::start());
+    let prusik = Prusik::start(silent.config(&origin, "/first").first(answers("one"))).await;
+    let second = silent.config(&origin, "/second");
+    prusik.write_config(second.clone().first(answers("one")));
     prusik.signal("USR2");
-    prusik.wait_stderr("starts as").await;
-    prusik.wait_stderr("is down").await;
-    prusik.write_config(slow.first(answers("two")));
+    silent.wait_second().await;
+    prusik.write_config(second.first(answers("two")));
     prusik.signal("HUP");
     eventually(
         "the file of after the upgrade's begin is served",

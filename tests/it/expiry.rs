@@ -3,18 +3,22 @@
 //! Here it is the client's certificate or its token, which ends some seconds after a test has
 //! begun.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use bytes::BytesMut;
 use futures_util::future::join_all;
 use rcgen::date_time_ymd;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 use crate::support::events::{EventClient, EventServer, StreamEnd};
 use crate::support::keys::{Keys, bearer, now};
 use crate::support::{
-    Authority, Client, Config, Ended, Frame, Origin, Outcome, Pair, Prusik, RawSession,
+    ACCEPT, Authority, Client, Config, Ended, Frame, Origin, Outcome, Pair, Prusik, RawSession,
     ServiceManager, Session, TlsClient, certificates, client_frame, handshake, handshake_with,
+    listen,
 };
 
 const TOP: &str = "admin: { listen: \"127.0.0.1:0\" }\n\
@@ -150,6 +154,66 @@ async fn both_sides_are_told_in_the_last_moments_with_a_code_and_a_reason() {
     assert_eq!(close.payload[2..], *b"credential expired");
     expect_expiry(&prusik, 4401.into()).await;
     assert_eq!(origin.closes(), [4401]);
+}
+
+/// A client that takes no notice of its Close frame.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_passes_of_who_goes_on_talking() {
+    let (site, server) = (Site::new(), listen());
+    let address = server.local_addr().expect("it is bound");
+    let config = Config::to_addresses(&[address]).top(TOP).route(ON_EXPIRY);
+    let prusik = Prusik::start(site.secure(config)).await;
+    let serving = tokio::spawn(heard_by(server));
+    let guest = site.guest(4);
+    let stream = guest.client.try_connect(prusik.public(), "chat.test").await;
+    let (mut hears, mut talks) = tokio::io::split(stream.expect("a handshake"));
+    talks.write_all(handshake("/").as_bytes()).await.unwrap();
+    let hearing = tokio::spawn(async move {
+        let (mut bytes, mut told) = (Vec::new(), None);
+        while let Ok(1..) = hears.read_buf(&mut bytes).await {
+            if told.is_none() && bytes.ends_with(b"credential expired") {
+                told = Some(Instant::now());
+            }
+        }
+        told
+    });
+    while talks.write_all(&client_frame(1, b"on")).await.is_ok() {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let told = hearing.await.expect("no panic").expect("it was told");
+    let (last, close) = serving.await.expect("no panic");
+    let late = last.expect("some came").saturating_duration_since(told);
+    assert!(late < Duration::from_millis(1500), "{late:?}");
+    assert_eq!(close, Some(4401));
+    expect_expiry(&prusik, 4401.into()).await;
+}
+
+/// When the last text came to the server, and with which code the session was closed.
+async fn heard_by(server: TcpListener) -> (Option<Instant>, Option<u16>) {
+    let (mut stream, _) = server.accept().await.expect("a session");
+    let (mut bytes, mut last) = (BytesMut::new(), None);
+    while !bytes.ends_with(b"\r\n\r\n") {
+        stream.read_buf(&mut bytes).await.expect("a head");
+    }
+    let switch = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n"
+    );
+    stream.write_all(switch.as_bytes()).await.expect("it reads");
+    bytes.clear();
+    while let Ok(1..) = stream.read_buf(&mut bytes).await {
+        // Two bytes of a header, four of a mask, and the payload.
+        while bytes.len() >= 6 && bytes.len() >= 6 + usize::from(bytes[1] & 0x7F) {
+            let length = usize::from(bytes[1] & 0x7F);
+            let frame = bytes.split_to(6 + length);
+            if frame[0] == 0x88 {
+                let code = [frame[6] ^ frame[2], frame[7] ^ frame[3]];
+                return (last, Some(u16::from_be_bytes(code)));
+            }
+            last = Some(Instant::now());
+        }
+    }
+    (last, None)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,7 +24,10 @@ fn start(listen: &ListenAddress) -> Running {
         Arc::clone(&control) as _,
         Access::new(None),
         served,
-        oneshot::channel().0,
+        Milestones {
+            accepts_no_more: oneshot::channel().0,
+            hears_no_more: oneshot::channel().0,
+        },
     ));
     Running {
         socket,

@@ -45,7 +45,10 @@ impl Process {
             control,
             Access::new(Some(token)),
             served,
-            oneshot::channel().0,
+            admin::Milestones {
+                accepts_no_more: oneshot::channel().0,
+                hears_no_more: oneshot::channel().0,
+            },
         ));
         Self {
             folder,

@@ -32,8 +32,13 @@ const ENDED: Side = Side {
     ..OPEN
 };
 
-const OCCASIONS: [Occasion; 5] = [
+/// How long a credential is good yet.
+const GOOD_FOR: Duration = Duration::from_millis(400);
+
+const OCCASIONS: [Occasion; 7] = [
     Occasion::Asked,
+    Occasion::Expired(GOOD_FOR),
+    Occasion::Expired(Duration::ZERO),
     Occasion::FramingBroke(Direction::ToServer),
     Occasion::FramingBroke(Direction::ToClient),
     Occasion::GivenUp(Direction::ToServer),
@@ -81,6 +86,30 @@ fn a_client_that_has_ended_is_not_waited_for() {
         assert_eq!(goodbye.next(Direction::ToServer, Position::Boundary), SAY);
         assert_eq!(goodbye.time_is_up(), TimeUp::Cut);
     }
+}
+
+#[test]
+fn nothing_of_a_client_passes_when_its_credential_has_ended() {
+    let (mut goodbye, wait) = Goodbye::begin(CODE, Occasion::Expired(GOOD_FOR), OPEN, OPEN);
+    assert_eq!(wait, GOOD_FOR);
+    assert_eq!(goodbye.next(Direction::ToClient, Position::Boundary), SAY);
+    // Its answer may still come.
+    for position in [Position::Boundary, Position::InFrame] {
+        assert_eq!(goodbye.next(Direction::ToServer, position), PASS);
+    }
+    assert_eq!(goodbye.time_is_up(), TimeUp::Again(LAST_WAIT));
+    let (late, wait) = Goodbye::begin(CODE, Occasion::Expired(Duration::ZERO), OPEN, OPEN);
+    assert_eq!(wait, LAST_WAIT);
+    for mut goodbye in [goodbye, late] {
+        let within = goodbye.next(Direction::ToServer, Position::InFrame);
+        assert_eq!(within, Next::Discard);
+        assert_eq!(goodbye.next(Direction::ToServer, Position::Boundary), SAY);
+        assert_eq!(goodbye.time_is_up(), TimeUp::Cut);
+    }
+    // Nor is a goodbye of the two finished.
+    let (mut goodbye, wait) = Goodbye::begin(CODE, Occasion::Expired(GOOD_FOR), OPEN, CLOSED);
+    assert_eq!(wait, GOOD_FOR);
+    assert_eq!(goodbye.time_is_up(), TimeUp::Cut);
 }
 
 #[test]
@@ -137,7 +166,7 @@ fn nothing_is_over_while_something_waits_for_a_side() {
 
 #[test]
 fn with_one_moment_the_server_is_told_in_it_or_by_its_client() {
-    let begun = || Goodbye::begin_with_one_moment(CODE, OPEN, OPEN).0;
+    let begun = || Goodbye::begin_with_one_moment(CODE, OPEN, OPEN);
     let mut goodbye = begun();
     // Not before the client.
     assert_eq!(goodbye.tell_server_now(Position::Boundary), None);
@@ -186,7 +215,7 @@ fn every_state_that_can_be_reached_has_its_exits() {
     for (client, server) in sides.iter().flat_map(|a| sides.map(|b| (*a, b))) {
         let begun = OCCASIONS.map(|occasion| Goodbye::begin(CODE, occasion, client, server).0);
         unseen.extend(begun);
-        unseen.push(Goodbye::begin_with_one_moment(CODE, client, server).0);
+        unseen.push(Goodbye::begin_with_one_moment(CODE, client, server));
     }
     let mut seen = HashSet::new();
     while let Some(goodbye) = unseen.pop() {
@@ -300,7 +329,7 @@ impl Carrier {
                 lane.is_broken = true;
             }
             Occasion::GivenUp(direction) => lanes[direction as usize].is_gone = true,
-            Occasion::Asked => {}
+            Occasion::Asked | Occasion::Expired(_) => {}
         }
         let [to_server, to_client] = &lanes;
         let client = to_server.sender(to_client);

@@ -139,9 +139,11 @@ impl Relay {
         if let Some(alarm) = &mut self.alarm
             && alarm.due() <= now
         {
-            if alarm.rings(now, SystemTime::now()) {
+            let wall = SystemTime::now();
+            if alarm.rings(now, wall) {
+                let occasion = Occasion::Expired(alarm.expiry.is_good_for(wall));
                 let code = alarm.expiry.code();
-                self.begin_ending(ClosedBy::Expiry, code, Occasion::Asked);
+                self.begin_ending(ClosedBy::Expiry, code, occasion);
             }
             return false;
         }

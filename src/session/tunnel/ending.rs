@@ -4,17 +4,27 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
 use super::{Phase, TunnelStream};
 use crate::session::direction::Direction;
+use crate::session::expiry::ANSWER;
 use crate::session::goodbye::{
     CLOSE_WAIT, Goodbye, Limit, Next, Position, Says, Side, Takes, TimeUp,
 };
 use crate::session::traffic::ClosedBy;
 use crate::websocket::frames::{CloseCode, FrameScanner, close_to_client, close_to_server};
+
+/// How long the client may take for its answer, or for the frame that is passing.
+fn close_wait(by: ClosedBy) -> Duration {
+    match by {
+        ClosedBy::Expiry => ANSWER,
+        _ => CLOSE_WAIT,
+    }
+}
 
 impl TunnelStream {
     /// The client is told at once if the stream to it is at a frame boundary. Else it is told after
@@ -22,8 +32,8 @@ impl TunnelStream {
     pub(super) fn begin_close(&mut self, by: ClosedBy, code: u16) {
         let is_cause = self.traffic.close(by, None);
         let [client, server] = self.sides();
-        let (goodbye, wait) = Goodbye::begin_with_one_moment(code, client, server);
-        self.timer.as_mut().reset(Instant::now() + wait);
+        let goodbye = Goodbye::begin_with_one_moment(code, client, server);
+        self.timer.as_mut().reset(Instant::now() + close_wait(by));
         self.phase = Phase::Ending {
             goodbye,
             by,
@@ -87,7 +97,7 @@ impl TunnelStream {
             }
         }
         // The client has the whole time for its answer, however long its last frame has taken.
-        self.timer.as_mut().reset(Instant::now() + CLOSE_WAIT);
+        self.timer.as_mut().reset(Instant::now() + close_wait(*by));
         next
     }
 
