@@ -73,7 +73,8 @@ test-long: build long-tools
 	$(PYTHON) tests/long/proxy_protocol.py target/release/prusik
 	$(PYTHON) tests/long/ports.py target/release/prusik
 	$(PYTHON) tests/long/jwt_issuers.py target/release/prusik
-	$(PYTHON) tests/long/import.py target/release/prusik
+	$(PYTHON) tests/long/imports.py target/release/prusik
+	$(PYTHON) tests/long/imports_keep_out.py target/release/prusik
 	$(PYTHON) tests/long/both_ways.py target/release/prusik
 	$(PYTHON) tests/long/affinity.py target/release/prusik target/affinity/node_modules
 	$(PYTHON) tests/long/storm.py target/release/prusik

@@ -102,9 +102,11 @@ impl Map {
     }
 
     /// Nothing if the map is empty.
+    /// Of an empty map only the comments are kept.
     pub fn set_map(&mut self, key: impl Into<String>, map: Map) {
-        if !map.is_empty() || !map.tail.is_empty() {
-            self.set(key, map);
+        match map.is_empty() {
+            true => self.tail.extend(map.tail),
+            false => self.set(key, map),
         }
     }
 

@@ -108,7 +108,7 @@ async fn a_reload_during_an_upgrade_is_done_by_the_process_that_serves_then() {
     assert_eq!(get(prusik.public(), "/version").await.text(), "two");
 }
 
-/// With no session the old process could end at once. It does not before who has called it is heard.
+/// With no session the old process could end at once. Who has called it is heard before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_of_the_old_process_that_asks_after_the_upgrade_is_answered() {
     let origin = Origin::chat().await;

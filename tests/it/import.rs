@@ -1,5 +1,5 @@
 //! `prusik import nginx`: files of nginx become files of prusik that pass `check`, and requests go
-//! where nginx sends them. `tests/long/import.py` compares with a real nginx.
+//! where nginx sends them. `tests/long/imports.py` compares with a real nginx.
 
 use std::fs;
 use std::path::Path;

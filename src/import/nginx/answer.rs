@@ -2,14 +2,17 @@
 //! route's conditions can say the same.
 
 use super::context::{Condition, respond};
+use super::known;
 use super::levels::Levels;
 use super::locations::{encoded, escaped};
 use super::notes::Note;
 use super::tree::Directive;
-use super::variables::Variables;
+use super::variables::{Variables, names};
 use crate::import::yaml::{Map, Yaml};
 use crate::route::{HostPattern, METHODS, PathMatch};
 use http::{HeaderName, HeaderValue};
+
+pub const QUERY_PASSES: &str = "the query of a request passes unchanged";
 
 /// An answer, for the paths that it is for. `None`: for those of the block that it stands in.
 #[derive(Debug)]
@@ -295,37 +298,75 @@ fn words(directive: &Directive) -> Option<(String, String, String)> {
 }
 
 /// Whether an `if` that cannot be said keeps somebody out: what it refuses must not come in.
-pub fn protects(directive: &Directive) -> bool {
-    let refuses = directive
-        .inner()
-        .iter()
-        .any(|step| step.name == "return" && step.arg(0).starts_with(['4', '5']));
+pub fn protects(directive: &Directive, levels: &Levels<'_>) -> bool {
+    let answers = |step: &&Directive| match step.name.as_str() {
+        "return" => true,
+        "rewrite" => redirects(step).is_some(),
+        _ => false,
+    };
+    let mut answers = directive.inner().iter().filter(answers);
+    let sends_away = answers.clone().next().is_some();
+    let refuses = answers.any(|step| step.name == "return" && step.arg(0).starts_with(['4', '5']))
+        || directive.inner().iter().any(known::is_protecting);
     let Some((variable, operator, value)) = words(directive) else {
         return refuses;
     };
-    // Only who shows the right thing comes in.
-    if operator.starts_with('!') || operator == "=" && value.is_empty() {
-        return refuses;
+    // Only who shows the right thing comes in, and others perhaps to a page where they log in.
+    let is_by_absence = operator.starts_with('!') || operator == "=" && value.is_empty();
+    let is_choice = variable == "request_method" || is_of_the_target(&variable);
+    if is_by_absence || is_made_of_credentials(&variable, levels) {
+        return sends_away && !is_choice || refuses;
     }
-    let is_choice = matches!(
-        variable.as_str(),
-        "request_method" | "host" | "scheme" | "http_host"
-    ) || ["request_uri", "uri", "args", "query_string", "arg_"]
-        .iter()
-        .any(|of| variable.starts_with(of));
     let is_blocklist =
         !operator.is_empty() && (variable.starts_with("http_") || variable.starts_with("cookie_"));
     refuses && !is_choice && !is_blocklist
 }
 
+/// Whether it says what is asked for, and not who asks.
+fn is_of_the_target(variable: &str) -> bool {
+    matches!(
+        variable,
+        "host" | "scheme" | "https" | "http_host" | "server_port"
+    ) || ["request_uri", "uri", "args", "query_string", "arg_"]
+        .iter()
+        .any(|of| variable.starts_with(of))
+}
+
+/// Whether a table makes it of what a client shows of itself, or of its address.
+fn is_made_of_credentials(variable: &str, levels: &Levels<'_>) -> bool {
+    let shows = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        name == "http_authorization"
+            || [
+                "remote_",
+                "binary_remote_",
+                "cookie_",
+                "ssl_client_",
+                "jwt_",
+                "geoip",
+            ]
+            .iter()
+            .any(|of| name.starts_with(of))
+    };
+    let makes = |word: Option<&String>| {
+        word.is_some_and(|word| word.trim_start_matches('$').eq_ignore_ascii_case(variable))
+    };
+    let mut maps = levels.every("map").filter(|map| makes(map.args.get(1)));
+    maps.any(|map| names(map.arg(0)).any(shows))
+        || levels.every("geo").any(|geo| makes(geo.args.last()))
+}
+
 /// The expression and replacement of a `rewrite` that changes the path for the server.
 pub fn path_rewrite(rewrite: &Directive, notes: &mut Vec<Note>) -> Option<(String, String)> {
-    let to = rewrite.arg(1).trim_end_matches('?');
+    let to = match rewrite.arg(1).strip_suffix('?') {
+        Some(to) => {
+            notes.push(Note::left_out(rewrite, QUERY_PASSES));
+            to
+        }
+        None => rewrite.arg(1),
+    };
     if to.contains('?') {
-        notes.push(Note::left_out(
-            rewrite,
-            "the query of a request passes unchanged",
-        ));
+        notes.push(Note::left_out(rewrite, QUERY_PASSES));
         return None;
     }
     match captures(to) {

@@ -20,6 +20,14 @@ use crate::route::PathMatch;
 /// The window of a drain, unless the file says another.
 const DRAIN_WINDOW: Duration = Duration::from_secs(30);
 
+/// What nginx does with every answer of a server, unasked.
+const HABITS: [&str; 2] = [
+    "nginx keeps a server's Server header to itself. Here it passes, unless a route has\n\
+     headers: { response: { remove: [Server] } }",
+    "nginx changes a Location that begins with proxy_pass's own URL. Here it passes as it is; a\n\
+     server that is sent the client's Host writes none.",
+];
+
 /// What nginx's `combined` begins with.
 const COMBINED: &str = "$remote_addr - $remote_user [$time_local] \"$request\" $status \
                         $body_bytes_sent \"$http_referer\" \"$http_user_agent\"";
@@ -49,6 +57,9 @@ pub fn document(tree: &[Directive], name: &Path) -> Result<(Map, Vec<Note>), Imp
     }
     let mut root = Map::default();
     root.comment(format!("From {} by `prusik import nginx`.", name.display()));
+    for habit in HABITS {
+        root.comment(habit);
+    }
     let top = if http.is_some() { tree } else { &[] };
     for comment in head(&mut context, top, http_block) {
         root.comment(comment);
@@ -247,6 +258,14 @@ fn trusted_networks<'d>(
     networks
 }
 
+/// Which address of the field is the client's.
+fn passed_over(recursive: Option<&Directive>, header: Option<&Directive>) -> Option<Note> {
+    let is_on = recursive.is_some_and(|recursive| recursive.arg(0) == "on");
+    let said = recursive.or(header).filter(|_| !is_on)?;
+    let why = "addresses of trusted proxies in the field are passed over, as by on";
+    Some(Note::no_meaning(said, why))
+}
+
 /// What is said in one server of several, and holds for all of them here.
 fn settings_of_one(servers: &[servers::Server<'_>]) -> Option<Note> {
     let own = servers.iter().flat_map(|server| server.levels.own());
@@ -280,7 +299,10 @@ fn trusted_proxies(
     let mut field = None;
     match (name.as_str(), of_name("set_real_ip_from").next()) {
         (_, None) | ("proxy_protocol", _) => {}
-        ("x-forwarded-for", _) => field = Some("x_forwarded_for"),
+        ("x-forwarded-for", _) => {
+            field = Some("x_forwarded_for");
+            notes.extend(passed_over(of_name("real_ip_recursive").next(), header));
+        }
         (_, Some(from)) => {
             notes.push(Note::left_out(
                 header.unwrap_or(from),

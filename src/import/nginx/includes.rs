@@ -98,6 +98,9 @@ impl Loader<'_> {
             true => self.files.find(&text),
             false => vec![path.clone()],
         };
+        if paths.is_empty() {
+            return Ok(vec![include]);
+        }
         let mut included = Vec::new();
         for path in paths {
             if self.files.read(&path).is_err() {
@@ -163,7 +166,8 @@ mod tests {
             [
                 "/etc/nginx/sites/1 one;",
                 "/etc/nginx/../more more;",
-                "/etc/nginx/sites/2 two;"
+                "/etc/nginx/sites/2 two;",
+                "/etc/nginx/nginx.conf include none/*;"
             ]
         );
     }
@@ -179,7 +183,8 @@ mod tests {
             names(&read),
             [
                 "/e/nginx.conf include mime.types;",
-                "/e/nginx.conf include gone.conf;"
+                "/e/nginx.conf include gone.conf;",
+                "/e/nginx.conf include gone/*.conf;"
             ]
         );
     }

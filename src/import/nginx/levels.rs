@@ -51,6 +51,13 @@ impl<'t> Levels<'t> {
         self.value(name) == Some("on")
     }
 
+    /// The block of `location @name` in this one.
+    pub fn named(&self, name: &str) -> Option<Self> {
+        let mut locations = self.own().iter().filter(|inner| inner.name == "location");
+        let found = locations.find(|location| location.arg(0) == name)?;
+        Some(self.within(found.inner()))
+    }
+
     /// The directives of these names in every block, the outermost first.
     pub fn every(&self, name: &'static str) -> impl Iterator<Item = &'t Directive> + use<'t> {
         let all = self.0.clone().into_iter().flatten();

@@ -131,6 +131,13 @@ fn tls(
                 let file = context.file(file);
                 map.set("client_ca", text(&file));
                 files.push(file);
+                let asks =
+                    |server: &&Server<'_>| server.levels.value("ssl_verify_client") == Some("on");
+                let mut others = by_default(socket, servers).skip(1);
+                if let Some(open) = others.find(|server| !asks(server)) {
+                    let why = "all servers of its listener ask for a client's certificate";
+                    notes.push(Note::left_out(open.directive, why));
+                }
             }
             _ => notes.push(Note::left_out(
                 verify,

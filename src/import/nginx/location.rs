@@ -37,10 +37,28 @@ pub fn routes<'t>(
     notes.extend(levels.own().iter().filter_map(known::note));
     if levels.last("internal").is_some() {
         // Nobody from outside finds it.
+        let internal = levels.last("internal");
+        notes.extend(
+            internal
+                .filter(|_| !is_led_to(server.own(), located))
+                .map(|internal| {
+                    Note::left_out(
+                        internal,
+                        "an X-Accel-Redirect of a server is a header as any other",
+                    )
+                }),
+        );
         let comments = context.comments(notes);
         return vec![Route {
             comments,
             ..Route::new(located.path.clone(), respond(404))
+        }];
+    }
+    if located.closed {
+        let comments = context.comments(notes);
+        return vec![Route {
+            comments,
+            ..Route::new(located.path.clone(), respond(403))
         }];
     }
     let mut routes = conditions(levels, &located.path, &mut notes);
@@ -76,6 +94,25 @@ pub fn routes<'t>(
     routes
 }
 
+/// Whether something in the file leads to the location, so that no answer of a server need do it.
+fn is_led_to(block: &[Directive], located: &Located<'_>) -> bool {
+    let Some(path) = located.prefix.as_deref() else {
+        return false;
+    };
+    block.iter().any(|step| {
+        let leads = [
+            "error_page",
+            "auth_request",
+            "try_files",
+            "mirror",
+            "post_action",
+        ];
+        let leads = leads.contains(&step.name.as_str());
+        leads && step.args.iter().any(|word| word.starts_with(path))
+            || is_led_to(step.inner(), located)
+    })
+}
+
 /// The routes for the block's `if`s, which stand before that of the location.
 pub fn conditions(levels: &Levels<'_>, path: &PathMatch, notes: &mut Vec<Note>) -> Vec<Route> {
     let variables = Variables::of(levels);
@@ -107,7 +144,7 @@ pub fn conditions(levels: &Levels<'_>, path: &PathMatch, notes: &mut Vec<Note>) 
                 routes.push(route);
             }
             // What protects is told where the route is closed.
-            None if answer::protects(directive) => {}
+            None if answer::protects(directive, levels) => {}
             None => notes.push(Note::left_out(directive, "no route has such a condition")),
         }
     }
@@ -132,11 +169,23 @@ fn handled<'t>(
             false,
         );
     }
-    let Protection { map, closed } = protection(context, server, levels, notes);
+    let mut kept_out = protection(context, server, levels, notes);
+    let tried = tried(levels, server);
+    if let Some((tried, named)) = tried.as_ref().filter(|_| !kept_out.closed) {
+        notes.extend(named.own().iter().filter_map(known::note));
+        if let Some(Answer { mut body, .. }) = own_answer(named, &variables, notes) {
+            add_response_headers(named, &variables, &mut body, notes);
+            return (route(body), false);
+        }
+        let inner = protection(context, server, named, notes);
+        kept_out = both(kept_out, inner, tried, notes);
+        notes.extend(unsaid_steps(named));
+    }
+    let Protection { map, closed } = kept_out;
     if closed {
         return (route(respond(403)), true);
     }
-    let (pass, at) = match passes(levels, server, notes) {
+    let (pass, at) = match passes(levels, tried, notes) {
         Some(found) => found,
         None => return (unserved(levels, located, notes), false),
     };
@@ -206,23 +255,69 @@ pub fn add_response_headers(
     body.set("headers", Map::default().with("response", response));
 }
 
+/// The `@name` to which a location without a `proxy_pass` of its own sends what is no file.
+fn tried<'t>(levels: &Levels<'t>, server: &Levels<'t>) -> Option<(&'t Directive, Levels<'t>)> {
+    if levels.own_last("proxy_pass").is_some() {
+        return None;
+    }
+    let tried = levels.last("try_files")?;
+    let named = server.named(tried.args.last()?)?;
+    Some((tried, named))
+}
+
+/// A request passes the protection of the location, and then that of the `@name`.
+fn both(
+    outer: Protection,
+    inner: Protection,
+    tried: &Directive,
+    notes: &mut Vec<Note>,
+) -> Protection {
+    let closed = outer.closed || inner.closed;
+    let map = match (outer.map, inner.map) {
+        (outer, inner) if inner.is_empty() || inner == outer => outer,
+        (outer, inner) if outer.is_empty() => inner,
+        (outer, _) => {
+            let why = "a location and its @name keep out in two ways: closed";
+            notes.push(Note::left_out(tried, why));
+            return Protection {
+                map: outer,
+                closed: true,
+            };
+        }
+    };
+    Protection { map, closed }
+}
+
+/// What a `@name` does to some of its requests.
+fn unsaid_steps(named: &Levels<'_>) -> Vec<Note> {
+    let is_unsaid = |step: &&Directive| match step.name.as_str() {
+        "if" => !answer::protects(step, named),
+        "rewrite" => redirects(step).is_some(),
+        _ => false,
+    };
+    let own = named.own().iter().filter(is_unsaid);
+    own.map(|step| Note::left_out(step, "no route has such a condition"))
+        .collect()
+}
+
 /// The `proxy_pass` of the location, or of the `@name` that its `try_files` ends with.
 fn passes<'t>(
     levels: &Levels<'t>,
-    server: &Levels<'t>,
+    tried: Option<(&'t Directive, Levels<'t>)>,
     notes: &mut Vec<Note>,
 ) -> Option<(&'t Directive, Levels<'t>)> {
     if let Some(pass) = levels.own_last("proxy_pass") {
+        let tries = levels.last("try_files");
+        notes.extend(
+            tries.map(|tries| Note::left_out(tries, "prusik serves no files: all is proxied")),
+        );
         return Some((pass, levels.clone()));
     }
-    let tried = levels.last("try_files")?;
-    let last = tried.args.last()?;
-    let (_, named) = locations::named(server, last)?;
+    let (tried, named) = tried?;
     let pass = named.own_last("proxy_pass")?;
-    notes.push(Note::left_out(
-        tried,
-        format!("prusik serves no files: all goes to {last}"),
-    ));
+    let last = tried.args.last().map_or("", String::as_str);
+    let why = format!("prusik serves no files: all goes to {last}");
+    notes.push(Note::left_out(tried, why));
     Some((pass, named))
 }
 

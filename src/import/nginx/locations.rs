@@ -6,6 +6,7 @@
 //! expressions of their own (or with none) stand before the common expressions, with theirs
 //! narrowed to the prefix, and all other prefixes behind them, longer ones first.
 
+use super::known::keeps_out;
 use super::levels::Levels;
 use super::notes::Note;
 use super::tree::Directive;
@@ -21,6 +22,8 @@ pub struct Located<'t> {
     pub prefix: Option<String>,
     /// What cannot be said of it.
     pub notes: Vec<Note>,
+    /// Whom it, or a location within it, keeps out would come in: nobody may.
+    pub closed: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,36 +86,20 @@ pub fn ordered<'t>(server: &Levels<'t>) -> Vec<Located<'t>> {
         for regex in &prefix.regexes {
             match narrowed(&regex.pattern, &prefix.location.pattern) {
                 Narrowed::Never => {}
-                Narrowed::To(pattern) => located.extend(regex.located_as(&pattern)),
-                Narrowed::Unknown => own.notes.push(Note::left_out(
-                    regex.directive,
-                    format!(
-                        "not within {}: no expression is both",
-                        prefix.location.pattern
-                    ),
-                )),
+                Narrowed::To(pattern) => located.push(regex.located_as(&pattern, server)),
+                Narrowed::Unknown => own.leave_out(regex, server, |closed| {
+                    let prefix = &prefix.location.pattern;
+                    format!("not within {prefix}: no expression is both{closed}")
+                }),
             }
         }
         located.push(own);
     }
     for regex in top {
-        located.extend(regex.located_as(&regex.pattern));
-        for inner in &regex.inner {
-            let why = "a location within one by a regular expression";
-            if let Some(last) = located.last_mut() {
-                last.notes.push(Note::left_out(inner.directive, why));
-            }
-        }
+        located.push(regex.located_as(&regex.pattern, server));
     }
     located.extend(late.iter().map(|prefix| prefix.location.located()));
     located
-}
-
-/// The block of `location @name`.
-pub fn named<'t>(server: &Levels<'t>, name: &str) -> Option<(&'t Directive, Levels<'t>)> {
-    let mut locations = server.own().iter().filter(|inner| inner.name == "location");
-    let found = locations.find(|location| location.arg(0) == name)?;
-    Some((found, server.within(found.inner())))
 }
 
 /// The blocks down to that of `location = PATH`, if the server has it.
@@ -202,7 +189,7 @@ impl<'l, 't> Order<'l, 't> {
                 location,
                 regexes: [&within[..], &beside[..]].concat(),
             });
-            let first = self.prefixes.len();
+            let (first, first_exact) = (self.prefixes.len(), self.exact.len());
             self.collect(&location.inner, &beside);
             // A longer prefix beside this one takes its paths before one within this does.
             let is_longer = |sibling: &&str| sibling.len() > location.pattern.len();
@@ -212,6 +199,12 @@ impl<'l, 't> Order<'l, 't> {
                 number += 1;
                 let pattern = &prefix.location.pattern;
                 number <= first || !longer.iter().any(|longer| pattern.starts_with(longer))
+            });
+            let mut number = 0;
+            self.exact.retain(|exact| {
+                number += 1;
+                let path = exact.prefix.as_deref().unwrap_or_default();
+                number <= first_exact || !longer.iter().any(|longer| path.starts_with(longer))
             });
         }
     }
@@ -225,31 +218,122 @@ impl<'t> Location<'t> {
             Kind::Exact => PathMatch::Exact(path),
             _ => prefix(&path),
         };
-        self.with_path(path, Some(self.pattern.clone()), Vec::new())
+        self.with_path(path, Some(self.pattern.clone()))
     }
 
-    /// An expression that prusik's engine does not read is noted, and matches nothing.
-    fn located_as(&self, pattern: &str) -> Option<Located<'t>> {
-        match PathRegex::parse(pattern) {
-            Ok(regex) => Some(self.with_path(PathMatch::Regex(regex), None, Vec::new())),
+    /// An expression that prusik's engine does not read is noted, and matches nothing. If the
+    /// location keeps somebody out, it matches what it must at least, and is closed.
+    fn located_as(&self, pattern: &str, server: &Levels<'_>) -> Located<'t> {
+        let mut located = match PathRegex::parse(pattern) {
+            Ok(regex) => self.with_path(PathMatch::Regex(regex), None),
             Err(_) => {
-                let why = "its regular expression has what Rust's has not, such as look-ahead";
-                let never = PathRegex::parse("^$").ok()?;
-                let notes = vec![Note::left_out(self.directive, why)];
-                Some(self.with_path(PathMatch::Regex(never), None, notes))
+                let closes = keeps_out(server, self.directive.inner());
+                let path = match closes {
+                    true => widened(pattern),
+                    false => PathRegex::parse("^$").ok(),
+                };
+                let path = path.map_or(PathMatch::Any, PathMatch::Regex);
+                let mut located = self.with_path(path, None);
+                located.leave_out(self, server, |closed| {
+                    let why = "its regular expression has what Rust's has not, such as look-ahead";
+                    format!("{why}{closed}")
+                });
+                located
             }
+        };
+        for inner in &self.inner {
+            located.leave_out(inner, server, |closed| {
+                format!("a location within one by a regular expression{closed}")
+            });
         }
+        located
     }
 
-    fn with_path(&self, path: PathMatch, prefix: Option<String>, notes: Vec<Note>) -> Located<'t> {
+    fn with_path(&self, path: PathMatch, prefix: Option<String>) -> Located<'t> {
         Located {
             directive: self.directive,
             levels: self.levels.clone(),
             path,
             prefix,
-            notes,
+            notes: Vec::new(),
+            closed: false,
         }
     }
+}
+
+impl Located<'_> {
+    /// `why` is told what becomes of this one if the other keeps somebody out.
+    fn leave_out(
+        &mut self,
+        other: &Location<'_>,
+        server: &Levels<'_>,
+        why: impl FnOnce(&str) -> String,
+    ) {
+        let closes = keeps_out(server, other.directive.inner());
+        let why = why(if closes { ": closed" } else { "" });
+        self.notes.push(Note::left_out(other.directive, why));
+        self.closed |= closes;
+    }
+}
+
+/// An expression that Rust has, which matches all that this one matches and perhaps more: without
+/// what it asks of the text around a match. `None`: it is not known what it matches.
+fn widened(regex: &str) -> Option<PathRegex> {
+    let mut out = String::new();
+    let mut rest = regex;
+    while let Some(letter) = rest.chars().next() {
+        let behind = &rest[letter.len_utf8()..];
+        if ["(?=", "(?!", "(?<=", "(?<!"]
+            .iter()
+            .any(|of| rest.starts_with(of))
+        {
+            rest = behind_group(rest)?;
+            continue;
+        }
+        if let Some(atomic) = rest.strip_prefix("(?>") {
+            out.push_str("(?:");
+            rest = atomic;
+            continue;
+        }
+        rest = behind;
+        match (letter, behind.chars().next()) {
+            // A group once more.
+            ('\\', Some('1'..='9' | 'k' | 'g')) => return None,
+            ('\\', Some(escaped)) => {
+                out.extend([letter, escaped]);
+                rest = &behind[escaped.len_utf8()..];
+            }
+            ('*' | '+' | '?' | '}', Some('+')) => {
+                out.push(letter);
+                rest = &behind[1..];
+            }
+            _ => out.push(letter),
+        }
+    }
+    PathRegex::parse(&out).ok()
+}
+
+/// What stands behind the group with which the text begins.
+fn behind_group(text: &str) -> Option<&str> {
+    let (mut depth, mut in_class, mut is_escaped) = (0, false, false);
+    for (at, letter) in text.char_indices() {
+        if is_escaped {
+            is_escaped = false;
+            continue;
+        }
+        match letter {
+            '\\' => is_escaped = true,
+            '[' => in_class = true,
+            ']' => in_class = false,
+            '(' if !in_class => depth += 1,
+            ')' if !in_class => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return text.get(at + 1..);
+        }
+    }
+    None
 }
 
 /// nginx's prefixes are of characters, ours of segments: only behind a slash they are the same.

@@ -1,6 +1,7 @@
 //! nginx's files.
 //!
-//! [`syntax`] reads a text into a [`tree`], [`includes`] puts those of other files into it.
+//! [`syntax`] reads a text into a [`tree`], [`includes`] puts those of other files into it, and
+//! [`grammar`] refuses what nginx would.
 //! [`document`] makes our file: [`listen`] and [`listeners`], [`upstreams`], and the routes of all
 //! [`servers`], whose [`locations`] stand in the order in which the first match is what nginx
 //! takes. A [`location`] is what [`answer`]s, or is [`proxied`] for whom [`protect`] lets in.
@@ -10,6 +11,7 @@ mod answer;
 mod context;
 mod document;
 mod error;
+mod grammar;
 mod headers;
 mod health;
 mod includes;
@@ -60,17 +62,18 @@ pub enum Failure {
 }
 
 pub fn import(path: &Path) -> Result<Imported, Failure> {
-    let tree = includes::load(path, &includes::Disk)?;
-    translate(&tree, path)
+    let mut tree = includes::load(path, &includes::Disk)?;
+    translate(&mut tree, path)
 }
 
 /// The same for one text. Its includes are left out.
 pub fn import_text(name: &str, text: &str) -> Result<Imported, Failure> {
-    let tree = syntax::parse(&Arc::from(name), text)?;
-    translate(&tree, Path::new(name))
+    let mut tree = syntax::parse(&Arc::from(name), text)?;
+    translate(&mut tree, Path::new(name))
 }
 
-fn translate(tree: &[tree::Directive], path: &Path) -> Result<Imported, Failure> {
+fn translate(tree: &mut [tree::Directive], path: &Path) -> Result<Imported, Failure> {
+    grammar::check(tree)?;
     let (document, notes) = document::document(tree, path)?;
     let text = document.write();
     let left_out = notes.iter().filter(|note| note.kind == Kind::LeftOut);

@@ -10,6 +10,8 @@ pub struct Names {
     pub exact: Vec<String>,
     /// `*.example.com`, the longest first.
     pub wildcards: Vec<String>,
+    /// It has others, which no route can have.
+    pub has_unsaid: bool,
 }
 
 impl Names {
@@ -18,6 +20,7 @@ impl Names {
         for directive in server.each("server_name") {
             for name in &directive.args {
                 if let Err(why) = names.add(name) {
+                    names.has_unsaid = true;
                     notes.push(Note::left_out(directive, format!("{name}: {why}")));
                 }
             }

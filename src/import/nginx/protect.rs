@@ -52,7 +52,10 @@ pub fn protection(
     if !auth.is_empty() {
         protection.map.set_with_files("auth", auth, files);
     }
-    for found in levels.every("if").filter(|found| answer::protects(found)) {
+    for found in levels
+        .every("if")
+        .filter(|found| answer::protects(found, levels))
+    {
         // What can be said is a route of its own.
         if answer::conditional(found, levels, &Variables::of(levels), &mut Vec::new()).is_none() {
             close(
@@ -86,6 +89,12 @@ fn auth(
             .value("auth_basic_user_file")
             .map(|file| context.file(file));
         match users {
+            Some(_) if basic.arg(0).contains('$') => close(
+                basic,
+                "who must show a password depends on the request: closed",
+                protection,
+                notes,
+            ),
             Some(users) => {
                 let mut map = Map::default();
                 map.set("users", Yaml::text(users.display().to_string()));
@@ -280,7 +289,7 @@ fn rate_of(context: &Context<'_>, limit: &Directive) -> Result<Map, String> {
     let zone = context
         .zone("limit_req_zone", &zone)
         .ok_or("no limit_req_zone has this name")?;
-    let key = Variables::default()
+    let key = Variables::of(&context.http)
         .template(zone.arg(0))
         .map_err(|unknown| unknown.why())?;
     let rate = value(zone, "rate").unwrap_or_default();

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::answer::{behind_prefix, captures, path_rewrite, redirects};
+use super::answer::{QUERY_PASSES, behind_prefix, captures, path_rewrite, redirects};
 use super::context::Context;
 use super::headers::{request_headers, response_headers};
 use super::levels::Levels;
@@ -54,6 +54,16 @@ pub fn proxied(
     }
     let mut body = Map::default().with("upstream", Yaml::text(upstream));
     change.write(&mut body);
+    if levels
+        .own()
+        .iter()
+        .any(|step| step.name == "rewrite" && redirects(step).is_none())
+    {
+        // Here it is the path that came.
+        for name in ["$uri", "$document_uri"] {
+            variables.forget(Some(&name.to_owned()));
+        }
+    }
     let (request, upgrades) = request_headers(levels, &variables, &target, notes);
     let response = response_headers(levels, &variables, notes);
     let mut headers = Map::default();
@@ -115,27 +125,22 @@ fn destination(
     notes: &mut Vec<Note>,
 ) -> Result<(Target, Change), String> {
     let written = pass.arg(0);
-    // The whole of what came is what passes without a path, too.
-    let whole = ["$request_uri", "$uri$is_args$args", "$uri"];
-    let bare = whole.iter().find_map(|ending| written.strip_suffix(ending));
-    let (url, uri) = split_uri(bare.unwrap_or(written));
-    let url = variables.literal(url).ok_or_else(|| {
-        let name = names(url).find(|name| variables.literal(&format!("${name}")).is_none());
-        format!(
-            "which server it is depends on ${}: write a route for each",
-            name.unwrap_or_default()
-        )
-    })?;
-    let mut target = Target::parse(&url)?;
-    if bare.is_some() {
-        target.uri = None;
-    } else if !uri.is_empty() {
-        target.uri = Some(uri.to_owned());
-    }
-    let change = rewrites(levels, notes);
-    let change = match change {
-        Some((regex, to)) => Change::Rewrite(regex, to),
-        None => path_change(located, target.uri.as_deref(), pass, notes)?,
+    let (target, change) = match written.contains('$') {
+        true => as_it_says(located, levels, pass, variables, notes)?,
+        false => {
+            let target = Target::parse(written)?;
+            let change = match rewrites(levels, notes) {
+                Some((regex, to)) => {
+                    if target.uri.is_some() {
+                        let why = "paths that the rewrite does not change keep their beginning";
+                        notes.push(Note::left_out(pass, why));
+                    }
+                    Change::Rewrite(regex, to)
+                }
+                None => path_change(located, target.uri.as_deref(), pass, notes)?,
+            };
+            (target, change)
+        }
     };
     if let Change::Rewrite(regex, to) = &change
         && !is_rewrite(regex, to)
@@ -143,6 +148,89 @@ fn destination(
         return Err("no path can be made by this expression".to_owned());
     }
     Ok((target, change))
+}
+
+/// A `proxy_pass` with variables: what stands behind the address is the whole path and query.
+fn as_it_says(
+    located: &Located<'_>,
+    levels: &Levels<'_>,
+    pass: &Directive,
+    variables: &Variables,
+    notes: &mut Vec<Note>,
+) -> Result<(Target, Change), String> {
+    let written = pass.arg(0);
+    let whole = WHOLE.into_iter().find(|whole| written.ends_with(whole));
+    let whole = whole.unwrap_or_default();
+    let (url, behind) = split_uri(written.strip_suffix(whole).unwrap_or(written));
+    let unknown =
+        |name: &str| format!("which server it is depends on ${name}: write a route for each");
+    let url = variables.template(url).map_err(|name| unknown(&name.0))?;
+    let (url, before) = split_uri(&url);
+    if let Some(name) = names(url).next() {
+        return Err(unknown(name));
+    }
+    let mut target = Target::parse(url)?;
+    target.uri = None;
+    let uri = [before, behind, whole].concat();
+    let rewritten = || {
+        let mut said = Vec::new();
+        let found = rewrites(levels, &mut said);
+        (found, said)
+    };
+    let change = match uri.as_str() {
+        "" | "$uri$is_args$args" | "$uri" => {
+            let (found, said) = rewritten();
+            notes.extend(said);
+            found.map_or(Change::None, |(regex, to)| Change::Rewrite(regex, to))
+        }
+        "$request_uri" => Change::None,
+        uri => {
+            let (path, _) = split_query(uri);
+            let prefix = WHOLE.iter().find_map(|whole| uri.strip_suffix(whole));
+            match (
+                prefix.and_then(|prefix| variables.literal(prefix)),
+                rewritten().0,
+            ) {
+                (Some(prefix), None) => Change::Rewrite("^(.*)$".to_owned(), format!("{prefix}$1")),
+                (Some(_), Some(_)) => {
+                    return Err("the path is made of that of a rewrite".to_owned());
+                }
+                (None, _) => Change::Rewrite(whole_of(located, path)?, made_of(path)?),
+            }
+        }
+    };
+    let keeps_query = uri.is_empty()
+        || WHOLE[..2].iter().any(|whole| uri.ends_with(whole))
+        || split_query(&uri).1;
+    if !keeps_query {
+        notes.push(Note::left_out(pass, QUERY_PASSES));
+    }
+    Ok((target, change))
+}
+
+/// The whole of what came; the last without its query.
+const WHOLE: [&str; 3] = ["$request_uri", "$uri$is_args$args", "$uri"];
+
+/// The path without its query, and whether that is the request's.
+fn split_query(uri: &str) -> (&str, bool) {
+    if let Some(path) = uri.strip_suffix("$is_args$args") {
+        return (path, true);
+    }
+    let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
+    (path, matches!(query, "$args" | "$query_string"))
+}
+
+fn made_of(path: &str) -> Result<String, String> {
+    captures(path).ok_or_else(|| "the path that the server gets has variables".to_owned())
+}
+
+/// The expression that matches each path of the location, with the captures that are used.
+fn whole_of(located: &Located<'_>, path: &str) -> Result<String, String> {
+    match &located.path {
+        PathMatch::Regex(regex) if located.prefix.is_none() => Ok(regex.as_str().to_owned()),
+        _ if path.contains('$') => Err("its captures are those of another expression".to_owned()),
+        _ => Ok("^.*$".to_owned()),
+    }
 }
 
 /// The address, and the path behind it, which may have captures.
@@ -189,14 +277,10 @@ fn path_change(
         return Ok(Change::None);
     };
     let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
-    let path = path.strip_suffix("$is_args$args").unwrap_or(path);
-    if !matches!(query, "" | "$args" | "$query_string") {
-        notes.push(Note::left_out(
-            pass,
-            "the query of a request passes unchanged",
-        ));
+    if !query.is_empty() {
+        notes.push(Note::left_out(pass, QUERY_PASSES));
     }
-    let plain = captures(path).ok_or("the path that the server gets has variables")?;
+    let plain = made_of(path)?;
     let Some(prefix) = &located.prefix else {
         let PathMatch::Regex(regex) = &located.path else {
             return Ok(Change::None);

@@ -25,6 +25,8 @@ pub struct Server<'t> {
     pub listens: Vec<Listen>,
     /// What is to be said of its head.
     notes: Vec<Note>,
+    /// It keeps somebody out, who would come to the default server as long as that is open.
+    closes_default: bool,
 }
 
 /// A route with the requests that come to it.
@@ -43,12 +45,25 @@ pub fn read<'t>(http: &Levels<'t>) -> Vec<Server<'t>> {
     blocks
         .map(|directive| {
             let mut notes = Vec::new();
+            let levels = http.within(directive.inner());
+            let names = Names::of(directive, &mut notes);
+            let closes_default = names.has_unsaid && known::keeps_out(&levels, directive.inner());
+            if let Some(name) = directive
+                .each("server_name")
+                .next()
+                .filter(|_| closes_default)
+            {
+                let why = "whom it keeps out would come in by the default server: where that is \
+                           another, it is closed for names that nobody has";
+                notes.push(Note::left_out(name, why));
+            }
             Server {
                 directive,
-                levels: http.within(directive.inner()),
-                names: Names::of(directive, &mut notes),
+                levels,
+                names,
                 listens: listen::listens(directive, &mut notes),
                 notes,
+                closes_default,
             }
         })
         .collect()
@@ -125,7 +140,7 @@ fn protects_itself(levels: &Levels<'_>, notes: &mut Vec<Note>) -> bool {
     let own = levels
         .own()
         .iter()
-        .filter(|step| step.name == "if" && answer::protects(step));
+        .filter(|step| step.name == "if" && answer::protects(step, levels));
     let unsaid =
         own.filter(|step| answer::conditional(step, levels, &variables, &mut Vec::new()).is_none());
     let mut closed = false;
@@ -224,6 +239,8 @@ fn of_family(family: &[&Socket], servers: &[Server<'_>], of: &[Vec<Route>]) -> V
         ..
     } = family[0];
     let mut taken: Vec<String> = Vec::new();
+    let is_closed = |number: &usize| number != default && servers[*number].closes_default;
+    let is_closed = numbers.iter().any(is_closed);
     // With how long its shortest name is, so that longer ones come first.
     let mut units: Vec<(usize, usize, Vec<String>)> = Vec::new();
     for &number in numbers {
@@ -234,10 +251,6 @@ fn of_family(family: &[&Socket], servers: &[Server<'_>], of: &[Vec<Route>]) -> V
                 .filter(|other| **other != number)
                 .map(|other| &servers[*other].names)
         };
-        // The default server answers for its own names anyway, unless a wildcard is in the way.
-        if number == *default && !others().any(|other| names.lies_below(other)) {
-            continue;
-        }
         // The first server that has a name is the one that answers for it.
         let mut fresh = |list: &[String]| -> Vec<String> {
             let fresh: Vec<String> = list
@@ -249,6 +262,11 @@ fn of_family(family: &[&Socket], servers: &[Server<'_>], of: &[Vec<Route>]) -> V
             fresh
         };
         let (mut exact, wildcards) = (fresh(&names.exact), fresh(&names.wildcards));
+        // The default server answers for its own names anyway, unless a wildcard is in the way.
+        let is_default = number == *default && !is_closed;
+        if is_default && !others().any(|other| names.lies_below(other)) {
+            continue;
+        }
         if wildcards.is_empty() || others().any(|other| other.lies_below(names)) {
             for wildcard in wildcards {
                 units.push((wildcard.len(), number, vec![wildcard]));
@@ -276,12 +294,12 @@ fn of_family(family: &[&Socket], servers: &[Server<'_>], of: &[Vec<Route>]) -> V
         }
         said.push(number);
     }
-    placed.extend(placed_for(
-        family,
-        &[],
-        &of[*default],
-        said.contains(default),
-    ));
+    let closed = [Route::new(PathMatch::Any, respond(403))];
+    let (rest, is_said) = match is_closed {
+        true => (&closed[..], false),
+        false => (&of[*default][..], said.contains(default)),
+    };
+    placed.extend(placed_for(family, &[], rest, is_said));
     placed
 }
 

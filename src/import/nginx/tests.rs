@@ -1,6 +1,7 @@
 //! The files in `tests/import`. `PRUSIK_BLESS=1` writes what is expected anew.
 
 use super::*;
+use crate::config::Action;
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/import");
 
@@ -114,6 +115,138 @@ fn who_cannot_be_kept_out_closes_the_route() {
     }
 }
 
+/// nginx refuses these requests. Here nothing of the file may serve them.
+#[test]
+fn what_keeps_out_where_no_route_can_say_it_closes_what_would_serve_instead() {
+    for (closed, path) in [
+        (
+            "location / { try_files $uri @app; } location @app { deny all; PASS }",
+            "/",
+        ),
+        (
+            "location / { try_files $uri @app; } location @app { return 403; PASS }",
+            "/",
+        ),
+        (
+            "location / { try_files $uri @app; } location @app { auth_jwt x; PASS }",
+            "/",
+        ),
+        (
+            "location ~ ^/(?!open)a { deny all; } location / { PASS }",
+            "/about",
+        ),
+        (
+            "location ~ ^/(a+)\\1 { deny all; } location / { PASS }",
+            "/aa",
+        ),
+        ("location ~ ^/a { location ~ b$ { deny all; } PASS }", "/ab"),
+        (
+            "location /a/ { PASS } location ~ (/|x)b$ { internal; }",
+            "/a/b",
+        ),
+        (
+            "if ($http_authorization = \"\") { rewrite ^ /login redirect; } location / { PASS }",
+            "/",
+        ),
+        (
+            "if ($needs) { return 302 /login; } location / { PASS }",
+            "/",
+        ),
+        ("include /none/protection.conf; location / { PASS }", "/"),
+        ("location / { include /none/protection.conf; PASS }", "/"),
+        (
+            "auth_basic $realm; auth_basic_user_file /none; location / { PASS }",
+            "/",
+        ),
+    ] {
+        let text =
+            format!("map $cookie_session $needs {{ \"\" 1; }} server {{ listen 1; {closed} }}",);
+        let text = text.replace("PASS", "proxy_pass http://127.0.0.1:2;");
+        let (yaml, left_out) = imported(&text);
+        let config = config::check("f", &yaml, Extent::File).unwrap();
+        let found = config
+            .routes
+            .iter()
+            .find(|route| route.matcher.path.matches(path));
+        let is_proxied = found.is_some_and(|route| matches!(route.action, Action::Proxy { .. }));
+        assert!(!is_proxied, "{text}\n{yaml}");
+        assert!(!left_out.is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn a_server_whose_names_no_route_can_have_closes_the_one_that_answers_instead() {
+    let open =
+        "server { listen 1; server_name a.test; location / { proxy_pass http://127.0.0.1:2; } }";
+    for name in ["~^admin", "www.*"] {
+        let (yaml, left_out) = imported(&format!(
+            "{open} server {{ listen 1; server_name {name}; deny all; }}"
+        ));
+        let routes = yaml.split_once("routes:").unwrap().1;
+        assert!(
+            routes.contains("- match: { host: a.test }\n    upstream:"),
+            "{yaml}"
+        );
+        assert_eq!(routes.matches("upstream:").count(), 1, "{yaml}");
+        assert!(routes.contains("- respond: { status: 403 }"), "{yaml}");
+        assert!(
+            left_out
+                .iter()
+                .any(|line| line.contains("closed for names")),
+            "{left_out:?}"
+        );
+    }
+}
+
+#[test]
+fn the_first_of_two_servers_with_a_name_answers_for_it() {
+    let (yaml, _) = imported(
+        "server { listen 1; server_name a.test; return 200 first; }
+         server { listen 1; server_name a.test b.test; return 200 second; }",
+    );
+    assert!(!yaml.contains("host: [a.test, b.test]"), "{yaml}");
+    assert!(yaml.contains("match: { host: b.test }"), "{yaml}");
+}
+
+/// Each line is a change that the file cannot say otherwise, and that requests would notice.
+#[test]
+fn what_changes_for_requests_is_said() {
+    for (inner, said) in [
+        ("set $up http://127.0.0.1:2; proxy_pass $up/x;", "query"),
+        ("proxy_pass http://127.0.0.1:2$uri;", "query"),
+        ("set $args a=b; PASS", "query"),
+        ("rewrite ^/a/(.*)$ /b/$1? break; PASS", "query"),
+        (
+            "rewrite ^/a/(.*)$ /b/$1 break; proxy_pass http://127.0.0.1:2/c;",
+            "keep their beginning",
+        ),
+        (
+            "rewrite ^/a/(.*)$ /b/$1 break; proxy_set_header X $uri; PASS",
+            "no variable $uri",
+        ),
+        ("proxy_redirect default; PASS", "a Location"),
+        ("try_files /x =404; PASS", "serves no files"),
+    ] {
+        let inner = inner.replace("PASS", "proxy_pass http://127.0.0.1:2;");
+        let (_, left_out) = imported(&format!("server {{ location / {{ {inner} }} }}"));
+        assert!(
+            left_out.iter().any(|line| line.contains(said)),
+            "{inner}: {left_out:?}"
+        );
+    }
+    let (yaml, _) = imported(
+        "server { location / { set $up http://127.0.0.1:2; proxy_pass $up/x$is_args$args; } }",
+    );
+    assert!(
+        yaml.contains("rewrite: { regex: \"^.*$\", to: /x }"),
+        "{yaml}"
+    );
+    let (yaml, _) = imported(
+        "server { location / { rewrite ^ /x break; proxy_pass http://127.0.0.1:2$request_uri; } }",
+    );
+    assert!(!yaml.contains("rewrite:"), "{yaml}");
+}
+
 #[test]
 fn a_location_that_cannot_be_served_lets_nothing_through_to_a_wider_one() {
     for inner in [
@@ -145,6 +278,23 @@ fn tuning_is_no_loss_and_what_is_off_is_none_either() {
         left_out,
         ["f:1:1: left out: frobnicate on;\n  hint: this import does not know it"]
     );
+}
+
+#[test]
+fn groups_that_nobody_can_use_or_name_make_no_file_that_is_refused() {
+    for text in [
+        "upstream a { server 127.0.0.1:2 down; } server { location / { proxy_pass http://a; } }",
+        "upstream \"a b\" { server 127.0.0.1:2; } server { return 204; }",
+        "upstream App { server 127.0.0.1:2; } server { location / { proxy_pass http://app; } }",
+    ] {
+        imported(text);
+    }
+    let (yaml, left_out) = imported(
+        "map $http_x $arg_user { a b; } upstream a { server 127.0.0.1:2; hash $arg_user; }
+         server { return 204; }",
+    );
+    assert!(!yaml.contains("hash_key"), "{yaml}");
+    assert_eq!(left_out.len(), 2, "{left_out:?}");
 }
 
 /// Each is written so that `check` passes it, or is left out.

@@ -15,6 +15,7 @@ use crate::import::yaml::{List, Map, Yaml};
 pub struct Upstreams<'t> {
     defined: Vec<&'t Directive>,
     used: Vec<Used>,
+    variables: Variables,
     /// Relative files are its.
     folder: PathBuf,
     /// What was said at the groups themselves.
@@ -36,6 +37,7 @@ impl<'t> Upstreams<'t> {
         Self {
             defined: defined.collect(),
             used: Vec::new(),
+            variables: Variables::of(&Levels::new(http)),
             folder: folder.to_owned(),
             notes: Vec::new(),
         }
@@ -49,10 +51,7 @@ impl<'t> Upstreams<'t> {
         levels: &Levels<'_>,
         notes: &mut Vec<Note>,
     ) -> Option<String> {
-        let defined = self
-            .defined
-            .iter()
-            .find(|block| block.arg(0) == target.authority);
+        let defined = self.block(target);
         let source = match defined {
             Some(block) => block.arg(0).to_owned(),
             None => target.address(),
@@ -73,7 +72,7 @@ impl<'t> Upstreams<'t> {
         }
         let (mut map, hosts) = match defined {
             Some(block) => {
-                let group = Group::new(block, &mut self.notes)?;
+                let group = Group::new(block, &self.variables, &mut self.notes)?;
                 group.finish(block, &mut self.notes)
             }
             None => {
@@ -96,10 +95,17 @@ impl<'t> Upstreams<'t> {
         Some(name)
     }
 
+    /// The `upstream` of this name, in whatever case.
+    fn block(&self, target: &Target) -> Option<&'t Directive> {
+        let mut defined = self.defined.iter();
+        defined
+            .find(|block| block.arg(0).eq_ignore_ascii_case(&target.authority))
+            .copied()
+    }
+
     /// The addresses of all servers.
     pub fn addresses(&self, target: &Target) -> Vec<String> {
-        let named = |block: &&&Directive| block.arg(0) == target.authority;
-        match self.defined.iter().find(named) {
+        match self.block(target) {
             Some(block) => {
                 let servers = block.each("server");
                 servers
@@ -112,11 +118,7 @@ impl<'t> Upstreams<'t> {
 
     /// The first server's address, for those who need one.
     pub fn first_address(&self, target: &Target) -> Option<String> {
-        match self
-            .defined
-            .iter()
-            .find(|block| block.arg(0) == target.authority)
-        {
+        match self.block(target) {
             Some(block) => block
                 .each("server")
                 .next()
@@ -134,13 +136,17 @@ impl<'t> Upstreams<'t> {
                 continue;
             }
             let mut notes = Vec::new();
-            match Group::new(block, &mut notes) {
-                Some(group) => self.used.push(Used {
-                    source: (block.arg(0).to_owned(), false),
-                    name: block.arg(0).to_owned(),
-                    map: group.finish(block, &mut notes).0,
-                    settings: Map::default(),
-                }),
+            match Group::new(block, &self.variables, &mut notes) {
+                Some(group) => {
+                    let source = (block.arg(0).to_owned(), false);
+                    let name = self.free_name(&source);
+                    self.used.push(Used {
+                        source,
+                        name,
+                        map: group.finish(block, &mut notes).0,
+                        settings: Map::default(),
+                    });
+                }
                 None => notes.iter().for_each(|note| map.comment(note.comment())),
             }
             self.notes.extend(notes);
@@ -292,7 +298,7 @@ struct Group {
 
 impl Group {
     /// `None`: no server can be reached.
-    fn new(block: &Directive, notes: &mut Vec<Note>) -> Option<Self> {
+    fn new(block: &Directive, variables: &Variables, notes: &mut Vec<Note>) -> Option<Self> {
         let mut group = Self {
             servers: List::default(),
             hosts: Vec::new(),
@@ -306,7 +312,7 @@ impl Group {
             group.server(server, &mut own);
         }
         for directive in block.inner() {
-            group.directive(directive, &mut own);
+            group.directive(directive, variables, &mut own);
         }
         if let Some(check) = health::check(block, &mut own) {
             group.rest.set("health_check", check);
@@ -373,7 +379,7 @@ impl Group {
         }
     }
 
-    fn directive(&mut self, directive: &Directive, notes: &mut Vec<Note>) {
+    fn directive(&mut self, directive: &Directive, variables: &Variables, notes: &mut Vec<Note>) {
         let by_hash = |key: String| {
             Map::default()
                 .with("balance", Yaml::text("consistent_hash"))
@@ -384,7 +390,7 @@ impl Group {
             "least_conn" => self.balance = by("least_sessions"),
             "random" => self.balance = by("two_choices"),
             "ip_hash" => self.balance = by_hash("$remote_addr".to_owned()),
-            "hash" => match Variables::default().template(directive.arg(0)) {
+            "hash" => match variables.template(directive.arg(0)) {
                 Ok(key) => self.balance = by_hash(key),
                 Err(unknown) => notes.push(Note::left_out(directive, unknown.why())),
             },

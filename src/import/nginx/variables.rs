@@ -7,9 +7,9 @@ use crate::forward::template::Template;
 use crate::route::HostPattern;
 
 /// Variables whose values are known here: those of `set`, of `auth_request_set`, and some that
-/// depend on where they stand.
+/// depend on where they stand. `None`: the file makes it of something that is not known here.
 #[derive(Debug, Clone, Default)]
-pub struct Variables(HashMap<String, String>);
+pub struct Variables(HashMap<String, Option<String>>);
 
 /// A variable that prusik has not.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,10 +31,27 @@ const SAME: &[(&str, &str)] = &[
 /// Beginnings of names that mean something else here, or that nginx makes itself.
 const FOREIGN: [&str; 4] = ["jwt_", "auth_", "user", "upstream_"];
 
+/// Directives that make a variable of something else.
+const MAKERS: [&str; 6] = [
+    "map",
+    "geo",
+    "split_clients",
+    "js_set",
+    "js_var",
+    "perl_set",
+];
+
 impl Variables {
     /// What `set` and `auth_request_set` say in the blocks around, the innermost last.
     pub fn of(levels: &Levels<'_>) -> Self {
         let mut variables = Self::default();
+        for made in MAKERS.into_iter().flat_map(|maker| levels.every(maker)) {
+            variables.forget(match made.name.as_str() {
+                "map" | "split_clients" => made.args.get(1),
+                "geo" => made.args.last(),
+                _ => made.args.first(),
+            });
+        }
         for set in levels.every("auth_request_set") {
             let field = set.arg(1).strip_prefix("$upstream_http_");
             if let (Some(name), Some(field)) = (set.arg(0).strip_prefix('$'), field) {
@@ -48,17 +65,30 @@ impl Variables {
             variables.set("server_name", name.trim_start_matches('.'));
         }
         for set in levels.every("set") {
-            if let Some(name) = set.arg(0).strip_prefix('$')
-                && let Ok(value) = variables.template(set.arg(1))
-            {
-                variables.set(name, value);
+            match (set.arg(0).strip_prefix('$'), variables.template(set.arg(1))) {
+                (Some(name), Ok(value)) => variables.set(name, value),
+                // What stood in it before is not its value.
+                _ => variables.forget(set.args.first()),
+            }
+        }
+        for condition in levels.every("if") {
+            for set in condition.each("set") {
+                variables.forget(set.args.first());
             }
         }
         variables
     }
 
     pub fn set(&mut self, name: &str, template: impl Into<String>) {
-        self.0.insert(name.to_owned(), template.into());
+        self.0
+            .insert(name.to_ascii_lowercase(), Some(template.into()));
+    }
+
+    /// Nobody here knows its value.
+    pub fn forget(&mut self, name: Option<&String>) {
+        if let Some(name) = name.and_then(|name| name.strip_prefix('$')) {
+            self.0.insert(name.to_ascii_lowercase(), None);
+        }
     }
 
     /// The template that has the value which the text has in nginx.
@@ -87,10 +117,10 @@ impl Variables {
     }
 
     fn variable(&self, name: &str) -> Result<String, Unknown> {
-        if let Some(value) = self.0.get(name) {
-            return Ok(value.clone());
-        }
         let name = name.to_ascii_lowercase();
+        if let Some(value) = self.0.get(&name) {
+            return value.clone().ok_or(Unknown(name));
+        }
         if let Some((_, same)) = SAME.iter().find(|(theirs, _)| *theirs == name) {
             return Ok((*same).to_owned());
         }
@@ -168,6 +198,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_variable_that_the_file_makes_of_something_else_is_not_known() {
+        for text in [
+            "map $http_a $x { a b; }",
+            "geo $x { default 0; }",
+            "set $x a; set $x $1;",
+            "set $x a; if ($host = b) { set $x b; }",
+        ] {
+            let block = parse(&Arc::from("f"), text).unwrap();
+            let variables = Variables::of(&Levels::new(&block));
+            assert_eq!(
+                variables.template("$x"),
+                Err(Unknown("x".to_owned())),
+                "{text}"
+            );
+        }
+        let block = parse(&Arc::from("f"), "map $http_a $arg_user { a b; }").unwrap();
+        let variables = Variables::of(&Levels::new(&block));
+        assert!(variables.template("$arg_user").is_err());
+    }
+
+    #[test]
     fn variables_that_both_have_stay_and_others_are_named() {
         let file = Arc::from("f");
         let block = parse(
@@ -193,7 +244,7 @@ mod tests {
             let found = found.as_deref().map_err(|Unknown(name)| name.as_str());
             assert_eq!(found, template, "{text}");
         }
-        assert_eq!(variables.literal("$up").as_deref(), Some("http://app:80"));
+        assert_eq!(variables.literal("$UP").as_deref(), Some("http://app:80"));
         assert_eq!(variables.literal("$host"), None);
         assert_eq!(names("a${b}c$d").collect::<Vec<_>>(), ["b", "d"]);
     }

@@ -110,7 +110,7 @@ fn a_rewrite_redirects_with_the_rest_of_the_path() {
 fn a_condition_is_one_of_routes() {
     let of = |text: &str| {
         let tree = parse(&Arc::from("f"), &format!("if {text} {{ return 403; }}")).unwrap();
-        (condition(&tree[0]), protects(&tree[0]))
+        (condition(&tree[0]), protects(&tree[0], &Levels::new(&tree)))
     };
     let is = |change: fn(&mut Condition)| {
         let mut condition = Condition::default();

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The same requests through a real nginx with a file, and through prusik with what it imports of it.
 
-usage: import.py PRUSIK
+usage: imports.py PRUSIK
 Needs: apt-get install nginx-light. Loopback only. Prints what differs; nothing but what is named as
 left out below may, and all of that must.
 """
@@ -285,4 +285,5 @@ def main():
     print("nginx and prusik answer the same")
 
 
-main()
+if __name__ == "__main__":
+    main()
