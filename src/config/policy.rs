@@ -79,6 +79,12 @@ pub enum RateKey {
     Caller(Template),
 }
 
+impl RateKey {
+    pub fn reads_user(&self) -> bool {
+        matches!(self, Self::Caller(template) if template.reads_user())
+    }
+}
+
 /// A body that an operator has written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {

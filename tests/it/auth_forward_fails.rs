@@ -77,6 +77,7 @@ async fn an_auth_server_that_speaks_no_sound_http_lets_nobody_in() {
         "HTTP/1.1 999 OK\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     ] {
         unavailable(Answer::raw(bytes).close(), "5s", "answer").await;
     }

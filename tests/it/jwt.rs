@@ -242,6 +242,28 @@ async fn a_token_in_the_query_is_seen_by_nobody_else() {
     assert!(!said.contains("s3cr3t") && !said.contains(&token), "{said}");
 }
 
+/// PHP reads the first three as `access_token`, and some read `;` as `&`.
+#[tokio::test]
+async fn what_another_reader_takes_for_the_token_goes_no_further() {
+    let (keys, origin) = (Keys::new(), telling_origin().await);
+    let route = keys.route("from: [bearer, \"query:access_token\"]");
+    let prusik = Prusik::start(Config::to(&[&origin]).route(route)).await;
+    let header = bearer(&keys.token(json!({})));
+    for other in [
+        "access.token",
+        "access+token",
+        "access_token[]",
+        "a=1;access_token",
+    ] {
+        let target = format!("/o?{other}=forged&x=1");
+        let seen = ask(&prusik, &target, &[&header]).await.text();
+        assert!(
+            !seen.contains("forged") && seen.ends_with("x=1"),
+            "{target}: {seen}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn who_may_not_come_in_anyway_has_the_token_logged_no_more() {
     let (keys, origin) = (Keys::new(), telling_origin().await);

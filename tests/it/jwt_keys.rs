@@ -9,7 +9,8 @@ use serde_json::json;
 
 use crate::support::issuer::{Issuer, jwks};
 use crate::support::{
-    Answer, Authority, Client, Config, Origin, Outcome, Prusik, eventually, free_address,
+    Answer, Authority, Client, Config, Origin, Outcome, Prusik, ServiceManager, eventually,
+    free_address,
 };
 
 const ADMIN: &str = "admin: { listen: \"127.0.0.1:0\" }";
@@ -142,6 +143,65 @@ async fn keys_outlast_a_reload_and_an_upgrade() {
     prusik.upgrade().await;
     assert_eq!(status(&prusik, &token).await, 200);
     prusik.wait_stderr("1 of the process before in use").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_outlast_a_restart() {
+    let (origin, issuer, manager) = (
+        Origin::chat().await,
+        Issuer::p256("k"),
+        ServiceManager::new(),
+    );
+    let keys = KeyServer::start(jwks(&[&issuer])).await;
+    let top = format!(
+        "admin: {{ listen: \"unix:{}/admin.sock\" }}",
+        manager.folder().display()
+    );
+    let config = Config::to(&[&origin]).top(top).route(keys.route(""));
+    let mut prusik = manager.start(&config).await;
+    let token = issuer.sign("ES256", &json!({}));
+    assert_eq!(status(&prusik, &token).await, 200);
+    keys.serve(String::new());
+    assert_eq!(manager.begin_restart(&prusik), "");
+    assert_eq!(prusik.exit_code().await, Some(0), "{}", prusik.stderr());
+    prusik = manager.start(&config).await;
+    assert_eq!(status(&prusik, &token).await, 200, "{}", prusik.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_outlast_a_take_over() {
+    let (origin, issuer) = (Origin::chat().await, Issuer::p256("k"));
+    let keys = KeyServer::start(jwks(&[&issuer])).await;
+    let shared = tempfile::tempdir().expect("a temporary folder");
+    let top = format!(
+        "server: {{ hand_over: \"unix:{}/hand-over.sock\" }}",
+        shared.path().display()
+    );
+    let config = Config::to(&[&origin]).top(top).route(keys.route(""));
+    let Some(before) = Prusik::start_as_pid_1(config.clone()).await else {
+        return;
+    };
+    let token = issuer.sign("ES256", &json!({}));
+    assert_eq!(status(&before, &token).await, 200);
+    keys.serve(String::new());
+    let next = Prusik::start_taking_over(&config)
+        .await
+        .expect("there was the right before");
+    assert_eq!(status(&next, &token).await, 200, "{}", next.stderr());
+}
+
+#[tokio::test]
+async fn keys_that_are_not_used_are_told_with_the_reason() {
+    let (origin, issuer) = (Origin::chat().await, Issuer::p256("k"));
+    let mut other = Issuer::p384("enc").jwk();
+    other["use"] = "enc".into();
+    let set = json!({ "keys": [issuer.jwk(), other] }).to_string();
+    let keys = KeyServer::start(set).await;
+    let prusik = Prusik::start(Config::to(&[&origin]).route(keys.route("leeway: 1s"))).await;
+    prusik.wait_stderr("1 in use").await;
+    prusik
+        .wait_stderr("not used: key \"enc\" is not for signatures")
+        .await;
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ mod verdict;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, Request, Response, StatusCode};
+use http::{HeaderName, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
@@ -160,6 +160,12 @@ impl Forward {
 async fn read(answer: Response<Incoming>) -> Result<Verdict, AskError> {
     let (head, body) = answer.into_parts();
     response::check(head.status, head.version, &head.headers).map_err(AskError::Unsound)?;
+    // Two readings of where it ends (RFC 9112 section 6.3).
+    if head.headers.contains_key(header::TRANSFER_ENCODING)
+        && head.headers.contains_key(header::CONTENT_LENGTH)
+    {
+        return Err(AskError::Unsound("it has a length, and is chunked"));
+    }
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(AskError::Unsound("it was not asked to switch protocols"));
     }

@@ -31,6 +31,8 @@ pub enum Secrets {
 /// Keys that are parsed, at least one.
 pub struct KeySet {
     keys: Vec<Key>,
+    /// What cannot be used of it, each in words.
+    left_out: Vec<String>,
     /// The hash of what they were parsed from.
     content: [u8; 32],
     /// What they were parsed from, if there can be no secrets in it.
@@ -47,14 +49,16 @@ struct Key {
 impl KeySet {
     pub fn parse(content: &[u8], secrets: Secrets) -> Result<Self, KeysError> {
         crypto::install();
-        let keys = if pem::is_pem(content) {
+        let (keys, mut left_out) = if pem::is_pem(content) {
             let found = pem::keys(content)?.into_iter();
-            found
+            let keys: Vec<Key> = found
                 .map(|(decoding, algorithms)| Key::new(None, decoding, algorithms.to_vec()))
-                .collect()
+                .collect();
+            (keys, Vec::new())
         } else {
             of_jwks(content, secrets)?
         };
+        left_out.extend(untried(&keys));
         let text = std::str::from_utf8(content).ok();
         let public = text.filter(|_| secrets == Secrets::Left).map(Box::from);
         let hash = digest::digest(&digest::SHA256, content);
@@ -62,6 +66,7 @@ impl KeySet {
         content.copy_from_slice(hash.as_ref());
         Ok(Self {
             keys,
+            left_out,
             content,
             public,
         })
@@ -70,6 +75,11 @@ impl KeySet {
     /// What they were parsed from, if there can be no secrets in it.
     pub fn public(&self) -> Option<&str> {
         self.public.as_deref()
+    }
+
+    /// One line for each key that is not used, and why.
+    pub fn left_out(&self) -> &[String] {
+        &self.left_out
     }
 
     /// How many keys can be used.
@@ -131,8 +141,23 @@ impl Key {
     }
 }
 
-/// Keys of an unknown type are left out (RFC 7517 section 5), if there are others.
-fn of_jwks(content: &[u8], secrets: Secrets) -> Result<Vec<Key>, KeysError> {
+/// Keys that no token without a key id is checked by.
+fn untried(keys: &[Key]) -> Option<String> {
+    let of = |algorithm: &Algorithm| {
+        let has = |key: &&Key| key.validation.algorithms.contains(algorithm);
+        keys.iter().filter(has).count()
+    };
+    let mut all = keys.iter().flat_map(|key| &key.validation.algorithms);
+    let crowded = all.find(|algorithm| of(algorithm) > TRIED)?;
+    Some(format!(
+        "a token without kid is checked by the first {TRIED} of the {} keys for {crowded:?}",
+        of(crowded)
+    ))
+}
+
+/// Keys of an unknown type are left out (RFC 7517 section 5), if there are others. Returns why,
+/// too.
+fn of_jwks(content: &[u8], secrets: Secrets) -> Result<(Vec<Key>, Vec<String>), KeysError> {
     let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
     if content.trim_ascii_start().first() != Some(&b'{') {
         return Err(KeysError::Neither);
@@ -159,7 +184,7 @@ fn of_jwks(content: &[u8], secrets: Secrets) -> Result<Vec<Key>, KeysError> {
     }
     match keys.is_empty() {
         true => Err(KeysError::NoKey(whys)),
-        false => Ok(keys),
+        false => Ok((keys, whys)),
     }
 }
 

@@ -39,6 +39,9 @@ impl KeyStore {
     /// `keys`: those that another store of the same URL had.
     fn new(source: KeySource, keys: Option<Arc<KeySet>>) -> Arc<Self> {
         let fresh = source.keys().cloned();
+        if let Some(keys) = &fresh {
+            tell_left_out(&source, keys);
+        }
         // What was taken over may be old.
         let schedule = Schedule::new(source.refresh(), fresh.is_some(), Instant::now());
         Arc::new(Self {
@@ -137,6 +140,9 @@ impl KeyStore {
                 *self.failure.lock() = None;
                 if had_failed || before != keys {
                     info!("jwt: keys of {source}: {count} in use");
+                    if let Some(keys) = &keys {
+                        tell_left_out(source, keys);
+                    }
                 }
             }
             Err(error) => {
@@ -178,6 +184,12 @@ impl KeyStore {
         let failure = self.failure.lock().clone();
         let why = failure.unwrap_or_else(|| "no answer".to_owned());
         Some(format!("jwt: {}", self.without_keys(&why)))
+    }
+}
+
+fn tell_left_out(source: &KeySource, keys: &KeySet) {
+    for left_out in keys.left_out() {
+        warn!("jwt: keys of {source}: not used: {left_out}");
     }
 }
 

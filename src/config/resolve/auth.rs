@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use super::Errors;
 use super::tls::SystemAuthorities;
-use crate::auth::{Auth, Forward};
+use crate::auth::jwt::finder::Finder;
+use crate::auth::{Auth, Forward, Jwt};
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::Section;
@@ -49,6 +50,21 @@ pub fn auth(
         }
         None => at.lacks("forward").then_some(None),
     };
+    let has_bearer_alone = |jwt: &Option<Jwt>| {
+        jwt.as_ref()
+            .is_some_and(|jwt| jwt.finders.0 == [Finder::Bearer])
+    };
+    if let (Some(Some(_)), Some(jwt)) = (&basic, &jwt)
+        && has_bearer_alone(jwt)
+    {
+        let error = at.key("jwt").key_error(format!(
+            "{label} asks for a password and for a bearer token, and both are in Authorization: \
+             nobody can show both"
+        ));
+        errors.push(error.hint(
+            "let the token be elsewhere (from: [\"cookie:session\"]), or ask for one of the two",
+        ));
+    }
     Some(Some(Arc::new(Auth {
         basic: basic?,
         jwt: jwt?,

@@ -1,14 +1,16 @@
-//! Finds listeners that are servers of their own routes: a request would loop until no connections
-//! are left.
+//! Finds listeners that are servers of their own routes, or their own auth servers: a request would
+//! loop until no connections are left.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use http::{Method, Uri};
 
 use super::Errors;
 use crate::config::error::ConfigError;
 use crate::config::file::cursor::Cursor;
 use crate::config::{Action, ListenAddress, Listener, Route, ServerAddress, Upstream};
-use crate::route::{Coverage, ListenerId};
+use crate::route::{Coverage, HostPattern, ListenerId, Matcher, PathMatch, Slashes};
 
 /// How often to check whether a request comes back. If thousands of routes could send requests to
 /// thousands of listeners, only the first loops are reported.
@@ -35,14 +37,7 @@ pub fn report(
     at: Cursor<'_>,
     errors: &mut Errors,
 ) {
-    let mut by_address = ByAddress::new();
-    for (number, listener) in listeners.iter().enumerate() {
-        if let Some(listener) = listener
-            && let ListenAddress::Tcp(address) = listener.address
-        {
-            by_address.insert(canonical(address), (ListenerId::new(number), listener));
-        }
-    }
+    let by_address = by_address(listeners);
     let upstreams = upstreams.iter().enumerate();
     let mut met: Vec<Vec<Loop<'_>>> = upstreams
         .map(|(position, upstream)| {
@@ -73,6 +68,74 @@ pub fn report(
         }
         coverage.add(&route.matcher);
     }
+}
+
+fn by_address(listeners: &[Option<Listener>]) -> ByAddress<'_> {
+    let mut by_address = ByAddress::new();
+    for (number, listener) in listeners.iter().enumerate() {
+        if let Some(listener) = listener
+            && let ListenAddress::Tcp(address) = listener.address
+        {
+            by_address.insert(canonical(address), (ListenerId::new(number), listener));
+        }
+    }
+    by_address
+}
+
+/// Reports each route whose question to the auth server comes back to it, by way of others or
+/// straight: nobody would ever answer. `at`: the routes.
+pub fn report_questions(
+    listeners: &[Option<Listener>],
+    routes: &[Route],
+    at: Cursor<'_>,
+    errors: &mut Errors,
+) {
+    let by_address = by_address(listeners);
+    let mut coverage = Coverage::default();
+    routes.iter().for_each(|route| coverage.add(&route.matcher));
+    let asked = routes.iter().map(|route| {
+        let forward = route.auth.as_deref()?.forward.as_ref()?;
+        coverage.first_cover(&question(&forward.settings().endpoint.uri, &by_address)?)
+    });
+    let asked: Vec<Option<usize>> = asked.collect();
+    for (position, route) in routes.iter().enumerate() {
+        let onward = std::iter::successors(asked[position], |route| asked[*route]);
+        // A way with more steps goes round elsewhere.
+        if onward.take(routes.len()).any(|met| met == position) {
+            let at = at.index(position).key("auth").key("forward").key("url");
+            errors.push(
+                at.error(format!(
+                    "the question of {:?} comes back to that route",
+                    route.name
+                ))
+                .hint("name the auth server itself, or give it a route without auth.forward"),
+            );
+        }
+    }
+}
+
+/// What a question to this URL matches, if it comes to a listener.
+fn question(uri: &Uri, by_address: &ByAddress<'_>) -> Option<Matcher> {
+    let host = uri.host()?.to_ascii_lowercase();
+    let is_secure = uri.scheme_str() == Some("https");
+    let port = uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
+    let address = match host.trim_matches(['[', ']']).parse() {
+        Ok(address) => ServerAddress::Socket(SocketAddr::new(address, port)),
+        Err(_) => ServerAddress::Name {
+            host: host.clone(),
+            port,
+        },
+    };
+    let mut met = ends(&address).into_iter();
+    let (listener, _) = met.find_map(|end| by_address.get(&end))?;
+    Some(Matcher {
+        listener: Some(*listener),
+        hosts: vec![HostPattern::Exact(host)],
+        path: PathMatch::Exact(uri.path().to_owned()),
+        slashes: Slashes::Merged,
+        headers: Vec::new(),
+        methods: vec![Method::GET],
+    })
 }
 
 fn circle(route: &Route, met: &Loop<'_>) -> ConfigError {

@@ -112,6 +112,7 @@ pub fn resolve(
         loops::report(&listeners, upstreams, routes, at.key("upstreams"), errors);
     }
     if let Some(routes) = &routes {
+        loops::report_questions(&listeners, routes, at.key("routes"), errors);
         user::endless(routes, &listeners, at.key("routes"), errors);
     }
     if let (Some(server), Some(routes)) = (&server, &routes) {

@@ -119,6 +119,10 @@ fn route(
     if let (Some(None), Some(auth)) = (&user, &auth)
         && !auth.as_ref().is_some_and(|auth| auth.names_users())
     {
+        let rate = rate.as_ref().and_then(Option::as_ref);
+        if rate.is_some_and(|rate| rate.key.reads_user()) {
+            user::uncounted(scope.at, errors);
+        }
         let websocket = websocket.as_ref().and_then(Option::as_ref);
         let bounds = [
             ("websocket", websocket.map(|websocket| websocket.bounds)),

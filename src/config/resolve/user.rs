@@ -80,6 +80,16 @@ pub fn unknown(bounds: &[(&str, Option<Bounds>)], at: Cursor<'_>, errors: &mut E
     }
 }
 
+/// The rate of each user counts nobody on a route that knows no users. `at`: the route.
+pub fn uncounted(at: Cursor<'_>, errors: &mut Errors) {
+    errors.push(
+        at.key("requests_per_second")
+            .key("key")
+            .error("this route knows no users, so this rate counts nobody")
+            .hint("say where the name is found (user: $arg_userId), or give the route auth.jwt"),
+    );
+}
+
 /// Without a credential that ends, no session ends with it. `at`: the routes.
 pub fn endless(
     routes: &[Route],

@@ -45,6 +45,25 @@ fn a_key_has_the_algorithms_of_its_type() {
 }
 
 #[test]
+fn what_is_not_used_of_a_set_is_said() {
+    let issuers = all();
+    assert!(
+        parse(&jwks(&issuers.each_ref()))
+            .unwrap()
+            .left_out()
+            .is_empty()
+    );
+    let crowd: Vec<_> = (0..9).map(|_| Issuer::p256("k").jwk()).collect();
+    let keys = parse(&json!({ "keys": crowd }).to_string()).unwrap();
+    let said = keys.left_out().join("\n");
+    assert!(
+        said.contains("the first 8 of the 9 keys for ES256"),
+        "{said}"
+    );
+    assert_eq!(keys.count(), 9);
+}
+
+#[test]
 fn an_alg_in_the_key_set_is_the_only_one() {
     let mut jwk = Issuer::rsa("r").jwk();
     jwk["alg"] = "PS384".into();

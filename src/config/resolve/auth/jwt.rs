@@ -287,6 +287,10 @@ fn require(
         return (!at.damaged()).then(Vec::new);
     };
     let claims = claims.into_iter().map(|(name, RequiredValue(value))| {
+        if let Some((what, remedy)) = never_met(&name, &value) {
+            errors.push(at.key(&name).error(what).hint(remedy));
+            return None;
+        }
         let required = required(value);
         if required.is_none() {
             let error = at
@@ -299,6 +303,26 @@ fn require(
     // Collected in two steps, because a short-circuit would hide the errors after the first.
     let claims: Vec<_> = claims.collect();
     claims.into_iter().collect()
+}
+
+/// What no token could have, in words, and what to write instead.
+fn never_met(name: &str, value: &Value) -> Option<(String, &'static str)> {
+    let has_blank = |value: &Value| value.as_str().is_some_and(|text| text.contains(' '));
+    let is_of_words = |value: &Value| match value {
+        Value::Array(values) => values.iter().any(has_blank),
+        alone => has_blank(alone),
+    };
+    match name {
+        "scope" if is_of_words(value) => Some((
+            "a scope is one word, and this has several".to_owned(),
+            "write a list of which one suffices: scope: [read, write]",
+        )),
+        "exp" | "nbf" | "iat" if value != &Value::Bool(true) => Some((
+            format!("\"{name}\" is a time, and none is the same in two tokens"),
+            "write true, which means that it must be there, or leave it out",
+        )),
+        _ => None,
+    }
 }
 
 fn required(value: Value) -> Option<Required> {
