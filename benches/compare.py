@@ -96,6 +96,9 @@ class NoProxy:
     def cpu_ns(self):
         return 0
 
+    def pin(self, core):
+        pass
+
 
 def fail_unless_all(result, count, what):
     if result["ops"] != count:
@@ -126,6 +129,17 @@ def echo(size, transport=PLAIN):
             fail_unless_all(load.ask("close"), ECHO_SESSIONS, "sessions closed")
         origin.must_have_seen(proxy.kind.name, handshakes=ECHO_SESSIONS, messages=warm + messages)
         return figures
+    return run
+
+
+def on_the_loads_core(workload):
+    """Nobody works while another does, so that every proxy finds as many messages at a time."""
+    def run(proxy, origin, seconds):
+        proxy.pin(LOAD_CORE)
+        try:
+            return workload(proxy, origin, seconds)
+        finally:
+            proxy.pin(PROXY_CORE)
     return run
 
 
@@ -197,6 +211,8 @@ def stream_idle(proxy, origin, seconds):
 
 WORKLOADS = {"echo64": echo(64), "echo16k": echo(16384), "handshakes": handshakes, "get": get, "idle": idle,
              "wss_echo64": echo(64, TLS), "wss_echo16k": echo(16384, TLS), "wss_wss_echo64": echo(64, TLS_TWICE),
+             "wss_echo64_shared": on_the_loads_core(echo(64, TLS)),
+             "wss_wss_echo64_shared": on_the_loads_core(echo(64, TLS_TWICE)),
              "wss_idle": wss_idle, "stream_idle": stream_idle}
 IDLE = [workload for workload in WORKLOADS if workload.endswith("idle")]
 BY_TLS = [workload for workload in WORKLOADS if workload.startswith("wss")]

@@ -313,6 +313,13 @@ class Proxy:
                 found += [int(child) for child in children.read_text().split()]
         return found
 
+    def pin(self, core):
+        """Moves all its threads."""
+        if core is not None:
+            for pid in self.pids():
+                for thread in Path(f"/proc/{pid}/task").iterdir():
+                    os.sched_setaffinity(int(thread.name), {core})
+
     def cpu_ns(self):
         """CPU time of all threads, those that have ended too, to the nanosecond: the kernel's clock
         of each process, as clock_getcpuclockid(3) makes it."""

@@ -35,19 +35,9 @@ pub fn routes<'t>(
     let mut notes = located.notes.clone();
     let levels = &located.levels;
     notes.extend(levels.own().iter().filter_map(known::note));
-    if levels.last("internal").is_some() {
+    if let Some(internal) = levels.last("internal") {
         // Nobody from outside finds it.
-        let internal = levels.last("internal");
-        notes.extend(
-            internal
-                .filter(|_| !is_led_to(server.own(), located))
-                .map(|internal| {
-                    Note::left_out(
-                        internal,
-                        "an X-Accel-Redirect of a server is a header as any other",
-                    )
-                }),
-        );
+        notes.extend(unled(internal, server, located));
         let comments = context.comments(notes);
         return vec![Route {
             comments,
@@ -94,23 +84,28 @@ pub fn routes<'t>(
     routes
 }
 
-/// Whether something in the file leads to the location, so that no answer of a server need do it.
-fn is_led_to(block: &[Directive], located: &Located<'_>) -> bool {
-    let Some(path) = located.prefix.as_deref() else {
-        return false;
+/// If nothing in the file leads to an internal location, answers of servers do.
+fn unled(internal: &Directive, server: &Levels<'_>, located: &Located<'_>) -> Option<Note> {
+    const LEADING: [&str; 5] = [
+        "error_page",
+        "auth_request",
+        "try_files",
+        "mirror",
+        "post_action",
+    ];
+    let path = located.prefix.as_deref().unwrap_or("/");
+    let leads = |step: &Directive| {
+        LEADING.contains(&step.name.as_str()) && step.args.iter().any(|word| word.starts_with(path))
     };
-    block.iter().any(|step| {
-        let leads = [
-            "error_page",
-            "auth_request",
-            "try_files",
-            "mirror",
-            "post_action",
-        ];
-        let leads = leads.contains(&step.name.as_str());
-        leads && step.args.iter().any(|word| word.starts_with(path))
-            || is_led_to(step.inner(), located)
-    })
+    let why = "an X-Accel-Redirect of a server is a header as any other";
+    (!any(server.own(), &leads)).then(|| Note::left_out(internal, why))
+}
+
+/// Whether a directive is so, or one within it.
+fn any(block: &[Directive], is_so: &impl Fn(&Directive) -> bool) -> bool {
+    block
+        .iter()
+        .any(|step| is_so(step) || any(step.inner(), is_so))
 }
 
 /// The routes for the block's `if`s, which stand before that of the location.

@@ -87,10 +87,16 @@ pub fn ordered<'t>(server: &Levels<'t>) -> Vec<Located<'t>> {
             match narrowed(&regex.pattern, &prefix.location.pattern) {
                 Narrowed::Never => {}
                 Narrowed::To(pattern) => located.push(regex.located_as(&pattern, server)),
-                Narrowed::Unknown => own.leave_out(regex, server, |closed| {
-                    let prefix = &prefix.location.pattern;
-                    format!("not within {prefix}: no expression is both{closed}")
-                }),
+                Narrowed::Unknown if keeps_out(server, regex.directive.inner()) => {
+                    let mut wide = regex.located_as(&regex.pattern, server);
+                    let why = format!("it comes before {}, and elsewhere too", own.pattern());
+                    wide.notes.push(Note::left_out(regex.directive, why));
+                    located.push(wide);
+                }
+                Narrowed::Unknown => {
+                    let why = format!("not within {}: no expression is both", own.pattern());
+                    own.notes.push(Note::left_out(regex.directive, why));
+                }
             }
         }
         located.push(own);
@@ -262,6 +268,11 @@ impl<'t> Location<'t> {
 }
 
 impl Located<'_> {
+    /// As it is written.
+    fn pattern(&self) -> &str {
+        self.prefix.as_deref().unwrap_or_default()
+    }
+
     /// `why` is told what becomes of this one if the other keeps somebody out.
     fn leave_out(
         &mut self,
