@@ -44,7 +44,9 @@ impl ByClose {
 /// up before it reads the Close frame.
 fn first_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
     let offered = headers.get(header::SEC_WEBSOCKET_PROTOCOL)?.as_bytes();
-    let first = offered.split(|byte| *byte == b',').next()?.trim_ascii();
+    // A list may have empty elements (RFC 9110 section 5.6.1.2).
+    let mut elements = offered.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    let first = elements.find(|element| !element.is_empty())?;
     let protocol = HeaderValue::from_bytes(first).ok()?;
     is_token(first).then_some(protocol)
 }
@@ -64,7 +66,8 @@ mod tests {
         assert_eq!(first("chat").unwrap(), "chat");
         assert_eq!(first(" bearer , a.b.c").unwrap(), "bearer");
         assert_eq!(first("two words, chat"), None);
-        assert_eq!(first(", chat"), None);
+        assert_eq!(first(", chat").unwrap(), "chat");
+        assert_eq!(first(" , "), None);
         assert_eq!(first_protocol(&HeaderMap::new()), None);
     }
 }

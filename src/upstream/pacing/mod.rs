@@ -74,9 +74,9 @@ impl Pace {
     fn change<T>(&self, change: impl FnOnce(&mut Concurrency) -> T) -> T {
         let mut concurrency = self.concurrency.lock();
         let result = change(&mut concurrency);
-        let until = concurrency
-            .full_until()
-            .map_or(0, |until| millis(until).max(1));
+        // Rounded up: a server that seems to have room before it has any would be tried in circles.
+        let until = concurrency.full_until();
+        let until = until.map_or(0, |until| millis(until) + 1);
         self.full_until.store(until, Relaxed);
         result
     }
