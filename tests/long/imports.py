@@ -88,7 +88,7 @@ class Servers:
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_HEAD = do_GET
+            do_HEAD = do_POST = do_GET
 
             def log_message(self, *_):
                 pass
@@ -185,12 +185,12 @@ def normal(path):
     return path + question + query
 
 
-def ask(port, is_tls, host, path, fields):
+def ask(port, is_tls, host, path, fields, method="GET"):
     import ssl
     context = ssl._create_unverified_context()
     connection = (http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=context)
                   if is_tls else http.client.HTTPConnection("127.0.0.1", port, timeout=10))
-    connection.putrequest("GET", path, skip_host=True, skip_accept_encoding=True)
+    connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
     for name, value in {"Host": host, "User-Agent": "t", **fields}.items():
         connection.putheader(name, value)
     connection.endheaders()

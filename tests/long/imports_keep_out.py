@@ -11,7 +11,7 @@ import pathlib, re, subprocess, sys, tempfile
 from imports import PRUSIK, Imported, Servers, ask, is_open
 from tiers import free_port, wait_for
 
-# PASS is a proxy_pass to the server. Hosts stand before a path: a.test/x. `+Name=value` is a field.
+# PASS is a proxy_pass to the server. Hosts stand before a path: a.test/x. `+Name=value` is a field, POST before it a method.
 HOST = "proxy_set_header Host $host;"
 CASES = {
     "a @name that keeps out": (
@@ -100,6 +100,78 @@ CASES = {
         "server { listen PORT; location /@admin { deny all; } location /a,b { deny all; }"
         " location \"/c d\" { deny all; } location / { PASS } }",
         ["/@admin", "/%40admin", "/a,b", "/a%2Cb", "/c%20d", "/open"]),
+    "methods in small letters": (
+        "server { listen PORT; location / { limit_except get { deny all; } PASS } }", ["/", "POST /"]),
+    "an exact location within and beside": (
+        "server { listen PORT; location / { location = /a { PASS } PASS } location = /a { deny all; } }",
+        ["/a", "/b"]),
+    "the same prefix within": (
+        "server { listen PORT; location /a/ { PASS location /a/ { deny all; PASS } } }", ["/a/x"]),
+    "an expression with branches": (
+        "server { listen PORT; location /o/ { location ~ ^/o/a$ { PASS } PASS }"
+        " location ~ ^/adm(in)|secret { deny all; } location ~ \\.git|/private { deny all; } location / { PASS } }",
+        ["/o/secret", "/o/private", "/o/a", "/o/b", "/admin"]),
+    "bytes that come encoded": (
+        "server { listen PORT; location ~ ^/.$ { deny all; } location ~ ^/café { deny all; }"
+        " location ~ '^/c d' { deny all; } location ~ '^/a;b' { deny all; } location '/e;f' { deny all; }"
+        " location / { PASS } }",
+        ["/%20", "/caf%C3%A9", "/c%20d", "/a%3Bb", "/a;b", "/e%3Bf", "/open"]),
+    "locations that no path has": (
+        "server { listen PORT; location /a//b { PASS } location /c/../d { PASS } location / { deny all; } }",
+        ["/a/b", "/d", "/"]),
+    "an auth server behind conditions": (
+        "server { listen PORT; location / { auth_request /auth; PASS }"
+        " location = /auth { internal; if ($cookie_s = '') { return 401; } proxy_pass http://127.0.0.1:BACK/ok; } }",
+        ["/", "/ +Cookie=s=1"]),
+    "the last address of the field": (
+        "set_real_ip_from 127.0.0.0/8; real_ip_header X-Forwarded-For;"
+        " server { listen PORT; location / { allow 10.1.1.1; deny all; PASS } }",
+        ["/ +X-Forwarded-For=10.1.1.1, 127.0.0.5", "/"]),
+    "another field for the address": (
+        "set_real_ip_from 127.0.0.1; real_ip_header X-Real-IP;"
+        " server { listen PORT; location / { allow 127.0.0.1; deny all; PASS } }",
+        ["/ +X-Real-IP=8.8.8.8", "/"]),
+    "methods and conditions of a @name": (
+        "server { listen PORT; location / { try_files /none @app; }"
+        " location @app { limit_except GET { deny all; } if ($host = b.test) { return 403; } PASS } }",
+        ["/", "POST /", "b.test/"]),
+    "files that are not inherited": (
+        "server { listen PORT; location / { try_files /none @app; location /up/ { } } location @app { PASS } }",
+        ["/up/x", "/x"]),
+    "files or nothing": (
+        "server { listen PORT; location ~ \\.php$ { try_files /none =404; PASS } }", ["/a.php"]),
+    "a redirect of an expression": (
+        "server { listen PORT; location ~ ^/old { rewrite ^/old/x$ /login permanent; PASS }"
+        " location / { rewrite ^/(v|t)$ /login redirect; PASS } }",
+        ["/old/x", "/old/y", "/v", "/w"]),
+    "some paths, and then the others": (
+        "server { listen PORT; location / { if ($host = a.test) { rewrite ^/x$ /y redirect; return 403; } PASS } }",
+        ["a.test/", "a.test/x", "b.test/"]),
+    "no host at all": (
+        "server { listen PORT; server_name a.test; location / { PASS } }"
+        " server { listen PORT; server_name ''; return 403; }",
+        ["a.test/"]),
+    "a rewrite to a closed location": (
+        "server { listen PORT; rewrite ^/a/(.*)$ /secret/$1 last; location / { PASS }"
+        " location /b/ { rewrite ^/b/(.*)$ /secret/$1 last; PASS } location /secret/ { deny all; } }",
+        ["/a/x", "/b/x", "/c"]),
+    "conditions on what is asked for": (
+        "server { listen PORT; location /u { if ($request_uri ~ secret) { return 403; } PASS }"
+        " location /m { if ($request_method ~* ^(post|put)$) { return 405; } PASS }"
+        " location /q { if ($arg_debug) { return 403; } PASS } }",
+        ["/u/secret", "/u/x", "POST /m", "/m", "/q?debug=1", "/q"]),
+    "a login by a variable": (
+        "server { listen PORT; set $login 1; if ($cookie_session) { set $login 0; }"
+        " location / { if ($login) { return 302 /login; } PASS } location = /login { return 200 hello; } }",
+        ["/", "/ +Cookie=session=1", "/login"]),
+    "a field that cannot be made": (
+        "map $http_x_token $role { default guest; s3cret admin; }"
+        " server { listen PORT; location / { proxy_set_header X $role; PASS } }",
+        ["/ +X=admin"]),
+    "names that keep out by a redirect": (
+        "server { listen PORT; server_name a.test; location / { PASS } }"
+        " server { listen PORT; server_name ~^admin; return 302 https://sso.test/; }",
+        ["admin.test/", "a.test/"]),
     "any of two": (
         "server { listen PORT; location / { satisfy ANY; deny all; auth_basic x; "
         "auth_basic_user_file FOLDER/users; PASS } }",
@@ -133,9 +205,10 @@ def answers(port, requests):
     found = {}
     for request in requests:
         target, *fields = request.split(" +")
+        method, _, target = target.rpartition(" ")
         host, slash, path = target.partition("/")
         fields = dict(field.split("=", 1) for field in fields)
-        found[request] = ask(port, False, host or "any.test", slash + path, fields)
+        found[request] = ask(port, False, host or "any.test", slash + path, fields, method or "GET")
     return found
 
 

@@ -6,10 +6,11 @@ use super::known;
 use super::levels::Levels;
 use super::locations::{encoded, escaped};
 use super::notes::Note;
+use super::regexes::{encoded_regex, widened};
 use super::tree::Directive;
 use super::variables::{Variables, names};
 use crate::import::yaml::{Map, Yaml};
-use crate::route::{HostPattern, METHODS, PathMatch};
+use crate::route::{HostPattern, METHODS, PathMatch, PathRegex};
 use http::{HeaderName, HeaderValue};
 
 pub const QUERY_PASSES: &str = "the query of a request passes unchanged";
@@ -121,11 +122,22 @@ pub fn rewritten(
     notes: &mut Vec<Note>,
 ) -> Option<Answer> {
     let found = rewrite_answer(rewrite.arg(0), rewrite.arg(1), status, variables);
-    if found.is_none() {
-        let why = "a redirect keeps the rest of a path, and no other parts of it";
-        notes.push(Note::left_out(rewrite, why));
+    if found.is_some() {
+        if rewrite.arg(0).ends_with("/?(.*)$") {
+            notes.push(Note::left_out(
+                rewrite,
+                "the rest of the path begins with a slash",
+            ));
+        }
+        return found;
     }
-    found
+    let why = "a redirect keeps the rest of a path, and no other parts of it: closed";
+    notes.push(Note::left_out(rewrite, why));
+    let path = widened(rewrite.arg(0)).map_or(PathMatch::Any, PathMatch::Regex);
+    Some(Answer {
+        path: Some(path),
+        body: respond(403),
+    })
 }
 
 fn rewrite_answer(regex: &str, to: &str, status: u16, variables: &Variables) -> Option<Answer> {
@@ -157,7 +169,7 @@ fn rewrite_answer(regex: &str, to: &str, status: u16, variables: &Variables) -> 
             body: redirect(&format!("{}{query}", template(&whole)?), status),
         });
     }
-    let anchored = regex.strip_prefix('^')?;
+    let anchored = regex.strip_prefix('^').unwrap_or_default();
     for ending in ["/(.*)$", "(/.*)$", "(/.*)?$", "/?(.*)$", "/(.*)"] {
         let Some(prefix) = anchored.strip_suffix(ending).and_then(literal) else {
             continue;
@@ -185,12 +197,16 @@ fn rewrite_answer(regex: &str, to: &str, status: u16, variables: &Variables) -> 
             body,
         });
     }
-    let exact = anchored.strip_suffix('$').and_then(literal)?;
-    if to.contains("$1") {
+    if (1..=9).any(|group| to.contains(&format!("${group}"))) {
         return None;
     }
     let body = redirect(&format!("{}{query}", template(to)?), status);
-    let path = Some(PathMatch::Exact(exact));
+    let exact = anchored.strip_suffix('$').and_then(literal);
+    let path = match exact.filter(|exact| !exact.contains(['*', ';'])) {
+        Some(exact) => PathMatch::Exact(exact),
+        None => PathMatch::Regex(PathRegex::parse(&encoded_regex(regex)?).ok()?),
+    };
+    let path = Some(path);
     Some(Answer { path, body })
 }
 
@@ -233,10 +249,16 @@ pub fn conditional(
             }
             "rewrite" => {
                 let status = redirects(step)?;
-                answer = Some(rewritten(step, status, variables, notes)?);
+                let found = rewritten(step, status, variables, notes)?;
+                // What follows it is for the other paths.
+                let is_last = std::ptr::eq(step, directive.inner().last()?);
+                if found.path.is_some() && !is_last {
+                    return None;
+                }
+                answer = Some(found);
                 break;
             }
-            "add_header" | "default_type" | "access_log" | "more_set_headers" => {}
+            "add_header" | "default_type" | "access_log" | "more_set_headers" | "set" => {}
             _ => return None,
         }
     }
@@ -250,9 +272,21 @@ fn condition(directive: &Directive) -> Option<Condition> {
     match (variable.as_str(), operator.as_str()) {
         ("host" | "http_host", "=") if is_name(&value) => condition.hosts.push(value),
         ("request_method", "=") => condition.methods.push(value),
-        ("request_method", "~" | "~*") => {
-            let list = value.strip_prefix("^(")?.strip_suffix(")$")?;
-            condition.methods.extend(list.split('|').map(str::to_owned));
+        ("request_method", "~" | "~*") if !value.contains('$') || value.ends_with('$') => {
+            let flags = if operator == "~*" { "(?i)" } else { "" };
+            let regex = PathRegex::parse(&format!("{flags}{value}")).ok()?;
+            let regex = PathMatch::Regex(regex);
+            let listed = METHODS.iter().filter(|method| regex.matches(method));
+            condition
+                .methods
+                .extend(listed.map(|method| (*method).to_owned()));
+            // Another word may be a method that no route can name.
+            let words = value.split(|c: char| !c.is_ascii_alphabetic());
+            let mut words = words.filter(|word| !word.is_empty());
+            let is_listed = |word: &str| METHODS.contains(&word.to_ascii_uppercase().as_str());
+            if condition.methods.is_empty() || !words.all(is_listed) {
+                return None;
+            }
         }
         ("scheme", "=") => condition.is_tls = Some(value == "https"),
         ("scheme", "!=") => condition.is_tls = Some(value != "https"),
@@ -299,28 +333,33 @@ fn words(directive: &Directive) -> Option<(String, String, String)> {
 
 /// Whether an `if` that cannot be said keeps somebody out: what it refuses must not come in.
 pub fn protects(directive: &Directive, levels: &Levels<'_>) -> bool {
-    let answers = |step: &&Directive| match step.name.as_str() {
-        "return" => true,
-        "rewrite" => redirects(step).is_some(),
-        _ => false,
-    };
-    let mut answers = directive.inner().iter().filter(answers);
-    let sends_away = answers.clone().next().is_some();
-    let refuses = answers.any(|step| step.name == "return" && step.arg(0).starts_with(['4', '5']))
-        || directive.inner().iter().any(known::is_protecting);
+    let mut steps = directive.inner().iter();
+    let sends_away = steps
+        .clone()
+        .any(|step| matches!(&*step.name, "return" | "rewrite" | "proxy_pass"));
+    let refuses = steps.any(|step| {
+        step.name == "return" && step.arg(0).starts_with(['4', '5']) || known::is_protecting(step)
+    });
     let Some((variable, operator, value)) = words(directive) else {
-        return refuses;
+        return sends_away || refuses;
     };
     // Only who shows the right thing comes in, and others perhaps to a page where they log in.
-    let is_by_absence = operator.starts_with('!') || operator == "=" && value.is_empty();
+    let takes_nothing = operator.starts_with('~')
+        && PathRegex::parse(&value).is_ok_and(|regex| PathMatch::Regex(regex).matches(""));
+    let is_by_absence =
+        operator.starts_with('!') || operator == "=" && value.is_empty() || takes_nothing;
     let is_choice = variable == "request_method" || is_of_the_target(&variable);
-    if is_by_absence || is_made_of_credentials(&variable, levels) {
+    if is_by_absence || is_made_of_credentials(&variable, levels, CHAIN) {
         return sends_away && !is_choice || refuses;
     }
+    // Whoever says of itself what is kept out comes in, which is said.
     let is_blocklist =
         !operator.is_empty() && (variable.starts_with("http_") || variable.starts_with("cookie_"));
-    refuses && !is_choice && !is_blocklist
+    refuses && !is_blocklist
 }
+
+/// How many tables may make one variable of another.
+const CHAIN: usize = 8;
 
 /// Whether it says what is asked for, and not who asks.
 fn is_of_the_target(variable: &str) -> bool {
@@ -332,28 +371,52 @@ fn is_of_the_target(variable: &str) -> bool {
         .any(|of| variable.starts_with(of))
 }
 
-/// Whether a table makes it of what a client shows of itself, or of its address.
-fn is_made_of_credentials(variable: &str, levels: &Levels<'_>) -> bool {
-    let shows = |name: &str| {
-        let name = name.to_ascii_lowercase();
-        name == "http_authorization"
-            || [
-                "remote_",
-                "binary_remote_",
-                "cookie_",
-                "ssl_client_",
-                "jwt_",
-                "geoip",
-            ]
-            .iter()
-            .any(|of| name.starts_with(of))
+/// Whether it is the client's address or certificate, or is made of that or of what the client
+/// shows of itself: by a table, by a `set` under a condition, or by a script.
+fn is_made_of_credentials(variable: &str, levels: &Levels<'_>, chain: usize) -> bool {
+    let is = |name: &str, begins: &[&str]| begins.iter().any(|of| name.starts_with(of));
+    let own = [
+        "remote_",
+        "binary_remote_",
+        "ssl_client_",
+        "geoip",
+        "realip_",
+    ];
+    let variable = variable.to_ascii_lowercase();
+    if is(&variable, &own) {
+        return true;
+    }
+    let Some(chain) = chain.checked_sub(1) else {
+        return true;
     };
-    let makes = |word: Option<&String>| {
-        word.is_some_and(|word| word.trim_start_matches('$').eq_ignore_ascii_case(variable))
+    let shown = |name: &str| {
+        is(
+            &name.to_ascii_lowercase(),
+            &["http_", "cookie_", "jwt_", "secure_link"],
+        ) || is_made_of_credentials(name, levels, chain)
     };
-    let mut maps = levels.every("map").filter(|map| makes(map.args.get(1)));
-    maps.any(|map| names(map.arg(0)).any(shows))
-        || levels.every("geo").any(|geo| makes(geo.args.last()))
+    let is_it = |word: Option<&String>| {
+        word.is_some_and(|word| word.trim_start_matches('$').eq_ignore_ascii_case(&variable))
+    };
+    let by_map = levels.every("map").filter(|map| is_it(map.args.get(1)));
+    let mut by_if = levels
+        .every("if")
+        .filter(|found| found.each("set").any(|set| is_it(set.args.first())));
+    let mut by_set = levels.every("set").filter(|set| is_it(set.args.first()));
+    by_map.flat_map(|map| names(map.arg(0))).any(shown)
+        || by_set.any(|set| names(set.arg(1)).any(|name| name != variable && shown(name)))
+        || by_if.any(|found| words(found).is_none_or(|(name, ..)| name != variable && shown(&name)))
+        || levels.every("geo").any(|geo| is_it(geo.args.last()))
+        || [
+            "js_set",
+            "js_var",
+            "perl_set",
+            "set_by_lua",
+            "set_by_lua_block",
+            "set_by_lua_file",
+        ]
+        .into_iter()
+        .any(|script| levels.every(script).any(|made| is_it(made.args.first())))
 }
 
 /// The expression and replacement of a `rewrite` that changes the path for the server.

@@ -18,6 +18,8 @@ pub struct Context<'t> {
     /// What was said of all that has been translated.
     pub notes: Vec<Note>,
     pub said: HashSet<String>,
+    /// nginx takes some clients for others than prusik does.
+    pub has_other_clients: bool,
     /// The addresses of the server whose routes are made.
     pub listens: Vec<String>,
 }

@@ -47,6 +47,7 @@ pub fn document(tree: &[Directive], name: &Path) -> Result<(Map, Vec<Note>), Imp
         folder,
         notes: Vec::new(),
         said: HashSet::new(),
+        has_other_clients: false,
         listens: Vec::new(),
     };
     let mut servers = servers::read(&context.http);
@@ -68,10 +69,10 @@ pub fn document(tree: &[Directive], name: &Path) -> Result<(Map, Vec<Note>), Imp
     access_log(&mut context, tree, &mut root);
     let sockets = servers::sockets(&mut servers);
     if sockets.is_empty() {
-        let message = "there is no address to listen on";
-        return Err(ImportError::of_file(name.display().to_string(), message));
+        return Err(no_address(&servers, name));
     }
     trusted_proxies(&mut context, &servers, &sockets, &mut root);
+    context.has_other_clients = has_other_clients(http_block, &servers, &sockets);
     let listeners = listeners::listeners(&mut context, &sockets, &servers);
     root.set("listeners", listeners);
     let mut of: Vec<Vec<Route>> = Vec::new();
@@ -94,6 +95,18 @@ pub fn document(tree: &[Directive], name: &Path) -> Result<(Map, Vec<Note>), Imp
         key(a).cmp(&key(b))
     });
     Ok((root, said))
+}
+
+fn no_address(servers: &[servers::Server<'_>], name: &Path) -> ImportError {
+    let message = "there is no address to listen on";
+    let mut listens = servers
+        .iter()
+        .flat_map(|server| server.directive.each("listen"));
+    let error = match listens.next() {
+        Some(listen) => ImportError::at(&listen.place, message),
+        None => ImportError::of_file(name.display().to_string(), message),
+    };
+    error.hint("write listen with a port, or an address and a port")
 }
 
 /// What is said of the directives that stand outside of servers.
@@ -129,7 +142,7 @@ fn process(top: &[Directive], root: &mut Map) {
     };
     let mut server = Map::default();
     if let Some(threads) = value("worker_processes").and_then(|number| number.parse::<u32>().ok()) {
-        server.set("threads", Yaml::plain(threads.max(1)));
+        server.set("threads", Yaml::plain(threads.clamp(1, 1024)));
     }
     let shutdown = value("worker_shutdown_timeout").and_then(units::time);
     if let Some(deadline) = shutdown.filter(|time| !time.is_zero()) {
@@ -256,6 +269,45 @@ fn trusted_networks<'d>(
         }
     }
     networks
+}
+
+/// Whether some client's address is another one in nginx than here, by what the file says of it.
+fn has_other_clients(
+    http: &[Directive],
+    servers: &[servers::Server<'_>],
+    sockets: &[super::listen::Socket],
+) -> bool {
+    let mut froms = Vec::new();
+    every(http, "set_real_ip_from", &mut froms);
+    let mut headers = Vec::new();
+    every(http, "real_ip_header", &mut headers);
+    let has_preamble = sockets.iter().any(|socket| socket.proxy_protocol);
+    if froms.is_empty() {
+        return has_preamble;
+    }
+    // Here it is said once, for all.
+    let of_http = |name: &str| http.iter().filter(|one| one.name == name).count();
+    let is_said_once = froms.len() == of_http("set_real_ip_from")
+        && headers.len() == of_http("real_ip_header")
+        || servers.len() == 1 && !servers[0].levels.own().iter().any(has_inner_real_ip);
+    let is_recursive = http
+        .iter()
+        .chain(servers.iter().flat_map(|server| server.levels.own()))
+        .any(|one| one.name == "real_ip_recursive" && one.arg(0) == "on");
+    let name = headers
+        .first()
+        .map(|header| header.arg(0).to_ascii_lowercase());
+    let is_field = headers.len() == 1 && name.as_deref() == Some("x-forwarded-for");
+    has_preamble || !is_said_once || !is_field || !is_recursive
+}
+
+/// Whether a location has settings of its own.
+fn has_inner_real_ip(step: &Directive) -> bool {
+    let mut found = Vec::new();
+    for name in ["set_real_ip_from", "real_ip_header", "real_ip_recursive"] {
+        every(step.inner(), name, &mut found);
+    }
+    !found.is_empty()
 }
 
 /// Which address of the field is the client's.

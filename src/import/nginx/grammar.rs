@@ -3,11 +3,13 @@
 //! Without a `;` the next directive becomes words of the one before it, and whom it keeps out would
 //! come in. An unreadable time or number would be the default.
 
+mod words;
+
 use std::ops::RangeInclusive;
 
 use super::error::ImportError;
+use super::known;
 use super::tree::Directive;
-use super::{known, units};
 
 const MANY: usize = usize::MAX;
 
@@ -17,7 +19,7 @@ const COUNTS: &[(RangeInclusive<usize>, &[&str])] = &[
         0..=0,
         &["internal", "least_conn", "ip_hash", "ntlm", "flv", "mp4"],
     ),
-    (0..=1, &["stub_status", "fair"]),
+    (0..=1, &["stub_status"]),
     (0..=2, &["random"]),
     (
         0..=MANY,
@@ -33,6 +35,8 @@ const COUNTS: &[(RangeInclusive<usize>, &[&str])] = &[
             "hash",
             "keepalive_disable",
             "keepalive_timeout",
+            "disable_symlinks",
+            "keepalive",
             "least_time",
             "open_file_cache",
             "proxy_bind",
@@ -132,7 +136,7 @@ const COUNTS: &[(RangeInclusive<usize>, &[&str])] = &[
         &["error_page", "log_format", "proxy_cache_path", "try_files"],
     ),
     (3..=3, &["limit_zone"]),
-    (3..=4, &["limit_req_zone"]),
+    (3..=MANY, &["limit_req_zone"]),
 ];
 
 /// Those with a block, and the words before it.
@@ -147,88 +151,97 @@ const BLOCKS: &[(RangeInclusive<usize>, &[&str])] = &[
     (2..=2, &["map", "split_clients"]),
 ];
 
-const TIMES: [&str; 8] = [
-    "client_body_timeout",
-    "client_header_timeout",
-    "keepalive_timeout",
-    "proxy_connect_timeout",
-    "proxy_read_timeout",
-    "proxy_send_timeout",
-    "send_timeout",
-    "worker_shutdown_timeout",
-];
-
-const NUMBERS: [&str; 3] = [
-    "http2_max_concurrent_streams",
-    "keepalive",
-    "proxy_next_upstream_tries",
-];
-
-/// Written in any case. `optional` and `optional_no_ca` are looked at where they hold.
-const SWITCHES: [&str; 9] = [
-    "http2",
-    "merge_slashes",
-    "proxy_intercept_errors",
-    "proxy_ssl_server_name",
-    "proxy_ssl_verify",
-    "real_ip_recursive",
+/// Without the `;` before it, one of these is a word of another directive.
+pub const KEEPING: [&str; 7] = [
+    "allow",
+    "auth_basic",
+    "auth_request",
+    "deny",
+    "internal",
+    "limit_except",
     "satisfy",
-    "ssl",
-    "ssl_verify_client",
-];
-
-const NEXT_UPSTREAM: [&str; 13] = [
-    "error",
-    "http_403",
-    "http_404",
-    "http_429",
-    "http_500",
-    "http_502",
-    "http_503",
-    "http_504",
-    "invalid_header",
-    "non_idempotent",
-    "off",
-    "timeout",
-    "updating",
-];
-
-/// Words of `listen`; what has a value ends with `=`.
-const LISTEN: [&str; 18] = [
-    "accept_filter=",
-    "backlog=",
-    "bind",
-    "default",
-    "default_server",
-    "deferred",
-    "fastopen=",
-    "http2",
-    "ipv6only=",
-    "proxy_protocol",
-    "quic",
-    "rcvbuf=",
-    "reuseport",
-    "setfib=",
-    "sndbuf=",
-    "so_keepalive=",
-    "spdy",
-    "ssl",
 ];
 
 /// Refuses what nginx refuses, and writes switches in small letters.
 pub fn check(tree: &mut [Directive]) -> Result<(), ImportError> {
-    for directive in tree {
+    check_in("", tree)
+}
+
+fn check_in(outer: &str, block: &mut [Directive]) -> Result<(), ImportError> {
+    for directive in block {
+        context(outer, directive)?;
         count(directive)?;
-        words(directive)?;
+        words::words(directive)?;
         match directive.name.as_str() {
             "map" | "geo" | "split_clients" => entries(directive)?,
-            // Lines of their own kind.
-            "types" | "match" | "geoip2" => {}
-            _ => {
+            // Others' have lines of their own kind.
+            "http" | "server" | "location" | "if" | "limit_except" | "upstream" | "events" => {
                 if let Some(block) = &mut directive.block {
-                    check(block)?;
+                    check_in(&directive.name, block)?;
+                    duplicates(block)?;
                 }
             }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// What keeps somebody out does so where it may stand. A name that nobody knows may be meant for
+/// one that does.
+fn context(outer: &str, directive: &Directive) -> Result<(), ImportError> {
+    let name = directive.name.as_str();
+    let is_allowed = match name {
+        // A file of a site has no block around its servers.
+        "location" => matches!(outer, "server" | "location"),
+        "limit_except" => outer == "location",
+        "internal" => outer == "location",
+        _ if KEEPING.contains(&name) => !matches!(outer, "if" | "upstream" | "events"),
+        _ => true,
+    };
+    if !is_allowed {
+        let what = format!("\"{name}\" cannot stand here");
+        return Err(
+            ImportError::at(&directive.place, what).hint("is a } missing, or one too many?")
+        );
+    }
+    let meant = KEEPING
+        .iter()
+        .find(|known| !known::is_known(name) && is_slip(name, known));
+    match meant {
+        Some(known) => {
+            let what = format!("nginx has no \"{name}\"");
+            let hint = format!("did you mean \"{known}\"?");
+            Err(ImportError::at(&directive.place, what).hint(hint))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whether it is the other name but for a letter, two that have changed places, or their case.
+fn is_slip(name: &str, known: &str) -> bool {
+    strsim::osa_distance(&name.to_ascii_lowercase(), known) <= 1
+}
+
+/// Of two, nginx would take one, or refuse to start.
+fn duplicates(block: &[Directive]) -> Result<(), ImportError> {
+    const ONCE: [&str; 6] = [
+        "auth_basic",
+        "auth_basic_user_file",
+        "auth_request",
+        "internal",
+        "proxy_pass",
+        "satisfy",
+    ];
+    for (number, directive) in block.iter().enumerate() {
+        let is_regex = directive.arg(0).starts_with('~');
+        let is_same = |other: &&Directive| match directive.name.as_str() {
+            "location" => other.name == "location" && other.args == directive.args && !is_regex,
+            name => other.name == name && ONCE.contains(&name),
+        };
+        if block[..number].iter().any(|other| is_same(&other)) {
+            let what = format!("\"{}\" is there twice", directive.text());
+            return Err(ImportError::at(&directive.place, what).hint("remove one of the two"));
         }
     }
     Ok(())
@@ -276,7 +289,7 @@ fn count(directive: &Directive) -> Result<(), ImportError> {
 }
 
 /// Where the `;` may be missing.
-fn missing(words: &[String]) -> String {
+pub fn missing(words: &[String]) -> String {
     let next = words.iter().find(|word| known::is_known(word));
     match next {
         Some(next) => format!("is the ; missing before \"{next}\"?"),
@@ -304,190 +317,5 @@ fn entries(table: &Directive) -> Result<(), ImportError> {
     Ok(())
 }
 
-fn words(directive: &mut Directive) -> Result<(), ImportError> {
-    let name = directive.name.as_str();
-    if SWITCHES.contains(&name) {
-        for word in &mut directive.args {
-            word.make_ascii_lowercase();
-        }
-    }
-    let args: Vec<&str> = directive.args.iter().map(String::as_str).collect();
-    let wrong = wrong_value(name, &args).or_else(|| wrong_option(name, &args));
-    let Some((word, wanted)) = wrong else {
-        return Ok(());
-    };
-    let hint = match directive.args.iter().any(|word| known::is_known(word)) {
-        true => missing(&directive.args),
-        false => format!("write {wanted}"),
-    };
-    let what = format!("\"{name}\" has \"{word}\", which is not {wanted}");
-    Err(ImportError::at(&directive.place, what).hint(hint))
-}
-
-/// A word that is none of the directive's, and what would be one.
-type Wrong<'w> = Option<(&'w str, &'static str)>;
-
-fn is_number(word: &str) -> bool {
-    word.parse::<u64>().is_ok()
-}
-
-/// The first of the words that does not fit.
-fn first<'w>(words: &[&'w str], wanted: &'static str, fits: impl Fn(&str) -> bool) -> Wrong<'w> {
-    let wrong = words.iter().find(|word| !fits(word));
-    wrong.map(|word| (*word, wanted))
-}
-
-fn wrong_value<'w>(name: &str, args: &[&'w str]) -> Wrong<'w> {
-    match (name, args) {
-        ("satisfy", words) => first(words, "any or all", |word| ["any", "all"].contains(&word)),
-        ("ssl_verify_client", words) => {
-            let modes = ["on", "off", "optional", "optional_no_ca"];
-            first(words, "on, off or optional", |word| modes.contains(&word))
-        }
-        (name, words) if SWITCHES.contains(&name) => {
-            first(words, "on or off", |word| ["on", "off"].contains(&word))
-        }
-        (name, words) if TIMES.contains(&name) => first(words, "a time, such as 60s", |word| {
-            units::time(word).is_some()
-        }),
-        (name, words) if NUMBERS.contains(&name) => first(words, "a number", is_number),
-        ("limit_conn", [_, words @ ..]) => first(words, "a number", is_number),
-        ("worker_processes", words) => first(words, "a number or auto", |word| {
-            is_number(word) || word == "auto"
-        }),
-        ("client_max_body_size", words) | ("large_client_header_buffers", [_, words @ ..]) => {
-            first(words, "a size, such as 20m", |word| {
-                units::size(word).is_some()
-            })
-        }
-        _ => None,
-    }
-}
-
-fn wrong_option<'w>(name: &str, args: &[&'w str]) -> Wrong<'w> {
-    let begins = |word: &str, keys: &[&str]| keys.iter().any(|key| word.starts_with(key));
-    match (name, args) {
-        ("add_header" | "add_trailer", [_, _, words @ ..]) => {
-            first(words, "always, or nothing", |word| word == "always")
-        }
-        ("rewrite", [_, _, words @ ..]) => {
-            let flags = ["last", "break", "redirect", "permanent"];
-            first(words, "last, break, redirect or permanent", |word| {
-                flags.contains(&word)
-            })
-        }
-        ("hash", [_, words @ ..]) => {
-            first(words, "consistent, or nothing", |word| word == "consistent")
-        }
-        ("proxy_next_upstream", words) => first(words, "a reason to try the next server", |word| {
-            NEXT_UPSTREAM.contains(&word)
-        }),
-        ("error_page", [codes @ .., _]) => first(codes, "a status", |word| {
-            is_number(word) || word.starts_with('=')
-        }),
-        ("access_log", [_, _, words @ ..]) => first(words, "an option of the log", |word| {
-            word.contains('=') || word == "gzip"
-        }),
-        ("limit_req", words) => first(words, "zone=, burst=, nodelay or delay=", |word| {
-            word == "nodelay" || begins(word, &["zone=", "burst=", "delay="])
-        }),
-        ("limit_req_zone", [_, words @ ..]) => first(words, "a rate, such as rate=10r/s", |word| {
-            word.strip_prefix("rate=").is_none_or(|rate| {
-                let number = rate.strip_suffix("r/s").or(rate.strip_suffix("r/m"));
-                number.is_some_and(is_number)
-            })
-        }),
-        ("listen", [address, words @ ..]) => {
-            let port = first(&[*address], "an address with a port up to 65535", has_port);
-            port.or_else(|| first(words, "an option of a socket", is_of_listen))
-        }
-        _ => None,
-    }
-}
-
-/// Whether the port is one, as far as the address has digits for it.
-fn has_port(address: &str) -> bool {
-    let port = address.rsplit(':').next().unwrap_or_default();
-    let is_digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-    let is_port = port.parse::<u16>().is_ok();
-    is_port || !is_digits || address.starts_with("unix:")
-}
-
-fn is_of_listen(word: &str) -> bool {
-    LISTEN.iter().any(|known| match known.ends_with('=') {
-        true => word.starts_with(known),
-        false => word == *known,
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::super::syntax::parse;
-    use super::*;
-
-    fn said(text: &str) -> Option<String> {
-        let mut tree = parse(&Arc::from("f"), text).unwrap();
-        check(&mut tree).err().map(|error| error.to_string())
-    }
-
-    #[test]
-    fn a_directive_that_has_swallowed_the_next_is_an_error() {
-        for (text, hint) in [
-            ("proxy_pass http://a\n deny all;", "before \"deny\""),
-            ("allow 10.0.0.1\n deny all;", "before \"deny\""),
-            ("listen 80\n deny all;", "before \"deny\""),
-            ("proxy_set_header A $b\n internal;", "before \"internal\""),
-            ("add_header A b\n internal;", "before \"internal\""),
-            ("rewrite ^ /x\n internal;", "before \"internal\""),
-            ("keepalive_timeout 60\n internal;", "before \"internal\""),
-            ("access_log /a main\n internal;", "before \"internal\""),
-            ("error_page 404 /a\n deny all;", "before \"deny\""),
-            ("limit_req zone=a\n deny all;", "before \"deny\""),
-            ("internal\n deny all;", "before \"deny\""),
-            ("sendfile on\n deny all;", "before \"deny\""),
-            ("set $a b\n auth_basic x;", "before \"auth_basic\""),
-            (
-                "return 200\n location /x { deny all; }",
-                "before \"location\"",
-            ),
-            ("map $a $b { a 1 b 2; }", "end each line"),
-        ] {
-            let said = said(text).unwrap_or_default();
-            assert!(said.contains(hint), "{text}: {said}");
-        }
-    }
-
-    #[test]
-    fn values_that_nginx_refuses_are_errors_and_others_are_none() {
-        for text in [
-            "proxy_read_timeout 60parsecs;",
-            "client_max_body_size 10x;",
-            "listen 99999;",
-            "listen 127.0.0.1:65536;",
-            "proxy_ssl_verify yes;",
-            "limit_req_zone $a zone=b:1m rate=fast;",
-            "rewrite ^ /x forever;",
-            "satisfy some;",
-            "location /x;",
-            "worker_processes many;",
-        ] {
-            assert!(said(text).is_some(), "{text}");
-        }
-        for text in [
-            "keepalive_timeout 65 60; internal; stub_status; stub_status on;",
-            "listen 80; listen [::]:80 ipv6only=on reuseport; listen unix:/run/1; listen 10.0.0.1;",
-            "upstream a { server b weight=2; server c backup; keepalive 8; hash $x consistent; }",
-            "access_log /a main buffer=1k if=$x; access_log off; error_page 502 =200 /x; server { }",
-            "SomeModule a b c d; other { anything here; } include x;",
-            "types { text/html html htm; } map $a $b { hostnames; default 0; ~x 1; }",
-            "access_by_lua_block { x() }",
-        ] {
-            assert_eq!(said(text), None, "{text}");
-        }
-        let mut tree = parse(&Arc::from("f"), "satisfy ANY; proxy_ssl_verify On;").unwrap();
-        check(&mut tree).unwrap();
-        assert_eq!((tree[0].arg(0), tree[1].arg(0)), ("any", "on"));
-    }
-}
+mod tests;

@@ -67,10 +67,18 @@ pub fn request_headers(
             _ => match template(variables, value) {
                 Ok(template) if seen.insert(lower) => set.set(name, Yaml::text(template)),
                 Ok(template) => add.set(name, Yaml::text(template)),
-                Err(why) => notes.push(Note::left_out(header, why)),
+                // The client's own must not pass for it.
+                Err(why) => {
+                    notes.push(Note::left_out(
+                        header,
+                        format!("{why}: no such header passes"),
+                    ));
+                    remove.push(name);
+                }
             },
         }
     }
+    remove.retain(|name| seen.insert(name.to_ascii_lowercase()));
     let mut rules = Map::default();
     if let Some(host) = host {
         let mut all = Map::default().with("Host", Yaml::text(host));
@@ -152,4 +160,21 @@ pub fn response_headers(levels: &Levels<'_>, variables: &Variables, notes: &mut 
         );
     }
     rules
+}
+
+pub fn add_response_headers(
+    levels: &Levels<'_>,
+    variables: &Variables,
+    body: &mut Map,
+    notes: &mut Vec<Note>,
+) {
+    let response = response_headers(levels, variables, notes);
+    if response.is_empty() {
+        return;
+    }
+    // A `Content-Type` that stands there already is the answer's.
+    if body.has("headers") {
+        return;
+    }
+    body.set("headers", Map::default().with("response", response));
 }

@@ -9,6 +9,15 @@ use super::notes::Note;
 use super::tree::Directive;
 use tables::{IN_UPSTREAM, LEFT_OUT, NO_MEANING, PROTECTING, TRANSLATED};
 
+/// Handlers that speak to servers in another way than by HTTP.
+pub const FOREIGN: [&str; 5] = [
+    "fastcgi_pass",
+    "uwsgi_pass",
+    "scgi_pass",
+    "grpc_pass",
+    "memcached_pass",
+];
+
 fn find(list: &[(&[&str], &'static str)], name: &str) -> Option<&'static str> {
     let found = list.iter().find(|(names, _)| names.contains(&name));
     found.map(|(_, why)| *why)
@@ -84,8 +93,27 @@ pub fn note(directive: &Directive) -> Option<Note> {
 pub fn is_protecting(directive: &Directive) -> bool {
     match directive.name.as_str() {
         "include" => !is_harmless(directive) && !is_pattern(directive),
-        name => PROTECTING.contains(&name) && directive.arg(0) != "off",
+        name => (PROTECTING.contains(&name) || seems_protecting(name)) && directive.arg(0) != "off",
     }
+}
+
+/// Whether a directive of a module that is not known here keeps somebody out, by its name.
+fn seems_protecting(name: &str) -> bool {
+    let words = [
+        "auth",
+        "access",
+        "deny",
+        "modsecurity",
+        "naxsi",
+        "shib",
+        "testcookie",
+        "waf",
+    ];
+    !is_known(name)
+        && !name.contains("_by_lua")
+        && words
+            .iter()
+            .any(|word| name.to_ascii_lowercase().contains(word))
 }
 
 /// Whether a block, or one within it, keeps somebody out. `server`: where `@name`s are found.
@@ -110,7 +138,8 @@ pub fn keeps_out(server: &Levels<'_>, block: &[Directive]) -> bool {
 /// Whether one of these blocks has such a directive.
 pub fn protects(levels: &Levels<'_>) -> bool {
     let mut held = PROTECTING.iter().filter_map(|name| levels.last(name));
-    held.any(is_protecting) || levels.every("include").any(is_protecting)
+    let seems = |step: &&Directive| step.name == "include" || seems_protecting(&step.name);
+    held.any(is_protecting) || levels.all().filter(seems).any(is_protecting)
 }
 
 /// nginx takes it for nothing if no file fits.
@@ -119,7 +148,8 @@ fn is_pattern(include: &Directive) -> bool {
 }
 
 fn is_harmless(include: &Directive) -> bool {
-    UNREAD.iter().any(|file| include.arg(0).ends_with(file))
+    let file = include.arg(0).rsplit('/').next();
+    file.is_some_and(|file| UNREAD.contains(&file))
 }
 
 #[cfg(test)]

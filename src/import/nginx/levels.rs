@@ -58,6 +58,22 @@ impl<'t> Levels<'t> {
         Some(self.within(found.inner()))
     }
 
+    /// Those that act on a request here: of `http`, of the server and of the innermost block, as no
+    /// location inherits what another one does.
+    pub fn acting(&self, name: &'static str) -> impl Iterator<Item = &'t Directive> + use<'t> {
+        let last = self.0.len() - 1;
+        let blocks = self.0.clone().into_iter().enumerate();
+        let acting = blocks.filter(move |(number, _)| *number < 2 || *number == last);
+        acting
+            .flat_map(|(_, block)| block)
+            .filter(move |directive| directive.name == name)
+    }
+
+    /// The directives of every block, the outermost first.
+    pub fn all(&self) -> impl Iterator<Item = &'t Directive> + use<'t> {
+        self.0.clone().into_iter().flatten()
+    }
+
     /// The directives of these names in every block, the outermost first.
     pub fn every(&self, name: &'static str) -> impl Iterator<Item = &'t Directive> + use<'t> {
         let all = self.0.clone().into_iter().flatten();

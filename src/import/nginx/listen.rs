@@ -126,6 +126,8 @@ pub fn sockets(servers: &[Vec<Listen>], mut narrowed: impl FnMut(usize, &str)) -
         .map(|listen| listen.address.clone())
         .collect();
     let mut sockets: Vec<Socket> = Vec::new();
+    // Of each, whether it has a server for all of its addresses, and a default that is named so.
+    let mut marks: Vec<(bool, bool)> = Vec::new();
     for (number, listens) in servers.iter().enumerate() {
         for listen in listens {
             let address = match wide_of(&listen.address) {
@@ -145,15 +147,21 @@ pub fn sockets(servers: &[Vec<Listen>], mut narrowed: impl FnMut(usize, &str)) -
                     servers: Vec::new(),
                     default: number,
                 });
+                marks.push((false, false));
                 sockets.len() - 1
             });
             let socket = &mut sockets[found];
             socket.is_tls |= listen.is_tls;
             socket.http2 |= listen.http2;
             socket.proxy_protocol |= listen.proxy_protocol;
-            if listen.is_default {
+            // A default of fewer addresses is none of all.
+            let is_whole = listen.address == socket.address;
+            let (has_whole, is_explicit) = &mut marks[found];
+            if is_whole && (listen.is_default || !*has_whole && !*is_explicit) {
                 socket.default = number;
             }
+            *has_whole |= is_whole;
+            *is_explicit |= is_whole && listen.is_default;
             if socket.servers.last() != Some(&number) {
                 socket.servers.push(number);
             }
@@ -163,7 +171,7 @@ pub fn sockets(servers: &[Vec<Listen>], mut narrowed: impl FnMut(usize, &str)) -
 }
 
 /// The address that means all addresses of the machine, for one that means fewer.
-fn wide_of(address: &str) -> Option<String> {
+pub fn wide_of(address: &str) -> Option<String> {
     let address: SocketAddr = address.parse().ok()?;
     let wide: IpAddr = match address.ip() {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),

@@ -163,14 +163,10 @@ fn tls(
 /// Whether the server needs a client's certificate where the socket asks for none: it must be
 /// closed.
 pub fn lacks_client_certificate(socket: &Socket, servers: &[Server<'_>], number: usize) -> bool {
-    let asks = |number: usize| {
-        let levels = &servers[number].levels;
-        levels.value("ssl_verify_client") == Some("on")
-            && levels.last("ssl_client_certificate").is_some()
-    };
+    let asks = |number: usize| servers[number].levels.value("ssl_verify_client") == Some("on");
     let asks_for_same = || {
         let ca = |number: usize| servers[number].levels.value("ssl_client_certificate");
-        asks(socket.default) && ca(socket.default) == ca(number)
+        asks(socket.default) && ca(number).is_some() && ca(socket.default) == ca(number)
     };
     socket.is_tls && asks(number) && !asks_for_same()
 }

@@ -3,28 +3,19 @@
 //! A location that nothing here can serve is a route all the same: else its requests would come to
 //! a wider one.
 
-use super::answer::{self, Answer, redirect, redirects, returned, rewritten};
+use super::answer::{self, Answer, returned, rewritten};
 use super::context::{Context, Route, respond};
-use super::headers::response_headers;
+use super::headers::add_response_headers;
 use super::levels::Levels;
-use super::locations::{self, Located};
+use super::locations::Located;
 use super::notes::Note;
 use super::protect::{Protection, protection};
 use super::proxied::proxied;
 use super::tree::Directive;
 use super::variables::Variables;
-use super::{known, units};
+use super::{known, redirects, units};
 use crate::import::yaml::{Map, Yaml};
 use crate::route::{METHODS, PathMatch};
-
-/// Handlers that speak to servers in another way than by HTTP.
-const FOREIGN: [&str; 5] = [
-    "fastcgi_pass",
-    "uwsgi_pass",
-    "scgi_pass",
-    "grpc_pass",
-    "memcached_pass",
-];
 
 /// `server`: the blocks down to the server's.
 pub fn routes<'t>(
@@ -52,14 +43,16 @@ pub fn routes<'t>(
         }];
     }
     let mut routes = conditions(levels, &located.path, &mut notes);
-    let within = |route: &Route| match (&route.path, located.prefix.as_deref()) {
-        (PathMatch::Prefix(path) | PathMatch::Exact(path), Some(prefix)) => {
-            path.starts_with(prefix)
+    match redirects::of_location(located, &mut notes) {
+        Some(redirects) => routes.extend(redirects),
+        None => {
+            let comments = context.comments(notes);
+            return vec![Route {
+                comments,
+                ..Route::new(located.path.clone(), respond(403))
+            }];
         }
-        _ => false,
-    };
-    let redirects = partial_redirects(levels, &Variables::of(levels));
-    routes.extend(redirects.into_iter().filter(within));
+    }
     if routes
         .iter()
         .any(|route| route.path == located.path && route.condition.is_empty())
@@ -140,7 +133,16 @@ pub fn conditions(levels: &Levels<'_>, path: &PathMatch, notes: &mut Vec<Note>) 
             }
             // What protects is told where the route is closed.
             None if answer::protects(directive, levels) => {}
-            None => notes.push(Note::left_out(directive, "no route has such a condition")),
+            None => {
+                let refuses = directive
+                    .each("return")
+                    .any(|step| step.arg(0).starts_with('4'));
+                let why = match refuses {
+                    true => "no route has such a condition: whom it keeps out comes in",
+                    false => "no route has such a condition",
+                };
+                notes.push(Note::left_out(directive, why));
+            }
         }
     }
     routes
@@ -165,6 +167,7 @@ fn handled<'t>(
         );
     }
     let mut kept_out = protection(context, server, levels, notes);
+    kept_out.closed |= leads_elsewhere(levels, server, notes);
     let tried = tried(levels, server);
     if let Some((tried, named)) = tried.as_ref().filter(|_| !kept_out.closed) {
         notes.extend(named.own().iter().filter_map(known::note));
@@ -174,7 +177,9 @@ fn handled<'t>(
         }
         let inner = protection(context, server, named, notes);
         kept_out = both(kept_out, inner, tried, notes);
-        notes.extend(unsaid_steps(named));
+        let unsaid = unsaid_steps(named);
+        kept_out.closed |= !unsaid.is_empty();
+        notes.extend(unsaid);
     }
     let Protection { map, closed } = kept_out;
     if closed {
@@ -210,7 +215,7 @@ pub fn own_answer(
                 return Some(Answer { path: None, body });
             }
             "rewrite" => {
-                if let Some(status) = redirects(step)
+                if let Some(status) = answer::redirects(step)
                     && let Some(answer) = rewritten(step, status, variables, notes)
                     && answer.path.is_none()
                 {
@@ -223,31 +228,35 @@ pub fn own_answer(
     None
 }
 
-/// The block's own redirects for some of its paths.
-pub fn partial_redirects(levels: &Levels<'_>, variables: &Variables) -> Vec<Route> {
-    let own = levels.own().iter().filter(|step| step.name == "rewrite");
-    let answers =
-        own.filter_map(|step| rewritten(step, redirects(step)?, variables, &mut Vec::new()));
-    answers
-        .filter_map(|Answer { path, body }| Some(Route::new(path?, body)))
-        .collect()
-}
-
-pub fn add_response_headers(
-    levels: &Levels<'_>,
-    variables: &Variables,
-    body: &mut Map,
-    notes: &mut Vec<Note>,
-) {
-    let response = response_headers(levels, variables, notes);
-    if response.is_empty() {
-        return;
+/// Whether requests may leave the location for an answer that is none of its server's.
+fn leads_elsewhere(levels: &Levels<'_>, server: &Levels<'_>, notes: &mut Vec<Note>) -> bool {
+    let mut closed = false;
+    let tries = levels
+        .own_last("try_files")
+        .filter(|_| levels.own_last("proxy_pass").is_some());
+    if let Some(tries) =
+        tries.filter(|tries| tries.args.last().is_some_and(|word| word.starts_with('=')))
+    {
+        notes.push(Note::left_out(
+            tries,
+            "prusik has no files: closed for all that would be none",
+        ));
+        closed = true;
     }
-    // A `Content-Type` that stands there already is the answer's.
-    if body.has("headers") {
-        return;
+    let leads_on = |step: &&Directive| {
+        step.name == "rewrite" && answer::redirects(step).is_none() && step.arg(2) != "break"
+    };
+    if let Some(step) = levels
+        .own()
+        .iter()
+        .find(leads_on)
+        .filter(|_| known::keeps_out(server, server.own()))
+    {
+        let why = "the location to which this leads may keep out who comes: closed";
+        notes.push(Note::left_out(step, why));
+        closed = true;
     }
-    body.set("headers", Map::default().with("response", response));
+    closed
 }
 
 /// The `@name` to which a location without a `proxy_pass` of its own sends what is no file.
@@ -255,7 +264,7 @@ fn tried<'t>(levels: &Levels<'t>, server: &Levels<'t>) -> Option<(&'t Directive,
     if levels.own_last("proxy_pass").is_some() {
         return None;
     }
-    let tried = levels.last("try_files")?;
+    let tried = levels.own_last("try_files")?;
     let named = server.named(tried.args.last()?)?;
     Some((tried, named))
 }
@@ -283,15 +292,15 @@ fn both(
     Protection { map, closed }
 }
 
-/// What a `@name` does to some of its requests.
+/// What a `@name` does to some of its requests. No route here has it: they are kept out.
 fn unsaid_steps(named: &Levels<'_>) -> Vec<Note> {
     let is_unsaid = |step: &&Directive| match step.name.as_str() {
-        "if" => !answer::protects(step, named),
-        "rewrite" => redirects(step).is_some(),
+        "if" | "limit_except" => true,
+        "rewrite" => answer::redirects(step).is_some() || step.arg(2) != "break",
         _ => false,
     };
     let own = named.own().iter().filter(is_unsaid);
-    own.map(|step| Note::left_out(step, "no route has such a condition"))
+    own.map(|step| Note::left_out(step, "no route for a @name has this: closed"))
         .collect()
 }
 
@@ -302,7 +311,7 @@ fn passes<'t>(
     notes: &mut Vec<Note>,
 ) -> Option<(&'t Directive, Levels<'t>)> {
     if let Some(pass) = levels.own_last("proxy_pass") {
-        let tries = levels.last("try_files");
+        let tries = levels.own_last("try_files");
         notes.extend(
             tries.map(|tries| Note::left_out(tries, "prusik serves no files: all is proxied")),
         );
@@ -320,7 +329,7 @@ fn passes<'t>(
 fn unserved(levels: &Levels<'_>, located: &Located<'_>, notes: &mut Vec<Note>) -> Route {
     let route = |status| Route::new(located.path.clone(), respond(status));
     for step in levels.own() {
-        if FOREIGN.contains(&step.name.as_str()) {
+        if known::FOREIGN.contains(&step.name.as_str()) {
             notes.push(Note::left_out(
                 step,
                 "servers are reached by HTTP alone: 501",
@@ -366,38 +375,15 @@ fn excepted_methods(
             "of other methods all are refused, or none",
         ));
     }
-    let mut methods = except.args.clone();
+    let methods = except.args.iter().map(|method| method.to_ascii_uppercase());
+    let mut methods: Vec<String> = methods.collect();
     methods.retain(|method| METHODS.contains(&method.as_str()));
-    if methods.is_empty() {
-        return None;
-    }
     if methods.iter().any(|method| method == "GET")
         && !methods.iter().any(|method| method == "HEAD")
     {
         methods.push("HEAD".to_owned());
     }
     Some(methods)
-}
-
-/// A path without the slash at the end of a proxied prefix is sent to the one with it.
-pub fn slash_redirect(located: &Located<'_>, all: &[Located<'_>]) -> Option<Route> {
-    let prefix = located.prefix.as_deref()?;
-    let bare = prefix.strip_suffix('/').filter(|bare| !bare.is_empty())?;
-    let has_pass = |name: &&str| located.levels.own_last(name).is_some();
-    let is_proxied = has_pass(&"proxy_pass") || FOREIGN.iter().any(has_pass);
-    let is_taken = all
-        .iter()
-        .any(|other| other.prefix.as_deref() == Some(bare));
-    if !is_proxied || is_taken || matches!(located.path, PathMatch::Exact(_)) {
-        return None;
-    }
-    let to = format!("{}$is_args$args", locations::encoded(prefix));
-    let path = PathMatch::Exact(locations::encoded(bare));
-    let mut body = redirect(&to, 301);
-    // What is to be said of them is said at the location itself.
-    let variables = Variables::of(&located.levels);
-    add_response_headers(&located.levels, &variables, &mut body, &mut Vec::new());
-    Some(Route::new(path, body))
 }
 
 /// nginx's own limit, if the location's is not that of the listener.
@@ -411,7 +397,9 @@ fn body_size(context: &Context<'_>, levels: &Levels<'_>, body: &mut Map) {
 /// `None`: no limit.
 pub fn most_of_body(levels: &Levels<'_>) -> Option<u64> {
     const DEFAULT: u64 = 1 << 20;
+    const MOST: u64 = 1 << 50;
     let written = levels.value("client_max_body_size").and_then(units::size);
+    let written = written.map(|most| most.min(MOST));
     Some(written.unwrap_or(DEFAULT)).filter(|most| *most > 0)
 }
 

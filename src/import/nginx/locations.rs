@@ -9,6 +9,7 @@
 use super::known::keeps_out;
 use super::levels::Levels;
 use super::notes::Note;
+use super::regexes::{encoded_regex, has_branches, widened};
 use super::tree::Directive;
 use crate::route::{PathMatch, PathRegex, normalise};
 
@@ -43,6 +44,8 @@ struct Location<'t> {
     pattern: String,
     directive: &'t Directive,
     levels: Levels<'t>,
+    /// How many locations are around it.
+    depth: usize,
     inner: Vec<Location<'t>>,
 }
 
@@ -54,13 +57,15 @@ struct Prefix<'l, 't> {
 
 /// The locations of a server. `@names` are none of them.
 pub fn ordered<'t>(server: &Levels<'t>) -> Vec<Located<'t>> {
-    let locations = read(server);
+    let locations = read(server, 0);
     let mut order = Order::default();
     let top: Vec<&Location<'_>> = of_kind(&locations, Kind::Regex).collect();
     order.collect(&locations, &[]);
-    order
-        .prefixes
-        .sort_by_key(|prefix| std::cmp::Reverse(prefix.location.pattern.len()));
+    // Of two with the same prefix the one within the other decides, but outer exact ones do.
+    order.prefixes.sort_by_key(|prefix| {
+        std::cmp::Reverse((prefix.location.pattern.len(), prefix.location.depth))
+    });
+    order.exact.sort_by_key(|(depth, _)| *depth);
     let is_special = |prefix: &Prefix<'_, '_>| {
         prefix.regexes.len() != top.len()
             || prefix
@@ -80,17 +85,19 @@ pub fn ordered<'t>(server: &Levels<'t>) -> Vec<Located<'t>> {
             .iter()
             .any(|special| prefix.location.pattern.starts_with(special))
     });
-    let mut located: Vec<Located<'t>> = order.exact;
+    let exact = order.exact.into_iter().map(|(_, located)| located);
+    let mut located: Vec<Located<'t>> = exact.collect();
     for prefix in early {
         let mut own = prefix.location.located();
         for regex in &prefix.regexes {
             match narrowed(&regex.pattern, &prefix.location.pattern) {
                 Narrowed::Never => {}
                 Narrowed::To(pattern) => located.push(regex.located_as(&pattern, server)),
-                Narrowed::Unknown if keeps_out(server, regex.directive.inner()) => {
+                Narrowed::Unknown if !is_proxied_alone(server, regex.directive) => {
                     let mut wide = regex.located_as(&regex.pattern, server);
-                    let why = format!("it comes before {}, and elsewhere too", own.pattern());
+                    let why = format!("before {}, and so elsewhere too: closed", own.pattern());
                     wide.notes.push(Note::left_out(regex.directive, why));
+                    wide.closed = true;
                     located.push(wide);
                 }
                 Narrowed::Unknown => {
@@ -115,18 +122,19 @@ pub fn exact<'t>(server: &Levels<'t>, path: &str) -> Option<Levels<'t>> {
     Some(server.within(found.inner()))
 }
 
-fn read<'t>(levels: &Levels<'t>) -> Vec<Location<'t>> {
+fn read<'t>(levels: &Levels<'t>, depth: usize) -> Vec<Location<'t>> {
     let locations = levels.own().iter().filter(|inner| inner.name == "location");
     locations
         .map(|directive| {
             let (kind, pattern) = kind(directive);
             let levels = levels.within(directive.inner());
-            let inner = read(&levels);
+            let inner = read(&levels, depth + 1);
             Location {
                 kind,
                 pattern,
                 directive,
                 levels,
+                depth,
                 inner,
             }
         })
@@ -166,7 +174,8 @@ fn of_kind<'l, 't>(
 
 #[derive(Default)]
 struct Order<'l, 't> {
-    exact: Vec<Located<'t>>,
+    /// Each with its depth.
+    exact: Vec<(usize, Located<'t>)>,
     prefixes: Vec<Prefix<'l, 't>>,
 }
 
@@ -181,7 +190,7 @@ impl<'l, 't> Order<'l, 't> {
             .collect();
         for location in locations {
             if location.kind == Kind::Exact {
-                self.exact.push(location.located());
+                self.exact.push((location.depth, location.located()));
             }
             if !matches!(location.kind, Kind::Prefix | Kind::FinalPrefix) {
                 continue;
@@ -207,7 +216,7 @@ impl<'l, 't> Order<'l, 't> {
                 number <= first || !longer.iter().any(|longer| pattern.starts_with(longer))
             });
             let mut number = 0;
-            self.exact.retain(|exact| {
+            self.exact.retain(|(_, exact)| {
                 number += 1;
                 let path = exact.prefix.as_deref().unwrap_or_default();
                 number <= first_exact || !longer.iter().any(|longer| path.starts_with(longer))
@@ -220,26 +229,43 @@ impl<'t> Location<'t> {
     fn located(&self) -> Located<'t> {
         let path = encoded(&self.pattern);
         let path = match self.kind {
-            Kind::Exact if path.ends_with("/*") => exactly(&path),
+            _ if !self.can_match() => return self.never(),
+            Kind::Exact if path.ends_with("/*") || path.contains(';') => exactly(&path),
             Kind::Exact => PathMatch::Exact(path),
             _ => prefix(&path),
         };
         self.with_path(path, Some(self.pattern.clone()))
     }
 
+    /// Whether a path in normal form can begin so, which is what nginx compares.
+    fn can_match(&self) -> bool {
+        let path = self.pattern.as_str();
+        let merges = self.levels.value("merge_slashes") != Some("off");
+        let has_dots = ["/./", "/../"].iter().any(|dots| path.contains(dots))
+            || path.ends_with("/.")
+            || path.ends_with("/..");
+        path.starts_with('/') && !has_dots && !(merges && path.contains("//"))
+    }
+
+    fn never(&self) -> Located<'t> {
+        let never = PathRegex::parse("^$").map_or(PathMatch::Any, PathMatch::Regex);
+        self.with_path(never, None)
+    }
+
     /// An expression that prusik's engine does not read is noted, and matches nothing. If the
     /// location keeps somebody out, it matches what it must at least, and is closed.
     fn located_as(&self, pattern: &str, server: &Levels<'_>) -> Located<'t> {
-        let mut located = match PathRegex::parse(pattern) {
-            Ok(regex) => self.with_path(PathMatch::Regex(regex), None),
-            Err(_) => {
-                let closes = keeps_out(server, self.directive.inner());
-                let path = match closes {
-                    true => widened(pattern),
-                    false => PathRegex::parse("^$").ok(),
+        let encoded = encoded_regex(pattern).and_then(|regex| PathRegex::parse(&regex).ok());
+        let mut located = match encoded {
+            Some(regex) => self.with_path(PathMatch::Regex(regex), None),
+            None => {
+                let mut located = match is_proxied_alone(server, self.directive) {
+                    true => self.never(),
+                    false => {
+                        let path = widened(pattern).map_or(PathMatch::Any, PathMatch::Regex);
+                        self.with_path(path, None)
+                    }
                 };
-                let path = path.map_or(PathMatch::Any, PathMatch::Regex);
-                let mut located = self.with_path(path, None);
                 located.leave_out(self, server, |closed| {
                     let why = "its regular expression has what Rust's has not, such as look-ahead";
                     format!("{why}{closed}")
@@ -280,76 +306,22 @@ impl Located<'_> {
         server: &Levels<'_>,
         why: impl FnOnce(&str) -> String,
     ) {
-        let closes = keeps_out(server, other.directive.inner());
+        let closes = !is_proxied_alone(server, other.directive);
         let why = why(if closes { ": closed" } else { "" });
         self.notes.push(Note::left_out(other.directive, why));
         self.closed |= closes;
     }
 }
 
-/// An expression that Rust has, which matches all that this one matches and perhaps more: without
-/// what it asks of the text around a match. `None`: it is not known what it matches.
-fn widened(regex: &str) -> Option<PathRegex> {
-    let mut out = String::new();
-    let mut rest = regex;
-    while let Some(letter) = rest.chars().next() {
-        let behind = &rest[letter.len_utf8()..];
-        if ["(?=", "(?!", "(?<=", "(?<!"]
-            .iter()
-            .any(|of| rest.starts_with(of))
-        {
-            rest = behind_group(rest)?;
-            continue;
-        }
-        if let Some(atomic) = rest.strip_prefix("(?>") {
-            out.push_str("(?:");
-            rest = atomic;
-            continue;
-        }
-        rest = behind;
-        match (letter, behind.chars().next()) {
-            // A group once more.
-            ('\\', Some('1'..='9' | 'k' | 'g')) => return None,
-            ('\\', Some(escaped)) => {
-                out.extend([letter, escaped]);
-                rest = &behind[escaped.len_utf8()..];
-            }
-            ('*' | '+' | '?' | '}', Some('+')) => {
-                out.push(letter);
-                rest = &behind[1..];
-            }
-            _ => out.push(letter),
-        }
-    }
-    PathRegex::parse(&out).ok()
-}
-
-/// What stands behind the group with which the text begins.
-fn behind_group(text: &str) -> Option<&str> {
-    let (mut depth, mut in_class, mut is_escaped) = (0, false, false);
-    for (at, letter) in text.char_indices() {
-        if is_escaped {
-            is_escaped = false;
-            continue;
-        }
-        match letter {
-            '\\' => is_escaped = true,
-            '[' => in_class = true,
-            ']' => in_class = false,
-            '(' if !in_class => depth += 1,
-            ')' if !in_class => depth -= 1,
-            _ => {}
-        }
-        if depth == 0 {
-            return text.get(at + 1..);
-        }
-    }
-    None
+/// Whether requests that come to another location instead are served by another server at most: it
+/// sends them to one, and keeps nobody out.
+fn is_proxied_alone(server: &Levels<'_>, location: &Directive) -> bool {
+    location.each("proxy_pass").next().is_some() && !keeps_out(server, location.inner())
 }
 
 /// nginx's prefixes are of characters, ours of segments: only behind a slash they are the same.
 pub fn prefix(path: &str) -> PathMatch {
-    if path.ends_with('/') {
+    if path.ends_with('/') && !path.contains(';') {
         return PathMatch::Prefix(path.to_owned());
     }
     match PathRegex::parse(&format!("^{}", escaped(path))) {
@@ -371,13 +343,19 @@ pub fn encoded(path: &str) -> String {
     let path = path
         .replace('%', "%25")
         .replace('?', "%3F")
-        .replace('#', "%23");
+        .replace('#', "%23")
+        .replace('\\', "%5C");
     normalise(&path).into_owned()
 }
 
+/// What matches the path. A `;` comes as it is, or encoded.
 pub fn escaped(text: &str) -> String {
     let mut out = String::new();
     for letter in text.chars() {
+        if letter == ';' {
+            out.push_str("(?:;|%3B)");
+            continue;
+        }
         if "\\.+*?()|[]{}^$".contains(letter) {
             out.push('\\');
         }
@@ -397,6 +375,9 @@ enum Narrowed {
 fn narrowed(regex: &str, prefix: &str) -> Narrowed {
     if prefix == "/" {
         return Narrowed::To(regex.to_owned());
+    }
+    if has_branches(regex) {
+        return Narrowed::Unknown;
     }
     let (flags, bare) = match regex.strip_prefix("(?i)") {
         Some(bare) => ("(?i)", bare),
@@ -424,9 +405,7 @@ fn narrowed(regex: &str, prefix: &str) -> Narrowed {
 fn literal_beginning(anchored: &str) -> String {
     let mut literal = String::new();
     let mut letters = anchored.chars().peekable();
-    // A branch at the top may begin with anything.
-    let has_branches = anchored.contains('|') && !anchored.contains('(');
-    while let Some(letter) = letters.next().filter(|_| !has_branches) {
+    while let Some(letter) = letters.next() {
         match letter {
             '\\' => match letters.next() {
                 Some(letter) if !letter.is_ascii_alphanumeric() => literal.push(letter),

@@ -12,6 +12,8 @@ pub struct Names {
     pub wildcards: Vec<String>,
     /// It has others, which no route can have.
     pub has_unsaid: bool,
+    /// It answers requests without a host.
+    pub is_nameless: bool,
 }
 
 impl Names {
@@ -25,6 +27,11 @@ impl Names {
                 }
             }
         }
+        let all = server
+            .each("server_name")
+            .flat_map(|directive| &directive.args);
+        let all: Vec<&String> = all.collect();
+        names.is_nameless = all.is_empty() || all.iter().any(|name| name.is_empty());
         names
             .wildcards
             .sort_by_key(|name| std::cmp::Reverse(name.len()));

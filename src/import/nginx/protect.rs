@@ -32,7 +32,13 @@ pub fn protection(
     notes: &mut Vec<Note>,
 ) -> Protection {
     let mut protection = Protection::default();
-    addresses(&levels.list(&["allow", "deny"]), &mut protection, notes);
+    let rules = levels.list(&["allow", "deny"]);
+    if let (Some(rule), true) = (rules.first(), context.has_other_clients) {
+        let why = "who the client is, is said of its connection in another way than here: closed";
+        close(rule, why, &mut protection, notes);
+    } else {
+        addresses(&rules, &mut protection, notes);
+    }
     let (auth, files) = auth(context, server, levels, &mut protection, notes);
     if let Some(any) = levels
         .last("satisfy")
@@ -206,18 +212,38 @@ fn forward(
     uri: &str,
     notes: &mut Vec<Note>,
 ) -> Option<Map> {
-    let path = uri.split('?').next().unwrap_or_default();
+    let path = uri.split('?').next().filter(|path| path.starts_with('/'))?;
     let asked = locations::ordered(server)
         .into_iter()
         .find(|located| located.path.matches(path))?;
     let levels = &asked.levels;
     let variables = Variables::of(levels);
+    // What it does before it asks would be lost.
+    let acts = [
+        "if",
+        "return",
+        "rewrite",
+        "set",
+        "try_files",
+        "auth_request",
+    ];
+    if levels
+        .own()
+        .iter()
+        .any(|step| acts.contains(&step.name.as_str()))
+        || asked.closed
+    {
+        return None;
+    }
     let pass = levels.own_last("proxy_pass")?;
     let url = pass
         .arg(0)
         .strip_suffix("$request_uri")
         .unwrap_or(pass.arg(0));
     let target = Target::parse(&variables.literal(url)?).ok()?;
+    if target.uri.is_some() && (asked.prefix.is_none() || pass.arg(0).contains('$')) {
+        return None;
+    }
     let scheme = if target.is_tls { "https" } else { "http" };
     let address = context.upstreams.first_address(&target)?;
     let url = format!("{scheme}://{address}{}", asked_path(&asked, &target, uri));
@@ -292,6 +318,9 @@ fn rate_of(context: &Context<'_>, limit: &Directive) -> Result<Map, String> {
     let key = Variables::of(&context.http)
         .template(zone.arg(0))
         .map_err(|unknown| unknown.why())?;
+    if key.is_empty() {
+        return Err("nothing is counted by an empty key".to_owned());
+    }
     let rate = value(zone, "rate").unwrap_or_default();
     let (number, seconds) = match rate.strip_suffix("r/m") {
         Some(number) => (number, 60.0),

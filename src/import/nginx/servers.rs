@@ -6,15 +6,17 @@
 //! The largest family stands last and needs no such condition.
 
 use super::context::{Condition, Context, Route, respond};
+use super::headers::add_response_headers;
 use super::levels::Levels;
 use super::listen::{self, Listen, Socket};
 use super::location;
 use super::locations;
 use super::names::Names;
 use super::notes::Note;
+use super::regexes::widened;
 use super::tree::Directive;
 use super::variables::Variables;
-use super::{answer, known};
+use super::{answer, known, redirects};
 use crate::route::{HostPattern, PathMatch};
 
 pub struct Server<'t> {
@@ -25,8 +27,8 @@ pub struct Server<'t> {
     pub listens: Vec<Listen>,
     /// What is to be said of its head.
     notes: Vec<Note>,
-    /// It keeps somebody out, who would come to the default server as long as that is open.
-    closes_default: bool,
+    /// Its addresses are only a part of a listener's: nobody may come in.
+    closed: bool,
 }
 
 /// A route with the requests that come to it.
@@ -47,14 +49,9 @@ pub fn read<'t>(http: &Levels<'t>) -> Vec<Server<'t>> {
             let mut notes = Vec::new();
             let levels = http.within(directive.inner());
             let names = Names::of(directive, &mut notes);
-            let closes_default = names.has_unsaid && known::keeps_out(&levels, directive.inner());
-            if let Some(name) = directive
-                .each("server_name")
-                .next()
-                .filter(|_| closes_default)
-            {
-                let why = "whom it keeps out would come in by the default server: where that is \
-                           another, it is closed for names that nobody has";
+            if let Some(name) = directive.each("server_name").next().filter(|_| names.has_unsaid) {
+                let why = "its requests would come to the default server: where that is another, it \
+                           is closed for names that nobody has";
                 notes.push(Note::left_out(name, why));
             }
             Server {
@@ -63,7 +60,7 @@ pub fn read<'t>(http: &Levels<'t>) -> Vec<Server<'t>> {
                 names,
                 listens: listen::listens(directive, &mut notes),
                 notes,
-                closes_default,
+                closed: false,
             }
         })
         .collect()
@@ -81,9 +78,15 @@ pub fn sockets(servers: &mut [Server<'_>]) -> Vec<Socket> {
             .directive
             .each("listen")
             .find(|listen| address.ends_with(listen.arg(0)));
-        let why = "the listener for all addresses of this port takes its requests";
+        let why = "a listener for all addresses of this port takes its requests: closed, unless \
+                   the server has that listener too";
         let note = Note::left_out(own.unwrap_or(server.directive), why);
         server.notes.push(note);
+        let has_wide = server
+            .listens
+            .iter()
+            .any(|listen| listen.address == listen::wide_of(address).unwrap_or_default());
+        server.closed |= !has_wide;
     })
 }
 
@@ -101,21 +104,23 @@ pub fn routes<'t>(context: &mut Context<'t>, server: &mut Server<'t>) -> Vec<Rou
     let heading = format!("server: {name}{}:{}", place.file, place.line);
     let variables = Variables::of(levels);
     let mut routes = location::conditions(levels, &PathMatch::Any, &mut notes);
-    routes.extend(location::partial_redirects(levels, &variables));
+    routes.extend(redirects::partial_redirects(levels, &variables, &mut notes));
     let answer = location::own_answer(levels, &variables, &mut notes);
     let is_closed = protects_itself(levels, &mut notes);
-    if let Some(mut found) = answer {
-        location::add_response_headers(levels, &variables, &mut found.body, &mut notes);
+    if server.closed {
+        routes = vec![Route::new(PathMatch::Any, respond(403))];
+    } else if let Some(mut found) = answer {
+        add_response_headers(levels, &variables, &mut found.body, &mut notes);
         routes.push(Route::new(PathMatch::Any, found.body));
     } else if is_closed {
         routes.push(Route::new(PathMatch::Any, respond(403)));
     } else {
-        rewrites(levels, &mut notes);
+        routes.extend(rewrites(levels, &mut notes));
         let located = locations::ordered(levels);
         routes.extend(
             located
                 .iter()
-                .filter_map(|one| location::slash_redirect(one, &located)),
+                .filter_map(|one| redirects::slash_redirect(one, &located)),
         );
         for one in &located {
             routes.extend(location::routes(context, levels, one));
@@ -154,16 +159,20 @@ fn protects_itself(levels: &Levels<'_>, notes: &mut Vec<Note>) -> bool {
     closed
 }
 
-/// A server's own `rewrite`s without a redirection choose another location.
-fn rewrites(levels: &Levels<'_>, notes: &mut Vec<Note>) {
-    for step in levels.own().iter().filter(|step| step.name == "rewrite") {
-        if answer::redirects(step).is_none() {
-            notes.push(Note::left_out(
-                step,
-                "a route changes the path for its own servers alone",
-            ));
-        }
-    }
+/// A server's own `rewrite`s without a redirection choose another location. Where one of the
+/// locations keeps somebody out, nobody may take this way.
+fn rewrites(levels: &Levels<'_>, notes: &mut Vec<Note>) -> Vec<Route> {
+    let own = levels.own().iter().filter(|step| step.name == "rewrite");
+    let inner = own.filter(|step| answer::redirects(step).is_none());
+    let keeps_out = known::keeps_out(levels, levels.own());
+    let closed = inner.map(|step| {
+        let closes = if keeps_out { ": closed" } else { "" };
+        let why = format!("a route changes the path for its own servers alone{closes}");
+        notes.push(Note::left_out(step, why));
+        let path = widened(step.arg(0)).map_or(PathMatch::Any, PathMatch::Regex);
+        keeps_out.then(|| Route::new(path, respond(403)))
+    });
+    closed.collect::<Vec<_>>().into_iter().flatten().collect()
 }
 
 /// All routes in their order. `of`: the routes of each server.
@@ -230,6 +239,25 @@ fn families(sockets: &[Socket]) -> Vec<Vec<&Socket>> {
     families
 }
 
+/// Whether the default server must not answer for names that nobody has: what no route can tell
+/// apart from others' would come to it.
+fn closes_the_rest(numbers: &[usize], default: usize, servers: &[Server<'_>]) -> bool {
+    let mut others = numbers.iter().filter(|number| **number != default);
+    others.any(|number| {
+        let Server {
+            names,
+            closed,
+            levels,
+            directive,
+            ..
+        } = &servers[*number];
+        let takes_hostless = names.is_nameless
+            && !servers[default].names.is_nameless
+            && known::keeps_out(levels, directive.inner());
+        names.has_unsaid || *closed || takes_hostless
+    })
+}
+
 /// Exact names before wildcards, long wildcards before short ones, and the default server last,
 /// for every name.
 fn of_family(family: &[&Socket], servers: &[Server<'_>], of: &[Vec<Route>]) -> Vec<Placed> {
@@ -239,8 +267,7 @@ fn of_family(family: &[&Socket], servers: &[Server<'_>], of: &[Vec<Route>]) -> V
         ..
     } = family[0];
     let mut taken: Vec<String> = Vec::new();
-    let is_closed = |number: &usize| number != default && servers[*number].closes_default;
-    let is_closed = numbers.iter().any(is_closed);
+    let is_closed = closes_the_rest(numbers, *default, servers);
     // With how long its shortest name is, so that longer ones come first.
     let mut units: Vec<(usize, usize, Vec<String>)> = Vec::new();
     for &number in numbers {

@@ -53,7 +53,7 @@ fn what_is_no_file_of_servers_is_an_error() {
     let error = |text: &str| import_text("f", text).unwrap_err().to_string();
     assert!(error("events {}").starts_with("f: there is no server block"));
     assert!(error("server { listen 80 }").starts_with("f:1:10: \"listen\" is not ended"));
-    assert!(error("server { listen 443 quic; }").starts_with("f: there is no address"));
+    assert!(error("server { listen 443 quic; }").starts_with("f:1:10: there is no address"));
 }
 
 /// The text's YAML, which `check` has passed, and what was left out.
@@ -225,7 +225,7 @@ fn what_changes_for_requests_is_said() {
             "no variable $uri",
         ),
         ("proxy_redirect default; PASS", "a Location"),
-        ("try_files /x =404; PASS", "serves no files"),
+        ("try_files /x =404; PASS", "has no files"),
     ] {
         let inner = inner.replace("PASS", "proxy_pass http://127.0.0.1:2;");
         let (_, left_out) = imported(&format!("server {{ location / {{ {inner} }} }}"));

@@ -32,7 +32,7 @@ pub fn time(text: &str) -> Option<Duration> {
         total = total.checked_add(number.checked_mul(milliseconds)?)?;
         rest = behind.trim_start();
     }
-    Some(Duration::from_millis(total)).filter(|time| *time <= LONGEST)
+    Some(Duration::from_millis(total).min(LONGEST))
 }
 
 /// In the largest unit that needs no fraction, but seconds up to two minutes.

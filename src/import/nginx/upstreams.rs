@@ -9,7 +9,7 @@ use super::notes::Note;
 use super::target::{Target, is_server, split_port, with_port};
 use super::tree::Directive;
 use super::variables::Variables;
-use super::{health, known, units};
+use super::{health, known, retries, units};
 use crate::import::yaml::{List, Map, Yaml};
 
 pub struct Upstreams<'t> {
@@ -57,7 +57,7 @@ impl<'t> Upstreams<'t> {
             None => target.address(),
         };
         let source = (source, target.is_tls);
-        let settings = settings(levels, notes);
+        let settings = retries::settings(levels, notes);
         if let Some(used) = self.used.iter().find(|used| used.source == source) {
             if used.settings != settings {
                 notes.push(Note::left_out(
@@ -162,6 +162,9 @@ impl<'t> Upstreams<'t> {
         let words = source.split(|letter| !is_part(letter));
         let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
         let mut name = words.join("-");
+        if !name.starts_with(|letter: char| letter.is_ascii_alphanumeric()) {
+            name = format!("upstream{name}");
+        }
         let is_taken = |name: &str| {
             let defined = self
                 .defined
@@ -219,68 +222,6 @@ impl<'t> Upstreams<'t> {
     }
 }
 
-/// What nginx says in the location, and prusik in the upstream.
-fn settings(levels: &Levels<'_>, notes: &mut Vec<Note>) -> Map {
-    let mut map = Map::default();
-    let tries = levels.last("proxy_next_upstream_tries");
-    let next = levels.last("proxy_next_upstream");
-    let is_off = next.is_some_and(|next| next.arg(0) == "off");
-    match tries.map(|tries| tries.arg(0)) {
-        _ if is_off => map.set("attempts", Yaml::plain(1)),
-        Some(tries) if tries.parse::<u16>().is_ok_and(|tries| tries > 0) => {
-            map.set("attempts", Yaml::plain(tries));
-        }
-        // As many as there are.
-        _ => {}
-    }
-    if let Some(next) = next.filter(|_| !is_off) {
-        retry_on(next, &mut map, notes);
-    }
-    if let Some(bind) = levels
-        .last("proxy_bind")
-        .filter(|bind| bind.arg(0) != "off")
-    {
-        match bind.arg(0).parse::<std::net::IpAddr>() {
-            Ok(address) => map.set("source", Yaml::texts([address.to_string()])),
-            Err(_) => notes.push(Note::left_out(
-                bind,
-                "`source` is an address of this machine",
-            )),
-        }
-    }
-    map
-}
-
-fn retry_on(next: &Directive, map: &mut Map, notes: &mut Vec<Note>) {
-    let mut kinds = vec!["connect"];
-    for word in &next.args {
-        match word.as_str() {
-            "error" => {}
-            "timeout" => kinds.push("timeout"),
-            "http_502" => kinds.push("502"),
-            "http_503" => kinds.push("503"),
-            "http_504" => kinds.push("504"),
-            _ => notes.push(Note::left_out(
-                next,
-                format!("{word} is no reason to try again"),
-            )),
-        }
-    }
-    // What nginx does by default is what prusik does by default.
-    let is_default = !kinds.iter().any(|kind| kind.starts_with("50"));
-    if is_default {
-        return;
-    }
-    let mut list = List::default();
-    for kind in kinds {
-        list.push(match kind.starts_with('5') {
-            true => Yaml::plain(kind),
-            false => Yaml::text(kind),
-        });
-    }
-    map.set("retry_on", list);
-}
-
 fn is_name(host: &str) -> bool {
     !host.starts_with('[') && host.parse::<std::net::IpAddr>().is_err()
 }
@@ -288,6 +229,8 @@ fn is_name(host: &str) -> bool {
 /// An `upstream` block, read.
 struct Group {
     servers: List,
+    /// In small letters.
+    addresses: Vec<String>,
     hosts: Vec<String>,
     balance: Map,
     /// `max_fails` and `fail_timeout`, as the first server has them. `None`: never taken out.
@@ -301,6 +244,7 @@ impl Group {
     fn new(block: &Directive, variables: &Variables, notes: &mut Vec<Note>) -> Option<Self> {
         let mut group = Self {
             servers: List::default(),
+            addresses: Vec::new(),
             hosts: Vec::new(),
             balance: Map::default(),
             eject: None,
@@ -338,6 +282,13 @@ impl Group {
             ));
             return;
         }
+        if self.addresses.contains(&address.to_ascii_lowercase()) {
+            notes.push(Note::left_out(
+                server,
+                "a server is there once: its weight may be more",
+            ));
+            return;
+        }
         let mut extras = Map::default();
         let (mut fails, mut timeout) = (1, std::time::Duration::from_secs(10));
         for word in &server.args[1..] {
@@ -370,6 +321,7 @@ impl Group {
             self.eject = (fails > 0 && !timeout.is_zero()).then_some((fails, timeout));
         }
         self.hosts.push(split_port(&address).0.to_owned());
+        self.addresses.push(address.to_ascii_lowercase());
         if extras.is_empty() {
             self.servers.push(Yaml::text(address));
         } else {
@@ -399,6 +351,9 @@ impl Group {
                 if kept != 128 {
                     self.rest.set("keepalive", Yaml::plain(kept));
                 }
+            }
+            "sticky" if self.rest.has("affinity") => {
+                notes.push(Note::left_out(directive, "an upstream has one affinity"));
             }
             "sticky" => self.sticky(directive, notes),
             "server" | "check" | "check_http_send" | "check_http_expect_alive" => {}

@@ -64,7 +64,7 @@ impl Variables {
         {
             variables.set("server_name", name.trim_start_matches('.'));
         }
-        for set in levels.every("set") {
+        for set in levels.acting("set") {
             match (set.arg(0).strip_prefix('$'), variables.template(set.arg(1))) {
                 (Some(name), Ok(value)) => variables.set(name, value),
                 // What stood in it before is not its value.

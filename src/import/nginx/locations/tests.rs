@@ -43,7 +43,7 @@ fn first_regex<'l, 't>(locations: &'l [Location<'t>], path: &str) -> Option<&'l 
 fn both(text: &str, path: &str) -> (Option<String>, Option<String>) {
     let tree = parse(&Arc::from("f"), text).unwrap();
     let levels = Levels::new(&tree);
-    let locations = read(&levels);
+    let locations = read(&levels, 0);
     let nginx = by_nginx(&locations, path).map(|location| location.directive.text());
     let listed = ordered(&levels);
     let list = listed.iter().find(|located| located.path.matches(path));
