@@ -14,8 +14,12 @@ pub fn between(old: &Config, new: &Config) -> Vec<String> {
         ("tracing", old.tracing == new.tracing),
         (
             "trusted_proxies",
-            (&old.trusted_proxies, old.client_address)
-                == (&new.trusted_proxies, new.client_address),
+            old.trusted_proxies == new.trusted_proxies,
+        ),
+        ("client_address", old.client_address == new.client_address),
+        (
+            "server.tls_sessions",
+            old.server.tls_sessions == new.server.tls_sessions,
         ),
     ];
     for (section, is_same) in sections {

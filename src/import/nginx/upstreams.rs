@@ -63,7 +63,7 @@ impl<'t> Upstreams<'t> {
                 notes.push(Note::left_out(
                     pass,
                     format!(
-                        "retries and TLS are those of the first route to {}",
+                        "its proxy_next_upstream, proxy_bind and proxy_ssl are those of the first route to {}",
                         used.name
                     ),
                 ));

@@ -66,10 +66,15 @@ impl Shell {
         });
         let by = self.by(Change::Reload, asker);
         self.record(Operation::Reload, &by, in_words);
-        let hint = "the configuration stays as it was; mend the file and reload again";
         let outcome = outcome
             .map(|changes| as_json(ReloadReport { changes }))
-            .map_err(|error| ControlError::refused(error, hint));
+            .map_err(|error| {
+                let hint = match error.contains("prusik upgrade") {
+                    true => "the configuration stays as it was",
+                    false => "the configuration stays as it was; mend the file and reload again",
+                };
+                ControlError::refused(error, hint)
+            });
         self.answer(asker, outcome);
     }
 

@@ -83,8 +83,8 @@ pub struct Admin {
     #[schemars(required)]
     #[schemars(extend("examples" = ["unix:/run/prusik/admin.sock"]))]
     pub listen: Option<Texts>,
-    /// File with the bearer token that every call must carry. Required when one of `listen` is
-    /// neither loopback nor a unix socket.
+    /// File with the bearer token that every call must carry, but for the page itself, `/healthz`
+    /// and `/readyz`. Required when one of `listen` is neither loopback nor a unix socket.
     #[schemars(extend("examples" = ["/etc/prusik/admin.token"]))]
     pub token_file: Option<String>,
 }

@@ -227,8 +227,9 @@ pub const NO_MEANING: &[(&[&str], &str)] = &[
         ],
         "prusik has no such habit",
     ),
+    (&["load_module"], "modules are nginx's own"),
     (
-        &["load_module", "resolver_timeout", "resolver"],
+        &["resolver_timeout", "resolver"],
         "names are looked up again and again, by the system's resolv.conf",
     ),
     (
