@@ -366,13 +366,13 @@ pub fn escaped(text: &str) -> String {
 
 /// An expression, of the paths below a prefix alone.
 #[derive(Debug, PartialEq, Eq)]
-enum Narrowed {
+pub enum Narrowed {
     To(String),
     Never,
     Unknown,
 }
 
-fn narrowed(regex: &str, prefix: &str) -> Narrowed {
+pub fn narrowed(regex: &str, prefix: &str) -> Narrowed {
     if prefix == "/" {
         return Narrowed::To(regex.to_owned());
     }

@@ -5,7 +5,7 @@ use super::context::Route;
 use super::headers::add_response_headers;
 use super::known::FOREIGN;
 use super::levels::Levels;
-use super::locations::{self, Located};
+use super::locations::{self, Located, Narrowed, narrowed};
 use super::notes::Note;
 use super::variables::Variables;
 use crate::route::PathMatch;
@@ -42,22 +42,29 @@ enum Placement {
 }
 
 fn placement(path: &PathMatch, located: &Located<'_>) -> Placement {
-    let is_below = |path: &str, prefix: &str| path.starts_with(prefix);
-    match (path, located.prefix.as_deref()) {
-        (_, Some("/")) => Placement::Within,
-        (PathMatch::Exact(path), None) if located.path.matches(path) => Placement::Within,
-        (PathMatch::Exact(_), None) => Placement::Beside,
-        (PathMatch::Exact(path) | PathMatch::Prefix(path), Some(prefix)) => {
-            match (is_below(path, prefix), is_below(prefix, path), path) {
-                (true, ..) => Placement::Within,
-                (_, true, _) if matches!(located.path, PathMatch::Exact(_)) => Placement::Whole,
-                (_, true, path) if path.ends_with('/') => Placement::Whole,
-                (_, true, _) => Placement::Unknown,
-                (_, false, _) => Placement::Beside,
-            }
+    let Some(prefix) = located.prefix.as_deref() else {
+        return match path {
+            PathMatch::Exact(path) if located.path.matches(path) => Placement::Within,
+            PathMatch::Exact(_) => Placement::Beside,
+            PathMatch::Any => Placement::Whole,
+            PathMatch::Prefix(_) | PathMatch::Regex(_) => Placement::Unknown,
+        };
+    };
+    let is_all = |path: &str| prefix.starts_with(&format!("{}/", path.trim_end_matches('/')));
+    match path {
+        PathMatch::Any => Placement::Whole,
+        PathMatch::Exact(path) | PathMatch::Prefix(path) if path.starts_with(prefix) => {
+            Placement::Within
         }
-        (PathMatch::Any, _) => Placement::Whole,
-        (PathMatch::Prefix(_) | PathMatch::Regex(_), _) => Placement::Unknown,
+        PathMatch::Exact(_) => Placement::Beside,
+        PathMatch::Prefix(path) if is_all(path) => Placement::Whole,
+        PathMatch::Prefix(path) if prefix.starts_with(path) => Placement::Unknown,
+        PathMatch::Prefix(_) => Placement::Beside,
+        PathMatch::Regex(regex) => match narrowed(regex.as_str(), prefix) {
+            Narrowed::To(same) if same == regex.as_str() => Placement::Within,
+            Narrowed::Never => Placement::Beside,
+            Narrowed::To(_) | Narrowed::Unknown => Placement::Unknown,
+        },
     }
 }
 
@@ -93,4 +100,35 @@ pub fn slash_redirect(located: &Located<'_>, all: &[Located<'_>]) -> Option<Rout
     let variables = Variables::of(&located.levels);
     add_response_headers(&located.levels, &variables, &mut body, &mut Vec::new());
     Some(Route::new(path, body))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::syntax::parse;
+    use super::*;
+
+    #[test]
+    fn a_redirect_is_of_its_location_alone() {
+        // How many routes; none: it is closed.
+        for (location, rewrite, routes) in [
+            ("/app/", "^/app/old$ /new permanent", Some(1)),
+            ("/app/", "^/app$ /app/ permanent", Some(0)),
+            ("/app/", "^/(.*)$ https://a.test/$1 permanent", Some(0)),
+            ("/app/x", "^/app/(.*)$ /new/$1 permanent", Some(1)),
+            ("/app/", "^/app/(a|b)$ /login redirect", Some(1)),
+            ("/app/", "^/other/(a|b)$ /login redirect", Some(0)),
+            ("/app/", "(a|b)$ /login redirect", None),
+            ("~ ^/old", "^/old/x$ /login redirect", Some(1)),
+            ("~ ^/old", "^/new/x$ /login redirect", Some(0)),
+            ("~ ^/old", "^/old/(.*)$ /new/$1 redirect", None),
+        ] {
+            let text = format!("location {location} {{ rewrite {rewrite}; }}");
+            let tree = parse(&Arc::from("f"), &text).unwrap();
+            let located = locations::ordered(&Levels::new(&tree)).remove(0);
+            let found = of_location(&located, &mut Vec::new());
+            assert_eq!(found.map(|routes| routes.len()), routes, "{text}");
+        }
+    }
 }
