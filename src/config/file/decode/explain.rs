@@ -158,10 +158,10 @@ fn remedy(expected: &str, value: &Value, node: &Node, key: &str) -> Option<Strin
                 "a blank is missing after the colon: write {key}: {value}"
             ))
         }
-        Value::Number(port) if expected == "a string" && key == "listen" => {
+        Value::Number(port) if is_text(expected) && key == "listen" => {
             Some(format!("write the address as well, such as 0.0.0.0:{port}"))
         }
-        Value::Number(_) | Value::Bool(_) if expected == "a string" => {
+        Value::Number(_) | Value::Bool(_) if is_text(expected) => {
             Some(format!("put it in quotes: \"{}\"", text?))
         }
         _ if EXAMPLES.iter().any(|(section, _)| *section == key) => EXAMPLES
@@ -208,6 +208,10 @@ fn nginx_size(text: &str) -> Option<String> {
 
 fn lower_duration(text: &str) -> bool {
     humantime::parse_duration(&text.to_ascii_lowercase()).is_ok()
+}
+
+fn is_text(expected: &str) -> bool {
+    matches!(expected, "a string" | "a text, or a list of them")
 }
 
 fn is_nginx(text: &str) -> bool {
