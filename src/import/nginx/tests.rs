@@ -285,6 +285,7 @@ fn groups_that_nobody_can_use_or_name_make_no_file_that_is_refused() {
     for text in [
         "upstream a { server 127.0.0.1:2 down; } server { location / { proxy_pass http://a; } }",
         "upstream \"a b\" { server 127.0.0.1:2; } server { return 204; }",
+        "upstream a { server 127.0.0.1:2 down; server 127.0.0.1:3 backup; } server { return 204; }",
         "upstream App { server 127.0.0.1:2; } server { location / { proxy_pass http://app; } }",
     ] {
         imported(text);

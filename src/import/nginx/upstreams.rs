@@ -231,6 +231,8 @@ struct Group {
     servers: List,
     /// In small letters.
     addresses: Vec<String>,
+    /// How many are no backups.
+    firsts: usize,
     hosts: Vec<String>,
     balance: Map,
     /// `max_fails` and `fail_timeout`, as the first server has them. `None`: never taken out.
@@ -245,6 +247,7 @@ impl Group {
         let mut group = Self {
             servers: List::default(),
             addresses: Vec::new(),
+            firsts: 0,
             hosts: Vec::new(),
             balance: Map::default(),
             eject: None,
@@ -263,10 +266,10 @@ impl Group {
         }
         group.comments = own.iter().map(Note::comment).collect();
         notes.extend(own);
-        if group.hosts.is_empty() {
+        if group.firsts == 0 {
             notes.push(Note::left_out(
                 block,
-                "none of its servers can be reached by TCP",
+                "none of its servers but backups can be reached by TCP",
             ));
             return None;
         }
@@ -322,6 +325,7 @@ impl Group {
         }
         self.hosts.push(split_port(&address).0.to_owned());
         self.addresses.push(address.to_ascii_lowercase());
+        self.firsts += usize::from(!extras.has("backup"));
         if extras.is_empty() {
             self.servers.push(Yaml::text(address));
         } else {
