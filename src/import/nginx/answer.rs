@@ -2,7 +2,7 @@
 //! route's conditions can say the same.
 
 use super::context::{Condition, respond};
-use super::known;
+use super::known::{self, QUERY_PASSES};
 use super::levels::Levels;
 use super::locations::{encoded, escaped};
 use super::notes::Note;
@@ -12,8 +12,6 @@ use super::variables::{Variables, names};
 use crate::import::yaml::{Map, Yaml};
 use crate::route::{HostPattern, METHODS, PathMatch, PathRegex};
 use http::{HeaderName, HeaderValue};
-
-pub const QUERY_PASSES: &str = "the query of a request passes unchanged";
 
 /// An answer, for the paths that it is for. `None`: for those of the block that it stands in.
 #[derive(Debug)]

@@ -277,37 +277,35 @@ fn has_other_clients(
     servers: &[servers::Server<'_>],
     sockets: &[super::listen::Socket],
 ) -> bool {
-    let mut froms = Vec::new();
-    every(http, "set_real_ip_from", &mut froms);
-    let mut headers = Vec::new();
-    every(http, "real_ip_header", &mut headers);
+    const SETTINGS: [&str; 3] = ["set_real_ip_from", "real_ip_header", "real_ip_recursive"];
+    let mut all = Vec::new();
+    for name in SETTINGS {
+        every(http, name, &mut all);
+    }
     let has_preamble = sockets.iter().any(|socket| socket.proxy_protocol);
-    if froms.is_empty() {
+    if !all.iter().any(|one| one.name == "set_real_ip_from") {
         return has_preamble;
     }
     // Here it is said once, for all.
-    let of_http = |name: &str| http.iter().filter(|one| one.name == name).count();
-    let is_said_once = froms.len() == of_http("set_real_ip_from")
-        && headers.len() == of_http("real_ip_header")
-        || servers.len() == 1 && !servers[0].levels.own().iter().any(has_inner_real_ip);
-    let is_recursive = http
-        .iter()
-        .chain(servers.iter().flat_map(|server| server.levels.own()))
-        .any(|one| one.name == "real_ip_recursive" && one.arg(0) == "on");
-    let name = headers
-        .first()
-        .map(|header| header.arg(0).to_ascii_lowercase());
-    let is_field = headers.len() == 1 && name.as_deref() == Some("x-forwarded-for");
-    has_preamble || !is_said_once || !is_field || !is_recursive
-}
-
-/// Whether a location has settings of its own.
-fn has_inner_real_ip(step: &Directive) -> bool {
-    let mut found = Vec::new();
-    for name in ["set_real_ip_from", "real_ip_header", "real_ip_recursive"] {
-        every(step.inner(), name, &mut found);
-    }
-    !found.is_empty()
+    let of = |block: &[Directive]| {
+        let settings = block.iter().filter(|one| SETTINGS.contains(&&*one.name));
+        settings.count()
+    };
+    let of_all = of(http)
+        + match servers {
+            [only] => of(only.levels.own()),
+            _ => 0,
+        };
+    let says = |name: &str, value: &str| {
+        all.iter()
+            .any(|one| one.name == name && one.arg(0).eq_ignore_ascii_case(value))
+    };
+    let headers = all.iter().filter(|one| one.name == "real_ip_header");
+    has_preamble
+        || of_all != all.len()
+        || headers.count() != 1
+        || !says("real_ip_header", "x-forwarded-for")
+        || !says("real_ip_recursive", "on")
 }
 
 /// Which address of the field is the client's.

@@ -63,6 +63,7 @@ const COUNTS: &[(RangeInclusive<usize>, &[&str])] = &[
         1..=4,
         &[
             "client_body_temp_path",
+            "open_log_file_cache",
             "proxy_cookie_flags",
             "proxy_temp_path",
         ],
@@ -194,8 +195,7 @@ fn context(outer: &str, directive: &Directive) -> Result<(), ImportError> {
     let is_allowed = match name {
         // A file of a site has no block around its servers.
         "location" => matches!(outer, "server" | "location"),
-        "limit_except" => outer == "location",
-        "internal" => outer == "location",
+        "limit_except" | "internal" => outer == "location",
         _ if KEEPING.contains(&name) => !matches!(outer, "if" | "upstream" | "events"),
         _ => true,
     };

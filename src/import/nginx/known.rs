@@ -9,6 +9,8 @@ use super::notes::Note;
 use super::tree::Directive;
 use tables::{IN_UPSTREAM, LEFT_OUT, NO_MEANING, PROTECTING, TRANSLATED};
 
+pub const QUERY_PASSES: &str = "the query of a request passes unchanged";
+
 /// Handlers that speak to servers in another way than by HTTP.
 pub const FOREIGN: [&str; 5] = [
     "fastcgi_pass",
@@ -35,14 +37,7 @@ pub fn is_known(name: &str) -> bool {
 pub fn note(directive: &Directive) -> Option<Note> {
     let name = directive.name.as_str();
     if name == "set" && ["$args", "$query_string"].contains(&directive.arg(0)) {
-        return Some(Note::left_out(
-            directive,
-            "the query of a request passes unchanged",
-        ));
-    }
-    if name == "proxy_redirect" && directive.arg(0) == "default" {
-        let why = "a Location of the server passes unchanged";
-        return Some(Note::left_out(directive, why));
+        return Some(Note::left_out(directive, QUERY_PASSES));
     }
     if name == "include" && is_pattern(directive) {
         let why = "no file here has such a name: is it the machine that nginx runs on?";
@@ -55,8 +50,7 @@ pub fn note(directive: &Directive) -> Option<Note> {
         ));
     }
     // Who turns a thing off that is not there has what was asked for.
-    let is_off =
-        matches!(directive.arg(0), "off" | "0" | "none" | "default") && directive.args.len() == 1;
+    let is_off = matches!(directive.arg(0), "off" | "0" | "none") && directive.args.len() == 1;
     if TRANSLATED.contains(&name) {
         return None;
     }

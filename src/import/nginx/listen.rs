@@ -126,8 +126,8 @@ pub fn sockets(servers: &[Vec<Listen>], mut narrowed: impl FnMut(usize, &str)) -
         .map(|listen| listen.address.clone())
         .collect();
     let mut sockets: Vec<Socket> = Vec::new();
-    // Of each, whether it has a server for all of its addresses, and a default that is named so.
-    let mut marks: Vec<(bool, bool)> = Vec::new();
+    // Whether each has a server for all of its addresses.
+    let mut has_whole: Vec<bool> = Vec::new();
     for (number, listens) in servers.iter().enumerate() {
         for listen in listens {
             let address = match wide_of(&listen.address) {
@@ -147,7 +147,7 @@ pub fn sockets(servers: &[Vec<Listen>], mut narrowed: impl FnMut(usize, &str)) -
                     servers: Vec::new(),
                     default: number,
                 });
-                marks.push((false, false));
+                has_whole.push(false);
                 sockets.len() - 1
             });
             let socket = &mut sockets[found];
@@ -156,12 +156,10 @@ pub fn sockets(servers: &[Vec<Listen>], mut narrowed: impl FnMut(usize, &str)) -
             socket.proxy_protocol |= listen.proxy_protocol;
             // A default of fewer addresses is none of all.
             let is_whole = listen.address == socket.address;
-            let (has_whole, is_explicit) = &mut marks[found];
-            if is_whole && (listen.is_default || !*has_whole && !*is_explicit) {
+            if is_whole && (listen.is_default || !has_whole[found]) {
                 socket.default = number;
             }
-            *has_whole |= is_whole;
-            *is_explicit |= is_whole && listen.is_default;
+            has_whole[found] |= is_whole;
             if socket.servers.last() != Some(&number) {
                 socket.servers.push(number);
             }

@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::answer::{QUERY_PASSES, behind_prefix, captures, path_rewrite, redirects};
+use super::answer::{behind_prefix, captures, path_rewrite, redirects};
 use super::context::Context;
 use super::headers::{request_headers, response_headers};
+use super::known::QUERY_PASSES;
 use super::levels::Levels;
 use super::locations::{Located, encoded, escaped};
 use super::notes::Note;
@@ -172,36 +173,29 @@ fn as_it_says(
     let mut target = Target::parse(url)?;
     target.uri = None;
     let uri = [before, behind, whole].concat();
-    let rewritten = || {
-        let mut said = Vec::new();
-        let found = rewrites(levels, &mut said);
-        (found, said)
-    };
+    let mut said = Vec::new();
+    let rewrite = rewrites(levels, &mut said);
     let change = match uri.as_str() {
         "" | "$uri$is_args$args" | "$uri" => {
-            let (found, said) = rewritten();
             notes.extend(said);
-            found.map_or(Change::None, |(regex, to)| Change::Rewrite(regex, to))
+            rewrite.map_or(Change::None, |(regex, to)| Change::Rewrite(regex, to))
         }
         "$request_uri" => Change::None,
         uri => {
-            let (path, _) = split_query(uri);
             let prefix = WHOLE.iter().find_map(|whole| uri.strip_suffix(whole));
-            match (
-                prefix.and_then(|prefix| variables.literal(prefix)),
-                rewritten().0,
-            ) {
-                (Some(prefix), None) => Change::Rewrite("^(.*)$".to_owned(), format!("{prefix}$1")),
-                (Some(_), Some(_)) => {
+            match prefix.and_then(|prefix| variables.literal(prefix)) {
+                Some(_) if rewrite.is_some() => {
                     return Err("the path is made of that of a rewrite".to_owned());
                 }
-                (None, _) => Change::Rewrite(whole_of(located, path)?, made_of(path)?),
+                Some(prefix) => Change::Rewrite("^(.*)$".to_owned(), format!("{prefix}$1")),
+                None => {
+                    let (path, _) = split_query(uri);
+                    Change::Rewrite(whole_of(located, path)?, made_of(path)?)
+                }
             }
         }
     };
-    let keeps_query = uri.is_empty()
-        || WHOLE[..2].iter().any(|whole| uri.ends_with(whole))
-        || split_query(&uri).1;
+    let keeps_query = uri.is_empty() || uri.ends_with("$request_uri") || split_query(&uri).1;
     if !keeps_query {
         notes.push(Note::left_out(pass, QUERY_PASSES));
     }

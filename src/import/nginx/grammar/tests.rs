@@ -68,6 +68,8 @@ fn values_that_nginx_refuses_are_errors_and_others_are_none() {
         "upstream a { server b weight=2; server c backup; keepalive 8; hash $x consistent; }",
         "access_log /a main buffer=1k if=$x; access_log off; error_page 502 =200 /x; server { }",
         "SomeModule a b c d; other { anything here; } include x;",
+        "open_log_file_cache max=1000 inactive=20s valid=1m min_uses=2; keepalive 32 local;",
+        "proxy_next_upstream ERROR Timeout; limit_req off; disable_symlinks on from=/srv;",
         "types { text/html html htm; } map $a $b { hostnames; default 0; ~x 1; }",
         "access_by_lua_block { x() }",
     ] {

@@ -121,7 +121,7 @@ fn wrong_value<'w>(name: &str, args: &[&'w str]) -> Wrong<'w> {
         (name, words) if TIMES.contains(&name) => first(words, "a time, such as 60s", |word| {
             units::time(word).is_some()
         }),
-        (name, words) if NUMBERS.contains(&name) => first(words, "a number", is_number),
+        (name, [word, ..]) if NUMBERS.contains(&name) => first(&[*word], "a number", is_number),
         ("limit_conn", [_, words @ ..]) => first(words, "a number", is_number),
         ("worker_processes", words) => first(words, "a number or auto", |word| {
             is_number(word) || word == "auto"
