@@ -79,6 +79,17 @@ impl Endpoint {
         host.unwrap_or(HeaderValue::from_static(""))
     }
 
+    /// The name or address, without the brackets of the latter.
+    pub fn server(&self) -> &str {
+        let host = self.uri.host().unwrap_or_default();
+        host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    pub fn port(&self) -> u16 {
+        let usual = if self.tls.is_some() { 443 } else { 80 };
+        self.uri.port_u16().unwrap_or(usual)
+    }
+
     pub async fn connect(&self) -> Result<Box<dyn Connected>, ConnectError> {
         let (address, tcp) = self.connect_tcp().await?;
         let Some(tls) = &self.tls else {
@@ -92,10 +103,7 @@ impl Endpoint {
 
     /// Tries one address after the other.
     async fn connect_tcp(&self) -> Result<(SocketAddr, TcpStream), ConnectError> {
-        let host = self.uri.host().unwrap_or_default();
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let usual = if self.tls.is_some() { 443 } else { 80 };
-        let port = self.uri.port_u16().unwrap_or(usual);
+        let (host, port) = (self.server(), self.port());
         let found = lookup_host((host, port)).await;
         let found = found.map_err(|cause| ConnectError::Lookup {
             host: host.to_owned(),

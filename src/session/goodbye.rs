@@ -36,6 +36,8 @@
 //!   the time
 //!
 //!        First ── CLOSE_WAIT is over ──► Last ── LAST_WAIT is over ──► the session is cut
+//!
+//!        (of a credential that expires, what is left of it takes the place of CLOSE_WAIT)
 //! ```
 //!
 //! Three ways lead out of every state: both sides have said and got all ([`Goodbye::is_over`]),
@@ -266,7 +268,7 @@ impl Goodbye {
             // Who has no right to say more finishes nothing.
             Occasion::Expired(good_for) if is_theirs => (Patience::Last, good_for),
             Occasion::Expired(Duration::ZERO) => (patience, LAST_WAIT),
-            Occasion::Expired(good_for) => (patience, good_for.min(CLOSE_WAIT)),
+            Occasion::Expired(good_for) => (patience, good_for),
             _ => (patience, CLOSE_WAIT),
         };
         (Self { words, patience }, wait)

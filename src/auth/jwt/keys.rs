@@ -31,7 +31,7 @@ pub enum Secrets {
 /// Keys that are parsed, at least one.
 pub struct KeySet {
     keys: Vec<Key>,
-    /// What cannot be used of it, each in words.
+    /// What is not used of it, each in words.
     left_out: Vec<String>,
     /// The hash of what they were parsed from.
     content: [u8; 32],
@@ -56,7 +56,9 @@ impl KeySet {
                 .collect();
             (keys, Vec::new())
         } else {
-            of_jwks(content, secrets)?
+            let (keys, whys) = of_jwks(content, secrets)?;
+            let not_used = whys.into_iter().map(|why| format!("not used: {why}"));
+            (keys, not_used.collect())
         };
         left_out.extend(untried(&keys));
         let text = std::str::from_utf8(content).ok();
@@ -77,7 +79,7 @@ impl KeySet {
         self.public.as_deref()
     }
 
-    /// One line for each key that is not used, and why.
+    /// One line for each key that is not used, and one if not all can be tried.
     pub fn left_out(&self) -> &[String] {
         &self.left_out
     }

@@ -189,7 +189,7 @@ impl KeyStore {
 
 fn tell_left_out(source: &KeySource, keys: &KeySet) {
     for left_out in keys.left_out() {
-        warn!("jwt: keys of {source}: not used: {left_out}");
+        warn!("jwt: keys of {source}: {left_out}");
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::Errors;
 use super::tls::SystemAuthorities;
 use crate::auth::jwt::finder::Finder;
-use crate::auth::{Auth, Forward, Jwt};
+use crate::auth::{Auth, Forward};
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::Section;
@@ -50,12 +50,8 @@ pub fn auth(
         }
         None => at.lacks("forward").then_some(None),
     };
-    let has_bearer_alone = |jwt: &Option<Jwt>| {
-        jwt.as_ref()
-            .is_some_and(|jwt| jwt.finders.0 == [Finder::Bearer])
-    };
-    if let (Some(Some(_)), Some(jwt)) = (&basic, &jwt)
-        && has_bearer_alone(jwt)
+    if let (Some(Some(_)), Some(Some(jwt))) = (&basic, &jwt)
+        && jwt.finders.0 == [Finder::Bearer]
     {
         let error = at.key("jwt").key_error(format!(
             "{label} asks for a password and for a bearer token, and both are in Authorization: \

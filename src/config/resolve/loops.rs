@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use http::{Method, Uri};
+use http::Method;
 
 use super::Errors;
+use crate::auth::endpoint::Endpoint;
 use crate::config::error::ConfigError;
 use crate::config::file::cursor::Cursor;
 use crate::config::{Action, ListenAddress, Listener, Route, ServerAddress, Upstream};
@@ -91,12 +92,19 @@ pub fn report_questions(
     errors: &mut Errors,
 ) {
     let by_address = by_address(listeners);
+    let question_of = |route: &Route| {
+        let forward = route.auth.as_deref()?.forward.as_ref()?;
+        question(&forward.settings().endpoint, &by_address)
+    };
+    let questions: Vec<Option<Matcher>> = routes.iter().map(question_of).collect();
+    if questions.iter().all(Option::is_none) {
+        return;
+    }
     let mut coverage = Coverage::default();
     routes.iter().for_each(|route| coverage.add(&route.matcher));
-    let asked = routes.iter().map(|route| {
-        let forward = route.auth.as_deref()?.forward.as_ref()?;
-        coverage.first_cover(&question(&forward.settings().endpoint.uri, &by_address)?)
-    });
+    let asked = questions
+        .iter()
+        .map(|question| coverage.first_cover(question.as_ref()?));
     let asked: Vec<Option<usize>> = asked.collect();
     for (position, route) in routes.iter().enumerate() {
         let onward = std::iter::successors(asked[position], |route| asked[*route]);
@@ -114,15 +122,13 @@ pub fn report_questions(
     }
 }
 
-/// What a question to this URL matches, if it comes to a listener.
-fn question(uri: &Uri, by_address: &ByAddress<'_>) -> Option<Matcher> {
-    let host = uri.host()?.to_ascii_lowercase();
-    let is_secure = uri.scheme_str() == Some("https");
-    let port = uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
-    let address = match host.trim_matches(['[', ']']).parse() {
+/// What a question to this auth server matches, if it comes to a listener.
+fn question(endpoint: &Endpoint, by_address: &ByAddress<'_>) -> Option<Matcher> {
+    let (host, port) = (endpoint.server(), endpoint.port());
+    let address = match host.parse() {
         Ok(address) => ServerAddress::Socket(SocketAddr::new(address, port)),
         Err(_) => ServerAddress::Name {
-            host: host.clone(),
+            host: host.to_owned(),
             port,
         },
     };
@@ -130,8 +136,10 @@ fn question(uri: &Uri, by_address: &ByAddress<'_>) -> Option<Matcher> {
     let (listener, _) = met.find_map(|end| by_address.get(&end))?;
     Some(Matcher {
         listener: Some(*listener),
-        hosts: vec![HostPattern::Exact(host)],
-        path: PathMatch::Exact(uri.path().to_owned()),
+        hosts: vec![HostPattern::Exact(
+            endpoint.uri.host()?.to_ascii_lowercase(),
+        )],
+        path: PathMatch::Exact(endpoint.uri.path().to_owned()),
         slashes: Slashes::Merged,
         headers: Vec::new(),
         methods: vec![Method::GET],

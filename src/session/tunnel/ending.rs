@@ -96,8 +96,11 @@ impl TunnelStream {
                 goodbye.server_took_nothing();
             }
         }
-        // The client has the whole time for its answer, however long its last frame has taken.
-        self.timer.as_mut().reset(Instant::now() + close_wait(*by));
+        // The client has the whole time for its answer, however long its last frame has taken. Who
+        // has no credential any more has what is left of the time.
+        if *by != ClosedBy::Expiry {
+            self.timer.as_mut().reset(Instant::now() + CLOSE_WAIT);
+        }
         next
     }
 
