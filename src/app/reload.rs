@@ -46,6 +46,17 @@ pub enum ReloadError {
     Panic(#[from] JoinError),
 }
 
+impl ReloadError {
+    /// What the operator can do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            // It names the command that does it.
+            Self::Generation(_) => "the configuration stays as it was",
+            _ => "the configuration stays as it was; mend the file and reload again",
+        }
+    }
+}
+
 /// Reads and checks the file. A large file takes seconds, so a worker must not do it.
 pub async fn read(file: PathBuf) -> Result<Config, ReloadError> {
     Ok(spawn_blocking(move || config::load(&file, Extent::Start)).await??)

@@ -29,7 +29,7 @@ pub enum Message {
     /// Another process asks to take over.
     Visit(Box<Visit>),
     /// The result of a reload.
-    Reloaded(Result<Vec<String>, String>),
+    Reloaded(Result<Vec<String>, ControlError>),
 }
 
 pub struct Process {

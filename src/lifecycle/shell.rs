@@ -331,7 +331,9 @@ impl Shell {
     fn begin_reload(&mut self, asker: Asker) {
         let process = self.process.clone();
         let task = tokio::spawn(async move {
-            let outcome = reload(&process).await.map_err(|error| error.to_string());
+            let outcome = reload(&process).await;
+            let outcome =
+                outcome.map_err(|error| ControlError::refused(error.to_string(), error.remedy()));
             // Logging thousands of lines is too slow for a thread that carries sessions.
             let logged = outcome.clone();
             if let Err(panic) = spawn_blocking(move || answers::log_reload(&logged)).await {

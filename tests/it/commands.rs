@@ -108,6 +108,22 @@ async fn a_reload_during_an_upgrade_is_done_by_the_process_that_serves_then() {
     assert_eq!(get(prusik.public(), "/version").await.text(), "two");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_needs_an_upgrade_advises_just_that() {
+    let origin = Origin::chat().await;
+    let config = config(&[&origin]);
+    let prusik = Prusik::start(&config).await;
+    prusik.write_config(config.top("server: { threads: 3 }"));
+    let (code, said) = typed(&prusik, &["reload"]).await.expect("no panic");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("`prusik upgrade` can"), "{said}");
+    assert!(!said.contains("mend the file"), "{said}");
+    prusik.write_config("nonsense: true");
+    let (code, said) = typed(&prusik, &["reload"]).await.expect("no panic");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("mend the file and reload again"), "{said}");
+}
+
 /// With no session the old process could end at once. Who has called it is heard before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_of_the_old_process_that_asks_after_the_upgrade_is_answered() {

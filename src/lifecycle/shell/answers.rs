@@ -59,22 +59,15 @@ impl Shell {
         }
     }
 
-    pub(super) fn reloaded(&mut self, asker: Asker, outcome: Result<Vec<String>, String>) {
-        let in_words = outcome.clone().map(|lines| match lines.is_empty() {
-            true => "nothing changed".to_owned(),
-            false => lines.join("\n"),
-        });
+    pub(super) fn reloaded(&mut self, asker: Asker, outcome: Result<Vec<String>, ControlError>) {
+        let in_words = match &outcome {
+            Ok(lines) if lines.is_empty() => Ok("nothing changed".to_owned()),
+            Ok(lines) => Ok(lines.join("\n")),
+            Err(why) => Err(why.error.clone()),
+        };
         let by = self.by(Change::Reload, asker);
         self.record(Operation::Reload, &by, in_words);
-        let outcome = outcome
-            .map(|changes| as_json(ReloadReport { changes }))
-            .map_err(|error| {
-                let hint = match error.contains("prusik upgrade") {
-                    true => "the configuration stays as it was",
-                    false => "the configuration stays as it was; mend the file and reload again",
-                };
-                ControlError::refused(error, hint)
-            });
+        let outcome = outcome.map(|changes| as_json(ReloadReport { changes }));
         self.answer(asker, outcome);
     }
 
@@ -134,7 +127,7 @@ impl Shell {
     }
 }
 
-pub(super) fn log_reload(outcome: &Result<Vec<String>, String>) {
+pub(super) fn log_reload(outcome: &Result<Vec<String>, ControlError>) {
     match outcome {
         Ok(lines) if lines.is_empty() => info!("reload done: nothing changed"),
         Ok(lines) => {
