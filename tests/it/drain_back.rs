@@ -12,8 +12,9 @@ use futures_util::future::join_all;
 
 const ADMIN: &str = "admin: { listen: \"127.0.0.1:0\" }";
 
-/// Long enough for what is to happen within it.
-const LONG: &str = "server: { drain: { window: 1h } }";
+/// So long that none of them is told in the time of a test: the first is told at a random moment
+/// of its part of the window.
+const LONG: &str = "server: { drain: { window: 3650d } }";
 
 async fn open(prusik: &Prusik, count: usize) -> Vec<Session> {
     join_all((0..count).map(|_| Session::open(prusik.public(), "/"))).await

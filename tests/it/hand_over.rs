@@ -183,7 +183,7 @@ async fn a_session_that_the_new_process_refuses_goes_on_in_the_old_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_that_find_no_descriptors_in_the_new_process_stay_in_the_old_one() {
     let origin = Origin::chat().await;
-    let server = "server: { drain: { window: 8s, deadline: 20s } }";
+    let server = "server: { drain: { window: 3650d } }";
     let mut prusik = Prusik::start_own(config(&[&origin]).top(server)).await;
     let mut sessions = open(&prusik, 60).await;
     let script = format!(

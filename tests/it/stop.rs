@@ -128,7 +128,7 @@ async fn a_unix_listener_that_the_new_file_lacks_refuses_at_once() {
     let origin = Origin::chat().await;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("web.sock");
-    let server = "server: { tunnel: pingora, drain: { window: 60s } }";
+    let server = "server: { tunnel: pingora, drain: { window: 3650d } }";
     let config = Config::to(&[&origin]).top(server).top(ADMIN).to_string();
     let unix = format!("listeners: [{{ listen: \"unix:{}\" }}, ", file.display());
     let prusik = Prusik::start(config.replace("listeners: [", &unix)).await;

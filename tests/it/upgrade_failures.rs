@@ -164,7 +164,7 @@ async fn a_new_process_that_dies_while_the_old_one_ends_is_replaced_by_the_old_o
 #[tokio::test(flavor = "multi_thread")]
 async fn who_connects_to_a_listener_that_is_gone_is_refused_until_the_old_process_serves_again() {
     let origin = Origin::chat().await;
-    let server = "server: { tunnel: pingora, drain: { window: 60s } }";
+    let server = "server: { tunnel: pingora, drain: { window: 3650d } }";
     let config = config(&[&origin]).top(server).to_string();
     // The kernel takes another port for one that was not asked for by its number.
     let second = free_port_on([127, 0, 0, 4].into());
