@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::header;
+use http::{Version, header};
 use pingora_proxy::Session;
 
 use super::exchange::{Attempts, Exchange};
@@ -172,7 +172,7 @@ fn entry<'a>(session: &'a Session, exchange: &'a Exchange) -> Entry<'a> {
         method: unsound.map_or(session.req_header().method.as_str(), |unsound| {
             &unsound.method
         }),
-        version: session.req_header().version,
+        version: version(session, exchange),
         referer: text(session, header::REFERER),
         host: host(session).filter(|_| unsound.is_none()),
         path: unsound.map_or_else(|| path(session), |unsound| &unsound.target),
@@ -190,6 +190,14 @@ fn entry<'a>(session: &'a Session, exchange: &'a Exchange) -> Entry<'a> {
         attempts: attempts.map_or(0, Attempts::count),
         user_agent: text(session, header::USER_AGENT),
         error: exchange.outcome.reason(),
+    }
+}
+
+/// What the client speaks. Pingora reads the requests of HTTP/2 streams as HTTP/1.1.
+fn version(session: &Session, exchange: &Exchange) -> Version {
+    match exchange.connection() {
+        Some(connection) if connection.is_stream() => Version::HTTP_2,
+        _ => session.req_header().version,
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::support::http2::Http2Site;
 use crate::support::{
     Answer, Client, Config, Ended, Origin, Outcome, Prusik, RawSession, Session, client_frame,
     eventually, free_address, handshake, status_of, within,
@@ -205,6 +206,21 @@ async fn combined_is_what_nginx_writes() {
     )
     .unwrap();
     assert!(session.is_match(&plain[1]), "{}", plain[1]);
+}
+
+#[tokio::test]
+async fn combined_says_what_the_client_speaks() {
+    let site = Http2Site::start(Origin::chat().await, |config| {
+        config.top("access_log: { path: access.log, format: combined }")
+    })
+    .await;
+    assert_eq!(site.client().await.get("/page").await.0.status(), 200);
+    let log = site.prusik.folder().join("access.log");
+    eventually("a line for the stream", async || {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        text.contains("\"GET /page HTTP/2.0\" 200 ")
+    })
+    .await;
 }
 
 #[tokio::test]
