@@ -39,6 +39,19 @@ pub fn stopping() {
     say(&[NotifyState::Stopping]);
 }
 
+/// Asks for at least so much time until the end, where `TimeoutStopSec=` of the unit is shorter.
+/// systemd must know by then that this process stops.
+pub fn stops_within(time: Duration) {
+    if env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
+    // The type of sd_notify's crate ends at 71 minutes.
+    let text = format!("EXTEND_TIMEOUT_USEC={}", time.as_micros());
+    if let Err(error) = send(&text, None) {
+        warn!("cannot ask systemd for {time:?} until the end: {error}");
+    }
+}
+
 /// Feeds the watchdog as long as the runtime makes progress. Never returns if there is a watchdog.
 pub async fn feed_watchdog() {
     let Some(limit) = sd_notify::watchdog_enabled() else {

@@ -125,6 +125,8 @@ async fn under_a_socket_of_systemds_nobody_is_refused_whatever_happens() {
     // A stop leaves the socket to systemd: who comes then waits for the next start.
     again.signal("TERM");
     assert_eq!(manager.told().await, ["STOPPING=1"]);
+    // 60 s of `drain.deadline`, and its end.
+    assert_eq!(manager.told().await, ["EXTEND_TIMEOUT_USEC=70000000"]);
     assert_eq!(again.exit_code().await, Some(0));
     let last = manager.start(&config).await;
     more().await;

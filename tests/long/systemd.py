@@ -288,6 +288,7 @@ async def main():
         await restarts_without_a_store(machine, port)
         await watchdog(machine, port)
         await stops(machine, port)
+        await stops_as_late_as_the_file_says(machine, port)
         await refuses_a_wrong_file(machine, port)
         await socket_activation(machine, port)
         await a_wrong_file_behind_the_socket(machine, port)
@@ -546,6 +547,29 @@ async def stops(machine, port):
     assert (await call(machine.run, "ls", "/run/prusik")).stdout == ""
     shown(f"stop: the session got Close 1012, Result=success after {took:.1f} s "
           f"(TimeoutStopSec=90), no socket is left in /run/prusik")
+
+
+async def stops_as_late_as_the_file_says(machine, port):
+    good = (MACHINE / CONFIG).read_text()
+    short = "etc/systemd/system/prusik.service.d/short.conf"
+    machine.put(CONFIG, good.replace("deadline: 60s", "delay: 6s\n    deadline: 60s"))
+    machine.put(short, "[Service]\nTimeoutStopSec=2s\n")
+    await call(machine.run, "systemctl", "daemon-reload")
+    await call(machine.run, "systemctl", "start", "prusik")
+    session = await Session.open(port)
+    started = time.monotonic()
+    stopping = asyncio.create_task(call(machine.run, "systemctl", "stop", "prusik"))
+    await asyncio.sleep(4)
+    await session.goes_on()
+    await stopping
+    took = time.monotonic() - started
+    assert await session.told_to_go() == 1012, session.fault
+    now = await call(machine.show)
+    assert (now["Result"], now["TimeoutStopUSec"]) == ("success", "2s") and took > 6, (now["Result"], took)
+    (MACHINE / short).unlink()
+    machine.put(CONFIG, good)
+    await call(machine.run, "systemctl", "daemon-reload")
+    shown(f"a stop with a delay of 6 s and TimeoutStopSec=2: Close 1012, success after {took:.1f} s")
 
 
 async def refuses_a_wrong_file(machine, port):

@@ -16,6 +16,9 @@ use crate::observe::entry::Operation;
 /// Who has asked for a change that systemd makes.
 const RESTART: &str = "systemctl restart";
 
+/// How long the end of a process takes beyond its deadline, at most.
+const ENDS_WITHIN: Duration = Duration::from_secs(10);
+
 impl Shell {
     pub(super) fn announce(&mut self, signal: Signal) -> Option<Event> {
         let drain = self.process.app.generation().config.server.drain;
@@ -27,6 +30,7 @@ impl Shell {
         );
         self.stopped_by = Some(name);
         systemd::stopping();
+        systemd::stops_within(drain.delay + drain.deadline + ENDS_WITHIN);
         match drain.delay {
             Duration::ZERO => Some(Event::Announced),
             delay => {

@@ -66,7 +66,8 @@ pub struct Drain {
     /// WebSocket close code: 1012 service restart, 1001 going away.
     #[schemars(range(min = 1000, max = 4999), extend("default" = 1012))]
     pub code: Option<u64>,
-    /// What is left after it is cut. Not shorter than the window.
+    /// What is left after it is cut. Not shorter than the window; 30 s longer, where that is over
+    /// the default.
     #[schemars(extend("default" = "60s"))]
     pub deadline: Option<Period>,
     /// For balancers in front that need the time: from the moment when `/readyz` says 503, new
