@@ -6,7 +6,7 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::task::AtomicWaker;
 
@@ -185,9 +185,8 @@ impl Totals {
 }
 
 impl Traffic {
-    /// For a session that came from another process and is this old.
-    pub fn continued(age: Duration, counts: Counts) -> Self {
-        let now = Instant::now();
+    /// For a session that came from another process.
+    pub fn continued(since: Instant, counts: Counts) -> Self {
         Self {
             bytes_in: counts.bytes_in.into(),
             bytes_out: counts.bytes_out.into(),
@@ -195,7 +194,7 @@ impl Traffic {
             messages_out: counts.messages_out.into(),
             closed_by: counts.closed_by.into(),
             close_code: counts.close_code.into(),
-            established: now.checked_sub(age).unwrap_or(now).into(),
+            established: since.into(),
             ..Self::default()
         }
     }
@@ -372,7 +371,7 @@ mod tests {
         let traffic = Traffic::default();
         traffic.bytes_in.store(8, Relaxed);
         traffic.close(ClosedBy::Client, Some(CloseCode::Code(4001)));
-        let moved = Traffic::continued(Duration::ZERO, traffic.counts());
+        let moved = Traffic::continued(Instant::now(), traffic.counts());
         assert!(!moved.close(ClosedBy::Server, Some(CloseCode::Code(1000))));
         assert_eq!(moved.closed_by(), Some(ClosedBy::Client));
         assert_eq!(moved.close_code(), Some(4001));

@@ -8,6 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
+use super::began;
 use super::census::HeldCounts;
 use super::protocol::frame::Secret;
 use super::protocol::wire;
@@ -45,6 +46,7 @@ pub fn about(session: &Session, app: &App) -> wire::About {
     wire::About {
         identity: (&live.identity).into(),
         age: live.age(),
+        began: began::sent(live.since()),
         counts: live.traffic.counts().into(),
         idle,
         left: end.map(|end| end.saturating_duration_since(Instant::now())),
@@ -161,6 +163,7 @@ pub fn arrive(
         },
     };
     let permit = held.route_permit(kind, &identity, &generation);
+    let since = began::received(about.age, about.began);
     // All sessions of a user share the name.
     identity.user = permit.user().cloned();
     Arrived {
@@ -168,7 +171,7 @@ pub fn arrive(
         permit,
         user_bound: generation.user_bound(kind, &identity.route),
         expiry: about.expiry.map(Into::into),
-        traffic: Arc::new(Traffic::continued(about.age, about.counts.into())),
+        traffic: Arc::new(Traffic::continued(since, about.counts.into())),
         limits: Limits {
             idle: about.idle,
             end: about.left.map(|left| Instant::now() + left),

@@ -66,10 +66,12 @@ const COMMANDS_WITHIN: Duration = Duration::from_secs(30);
 /// How long after a refusal a session is sent once more.
 const TRIES_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
-/// How often the new process is told what still counts here. The second value is for the time when
-/// sessions only end.
+/// How often the new process is told what still counts here.
 const CENSUS_EVERY: Duration = Duration::from_millis(50);
+/// The same when things only end here: at once, as whoever was told to go may be back at once, and
+/// must not meet its own last session under a limit. If nothing has ended, every second.
 const LATE_CENSUS_EVERY: Duration = Duration::from_secs(1);
+const LOOKS_EVERY: Duration = Duration::from_millis(5);
 
 /// The supervisor's orders.
 #[derive(Debug)]
@@ -128,6 +130,8 @@ struct HandOver {
     leave: UnboundedSender<Leaving>,
     census: Census,
     census_due: Option<Instant>,
+    /// The connections and sessions that were here at the last census, and when that was.
+    counted: Option<((usize, usize), Instant)>,
     /// When the new process was last told what was learned from answers.
     learned_told: Option<Instant>,
     /// What is awaited, and since when.
@@ -209,6 +213,7 @@ pub fn begin(
         leave,
         census: Census::default(),
         census_due: None,
+        counted: None,
         learned_told: None,
         awaited: None,
         commands: Vec::new(),
@@ -271,7 +276,7 @@ impl HandOver {
                 }
                 () = wound_down(&mut self.winding_down) => self.wound_down(&mut leaving),
                 () = at(commands_due) => self.give_commands_up(),
-                () = at(self.census_due) => self.say_census(),
+                () = at(self.census_due) => self.census_is_due(),
                 () = at(due) => self.time_is_up(),
             }
             self.await_next();

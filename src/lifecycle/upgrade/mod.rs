@@ -16,6 +16,7 @@
 //! things can happen to both.
 
 mod about;
+mod began;
 mod census;
 mod convert;
 pub mod exec;

@@ -171,6 +171,7 @@ fn pack(about: wire::About, relay: &Relay) -> io::Result<wire::Session> {
     Ok(wire::Session {
         identity: about.identity,
         age: about.age,
+        began: about.began,
         counts: about.counts,
         client: pack_leg(&relay.client)?,
         server: pack_leg(&relay.server)?,
@@ -238,6 +239,7 @@ pub fn unpack(
     let about = wire::About {
         identity: state.identity,
         age: state.age,
+        began: state.began,
         counts: state.counts,
         idle: state.idle,
         left: state.left,

@@ -1,6 +1,6 @@
 //! The messages between the two processes.
 
-use super::{CENSUS_EVERY, HandOver, LATE_CENSUS_EVERY, News};
+use super::{CENSUS_EVERY, HandOver, LATE_CENSUS_EVERY, LOOKS_EVERY, News};
 use std::io;
 use std::time::Duration;
 
@@ -152,7 +152,24 @@ impl HandOver {
         }
     }
 
+    pub(super) fn census_is_due(&mut self) {
+        let (left, now) = (self.left(), Instant::now());
+        let counted = self.counted.as_ref();
+        let is_said =
+            counted.is_some_and(|(said, at)| *said == left && now < *at + LATE_CENSUS_EVERY);
+        match is_said && self.machine.has_settled() {
+            true => self.census_due = Some(now + LOOKS_EVERY),
+            false => self.say_census(),
+        }
+    }
+
+    fn left(&self) -> (usize, usize) {
+        (self.app.connections(), self.app.sessions().len())
+    }
+
     pub(super) fn say_census(&mut self) {
+        let began = Instant::now();
+        self.counted = Some((self.left(), began));
         self.say_learned();
         let underway = self.parcels.values();
         let underway = underway.flat_map(|(parcel, _)| parcel.census_keys(&self.app));
@@ -164,7 +181,8 @@ impl HandOver {
             self.say(&Message::Census(census));
         }
         let every = match self.machine.has_settled() {
-            true => LATE_CENSUS_EVERY,
+            // At most a twentieth of a core for very many sessions.
+            true => LOOKS_EVERY.max(began.elapsed() * 20),
             false => CENSUS_EVERY,
         };
         self.census_due = Some(Instant::now() + every);

@@ -222,6 +222,9 @@ pub struct Session {
     /// `None`: it outlives its credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiry: Option<Expiry>,
+    /// When it began, by the machine's monotonic clock, in nanoseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began: Option<u64>,
 }
 
 /// How many messages a client may send, and what it has spent of them.
@@ -357,6 +360,9 @@ pub struct About {
     /// `None`: it outlives its credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiry: Option<Expiry>,
+    /// When it began, by the machine's monotonic clock, in nanoseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
