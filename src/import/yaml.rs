@@ -78,6 +78,12 @@ impl Map {
         self.entries.iter().any(|entry| entry.key == key)
     }
 
+    pub fn get(&self, key: &str) -> Option<&Yaml> {
+        let mut entries = self.entries.iter();
+        let entry = entries.find(|entry| entry.key == key);
+        entry.map(|entry| &entry.value)
+    }
+
     pub fn comment(&mut self, comment: impl Into<String>) {
         self.tail.push(comment.into());
     }

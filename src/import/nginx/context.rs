@@ -100,6 +100,17 @@ impl Route {
     }
 }
 
+/// The status with which the route answers by itself, if it does so.
+pub fn responds(body: &Map) -> Option<u16> {
+    match body.get("respond")? {
+        Yaml::Map(respond) => match respond.get("status")? {
+            Yaml::Plain(status) => status.parse().ok(),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 pub fn respond(status: u16) -> Map {
     let respond = Map::default().with("status", Yaml::plain(status));
     Map::default().with("respond", respond)

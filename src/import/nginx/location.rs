@@ -4,7 +4,7 @@
 //! a wider one.
 
 use super::answer::{self, Answer, returned, rewritten};
-use super::context::{Context, Route, respond};
+use super::context::{Context, Route, respond, responds};
 use super::headers::add_response_headers;
 use super::levels::Levels;
 use super::locations::Located;
@@ -68,7 +68,8 @@ pub fn routes<'t>(
     }
     main.comments = comments;
     if let Some(methods) = excepted {
-        let rest = Route::new(main.path.clone(), respond(403));
+        let mut rest = Route::new(main.path.clone(), respond(403));
+        rest.comments = context.comments(unsaid_pages(levels, &rest.body));
         main.condition.methods = methods;
         routes.extend([main, rest]);
     } else {
@@ -120,12 +121,9 @@ pub fn conditions(levels: &Levels<'_>, path: &PathMatch, notes: &mut Vec<Note>) 
                 },
             )) => {
                 notes.extend(own);
-                add_response_headers(
-                    &levels.within(directive.inner()),
-                    &variables,
-                    &mut body,
-                    notes,
-                );
+                let inner = levels.within(directive.inner());
+                add_response_headers(&inner, &variables, &mut body, notes);
+                notes.extend(unsaid_pages(&inner, &body));
                 let path = narrower.unwrap_or_else(|| path.clone());
                 let mut route = Route::new(path, body);
                 route.condition = condition;
@@ -183,7 +181,9 @@ fn handled<'t>(
     }
     let Protection { map, closed } = kept_out;
     if closed {
-        return (route(respond(403)), true);
+        let body = respond(403);
+        notes.extend(unsaid_pages(levels, &body));
+        return (route(body), true);
     }
     let (pass, at) = match passes(levels, tried, notes) {
         Some(found) => found,
@@ -212,6 +212,7 @@ pub fn own_answer(
         match step.name.as_str() {
             "return" => {
                 let body = returned(step, levels, variables, notes);
+                notes.extend(unsaid_pages(levels, &body));
                 return Some(Answer { path: None, body });
             }
             "rewrite" => {
@@ -226,6 +227,21 @@ pub fn own_answer(
         }
     }
     None
+}
+
+/// The pages or locations that nginx has instead of an answer of the location's own.
+fn unsaid_pages(levels: &Levels<'_>, body: &Map) -> Vec<Note> {
+    let Some(status) = responds(body) else {
+        return Vec::new();
+    };
+    let is_so = |page: &&Directive| {
+        let codes = page.args.split_last().map_or(&[][..], |(_, codes)| codes);
+        codes.iter().any(|code| code.parse() == Ok(status))
+    };
+    let pages = levels.list(&["error_page"]).into_iter().filter(is_so);
+    pages
+        .map(|page| Note::left_out(page, "what a route answers by itself is all that it says"))
+        .collect()
 }
 
 /// Whether requests may leave the location for an answer that is none of its server's.

@@ -247,6 +247,32 @@ fn what_changes_for_requests_is_said() {
     assert!(!yaml.contains("rewrite:"), "{yaml}");
 }
 
+/// Where nginx has a page or another location for a status that a route here answers by itself.
+#[test]
+fn what_stands_in_for_an_answer_of_its_own_is_said() {
+    for (inner, is_said) in [
+        ("deny all; error_page 403 = @app;", true),
+        ("deny all; error_page 404 /a.html;", false),
+        ("return 410; error_page 410 /gone.html;", true),
+        ("return 301 /a; error_page 404 /a.html;", false),
+        (
+            "if ($scheme = http) { return 403; } error_page 403 =200 /a.html; proxy_pass http://127.0.0.1:2;",
+            true,
+        ),
+        (
+            "limit_except GET { deny all; } error_page 403 /a.html; proxy_pass http://127.0.0.1:2;",
+            true,
+        ),
+    ] {
+        let (yaml, left_out) = imported(&format!(
+            "server {{ listen 127.0.0.1:1; location /a {{ {inner} }}
+               location @app {{ proxy_pass http://127.0.0.1:2; }} }}"
+        ));
+        let said = left_out.iter().any(|said| said.contains("error_page"));
+        assert_eq!(said, is_said, "{inner}: {yaml}");
+    }
+}
+
 #[test]
 fn a_location_that_cannot_be_served_lets_nothing_through_to_a_wider_one() {
     for inner in [

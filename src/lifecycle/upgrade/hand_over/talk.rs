@@ -181,8 +181,8 @@ impl HandOver {
             self.say(&Message::Census(census));
         }
         let every = match self.machine.has_settled() {
-            // At most a twentieth of a core for very many sessions.
-            true => LOOKS_EVERY.max(began.elapsed() * 20),
+            // However many sessions are left, a tenth of a core is enough for this.
+            true => (began.elapsed() * 10).clamp(LOOKS_EVERY, 4 * CENSUS_EVERY),
             false => CENSUS_EVERY,
         };
         self.census_due = Some(Instant::now() + every);
