@@ -111,12 +111,13 @@ pub struct EnableArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("whom").required(true)))]
 pub struct CloseArgs {
     /// The session, as `prusik sessions` and the log name it
-    #[arg(required_unless_present = "user", conflicts_with = "user")]
+    #[arg(group = "whom")]
     pub id: Option<Uuid>,
     /// Instead of one session, all sessions of this user
-    #[arg(long, value_name = "U", value_parser = params::user)]
+    #[arg(long, value_name = "U", value_parser = params::user, group = "whom")]
     pub user: Option<String>,
     /// The Close frame's code [default: server.drain.code]
     #[arg(long, value_name = "N", value_parser = params::code)]

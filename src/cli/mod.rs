@@ -211,14 +211,13 @@ fn check(path: &Path) -> ExitCode {
             for warning in config.warnings() {
                 eprintln!("{}: warning: {warning}", path.display());
             }
-            println!(
-                "{}: ok: {} listeners, {} upstreams, {} routes",
+            print(&format!(
+                "{}: ok: {} listeners, {} upstreams, {} routes\n",
                 path.display(),
                 config.listeners.len(),
                 config.upstreams.len(),
                 config.routes.len()
-            );
-            ExitCode::SUCCESS
+            ))
         }
         Err(code) => code,
     }
@@ -253,8 +252,10 @@ fn print_schema(format: SchemaFormat) -> ExitCode {
 fn print(text: &str) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
+        // In `prusik sessions | head` the reader has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("prusik: cannot write it: {error}");
+            eprintln!("prusik: it is done, but the outcome cannot be written: {error}");
             ExitCode::from(FAILED)
         }
     }
@@ -273,15 +274,7 @@ fn ask(work: impl Future<Output = Result<String, ClientError>>) -> ExitCode {
         }
     };
     match outcome {
-        Ok(text) => match io::stdout().write_all(text.as_bytes()) {
-            // In `prusik sessions | head` the reader has seen enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("done, but the outcome cannot be written: {error}");
-                ExitCode::from(FAILED)
-            }
-            Ok(()) => ExitCode::SUCCESS,
-        },
+        Ok(text) => print(&text),
         Err(error) => {
             eprintln!("{error}");
             ExitCode::from(match error {

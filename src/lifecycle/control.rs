@@ -238,6 +238,8 @@ impl Process {
 
     fn enable(&self, name: &ServerName) -> CommandOutcome {
         let (group, server) = self.find_server(name)?;
+        // Its last session may have ended a moment ago.
+        self.look_at_drains();
         group.enable(server.address);
         let name = name_of(&group, server.address);
         self.drain_watch.lock().call_off(&name);
@@ -251,6 +253,7 @@ impl Process {
         by: &str,
     ) -> Result<DrainStarted, ControlError> {
         let (group, server) = self.find_server(name)?;
+        self.look_at_drains();
         let mut plan = self.app.generation().drain_plan();
         if let Some(window) = order.window {
             // Keeps the time between the end of the window and the deadline as in the file.

@@ -270,6 +270,25 @@ async fn a_full_disk_costs_lines_which_are_counted_and_no_requests() {
     assert_eq!(prusik.stderr().matches("cannot be written").count(), said);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_drain_is_logged_though_its_server_is_used_again_at_once() {
+    let origin = Origin::chat().await;
+    let config = Config::to(&[&origin]).top("admin: { listen: \"127.0.0.1:0\" }");
+    let prusik = Prusik::start(config).await;
+    let server = format!("backend/{}", origin.address());
+    let mut session = Session::open(prusik.public(), "/").await;
+    let ends = tokio::spawn(async move { session.ended().await });
+    let drain = ["drain", &server, "--window", "0s", "--wait"];
+    prusik.order(&drain).await;
+    prusik.order(&["enable", &server]).await;
+    assert_eq!(ends.await.expect("no panic"), Ended::Close(1012));
+    let is_end = |line: &Value| {
+        let said = line["outcome"].as_str().unwrap_or_default();
+        line["operation"] == "drain" && said.starts_with("ended: no session is left of 1 ")
+    };
+    prusik.wait_log("the end of the drain", is_end).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_operators_do_has_a_line_with_who_asked_for_it() {
     let origin = Origin::chat().await;

@@ -1,5 +1,7 @@
 //! The command line: what is printed where, and the exit codes that scripts rely on.
 
+use std::fs;
+use std::io;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -96,7 +98,7 @@ fn a_file_that_is_not_there_is_named() {
 fn run_refuses_what_check_refuses() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("prusik.yaml");
-    std::fs::write(&file, "listeners: []\n").unwrap();
+    fs::write(&file, "listeners: []\n").unwrap();
     let file = file.to_str().unwrap();
     let [run, check] = ["run", "check"].map(|command| prusik(&[command, "--config", file]));
     assert_eq!(run.status.code(), Some(78));
@@ -105,7 +107,7 @@ fn run_refuses_what_check_refuses() {
 
 /// The file is written into a folder, in which the program runs.
 fn check_in(folder: &Path, keys: &str) -> Output {
-    std::fs::write(folder.join("prusik.yaml"), format!("{keys}{GOOD}")).expect("it is ours");
+    fs::write(folder.join("prusik.yaml"), format!("{keys}{GOOD}")).expect("it is ours");
     Command::new(env!("CARGO_BIN_EXE_prusik"))
         .args(["check", "prusik.yaml"])
         .current_dir(folder)
@@ -117,11 +119,11 @@ fn check_in(folder: &Path, keys: &str) -> Output {
 fn what_a_start_needs_of_the_machine_is_checked() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    std::fs::create_dir(path("logs")).unwrap();
+    fs::create_dir(path("logs")).unwrap();
     for name in ["plain", "empty"] {
-        std::fs::write(path(name), "").unwrap();
+        fs::write(path(name), "").unwrap();
     }
-    std::fs::write(path("token"), "s3cret\n").unwrap();
+    fs::write(path("token"), "s3cret\n").unwrap();
     let unix = |name: &str| format!("\"unix:{}\"", path(name).display());
     let [sock, gone, plain] = ["a.sock", "gone/a.sock", "plain"].map(unix);
     for (keys, place, what) in [
@@ -205,7 +207,7 @@ fn what_systemd_makes_for_the_service_is_a_warning_until_it_is_there() {
 fn the_file_is_named_in_three_ways() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("prusik.yaml");
-    std::fs::write(&file, GOOD).unwrap();
+    fs::write(&file, GOOD).unwrap();
     let file = file.to_str().unwrap();
     for arguments in [
         &["check", file][..],
@@ -229,7 +231,7 @@ fn a_byte_that_is_not_utf_8_has_a_place() {
         (&b"a: 1\nb: \xff\n"[..], ":2:4: the byte 0xff"),
         (&b"\xff\xfea\0"[..], ":1:1: the byte 0xff"),
     ] {
-        std::fs::write(&file, bytes).unwrap();
+        fs::write(&file, bytes).unwrap();
         let output = prusik(&["check", file.to_str().unwrap()]);
         assert_eq!(output.status.code(), Some(78));
         let text = stderr(&output);
@@ -244,7 +246,7 @@ fn thousands_of_errors_are_all_told_by_check_and_a_hundred_by_run() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("prusik.yaml");
     let slips: String = (0..MANY).map(|i| format!("slip{i}: 1\n")).collect();
-    std::fs::write(&file, format!("{GOOD}{slips}")).unwrap();
+    fs::write(&file, format!("{GOOD}{slips}")).unwrap();
     let file = file.to_str().unwrap();
     let [checked, run] = ["check", "run"].map(|command| prusik(&[command, "-c", file]));
     assert_eq!(stderr(&checked).matches("unknown key").count(), MANY);
@@ -258,9 +260,9 @@ fn a_pem_file_may_begin_with_a_byte_order_mark() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["chat.example.com.pem", "chat.example.com.key"] {
         let shipped = format!("{}/tests/shipped/tls/{name}", env!("CARGO_MANIFEST_DIR"));
-        let pem = std::fs::read(shipped).unwrap();
+        let pem = fs::read(shipped).unwrap();
         let marked = [b"\xef\xbb\xbf", &pem[..]].concat();
-        std::fs::write(folder.path().join(name), marked).unwrap();
+        fs::write(folder.path().join(name), marked).unwrap();
     }
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (cert, key) = (path("chat.example.com.pem"), path("chat.example.com.key"));
@@ -274,13 +276,13 @@ fn a_pem_file_may_begin_with_a_byte_order_mark() {
 fn the_shipped_files_pass() {
     let folder = format!("{}/conf", env!("CARGO_MANIFEST_DIR"));
     let mut seen = 0;
-    for entry in std::fs::read_dir(folder).unwrap() {
+    for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path
             .extension()
             .is_some_and(|extension| extension == "yaml")
         {
-            let text = std::fs::read_to_string(&path).unwrap();
+            let text = fs::read_to_string(&path).unwrap();
             // They stand in for the operator's certificates, token, page and users.
             let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/shipped");
             let text = text
@@ -315,7 +317,7 @@ fn shells_get_completions_and_people_man_pages() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
     assert_eq!(prusik(&["man", path]).status.code(), Some(0));
-    let page = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+    let page = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
     let drain = page("prusik-drain.1");
     for part in [
         "window",
@@ -377,7 +379,7 @@ async fn a_shell_completes_servers_and_sessions_of_the_running_process() {
     let process = Prusik::start(config).await;
     let mut session = Session::open(process.public(), "/").await;
     let script = folder.path().join("completions.bash");
-    std::fs::write(&script, prusik(&["completions", "bash"]).stdout).unwrap();
+    fs::write(&script, prusik(&["completions", "bash"]).stdout).unwrap();
     let binary = env!("CARGO_BIN_EXE_prusik");
     let offers = |rest: &str| offered(&script, &format!("{binary} {rest}"));
     let server = origin.address().to_string();
@@ -431,6 +433,31 @@ fn a_wrong_command_line_exits_with_2() {
         let output = prusik(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
     }
+    let nobody = prusik(&["close"]);
+    assert_eq!(nobody.status.code(), Some(2));
+    let said = stderr(&nobody);
+    assert!(said.contains("<ID|--user <U>>"), "{said}");
+}
+
+/// As `| head` is one.
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("prusik.yaml");
+    fs::write(&file, GOOD).unwrap();
+    let file = file.to_str().unwrap();
+    for arguments in [&["schema"][..], &["check", "--config", file]] {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let program = env!("CARGO_BIN_EXE_prusik");
+        let output = Command::new(program)
+            .args(arguments)
+            .stdout(writer)
+            .output();
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert_eq!(stderr(&output), "", "{arguments:?}");
+    }
 }
 
 #[test]
@@ -439,7 +466,7 @@ fn an_address_that_is_taken_is_named_and_exits_with_1() {
     let address = taken.local_addr().unwrap().to_string();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("prusik.yaml");
-    std::fs::write(&file, GOOD.replace("127.0.0.1:9090", &address)).unwrap();
+    fs::write(&file, GOOD.replace("127.0.0.1:9090", &address)).unwrap();
     let output = prusik(&["run", "--config", file.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
     let text = stderr(&output);
@@ -455,7 +482,7 @@ async fn the_pid_file_lives_as_long_as_the_process() {
     let config = Config::to(&[&origin]).top("server: { pid_file: prusik.pid }");
     let mut prusik = Prusik::start(config).await;
     let file = prusik.folder().join("prusik.pid");
-    let pid = std::fs::read_to_string(&file).unwrap();
+    let pid = fs::read_to_string(&file).unwrap();
     assert_eq!(pid.trim(), prusik.pid().to_string());
     prusik.signal("INT");
     assert_eq!(prusik.exit_code().await, Some(0));
