@@ -107,7 +107,6 @@ impl Map {
         });
     }
 
-    /// Nothing if the map is empty.
     /// Of an empty map only the comments are kept.
     pub fn set_map(&mut self, key: impl Into<String>, map: Map) {
         match map.is_empty() {
