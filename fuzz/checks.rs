@@ -121,6 +121,7 @@ pub fn template(bytes: &[u8]) {
         local: Some(([127, 0, 0, 1], 9090).into()),
         peer: Some(peer),
         client: ClientAddress::Ip(peer.ip()),
+        server: None,
         caller: None,
         request_id: &HeaderValue::from_static("7"),
     };

@@ -184,6 +184,14 @@ impl App {
         }
     }
 
+    /// Another process listens on the same sockets: from now on it alone.
+    pub fn leave_listeners(&self) {
+        self.leave_files();
+        self.listeners
+            .iter()
+            .for_each(|listener| listener.socket.close());
+    }
+
     /// The new process is gone, and this one serves again as before.
     pub fn serve_again(&self) {
         self.set_unwanted(Vec::new());

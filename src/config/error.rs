@@ -74,18 +74,6 @@ impl ConfigError {
         self
     }
 
-    /// Suggests the candidate closest to `word`, if one is close. The message already lists all.
-    pub fn hint_if_close<'a>(
-        self,
-        word: &str,
-        candidates: impl IntoIterator<Item = &'a str>,
-    ) -> ConfigError {
-        match closest(word, candidates) {
-            Some(meant) => self.hint(format!("did you mean \"{meant}\"?")),
-            None => self,
-        }
-    }
-
     /// `comparisons`: how many more words may be compared for hints.
     fn make_hint(&mut self, comparisons: &mut usize) {
         let Some(choice) = self.choice.take() else {

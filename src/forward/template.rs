@@ -43,6 +43,8 @@ enum Variable {
     ForwardedFor,
     ClientSubject,
     ClientVerify,
+    /// The server that the request went to. Known when its answer has come.
+    UpstreamAddr,
     User,
     /// `$jwt_NAME`: a claim of the token that let the request in.
     Claim(String),
@@ -68,15 +70,27 @@ const PLAIN: &[(&str, Variable)] = &[
     ("proxy_add_x_forwarded_for", Variable::ForwardedFor),
     ("ssl_client_s_dn", Variable::ClientSubject),
     ("ssl_client_verify", Variable::ClientVerify),
+    ("upstream_addr", Variable::UpstreamAddr),
     ("user", Variable::User),
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
-    #[error("unknown variable \"${name}\"{}", did_you_mean(name))]
+    #[error("unknown variable \"${name}\"")]
     UnknownVariable { name: String },
     #[error("\"${{\" without a closing brace in {template:?}")]
     Unclosed { template: String },
+}
+
+impl TemplateError {
+    pub fn hint(&self) -> String {
+        match self {
+            Self::UnknownVariable { name } => did_you_mean(name),
+            Self::Unclosed { .. } => {
+                "write ${NAME}; a plain $ is one that no letter follows".into()
+            }
+        }
+    }
 }
 
 fn did_you_mean(name: &str) -> String {
@@ -86,12 +100,12 @@ fn did_you_mean(name: &str) -> String {
         .filter(|(distance, known)| *distance <= 2 && known.len() > 3)
         .min();
     if let Some((_, known)) = nearest {
-        return format!(" (did you mean \"${known}\"?)");
+        return format!("did you mean \"${known}\"?");
     }
     let known: Vec<_> = PLAIN.iter().map(|(known, _)| format!("${known}")).collect();
     format!(
-        " (there are {}, and with any NAME $arg_NAME, $http_NAME, $cookie_NAME, $jwt_NAME and \
-         $auth_NAME)",
+        "there are {}, and with any NAME $arg_NAME, $http_NAME, $cookie_NAME, $jwt_NAME and \
+         $auth_NAME",
         known.join(", ")
     )
 }
@@ -174,6 +188,11 @@ impl Template {
         parts.any(|part| matches!(part, Part::Variable(Variable::AuthField(_))))
     }
 
+    /// Whether `$upstream_addr` is in it.
+    pub fn reads_server(&self) -> bool {
+        self.parts.contains(&Part::Variable(Variable::UpstreamAddr))
+    }
+
     /// Whether `$user` is in it.
     pub fn reads_user(&self) -> bool {
         self.parts.contains(&Part::Variable(Variable::User))
@@ -229,6 +248,8 @@ pub struct RequestVariables<'a> {
     /// The TCP peer. `None` on a unix socket.
     pub peer: Option<SocketAddr>,
     pub client: ClientAddress,
+    /// The server of the answer. `None`: it has none, or is not there yet.
+    pub server: Option<SocketAddr>,
     /// `None`: the route does not ask who it is.
     pub caller: Option<&'a Caller>,
     pub request_id: &'a HeaderValue,
@@ -305,12 +326,7 @@ impl<'a> RequestVariables<'a> {
             Variable::IsArgs => text("?"),
             Variable::QueryString => out.extend_from_slice(self.path_and_query().1),
             Variable::Argument(name) => {
-                let query = self.path_and_query().1;
-                let value = query.split(|byte| *byte == b'&').find_map(|pair| {
-                    let (key, value) = split_at_byte(pair, b'=')?;
-                    key.eq_ignore_ascii_case(name.as_bytes()).then_some(value)
-                });
-                out.extend_from_slice(value.unwrap_or_default());
+                out.extend_from_slice(self.argument(name).unwrap_or_default());
             }
             Variable::Field(name) if name == "host" => out.extend_from_slice(self.http_host()),
             Variable::Field(name) => self.append_field(name, out),
@@ -325,6 +341,11 @@ impl<'a> RequestVariables<'a> {
                 // As in nginx, the variable is empty without TLS.
                 (None, _) => {}
             },
+            Variable::UpstreamAddr => {
+                if let Some(server) = self.server {
+                    text(&server.to_string());
+                }
+            }
             Variable::User => text(self.user()),
             Variable::Claim(name) => {
                 let claim = self.caller.and_then(|caller| caller.claim(name));
@@ -345,6 +366,14 @@ impl<'a> RequestVariables<'a> {
 
     fn append_field(&self, name: &str, out: &mut Vec<u8>) {
         append_list(self.headers, name, out);
+    }
+
+    fn argument(&self, name: &str) -> Option<&'a [u8]> {
+        let query = self.path_and_query().1;
+        query.split(|byte| *byte == b'&').find_map(|pair| {
+            let (key, value) = split_at_byte(pair, b'=')?;
+            key.eq_ignore_ascii_case(name.as_bytes()).then_some(value)
+        })
     }
 
     fn cookie(&self, name: &str) -> Option<&'a [u8]> {

@@ -71,6 +71,7 @@ fn leave_by(
         client_subject: None,
         local: Some("127.0.0.1:9090".parse().unwrap()),
         peer,
+        server: None,
         caller: None,
         request_id: &REQUEST,
     };
@@ -403,6 +404,7 @@ fn a_response_loses_what_was_meant_for_one_connection() {
         client_subject: None,
         local: None,
         peer: None,
+        server: None,
         caller: None,
         request_id: &REQUEST,
     };

@@ -108,8 +108,9 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
     process.app.accept();
     let shell = Shell::new(process, pid_file, has_predecessor);
     info!("ready");
-    shell.run(inbox, (Some(signals), early), taking_over).await;
+    let outcome = shell.run(inbox, (Some(signals), early), taking_over).await;
     info!("stopped");
+    outcome?;
     Ok(())
 }
 
@@ -117,5 +118,6 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
 /// runtime ends.
 pub async fn supervise(process: Arc<Process>, inbox: Inbox) {
     let shell = Shell::new(process, PidFile::new(None), false);
-    shell.run(inbox, (None, Vec::new()), None).await;
+    // Without a process before it there is nothing to lose.
+    let _ = shell.run(inbox, (None, Vec::new()), None).await;
 }

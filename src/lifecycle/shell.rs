@@ -1,10 +1,12 @@
 //! The shell around the [`Supervisor`]: tells it what happens, and does what it decides.
 
 mod answers;
+mod predecessor;
 mod stopping;
 
 use std::collections::HashMap;
 use std::future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,12 +29,11 @@ use super::upgrade::UpgradeError;
 use super::upgrade::hand_over::{self, News, Order, To};
 use super::upgrade::old::Verdict;
 use super::upgrade::rendezvous::Visit;
-use super::upgrade::store::mark;
-use super::upgrade::take_over::PassedOn;
 use crate::admin::view::UpgradeReport;
 use crate::admin::{Command, CommandOutcome, ControlError, Request};
 use crate::app::{self, ReloadError};
 use crate::observe::entry::Operation;
+use predecessor::{Predecessor, said_by};
 
 /// How long an upgrade waits for the process before this one to end.
 const PREDECESSOR_GOES_WITHIN: Duration = Duration::from_secs(10);
@@ -48,9 +49,6 @@ struct Waiting {
     request: Request,
     tell: oneshot::Sender<CommandOutcome>,
 }
-
-/// What the process before this one may still send.
-type Predecessor = (UnboundedReceiver<PassedOn>, oneshot::Receiver<()>);
 
 pub struct Shell {
     process: Arc<Process>,
@@ -76,6 +74,12 @@ pub struct Shell {
     keeping: Option<oneshot::Sender<()>>,
     /// The signal that has ended this process.
     stopped_by: Option<&'static str>,
+    /// The process before serves again.
+    has_lost: bool,
+    /// Whether the process that takes over was started by something else.
+    is_for_guest: bool,
+    /// A signal to stop that waits for such a process.
+    stops_after: Option<Signal>,
     is_over: bool,
 }
 
@@ -104,6 +108,9 @@ impl Shell {
             stop: None,
             keeping: None,
             stopped_by: None,
+            has_lost: false,
+            is_for_guest: false,
+            stops_after: None,
             is_over: false,
         }
     }
@@ -113,23 +120,21 @@ impl Shell {
         mut inbox: Inbox,
         (mut signals, early): (Option<Signals>, Vec<Signal>),
         mut predecessor: Option<Predecessor>,
-    ) {
+    ) -> io::Result<()> {
         for signal in early {
             self.on(Event::Signal(signal)).await;
         }
         while !self.is_over {
             tokio::select! {
                 biased;
-                signal = next(&mut signals) => self.on(meant_by(signal)).await,
+                signal = next(&mut signals) => self.signalled(signal).await,
                 Some(news) = heard(&mut self.news) => self.hear(news).await,
                 Some(message) = inbox.recv() => self.take(message).await,
-                passed_on = passed_on(&mut predecessor) => match passed_on {
-                    Some((request, tell)) => self.take(Message::Command(request, tell)).await,
-                    None => {
+                said = said_by(&mut predecessor) => match said {
+                    Ok((request, tell)) => self.take(Message::Command(request, tell)).await,
+                    Err(parting) => {
                         predecessor = None;
-                        self.process.app.expect_sessions(false);
-                        self.process.go_on_watching_drains();
-                        self.on(Event::PredecessorGone).await;
+                        self.parted(parting).await;
                     }
                 },
                 () = tokio::time::sleep(WATCH_DRAINS), if self.watches_drains() => {
@@ -150,6 +155,10 @@ impl Shell {
         self.pid_file.remove_ours();
         self.fallback.remove_ours();
         self.process.app.close_log().await;
+        match self.has_lost {
+            true => Err(io::Error::other("the process before serves again")),
+            false => Ok(()),
+        }
     }
 
     async fn take(&mut self, message: Message) {
@@ -219,6 +228,11 @@ impl Shell {
                 self.why = why.map(ControlError::from);
                 let successor = self.successor;
                 self.on(Event::HandedOver(handed_over(verdict))).await;
+                if let (Verdict::Failed | Verdict::Died, Some(signal)) =
+                    (verdict, self.stops_after.take())
+                {
+                    self.on(Event::Signal(signal)).await;
+                }
                 // Not before it is true.
                 if let Verdict::Died = verdict {
                     self.note_death(successor);
@@ -381,6 +395,7 @@ impl Shell {
             Asker::Caller(caller) => self.visits.remove(&caller),
             Asker::Signal => None,
         };
+        self.is_for_guest = visit.is_some();
         let to = match visit {
             Some(visit) => To::Guest(visit),
             None => To::Program(self.process.program()?),
@@ -452,14 +467,6 @@ fn handed_over(verdict: Verdict) -> HandedOver {
     }
 }
 
-/// What a signal asks for.
-fn meant_by(signal: Signal) -> Event {
-    match signal {
-        Signal::Terminate if mark::take() => Event::Restart(signal),
-        signal => Event::Signal(signal),
-    }
-}
-
 fn posix(signal: Signal) -> Posix {
     match signal {
         Signal::Hangup => Posix::HUP,
@@ -480,17 +487,6 @@ async fn next(signals: &mut Option<Signals>) -> Signal {
 async fn heard(news: &mut Option<UnboundedReceiver<News>>) -> Option<News> {
     match news {
         Some(news) => news.recv().await,
-        None => future::pending().await,
-    }
-}
-
-/// `None`: nothing more comes from the process before this one.
-async fn passed_on(predecessor: &mut Option<Predecessor>) -> Option<PassedOn> {
-    match predecessor {
-        Some((commands, done)) => tokio::select! {
-            Some(command) = commands.recv() => Some(command),
-            _ = done => None,
-        },
         None => future::pending().await,
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::pid_file::PidFile;
 use super::upgrade::predecessor::{self, Named, Predecessor};
 use super::upgrade::rendezvous;
-use super::upgrade::take_over::{PassedOn, TakingOver};
+use super::upgrade::take_over::{Parting, PassedOn, TakingOver};
 use crate::admin;
 use crate::app::{App, StartError};
 use crate::config::Config;
@@ -149,7 +149,7 @@ pub async fn take_over(
     started: &Started,
     predecessor: Predecessor,
     pid_file: &PidFile,
-) -> Result<(UnboundedReceiver<PassedOn>, oneshot::Receiver<()>), StartError> {
+) -> Result<(UnboundedReceiver<PassedOn>, oneshot::Receiver<Parting>), StartError> {
     let proved = async {
         started.app.prove().await?;
         pid_file.check()

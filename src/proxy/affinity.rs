@@ -2,7 +2,7 @@
 //! the server's is learned.
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use pingora::http::ResponseHeader;
 use pingora_proxy::Session;
 
@@ -48,19 +48,45 @@ pub fn set_cookie(session: &Session, response: &mut ResponseHeader, exchange: &E
     let is_private = ["private", "no-store"]
         .iter()
         .any(|word| has_token(&response.headers, &header::CACHE_CONTROL, word));
+    let private = (!is_private && status != StatusCode::SWITCHING_PROTOCOLS)
+        .then(|| private(&response.headers));
     let mut fields = ResponseFields(response);
     fields.append(
         &header::SET_COOKIE,
         Bytes::from_static(b"Set-Cookie"),
         cookie,
     );
-    if !is_private && status != StatusCode::SWITCHING_PROTOCOLS {
-        fields.append(
+    if let Some(private) = private {
+        fields.set(
             &header::CACHE_CONTROL,
             Bytes::from_static(b"Cache-Control"),
-            HeaderValue::from_static("private"),
+            private,
         );
     }
+}
+
+/// What the answer says to caches, but for what lets shared ones store it.
+fn private(headers: &HeaderMap) -> HeaderValue {
+    let fields = headers.get_all(header::CACHE_CONTROL).iter();
+    let text = fields
+        .map(HeaderValue::to_str)
+        .collect::<Result<Vec<_>, _>>();
+    let text = text.unwrap_or_default().join(",");
+    let mut is_quoted = false;
+    let directives = text.split(|letter: char| {
+        is_quoted ^= letter == '"';
+        letter == ',' && !is_quoted
+    });
+    let is_for_shared = |directive: &&str| {
+        let name = directive
+            .split_once('=')
+            .map_or(*directive, |(name, _)| name);
+        let names = ["", "public", "s-maxage", "private"];
+        names.iter().any(|other| name.eq_ignore_ascii_case(other))
+    };
+    let kept = directives.map(str::trim).filter(|one| !is_for_shared(one));
+    let all: Vec<&str> = kept.chain(["private"]).collect();
+    HeaderValue::from_str(&all.join(", ")).unwrap_or(HeaderValue::from_static("private"))
 }
 
 fn is_final(status: StatusCode) -> bool {

@@ -9,7 +9,7 @@ use pingora::Result as PingoraResult;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
-use super::exchange::Exchange;
+use super::exchange::{Attempts, Exchange};
 use crate::config::{Action, PathChange, Route};
 use crate::forward::template::{RequestVariables, Template};
 use crate::forward::{self, Fields, ForwardingOptions, redirect};
@@ -37,6 +37,7 @@ pub fn variables<'a>(session: &'a Session, exchange: &'a Exchange) -> RequestVar
         local: connection.and_then(|connection| connection.local()),
         peer: connection.and_then(|connection| connection.peer()),
         client: exchange.client(),
+        server: exchange.attempts.as_ref().and_then(Attempts::server),
         caller: exchange.caller.as_deref(),
         request_id: exchange.names.request_id(),
     }

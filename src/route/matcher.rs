@@ -111,9 +111,7 @@ impl HostPattern {
                         .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
             });
         if !is_name {
-            return Err(format!(
-                "{text:?} is no host name (write chat.example.com or *.example.com, without a port)"
-            ));
+            return Err(format!("{text:?} is no host name"));
         }
         let name = name.to_ascii_lowercase();
         Ok(if wildcard {

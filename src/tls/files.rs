@@ -60,7 +60,7 @@ impl FileError {
                 io::ErrorKind::PermissionDenied => {
                     Some("the user that prusik runs as must be able to read it")
                 }
-                _ => None,
+                _ => Some("name a file that can be read"),
             },
             Self::NoCertificate { has_key: true, .. } => {
                 Some("it holds a private key: are the two files swapped?")

@@ -146,6 +146,10 @@ async fn it_goes_before_a_hash_weights_and_backups() {
 async fn the_cookie_names_no_address_and_has_its_attributes() {
     let origin = Origin::start(|request| match request.target() {
         "/cached" => Answer::status(200, &["Cache-Control: max-age=60, public"], ""),
+        "/shared" => {
+            let first = "Cache-Control: no-cache=\"x, public\", s-maxage=600";
+            Answer::status(200, &[first, "Cache-Control: Public, max-age=5"], "")
+        }
         "/stored" => Answer::status(200, &["Cache-Control: no-store"], ""),
         "/own" => Answer::status(404, &["Set-Cookie: app=1"], ""),
         _ => Answer::text("hello"),
@@ -164,11 +168,13 @@ async fn the_cookie_names_no_address_and_has_its_attributes() {
     let (name, value) = pair.split_once('=').expect("a value");
     assert_eq!((name, value.len()), ("app-node", 22));
     assert_eq!(answer.fields("cache-control"), ["private"]);
-    // Of what servers say nothing is lost.
+    // Of what servers say only that is lost which lets shared caches store it.
     let cached = client.get("/cached").await;
+    assert_eq!(cached.fields("cache-control"), ["max-age=60, private"]);
+    let shared = client.get("/shared").await;
     assert_eq!(
-        cached.fields("cache-control"),
-        ["max-age=60, public", "private"]
+        shared.fields("cache-control"),
+        ["no-cache=\"x, public\", max-age=5, private"]
     );
     let stored = client.get("/stored").await;
     assert_eq!(stored.fields("cache-control"), ["no-store"]);

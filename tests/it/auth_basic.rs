@@ -440,6 +440,11 @@ fn what_is_wrong_with_forward_is_told_with_a_remedy() {
             "\"x-a\" is there twice",
         ),
         (
+            &format!("{url}, response_headers: [\"*\"]"),
+            "\"*\" names no header",
+        ),
+        ("url: \"http://$host/verify\"", "write it without variables"),
+        (
             &format!("{url}, response_headers: [Set-Cookie]"),
             "\"Set-Cookie\" is the client's",
         ),

@@ -53,6 +53,14 @@ fn invalid_files_are_refused_with_every_error() {
             Ok(_) => "nothing is wrong".to_owned(),
             Err(errors) => format!("{errors}\n"),
         };
+        for pair in found.lines().chain([""]).collect::<Vec<_>>().windows(2) {
+            assert!(
+                !pair[0].starts_with("FILE:") || pair[1].starts_with("  hint: "),
+                "{}: an error without a remedy: {}",
+                file.display(),
+                pair[0]
+            );
+        }
         let beside = file.with_extension("expected");
         if std::env::var_os("BLESS").is_some() {
             fs::write(&beside, &found).expect("the fixture can be written");

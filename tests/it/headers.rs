@@ -1,7 +1,7 @@
 //! What headers a server gets, and what headers a client gets back.
 
 use crate::support;
-use crate::support::{Answer, Client, Config, Origin, Prusik, Received, Response};
+use crate::support::{Answer, Client, Config, Origin, Prusik, Received, Response, check};
 
 /// Sends one request with these fields through this configuration.
 async fn pass(config: Config, origin: &Origin, fields: &[&str]) -> (Received, Response, u16) {
@@ -73,6 +73,31 @@ async fn set_lines_as_nginx_has_them_work() {
         ],
     );
     assert_eq!(request.fields("host").len(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_can_say_which_server_it_is_of() {
+    let origin = plain_origin().await;
+    let set =
+        "headers: { response: { set: { X-Server: \"at $upstream_addr\", X-Of: $upstream_addr } } }";
+    let own = format!("{{ match: {{ path: /own }}, respond: {{ status: 204 }}, {set} }}");
+    let config = Config::to(&[&origin]).route(set).first(own);
+    let prusik = Prusik::start(config).await;
+    let mut client = Client::connect(prusik.public()).await;
+    let address = origin.address().to_string();
+    let answer = client.get("/").await;
+    assert_eq!(answer.field("x-of"), Some(&*address));
+    assert_eq!(answer.field("x-server"), Some(&*format!("at {address}")));
+    let own = client.get("/own").await;
+    assert_eq!(
+        (own.field("x-of"), own.field("x-server")),
+        (None, Some("at"))
+    );
+    let request = "routes: [{ respond: { status: 204 }, headers: { request: { set: { A: $upstream_addr } } } }]";
+    let file = format!("listeners: [{{ listen: 127.0.0.1:0 }}]\n{request}\n");
+    let output = check(&file);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("$upstream_addr is not known yet"), "{said}");
 }
 
 #[tokio::test]

@@ -5,9 +5,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
 
 use crate::support::fake_new;
-use crate::support::{Answer, Client, Config, Ended, Origin, Prusik, Session, status_of};
+use crate::support::{
+    Answer, Client, Config, Ended, Origin, Prusik, Session, eventually, status_of,
+};
 use futures_util::future::join_all;
 use tempfile::TempDir;
 use tokio::task;
@@ -129,6 +133,143 @@ async fn one_takes_over_at_a_time_and_hears_why_not_now() {
     let next = taking_over(&config).await;
     assert_eq!(session.ask("moved").await, "moved");
     assert_eq!(next.status().await["sessions"], 1);
+}
+
+/// The old one cannot wait, and cannot kill a process of another container. When that goes on, one
+/// of the two serves.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_stood_still_while_sessions_moved_steps_down() {
+    let (origin, shared) = (Origin::chat().await, shared());
+    let config = config(&origin, shared.path());
+    let Some(old) = Prusik::start_as_pid_1(config.clone()).await else {
+        return;
+    };
+    let sessions = join_all((0..600).map(|_| Session::open(old.public(), "/"))).await;
+    let mut new = taking_over(&config).await;
+    new.signal_all("STOP");
+    old.wait_stderr("upgrade failed, this process goes on")
+        .await;
+    let stays = old.status().await["sessions"].as_u64().expect("a number");
+    new.signal_all("CONT");
+    new.wait_stderr("serves again: this one ends").await;
+    assert_eq!(new.exit_code().await, Some(1), "{}", new.stderr());
+    let alive = join_all(
+        sessions
+            .into_iter()
+            .map(async |mut session| session.is_alive().await),
+    );
+    let alive = alive.await.into_iter().filter(|is_alive| *is_alive).count();
+    assert_eq!(alive as u64, stays);
+    for _ in 0..10 {
+        assert_eq!(status_of(old.public(), "/").await, 200);
+        assert_eq!(old.status().await["sessions"], stays);
+    }
+    // And the next one gets all of them.
+    let next = taking_over(&config).await;
+    next.wait_stderr(&format!("{stays} sessions moved, 0 told to go"))
+        .await;
+}
+
+/// Checks of it take so long.
+async fn slow(well_after: Duration) -> Origin {
+    Origin::start(move |request| match request.target() {
+        "/healthz" => Answer::text("well").after(well_after),
+        _ => Answer::upgrade(request),
+    })
+    .await
+}
+
+const CHECK: &str = "health_check: { type: http, path: /healthz, interval: 1h, timeout: 9s }";
+
+fn checks(origin: &Origin) -> usize {
+    let received = origin.received();
+    let checks = received.iter().filter(|one| one.target() == "/healthz");
+    checks.count()
+}
+
+/// What stops is the old one alone, and it ends by handing over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_the_process_that_gets_ready_to_take_over() {
+    let (origin, shared) = (slow(Duration::from_secs(2)).await, shared());
+    let config = config(&origin, shared.path()).upstream(CHECK);
+    let mut old = Prusik::start(&config).await;
+    let mut session = Session::open(old.public(), "/").await;
+    let has_started = AtomicBool::new(false);
+    let starting = async {
+        let new = Prusik::start_taking_over(&config).await;
+        has_started.store(true, SeqCst);
+        new
+    };
+    let stopping = async {
+        eventually("it looks at its servers, or may not run", async || {
+            checks(&origin) == 2 || has_started.load(SeqCst)
+        })
+        .await;
+        old.signal("TERM");
+    };
+    let (Some(new), ()) = tokio::join!(starting, stopping) else {
+        return;
+    };
+    assert_eq!(old.exit_code().await, Some(0));
+    assert!(old.stderr().contains("TERM: this process ends as soon as"));
+    assert_eq!(session.ask("moved").await, "moved");
+    assert_eq!(new.status().await["sessions"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_asks_a_process_which_stops_begins_when_that_has_ended() {
+    let (origin, shared) = (Origin::chat().await, shared());
+    let config = config(&origin, shared.path());
+    let old = Prusik::start(&config).await;
+    let sessions = join_all((0..5).map(|_| Session::open(old.public(), "/"))).await;
+    old.signal("TERM");
+    old.wait_stderr("are told to go").await;
+    let Some(new) = Prusik::start_taking_over(&config).await else {
+        return;
+    };
+    assert!(
+        new.stderr().contains("begins when that has ended"),
+        "{}",
+        new.stderr()
+    );
+    assert_eq!(status_of(new.public(), "/").await, 200);
+    for mut session in sessions {
+        assert_eq!(session.ended().await, Ended::Close(1012));
+    }
+}
+
+/// It waits for its turn, however long the reload takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_comes_during_a_reload_waits() {
+    let (origin, late, shared) = (
+        Origin::chat().await,
+        slow(Duration::from_secs(6)).await,
+        shared(),
+    );
+    let config = config(&origin, shared.path());
+    let old = Prusik::start(&config).await;
+    let mut session = Session::open(old.public(), "/").await;
+    let before = config.to_string();
+    let other = before.replace(
+        "upstreams:",
+        &format!(
+            "upstreams:\n  late: {{ servers: [\"{}\"], {CHECK} }}",
+            late.address()
+        ),
+    );
+    assert_ne!(other, before);
+    old.write_config(other);
+    old.signal("HUP");
+    eventually("the reload looks at the server", async || {
+        checks(&late) == 1
+    })
+    .await;
+    let Some(new) = Prusik::start_taking_over(&config).await else {
+        return;
+    };
+    old.wait_stderr("reload done").await;
+    assert_eq!(session.ask("moved").await, "moved");
+    assert_eq!(new.status().await["sessions"], 1);
 }
 
 /// Whoever may connect could take every session: the file's mode is not all that is looked at.

@@ -166,9 +166,8 @@ impl<'input> Reader<'input> {
 
     fn alias(&mut self, anchor: usize, position: Position, depth: usize) -> Result<Node, Stop> {
         let Some(target) = self.anchors.get(&anchor) else {
-            return Err(
-                ConfigError::new(position, "an alias stands inside of what it refers to").into(),
-            );
+            let error = ConfigError::new(position, "an alias stands inside of what it refers to");
+            return Err(error.hint("move the alias out of it").into());
         };
         let (nodes, levels) = target.measure();
         if depth + levels > DEPTH_MAX {
@@ -180,6 +179,7 @@ impl<'input> Reader<'input> {
                 position,
                 format!("the aliases expand to more than {ALIASED_NODES_MAX} values"),
             )
+            .hint("write out what the inner aliases stand for, or less of it")
             .into());
         }
         Ok(target.clone())
@@ -309,6 +309,7 @@ fn too_deep(position: Position) -> ConfigError {
         position,
         format!("nested more than {DEPTH_MAX} levels deep"),
     )
+    .hint("no key of prusik's is that deep: look for a bracket too many")
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use http::header::{self, HeaderName, HeaderValue};
 
 use super::Errors;
 use super::header_name::bad_name;
-use super::upstream::template;
+use super::upstream::{any_template, template};
 use crate::config::HeaderRules;
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
@@ -51,11 +51,11 @@ pub fn rules(
     at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<HeaderRules> {
-    let set = fields(raw.set, at.key("set"), errors);
+    let set = fields(raw.set, side, at.key("set"), errors);
     if let Some(fields) = &set {
         report_set_twice(fields, at.key("set"), errors);
     }
-    let add = fields(raw.add, at.key("add"), errors);
+    let add = fields(raw.add, side, at.key("add"), errors);
     let remove = names(raw.remove.unwrap_or_default(), at.key("remove"), errors);
     if side == Side::Request {
         let added = add
@@ -92,6 +92,7 @@ pub fn rules(
 
 fn fields(
     raw: Option<Ordered<String>>,
+    side: Side,
     at: Cursor<'_>,
     errors: &mut Errors,
 ) -> Option<Vec<(HeaderName, String, Template)>> {
@@ -100,13 +101,19 @@ fn fields(
     for (position, (written, value)) in raw.into_iter().enumerate() {
         let at = at.entry(position, &written);
         let name = name(&written, at, errors);
-        let value = self::value(&written, &value, at, errors);
+        let value = self::value(&written, &value, side, at, errors);
         fields.push(name.zip(value).map(|(name, value)| (name, written, value)));
     }
     fields.into_iter().collect()
 }
 
-fn value(name: &str, text: &str, at: Cursor<'_>, errors: &mut Errors) -> Option<Template> {
+fn value(
+    name: &str,
+    text: &str,
+    side: Side,
+    at: Cursor<'_>,
+    errors: &mut Errors,
+) -> Option<Template> {
     // Variables are filled in later. The literal text must be valid in a header.
     if HeaderValue::from_bytes(text.as_bytes()).is_err() {
         errors.push(
@@ -115,7 +122,11 @@ fn value(name: &str, text: &str, at: Cursor<'_>, errors: &mut Errors) -> Option<
         );
         return None;
     }
-    template(text, &format!("header \"{name}\""), at, errors)
+    let what = format!("header \"{name}\"");
+    match side {
+        Side::Request => template(text, &what, at, errors),
+        Side::Response => any_template(text, &what, at, errors),
+    }
 }
 
 fn names(raw: Vec<String>, at: Cursor<'_>, errors: &mut Errors) -> Option<Vec<HeaderName>> {

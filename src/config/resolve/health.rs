@@ -103,7 +103,8 @@ fn asked_for(path: &str, host: Option<&String>, at: Cursor<'_>, errors: &mut Err
         authority.is_err() || host.contains('@')
     };
     if let Some(host) = host.filter(|host| host_is_bad(host)) {
-        errors.push(at.key("host").error(format!("\"{host}\" is not a host")));
+        let error = at.key("host").error(format!("\"{host}\" is not a host"));
+        errors.push(error.hint("write a name, with a port if the server wants one: chat.internal"));
     }
 }
 

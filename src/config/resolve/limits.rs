@@ -52,7 +52,8 @@ pub fn limits(
     if !(1..=FIELDS_MAX as u64).contains(&header_count) {
         errors.push(
             at.key("header_count")
-                .error(format!("\"header_count\" must be from 1 to {FIELDS_MAX}")),
+                .error(format!("\"header_count\" must be from 1 to {FIELDS_MAX}"))
+                .hint("leave the key out for the default"),
         );
     }
     let streams = raw.streams.unwrap_or(default.streams);

@@ -123,7 +123,8 @@ fn listener(raw: raw::Listener, at: Cursor<'_>, errors: &mut Errors) -> Option<L
         return None;
     };
     if raw.name.as_deref() == Some("") {
-        errors.push(at.key("name").error("the listener's name is empty"));
+        let error = at.key("name").error("the listener's name is empty");
+        errors.push(error.hint("write one, or leave the key out: it is the address then"));
     }
     let address = match address::listen(&text) {
         Ok(address) => Some(address),

@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue, Method};
 use super::Errors;
 use super::header_name::bad_name;
 use super::scope::Scope;
+use crate::config::error::ConfigError;
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::{Ordered, Texts};
@@ -72,7 +73,10 @@ fn hosts(texts: &[String], at: Cursor<'_>, errors: &mut Errors) -> Option<Vec<Ho
     let mut hosts = Vec::new();
     for (i, text) in texts.iter().enumerate() {
         let at = at.index(i);
-        let host = HostPattern::parse(text).map_err(|wrong| errors.push(at.error(wrong)));
+        let host = HostPattern::parse(text).map_err(|wrong| {
+            let hint = "write chat.example.com or *.example.com, without a port";
+            errors.push(at.error(wrong).hint(hint));
+        });
         if let Ok(host) = &host
             && !known.insert(host.clone())
         {
@@ -117,7 +121,7 @@ fn path(
             Ok(regex) => Some(PathMatch::Regex(regex)),
             Err(error) => {
                 let at = at.key("path_regex");
-                errors.push(at.error(bad_regex("path_regex", text, &error)));
+                errors.push(bad_regex("path_regex", text, &error, at));
                 None
             }
         });
@@ -125,12 +129,13 @@ fn path(
 }
 
 /// `key`: that of the expression.
-pub fn bad_regex(key: &str, text: &str, error: &regex::Error) -> String {
+pub fn bad_regex(key: &str, text: &str, error: &regex::Error, at: Cursor<'_>) -> ConfigError {
     // The regex crate shows the expression with a mark at the error. The last line has the reason.
     let shown = error.to_string();
     let last = shown.lines().last().unwrap_or_default();
     let reason = last.strip_prefix("error: ").unwrap_or(last);
-    format!("bad {key} \"{text}\": {reason}")
+    at.error(format!("bad {key} \"{text}\": {reason}"))
+        .hint("the syntax is that of docs.rs/regex; a backslash takes a sign as it is: \\.")
 }
 
 /// Whether a request can have this `path`.

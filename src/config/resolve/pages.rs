@@ -110,7 +110,7 @@ fn page(file: &str, at: Cursor<'_>) -> Result<Page, ConfigError> {
             io::ErrorKind::FileTooLarge => {
                 error.hint("link what is large, such as images, from another place")
             }
-            _ => error,
+            _ => error.hint("name a file that can be read"),
         }
     })?;
     Ok(Page {

@@ -7,6 +7,24 @@ use crate::config::schema::raw::RetryCase;
 
 const KNOWN: [&str; 5] = ["connect", "502", "503", "504", "timeout"];
 
+fn word(case: &RetryCase) -> String {
+    match case {
+        RetryCase::Status(status) => status.to_string(),
+        RetryCase::Word(word) => word.clone(),
+    }
+}
+
+/// Whatever fails is not tried again where only one server is tried. `at`: the upstream.
+pub fn never(retry_on: RetryOn, attempts: usize, at: Cursor<'_>, errors: &mut Errors) {
+    if attempts == 1 && retry_on != RetryOn::default() {
+        errors.push(
+            at.key("retry_on")
+                .key_error("\"retry_on\" has no effect: attempts: 1 tries one server")
+                .hint("give attempts a larger number, or remove one of the two"),
+        );
+    }
+}
+
 /// `at`: the list.
 pub fn retry_on(raw: Option<Vec<RetryCase>>, at: Cursor<'_>, errors: &mut Errors) -> RetryOn {
     let Some(raw) = raw else {
@@ -21,11 +39,12 @@ pub fn retry_on(raw: Option<Vec<RetryCase>>, at: Cursor<'_>, errors: &mut Errors
         );
     }
     let mut retry_on = RetryOn::default();
-    for (i, case) in raw.iter().enumerate() {
-        let word = match case {
-            RetryCase::Status(status) => status.to_string(),
-            RetryCase::Word(word) => word.clone(),
-        };
+    let words: Vec<String> = raw.iter().map(word).collect();
+    for (i, word) in words.iter().enumerate() {
+        if words[..i].contains(word) {
+            let error = at.index(i).error(format!("\"{word}\" is there twice"));
+            errors.push(error.hint("remove one of the two"));
+        }
         match word.as_str() {
             "connect" => {}
             "502" => retry_on.bad_gateway = true,
@@ -35,7 +54,7 @@ pub fn retry_on(raw: Option<Vec<RetryCase>>, at: Cursor<'_>, errors: &mut Errors
             _ => errors.push(
                 at.index(i)
                     .error(format!("\"{word}\" is not tried at another server"))
-                    .hint_one_of(&word, "known cases", KNOWN),
+                    .hint_one_of(word, "known cases", KNOWN),
             ),
         }
     }

@@ -35,7 +35,7 @@ pub fn rewrite(
     let regex = PathRegex::parse(raw.regex.as_ref()?);
     let regex = regex.map_err(|error| {
         let text = raw.regex.as_deref().unwrap_or_default();
-        errors.push(at.key("regex").error(bad_regex("regex", text, &error)));
+        errors.push(bad_regex("regex", text, &error, at.key("regex")));
     });
     let (regex, to) = (regex.ok()?, raw.to?);
     let rewrite = Rewrite::new(regex, &to);

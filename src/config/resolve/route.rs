@@ -7,11 +7,13 @@ use super::scope::{Names, Scope};
 use super::{
     Errors, access, action, auth, headers, matching, pages, rate, stream, tls, user, websocket,
 };
+use crate::auth::Auth;
 use crate::config::error::ConfigError;
 use crate::config::file::cursor::Cursor;
 use crate::config::schema::raw;
 use crate::config::schema::units::{OptionalSize, Ordered, Period, Section, Texts};
-use crate::config::{BodySize, Forwarded, HeaderRules, Route, Timeouts};
+use crate::config::{BodySize, Forwarded, HeaderRules, RateKey, RequestRate, Route, Timeouts};
+use crate::forward::template::Template;
 use crate::route::{Coverage, Matcher, Slashes};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -113,8 +115,15 @@ fn route(
     let body_size = body_size.map_or(BodySize::Inherited, |OptionalSize(own)| BodySize::Own(own));
     let error_pages = raw.errors.take();
     let auth = auth::auth(raw.auth.take(), scope.label, system, scope.at, errors);
-    if let (Some(Some(user)), Some(auth)) = (&user, &auth) {
-        user::nameless(user, auth.as_deref(), scope.at, errors);
+    if let Some(auth) = &auth {
+        let rate = rate.as_ref().and_then(Option::as_ref);
+        let user = user.as_ref().and_then(Option::as_ref);
+        nameless(
+            (user, rate.map(|rate| &**rate)),
+            auth.as_deref(),
+            scope.at,
+            errors,
+        );
     }
     if let (Some(None), Some(auth)) = (&user, &auth)
         && !auth.as_ref().is_some_and(|auth| auth.names_users())
@@ -151,6 +160,22 @@ fn route(
     })
 }
 
+/// What is read of a caller that the route does not ask who it is. `at`: the route.
+fn nameless(
+    (user, rate): (Option<&Template>, Option<&RequestRate>),
+    auth: Option<&Auth>,
+    at: Cursor<'_>,
+    errors: &mut Errors,
+) {
+    if let Some(user) = user {
+        user::nameless(user, auth, at.key("user"), errors);
+    }
+    if let Some(RateKey::Caller(key)) = rate.map(|rate| &rate.key) {
+        let at = at.key("requests_per_second").key("key");
+        user::nameless(key, auth, at, errors);
+    }
+}
+
 fn timeouts(raw: Option<Section<raw::Timeouts>>) -> Timeouts {
     let Section(raw) = raw.unwrap_or(Section(raw::Timeouts::default()));
     let or = |given: Option<Period>, default| given.map_or(default, |Period(given)| given);
@@ -180,7 +205,8 @@ fn route_names(raw: &[Section<raw::Route>], at: Cursor<'_>, errors: &mut Errors)
         let Some(name) = &route.name else { continue };
         let at = at.index(i).key("name");
         if name.is_empty() {
-            errors.push(at.error("the route's name is empty"));
+            let error = at.error("the route's name is empty");
+            errors.push(error.hint("write one, or leave the key out"));
         } else if let Some(line) = lines.get(name.as_str()) {
             errors.push(
                 at.error(format!("duplicate route \"{name}\""))

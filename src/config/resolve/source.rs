@@ -36,7 +36,8 @@ pub fn source(
         match text.parse::<IpAddr>() {
             Ok(address) if !seen.insert(address) => {
                 is_whole = false;
-                errors.push(at.index(i).error(format!("duplicate source \"{text}\"")));
+                let error = at.index(i).error(format!("duplicate source \"{text}\""));
+                errors.push(error.hint("remove one of the two"));
             }
             Ok(address) => sources.push(address),
             Err(_) => {

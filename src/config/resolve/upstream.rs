@@ -78,6 +78,9 @@ fn upstream(
     };
     let affinity = affinity::affinity(&name, raw.affinity, at, errors);
     let source = source::source(&name, raw.source, servers.as_deref(), at, errors);
+    let attempts = raw.attempts.map_or(ATTEMPTS, |attempts| attempts.get());
+    let retry_on = retry::retry_on(raw.retry_on, at.key("retry_on"), errors);
+    retry::never(retry_on, attempts, at, errors);
     Some(Upstream {
         balance: balance?,
         servers: servers?,
@@ -96,8 +99,8 @@ fn upstream(
             Some(OptionalPeriod(slow_start)) => slow_start.unwrap_or_default(),
             None => Duration::ZERO,
         },
-        attempts: raw.attempts.map_or(ATTEMPTS, |attempts| attempts.get()),
-        retry_on: retry::retry_on(raw.retry_on, at.key("retry_on"), errors),
+        attempts,
+        retry_on,
         keepalive: raw.keepalive.unwrap_or(KEEPALIVE),
         stall: raw.stall.map_or(STALL, |Period(stall)| stall),
         pacing: pacing(raw.pacing),
@@ -196,11 +199,32 @@ fn balance(
 }
 
 /// `what`: the template's name in errors.
+/// One that is rendered before a server has answered.
 pub fn template(text: &str, what: &str, at: Cursor<'_>, errors: &mut Errors) -> Option<Template> {
+    let template = any_template(text, what, at, errors)?;
+    if template.reads_server() {
+        errors.push(
+            at.error(format!(
+                "bad template in {what}: $upstream_addr is not known yet"
+            ))
+            .hint("it is for headers.response, when a server has answered"),
+        );
+        return None;
+    }
+    Some(template)
+}
+
+pub fn any_template(
+    text: &str,
+    what: &str,
+    at: Cursor<'_>,
+    errors: &mut Errors,
+) -> Option<Template> {
     match Template::parse(text) {
         Ok(template) => Some(template),
         Err(error) => {
-            errors.push(at.error(format!("bad template in {what}: {error}")));
+            let wrong = at.error(format!("bad template in {what}: {error}"));
+            errors.push(wrong.hint(error.hint()));
             None
         }
     }

@@ -28,21 +28,21 @@ pub fn user(raw: Option<String>, at: Cursor<'_>, errors: &mut Errors) -> Option<
     None
 }
 
-/// A user whose name is in a token or an auth server's answer has none without these. `at`: the
-/// route.
-pub fn nameless(user: &Template, auth: Option<&Auth>, at: Cursor<'_>, errors: &mut Errors) {
+/// What stands in a token or an auth server's answer is nowhere without these. `at`: the key with
+/// the template.
+pub fn nameless(template: &Template, auth: Option<&Auth>, at: Cursor<'_>, errors: &mut Errors) {
     let has_jwt = auth.is_some_and(|auth| auth.jwt.is_some());
     let has_forward = auth.is_some_and(|auth| auth.forward.is_some());
     let (variable, missing) = match () {
-        () if user.reads_claims() && !has_jwt => ("$jwt_…", "auth.jwt"),
-        () if user.reads_auth_fields() && !has_forward => ("$auth_…", "auth.forward"),
+        () if template.reads_claims() && !has_jwt => ("$jwt_…", "auth.jwt"),
+        () if template.reads_auth_fields() && !has_forward => ("$auth_…", "auth.forward"),
         () => return,
     };
-    let error = at.key("user").error(format!(
+    let error = at.error(format!(
         "{variable} is always empty on this route, which has no {missing}"
     ));
     errors.push(error.hint(format!(
-        "give the route {missing}, or say where else the name is"
+        "give the route {missing}, or say where else it is found"
     )));
 }
 

@@ -29,6 +29,7 @@ fn render(template: &str) -> String {
         client_subject: None,
         local: Some("127.0.0.1:9090".parse().unwrap()),
         peer,
+        server: None,
         caller: None,
         request_id: &HeaderValue::from_static("7"),
     };
@@ -95,6 +96,7 @@ fn details_are_as_in_nginx() {
         client_subject: None,
         local: None,
         peer: Some(peer),
+        server: None,
         caller: None,
         request_id: &HeaderValue::from_static("7"),
     };
@@ -111,11 +113,9 @@ fn details_are_as_in_nginx() {
 
 #[test]
 fn an_unknown_variable_is_an_error_that_names_the_nearest() {
-    let error = Template::parse("$remote_adr").unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "unknown variable \"$remote_adr\" (did you mean \"$remote_addr\"?)"
-    );
+    let error = Template::parse("$remote_adr").unwrap_err();
+    assert_eq!(error.to_string(), "unknown variable \"$remote_adr\"");
+    assert_eq!(error.hint(), "did you mean \"$remote_addr\"?");
     assert!(Template::parse("${host").is_err());
     assert!(Template::parse("$arg_").is_err());
 }

@@ -29,6 +29,7 @@ fn what_only_the_auth_server_may_say_no_client_says() {
         client_subject: None,
         local: None,
         peer: None,
+        server: None,
         caller: Some(&caller),
         request_id: &REQUEST,
     };

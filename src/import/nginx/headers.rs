@@ -109,6 +109,7 @@ fn can_change(name: &str) -> bool {
 
 /// For every kind of answer: of a server, a redirection, a refusal.
 pub fn response_headers(levels: &Levels<'_>, variables: &Variables, notes: &mut Vec<Note>) -> Map {
+    let variables = &variables.answered();
     let (mut set, mut add, mut remove) = (Map::default(), Map::default(), Vec::new());
     let mut seen = HashSet::new();
     for header in levels.list(&["add_header"]) {

@@ -84,6 +84,14 @@ impl Variables {
             .insert(name.to_ascii_lowercase(), Some(template.into()));
     }
 
+    /// The same when a server has answered.
+    pub fn answered(&self) -> Self {
+        let mut answered = self.clone();
+        let server = answered.0.entry("upstream_addr".to_owned());
+        server.or_insert_with(|| Some("$upstream_addr".to_owned()));
+        answered
+    }
+
     /// Nobody here knows its value.
     pub fn forget(&mut self, name: Option<&String>) {
         if let Some(name) = name.and_then(|name| name.strip_prefix('$')) {
@@ -125,9 +133,8 @@ impl Variables {
             return Ok((*same).to_owned());
         }
         let is_foreign = FOREIGN.iter().any(|foreign| name.starts_with(foreign));
-        let is_ours = !name.is_empty()
-            && (!is_foreign || name == "upstream_addr")
-            && Template::parse(&format!("${name}")).is_ok();
+        let is_ours =
+            !name.is_empty() && !is_foreign && Template::parse(&format!("${name}")).is_ok();
         match is_ours {
             true => Ok(format!("${name}")),
             false => Err(Unknown(name)),

@@ -43,16 +43,6 @@ impl Shell {
         let Asker::Caller(caller) = asker else {
             return;
         };
-        if let Some(visit) = self.visits.remove(&caller)
-            && let Err(why) = &outcome
-        {
-            let refused = visit.refuse(format!("{} ({})", why.error, why.hint));
-            tokio::spawn(async move {
-                if let Err(error) = refused.await {
-                    warn!("take-over: the new process did not hear why not: {error}");
-                }
-            });
-        }
         if let Some(waiting) = self.waiting.remove(&caller) {
             // A caller that has hung up gets no answer.
             let _ = waiting.tell.send(outcome);
@@ -93,7 +83,23 @@ impl Shell {
             (Change::Upgrade, _) => warn!("upgrade declined: {}", why.error),
             (Change::Reload, _) => warn!("reload declined: {}", why.error),
         }
+        self.send_away(asker, &why, reason == Reason::Stopping);
         self.answer(asker, Err(why));
+    }
+
+    /// Tells a process that has asked to take over why it may not. `stops`: as this one ends soon.
+    fn send_away(&mut self, asker: Asker, why: &ControlError, stops: bool) {
+        let Asker::Caller(caller) = asker else {
+            return;
+        };
+        if let Some(visit) = self.visits.remove(&caller) {
+            let refused = visit.refuse(format!("{} ({})", why.error, why.hint), stops);
+            tokio::spawn(async move {
+                if let Err(error) = refused.await {
+                    warn!("take-over: the new process did not hear why not: {error}");
+                }
+            });
+        }
     }
 
     pub(super) fn why_not(&self, reason: Reason) -> ControlError {

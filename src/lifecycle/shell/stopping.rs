@@ -11,7 +11,9 @@ use crate::lifecycle::process::Message;
 use crate::lifecycle::supervisor::{Event, Signal};
 use crate::lifecycle::systemd;
 use crate::lifecycle::upgrade::store::keep::keep;
+use crate::lifecycle::upgrade::store::mark;
 use crate::observe::entry::Operation;
+use crate::phase::Phase;
 
 /// Who has asked for a change that systemd makes.
 const RESTART: &str = "systemctl restart";
@@ -19,9 +21,36 @@ const RESTART: &str = "systemctl restart";
 /// How long the end of a process takes beyond its deadline, at most.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
 
+/// What a signal asks for.
+fn meant_by(signal: Signal) -> Event {
+    match signal {
+        Signal::Terminate if mark::take() => Event::Restart(signal),
+        signal => Event::Signal(signal),
+    }
+}
+
 impl Shell {
+    /// A stop while a process that something else has started gets ready is for this process alone.
+    /// It ends by handing over; only if that fails it stops, or nobody would serve.
+    pub(super) async fn signalled(&mut self, signal: Signal) {
+        let is_getting_ready = self.is_for_guest
+            && self.orders.is_some()
+            && self.process.app.phases().now() == Phase::Serving;
+        if !is_getting_ready || !matches!(signal, Signal::Terminate | Signal::Quit) {
+            return self.on(meant_by(signal)).await;
+        }
+        let (name, guest) = (signal.name(), self.successor);
+        if self.stops_after.replace(signal).is_none() {
+            info!("{name}: this process ends as soon as {guest} has taken over");
+        }
+    }
+
     pub(super) fn announce(&mut self, signal: Signal) -> Option<Event> {
-        let drain = self.process.app.generation().config.server.drain;
+        let mut drain = self.process.app.generation().config.server.drain;
+        if self.has_lost {
+            // Balancers in front have no reason to send their clients elsewhere.
+            drain.delay = Duration::ZERO;
+        }
         let name = signal.name();
         self.record(
             Operation::Stop,

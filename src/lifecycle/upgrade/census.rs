@@ -113,6 +113,25 @@ fn message(counts: &[(CensusKey, u64)]) -> wire::Census {
     census
 }
 
+/// The sum of all counts of this process. Where nothing begins any more, it falls whenever one of
+/// them does.
+pub fn sum(app: &App) -> usize {
+    let generation = app.generation();
+    let listeners = app.listener_states();
+    let on_listeners = listeners.iter().map(|state| state.limiter.taken());
+    let limiters = generation.limiters().chain(generation.stream_limiters());
+    let on_routes = limiters.map(|(_, limiter)| limiter.taken());
+    let mut on_servers = 0;
+    for group in generation.groups() {
+        on_servers += group
+            .servers()
+            .iter()
+            .map(|one| one.sessions())
+            .sum::<usize>();
+    }
+    on_listeners.chain(on_routes).sum::<usize>() + on_servers
+}
+
 /// All counts of this process.
 fn counts_now(app: &App) -> Vec<(CensusKey, usize)> {
     let generation = app.generation();

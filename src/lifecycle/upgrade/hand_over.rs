@@ -4,6 +4,7 @@
 //! and the supervisor's orders.
 
 mod commands;
+mod ends;
 mod parcels;
 mod talk;
 
@@ -13,7 +14,6 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
-use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,8 +130,8 @@ struct HandOver {
     leave: UnboundedSender<Leaving>,
     census: Census,
     census_due: Option<Instant>,
-    /// The connections and sessions that were here at the last census, and when that was.
-    counted: Option<((usize, usize), Instant)>,
+    /// The sum of the counts at the last census, and when that was.
+    counted: Option<(usize, Instant)>,
     /// When the new process was last told what was learned from answers.
     learned_told: Option<Instant>,
     /// What is awaited, and since when.
@@ -389,33 +389,6 @@ impl HandOver {
         }
     }
 
-    /// It is asked to end: if it were killed, the files of the unix sockets that it has bound would
-    /// stay.
-    fn dismiss(&mut self) {
-        self.note_its_end();
-        self.is_dismissed = true;
-        // A new process that has refused ends by itself.
-        if !matches!(self.why, Some(UpgradeError::Refused(_))) {
-            self.successor.dismiss();
-        }
-    }
-
-    fn kill(&mut self) {
-        self.note_its_end();
-        self.successor.kill();
-    }
-
-    /// It has only closed the link, so its end is about to come.
-    fn note_its_end(&mut self) {
-        if self.why.is_none() {
-            self.why = Some(UpgradeError::Ended(self.exit_status()));
-        }
-    }
-
-    fn exit_status(&mut self) -> Option<ExitStatus> {
-        self.successor.exit_status()
-    }
-
     fn report(&mut self) {
         let (moved, remaining) = (self.machine.moved(), self.app.sessions().len());
         let drains = std::mem::take(&mut self.named_drains);
@@ -464,7 +437,11 @@ impl HandOver {
         if self.machine.has_handed_over() {
             warn!("upgrade: the new process did not {what} within {limit:?}");
         }
-        self.why = Some(UpgradeError::TooSlow { what, limit });
+        self.why = Some(UpgradeError::TooSlow {
+            what,
+            limit,
+            is_killed: matches!(self.successor, Successor::Child(_)),
+        });
         self.on(Event::TimeUp);
     }
 }

@@ -57,10 +57,31 @@ pub enum UpgradeError {
     Refused(String),
     #[error("the new process ended before it served{}; its log says why", in_words(.0))]
     Ended(Option<ExitStatus>),
-    #[error("the new process did not {what} within {limit:?} and was killed")]
-    TooSlow { what: &'static str, limit: Duration },
+    #[error("the new process did not {what} within {limit:?} and {}", fate(*.is_killed))]
+    TooSlow {
+        what: &'static str,
+        limit: Duration,
+        /// A process in another container is only told.
+        is_killed: bool,
+    },
+    #[error(
+        "the new process ended while it took over{}, with {sessions} sessions that it had already; \
+         its log says why",
+        in_words(.status)
+    )]
+    Fell {
+        sessions: u64,
+        status: Option<ExitStatus>,
+    },
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+fn fate(is_killed: bool) -> &'static str {
+    match is_killed {
+        true => "was killed",
+        false => "is told to end when it goes on",
+    }
 }
 
 fn in_words(status: &Option<ExitStatus>) -> String {

@@ -75,12 +75,17 @@ struct World {
     taken_back: BTreeSet<Session>,
     /// The old process has severed the link. Its flag says so even when it is dead.
     has_severed: bool,
+    /// It was to kill the new one, which the flag says too.
+    is_condemned: bool,
+    /// Whether the old process can kill the new one. It cannot if that is in another container.
+    can_kill: bool,
     /// The session of each parcel. Both sides have its sockets.
     parcels: BTreeMap<u64, Session>,
     verdict: Option<Verdict>,
     may_go: bool,
     new_serves: bool,
     gave_up: bool,
+    stepped_down: bool,
     /// How many faults may still happen.
     faults_left: u8,
 }
@@ -117,7 +122,7 @@ enum Side {
 
 impl World {
     /// The last session is the one whose handshake is under way.
-    fn new(sessions: u8, window: usize, faults: u8) -> Self {
+    fn new(sessions: u8, window: usize, faults: u8, can_kill: bool) -> Self {
         Self {
             old: Old::new(window),
             new: New::default(),
@@ -137,11 +142,14 @@ impl World {
             fallen: BTreeSet::new(),
             taken_back: BTreeSet::new(),
             has_severed: false,
+            is_condemned: false,
+            can_kill,
             parcels: BTreeMap::new(),
             verdict: None,
             may_go: false,
             new_serves: false,
             gave_up: false,
+            stepped_down: false,
             faults_left: faults,
         }
     }
@@ -336,7 +344,9 @@ impl World {
 
     fn new_reads(&mut self, is_unfit: bool) {
         let event = match self.to_new.pop_front() {
-            None => new::Event::Closed,
+            None => new::Event::Closed {
+                is_condemned: self.is_condemned,
+            },
             Some(ToNew::Go) => new::Event::Go(true),
             Some(ToNew::Accept) => new::Event::Accept,
             Some(ToNew::Parcel(number)) if is_unfit => new::Event::Unfit(number),
@@ -394,9 +404,14 @@ impl World {
                     self.is_shut = true;
                     self.has_severed = true;
                 }
-                old::Action::Kill if self.new_life != Life::Dead => self.kill(Side::New),
+                old::Action::Kill => {
+                    self.is_condemned = true;
+                    if self.can_kill && self.new_life != Life::Dead {
+                        self.kill(Side::New);
+                    }
+                }
                 // The new process ends sooner or later, and does not serve until then.
-                old::Action::Kill | old::Action::Dismiss => {}
+                old::Action::Dismiss => {}
                 old::Action::Finish(verdict) => self.verdict = Some(verdict),
             }
         }
@@ -472,6 +487,10 @@ impl World {
                 }
                 new::Action::Finish => self.is_shut = true,
                 new::Action::GiveUp => self.gave_up = true,
+                new::Action::StepDown => {
+                    self.new_serves = false;
+                    self.stepped_down = true;
+                }
             }
         }
     }

@@ -11,6 +11,10 @@
 //!                              └─────────────── no: give up
 //! ```
 //!
+//! Where the old process could not wait for this one, it kills it and serves again. It cannot kill
+//! a process of another container; so its flag says it too. Whoever finds that and could serve
+//! stops: two processes would serve for good.
+//!
 //! A session is held without being read until the kernel has the message "adopted"; only then it is
 //! read. If the message cannot be sent any more, there are two cases. The old process has shut the
 //! link, and takes the session back: then it is dropped here, even if the old process has died
@@ -25,6 +29,8 @@ pub struct New {
     doubtful: BTreeSet<u64>,
     /// This process was told to stop.
     stops: bool,
+    /// The old process was to kill this one.
+    is_condemned: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,8 +63,10 @@ pub enum Event {
     /// This process is told to stop.
     Stop,
     End,
-    /// Nothing more comes from the link.
-    Closed,
+    /// Nothing more comes from the link. `is_condemned`: the old process was to kill this one.
+    Closed {
+        is_condemned: bool,
+    },
     /// The result of [`Action::AskWhetherDead`]. If it has severed the link before it died, it has
     /// taken back what was under way, and may have read it.
     OldIsDead {
@@ -84,6 +92,8 @@ pub enum Action {
     Finish,
     /// Give up: this process has never served.
     GiveUp,
+    /// The old process serves again: accept nothing more, and tell the sessions here to go.
+    StepDown,
 }
 
 impl Default for New {
@@ -92,6 +102,7 @@ impl Default for New {
             stage: Stage::Proving,
             doubtful: BTreeSet::new(),
             stops: false,
+            is_condemned: false,
         }
     }
 }
@@ -126,8 +137,14 @@ impl New {
                 vec![Action::SayStopping]
             }
             (Stage::Serving, Event::End) => self.finish(),
-            (Stage::Serving, Event::Closed) if self.doubtful.is_empty() => self.finish(),
-            (Stage::Ready | Stage::Filling | Stage::Serving, Event::Closed) => {
+            (
+                Stage::Serving,
+                Event::Closed {
+                    is_condemned: false,
+                },
+            ) if self.doubtful.is_empty() => self.finish(),
+            (Stage::Ready | Stage::Filling | Stage::Serving, Event::Closed { is_condemned }) => {
+                self.is_condemned = is_condemned;
                 vec![Action::AskWhetherDead]
             }
             (_, Event::OldIsDead { has_severed }) => self.old_is_dead(has_severed),
@@ -158,7 +175,12 @@ impl New {
         let doubtful = std::mem::take(&mut self.doubtful);
         let mut actions: Vec<Action> = doubtful.into_iter().map(Action::Drop).collect();
         match self.stage {
-            Stage::Serving => actions.extend(self.finish()),
+            Stage::Serving => {
+                if self.is_condemned && !self.stops {
+                    actions.push(Action::StepDown);
+                }
+                actions.extend(self.finish());
+            }
             _ => {
                 self.stage = Stage::Done;
                 actions.push(Action::GiveUp);
@@ -201,7 +223,12 @@ mod tests {
                 assert_eq!(new.on(Event::Parcel(number)), [Action::SayAdopted(number)]);
                 assert_eq!(new.on(Event::Unsaid(number)), []);
             }
-            assert_eq!(new.on(Event::Closed), [Action::AskWhetherDead]);
+            assert_eq!(
+                new.on(Event::Closed {
+                    is_condemned: false
+                }),
+                [Action::AskWhetherDead]
+            );
             let actions = new.on(event);
             assert_eq!((actions[0], actions.len()), (action, 3));
         }
@@ -211,12 +238,19 @@ mod tests {
     fn without_an_old_process_one_that_could_serve_does() {
         let mut new = New::default();
         new.on(Event::Proved);
-        assert_eq!(new.on(Event::Closed), [Action::AskWhetherDead]);
+        assert_eq!(
+            new.on(Event::Closed {
+                is_condemned: false
+            }),
+            [Action::AskWhetherDead]
+        );
         let died = Event::OldIsDead { has_severed: true };
         assert_eq!(new.on(died), [Action::Accept, Action::Finish]);
         let mut given_up = New::default();
         given_up.on(Event::Proved);
-        given_up.on(Event::Closed);
+        given_up.on(Event::Closed {
+            is_condemned: false,
+        });
         assert_eq!(given_up.on(Event::OldLives), [Action::GiveUp]);
     }
 

@@ -89,13 +89,11 @@ impl Predecessor {
 
     /// Refuses to take over. The old process continues, and tells the operator the reason.
     pub fn refuse(&self, reason: &str) {
-        let reason = reason.to_owned();
-        let said = encode(
-            Framing::First,
-            &Message::Failed { reason },
-            Beside::default(),
-            0,
-        );
+        let failed = Message::Failed {
+            reason: reason.to_owned(),
+            stops: false,
+        };
+        let said = encode(Framing::First, &failed, Beside::default(), 0);
         let said = said.and_then(|bytes| io::Write::write_all(&mut &self.stream, &bytes));
         if let Err(error) = said {
             warn!("cannot tell the old process why this one ends: {error}");

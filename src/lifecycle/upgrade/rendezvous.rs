@@ -11,9 +11,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use log::info;
 use rustix::process::geteuid;
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::exec::own_pidfd;
 use super::link::{Descriptors, Heard, Link};
@@ -24,6 +25,13 @@ use super::successor::Guest;
 
 /// How long the other side may take for its next message.
 const SAID_WITHIN: Duration = Duration::from_secs(5);
+
+/// The same for the answer of a process that has said that it may take a while: until its own
+/// hand-over has ended, or a reload.
+const DECIDES_WITHIN: Duration = Duration::from_secs(120);
+
+/// How often to look whether a process that stops has ended.
+const LOOKS_EVERY: Duration = Duration::from_millis(250);
 
 /// A process that asks to take over, and the link to it.
 pub struct Visit {
@@ -52,22 +60,37 @@ const TRIES: usize = 3;
 /// Asks the process at the socket for all that it has. `None`: no process is there. An error: a
 /// process is there, and this one must not take over. Must be called inside the runtime.
 pub async fn ask(path: &Path) -> io::Result<Option<Given>> {
-    let mut tries = TRIES;
+    let (mut tries, mut has_said) = (TRIES, false);
     loop {
-        tries -= 1;
         match ask_once(path).await {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && tries > 0 => {}
-            asked => return asked,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && tries > 1 => tries -= 1,
+            Err(error) => return Err(error),
+            Ok(Asked::Nobody) => return Ok(None),
+            Ok(Asked::Given(given)) => return Ok(Some(*given)),
+            Ok(Asked::Stops(reason)) => {
+                if !std::mem::replace(&mut has_said, true) {
+                    info!("take-over: {reason}: this one begins when that has ended");
+                }
+                sleep(LOOKS_EVERY).await;
+            }
         }
     }
 }
 
-async fn ask_once(path: &Path) -> io::Result<Option<Given>> {
+/// What one attempt has come to.
+enum Asked {
+    Nobody,
+    Given(Box<Given>),
+    /// The process at the socket is about to end, and hands nothing over.
+    Stops(String),
+}
+
+async fn ask_once(path: &Path) -> io::Result<Asked> {
     let stream = match UnixStream::connect(path).await {
         Ok(stream) => stream,
         Err(error) => {
             return match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(Asked::Nobody),
                 _ => Err(error),
             };
         }
@@ -80,15 +103,22 @@ async fn ask_once(path: &Path) -> io::Result<Option<Given>> {
     });
     say(&mut link, &wish, own_pidfd())?;
     let mut named = Vec::new();
+    let mut within = SAID_WITHIN;
     loop {
-        let (message, descriptor) = hear(&mut link).await?;
+        let (message, descriptor) = hear(&mut link, within).await?;
+        within = SAID_WITHIN;
         match message {
+            Message::Wait => within = DECIDES_WITHIN,
             Message::Listener { name } => named.extend(descriptor.map(|socket| (name, socket))),
             Message::Given => {
                 let old = Predecessor::met(link.into_stream()?, descriptor);
-                return Ok(Some((named, old)));
+                return Ok(Asked::Given(Box::new((named, old))));
             }
-            Message::Failed { reason } => return Err(io::Error::other(reason)),
+            Message::Failed {
+                reason,
+                stops: true,
+            } => return Ok(Asked::Stops(reason)),
+            Message::Failed { reason, .. } => return Err(io::Error::other(reason)),
             other => return Err(out_of_turn(&other)),
         }
     }
@@ -98,12 +128,16 @@ async fn ask_once(path: &Path) -> io::Result<Option<Given>> {
 pub async fn greet(stream: UnixStream) -> io::Result<Visit> {
     let mut link = Link::new(stream.into_std()?)?;
     same_user(&link)?;
-    match hear(&mut link).await? {
-        (Message::TakeOver(wish), pidfd) => Ok(Visit {
-            guest: Guest::new(wish.pid, pidfd),
-            link,
-            by: format!("a take-over by {} (version {})", wish.pid, wish.version),
-        }),
+    match hear(&mut link, SAID_WITHIN).await? {
+        (Message::TakeOver(wish), pidfd) => {
+            say(&mut link, &Message::Wait, None)?;
+            link.flush().await?;
+            Ok(Visit {
+                guest: Guest::new(wish.pid, pidfd),
+                link,
+                by: format!("a take-over by {} (version {})", wish.pid, wish.version),
+            })
+        }
         (other, _) => Err(out_of_turn(&other)),
     }
 }
@@ -118,9 +152,9 @@ pub(super) fn give(link: &mut Link, sockets: Vec<(&str, OwnedFd)>) -> io::Result
 }
 
 impl Visit {
-    /// Refuses. The process that has asked continues without us.
-    pub async fn refuse(mut self, reason: String) -> io::Result<()> {
-        say(&mut self.link, &Message::Failed { reason }, None)?;
+    /// Refuses. The process that has asked continues without us; `stops`: when we have ended.
+    pub async fn refuse(mut self, reason: String, stops: bool) -> io::Result<()> {
+        say(&mut self.link, &Message::Failed { reason, stops }, None)?;
         self.link.flush().await
     }
 }
@@ -131,8 +165,8 @@ fn say(link: &mut Link, message: &Message, descriptor: Option<OwnedFd>) -> io::R
     link.say_with(message, Beside::default(), parcel, count)
 }
 
-async fn hear(link: &mut Link) -> io::Result<(Message, Option<OwnedFd>)> {
-    match timeout(SAID_WITHIN, link.hear()).await {
+async fn hear(link: &mut Link, within: Duration) -> io::Result<(Message, Option<OwnedFd>)> {
+    match timeout(within, link.hear()).await {
         Ok(Ok(Heard::Message(Decoded::Frame(frame), descriptors))) => {
             Ok((frame.message, descriptors.into_iter().next()))
         }
@@ -145,7 +179,7 @@ async fn hear(link: &mut Link) -> io::Result<(Message, Option<OwnedFd>)> {
         )),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(io::Error::other(format!(
-            "the other process said nothing for {SAID_WITHIN:?}"
+            "the other process said nothing for {within:?}"
         ))),
     }
 }

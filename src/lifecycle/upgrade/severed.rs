@@ -2,7 +2,8 @@
 //! it outlives the old one.
 //!
 //! What the new process holds and could not adopt belongs to the old process from then on. Without
-//! the flag, the new one would take a death that comes later for a death in the middle.
+//! the flag, the new one would take a death that comes later for a death in the middle. It says too
+//! whether the new process was to be killed, which it may outlive in another container.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,6 +11,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::link::Descriptors;
+
+/// What is added to the value of the eventfd. Each comes once at most.
+const SEVERED: u64 = 1;
+const CONDEMNED: u64 = 2;
 
 #[derive(Debug)]
 pub struct SeveredFlag(OwnedFd);
@@ -26,13 +31,40 @@ impl SeveredFlag {
     }
 
     pub fn set(&self) {
-        if let Err(error) = rustix::io::write(&self.0, &1_u64.to_ne_bytes()) {
+        self.add(SEVERED);
+    }
+
+    /// The new process must end.
+    pub fn condemn(&self) {
+        self.add(CONDEMNED);
+    }
+
+    fn add(&self, what: u64) {
+        if let Err(error) = rustix::io::write(&self.0, &what.to_ne_bytes()) {
             log::error!("upgrade: the flag of a severed link cannot be set: {error}");
         }
     }
 
     pub fn is_set(&self) -> bool {
-        rustix::io::read(&self.0, &mut [0; 8]).is_ok_and(|read| read > 0)
+        self.read() > 0
+    }
+
+    pub fn is_condemned(&self) -> bool {
+        self.read() >= CONDEMNED
+    }
+
+    /// Reading takes the value away, so it is put back.
+    fn read(&self) -> u64 {
+        let mut value = [0; 8];
+        let value = match rustix::io::read(&self.0, &mut value) {
+            Ok(8) => u64::from_ne_bytes(value),
+            // Nothing was said.
+            _ => 0,
+        };
+        if value > 0 {
+            self.add(value);
+        }
+        value
     }
 }
 
@@ -54,5 +86,8 @@ mod tests {
         flag.set();
         drop(flag);
         assert!(other.is_set());
+        assert!(!other.is_condemned());
+        other.condemn();
+        assert!(other.is_condemned() && other.is_set());
     }
 }

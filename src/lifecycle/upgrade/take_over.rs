@@ -47,8 +47,17 @@ pub struct TakingOver {
     pub may_serve: oneshot::Receiver<Result<(), String>>,
     /// Commands that the old process has received.
     pub commands: UnboundedReceiver<PassedOn>,
-    /// Ends when nothing more comes from the old process.
-    pub done: oneshot::Receiver<()>,
+    /// Comes when nothing more comes from the old process.
+    pub done: oneshot::Receiver<Parting>,
+}
+
+/// How a hand-over has ended here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parting {
+    /// This process serves alone.
+    Alone,
+    /// The old process did not wait for this one, and serves again.
+    OldServesAgain,
 }
 
 impl Predecessor {
@@ -74,11 +83,12 @@ impl Predecessor {
             unplaced: Some(Vec::new()),
             has_closed: false,
             is_over: false,
+            parting: Parting::Alone,
             app,
         };
         tokio::spawn(async move {
-            task.run().await;
-            drop(ends);
+            // If nobody waits any more, the process is ending.
+            let _ = ends.send(task.run().await);
         });
         Ok(TakingOver {
             may_serve,
@@ -112,13 +122,14 @@ struct TakeOver {
     unplaced: Option<Vec<Arc<LiveSession>>>,
     has_closed: bool,
     is_over: bool,
+    parting: Parting,
 }
 
 /// A command's number and its result.
 type Answered = (u64, CommandOutcome);
 
 impl TakeOver {
-    async fn run(mut self) {
+    async fn run(mut self) -> Parting {
         let (answer, mut answers) = unbounded_channel::<Answered>();
         let mut has_stopped = false;
         self.on(Event::Proved).await;
@@ -138,7 +149,10 @@ impl TakeOver {
             }
         }
         self.drain_unplaced();
-        info!("upgrade: done, {} sessions live", self.app.sessions().len());
+        if self.parting == Parting::Alone {
+            info!("upgrade: done, {} sessions live", self.app.sessions().len());
+        }
+        self.parting
     }
 
     async fn on(&mut self, event: Event) {
@@ -209,6 +223,7 @@ impl TakeOver {
                 }
                 self.is_over = true;
             }
+            Action::StepDown => self.parting = Parting::OldServesAgain,
             Action::GiveUp => {
                 self.answer(Err("the old process has closed the link".to_owned()));
                 self.is_over = true;
@@ -250,7 +265,9 @@ impl TakeOver {
                     self.link.shut();
                 }
                 self.has_closed = true;
-                return self.on(Event::Closed).await;
+                let severed = self.severed.as_ref();
+                let is_condemned = severed.is_some_and(SeveredFlag::is_condemned);
+                return self.on(Event::Closed { is_condemned }).await;
             }
         };
         match decoded {

@@ -26,6 +26,7 @@ fn asked(
         local: Some("192.0.2.1:443".parse().unwrap()),
         peer: Some(peer),
         client: ClientAddress::Ip(peer.ip()),
+        server: None,
         caller: None,
         request_id: &request_id,
     };

@@ -3,7 +3,7 @@
 use serde_yaml::Value;
 
 use super::elsewhere;
-use crate::config::error::{ConfigError, Position};
+use crate::config::error::{ConfigError, Position, closest};
 use crate::config::file::cursor::owner;
 use crate::config::file::tree::{Node, Step};
 
@@ -27,10 +27,12 @@ pub fn explain(root: &Node, path: &[Step], message: &str) -> ConfigError {
             node.position,
             format!("{} must be {words}, not \"{word}\"", subject(root, path)),
         );
-        return match elsewhere::word(word) {
-            Some(hint) => error.hint(hint),
-            None => error.hint_if_close(word, known.iter().map(String::as_str)),
-        };
+        let near = closest(word, known.iter().map(String::as_str));
+        return error.hint(match (elsewhere::word(word), near) {
+            (Some(hint), _) => hint,
+            (None, Some(near)) => format!("did you mean \"{near}\"?"),
+            (None, None) => "write that word, or leave the key out".to_owned(),
+        });
     }
     let Some((_, expected)) = message.rsplit_once(", expected ") else {
         return ConfigError::new(node.position, format!("{}: {message}", subject(root, path)));
@@ -44,10 +46,28 @@ pub fn explain(root: &Node, path: &[Step], message: &str) -> ConfigError {
             shown(&value)
         ),
     );
-    match remedy(expected, &value, node, entry.map_or("", |entry| &entry.key)) {
-        Some(hint) => error.hint(hint),
-        None => error,
+    let special = remedy(expected, &value, node, entry.map_or("", |entry| &entry.key));
+    error.hint(special.unwrap_or_else(|| general_remedy(expected, &value)))
+}
+
+/// What can be said of any key.
+fn general_remedy(expected: &str, value: &Value) -> String {
+    let plain = plain_words(expected);
+    let is_number = plain.starts_with("a whole number") || plain == "a number";
+    match () {
+        () if is_number && value.is_string() => "write digits alone, without quotes and units",
+        () if is_number => "write it in digits, such as 10, or leave the key out",
+        () if plain.starts_with("a mapping") => {
+            "write `key: value` pairs below it: docs/reference.md has the keys"
+        }
+        () if plain == "text" && value.is_sequence() => "write one of them, without brackets",
+        () if plain == "text" => "write one, or leave the key out",
+        () if plain.starts_with("a duration longer") => {
+            "write one such as 30s, or leave the key out for the default"
+        }
+        () => "write that, or leave the key out for the default",
     }
+    .to_owned()
 }
 
 fn unknown_key(root: &Node, path: &[Step], position: Position, known: &[String]) -> ConfigError {

@@ -63,11 +63,14 @@ pub fn forward(
 fn uri(url: &str, at: Cursor<'_>, errors: &mut Errors) -> Option<Uri> {
     let uri = url.parse::<Uri>().ok().filter(|uri| {
         let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
-        is_http && is_askable(uri) && !url.contains('#')
+        is_http && is_askable(uri) && !url.contains(['#', '$'])
     });
     if uri.is_none() {
         let error = at.error(format!("\"{url}\" is not where a server can be asked"));
-        errors.push(error.hint(EXAMPLE));
+        errors.push(error.hint(match url.contains('$') {
+            true => "write it without variables: X-Forwarded-Uri says what is asked for",
+            false => EXAMPLE,
+        }));
     }
     uri
 }
@@ -97,6 +100,12 @@ fn tls(
 }
 
 fn name(written: &str, at: Cursor<'_>, errors: &mut Errors) -> Option<HeaderName> {
+    // A sign that a name may have, but that nobody means as one.
+    if written.contains('*') {
+        let error = at.error(format!("\"{written}\" names no header"));
+        errors.push(error.hint("name each of them: there are no patterns here"));
+        return None;
+    }
     let name = HeaderName::from_bytes(written.as_bytes()).ok();
     if name.is_none() {
         errors.push(bad_name(written, at));

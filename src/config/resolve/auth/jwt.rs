@@ -141,7 +141,7 @@ fn read(path: &Path, at: Cursor<'_>, errors: &mut Errors) -> Option<KeySet> {
                 io::ErrorKind::PermissionDenied => {
                     error.hint("the user that prusik runs as must be able to read it")
                 }
-                _ => error,
+                _ => error.hint("name a file that can be read"),
             });
             return None;
         }

@@ -1,6 +1,5 @@
 //! The messages between the two processes.
 
-use super::{CENSUS_EVERY, HandOver, LATE_CENSUS_EVERY, LOOKS_EVERY, News};
 use std::io;
 use std::time::Duration;
 
@@ -8,8 +7,10 @@ use log::{info, warn};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::{CENSUS_EVERY, HandOver, LATE_CENSUS_EVERY, LOOKS_EVERY, News};
 use crate::config::TlsSessions;
 use crate::lifecycle::upgrade::UpgradeError;
+use crate::lifecycle::upgrade::census;
 use crate::lifecycle::upgrade::link::Heard;
 use crate::lifecycle::upgrade::old::Event;
 use crate::lifecycle::upgrade::protocol::frame::{Beside, Decoded, Framing};
@@ -55,7 +56,7 @@ impl HandOver {
     fn said(&mut self, message: Message) {
         match message {
             Message::Ready(ready) => self.is_ready(ready),
-            Message::Failed { reason } => {
+            Message::Failed { reason, .. } => {
                 self.why = Some(UpgradeError::Refused(reason));
                 self.on(Event::GaveUp);
             }
@@ -153,23 +154,19 @@ impl HandOver {
     }
 
     pub(super) fn census_is_due(&mut self) {
-        let (left, now) = (self.left(), Instant::now());
+        let (sum, now) = (census::sum(&self.app), Instant::now());
         let counted = self.counted.as_ref();
         let is_said =
-            counted.is_some_and(|(said, at)| *said == left && now < *at + LATE_CENSUS_EVERY);
+            counted.is_some_and(|(said, at)| *said == sum && now < *at + LATE_CENSUS_EVERY);
         match is_said && self.machine.has_settled() {
             true => self.census_due = Some(now + LOOKS_EVERY),
             false => self.say_census(),
         }
     }
 
-    fn left(&self) -> (usize, usize) {
-        (self.app.connections(), self.app.sessions().len())
-    }
-
     pub(super) fn say_census(&mut self) {
         let began = Instant::now();
-        self.counted = Some((self.left(), began));
+        self.counted = Some((census::sum(&self.app), began));
         self.say_learned();
         let underway = self.parcels.values();
         let underway = underway.flat_map(|(parcel, _)| parcel.census_keys(&self.app));

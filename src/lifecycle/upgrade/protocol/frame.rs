@@ -369,6 +369,7 @@ impl Message {
             Self::Stream { .. } => 20,
             Self::Learned(_) => 21,
             Self::Keys(_) => 22,
+            Self::Wait => 23,
         }
     }
 

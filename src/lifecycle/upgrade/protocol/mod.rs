@@ -26,6 +26,7 @@
 //! ```text
 //!   old                                   new
 //!    │                             TakeOver │  (a pidfd of itself)
+//!    │  Wait                                │
 //!    │  Listener … (a descriptor each)      │
 //!    │  Given                               │  (a pidfd of itself), then as above
 //! ```
@@ -47,6 +48,10 @@ use wire::{
 };
 
 use crate::net::Binder;
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
 
 /// The name of the link among the inherited descriptors.
 pub const LINK: &str = "prusik-upgrade";
@@ -76,6 +81,8 @@ pub fn binder_of(name: &str) -> Binder {
 pub enum Message {
     /// A process that the old one has not started asks to take over. With its own pidfd.
     TakeOver(TakeOver),
+    /// It was heard. What is under way here comes first, so the answer may take a while.
+    Wait,
     /// With one descriptor, a listening socket. `name`: the result of [`name_of`].
     Listener {
         name: String,
@@ -83,9 +90,12 @@ pub enum Message {
     /// All listening sockets were given. With the pidfd of the old process.
     Given,
     Ready(Ready),
-    /// The new process gives up.
+    /// The new process gives up, or the old one does not let it take over.
     Failed {
         reason: String,
+        /// The old one stops: when it has ended, there is nobody to take over from.
+        #[serde(default, skip_serializing_if = "is_false")]
+        stops: bool,
     },
     Go(Go),
     Census(Census),

@@ -37,9 +37,9 @@ pub struct Jwt {
     #[schemars(extend("default" = ["bearer"]))]
     #[schemars(extend("examples" = [["bearer", "cookie:session", "query:access_token"]]))]
     pub from: Option<Vec<String>>,
-    /// Whether arguments of `query:NAME` stay in the request that goes to the server, and in the
-    /// `X-Forwarded-Uri` that `auth.forward` sends. They are never logged, and `$args` and
-    /// `$request_uri` never have them.
+    /// Whether arguments of `query:NAME` stay in the request that goes to the server. They are
+    /// never logged, and `$args`, `$request_uri` and the `X-Forwarded-Uri` that `auth.forward`
+    /// sends never have them.
     #[serde(default, deserialize_with = "switch")]
     #[schemars(schema_with = "switch_schema", extend("default" = false))]
     pub keep_token: Option<bool>,
