@@ -144,7 +144,7 @@ async fn one_that_stood_still_while_sessions_moved_steps_down() {
     let Some(old) = Prusik::start_as_pid_1(config.clone()).await else {
         return;
     };
-    let sessions = join_all((0..600).map(|_| Session::open(old.public(), "/"))).await;
+    let mut sessions = join_all((0..600).map(|_| Session::open(old.public(), "/"))).await;
     let mut new = taking_over(&config).await;
     new.signal_all("STOP");
     old.wait_stderr("upgrade failed, this process goes on")
@@ -153,12 +153,8 @@ async fn one_that_stood_still_while_sessions_moved_steps_down() {
     new.signal_all("CONT");
     new.wait_stderr("serves again: this one ends").await;
     assert_eq!(new.exit_code().await, Some(1), "{}", new.stderr());
-    let alive = join_all(
-        sessions
-            .into_iter()
-            .map(async |mut session| session.is_alive().await),
-    );
-    let alive = alive.await.into_iter().filter(|is_alive| *is_alive).count();
+    let alive = join_all(sessions.iter_mut().map(Session::is_alive)).await;
+    let alive = alive.into_iter().filter(|is_alive| *is_alive).count();
     assert_eq!(alive as u64, stays);
     for _ in 0..10 {
         assert_eq!(status_of(old.public(), "/").await, 200);

@@ -14,6 +14,7 @@ use crate::config::schema::raw;
 use crate::config::schema::units::{OptionalSize, Ordered, Period, Section, Texts};
 use crate::config::{BodySize, Forwarded, HeaderRules, RateKey, RequestRate, Route, Timeouts};
 use crate::forward::template::Template;
+use crate::limits::Bounds;
 use crate::route::{Coverage, Matcher, Slashes};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -115,29 +116,20 @@ fn route(
     let body_size = body_size.map_or(BodySize::Inherited, |OptionalSize(own)| BodySize::Own(own));
     let error_pages = raw.errors.take();
     let auth = auth::auth(raw.auth.take(), scope.label, system, scope.at, errors);
-    if let Some(auth) = &auth {
-        let rate = rate.as_ref().and_then(Option::as_ref);
-        let user = user.as_ref().and_then(Option::as_ref);
-        nameless(
-            (user, rate.map(|rate| &**rate)),
-            auth.as_deref(),
-            scope.at,
-            errors,
-        );
-    }
-    if let (Some(None), Some(auth)) = (&user, &auth)
-        && !auth.as_ref().is_some_and(|auth| auth.names_users())
-    {
-        let rate = rate.as_ref().and_then(Option::as_ref);
-        if rate.is_some_and(|rate| rate.key.reads_user()) {
-            user::uncounted(scope.at, errors);
-        }
+    if let (Some(user), Some(auth)) = (&user, &auth) {
         let websocket = websocket.as_ref().and_then(Option::as_ref);
         let bounds = [
             ("websocket", websocket.map(|websocket| websocket.bounds)),
             ("stream", stream.as_ref().map(|stream| stream.bounds)),
         ];
-        user::unknown(&bounds, scope.at, errors);
+        let rate = rate.as_ref().and_then(Option::as_deref);
+        callers(
+            (user.as_ref(), rate),
+            &bounds,
+            auth.as_deref(),
+            scope.at,
+            errors,
+        );
     }
     let action = action::action(raw, matcher.as_ref(), scope, errors);
     let error_pages = pages::pages(error_pages, action.as_ref(), scope, errors);
@@ -160,9 +152,10 @@ fn route(
     })
 }
 
-/// What is read of a caller that the route does not ask who it is. `at`: the route.
-fn nameless(
+/// What is said of callers whom the route does not know. `at`: the route.
+fn callers(
     (user, rate): (Option<&Template>, Option<&RequestRate>),
+    bounds: &[(&str, Option<Bounds>)],
     auth: Option<&Auth>,
     at: Cursor<'_>,
     errors: &mut Errors,
@@ -173,6 +166,12 @@ fn nameless(
     if let Some(RateKey::Caller(key)) = rate.map(|rate| &rate.key) {
         let at = at.key("requests_per_second").key("key");
         user::nameless(key, auth, at, errors);
+    }
+    if user.is_none() && !auth.is_some_and(Auth::names_users) {
+        if rate.is_some_and(|rate| rate.key.reads_user()) {
+            user::uncounted(at, errors);
+        }
+        user::unknown(bounds, at, errors);
     }
 }
 
