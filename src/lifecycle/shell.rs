@@ -213,6 +213,7 @@ impl Shell {
                 self.note_when_nobody_asks();
                 info!("replaced by another process, ending with what cannot move");
             }
+            News::Stops => self.on(Event::SuccessorStops).await,
             News::Outcome(caller, outcome) => self.answer(Asker::Caller(caller), outcome),
             // The process that serves now must do the command.
             News::Unanswered(caller) => {

@@ -94,6 +94,8 @@ pub enum Event {
     /// No operator is accepted here any more.
     Yielded,
     Settled,
+    /// The new process was told to stop, and takes nothing more.
+    SuccessorStops,
     HandedOver(HandedOver),
     /// The process before this one has ended, or sends nothing more.
     PredecessorGone,
@@ -216,6 +218,10 @@ impl Supervisor {
             Event::Yielded if self.phase == Phase::HandingOver => actions.push(Action::SayGo),
             Event::Yielded => {}
             Event::Settled => self.settled(&mut actions),
+            Event::SuccessorStops if self.phase == Phase::HandingOver => {
+                self.stop_with_successor(Reason::SuccessorStops, &mut actions);
+            }
+            Event::SuccessorStops => {}
             Event::HandedOver(how) => self.handed_over(how, &mut actions),
             Event::PredecessorGone => {
                 self.has_predecessor = false;
@@ -343,15 +349,20 @@ impl Supervisor {
         }
     }
 
+    /// A stop is for both. What has not moved is told now, like what has.
+    fn stop_with_successor(&mut self, reason: Reason, actions: &mut Vec<Action>) {
+        self.end_upgrade(reason, actions);
+        self.refuse_all(Reason::Stopping, actions);
+        self.drain(Stop::Gracefully, actions);
+    }
+
     fn handed_over(&mut self, how: HandedOver, actions: &mut Vec<Action>) {
         if self.phase.is_stopping() {
             return;
         }
         match how {
             HandedOver::Failed | HandedOver::Died if self.successor_stops => {
-                self.end_upgrade(Reason::Failed, actions);
-                self.refuse_all(Reason::Stopping, actions);
-                self.drain(Stop::Gracefully, actions);
+                self.stop_with_successor(Reason::Failed, actions);
             }
             HandedOver::Failed | HandedOver::Died => {
                 self.end_upgrade(Reason::Failed, actions);
@@ -362,11 +373,7 @@ impl Supervisor {
             }
             HandedOver::Finished => actions.push(Action::Exit),
             HandedOver::Alone => self.drain(Stop::Gracefully, actions),
-            HandedOver::Stopped => {
-                self.end_upgrade(Reason::SuccessorStops, actions);
-                self.refuse_all(Reason::Stopping, actions);
-                self.drain(Stop::Gracefully, actions);
-            }
+            HandedOver::Stopped => self.stop_with_successor(Reason::SuccessorStops, actions),
         }
     }
 
@@ -409,16 +416,13 @@ impl Supervisor {
         let Some(signal) = self.restart.take() else {
             return;
         };
-        match (is_kept, signal) {
-            (true, _) => actions.push(Action::Exit),
-            (false, Signal::Interrupt) => {
-                self.enter(Phase::Serving, actions);
-                self.stop_now(actions);
-            }
-            (false, signal) => {
-                self.enter(Phase::Serving, actions);
-                self.stop(signal, actions);
-            }
+        if is_kept {
+            return actions.push(Action::Exit);
+        }
+        self.enter(Phase::Serving, actions);
+        match signal {
+            Signal::Interrupt => self.stop_now(actions),
+            signal => self.stop(signal, actions),
         }
     }
 

@@ -311,7 +311,9 @@ impl Traffic {
             .closed_by
             .compare_exchange(0, by as u8, Relaxed, Relaxed)
             .is_ok();
-        if is_first && let Some(code) = code {
+        // A side that has only shut its end leaves the code to the other one's Close frame.
+        let has_code = self.close_code.load(Relaxed) != 0;
+        if let Some(code) = code.filter(|_| is_first || !has_code) {
             self.set_close_code(code);
         }
         is_first

@@ -333,7 +333,12 @@ async fn a_client_that_has_finished_hears_all_that_its_server_says() {
             let word = Frame::text(&number.to_string()).unmasked();
             answer.send(word).wait(Duration::from_millis(100))
         };
-        (0..WORDS).fold(Answer::upgrade(request), say).close()
+        let goodbye = Frame {
+            opcode: 8,
+            payload: 1000_u16.to_be_bytes().to_vec(),
+        };
+        let answer = (0..WORDS).fold(Answer::upgrade(request), say);
+        answer.send(goodbye.unmasked()).close()
     })
     .await;
     let config = Config::to(&[&origin]).route("websocket: { ping: 1s }");
@@ -343,10 +348,13 @@ async fn a_client_that_has_finished_hears_all_that_its_server_says() {
     for number in 0..WORDS {
         assert_eq!(session.frame().await, Frame::text(&number.to_string()));
     }
+    assert_eq!(session.frame().await.opcode, 8);
     session.client.expect_end().await;
+    // It has ended the session, and its server has said the only code.
     let close = prusik.session_close().await;
     assert_eq!(
         (&close["closed_by"], &close["messages_out"]),
         (&"client".into(), &WORDS.into())
     );
+    assert_eq!(close["close_code"], 1000, "{close}");
 }

@@ -117,6 +117,29 @@ async fn a_stop_while_sessions_move_tells_each_of_them() {
     }
 }
 
+/// A stop of the new process is one of both, from the first moment on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_of_the_new_process_while_sessions_move_is_one_of_the_old_one_at_once() {
+    let origin = Origin::chat().await;
+    let server = "server: { drain: { window: 3s, deadline: 30s } }";
+    let mut prusik = Prusik::start(config(&[&origin]).top(server)).await;
+    let old = prusik.pid();
+    let mut sessions = join_all((0..400).map(|_| Session::open(prusik.public(), "/"))).await;
+    prusik.signal("USR2");
+    prusik.wait_stderr("sessions move").await;
+    let new = prusik.pids().into_iter().find(|pid| *pid != old);
+    signal(new.expect("both live"), "TERM");
+    let told = Instant::now();
+    let ended = join_all(sessions.iter_mut().map(Session::ended)).await;
+    assert!(ended.iter().all(|ended| *ended == Ended::Close(1012)));
+    let took = told.elapsed();
+    assert!(
+        took < Duration::from_millis(4500),
+        "within one window: {took:?}"
+    );
+    prusik.ended().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listener_that_cannot_be_bound_is_the_reason() {
     let origin = Origin::chat().await;

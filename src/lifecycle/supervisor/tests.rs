@@ -244,6 +244,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => Just(Event::SuccessorReady),
         3 => Just(Event::Yielded),
         3 => Just(Event::Settled),
+        1 => Just(Event::SuccessorStops),
         2 => how.prop_map(Event::HandedOver),
         1 => Just(Event::PredecessorGone),
         1 => Just(Event::PredecessorStays),
@@ -274,7 +275,9 @@ impl World {
         match event {
             Event::Reloaded => self.reloads,
             Event::SuccessorReady => self.starts && phase == Phase::Serving,
-            Event::Yielded | Event::Settled => self.starts && phase == Phase::HandingOver,
+            Event::Yielded | Event::Settled | Event::SuccessorStops => {
+                self.starts && phase == Phase::HandingOver
+            }
             Event::HandedOver(HandedOver::Failed) => self.starts && phase != Phase::WindingDown,
             Event::HandedOver(HandedOver::Stopped) => self.starts && phase.moves(),
             Event::HandedOver(_) => self.starts && phase == Phase::WindingDown,

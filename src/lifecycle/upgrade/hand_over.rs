@@ -100,6 +100,8 @@ pub enum News {
     },
     /// All that can move at once has moved.
     Settled(UpgradeReport),
+    /// The new process was told to stop.
+    Stops,
     /// The new process has done a command, or could not.
     Outcome(u64, Result<Value, ControlError>),
     Ended(Verdict, Option<UpgradeError>),

@@ -81,6 +81,7 @@ impl Predecessor {
             may_serve: Some(tell),
             pass_on,
             unplaced: Some(Vec::new()),
+            is_reported: false,
             has_closed: false,
             is_over: false,
             parting: Parting::Alone,
@@ -120,6 +121,8 @@ struct TakeOver {
     /// Sessions that have come and must go, as long as the first protocol may still name the drain
     /// that they are in. `None`: each one is told when it comes.
     unplaced: Option<Vec<Arc<LiveSession>>>,
+    /// The old process has reported. What comes later is counted one by one.
+    is_reported: bool,
     has_closed: bool,
     is_over: bool,
     parting: Parting,
@@ -338,6 +341,7 @@ impl TakeOver {
             Message::Moved { sessions, told } => {
                 info!("upgrade: {sessions} sessions moved, {told} told to go");
                 self.app.count_moved(sessions, told);
+                self.is_reported = true;
                 self.drain_unplaced();
             }
             Message::End => self.on(Event::End).await,
@@ -398,6 +402,9 @@ impl TakeOver {
     fn carry(&mut self, number: u64) {
         match self.parcels.remove(&number) {
             Some(Taken::Session(session)) => {
+                if self.is_reported {
+                    self.app.count_moved(1, 0);
+                }
                 let live = Arc::clone(&session.live);
                 self.app.runner().run(*session);
                 match &mut self.unplaced {

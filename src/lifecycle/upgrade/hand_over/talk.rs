@@ -76,7 +76,10 @@ impl HandOver {
                 self.answered();
                 self.on(Event::Refused(number));
             }
-            Message::Stopping => self.on(Event::Stopping),
+            Message::Stopping => {
+                self.tell(News::Stops);
+                self.on(Event::Stopping);
+            }
             Message::End => self.has_all = true,
             Message::Outcome { number, outcome } => {
                 self.commands.retain(|(other, _)| *other != number);
