@@ -159,8 +159,9 @@ pub struct RequestRate {
     #[schemars(extend("maximum" = 1_000_000, "examples" = [100]))]
     pub burst: Option<NonZeroU32>,
     /// For whom a request is counted: a template. One for which it is empty is not counted; a plain
-    /// word counts all of the route together. With `$remote_addr` an IPv6 client is its whole /64.
-    /// Counted before `auth` asks who it is, but behind it if the key reads that (`$user`).
+    /// word counts all of the route together. With `$remote_addr` an IPv6 client is its whole /64,
+    /// and who comes by a unix socket without a trusted proxy's word of it is not counted. Counted
+    /// before `auth` asks who it is, but behind it if the key reads that (`$user`).
     #[schemars(extend("default" = "$remote_addr", "examples" = ["$http_x_api_key"]))]
     pub key: Option<String>,
 }
@@ -238,6 +239,7 @@ pub struct Stream {
     #[schemars(extend("default" = 0))]
     pub max_sessions: Option<usize>,
     /// The same for each client address, an IPv6 one with its whole /64: over it 429. 0: no limit.
+    /// Who comes by a unix socket without a trusted proxy's word of it has no address.
     #[schemars(extend("default" = 0))]
     pub max_sessions_per_client: Option<usize>,
     /// The same for each user, on a route that knows them: over it 429. 0: no limit.
@@ -274,6 +276,7 @@ pub struct WebSocket {
     #[schemars(extend("default" = 0))]
     pub max_sessions: Option<usize>,
     /// The same for each client address, an IPv6 one with its whole /64: over it 429. 0: no limit.
+    /// Who comes by a unix socket without a trusted proxy's word of it has no address.
     #[schemars(extend("default" = 0))]
     pub max_sessions_per_client: Option<usize>,
     /// The same for each user, on a route that knows them: over it 429. 0: no limit.
