@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::Value;
@@ -348,15 +348,17 @@ async fn who_was_told_to_go_by_an_upgrade_is_let_in_at_once() {
     prusik.order(&["upgrade"]).await;
     let back = users.iter().zip(sessions).map(async |(user, mut session)| {
         assert_eq!(session.ended().await, Ended::Close(1012));
-        let ended = Instant::now();
         let path = format!("/?user={user}");
+        let mut refused = 0;
         while Session::try_open(prusik.public(), &path).await.is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
+            refused += 1;
         }
-        ended.elapsed()
+        refused
     });
-    let slowest = join_all(back).await.into_iter().max();
-    assert!(slowest < Some(Duration::from_millis(700)), "{slowest:?}");
+    // In a second there would be some hundred.
+    let most = join_all(back).await.into_iter().max();
+    assert!(most < Some(30), "{most:?}");
 }
 
 /// Wherever each session is at that moment: in the old process, on its way, or in the new one.
