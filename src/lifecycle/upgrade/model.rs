@@ -85,7 +85,8 @@ struct World {
     may_go: bool,
     new_serves: bool,
     gave_up: bool,
-    stepped_down: bool,
+    /// It serves no more: it has found that the old one does again, or was told to stop.
+    ends: bool,
     /// How many faults may still happen.
     faults_left: u8,
 }
@@ -149,7 +150,7 @@ impl World {
             may_go: false,
             new_serves: false,
             gave_up: false,
-            stepped_down: false,
+            ends: false,
             faults_left: faults,
         }
     }
@@ -271,7 +272,10 @@ impl World {
             Step::Empty => world.old_hears(old::Event::Empty),
             Step::TimeUp => world.old_hears(old::Event::TimeUp),
             Step::CalledOff => world.old_hears(old::Event::CalledOff),
-            Step::NewIsToldToStop => world.new_hears(new::Event::Stop),
+            Step::NewIsToldToStop => {
+                world.ends = true;
+                world.new_hears(new::Event::Stop);
+            }
             Step::Kill(side) => world.kill(side),
             Step::Hang(Side::Old) => world.old_life = Life::Hangs,
             Step::Hang(Side::New) => world.new_life = Life::Hangs,
@@ -487,10 +491,7 @@ impl World {
                 }
                 new::Action::Finish => self.is_shut = true,
                 new::Action::GiveUp => self.gave_up = true,
-                new::Action::StepDown => {
-                    self.new_serves = false;
-                    self.stepped_down = true;
-                }
+                new::Action::StepDown => self.ends = true,
             }
         }
     }
