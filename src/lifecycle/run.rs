@@ -51,11 +51,14 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
     let pid_file = PidFile::new(config.server.pid_file.clone());
     let admin = config.admin.as_ref();
     let access = Access::new(admin.and_then(|admin| admin.token_file.clone()));
-    let (inherited, predecessor) = predecessor::sort(origin.named);
-    // A process that already has a predecessor was started by an upgrade, or in a restart.
-    let (started, predecessor) = match predecessor {
-        None if origin.takes_over => start::taking_over(&config, inherited).await?,
-        predecessor => start::bind_all(config, inherited, predecessor)?,
+    let program = Some(origin.program);
+    let begun = begin(config, origin.named, origin.takes_over);
+    let ((started, predecessor), mut early) = match signals.until(begun).await {
+        Ok((begun, early)) => (begun?, early),
+        Err(signal) => {
+            info!("{}: stopped before it served", signal.name());
+            return Ok(());
+        }
     };
     let Started {
         app,
@@ -64,7 +67,7 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
         ..
     } = &started;
     let sockets = (admin.clone(), hand_over.clone());
-    let (program, file) = (Some(origin.program), Some(path.to_owned()));
+    let file = Some(path.to_owned());
     let (process, inbox) = Process::new(app.clone(), file, program, sockets, access);
     let has_predecessor = predecessor.is_some();
     let prepared = async {
@@ -80,21 +83,18 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
         };
         Ok::<_, StartError>(taking_over)
     };
-    let (taking_over, early) = match signals.until(prepared).await {
-        Ok((Ok(taking_over), early)) => (taking_over, early),
+    let taking_over = match signals.until(prepared).await {
+        Ok((Ok(taking_over), signals)) => {
+            early.extend(signals);
+            taking_over
+        }
         Ok((Err(error), _)) => {
             started.close();
             return Err(error);
         }
         Err(signal) => {
             if !has_predecessor {
-                process
-                    .app
-                    .phases()
-                    .enter(Phase::Stopping(Stopping::Draining));
-                process.app.stop(Stop::Now).await;
-                process.close_sockets();
-                pid_file.remove_ours();
+                call_off(&process, &pid_file).await;
             }
             started.close();
             info!("{}: stopped before it served", signal.name());
@@ -112,6 +112,30 @@ pub async fn run(path: &Path, config: Config, origin: Origin) -> Result<(), Star
     info!("stopped");
     outcome?;
     Ok(())
+}
+
+/// The listeners, and the process before this one if there is one: it may have its own work to end
+/// before it answers.
+async fn begin(
+    config: Config,
+    named: Vec<predecessor::Named>,
+    takes_over: bool,
+) -> Result<(Started, Option<predecessor::Predecessor>), StartError> {
+    let (inherited, predecessor) = predecessor::sort(named);
+    // A process that already has a predecessor was started by an upgrade, or in a restart.
+    match predecessor {
+        None if takes_over => start::taking_over(&config, inherited).await,
+        predecessor => start::bind_all(config, inherited, predecessor),
+    }
+}
+
+/// Nobody is served yet, and nobody else serves.
+async fn call_off(process: &Process, pid_file: &PidFile) {
+    let phases = process.app.phases();
+    phases.enter(Phase::Stopping(Stopping::Draining));
+    process.app.stop(Stop::Now).await;
+    process.close_sockets();
+    pid_file.remove_ours();
 }
 
 /// Supervises a prusik without a file or a program of its own (a tier of the demo), until the

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use crate::support::fake_new;
 use crate::support::{
-    Answer, Client, Config, Ended, Origin, Prusik, Session, eventually, status_of,
+    Answer, Client, Config, Ended, Origin, Prusik, Session, eventually, signal, status_of,
 };
 use futures_util::future::join_all;
 use tempfile::TempDir;
@@ -232,6 +233,28 @@ async fn one_that_asks_a_process_which_stops_begins_when_that_has_ended() {
     for mut session in sessions {
         assert_eq!(session.ended().await, Ended::Close(1012));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_waits_for_its_turn_can_be_stopped() {
+    let (origin, shared) = (Origin::chat().await, shared());
+    let file = shared.path().join("prusik.yaml");
+    fs::write(&file, config(&origin, shared.path()).to_string()).expect("it is ours");
+    // It says nothing.
+    let busy = UnixListener::bind(shared.path().join("hand-over.sock")).expect("a socket");
+    let mut waiting = Command::new(env!("CARGO_BIN_EXE_prusik"))
+        .args(["run", "--take-over", "--config"])
+        .arg(&file)
+        .spawn()
+        .expect("it runs");
+    let ended = task::block_in_place(|| {
+        let asked = busy.accept();
+        signal(waiting.id(), "TERM");
+        let ended = waiting.wait();
+        drop(asked);
+        ended
+    });
+    assert_eq!(ended.expect("its status").code(), Some(0));
 }
 
 /// It waits for its turn, however long the reload takes.

@@ -102,13 +102,13 @@ impl Route {
 
 /// The status with which the route answers by itself, if it does so.
 pub fn responds(body: &Map) -> Option<u16> {
-    match body.get("respond")? {
-        Yaml::Map(respond) => match respond.get("status")? {
-            Yaml::Plain(status) => status.parse().ok(),
-            _ => None,
-        },
-        _ => None,
-    }
+    let Yaml::Map(respond) = body.get("respond")? else {
+        return None;
+    };
+    let Yaml::Plain(status) = respond.get("status")? else {
+        return None;
+    };
+    status.parse().ok()
 }
 
 pub fn respond(status: u16) -> Map {

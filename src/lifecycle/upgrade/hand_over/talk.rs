@@ -157,12 +157,13 @@ impl HandOver {
     }
 
     pub(super) fn census_is_due(&mut self) {
-        let (sum, now) = (census::sum(&self.app), Instant::now());
+        let now = Instant::now();
+        let sum = census::sum(&self.app);
         let counted = self.counted.as_ref();
         let is_said =
             counted.is_some_and(|(said, at)| *said == sum && now < *at + LATE_CENSUS_EVERY);
         match is_said && self.machine.has_settled() {
-            true => self.census_due = Some(now + LOOKS_EVERY),
+            true => self.census_due = Some(Instant::now() + rest(now)),
             false => self.say_census(),
         }
     }
@@ -181,8 +182,7 @@ impl HandOver {
             self.say(&Message::Census(census));
         }
         let every = match self.machine.has_settled() {
-            // However many sessions are left, a tenth of a core is enough for this.
-            true => (began.elapsed() * 10).clamp(LOOKS_EVERY, 4 * CENSUS_EVERY),
+            true => rest(began),
             false => CENSUS_EVERY,
         };
         self.census_due = Some(Instant::now() + every);
@@ -193,4 +193,10 @@ impl HandOver {
             warn!("upgrade: {message:?} cannot be said: {cause}");
         }
     }
+}
+
+/// However many sessions and servers there are, a tenth of a core is enough for counting them.
+/// `began`: this time.
+fn rest(began: Instant) -> Duration {
+    (began.elapsed() * 10).clamp(LOOKS_EVERY, 4 * CENSUS_EVERY)
 }
